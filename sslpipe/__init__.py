@@ -1,0 +1,1 @@
+"""sslpipe: the data engine for self-supervised pretraining."""

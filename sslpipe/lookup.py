@@ -1,0 +1,119 @@
+"""From a name and settings in a recipe to a call, by strict binding to keyword-only parameters.
+
+It knows nothing of recipes, images or methods; it stands below both the data side and the method
+side, so that ops, masks, targets, methods, backbones and optimizers are bound by the same rules.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+import pydantic
+
+from .errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`{name: {setting: value}}` of a recipe, and where it stands (`file:line`)."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    where: str = "settings"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'? Known: ...` for messages."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(names)}"
+
+
+def choose(entry: Entry, known: Mapping[str, Any], kind: str) -> Any:
+    """Return `known[entry.name]`, or import `package.module:Thing`.
+
+    Raises:
+        RecipeError: no such name.
+    """
+    if entry.name in known:
+        return known[entry.name]
+    if ":" in entry.name:
+        return imported(entry)
+    raise RecipeError(f"{entry.where}: unknown {kind} {entry.name!r}; {suggest(entry.name, known)}")
+
+
+def imported(entry: Entry) -> Any:
+    """Import the user's own `package.module:Thing`.
+
+    Raises:
+        RecipeError: the module or the attribute does not exist.
+    """
+    module, _, attribute = entry.name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"{entry.where}: cannot import {entry.name!r} ({error}); "
+            "write package.module:Thing and make sure the package is importable"
+        ) from error
+
+
+def keyword_settings(function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword-only parameters of a callable: name -> (type, default or ...)."""
+    call = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(call)
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY
+    }
+
+
+def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
+    """Check `entry.settings` against the keyword-only parameters of `function`; add defaults.
+
+    Numbers that YAML reads as strings (`1e-4`) and lists for tuples are accepted.
+
+    Raises:
+        RecipeError: unknown or missing setting, or a wrong type; names it and what is known.
+    """
+    fields = keyword_settings(function)
+    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model = pydantic.create_model("Settings", __config__=config, **fields)
+    try:
+        checked = model(**entry.settings)
+    except pydantic.ValidationError as error:
+        raise RecipeError(explain(error, entry, fields)) from None
+    return {name: getattr(checked, name) for name in fields}
+
+
+def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]) -> str:
+    """The first fault of a failed binding as one sentence."""
+    fault = error.errors()[0]
+    setting = ".".join(str(part) for part in fault["loc"][:1])
+    if fault["type"] == "extra_forbidden":
+        known = suggest(setting, fields)
+        return f"{entry.where}: {entry.name} has no setting {setting!r}; {known}"
+    if fault["type"] == "missing":
+        return f"{entry.where}: {entry.name} needs the setting {setting!r}; add it"
+    value = entry.settings.get(setting)
+    reason = fault["msg"].lower()
+    return f"{entry.where}: {entry.name}.{setting} = {value!r}: {reason}; correct the value"
+
+
+def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
+    """`function(*arguments, **settings)` with settings bound strictly.
+
+    Raises:
+        RecipeError: as `bind`; also a ValueError of the function itself, with the place added.
+    """
+    settings = bind(function, entry)
+    try:
+        return function(*arguments, **settings)
+    except ValueError as error:
+        raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error

@@ -1,0 +1,302 @@
+"""A recipe: YAML -> frozen, validated Recipe, with file:line in every message.
+
+It checks the shape of the file: sections, keys, types. What an op, mask, task, method or optimizer
+accepts is checked by its own signature (lookup.py) when the pipeline or the trainer is built; for
+that every entry carries the place where it stands.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from .errors import RecipeError
+from .lookup import Entry, suggest
+
+Path_ = tuple[str | int, ...]
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
+    """`name`, `name: {...}` or `{name: {...}}` -> Entry; its place is filled in by `located`."""
+    if isinstance(value, Entry):
+        return value
+    if isinstance(value, str):
+        return Entry(value)
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, settings),) = value.items()
+        if isinstance(name, str) and (settings is None or isinstance(settings, dict)):
+            return Entry(name, settings or {})
+    raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
+
+
+Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
+Positive = Annotated[int, pydantic.Field(gt=0)]
+Fraction = Annotated[float, pydantic.Field(ge=0)]
+
+
+class Section(pydantic.BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Stream(Section):
+    """Which samples, in which order."""
+
+    batch_size: Positive  # global, over all ranks
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    order: Literal["lanes", "global", "sequential"] = "lanes"
+    lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
+    window: Positive = 4  # shards per window of a lane
+    on_bad: Literal["raise", "replace"] = "replace"
+
+
+class Decode(Section):
+    """How bytes become canvases."""
+
+    size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
+
+
+class Views(Section):
+    """One view group."""
+
+    count: Positive = 1
+    draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
+    ops: tuple[Named, ...]
+
+
+class Mask(Section):
+    """Masks over the patches of one view group."""
+
+    view: str = "global"
+    count: Positive = 1
+    patch_size: Positive  # pixels
+    sampler: Named
+
+
+class Target(Section):
+    """A pretext task on one view group."""
+
+    view: str = "global"
+    task: Named
+
+
+class Train(Section):
+    """Settings of the reference trainer; a user's own trainer ignores them."""
+
+    backbone: Named
+    optimizer: Named  # its lr is stated for a global batch of lr_batch
+    epochs: Positive
+    lr_batch: Positive = 256
+    final_lr: Fraction = 0.0  # absolute, not scaled
+    final_weight_decay: Fraction | None = None  # None: constant
+    warmup_epochs: Fraction = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: Positive = 1  # batches per optimizer step
+    clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
+    clip: Literal["global", "per_parameter"] = "global"
+
+
+class Run(Section):
+    """Speed only: nothing here may change a result."""
+
+    threads: Positive | Literal["auto"] = "auto"  # decoding threads; auto: one per core
+    prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
+
+
+class Recipe(Section):
+    """A validated recipe. `fingerprint` covers everything but `run`."""
+
+    path: str = pydantic.Field(exclude=True, default="<recipe>")
+    modality: Literal["image"] = "image"
+    stream: Stream
+    decode: Decode = Decode()
+    views: dict[str, Views]
+    masks: dict[str, Mask] = {}
+    targets: dict[str, Target] = {}
+    method: Named | None = None
+    train: Train | None = None
+    run: Run = Run()
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Hash of what decides the batches: everything but `method`, `train` and `run`."""
+        return digest(self, exclude={"method", "train", "run"})
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that can change a result: all but `run`."""
+        return digest(self, exclude={"run"})
+
+
+def digest(recipe: Recipe, exclude: set[str]) -> str:
+    """blake2b of the canonical JSON of a recipe, without places."""
+    data = plain(recipe.model_dump(exclude=exclude))
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Nested data with entries as [name, settings]: their places do not count."""
+    if isinstance(value, Entry):
+        return [value.name, plain(value.settings)]
+    if isinstance(value, Mapping):
+        if set(value) == {"name", "settings", "where"}:
+            return [value["name"], plain(value["settings"])]
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A parsed YAML file: plain data, and the line of every key and item."""
+
+    path: str
+    data: Any
+    lines: Mapping[Path_, int]
+
+    def where(self, path: Path_) -> str:
+        """`file:line` of the nearest known ancestor of `path`."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.path}:{self.lines.get(path, 1)}"
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and validate a recipe file.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or breaks the schema; says file:line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return parse_recipe(text, path=str(path))
+
+
+def parse_recipe(text: str, *, path: str = "<recipe>") -> Recipe:
+    """Validate the text of a recipe.
+
+    Raises:
+        RecipeError: it is not YAML, or breaks the schema; says file:line.
+    """
+    source = parse_yaml(text, path)
+    if not isinstance(source.data, dict):
+        raise RecipeError(f"{path}:1: a recipe is a mapping of sections; see pipelines/README.md")
+    try:
+        recipe = Recipe.model_validate({**located(source.data, (), source), "path": path})
+    except pydantic.ValidationError as error:
+        raise RecipeError(explain(error, source)) from None
+    check_names(recipe, source)
+    return recipe
+
+
+def parse_yaml(text: str, path: str) -> Source:
+    """Safe YAML with the line of every node; duplicate keys are errors."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise RecipeError(f"{path}:{line}: {problem}; correct the YAML") from error
+    lines: dict[Path_, int] = {}
+    for place, line in walk(root, (), path):
+        lines.setdefault(place, line)
+    return Source(path, data, lines)
+
+
+def walk(node: yaml.Node | None, place: Path_, path: str) -> Iterator[tuple[Path_, int]]:
+    """Every key and item of a YAML tree with its line, from 1."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise RecipeError(f"{path}:{line}: {key.value!r} stands twice; keep one")
+            seen.add(key.value)
+            yield (*place, key.value), line
+            yield from walk(value, (*place, key.value), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*place, index), value.start_mark.line + 1
+            yield from walk(value, (*place, index), path)
+
+
+ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
+
+
+def located(data: Any, place: Path_, source: Source) -> Any:
+    """Turn the named entries into Entry objects that know their file:line."""
+    if isinstance(data, dict):
+        return {k: located_value(k, v, (*place, k), source) for k, v in data.items()}
+    return data
+
+
+def located_value(key: str, value: Any, place: Path_, source: Source) -> Any:
+    """One value of a section: an entry, a list of entries, or a deeper section."""
+    if key not in ENTRIES:
+        return located(value, place, source)
+    if key == "ops" and isinstance(value, list):
+        return [to_entry(v, (*place, i), source) for i, v in enumerate(value)]
+    return to_entry(value, place, source)
+
+
+def to_entry(value: Any, place: Path_, source: Source) -> Entry:
+    """An Entry with its place.
+
+    Raises:
+        RecipeError: it is neither a name nor one name with settings.
+    """
+    try:
+        entry = parse_entry(value, None)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise RecipeError(f"{source.where(place)}: {value!r} is no entry; {error}") from None
+    return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
+
+
+def explain(error: pydantic.ValidationError, source: Source) -> str:
+    """The first fault of a failed validation as one sentence with file:line."""
+    fault = error.errors()[0]
+    place = tuple(part for part in fault["loc"] if part != "[key]")
+    where, name = source.where(place), ".".join(map(str, place))
+    if fault["type"] == "extra_forbidden":
+        known = known_keys(place[:-1])
+        return f"{where}: unknown key {place[-1]!r}; {suggest(str(place[-1]), known)}"
+    if fault["type"] == "missing":
+        return f"{where}: {name} is missing; add it (see pipelines/README.md)"
+    return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "stream": Stream, "decode": Decode, "views": Views, "masks": Mask, "targets": Target,
+    "train": Train, "run": Run,
+}  # fmt: skip
+
+
+def known_keys(place: Path_) -> list[str]:
+    """The keys that a section knows."""
+    model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
+    return [name for name in model.model_fields if name != "path"]
+
+
+def check_names(recipe: Recipe, source: Source) -> None:
+    """Masks and targets must point at a view group that exists."""
+    for section, entries in (("masks", recipe.masks), ("targets", recipe.targets)):
+        for name, entry in entries.items():
+            if entry.view not in recipe.views:
+                raise RecipeError(
+                    f"{source.where((section, name, 'view'))}: {section}.{name}.view = "
+                    f"{entry.view!r} is no view group; {suggest(entry.view, recipe.views)}"
+                )

@@ -1,0 +1,160 @@
+"""Randomness as a function: Philox 4x32-10, keyed by the place of use. Nothing is ever consumed.
+
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). The layout of the counter:
+
+    key     = (low, high) word of mix(seed, epoch)
+    counter = (block, stream << 16 | view, low, high word of the sample id)
+
+A `stream` is the 16-bit hash of the name of what is drawn ("ColorJitter", "masks/random"), so
+inserting or removing one draw never changes another. Uniforms are multiples of 2**-24: exact in
+float32 and equal on every device.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+U64 = npt.NDArray[np.uint64]
+M0, M1 = 0xD2511F53, 0xCD9E8D57
+W0, W1 = 0x9E3779B9, 0xBB67AE85
+MASK = 0xFFFFFFFF
+ROUNDS = 10
+
+
+def philox(counter: tuple[U64, U64, U64, U64], key: tuple[U64, U64]) -> tuple[U64, U64, U64, U64]:
+    """Philox 4x32-10 on NumPy; words are u32 held in uint64, all six arrays broadcast."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    m0, m1, mask, shift = np.uint64(M0), np.uint64(M1), np.uint64(MASK), np.uint64(32)
+    for _ in range(ROUNDS):
+        p0, p1 = c0 * m0, c2 * m1
+        c0, c2 = (p1 >> shift) ^ c1 ^ k0, (p0 >> shift) ^ c3 ^ k1
+        c1, c3 = p1 & mask, p0 & mask
+        k0, k1 = (k0 + np.uint64(W0)) & mask, (k1 + np.uint64(W1)) & mask
+    return c0, c1, c2, c3
+
+
+def philox_torch(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The torch twin of `philox`: u32 words held in int64, so it runs on every device."""
+
+    def mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        # 16-bit split: each partial product stays below 2**49, so int64 never overflows
+        low, high = (a & 0xFFFF) * m, (a >> 16) * m
+        t = high + (low >> 16)
+        return (t >> 16) & MASK, ((t & 0xFFFF) << 16) | (low & 0xFFFF)
+
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        (h0, l0), (h1, l1) = mulhilo(c0, M0), mulhilo(c2, M1)
+        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+        k0, k1 = (k0 + W0) & MASK, (k1 + W1) & MASK
+    return c0, c1, c2, c3
+
+
+def splitmix64(x: U64) -> U64:
+    """Steele, Lea and Flood 2014: a bijective mix of 64-bit words."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def mix(seed: int, epoch: npt.ArrayLike) -> U64:
+    """64-bit keys from a seed and an array of epochs."""
+    epochs = np.asarray(epoch, dtype=np.uint64)
+    return splitmix64(splitmix64(np.asarray(seed, dtype=np.uint64)) ^ epochs)
+
+
+def stream_id(name: str) -> int:
+    """16-bit hash of the name of a draw."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=2).digest(), "little")
+
+
+def sample_id(name: str) -> int:
+    """Stable 64-bit id (as int64) of the sample that is called `name` in its data set."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def words(
+    count: int,
+    *,
+    seed: int,
+    epoch: npt.ArrayLike,
+    stream: str,
+    ids: npt.ArrayLike,
+    view: npt.ArrayLike = 0,
+) -> U64:
+    """`count` random u32 per element of the broadcast epoch, ids and view: (..., count) uint64."""
+    key = mix(seed, epoch)[..., None]
+    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)[..., None]
+    c1 = np.uint64(stream_id(stream) << 16) | np.asarray(view, dtype=np.uint64)[..., None]
+    block = np.arange((count + 3) // 4, dtype=np.uint64)
+    mask, shift = np.uint64(MASK), np.uint64(32)
+    out = philox((block, c1, uid & mask, uid >> shift), (key & mask, key >> shift))
+    joined = np.stack(np.broadcast_arrays(*out), axis=-1)
+    return joined.reshape(*joined.shape[:-2], -1)[..., :count]
+
+
+def uniforms(
+    count: int,
+    *,
+    seed: int,
+    epoch: npt.ArrayLike,
+    stream: str,
+    ids: npt.ArrayLike,
+    view: npt.ArrayLike = 0,
+) -> npt.NDArray[np.float64]:
+    """`words` as float64 in [0, 1), multiples of 2**-24."""
+    raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view)
+    return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
+
+
+def permutation(
+    n: int, *, seed: int, epoch: int, stream: str, item: int = 0
+) -> npt.NDArray[np.int64]:
+    """A permutation of range(n), one per `item`: the order of n keyed 64-bit words."""
+    raw = words(2 * n, seed=seed, epoch=epoch, stream=stream, ids=np.int64(item))
+    return np.argsort(raw[0::2] << np.uint64(32) | raw[1::2], kind="stable").astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The identity of a batch for drawing: who (uids), when (seed, epochs) and which views.
+
+    epochs, uids: (B,) int64; views: (V,) int64. Draws have the leading shape (V, B).
+    """
+
+    seed: int
+    epochs: npt.NDArray[np.int64]
+    uids: npt.NDArray[np.int64]
+    views: npt.NDArray[np.int64]
+
+    def uniforms(self, stream: str, count: int) -> npt.NDArray[np.float64]:
+        """(V, B, count) float64 in [0, 1)."""
+        return uniforms(
+            count,
+            seed=self.seed,
+            epoch=self.epochs,
+            stream=stream,
+            ids=self.uids,
+            view=self.views[:, None],
+        )
+
+    def words(self, stream: str, count: int) -> U64:
+        """(V, B, count) u32 held in uint64."""
+        return words(
+            count,
+            seed=self.seed,
+            epoch=self.epochs,
+            stream=stream,
+            ids=self.uids,
+            view=self.views[:, None],
+        )
