@@ -63,7 +63,7 @@ class ViewSpec:
 
 @dataclass(frozen=True, slots=True)
 class MaskSpec:
-    """`count` masks over the patch grid of view group `view`; `hidden` patches in every row, exactly."""
+    """`count` masks over the patch grid of group `view`; every row hides exactly `hidden`."""
 
     view: str
     count: int

@@ -1,4 +1,4 @@
-"""Every exception of the package; each message reads `where: what is wrong, with the value; what to do`.
+"""Every exception; a message reads `where: what is wrong, with the value; what to do`.
 
 SslpipeError
 ├── RecipeError      a recipe that cannot run (unknown key, wrong type ...); says file:line

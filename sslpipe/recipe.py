@@ -268,7 +268,8 @@ def to_entry(value: Any, place: Path_, source: Source) -> Entry:
 
 def explain(error: pydantic.ValidationError, source: Source) -> str:
     """The first fault of a failed validation as one sentence with file:line."""
-    fault = error.errors()[0]
+    faults = error.errors()  # a misspelt key is also a missing one: say the first
+    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     place = tuple(part for part in fault["loc"] if part != "[key]")
     where, name = source.where(place), ".".join(map(str, place))
     if fault["type"] == "extra_forbidden":

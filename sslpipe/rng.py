@@ -1,6 +1,6 @@
 """Randomness as a function: Philox 4x32-10, keyed by the place of use. Nothing is ever consumed.
 
-Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). The layout of the counter:
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). The layout:
 
     key     = (low, high) word of mix(seed, epoch)
     counter = (block, stream << 16 | view, low, high word of the sample id)
