@@ -1,0 +1,1 @@
+"""Executors: canvases + parameter table -> views. Stateless; all agree with `kornia`."""

@@ -1,0 +1,150 @@
+"""The reference executor: genuine Kornia operations fed with our parameters, on CPU or CUDA.
+
+Only rows whose gate is on are computed; the gates are known on the host, so no device is read.
+Kornia's samplers, which follow a global generator, are never called.
+
+Letters: R = V * B rows, each one view of one sample.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import kornia.color
+import kornia.enhance
+import kornia.filters
+import kornia.geometry.transform
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..draws import Crop, Policy
+from ..ops import Op
+
+F32 = npt.NDArray[np.float32]
+
+
+def execute(
+    policy: Policy, canvases: Sequence[Tensor], table_VBP: F32, *, device: torch.device
+) -> Tensor:
+    """Make the views of one group.
+
+    canvases: B of (H, W, 3) uint8, RGB, each of its own size.
+    Returns: (V, B, 3, h, w) float32 on `device`; in [0, 1] before Normalize.
+    """
+    views, batch, _ = table_VBP.shape
+    table_RP = table_VBP.reshape(views * batch, -1)
+    on_device = [canvas.to(device, non_blocking=True) for canvas in canvases]
+    boxes_R4 = table_RP[:, policy.steps[0].columns]
+    crops = [crop(on_device[r % batch], boxes_R4[r], policy.crop) for r in range(len(table_RP))]
+    images_RCHW = torch.stack(crops)
+    for step in policy.steps[1:]:
+        images_RCHW = APPLY[type(step.op)](step.op, images_RCHW, table_RP[:, step.columns])
+    return images_RCHW.unflatten(0, (views, batch))
+
+
+def crop(canvas: Tensor, box: F32, op: Crop) -> Tensor:
+    """Cut (x, y, w, h) out of an (H, W, 3) uint8 canvas, zero outside, and resize: (3, h, w)."""
+    x, y, w, h = (int(side) for side in box)
+    height, width = canvas.shape[:2]
+    inside = canvas[max(y, 0) : y + h, max(x, 0) : x + w]
+    image = inside.permute(2, 0, 1)[None].float() / 255
+    pads = (max(-x, 0), max(x + w - width, 0), max(-y, 0), max(y + h - height, 0))
+    if any(pads):
+        image = F.pad(image, pads)
+    if isinstance(op, ops.RandomCrop) or (h, w) == tuple(op.size):
+        return image[0]
+    resized = F.interpolate(image, tuple(op.size), mode=op.resample, antialias=op.antialias)
+    return resized[0].clamp_(0, 1)  # bicubic overshoots; papers' PIL pipelines clip
+
+
+Apply = Callable[[Op, Tensor, F32], Tensor]
+
+
+def gated(rows: F32, images: Tensor) -> Tensor:
+    """Indices of the rows whose gate (column 0) is on."""
+    return torch.from_numpy(np.flatnonzero(rows[:, 0])).to(images.device, non_blocking=True)
+
+
+def column(rows: F32, index: int, images: Tensor) -> Tensor:
+    """One column of the gated rows, on the images' device."""
+    values = np.ascontiguousarray(rows[rows[:, 0] > 0, index])
+    return torch.from_numpy(values).to(images.device, non_blocking=True)
+
+
+def hflip(op: Op, images: Tensor, rows: F32) -> Tensor:
+    on = gated(rows, images)
+    return images.index_copy(0, on, kornia.geometry.transform.hflip(images[on]))
+
+
+def vflip(op: Op, images: Tensor, rows: F32) -> Tensor:
+    on = gated(rows, images)
+    return images.index_copy(0, on, kornia.geometry.transform.vflip(images[on]))
+
+
+def grayscale(op: Op, images: Tensor, rows: F32) -> Tensor:
+    on = gated(rows, images)
+    grey = kornia.color.rgb_to_grayscale(images[on]).expand(-1, 3, -1, -1)
+    return images.index_copy(0, on, grey)
+
+
+def hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Kornia's functional takes radians."""
+    return kornia.enhance.adjust_hue(images, turns * (2 * torch.pi))
+
+
+FACTORS = (
+    kornia.enhance.adjust_brightness_accumulative,
+    kornia.enhance.adjust_contrast_with_mean_subtraction,
+    kornia.enhance.adjust_saturation_with_gray_subtraction,
+    hue,
+)
+
+
+def color_jitter(op: Op, images: Tensor, rows: F32) -> Tensor:
+    """At each of the four places, every factor is applied to the rows that have it there."""
+    on = rows[:, 0] > 0
+    for place in range(4):
+        for factor, adjust in enumerate(FACTORS):
+            chosen = np.flatnonzero(on & (rows[:, 5 + place] == factor))
+            values = rows[chosen, 1 + factor]
+            if not len(chosen) or np.all(values == (0 if adjust is hue else 1)):
+                continue
+            index = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+            amount = torch.from_numpy(values).to(images.device, non_blocking=True)
+            images = images.index_copy(0, index, adjust(images[index], amount))
+    return images
+
+
+def gaussian_blur(op: Op, images: Tensor, rows: F32) -> Tensor:
+    assert isinstance(op, ops.RandomGaussianBlur)
+    on = gated(rows, images)
+    if not len(on):
+        return images  # Kornia's filter rejects an empty batch
+    sigma = column(rows, 1, images)[:, None].expand(-1, 2)
+    blurred = kornia.filters.gaussian_blur2d(images[on], op.kernel_size, sigma, "reflect")
+    return images.index_copy(0, on, blurred)
+
+
+def solarize(op: Op, images: Tensor, rows: F32) -> Tensor:
+    on = gated(rows, images)
+    return images.index_copy(0, on, kornia.enhance.solarize(images[on], column(rows, 1, images)))
+
+
+def normalize(op: Op, images: Tensor, rows: F32) -> Tensor:
+    assert isinstance(op, ops.Normalize)
+    mean, std = (images.new_tensor(values) for values in (op.mean, op.std))
+    return kornia.enhance.normalize(images, mean, std)  # type: ignore[no-any-return]
+
+
+APPLY: Mapping[type, Apply] = MappingProxyType({
+    ops.RandomHorizontalFlip: hflip,
+    ops.RandomVerticalFlip: vflip,
+    ops.RandomGrayscale: grayscale,
+    ops.ColorJitter: color_jitter,
+    ops.RandomGaussianBlur: gaussian_blur,
+    ops.RandomSolarize: solarize,
+    ops.Normalize: normalize,
+})  # fmt: skip

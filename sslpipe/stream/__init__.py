@@ -1,0 +1,1 @@
+"""Data in motion: the order (pure), and the reader (threads)."""

@@ -1,0 +1,55 @@
+"""Make the next steps ahead of time, in one thread; the result never depends on it."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """`make(step)` for consecutive steps, up to `depth` of them ahead; depth 0 makes on demand.
+
+    An exception of `make(step)` is raised by `take(step)`.
+    """
+
+    def __init__(self, make: Callable[[int], T], *, depth: int, name: str) -> None:
+        self._make, self._depth, self._name = make, depth, name
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[T]] = deque()
+        self._first = 0  # the step of the first pending future
+
+    def take(self, step: int) -> T:
+        """The result for `step`; asking for another than the next one starts anew there."""
+        if self._depth == 0:
+            return self._make(step)
+        if step != self._first:
+            self.reset(step)
+        self._fill()
+        self._first += 1
+        future = self._pending.popleft()
+        try:
+            return future.result()
+        finally:
+            self._fill()
+
+    def _fill(self) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        while len(self._pending) < self._depth:
+            self._pending.append(self._pool.submit(self._make, self._first + len(self._pending)))
+
+    def reset(self, step: int) -> None:
+        """Drop what was made, wait for what is being made, and go on at `step`."""
+        for future in self._pending:
+            future.cancel()
+        self.close()
+        self._pending.clear()
+        self._first = step
+
+    def close(self) -> None:
+        """Stop the thread."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None

@@ -1,0 +1,212 @@
+"""Which sample stands at which position of the infinite stream: pure functions of (sizes, seed).
+
+Position p belongs to epoch p // N; every epoch is an exact permutation of the N samples (in order
+`sequential`, the identity). Nothing is replayed, so resuming at any position costs nothing.
+
+`lanes`: shards are laid end to end in an order of the epoch's own and cut into L lanes; slot p % L
+walks along one lane, in windows of a few shards whose samples are permuted. A rank that owns a range
+of slots touches its own lanes' shards only. It is not a global shuffle: pack shuffled shards.
+`global`: a Feistel network permutes all N indices; O(1) memory, random reads (local data).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import rng
+from ..errors import RecipeError
+
+I64 = npt.NDArray[np.int64]
+Kind = Literal["lanes", "global", "sequential"]
+MAX_LANES = 256
+FEISTEL_ROUNDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the samples at some positions lie: three (n,) int64 arrays."""
+
+    epochs: I64
+    shards: I64
+    rows: I64
+
+
+class Line(Protocol):
+    """The order inside an epoch: q in [0, N) -> place on the line of samples."""
+
+    def shards(self, epoch: int) -> I64:
+        """The shards in the order in which they lie on the line."""
+        ...
+
+    def __call__(self, epoch: int, q: I64) -> I64:
+        """Places on the line, (n,) int64."""
+        ...
+
+
+class Order:
+    """Locate any position of the stream.
+
+    `stride`: positions p and p + stride lie in the same lane; a bad sample at p is replaced by the
+    next good one of p + stride, p + 2 * stride, ... on every topology alike.
+    """
+
+    def __init__(self, sizes: I64, line: Line, stride: int) -> None:
+        self.sizes = sizes
+        self.samples = int(sizes.sum())
+        self.line = line
+        self.stride = stride
+        self._layout: tuple[int, I64, I64] | None = None  # of the last epoch: shards, their ends
+
+    def locate(self, positions: I64) -> Located:
+        """Epoch, shard and row of each position."""
+        epochs, q = np.divmod(positions, self.samples)
+        shards, rows = np.empty_like(q), np.empty_like(q)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            shards[here], rows[here] = self._inside(int(epoch), q[here])
+        return Located(epochs, shards, rows)
+
+    def _inside(self, epoch: int, q: I64) -> tuple[I64, I64]:
+        """Shard and row of places in one epoch."""
+        if self._layout is None or self._layout[0] != epoch:
+            shards = self.line.shards(epoch)
+            self._layout = epoch, shards, np.cumsum(self.sizes[shards])
+        _, shards, ends = self._layout
+        place = self.line(epoch, q)
+        index = np.searchsorted(ends, place, side="right")
+        chosen = shards[index]
+        return chosen, place - (ends[index] - self.sizes[chosen])
+
+
+class Sequential:
+    """As packed; for evaluation."""
+
+    def __init__(self, sizes: I64) -> None:
+        self._shards = np.arange(len(sizes), dtype=np.int64)
+
+    def shards(self, epoch: int) -> I64:
+        """As packed."""
+        return self._shards
+
+    def __call__(self, epoch: int, q: I64) -> I64:
+        """The identity."""
+        return q
+
+
+class Global(Sequential):
+    """A keyed permutation of [0, N) by a Feistel network with cycle walking."""
+
+    def __init__(self, sizes: I64, *, seed: int) -> None:
+        super().__init__(sizes)
+        self.samples, self.seed = int(sizes.sum()), seed
+        self.half_bits = max(1, ((self.samples - 1).bit_length() + 1) // 2)
+
+    def __call__(self, epoch: int, q: I64) -> I64:
+        """Walk on while the network leads outside of [0, N): fewer than 4 steps on average."""
+        out = self._network(epoch, q)
+        while (outside := out >= self.samples).any():
+            out[outside] = self._network(epoch, out[outside])
+        return out
+
+    def _network(self, epoch: int, values: I64) -> I64:
+        """A bijection of [0, 2 ** (2 * half_bits))."""
+        mask = np.int64((1 << self.half_bits) - 1)
+        left, right = values >> self.half_bits, values & mask
+        for turn in range(FEISTEL_ROUNDS):
+            word = rng.words(
+                1, seed=self.seed, epoch=epoch, stream="order/global", ids=right, view=turn
+            )[..., 0]
+            left, right = right, left ^ (word.astype(np.int64) & mask)
+        return left << self.half_bits | right
+
+
+class Lanes:
+    """L lanes of nearly equal length, permuted window by window."""
+
+    def __init__(self, sizes: I64, *, seed: int, lanes: int, window: int) -> None:
+        self.sizes, self.seed, self.lanes = sizes, seed, lanes
+        self.samples = int(sizes.sum())
+        mean = self.samples / len(sizes)
+        self.window = max(1, round(window * mean))  # samples
+        self.short, self.longer = divmod(self.samples, lanes)  # the first `longer` have one more
+        self._permuted: tuple[tuple[int, int], npt.NDArray[np.int32], npt.NDArray[np.bool_]] | None
+        self._permuted = None
+
+    def shards(self, epoch: int) -> I64:
+        """A permutation of the shards, the epoch's own."""
+        return rng.permutation(len(self.sizes), seed=self.seed, epoch=epoch, stream="order/shards")
+
+    def __call__(self, epoch: int, q: I64) -> I64:
+        """Slot q % L walks along its lane; the place inside the window is permuted."""
+        offset, lane = np.divmod(q, self.lanes)
+        window, inside = np.divmod(offset, self.window)
+        for w in np.unique(window):
+            here = window == w
+            inside[here] = self._table(epoch, int(w), lane[here])[lane[here], inside[here]]
+        start = lane * self.short + np.minimum(lane, self.longer)
+        return start + window * self.window + inside
+
+    def _table(self, epoch: int, window: int, lanes: I64) -> npt.NDArray[np.int32]:
+        """(L, window) permutations of one window; rows are filled in when a lane is first met."""
+        if self._permuted is None or self._permuted[0] != (epoch, window):
+            size = min(self.window, self.short + 1 - window * self.window)
+            table = np.zeros((self.lanes, size), dtype=np.int32)
+            self._permuted = (epoch, window), table, np.zeros(self.lanes, dtype=bool)
+        _, table, filled = self._permuted
+        for lane in np.unique(lanes[~filled[lanes]]):
+            size = min(self.window, self.length(int(lane)) - window * self.window)
+            table[lane, :size] = rng.permutation(
+                size,
+                seed=self.seed,
+                epoch=epoch,
+                stream="order/window",
+                item=int(lane) << 32 | window,
+            )
+            filled[lane] = True
+        return table
+
+    def length(self, lane: int) -> int:
+        """Samples of a lane."""
+        return self.short + (lane < self.longer)
+
+
+def build(
+    sizes: I64, *, kind: Kind, seed: int, batch_size: int, lanes: int | None, window: int
+) -> Order:
+    """The order of a recipe's stream over shards of the given sizes (samples).
+
+    Raises:
+        RecipeError: the number of lanes does not divide the batch.
+    """
+    if kind == "sequential":
+        return Order(sizes, Sequential(sizes), 1)
+    if kind == "global":
+        return Order(sizes, Global(sizes, seed=seed), 1)
+    count = lanes or default_lanes(batch_size)
+    if batch_size % count:
+        raise RecipeError(
+            f"stream.lanes = {count} does not divide stream.batch_size = {batch_size}; "
+            "choose a divisor, or leave lanes out"
+        )
+    return Order(sizes, Lanes(sizes, seed=seed, lanes=count, window=window), count)
+
+
+def default_lanes(batch_size: int) -> int:
+    """The largest divisor of the global batch up to 256."""
+    return next(n for n in range(min(MAX_LANES, batch_size), 0, -1) if batch_size % n == 0)
+
+
+def owned(step: int, *, batch_size: int, lanes: int, rank: int, world_size: int) -> I64:
+    """Positions of a rank's share of global batch `step`, ascending.
+
+    A rank owns a range of slots (hence lanes) where that is possible, else a slice of the batch.
+    The global batch is the same for every world size.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    if lanes % world_size:
+        return np.split(positions, world_size)[rank]
+    width = lanes // world_size
+    slots = positions.reshape(-1, lanes)
+    return slots[:, rank * width : (rank + 1) * width].reshape(-1)
