@@ -7,19 +7,17 @@ that every entry carries the place where it stands.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 
 from .errors import RecipeError
 from .lookup import Entry, suggest
+from .yamlfile import Place, YamlFile, parse_yaml
 
-Path_ = tuple[str | int, ...]
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -156,21 +154,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A parsed YAML file: plain data, and the line of every key and item."""
-
-    path: str
-    data: Any
-    lines: Mapping[Path_, int]
-
-    def where(self, path: Path_) -> str:
-        """`file:line` of the nearest known ancestor of `path`."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return f"{self.path}:{self.lines.get(path, 1)}"
-
-
 def load_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file.
 
@@ -201,50 +184,17 @@ def parse_recipe(text: str, *, path: str = "<recipe>") -> Recipe:
     return recipe
 
 
-def parse_yaml(text: str, path: str) -> Source:
-    """Safe YAML with the line of every node; duplicate keys are errors."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise RecipeError(f"{path}:{line}: {problem}; correct the YAML") from error
-    lines: dict[Path_, int] = {}
-    for place, line in walk(root, (), path):
-        lines.setdefault(place, line)
-    return Source(path, data, lines)
-
-
-def walk(node: yaml.Node | None, place: Path_, path: str) -> Iterator[tuple[Path_, int]]:
-    """Every key and item of a YAML tree with its line, from 1."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise RecipeError(f"{path}:{line}: {key.value!r} stands twice; keep one")
-            seen.add(key.value)
-            yield (*place, key.value), line
-            yield from walk(value, (*place, key.value), path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, index), value.start_mark.line + 1
-            yield from walk(value, (*place, index), path)
-
-
 ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
 
 
-def located(data: Any, place: Path_, source: Source) -> Any:
+def located(data: Any, place: Place, source: YamlFile) -> Any:
     """Turn the named entries into Entry objects that know their file:line."""
     if isinstance(data, dict):
         return {k: located_value(k, v, (*place, k), source) for k, v in data.items()}
     return data
 
 
-def located_value(key: str, value: Any, place: Path_, source: Source) -> Any:
+def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
     """One value of a section: an entry, a list of entries, or a deeper section."""
     if key not in ENTRIES:
         return located(value, place, source)
@@ -253,7 +203,7 @@ def located_value(key: str, value: Any, place: Path_, source: Source) -> Any:
     return to_entry(value, place, source)
 
 
-def to_entry(value: Any, place: Path_, source: Source) -> Entry:
+def to_entry(value: Any, place: Place, source: YamlFile) -> Entry:
     """An Entry with its place.
 
     Raises:
@@ -266,7 +216,7 @@ def to_entry(value: Any, place: Path_, source: Source) -> Entry:
     return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
 
 
-def explain(error: pydantic.ValidationError, source: Source) -> str:
+def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     """The first fault of a failed validation as one sentence with file:line."""
     faults = error.errors()  # a misspelt key is also a missing one: say the first
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
@@ -286,13 +236,13 @@ SECTIONS: Mapping[str, type[Section]] = {
 }  # fmt: skip
 
 
-def known_keys(place: Path_) -> list[str]:
+def known_keys(place: Place) -> list[str]:
     """The keys that a section knows."""
     model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
     return [name for name in model.model_fields if name != "path"]
 
 
-def check_names(recipe: Recipe, source: Source) -> None:
+def check_names(recipe: Recipe, source: YamlFile) -> None:
     """Masks and targets must point at a view group that exists."""
     for section, entries in (("masks", recipe.masks), ("targets", recipe.targets)):
         for name, entry in entries.items():

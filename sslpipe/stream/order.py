@@ -3,9 +3,9 @@
 Position p belongs to epoch p // N; every epoch is an exact permutation of the N samples (in order
 `sequential`, the identity). Nothing is replayed, so resuming at any position costs nothing.
 
-`lanes`: shards are laid end to end in an order of the epoch's own and cut into L lanes; slot p % L
-walks along one lane, in windows of a few shards whose samples are permuted. A rank that owns a range
-of slots touches its own lanes' shards only. It is not a global shuffle: pack shuffled shards.
+`lanes`: shards are laid end to end in an order of the epoch's own and cut into L lanes; slot
+p % L walks along one lane, in windows of a few shards whose samples are permuted. A rank that owns
+a range of slots touches its own lanes' shards only. It is no global shuffle: pack shuffled shards.
 `global`: a Feistel network permutes all N indices; O(1) memory, random reads (local data).
 """
 

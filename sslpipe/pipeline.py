@@ -1,0 +1,277 @@
+"""Recipe + shards + device -> an iterable of Batch. Everything is decided first, then done.
+
+    positions -> samples (uids)         stream/order.py       decide
+    bytes -> canvases                   stream/reader.py      do, in threads
+    (seed, epoch, uid, view) -> tables  image/draws.py ...    decide
+    canvases + tables -> views          image/executors/      do, on the device
+
+The stream of global batches is a function of (manifest, recipe) alone: ranks, threads, prefetch
+depth and resuming change nothing.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import image
+from .batch import Batch, BatchSpec
+from .errors import RecipeError, StateError
+from .image.decode import decode
+from .lookup import suggest
+from .recipe import Recipe, load_recipe
+from .shards.index import read_index
+from .shards.manifest import Manifest, open_manifest
+from .stream import order
+from .stream.ahead import Ahead
+from .stream.loader import Loader, Share
+from .stream.reader import Reader
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    recipe: str | Path | Recipe,
+    *,
+    shards: str | Path,
+    device: str | torch.device | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> "Pipeline":
+    """Build a pipeline.
+
+    recipe: a path, or the name of a recipe that ships with the package ("simclr").
+    shards: a packed folder or its manifest.json.
+    device: where views are made; None: CUDA if there is one, else the CPU.
+    rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.
+
+    Raises:
+        RecipeError, ShardError: what is wrong with either, before any data is read.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found = world(rank, world_size)
+    return Pipeline(
+        loaded, open_manifest(shards), device=chosen, rank=found[0], world_size=found[1]
+    )
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A path as it is; a bare name among the recipes that ship with the package.
+
+    Raises:
+        RecipeError: neither exists; says which recipes there are.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        return path
+    shipped = recipes()
+    if str(name) not in shipped:
+        raise RecipeError(
+            f"recipe {str(name)!r}: no such file and no such recipe; {suggest(str(name), shipped)}"
+        )
+    return shipped[str(name)]
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    inside = Path(__file__).parent / "pipelines"  # in a wheel
+    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "pipelines"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def world(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """(rank, world size) as given, or of torch.distributed, or of the launcher's environment."""
+    if dist.is_available() and dist.is_initialized():
+        found = dist.get_rank(), dist.get_world_size()
+    else:
+        found = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return found[0] if rank is None else rank, found[1] if world_size is None else world_size
+
+
+class Pipeline:
+    """Batches of one rank. Iterating yields the rest of the current epoch: `len` batches in all.
+
+    What does not fill the last batch of an epoch opens the next one: nothing is dropped.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        manifest: Manifest,
+        *,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        check_world(recipe, rank, world_size)
+        self.recipe, self.manifest, self.device = recipe, manifest, device
+        self.rank, self.world_size = rank, world_size
+        self.views = image.Views(
+            recipe.views, recipe.masks, recipe.targets, seed=recipe.stream.seed
+        )
+        self.spec = BatchSpec(
+            recipe.stream.batch_size // world_size,
+            recipe.stream.batch_size,
+            self.views.view_specs,
+            self.views.mask_specs,
+            self.views.target_specs,
+        )
+        self.order = order_of(recipe, manifest)
+        reader = Reader([manifest.root / s.file for s in manifest.shards], read_index)
+        self._loader = Loader(
+            reader,
+            self.order,
+            lambda data: torch.from_numpy(decode(data, size=recipe.decode.size)),
+            on_bad=recipe.stream.on_bad,
+            threads=thread_count(recipe),
+        )
+        self._shares = Ahead(self._load, depth=recipe.run.prefetch, name="load")
+        self._batches = Ahead(self._make, depth=recipe.run.prefetch, name="augment")
+        self.step = 0  # batches handed out since the start of the run
+        self.wait_seconds = 0.0  # time that the consumer waited for batches
+        self.replaced = 0  # bad samples that were replaced so far, on this rank
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same on every rank."""
+        samples, size = self.order.samples, self.spec.global_size
+        if self.recipe.stream.order == "sequential":
+            return math.ceil(samples / size)
+        return max(1, samples // size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch."""
+        end = (self.step // len(self) + 1) * len(self)
+        while self.step < end:
+            start = time.perf_counter()
+            batch, faults = self._batches.take(self.step)
+            self.wait_seconds += time.perf_counter() - start
+            self.step += 1
+            self._report(faults)
+            yield batch
+
+    def _report(self, faults: list[str]) -> None:
+        """Count and log the samples that were replaced in a batch."""
+        self.replaced += len(faults)
+        for fault in faults:
+            log.warning("replaced a bad sample: %s", fault)
+
+    def _load(self, step: int) -> Share[Tensor]:
+        """This rank's samples of a global batch, decoded: (H, W, 3) uint8 canvases."""
+        positions = order.owned(
+            step,
+            batch_size=self.spec.global_size,
+            lanes=self.order.stride,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        if self.recipe.stream.order == "sequential":
+            positions = positions[positions < self.order.samples]
+        return self._loader(positions)
+
+    def _make(self, step: int) -> tuple[Batch, list[str]]:
+        """Augment a share into a batch; also tell of the bad samples that were replaced."""
+        share = self._shares.take(step)
+        uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
+        views, masks, targets, params = self.views.make(
+            [item.decoded for item in share.loaded],
+            epochs=share.epochs,
+            uids=uids,
+            device=self.device,
+        )
+        labels = torch.tensor([item.sample.label for item in share.loaded])
+        batch = Batch(
+            views=views,
+            masks=masks,
+            targets=targets,
+            labels=labels.to(self.device),
+            params=params,
+            uids=torch.from_numpy(uids),
+            keys=tuple(item.sample.key for item in share.loaded),
+            epoch=int(share.epochs[0]),
+            step=step,
+        )
+        return batch, [fault for item in share.loaded for fault in item.faults]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: the same on all ranks, and for any number of them."""
+        return {
+            "version": 1,
+            "manifest": self.manifest.fingerprint,
+            "recipe": self.recipe.data_fingerprint,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, on any number of ranks and threads.
+
+        Raises:
+            StateError: the state is of other shards or of another recipe.
+        """
+        mine = self.state_dict()
+        for name, what in (("version", "format"), ("manifest", "shards"), ("recipe", "recipe")):
+            if state.get(name) != mine[name]:
+                raise StateError(
+                    f"stream state: its {what} are {state.get(name)!r}, this pipeline's "
+                    f"{mine[name]!r}; resume with the same {what}, or start a new run"
+                )
+        self.step = int(state["step"])
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._batches.close()
+        self._shares.close()
+        self._loader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def order_of(recipe: Recipe, manifest: Manifest) -> order.Order:
+    """The order of a recipe's stream over the shards of a manifest."""
+    stream = recipe.stream
+    return order.build(
+        np.array([shard.samples for shard in manifest.shards], dtype=np.int64),
+        kind=stream.order,
+        seed=stream.seed,
+        batch_size=stream.batch_size,
+        lanes=stream.lanes,
+        window=stream.window,
+    )
+
+
+def thread_count(recipe: Recipe) -> int:
+    """Decoding threads; auto is one per core that this process may use."""
+    if recipe.run.threads == "auto":
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+    return recipe.run.threads
+
+
+def check_world(recipe: Recipe, rank: int, world_size: int) -> None:
+    """Every rank gets the same number of samples of every batch.
+
+    Raises:
+        RecipeError: the batch does not divide, or there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise RecipeError(f"rank = {rank} is not in [0, {world_size}); check the launcher")
+    if recipe.stream.batch_size % world_size:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is not divisible by "
+            f"the {world_size} ranks; choose a multiple of {world_size}"
+        )

@@ -1,0 +1,105 @@
+"""Samples of a global batch: located, read, checked and decoded in threads; bad ones replaced.
+
+It does not know what a decoded sample is: `decode` is the modality's.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SampleError, ShardError
+from .order import Order
+from .reader import Reader, Sample
+
+T = TypeVar("T")
+SUBSTITUTES = 100  # bad samples in a row before a run gives up
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """One decoded sample; `faults` tell of the bad samples that it stands in for."""
+
+    sample: Sample
+    decoded: T
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Generic[T]):
+    """One rank's share of a global batch, in the order of its positions."""
+
+    epochs: npt.NDArray[np.int64]
+    loaded: list[Loaded[T]]
+
+
+class Loader(Generic[T]):
+    """`loader(positions)` -> Share. Badness is a property of the bytes, so the substitute of a bad
+    sample, the next good one of its lane, is the same on every topology.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        order: Order,
+        decode: Callable[[bytes], T],
+        *,
+        on_bad: Literal["raise", "replace"],
+        threads: int,
+    ) -> None:
+        self._reader, self._order, self._decode, self._on_bad = reader, order, decode, on_bad
+        self._order_lock = threading.Lock()  # the order keeps the tables of the last epoch
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def __call__(self, positions: npt.NDArray[np.int64]) -> Share[T]:
+        """Load the samples at these positions of the stream.
+
+        Raises:
+            SampleError: one is bad and the policy is `raise`.
+            ShardError: a shard is gone, or too many samples in a row are bad.
+        """
+        with self._order_lock:
+            located = self._order.locate(positions)
+        places = zip(
+            positions.tolist(), located.shards.tolist(), located.rows.tolist(), strict=True
+        )
+        return Share(located.epochs, list(self._threads.map(lambda p: self._load(*p), places)))
+
+    def _load(self, position: int, shard: int, row: int) -> Loaded[T]:
+        """The sample, or the first good one of those that may stand in for it."""
+        faults: list[str] = []
+        for attempt in range(1, SUBSTITUTES + 1):
+            try:
+                sample = self._reader.read(shard, row)
+                return Loaded(sample, self._decoded(sample, shard), tuple(faults))
+            except SampleError as error:
+                if self._on_bad == "raise":
+                    raise
+                faults.append(str(error))
+            shard, row = self._place(position + attempt * self._order.stride)
+        raise ShardError(
+            f"{self._reader.paths[shard].parent}: {SUBSTITUTES} bad samples in a row, the last: "
+            f"{faults[-1]}; run `sslpipe verify` on the shards"
+        )
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """Shard and row of one position."""
+        with self._order_lock:
+            located = self._order.locate(np.array([position], dtype=np.int64))
+        return int(located.shards[0]), int(located.rows[0])
+
+    def _decoded(self, sample: Sample, shard: int) -> T:
+        """Decode, and name the sample in any error."""
+        try:
+            return self._decode(sample.data)
+        except SampleError as error:
+            shard_name = self._reader.paths[shard].name
+            raise SampleError(f"{shard_name} {sample.key}: {error}") from error
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._threads.shutdown(cancel_futures=True)
