@@ -1,0 +1,155 @@
+"""The reference executor against torchvision, op by op, with the same parameters."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+
+from sslpipe.image.draws import draw, keys_of, policy
+from sslpipe.image.executors import kornia
+from sslpipe.lookup import Entry
+
+LEVEL = 1 / 255
+CPU = torch.device("cpu")
+CROP = ("CenterCrop", {"size": [48, 40]})
+
+
+def canvases(count=6, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(60, 120, (count, 2))
+    return [torch.from_numpy(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
+
+
+def run(ops, images, *, count=1, seed=5, edit=None):
+    """(views, table, policy) of a policy on images."""
+    entries = [Entry(name, settings) for name, settings in ops]
+    group = policy("global", entries, count=count, shared=False)
+    uids = np.arange(len(images), dtype=np.int64) + 7
+    keys = keys_of(group, seed=seed, epochs=np.zeros_like(uids), uids=uids)
+    sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+    table = draw(group, keys, sizes)
+    if edit:
+        edit(table, group)
+    return kornia.execute(group, images, table, device=CPU), table, group
+
+
+def column(table, group, name):
+    return table[..., group.columns.index(name)]
+
+
+def cropped(images, size=(48, 40)):
+    return run([("CenterCrop", {"size": list(size)})], images)[0][0]
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(32, 32), (96, 80)])
+def test_resized_crop_is_torchvisions_antialiased_resized_crop(resample, size):
+    images = canvases()
+    ops = [("RandomResizedCrop", {"size": list(size), "resample": resample})]
+    views, table, _ = run(ops, images, count=3)
+    mode = {"bilinear": TF.InterpolationMode.BILINEAR, "bicubic": TF.InterpolationMode.BICUBIC}
+    for v, b in itertools.product(range(3), range(len(images))):
+        x, y, w, h = (int(side) for side in table[v, b])
+        image = images[b].permute(2, 0, 1).float() / 255
+        want = TF.resized_crop(
+            image, y, x, h, w, list(size), interpolation=mode[resample], antialias=True
+        )
+        assert (views[v, b] - want.clamp(0, 1)).abs().max() < 0.01 * LEVEL
+
+
+def test_flips_move_pixels_exactly():
+    images = canvases()
+    plain = cropped(images)
+    for op, axis in (("RandomHorizontalFlip", -1), ("RandomVerticalFlip", -2)):
+        views, table, group = run([CROP, (op, {"p": 0.5})], images)
+        on = column(table, group, f"{op}.on")[0]
+        assert 0 < on.sum() < len(images)
+        for b, flipped in enumerate(on):
+            want = plain[b].flip(axis) if flipped else plain[b]
+            assert torch.equal(views[0, b], want)
+
+
+def test_all_24_orders_of_color_jitter_equal_torchvision():
+    images = canvases(24)
+    orders = list(itertools.permutations(range(4)))
+
+    def set_orders(table, group):
+        start = group.columns.index("ColorJitter.order0")
+        table[0, :, start : start + 4] = orders
+
+    jitter = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+    views, table, group = run([CROP, ("ColorJitter", jitter)], images, edit=set_orders)
+    steps = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
+    names = ["brightness", "contrast", "saturation", "hue"]
+    plain = cropped(images)
+    for b, order in enumerate(orders):
+        want = plain[b]
+        for factor in order:
+            amount = column(table, group, f"ColorJitter.{names[factor]}")[0, b]
+            want = steps[factor](want, float(amount))
+        assert (views[0, b] - want).abs().max() < 0.05 * LEVEL
+
+
+def test_rows_whose_gate_is_off_are_untouched():
+    images = canvases(12)
+    plain = cropped(images)
+    for op, settings in (
+        ("ColorJitter", {"brightness": 0.8, "hue": 0.2, "p": 0.5}),
+        ("RandomGrayscale", {"p": 0.5}),
+        ("RandomGaussianBlur", {"kernel_size": [9, 9], "p": 0.5}),
+        ("RandomSolarize", {"p": 0.5}),
+    ):
+        views, table, group = run([CROP, (op, settings)], images)
+        on = column(table, group, f"{op}.on")[0] > 0
+        assert 0 < on.sum() < len(images)
+        same = (views[0] == plain).flatten(1).all(1).numpy()
+        assert (same == ~on).all()
+
+
+def test_grayscale_blur_solarize_and_normalize_equal_torchvision():
+    images = canvases()
+    plain = cropped(images)
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+    grey = run([CROP, ("RandomGrayscale", {"p": 1.0})], images)[0][0]
+    assert (grey - TF.rgb_to_grayscale(plain, 3)).abs().max() < 0.1 * LEVEL
+    normal = run([CROP, ("Normalize", {"mean": mean, "std": std})], images)[0][0]
+    assert torch.allclose(normal, TF.normalize(plain, mean, std), atol=1e-5)
+    solarized = run([CROP, ("RandomSolarize", {"p": 1.0})], images)[0][0]
+    assert torch.equal(solarized, TF.solarize(plain, 0.5))
+    blur = [CROP, ("RandomGaussianBlur", {"kernel_size": [23, 23], "p": 1.0})]
+    views, table, group = run(blur, images)
+    for b, sigma in enumerate(column(table, group, "RandomGaussianBlur.sigma")[0]):
+        want = TF.gaussian_blur(plain[b], [23, 23], [float(sigma)] * 2)
+        assert (views[0, b] - want).abs().max() < 0.01 * LEVEL
+
+
+def test_random_crop_pads_with_zeros_like_torchvision():
+    images = [image[:32, :32] for image in canvases(8)]
+    views, table, _ = run([("RandomCrop", {"size": [32, 32], "padding": 4})], images)
+    for b, (x, y, _w, _h) in enumerate(table[0].astype(int)):
+        padded = TF.pad(images[b].permute(2, 0, 1).float() / 255, [4])
+        assert torch.equal(views[0, b], padded[:, y + 4 : y + 36, x + 4 : x + 36])
+    assert {tuple(row) for row in table[0, :, :2]} != {(0.0, 0.0)}
+
+
+def test_center_crop_is_torchvisions_resize_and_center_crop():
+    rng = np.random.default_rng(3)
+    image = torch.from_numpy(rng.integers(0, 256, (512, 512, 3), dtype=np.uint8))
+    view = run([("CenterCrop", {"size": [224, 224], "resize": 256})], [image])[0][0, 0]
+    resized = TF.resize(
+        image.permute(2, 0, 1).float() / 255, [256], TF.InterpolationMode.BICUBIC, antialias=True
+    )
+    want = TF.center_crop(resized, [224, 224]).clamp(0, 1)
+    inner = slice(3, -3)  # at the border torchvision's filter sees pixels beyond the crop
+    assert (view - want)[:, inner, inner].abs().max() < 0.01 * LEVEL
+
+
+def test_the_callers_random_state_is_left_alone():
+    state = torch.get_rng_state()
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    ops = [CROP, ("ColorJitter", {"hue": 0.1}), ("RandomGaussianBlur", {"kernel_size": [3, 3]})]
+    run(ops, canvases())
+    assert torch.equal(state, torch.get_rng_state())
+    assert (before == np.random.get_state()[1]).all()  # noqa: NPY002
