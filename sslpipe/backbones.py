@@ -1,0 +1,178 @@
+"""Encoders: images (B, C, H, W) -> features (B, D), from torchvision and timm.
+
+`encoder.model` is the library's own module without its classifier, so its state_dict loads back
+into torchvision or timm by name. Nothing is pretrained.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import lookup
+from .errors import RecipeError
+from .methods.heads import library, sincos
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+SHORT: Mapping[str, str] = MappingProxyType(
+    {
+        "vit_tiny": "vit_tiny_patch16_224",
+        "vit_small": "vit_small_patch16_224",
+        "vit_base": "vit_base_patch16_224",
+        "vit_large": "vit_large_patch16_224",
+    }
+)
+VIT_NAME = re.compile(r"vit_[a-z0-9]+_patch\d+_\d+")  # timm's plain ViTs with a class token
+
+
+class Encoder(nn.Module):
+    """A library's model without classifier; `dim` is D."""
+
+    dim: int
+    model: Any
+
+    def __init__(self, model: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.model = model
+        self.dim = dim
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Pooled features, (B, D)."""
+        return cast(Tensor, self.model(images_BCHW))
+
+
+class ViT(Encoder):
+    """A timm VisionTransformer; features are the class token after the final norm."""
+
+    patch_size: int
+
+    def __init__(self, model: nn.Module, dim: int, *, patch_size: int) -> None:
+        super().__init__(model, dim)
+        self.patch_size = patch_size
+
+    def tokens(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
+        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
+
+        `visible_BS`, int64 patch numbers: the transformer sees these patches only, in this order,
+        each with the position it has in the image. Indices, not a mask: the shape is known.
+        """
+        x = self.model._pos_embed(self.model.patch_embed(images_BCHW))
+        if visible_BS is not None:
+            index_BSD = visible_BS[:, :, None].expand(-1, -1, x.shape[2])
+            x = torch.cat([x[:, :1], x[:, 1:].gather(1, index_BSD)], dim=1)
+        return cast(Tensor, self.model.norm(self.model.blocks(self.model.norm_pre(x))))
+
+
+def build(entry: lookup.Entry, *, image_size: int) -> Encoder:
+    """Make the encoder that an entry names, randomly initialised.
+
+    Names: torchvision's resnet18 to resnet101, vit_tiny to vit_large (patch 16), any timm name, or
+    the user's own `package.module:Thing`, called as `Thing(image_size, *, settings)`.
+    `image_size` in pixels fixes the grid of learned positions; ViTs take other sizes too.
+
+    Raises:
+        RecipeError: unknown name or setting, or a combination that cannot be built.
+    """
+    if ":" in entry.name:
+        return cast(Encoder, lookup.call(lookup.imported(entry), entry, image_size))
+    name = SHORT.get(entry.name, entry.name)
+    return cast(Encoder, lookup.call(builder(name, entry), entry, name, image_size))
+
+
+def builder(name: str, entry: lookup.Entry) -> Callable[..., Encoder]:
+    """The function that builds `name`.
+
+    Raises:
+        RecipeError: no such backbone.
+    """
+    if name in RESNETS:
+        return resnet
+    timm_names = library("timm").list_models()
+    if name not in timm_names:
+        # timm knows more than a thousand: show ours and the nearest of theirs
+        known = [*RESNETS, *SHORT, *difflib.get_close_matches(name, timm_names)]
+        raise RecipeError(
+            f"{entry.where}: unknown backbone {entry.name!r}; {lookup.suggest(name, known)}, "
+            "and every name of timm"
+        )
+    return vit if VIT_NAME.fullmatch(name) else timm_model
+
+
+def resnet(
+    name: str, image_size: int, *, stem: Literal["imagenet", "cifar"] = "imagenet"
+) -> Encoder:
+    """Build torchvision's ResNet with zero-initialised residual branches (Goyal et al. 2017).
+
+    stem "cifar": 3x3 convolution of stride 1 and no max-pool, for images of about 32 px (SimCLR,
+    appendix B.9); its conv1 does not load back into torchvision's.
+    """
+    models = library("torchvision").models
+    model = models.get_model(name, weights=None, zero_init_residual=True)
+    dim = model.fc.in_features
+    model.fc = nn.Identity()
+    if stem == "cifar":
+        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return Encoder(model, dim)
+
+
+def vit(
+    name: str,
+    image_size: int,
+    *,
+    patch_size: int | None = None,
+    drop_path_rate: float = 0.0,
+    pos_embed: Literal["learned", "sincos"] = "learned",
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+) -> ViT:
+    """Build timm's ViT; what is None is as the name says.
+
+    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3.
+
+    Raises:
+        ValueError: sizes do not fit each other.
+    """
+    model = create(
+        name, img_size=image_size, dynamic_img_size=True, global_pool="token",
+        patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
+        num_heads=num_heads,
+    )  # fmt: skip
+    patch = model.patch_embed.patch_size[0]
+    if image_size % patch:
+        raise ValueError(f"image size {image_size} is no multiple of patch_size {patch}; set one")
+    if pos_embed == "sincos":
+        fixed = sincos(model.embed_dim, model.patch_embed.grid_size)
+        model.pos_embed = nn.Parameter(fixed, requires_grad=False)
+    return ViT(model, model.embed_dim, patch_size=patch)
+
+
+def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = None) -> Encoder:
+    """Build any other model of timm, with its own pooling; None: the model's own rate.
+
+    Raises:
+        ValueError: the model has no drop path, or cannot take the image size.
+    """
+    fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
+    size = image_size if fixed else None  # convolutional models know no such setting
+    model = create(name, img_size=size, drop_path_rate=drop_path_rate)
+    return Encoder(model, model.head_hidden_size)
+
+
+def create(name: str, **settings: Any) -> Any:
+    """timm.create_model without classifier; settings that are None stay the model's own.
+
+    Raises:
+        ValueError: timm refuses the settings.
+    """
+    try:
+        return library("timm").create_model(name, pretrained=False, num_classes=0, **settings)
+    except (AssertionError, TypeError) as error:
+        given = {key: value for key, value in settings.items() if value is not None}
+        raise ValueError(f"timm refuses {given} ({error}); change these settings") from error

@@ -1,0 +1,64 @@
+"""The two collectives that losses need. Without torch.distributed they are the identity.
+
+All ranks must hold equally many samples, as the pipeline deals them.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class World(NamedTuple):
+    """This process among all."""
+
+    rank: int
+    size: int
+
+
+def world() -> World:
+    """The default process group, or (0, 1) where none is initialised."""
+    if dist.is_available() and dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size())
+    return World(0, 1)
+
+
+class AllGather(torch.autograd.Function):
+    """Concatenate over ranks along axis 0; gradients of all ranks come back summed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """(B, ...) of each rank -> (size * B, ...), in the order of ranks."""
+        parts = [torch.empty_like(x) for _ in range(world().size)]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Sum over ranks, own slice. A reduce-scatter moves less, but gloo has none."""
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(world().size)[world().rank]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Differentiable all-gather: (B, ...) of each rank -> (size * B, ...), in the order of ranks.
+
+    The gradient is that of the SUM of all ranks' losses. DDP then averages parameter gradients,
+    which makes it the gradient of the mean over ranks: nothing is to be rescaled.
+    """
+    if world().size == 1:
+        return x
+    gathered: Tensor = AllGather.apply(x)
+    return gathered
+
+
+@torch.no_grad()
+def all_mean(x: Tensor) -> Tensor:
+    """Mean over ranks, without gradient; `x` itself stays as it is."""
+    if world().size == 1:
+        return x.detach()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / world().size

@@ -1,0 +1,149 @@
+"""DINO: the student's view of any crop agrees with an EMA teacher's view of another global crop.
+
+Caron et al. 2021, "Emerging properties in self-supervised vision transformers", arXiv:2104.14294;
+facebookresearch/dino, main_dino.py. T teacher views (the global ones) here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from . import heads
+from .collectives import all_mean
+from .method import Output
+
+
+def dino_loss(
+    student_VBK: Tensor,
+    teacher_TBK: Tensor,
+    center_K: Tensor,
+    *,
+    student_temperature: float,
+    teacher_temperature: float | Tensor,
+) -> Tensor:
+    """Eq. 3: cross entropy H(P_t, P_v) over the pairs of views (t, v), v != t.
+
+    The first T of the student's V views are the teacher's. No gradient reaches the teacher.
+    The mean over the pairs, as in the official code; the paper writes their sum.
+    """
+    with torch.autocast(student_VBK.device.type, enabled=False):
+        shifted_TBK = heads.at_least_fp32(teacher_TBK.detach()) - center_K
+        p_TBK = F.softmax(shifted_TBK / teacher_temperature, dim=-1)
+        log_q_VBK = F.log_softmax(heads.at_least_fp32(student_VBK) / student_temperature, dim=-1)
+        terms = [
+            -(p_TBK[t] * log_q_VBK[v]).sum(-1).mean()
+            for t in range(len(p_TBK))
+            for v in range(len(log_q_VBK))
+            if v != t
+        ]
+        return torch.stack(terms).mean()
+
+
+class DINO(nn.Module):
+    """Needs 2 'global' views; 'local' ones are optional. Fractions are of the whole run."""
+
+    center_K: Tensor
+    progress: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        prototypes: int = 65536,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        student_temperature: float = 0.1,
+        teacher_temperature: tuple[float, float] = (0.04, 0.07),
+        teacher_warmup: float = 0.3,
+        momentum: float = 0.996,
+        center_momentum: float = 0.9,
+        norm_last_layer: bool = True,
+        freeze_last_layer: float = 0.01,
+    ) -> None:
+        super().__init__()
+        spec.require("dino", views={"global": 2})
+        if min(student_temperature, *teacher_temperature) <= 0 or not 0 <= momentum <= 1:
+            raise ValueError("temperatures must be above 0 and momentum in [0, 1]; correct them")
+        self.student_temperature = student_temperature
+        self.teacher_temperature = teacher_temperature
+        self.teacher_warmup = teacher_warmup
+        self.momentum = momentum
+        self.center_momentum = center_momentum
+        self.freeze_last_layer = freeze_last_layer
+        self.groups = [group for group in ("global", "local") if group in spec.views]
+        sizes = (heads.feature_dim(encoder, "dino"), hidden, hidden, bottleneck)
+        head = heads.PrototypeHead(sizes, prototypes, learn_norm=not norm_last_layer)
+        self.student = heads.Branch(encoder, head)
+        self.teacher = heads.frozen_copy(self.student)
+        self.register_buffer("center_K", torch.zeros(prototypes))
+        self.register_buffer("progress", torch.zeros(()))  # saved, so that a resume is exact
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The TEACHER's encoder: the paper evaluates and releases it (eval_knn.py: teacher)."""
+        return self.teacher.encoder
+
+    def forward(self, batch: Batch) -> Output:
+        """Teacher sees the global views, student all; the centre moves after it was used."""
+        groups = [batch.views[group] for group in self.groups]
+        with torch.no_grad():
+            teacher_TBK = self.teacher(groups[:1])
+        temperature = self.temperature()
+        loss = dino_loss(
+            self.student(groups),
+            teacher_TBK,
+            self.center_K,
+            student_temperature=self.student_temperature,
+            teacher_temperature=temperature,
+        )
+        metrics = teacher_monitors((teacher_TBK - self.center_K) / temperature)
+        if self.training:  # a loss taken for validation leaves no trace, as with batch norm
+            self.move_center(teacher_TBK)
+        return Output(loss, metrics)
+
+    def temperature(self) -> Tensor:
+        """The teacher's, linear over `teacher_warmup`; officially a step per epoch, 30 of 100."""
+        start, end = self.teacher_temperature
+        share = (self.progress / max(self.teacher_warmup, 1e-12)).clamp(max=1.0)
+        return start + (end - start) * share
+
+    @torch.no_grad()
+    def move_center(self, teacher_TBK: Tensor) -> None:
+        """Eq. 4: EMA of the teacher's mean logits over the global batch."""
+        mean_K = all_mean(teacher_TBK.mean((0, 1)))
+        self.center_K.lerp_(mean_K, 1.0 - self.center_momentum)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Hold the last layer while it is frozen, then the teacher's EMA."""
+        if progress <= self.freeze_last_layer:
+            self.hold_last_layer()
+        # officially the momentum of step i is taken at i / T, which never reaches 1: here it does
+        heads.ema_update(self.teacher, self.student, heads.cosine(self.momentum, 1.0, progress))
+        self.progress.fill_(progress)
+
+    def hold_last_layer(self) -> None:
+        """Undo the optimizer's step on the prototypes, from the teacher's equal copy.
+
+        Officially their gradients are set to None before the step. A method cannot do that under
+        anyone's trainer: frozen or unused parameters break DDP, and zeros instead of None still
+        decay the weights. Undoing is exact for the weights under every optimizer; only its
+        moments start warm, with the gradients of the last frozen steps.
+        """
+        self.student.head.last.load_state_dict(self.teacher.head.last.state_dict())
+
+
+@torch.no_grad()
+def teacher_monitors(logits_TBK: Tensor) -> dict[str, Tensor]:
+    """Entropy of the teacher's outputs (nats) and of their mean; a collapse has them equal.
+
+    Both near 0: one prototype takes all. Both near ln K: uniform outputs.
+    """
+    p_TBK = F.softmax(logits_TBK, dim=-1)
+    mean_K = p_TBK.mean((0, 1))
+    return {
+        "teacher_entropy": torch.special.entr(p_TBK).sum(-1).mean(),
+        "mean_entropy": torch.special.entr(mean_K).sum(),
+    }

@@ -1,0 +1,126 @@
+"""MAE: encode the visible quarter of the patches, rebuild the pixels of the hidden rest.
+
+He et al. 2021, "Masked autoencoders are scalable vision learners", arXiv:2111.06377;
+facebookresearch/mae, models_mae.py. S visible patches, P = p * p * C values of a patch here.
+The official encoder has fixed sin-cos positions: set `pos_embed: sincos` on the backbone. Its
+weights start xavier-uniform, timm's from a truncated normal; the encoder comes as it was built.
+"""
+
+from typing import Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec, MaskSpec
+from ..errors import ContractError
+from .heads import MaskedDecoder, at_least_fp32, feature_dim, visible_first
+from .method import Output
+
+
+@runtime_checkable
+class PatchEncoder(Protocol):
+    """What MAE needs of an encoder; backbones.ViT has it."""
+
+    patch_size: int
+
+    def tokens(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
+        """Class token and visible patches, (B, 1 + S, D)."""
+
+
+def patchify(images_BCHW: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, N, P), patches row-major, values of one as (row, column, channel)."""
+    size, channels, height, width = images_BCHW.shape
+    split = images_BCHW.reshape(size, channels, height // patch, patch, width // patch, patch)
+    return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches_BNP: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `patchify`; `grid` is (rows, columns) of patches."""
+    split = patches_BNP.reshape(len(patches_BNP), *grid, patch, patch, -1)
+    return split.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def mae_loss(
+    pred_BNP: Tensor,
+    images_BCHW: Tensor,
+    hidden_BN: Tensor,
+    *,
+    patch_size: int,
+    normalise: bool = True,
+) -> Tensor:
+    """Mean squared error of the hidden patches only (section 3, "Reconstruction target").
+
+    `normalise` scales each target patch by its own mean and (unbiased) variance, all channels
+    together; predicting the mean everywhere then costs just below 1.
+    """
+    target_BNP = patchify(at_least_fp32(images_BCHW), patch_size)
+    if normalise:
+        var_BN1, mean_BN1 = torch.var_mean(target_BNP, dim=-1, keepdim=True)
+        target_BNP = (target_BNP - mean_BN1) / (var_BN1 + 1e-6).sqrt()
+    error_BN = (at_least_fp32(pred_BNP) - target_BNP).square().mean(-1)
+    return (error_BN * hidden_BN).sum() / hidden_BN.sum()
+
+
+def check(encoder: nn.Module, spec: BatchSpec) -> MaskSpec:
+    """The mask that MAE uses.
+
+    Raises:
+        ContractError: views, mask or encoder do not fit each other.
+    """
+    spec.require("mae", views={"global": 1}, masks=("random",))
+    mask = spec.masks["random"]
+    if not isinstance(encoder, PatchEncoder):
+        raise ContractError(
+            f"mae needs an encoder with tokens(images, visible); {type(encoder).__name__} has "
+            "none. Set train.backbone to a ViT, such as vit_base"
+        )
+    if mask.view != "global":
+        raise ContractError(f"mae masks 'global'; set masks.random.view to it, not {mask.view!r}")
+    if mask.patch_size != encoder.patch_size:
+        raise ContractError(
+            f"mae needs a mask of the encoder's patches: masks.random.patch_size = "
+            f"{mask.patch_size}, but the encoder's is {encoder.patch_size}. Set one to the other"
+        )
+    return mask
+
+
+class MAE(nn.Module):
+    """Needs 1 'global' view and masks 'random'; uses the first of each."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        decoder_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        norm_pix: bool = True,
+    ) -> None:
+        super().__init__()
+        mask = check(encoder, spec)
+        self.encoder = encoder
+        self.norm_pix = norm_pix
+        self.patch_size = mask.patch_size
+        self.num_visible = mask.patches - mask.hidden
+        self.decoder = MaskedDecoder(
+            feature_dim(encoder, "mae"), mask.patch_size**2 * spec.views["global"].channels,
+            mask.grid, dim=decoder_dim, heads=decoder_heads, depth=decoder_depth,
+        )  # fmt: skip
+
+    def forward(self, batch: Batch) -> Output:
+        """Encode what is visible, decode everything, compare what was hidden."""
+        images_BCHW, hidden_BN = batch.views["global"][0], batch.masks["random"][0]
+        order_BN = visible_first(hidden_BN)
+        encoder = cast(PatchEncoder, self.encoder)
+        tokens_BSD = encoder.tokens(images_BCHW, order_BN[:, : self.num_visible])
+        pred_BNP = self.decoder(tokens_BSD, order_BN)
+        loss = mae_loss(
+            pred_BNP, images_BCHW, hidden_BN, patch_size=self.patch_size, normalise=self.norm_pix
+        )
+        # 0 = every image gets the same picture: the decoder ignores the encoder
+        spread = pred_BNP.detach().float().std(0).mean()
+        return Output(loss, {"prediction_std": spread})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""

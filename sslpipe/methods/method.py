@@ -1,0 +1,36 @@
+"""What a method is: a batch goes in, an Output comes out, and something may happen after the step.
+
+It knows the contract (batch.py) and nothing of any method.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from ..batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The loss (a scalar with gradient) and metrics (detached scalars, left on the device).
+
+    Means over this rank's samples; the mean over ranks is the caller's, as DDP takes it.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Method(Protocol):
+    """A module that is built as `method(encoder, spec, *, settings)`."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What is kept, evaluated and exported: images (B, C, H, W) -> features (B, D)."""
+
+    def __call__(self, batch: Batch) -> Output:
+        """The loss of one batch; under DDP, of this rank's share."""
+
+    def after_step(self, progress: float) -> None:
+        """What follows an optimizer step (EMA teachers); `progress` in (0, 1], 1 = last step."""

@@ -1,0 +1,36 @@
+"""RotNet: tell by how many quarter turns each view was rotated.
+
+Gidaris et al. 2018, "Unsupervised representation learning by predicting image rotations",
+arXiv:1803.07728.
+"""
+
+import torch.nn.functional as F
+from torch import nn
+
+from ..batch import Batch, BatchSpec
+from .heads import feature_dim
+from .method import Output
+
+
+class Rotation(nn.Module):
+    """Needs targets 'rotation': class ids of every view of the group they are declared for."""
+
+    def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
+        super().__init__()
+        spec.require("rotation", views={}, targets=("rotation",))
+        target = spec.targets["rotation"]
+        spec.require("rotation", views={target.view: target.count})
+        self.view = target.view
+        self.encoder = encoder
+        self.head = nn.Linear(feature_dim(encoder, "rotation"), target.classes)
+
+    def forward(self, batch: Batch) -> Output:
+        """All turns in one forward: they must share BN's statistics (recipes that split cheat)."""
+        views_VBCHW = batch.views[self.view]
+        turns = batch.targets["rotation"].flatten()
+        logits = self.head(self.encoder(views_VBCHW.flatten(0, 1))).float()
+        accuracy = (logits.argmax(1) == turns).float().mean()
+        return Output(F.cross_entropy(logits, turns), {"accuracy": accuracy})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""

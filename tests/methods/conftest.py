@@ -1,0 +1,67 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+
+
+class TinyEncoder(nn.Module):
+    """Mean colour and mean square of each channel, then a linear layer: takes every size."""
+
+    def __init__(self, dim: int = 6) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear = nn.Linear(6, dim)
+        self.calls: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls.append(tuple(images.shape))
+        moments = [images.mean((2, 3)), images.square().mean((2, 3))]
+        return self.linear(torch.cat(moments, dim=1))
+
+
+def fake(
+    views: dict[str, Tensor],
+    masks: dict[str, Tensor] | None = None,
+    targets: dict[str, Tensor] | None = None,
+    patch_size: int = 4,
+) -> tuple[Batch, BatchSpec]:
+    """A batch and its spec from tensors; masks and targets belong to group 'global'."""
+    masks, targets = masks or {}, targets or {}
+    _, size, _, height, width = views["global"].shape
+    grid = (height // patch_size, width // patch_size)
+    view_specs = {k: ViewSpec(len(v), *v.shape[2:]) for k, v in views.items()}
+    mask_specs = {
+        k: MaskSpec("global", len(m), patch_size, grid, int(m[0, 0].sum()))
+        for k, m in masks.items()
+    }
+    target_specs = {k: TargetSpec("global", len(t), 4) for k, t in targets.items()}
+    labels, uids = torch.full((size,), -1), torch.arange(size)
+    keys = tuple(map(str, range(size)))
+    batch = Batch(views, masks, targets, labels, {}, uids, keys, epoch=0, step=0)
+    return batch, BatchSpec(size, size, view_specs, mask_specs, target_specs)
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., tuple[Batch, BatchSpec]]:
+    return fake
+
+
+@pytest.fixture
+def encoder() -> nn.Module:
+    torch.manual_seed(0)
+    return TinyEncoder()
+
+
+@pytest.fixture
+def rand() -> Callable[..., Tensor]:
+    """Normal numbers of a shape, float64, from a generator of their own."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int, **options: Any) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, **options)
+
+    return draw

@@ -1,0 +1,147 @@
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from sslpipe import backbones
+from sslpipe.errors import RecipeError
+from sslpipe.lookup import Entry
+
+TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 4}
+
+
+def build(name, size=32, **settings):
+    torch.manual_seed(0)
+    return backbones.build(Entry(name, settings, "r.yaml:7"), image_size=size).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_resnet_loads_back_into_torchvision_by_name(images):
+    encoder = build("resnet18")
+    assert encoder.dim == 512
+    assert encoder(images).shape == (2, 512)
+    model = torchvision.models.resnet18(weights=None).eval()
+    missing, unexpected = model.load_state_dict(encoder.model.state_dict(), strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+    model.fc = torch.nn.Identity()
+    assert model(images).equal(encoder(images))
+
+
+def test_resnet_starts_with_zero_residual_branches():
+    blocks = build("resnet18").model.layer1
+    assert all(block.bn2.weight.abs().sum() == 0 for block in blocks)
+
+
+def test_cifar_stem_keeps_the_resolution(images):
+    shapes = {}
+    for stem in ("imagenet", "cifar"):
+        model = build("resnet18", stem=stem).model
+        model.layer1.register_forward_pre_hook(
+            lambda _, inputs, stem=stem: shapes.update({stem: tuple(inputs[0].shape)})
+        )
+        model(images)
+    assert shapes == {"imagenet": (2, 64, 8, 8), "cifar": (2, 64, 32, 32)}
+
+
+def test_vit_loads_back_into_timm_by_name(images):
+    encoder = build("vit_tiny", **TINY, drop_path_rate=0.1)
+    assert (encoder.dim, encoder.patch_size) == (24, 4)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, **TINY).eval()
+    missing, unexpected = model.load_state_dict(encoder.model.state_dict(), strict=False)
+    assert (missing, unexpected) == (["head.weight", "head.bias"], [])
+    expected = model.forward_features(images)
+    torch.testing.assert_close(encoder.tokens(images), expected)
+    torch.testing.assert_close(encoder(images), expected[:, 0])
+
+
+def test_short_names_are_timms_patch_16_models():
+    for short, name in backbones.SHORT.items():
+        assert name == f"{short}_patch16_224"
+        assert name in timm.list_models()
+    encoder = build("vit_small", size=64)
+    assert (encoder.dim, encoder.patch_size, len(encoder.model.blocks)) == (384, 16, 12)
+    assert encoder.model.patch_embed.grid_size == (4, 4)
+
+
+def test_names_that_count_as_plain_vits_have_one_class_token():
+    names = [name for name in timm.list_models("vit_*") if backbones.VIT_NAME.fullmatch(name)]
+    assert len(names) > 15
+    with torch.device("meta"):
+        for name in (n for n in names if re.search("tiny|small|intern", n)):
+            model = timm.create_model(name, depth=1)
+            assert type(model).__name__ == "VisionTransformer"
+            assert (model.num_prefix_tokens, model.has_class_token) == (1, True)
+            assert model.pos_embed.shape[1] == 1 + model.patch_embed.num_patches
+
+
+def test_vit_takes_other_sizes_as_multi_crop_needs(images):
+    encoder = build("vit_tiny", **TINY)
+    assert encoder(images[..., :12, :12]).shape == (2, 24)
+    assert encoder.tokens(images[..., :12, :12]).shape == (2, 1 + 9, 24)
+
+
+def test_tokens_of_all_patches_are_the_tokens_without_a_choice(images):
+    encoder = build("vit_tiny", **TINY)
+    everything = torch.arange(64).expand(2, 64)
+    torch.testing.assert_close(encoder.tokens(images, everything), encoder.tokens(images))
+    # attention has no order: a permuted choice permutes the tokens, each with its own position
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    shuffled = encoder.tokens(images, order.expand(2, 64))
+    torch.testing.assert_close(shuffled[:, 1:], encoder.tokens(images)[:, 1 + order])
+
+
+def test_sincos_positions_are_fixed_and_learned_ones_learn():
+    fixed = build("vit_tiny", **TINY, pos_embed="sincos").model.pos_embed
+    assert not fixed.requires_grad
+    assert fixed.shape == (1, 65, 24)
+    assert fixed[0, 0].abs().sum() == 0
+    assert fixed[0, 1].tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 6 + [1.0] * 6
+    assert build("vit_tiny", **TINY).model.pos_embed.requires_grad
+
+
+def test_any_other_timm_model_works(images):
+    encoder = build("resnet10t", drop_path_rate=0.1)
+    assert encoder(images).shape == (2, encoder.dim)
+    transformer = build("deit_tiny_patch16_224")  # a fixed input size is set to ours
+    assert transformer(images).shape == (2, transformer.dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("resnet181", {}, "unknown backbone 'resnet181'; did you mean 'resnet18'"),
+        ("vit_tinny", {}, "did you mean 'vit_tiny'.*every name of timm"),
+        ("convnext_ato", {}, "did you mean 'convnext_atto'"),
+        ("resnet18", {"stm": "cifar"}, "no setting 'stm'; did you mean 'stem'"),
+        ("resnet18", {"stem": "cifra"}, "stem = 'cifra'"),
+        ("vit_tiny", {"patch_size": 5}, "image size 32 is no multiple of patch_size 5"),
+        ("vit_tiny", {"embed_dim": 25, "num_heads": 3}, "timm refuses .*embed_dim"),
+        ("vit_tiny", {**TINY, "embed_dim": 22, "pos_embed": "sincos"}, "multiple of 4"),
+        ("no_such.module:Thing", {}, "cannot import"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(name, settings, message):
+    with pytest.raises(RecipeError, match=rf"r\.yaml:7: .*{message}"):
+        build(name, **settings)
+
+
+def test_a_users_own_encoder_gets_the_image_size(monkeypatch, tmp_path):
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n\n\ndef flat(image_size: int, *, dim: int) -> nn.Module:\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, dim))\n"
+        "    net.dim = dim\n    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build("my_nets:flat", dim=5)(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+
+
+def test_building_twice_shares_nothing():
+    one, two = build("vit_tiny", **TINY), build("vit_tiny", **TINY)
+    pointers = {p.data_ptr() for p in one.parameters()}
+    assert not pointers & {p.data_ptr() for p in two.parameters()}
