@@ -1,0 +1,160 @@
+"""Image bytes to a uint8 RGB canvas. The rules, the same for every reader of the data:
+
+- the content decides the format, not the name: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame);
+- EXIF orientation is applied; colour profiles are not;
+- grey and palette become RGB; CMYK is converted without a profile, Adobe's inverted one included;
+- transparency is laid on white;
+- 16 bits per channel keep their high byte, as libpng does; 32-bit pixels are refused: their range
+  is unknown;
+- a truncated or damaged file is refused, and so is one above MAX_PIXELS or MAX_SIDE.
+"""
+
+import io
+import re
+import struct
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ..errors import SampleError
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
+MAX_SIDE = 65_535  # what JPEG and the shard index can say
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+EXIF = b"Exif\0\0"
+EXIF_REACH = 1 << 17  # bytes from the start: EXIF is a segment of <= 64 KiB among the first
+ORIENTATION = 0x0112
+
+# EXIF orientation -> transpose first?, then step over rows and columns
+TURNS = {
+    1: (False, 1, 1), 2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1),
+    5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+
+QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as kept in warnings.filters
+
+
+def decode(data: bytes, *, size: int | None = None) -> Pixels:
+    """Decode to (H, W, 3) uint8 RGB, C-contiguous, by the rules of this module.
+
+    `size`: a shorter side above it is shrunk to it (antialiased bicubic); never enlarged.
+
+    Raises:
+        SampleError: the reason, without the place, which only the caller knows.
+    """
+    try:
+        pixels, orientation = decode_jpeg(data) or decode_any(data)
+        return turn(shrink(pixels, size), orientation)
+    except SampleError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
+        raise SampleError(f"does not decode: {error or type(error).__name__}") from error
+
+
+def decode_jpeg(data: bytes) -> tuple[Pixels, int] | None:
+    """The fast way: pixels and orientation; None for CMYK, odd samplings and other formats."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours in ("CMYK", "YCCK"):
+        return None
+    check_size(width, height)
+    # strict: libjpeg fills the rest of a truncated picture with grey and merely warns.
+    # The two fast flags save 4 % and cost 1.1 levels in the mean (72 photos; up to 47 on edges of
+    # subsampled colour); without them the pixels are Pillow's, bit for bit.
+    pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, strict=True)
+    at = data.find(EXIF, 0, EXIF_REACH)
+    return pixels, 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
+
+
+def decode_any(data: bytes) -> tuple[Pixels, int]:
+    """Everything else, by Pillow: pixels and orientation."""
+    if not data:
+        raise SampleError("is empty")
+    silence_pillow()
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_size(*image.size)
+        # TIFF turns itself upright when loaded
+        exif = b"" if image.format == "TIFF" else image.info.get("exif", b"")
+        return np.array(to_rgb(image)), exif_orientation(exif)
+
+
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings about metadata: `python -W` must not decide which samples are good.
+
+    `warnings.catch_warnings` would undo it afterwards, but is not safe in threads.
+    """
+    if QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise SampleError(
+            f"{width:,} x {height:,} pixels; the limits are {MAX_PIXELS:,} pixels in all "
+            f"and {MAX_SIDE:,} a side"
+        )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB by the rules of this module."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise SampleError("32-bit pixels have no known range; convert them to 8 or 16 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation 1..8 in an EXIF block; 1 where there is none or the block is damaged."""
+    tiff = exif.removeprefix(EXIF)
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            if tag == ORIENTATION:
+                return value if value in TURNS else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def shrink(pixels: Pixels, size: int | None) -> Pixels:
+    """Shorter side to `size` pixels, never up.
+
+    torch's uint8 bicubic gives Pillow's picture in a third of the time (photos to 160 px: 0.29 ms
+    against 0.82 ms); bilinear saves 7 % more and is 2.4 times as far from Lanczos.
+    """
+    height, width = pixels.shape[:2]
+    if size is None or min(height, width) <= size:
+        return pixels
+    scale = size / min(height, width)
+    target = (max(size, round(height * scale)), max(size, round(width * scale)))
+    image_BCHW = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    small_BCHW = F.interpolate(image_BCHW, target, mode="bicubic", antialias=True)
+    small: Pixels = small_BCHW[0].permute(1, 2, 0).contiguous().numpy()
+    return small
+
+
+def turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Apply an EXIF orientation."""
+    transpose, rows, columns = TURNS[orientation]
+    upright = pixels.swapaxes(0, 1) if transpose else pixels
+    return np.ascontiguousarray(upright[::rows, ::columns])

@@ -1,0 +1,63 @@
+"""The codec for packing: pytest tests/image/test_codec.py"""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from sslpipe.errors import SampleError
+from sslpipe.image.codec import ImageCodec
+from sslpipe.shards.scan import is_gpu_jpeg
+
+CODEC = ImageCodec()
+
+
+def encoded(mode="RGB", kind="PNG", **settings):
+    y, x = np.mgrid[0:60, 0:90]
+    pixels = np.stack([x * 2, y * 4, x + y], -1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind, **settings)
+    return file.getvalue()
+
+
+def test_inspect_gives_width_and_height_of_the_upright_image():
+    assert CODEC.inspect(encoded()) == (90, 60)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert CODEC.inspect(encoded(kind="JPEG", exif=turned.tobytes())) == (60, 90)
+
+
+def test_inspect_decodes_everything():
+    data = encoded(kind="JPEG")
+    with pytest.raises(SampleError):
+        CODEC.inspect(data[:-20])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
+def test_shrink_makes_baseline_rgb_jpegs(mode):
+    jpeg = CODEC.shrink(encoded(mode), side=30, quality=90)
+    assert simplejpeg.decode_jpeg_header(jpeg) == (30, 45, "YCbCr", "420")
+    assert is_gpu_jpeg(jpeg)
+
+
+def test_shrink_never_enlarges_and_keeps_the_picture():
+    jpeg = CODEC.shrink(encoded(), side=500, quality=95)
+    assert CODEC.inspect(jpeg) == (90, 60)
+    y, x = np.mgrid[0:60, 0:90]
+    decoded = simplejpeg.decode_jpeg(jpeg).astype(int)
+    assert np.abs(decoded - np.stack([x * 2, y * 4, x + y], -1)).mean() < 2
+
+
+def test_shrink_turns_upright_and_drops_the_tag():
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    jpeg = CODEC.shrink(encoded(kind="JPEG", exif=turned.tobytes()), side=30, quality=90)
+    assert b"Exif" not in jpeg
+    assert CODEC.inspect(jpeg) == (30, 45)
+
+
+def test_quality_counts():
+    low, high = (CODEC.shrink(encoded(), side=30, quality=q) for q in (30, 95))
+    assert len(low) < len(high)
