@@ -13,11 +13,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -36,6 +37,7 @@ from .stream.loader import Loader, Share
 from .stream.reader import Reader
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def load(
@@ -126,15 +128,9 @@ class Pipeline:
             self.views.target_specs,
         )
         self.order = order_of(recipe, manifest)
-        reader = Reader([manifest.root / s.file for s in manifest.shards], read_index)
-        self._loader = Loader(
-            reader,
-            self.order,
-            lambda data: torch.from_numpy(decode(data, size=recipe.decode.size)),
-            on_bad=recipe.stream.on_bad,
-            threads=thread_count(recipe),
-        )
-        self._shares = Ahead(self._load, depth=recipe.run.prefetch, name="load")
+        self._reader = Reader([manifest.root / s.file for s in manifest.shards], read_index)
+        self._loader = self.loader(canvas_decoder(recipe))
+        self._shares = Ahead(self.load_share, depth=recipe.run.prefetch, name="load")
         self._batches = Ahead(self._make, depth=recipe.run.prefetch, name="augment")
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
@@ -164,8 +160,18 @@ class Pipeline:
         for fault in faults:
             log.warning("replaced a bad sample: %s", fault)
 
-    def _load(self, step: int) -> Share[Tensor]:
-        """This rank's samples of a global batch, decoded: (H, W, 3) uint8 canvases."""
+    def loader(self, decode: Callable[[bytes], T]) -> Loader[T]:
+        """Threads that read, check and decode the samples of this pipeline's stream."""
+        return Loader(
+            self._reader,
+            self.order,
+            decode,
+            on_bad=self.recipe.stream.on_bad,
+            threads=thread_count(self.recipe),
+        )
+
+    def positions(self, step: int) -> npt.NDArray[np.int64]:
+        """This rank's positions of global batch `step`."""
         positions = order.owned(
             step,
             batch_size=self.spec.global_size,
@@ -175,11 +181,19 @@ class Pipeline:
         )
         if self.recipe.stream.order == "sequential":
             positions = positions[positions < self.order.samples]
-        return self._loader(positions)
+        return positions
+
+    def load_share(self, step: int) -> Share[Tensor]:
+        """This rank's samples of global batch `step` as (H, W, 3) uint8 canvases."""
+        return self._loader(self.positions(step))
 
     def _make(self, step: int) -> tuple[Batch, list[str]]:
-        """Augment a share into a batch; also tell of the bad samples that were replaced."""
+        """A batch, and the bad samples that were replaced in it."""
         share = self._shares.take(step)
+        return self.make_batch(share, step), [f for item in share.loaded for f in item.faults]
+
+    def make_batch(self, share: Share[Tensor], step: int) -> Batch:
+        """Augment a share: decide the tables, then execute them on the device."""
         uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
         views, masks, targets, params = self.views.make(
             [item.decoded for item in share.loaded],
@@ -188,7 +202,7 @@ class Pipeline:
             device=self.device,
         )
         labels = torch.tensor([item.sample.label for item in share.loaded])
-        batch = Batch(
+        return Batch(
             views=views,
             masks=masks,
             targets=targets,
@@ -199,7 +213,6 @@ class Pipeline:
             epoch=int(share.epochs[0]),
             step=step,
         )
-        return batch, [fault for item in share.loaded for fault in item.faults]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: the same on all ranks, and for any number of them."""
@@ -249,6 +262,12 @@ def order_of(recipe: Recipe, manifest: Manifest) -> order.Order:
         lanes=stream.lanes,
         window=stream.window,
     )
+
+
+def canvas_decoder(recipe: Recipe) -> Callable[[bytes], Tensor]:
+    """Bytes -> (H, W, 3) uint8."""
+    size = recipe.decode.size
+    return lambda data: torch.from_numpy(decode(data, size=size))
 
 
 def thread_count(recipe: Recipe) -> int:

@@ -7,7 +7,7 @@ that every entry carries the place where it stands.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -154,8 +154,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read and validate a recipe file.
+def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe file; overrides are `section.key=value`.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or breaks the schema; says file:line.
@@ -164,16 +164,16 @@ def load_recipe(path: str | Path) -> Recipe:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    return parse_recipe(text, path=str(path))
+    return parse_recipe(text, path=str(path), overrides=overrides)
 
 
-def parse_recipe(text: str, *, path: str = "<recipe>") -> Recipe:
+def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
     """Validate the text of a recipe.
 
     Raises:
         RecipeError: it is not YAML, or breaks the schema; says file:line.
     """
-    source = parse_yaml(text, path)
+    source = parse_yaml(text, path, overrides)
     if not isinstance(source.data, dict):
         raise RecipeError(f"{path}:1: a recipe is a mapping of sections; see pipelines/README.md")
     try:

@@ -1,6 +1,6 @@
 """YAML as plain data that knows the line of every key and item, for messages with file:line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,25 @@ class YamlFile:
     path: str
     data: Any
     lines: Mapping[Place, int]
+    overrides: Mapping[Place, str]  # what was set from outside, as it was written
 
     def where(self, path: Place) -> str:
-        """`file:line` of the nearest known ancestor of `path`."""
-        while path and path not in self.lines:
+        """`file:line` of the nearest known ancestor of `path`, or the override that set it."""
+        while path and path not in self.lines and path not in self.overrides:
             path = path[:-1]
+        if path in self.overrides:
+            return f"--set {self.overrides[path]}"
         return f"{self.path}:{self.lines.get(path, 1)}"
 
 
-def parse_yaml(text: str, path: str) -> YamlFile:
-    """Safe YAML with the line of every node; duplicate keys are errors."""
+def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
+    """Safe YAML with the line of every node; duplicate keys are errors.
+
+    overrides: `a.b.c=value`, the value being YAML, set after reading.
+
+    Raises:
+        RecipeError: not YAML, a key that stands twice, or an override that leads nowhere.
+    """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -39,7 +48,29 @@ def parse_yaml(text: str, path: str) -> YamlFile:
     lines: dict[Place, int] = {}
     for place, line in walk(root, (), path):
         lines.setdefault(place, line)
-    return YamlFile(path, data, lines)
+    places = {override(data, text): text for text in overrides}
+    return YamlFile(path, data, lines, places)
+
+
+def override(data: Any, text: str) -> Place:
+    """Set one value in nested data; the sections on the way must exist.
+
+    Raises:
+        RecipeError: no `=`, or no such section.
+    """
+    path, equals, value = text.partition("=")
+    place: Place = tuple(int(part) if part.isdigit() else part for part in path.split("."))
+    if not equals:
+        raise RecipeError(f"--set {text}: write key=value, e.g. stream.batch_size=64")
+    try:
+        for part in place[:-1]:
+            data = data[part]
+        data[place[-1]] = yaml.safe_load(value)
+    except (KeyError, IndexError, TypeError):
+        raise RecipeError(f"--set {text}: the recipe has no {path!r}; check the path") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML; quote it") from error
+    return place
 
 
 def walk(node: yaml.Node | None, place: Place, path: str) -> Iterator[tuple[Place, int]]:

@@ -1,0 +1,5 @@
+"""`python -m sslpipe`, which torchrun starts."""
+
+from .cli import main
+
+main()

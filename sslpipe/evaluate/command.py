@@ -1,0 +1,55 @@
+"""`sslpipe eval`: a checkpoint's encoder beside the same encoder as it was before training."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..pipeline import load
+from ..recipe import Recipe
+from ..train import build_method, load_encoder
+from . import Report, evaluate
+from .central import central_batches
+
+
+def compare(
+    checkpoint: str | Path,
+    *,
+    shards: str | Path,
+    test: str | Path | None = None,
+    untrained: bool = True,
+    device: str | None = None,
+) -> dict[str, Report]:
+    """Evaluate on the central crops of labelled shards: "trained", and "untrained" if wanted.
+
+    Raises:
+        StateError: the checkpoint is missing or damaged.
+        SslpipeError: the shards have no labels.
+    """
+    encoder, recipe = load_encoder(checkpoint)
+    encoders = {"trained": encoder}
+    if untrained:
+        encoders["untrained"] = fresh_encoder(recipe, shards)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return {name: one(e, recipe, shards, test, chosen) for name, e in encoders.items()}
+
+
+def fresh_encoder(recipe: Recipe, shards: str | Path) -> nn.Module:
+    """The encoder that the run began with: the weights follow from the recipe's seed."""
+    with load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as pipeline:
+        return build_method(recipe, pipeline.spec).encoder
+
+
+def one(
+    encoder: nn.Module,
+    recipe: Recipe,
+    shards: str | Path,
+    test: str | Path | None,
+    device: torch.device,
+) -> Report:
+    """All protocols for one encoder."""
+    with central_batches(recipe, shards=shards, device=device) as bank:
+        if test is None:
+            return evaluate(encoder, bank, None, device)
+        with central_batches(recipe, shards=test, device=device) as queries:
+            return evaluate(encoder, bank, queries, device)

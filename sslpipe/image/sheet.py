@@ -1,0 +1,112 @@
+"""A contact sheet of a batch: look before you train.
+
+Rows are samples, columns are views; masked patches are greyed, targets stand under the picture.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..batch import Batch, BatchSpec, MaskSpec
+from . import ops
+from .draws import Policy
+
+U8 = npt.NDArray[np.uint8]
+MARGIN, LINE = 6, 14  # pixels
+LEAST, MOST = 96, 224  # pixels of a tile's longer side
+GREY = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One view of all samples: its title, (B, h, w, 3) uint8 pictures, and a caption for each."""
+
+    title: str
+    pictures_BHWC: U8
+    captions: list[str]
+
+
+def sheet(
+    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], *, rows: int = 8
+) -> Image.Image:
+    """Draw the first `rows` samples of a batch as one RGB picture."""
+    rows = min(rows, len(batch.keys))
+    columns = list(columns_of(batch, spec, policies, rows))
+    widths = [max(c.pictures_BHWC.shape[2], LEAST) + MARGIN for c in columns]
+    height = max(c.pictures_BHWC.shape[1] for c in columns) + 2 * LINE
+    canvas = Image.new("RGB", (sum(widths) + MARGIN, rows * height + LINE + MARGIN), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    x = MARGIN
+    for column, width in zip(columns, widths, strict=True):
+        pen.text((x, 2), column.title, fill="black", font=font)
+        for row in range(rows):
+            y = LINE + MARGIN + row * height
+            canvas.paste(Image.fromarray(column.pictures_BHWC[row]), (x, y))
+            caption = column.captions[row]
+            pen.text((x, y + column.pictures_BHWC.shape[1] + 1), caption, fill="black", font=font)
+        x += width
+    for row in range(rows):
+        y = MARGIN + (row + 1) * height
+        pen.text((MARGIN, y), batch.keys[row], fill="dimgray", font=font)
+    return canvas
+
+
+def columns_of(
+    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
+) -> Iterator[Column]:
+    """Every view of every group, then every mask on the first view of its group."""
+    for group, views_VBCHW in batch.views.items():
+        for v, view_BCHW in enumerate(views_VBCHW):
+            pictures = picture(view_BCHW[:rows], policies[group])
+            captions = [caption(batch, spec, group, v, b) for b in range(rows)]
+            yield Column(f"{group} {v}", enlarged(pictures), captions)
+    for name, masks_MBN in batch.masks.items():
+        mask = spec.masks[name]
+        first = picture(batch.views[mask.view][0, :rows], policies[mask.view])
+        for m, mask_BN in enumerate(masks_MBN):
+            hidden = grey_out(first, mask_BN[:rows], mask)
+            text = f"{mask.hidden} of {mask.patches} hidden"
+            yield Column(f"mask {name} {m}", enlarged(hidden), [text] * rows)
+
+
+def picture(view_BCHW: Tensor, policy: Policy) -> U8:
+    """(B, H, W, 3) uint8, with Normalize undone."""
+    view = view_BCHW.detach().float().cpu()
+    for step in policy.steps:
+        if isinstance(step.op, ops.Normalize):
+            mean, std = (torch.tensor(v)[:, None, None] for v in (step.op.mean, step.op.std))
+            view = view * std + mean
+    levels = (view * 255).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
+
+
+def grey_out(pictures_BHWC: U8, mask_BN: Tensor, mask: MaskSpec) -> U8:
+    """The pictures with their hidden patches greyed."""
+    grid = mask_BN.cpu().numpy().reshape(-1, *mask.grid)
+    pixels = grid.repeat(mask.patch_size, 1).repeat(mask.patch_size, 2)
+    return np.where(pixels[..., None], np.uint8(GREY), pictures_BHWC)
+
+
+def caption(batch: Batch, spec: BatchSpec, group: str, view: int, sample: int) -> str:
+    """The targets of one view."""
+    found = [
+        f"{name} {int(batch.targets[name][view, sample])}"
+        for name, target in spec.targets.items()
+        if target.view == group
+    ]
+    return ", ".join(found)
+
+
+def enlarged(pictures_BHWC: U8) -> U8:
+    """Small pictures by whole factors, so that pixels stay pixels; large ones shrunk to fit."""
+    longest = max(pictures_BHWC.shape[1:3])
+    if longest > MOST:
+        step = -(-longest // MOST)
+        return pictures_BHWC[:, ::step, ::step]
+    factor = max(1, LEAST // longest)
+    return pictures_BHWC.repeat(factor, 1).repeat(factor, 2)
