@@ -1,0 +1,83 @@
+"""Frozen protocols (k-NN, linear probe) and label-free monitors; labels are read here only."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..batch import Batch
+from .features import Features, extract
+from .knn import KNN, knn, leave_one_out
+from .linear import Linear, cross_validated, linear
+from .monitors import embedding_std, monitor, rankme
+
+__all__ = [
+    "KNN",
+    "Features",
+    "Linear",
+    "Report",
+    "Row",
+    "cross_validated",
+    "embedding_std",
+    "evaluate",
+    "extract",
+    "knn",
+    "leave_one_out",
+    "linear",
+    "monitor",
+    "rankme",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number: what was measured, in [0, 1], and how."""
+
+    name: str
+    value: float
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All numbers of an encoder, and what they have in common."""
+
+    protocol: str
+    rows: tuple[Row, ...]
+
+
+def evaluate(
+    encoder: nn.Module,
+    train_batches: Iterable[Batch],
+    test_batches: Iterable[Batch] | None,
+    device: torch.device | str,
+) -> Report:
+    """k-NN and linear probe of frozen features; without a test set, leave-one-out and folds.
+
+    Raises:
+        SslpipeError: no batches, no labels, or too few samples of a class.
+        ExtraError: scikit-learn is not installed.
+    """
+    train = extract(encoder, train_batches, device)
+    if test_batches is None:
+        return report(
+            train, leave_one_out(train), cross_validated(train), "samples left out in turn"
+        )
+    test = extract(encoder, test_batches, device)
+    return report(train, knn(train, test), linear(train, test), "a test set")
+
+
+def report(train: Features, neighbours: KNN, probe: Linear, tested: str) -> Report:
+    """The rows of the two protocols."""
+    how = (
+        f"weighted k-NN (k={neighbours.k}, T={neighbours.temperature:g}, l2-normalised), "
+        f"{neighbours.queries} queries, bank of {neighbours.bank}"
+    )
+    rows = [Row("knn top-1", neighbours.top1, how)]
+    if neighbours.top5 is not None:
+        rows.append(Row("knn top-5", neighbours.top5, how))
+    rows.append(Row("linear top-1", probe.top1, probe.protocol))
+    width = train.features.shape[1]
+    common = f"frozen {width}-d backbone features, {neighbours.classes} classes, tested on {tested}"
+    return Report(common, tuple(rows))

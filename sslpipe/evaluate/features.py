@@ -1,0 +1,100 @@
+"""Frozen features of a data set: what every protocol of this room starts from."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..errors import ContractError, SslpipeError
+from ..lookup import suggest
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features (N, D) float32 on the CPU, labels (N,) int64 with -1 = none, uids (N,) int64."""
+
+    features: Tensor
+    labels: Tensor
+    uids: Tensor
+
+    def labelled(self) -> "Features":
+        """The samples that have a label.
+
+        Raises:
+            SslpipeError: none has.
+        """
+        keep = self.labels >= 0
+        if not keep.any():
+            raise SslpipeError(
+                f"evaluation: none of the {len(self.labels)} samples has a label; "
+                "pack the shards from class folders, or with .cls members"
+            )
+        return Features(self.features[keep], self.labels[keep], self.uids[keep])
+
+    def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Features as float64 and labels, for scikit-learn."""
+        return self.features.double().numpy(), self.labels.numpy()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; afterwards every submodule is back in the mode it had.
+
+    `module.train()` would not do: it also wakes the parts that were frozen on purpose.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def extract(
+    encoder: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device | str,
+    group: str = "global",
+    *,
+    autocast: torch.dtype | None = None,
+) -> Features:
+    """Encode the first view of `group` of every batch.
+
+    The encoder is moved to `device`. `autocast` (e.g. torch.bfloat16) is the precision of its
+    forward pass; None: float32.
+
+    Raises:
+        ContractError: the batches hold no such group.
+        SslpipeError: there are no batches.
+    """
+    device = torch.device(device)
+    encoder.to(device)
+    rows = []
+    with evaluating(encoder), torch.autocast(device.type, autocast, enabled=bool(autocast)):
+        for batch in batches:
+            images_BCHW = first_view(batch, group).to(device, non_blocking=True)
+            rows.append((encoder(images_BCHW).float().cpu(), batch.labels.cpu(), batch.uids.cpu()))
+    if not rows:
+        raise SslpipeError("evaluation: there are no batches; check the shards and the batch size")
+    features, labels, uids = (torch.cat(column) for column in zip(*rows, strict=True))
+    return Features(features, labels, uids)
+
+
+def first_view(batch: Batch, group: str) -> Tensor:
+    """(B, C, H, W): view 0 of a group.
+
+    Raises:
+        ContractError: the batch holds no such group.
+    """
+    if group not in batch.views:
+        raise ContractError(
+            f"evaluation: no view group {group!r}; {suggest(group, batch.views)}. Name one of them"
+        )
+    return batch.views[group][0]

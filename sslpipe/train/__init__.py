@@ -1,0 +1,21 @@
+"""The reference trainer: loop, optimizers, schedules, checkpoints, logs, distributed start."""
+
+from .checkpoint import load_encoder
+from .loop import TrainResult, train
+from .record import Every
+from .report import Bar, Reporter, Silent
+from .run import build_method
+from .world import World, start_world
+
+__all__ = [
+    "Bar",
+    "Every",
+    "Reporter",
+    "Silent",
+    "TrainResult",
+    "World",
+    "build_method",
+    "load_encoder",
+    "start_world",
+    "train",
+]

@@ -1,0 +1,162 @@
+"""Checkpoints: written whole or not at all, read without executing anything, never mixed up."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from .. import backbones
+from ..errors import StateError
+from ..lookup import Entry
+from ..recipe import Recipe, Section, parse_recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that a run needs to go on, and an evaluation to rebuild the encoder."""
+
+    recipe: str  # YAML
+    fingerprint: str  # of the recipe
+    image_size: int  # pixels, that the backbone was built for
+    step: int  # optimizer steps done
+    stream: dict[str, Any]
+    encoder: dict[str, Any]  # its storages are those of `method`, which torch.save writes once
+    method: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    torch: str  # version
+    format: int = FORMAT
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: after a crash, `path` holds the old checkpoint or the new one.
+
+    Raises:
+        StateError: a state holds more than tensors and plain data, so `load` would refuse it.
+    """
+    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(part)
+    if foreign:
+        raise StateError(
+            f"{path}: not written, the states hold {', '.join(sorted(foreign))}; "
+            "keep only tensors, numbers, strings, lists and dicts in state_dict()"
+        )
+    part.replace(path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        StateError: it is missing, damaged, or of another format.
+    """
+    if not path.exists():
+        raise StateError(f"{path}: there is no checkpoint; check the folder, or start a new run")
+    try:
+        check_bytes(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own text advises to load it unsafely
+        raise StateError(
+            f"{path}: holds more than tensors and plain data, so sslpipe did not write it; "
+            "name the last.pt of a run"
+        ) from error
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise StateError(
+            f"{path}: damaged ({error}); restore it, or resume from another checkpoint"
+        ) from error
+    return check_format(path, content)
+
+
+def check_bytes(path: Path) -> None:
+    """Verify the CRC32 of every record, which torch.load does not.
+
+    Raises:
+        BadZipFile: a record is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise zipfile.BadZipFile(f"CRC32 of {bad} does not match")
+
+
+def check_format(path: Path, content: Any) -> Checkpoint:
+    """Make a Checkpoint of what a file holds.
+
+    Raises:
+        StateError: it is no checkpoint of ours, or of another format.
+    """
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise StateError(
+            f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; "
+            "use the version of sslpipe that wrote it"
+        )
+    return Checkpoint(**content)
+
+
+def check_recipe(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe than the run began with.
+
+    Raises:
+        StateError: the fingerprints differ.
+    """
+    if checkpoint.fingerprint != recipe.fingerprint:
+        raise StateError(
+            f"{path}: written by a recipe with fingerprint {checkpoint.fingerprint}, but "
+            f"{recipe.path} has {recipe.fingerprint}; resume with the recipe of the run "
+            "(recipe.yaml beside the checkpoint), or start a new run in another folder"
+        )
+
+
+def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
+    """Rebuild the encoder of a checkpoint, on the CPU, with the recipe that trained it.
+
+    Raises:
+        StateError: the checkpoint is missing or damaged, or the encoder is not the recipe's.
+    """
+    path = Path(path)
+    checkpoint = load(path)
+    recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
+    assert recipe.train is not None
+    encoder = backbones.build(recipe.train.backbone, image_size=checkpoint.image_size)
+    try:
+        encoder.load_state_dict(checkpoint.encoder)
+    except RuntimeError as error:
+        raise StateError(
+            f"{path}: its encoder is not the backbone {recipe.train.backbone.name!r} of its "
+            f"recipe ({error}); load it with the code that built it"
+        ) from error
+    return encoder, recipe
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML that parses back to the same fingerprint, without comments."""
+    return yaml.safe_dump(plain(recipe), sort_keys=False)
+
+
+def plain(value: Any) -> Any:
+    """Sections, entries and containers as the data that YAML would have given."""
+    if isinstance(value, Entry):
+        return {value.name: plain(value.settings)}
+    if isinstance(value, Section):
+        names = [name for name in type(value).model_fields if name != "path"]
+        return {n: plain(getattr(value, n)) for n in names if getattr(value, n) is not None}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

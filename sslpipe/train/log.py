@@ -1,0 +1,107 @@
+"""The numbers of a run on disk: metrics.jsonl and TensorBoard, one row per logged step."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import ExtraError
+from ..pipeline import Pipeline
+
+Row = Mapping[str, float | int]  # holds `step`
+
+
+class Sink(Protocol):
+    """Whatever takes rows."""
+
+    def row(self, row: Row) -> None:
+        """Take one row."""
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+class JsonLines:
+    """Append rows to a file, one JSON object per line; non-finite numbers become null."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Go on after `step`: rows of later steps, and a half-written one, are dropped."""
+        kept = rows_until(path, step)
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        part.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def row(self, row: Row) -> None:
+        """Write and flush one row."""
+        finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of a file up to and with `step`; a line that is not JSON ends it."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the process died while it wrote this line
+        if row["step"] <= step:
+            rows.append(row)
+    return rows
+
+
+class TensorBoard:
+    """Write the same rows for TensorBoard."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """Go on after `step`: later points of an earlier attempt are hidden.
+
+        Raises:
+            ExtraError: tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ExtraError(
+                "train: tensorboard is not installed; pip install 'sslpipe[train]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def row(self, row: Row) -> None:
+        """Write and flush one row."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class Meter:
+    """Throughput between two readings."""
+
+    def __init__(self, pipeline: Pipeline, *, step: int, images_per_step: int) -> None:
+        self._pipeline = pipeline
+        self._images_per_step = images_per_step  # over all ranks
+        self._mark = (step, time.perf_counter(), pipeline.wait_seconds)
+
+    def read(self, step: int) -> dict[str, float]:
+        """`images_per_s` over all ranks; `data_wait`, the share of this rank's time, in [0, 1]."""
+        now = (step, time.perf_counter(), self._pipeline.wait_seconds)
+        steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
+        self._mark = now
+        seconds = max(seconds, 1e-9)
+        return {
+            "images_per_s": steps * self._images_per_step / seconds,
+            "data_wait": min(waited / seconds, 1.0),
+        }

@@ -1,0 +1,116 @@
+"""What a run writes down: rows and checkpoints. All ranks take part, the first one writes."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..batch import Batch
+from ..evaluate.monitors import monitor
+from ..methods import Output
+from .checkpoint import recipe_text
+from .guard import Guard
+from .log import JsonLines, Meter, Row, Sink, TensorBoard
+from .report import Reporter
+from .run import Run, save
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """How often, in steps (`keep`: in epochs, None: never). Nothing here changes the weights."""
+
+    log: int = 10
+    monitor: int = 100  # forward of at most 256 images: below 1 % of the time at batch 256
+    save: int = 1000  # besides every end of an epoch
+    keep: int | None = None  # epoch-XXXX.pt beside last.pt
+
+
+class Record:
+    """Rows and checkpoints of one run from `step` on."""
+
+    def __init__(
+        self, run: Run, out: Path, step: int, every: Every, show: Reporter, stack: ExitStack
+    ) -> None:
+        settings, spec = run.settings, run.pipeline.spec
+        self._run, self._out, self._every = run, out, every
+        self._main = run.pipeline.rank == 0
+        self._meter = Meter(
+            run.pipeline, step=step, images_per_step=spec.global_size * settings.accumulate
+        )
+        self._sinks = open_sinks(run, out, step, show, stack) if self._main else []
+        self.guard = Guard(run.device)
+
+    def row(self, step: int, outputs: Sequence[Output], batch: Batch) -> Row:
+        """Read the metrics of a step from the device and write them down.
+
+        Raises:
+            SslpipeError: the loss is not finite.
+        """
+        run = self._run
+        self.guard.check(run.pipeline.world_size)
+        row = {
+            "step": step,
+            "epoch": round(step * run.settings.accumulate / len(run.pipeline), 4),
+            **read(outputs, run.pipeline.world_size),
+            "lr": run.plan.lr_at(step - 1),
+            "weight_decay": run.plan.weight_decay_at(step - 1),
+            "replaced": run.pipeline.replaced,
+            **self._meter.read(step),
+        }
+        if self._main and step % self._every.monitor == 0:
+            row |= self._monitors(batch)
+        for sink in self._sinks:
+            sink.row(row)
+        return row
+
+    def _monitors(self, batch: Batch) -> dict[str, float]:
+        """Label-free monitors on the first view of a batch."""
+        group = "global" if "global" in batch.views else next(iter(batch.views))
+        with self._run.autocast():
+            values = monitor(self._run.method.encoder, batch.views[group][0])
+        return {name: value.item() for name, value in values.items()}
+
+    def checkpoint(self, step: int, *, epoch: int | None) -> None:
+        """Write last.pt; at the end of epoch `epoch`, counted from 1, keep a copy if asked to.
+
+        Raises:
+            SslpipeError: the loss is not finite; last.pt stays as it was.
+        """
+        self.guard.check(self._run.pipeline.world_size)
+        if not self._main:
+            return
+        last = self._out / "last.pt"
+        save(self._run, step, last)
+        if epoch is not None and self._every.keep and epoch % self._every.keep == 0:
+            part = self._out / "epoch.part"
+            shutil.copyfile(last, part)
+            part.replace(self._out / f"epoch-{epoch:04d}.pt")
+
+
+def open_sinks(run: Run, out: Path, step: int, show: Reporter, stack: ExitStack) -> list[Sink]:
+    """Everything that takes rows, closed by `stack`; also write the recipe beside them."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(recipe_text(run.recipe), encoding="utf-8")
+    stack.callback(show.close)
+    lines = stack.enter_context(closing(JsonLines(out / "metrics.jsonl", step=step)))
+    board = stack.enter_context(closing(TensorBoard(out, step=step)))
+    return [lines, board, show]
+
+
+def read(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
+    """Loss and metrics, means over the batches of a step and over the ranks; waits once."""
+    names = ["loss", *outputs[0].metrics]
+    rows = [
+        torch.stack([o.loss.detach().float(), *map(Tensor.float, o.metrics.values())])
+        for o in outputs
+    ]
+    means = torch.stack(rows).mean(dim=0)
+    if world_size > 1:
+        dist.all_reduce(means)
+        means /= world_size
+    return dict(zip(names, means.tolist(), strict=True))

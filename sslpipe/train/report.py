@@ -1,0 +1,93 @@
+"""What a person sees while a run goes on."""
+
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from .log import Row
+
+
+class Reporter(Protocol):
+    """Told of every step, of every logged row, and of the end."""
+
+    def start(self, step: int, total: int) -> None:
+        """`step` of `total` steps are done already."""
+
+    def step(self, step: int) -> None:
+        """A step is done; must not read the device."""
+
+    def row(self, row: Row) -> None:
+        """A row was logged."""
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+
+    def message(self, text: str) -> None:
+        """Something that the user should read."""
+
+
+class Silent:
+    """For tests and for all ranks but the first."""
+
+    def start(self, step: int, total: int) -> None:
+        """Say nothing."""
+
+    def step(self, step: int) -> None:
+        """Say nothing."""
+
+    def row(self, row: Row) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Say nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+
+class Bar:
+    """A progress bar: steps, loss, images/s, share of the time spent waiting for data, ETA."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._progress.add_task("train", start=False, total=None, numbers="")
+
+    def start(self, step: int, total: int) -> None:
+        """Show the bar."""
+        self._progress.update(self._task, completed=step, total=total)
+        self._progress.start_task(self._task)
+        self._progress.start()
+
+    def step(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step)
+
+    def row(self, row: Row) -> None:
+        """Show the newest numbers."""
+        numbers = (
+            f"loss {row['loss']:.4f}  {row['images_per_s']:.0f} images/s  "
+            f"waiting for data {row['data_wait']:.0%}"
+        )
+        self._progress.update(self._task, numbers=numbers)
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        self._progress.stop()
+
+    def message(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False)

@@ -1,0 +1,182 @@
+"""What a training run consists of: built, saved and restored here, driven by loop.py."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import backbones, methods
+from ..batch import BatchSpec
+from ..errors import RecipeError, SslpipeError, StateError
+from ..methods import Method
+from ..pipeline import Pipeline
+from ..recipe import Recipe, Train
+from . import checkpoint, optimizers
+from .randomness import keyed
+from .schedules import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The parts of a run. What changes from step to step changes inside them."""
+
+    pipeline: Pipeline
+    recipe: Recipe
+    settings: Train
+    method: Method
+    module: nn.Module  # the same object as `method`
+    replica: nn.Module  # its DDP wrapper; the module itself where there is one process
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    plan: Plan
+
+    @property
+    def device(self) -> torch.device:
+        """Where the method and its batches are."""
+        return self.pipeline.device
+
+    def autocast(self) -> torch.autocast:
+        """The precision of forward passes."""
+        low = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, low, enabled=self.settings.precision != "fp32")
+
+    def reduction(self, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over the ranks with the last batch of a step only."""
+        if last or not isinstance(self.replica, DistributedDataParallel):
+            return nullcontext()
+        context: AbstractContextManager[None] = self.replica.no_sync()
+        return context
+
+
+def build_method(recipe: Recipe, spec: BatchSpec) -> Method:
+    """Backbone and method of a recipe; the initial weights are a function of its seed.
+
+    Raises:
+        RecipeError: the recipe has no method or train section, or they cannot be built.
+        ContractError: the recipe's batches cannot feed the method.
+    """
+    if recipe.method is None or recipe.train is None:
+        missing = "method" if recipe.method is None else "train"
+        raise RecipeError(f"{recipe.path}: has no {missing!r} section; add it to train")
+    with keyed("init", seed=recipe.stream.seed):
+        encoder = backbones.build(recipe.train.backbone, image_size=image_size(spec))
+        return methods.build(recipe.method, encoder, spec)
+
+
+def image_size(spec: BatchSpec) -> int:
+    """Pixels: the height of the global views, or of the first group."""
+    name = "global" if "global" in spec.views else next(iter(spec.views))
+    return spec.views[name].height
+
+
+def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
+    """Put the method on the device and everything else around it.
+
+    Raises:
+        RecipeError: unknown optimizer or setting, or fp16 without CUDA.
+        SslpipeError: a distributed pipeline outside a process group, or a run of no steps.
+    """
+    if settings.precision == "fp16" and pipeline.device.type != "cuda":
+        raise RecipeError(
+            f"{pipeline.recipe.path}: train.precision = 'fp16' needs a CUDA device, this is "
+            f"{pipeline.device}; set bf16 or fp32"
+        )
+    assert isinstance(method, nn.Module)
+    module: nn.Module = method.to(pipeline.device).train()
+    replica = replicate(module, pipeline)
+    scale = pipeline.spec.global_size * settings.accumulate / settings.lr_batch
+    optimizer = optimizers.build(settings.optimizer, module, scale=scale)
+    return Run(
+        pipeline=pipeline,
+        recipe=pipeline.recipe.model_copy(update={"train": settings}),
+        settings=settings,
+        method=method,
+        module=module,
+        replica=replica,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
+        plan=plan_of(settings, len(pipeline), optimizer),
+    )
+
+
+def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> Plan:
+    """The rates of a run of `settings.epochs` epochs of `length` batches.
+
+    Raises:
+        SslpipeError: there are fewer batches than one step takes.
+    """
+    total = settings.epochs * length // settings.accumulate
+    if total == 0:
+        raise SslpipeError(
+            f"train: {settings.epochs} epochs of {length} batches are less than one step of "
+            f"{settings.accumulate}; lower train.accumulate or raise train.epochs"
+        )
+    return Plan(
+        total=total,
+        warmup=round(settings.warmup_epochs * length / settings.accumulate),
+        lr=optimizer.defaults["lr"],
+        final_lr=settings.final_lr,
+        weight_decay=optimizer.defaults["weight_decay"],
+        final_weight_decay=settings.final_weight_decay,
+    )
+
+
+def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
+    """Wrap for data parallel training where the pipeline is one of several ranks.
+
+    Raises:
+        SslpipeError: there is no process group.
+    """
+    if pipeline.world_size == 1:
+        return module
+    if not dist.is_initialized():
+        raise SslpipeError(
+            f"train: the pipeline is rank {pipeline.rank} of {pipeline.world_size}, but there is "
+            "no process group; start with torchrun and train inside sslpipe.train.start_world"
+        )
+    if pipeline.device.type == "cuda":
+        # torch has no SyncBatchNorm on the CPU: there, statistics are those of each rank's share
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(module, device_ids=[pipeline.device.index])
+    return DistributedDataParallel(module)
+
+
+def save(run: Run, step: int, path: Path) -> None:
+    """Write a checkpoint of `step` done steps."""
+    content = checkpoint.Checkpoint(
+        recipe=checkpoint.recipe_text(run.recipe),
+        fingerprint=run.recipe.fingerprint,
+        image_size=image_size(run.pipeline.spec),
+        step=step,
+        stream=run.pipeline.state_dict(),
+        encoder=run.method.encoder.state_dict(),
+        method=run.module.state_dict(),
+        optimizer=run.optimizer.state_dict(),
+        scaler=run.scaler.state_dict(),
+        torch=str(torch.__version__),
+    )
+    checkpoint.save(path, content)
+
+
+def restore(run: Run, path: Path) -> int:
+    """Put a run back where a checkpoint was taken; return the steps done.
+
+    Raises:
+        StateError: the checkpoint is missing, damaged, or of another run.
+    """
+    content = checkpoint.load(path)
+    checkpoint.check_recipe(path, content, run.recipe)
+    run.pipeline.load_state_dict(content.stream)
+    try:
+        run.module.load_state_dict(content.method)
+        run.optimizer.load_state_dict(content.optimizer)
+    except (RuntimeError, ValueError) as error:
+        raise StateError(
+            f"{path}: does not fit this method ({error}); resume with the code that wrote it"
+        ) from error
+    run.scaler.load_state_dict(content.scaler)
+    return content.step

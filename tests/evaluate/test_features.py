@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+
+from sslpipe.batch import Batch
+from sslpipe.errors import ContractError, SslpipeError
+from sslpipe.evaluate import extract
+
+
+def batches(*, views=2, sizes=(3, 2)):
+    generator = torch.Generator().manual_seed(0)
+    start = 0
+    for size in sizes:
+        uids = torch.arange(start, start + size)
+        yield Batch(
+            views={"global": torch.randn(views, size, 3, 4, 4, generator=generator)},
+            masks={}, targets={}, params={}, labels=uids % 2, uids=uids + 100,
+            keys=("k",) * size, epoch=0, step=0,
+        )  # fmt: skip
+        start += size
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.drop = nn.Dropout(0.5)
+        self.frozen = nn.BatchNorm1d(3).eval()
+        self.layer = nn.Linear(3, 6)
+        self.dtypes = []
+
+    def forward(self, images):
+        x = self.layer(self.frozen(self.drop(self.norm(images).mean(dim=(2, 3)))))
+        self.dtypes.append(x.dtype)
+        return x
+
+
+def test_first_view_in_order_with_labels_and_uids():
+    encoder = Encoder()
+    features = extract(encoder, batches(), "cpu")
+    images = torch.cat([batch.views["global"][0] for batch in batches()])
+    torch.testing.assert_close(features.features, encoder.eval()(images).detach())
+    assert features.features.dtype == torch.float32
+    assert not features.features.requires_grad
+    assert features.labels.tolist() == [0, 1, 0, 1, 0]
+    assert features.uids.tolist() == [100, 101, 102, 103, 104]
+
+
+def test_modes_and_statistics_are_left_alone():
+    encoder = Encoder()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    extract(encoder, batches(), "cpu")
+    assert [m.training for m in (encoder, encoder.norm, encoder.drop)] == [True] * 3
+    assert not encoder.frozen.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+def test_modes_come_back_after_an_error():
+    encoder = Encoder()
+    with pytest.raises(RuntimeError):
+        extract(nn.Sequential(encoder, nn.Linear(5, 5)), batches(), "cpu")
+    assert encoder.norm.training
+
+
+def test_autocast():
+    encoder = Encoder()
+    features = extract(encoder, batches(), "cpu", autocast=torch.bfloat16)
+    assert set(encoder.dtypes) == {torch.bfloat16}
+    assert features.features.dtype == torch.float32
+
+
+def test_missing_group_and_no_batches():
+    with pytest.raises(ContractError, match="no view group 'globl'; did you mean 'global'"):
+        extract(Encoder(), batches(), "cpu", "globl")
+    with pytest.raises(SslpipeError, match="there are no batches"):
+        extract(Encoder(), [], "cpu")

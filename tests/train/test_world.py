@@ -1,0 +1,70 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslpipe.train import World, start_world, train
+
+TOY = str(Path(__file__).with_name("toy.py"))
+
+
+def test_detect():
+    assert World.detect({}) == World(rank=0, size=1, local_rank=0)
+    environ = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert World.detect(environ) == World(5, 8, 1)
+    assert World.detect(environ).device("cuda") == torch.device("cuda:1")
+    assert World.detect(environ).device("cpu") == torch.device("cpu")
+    assert World.detect(environ).device("cuda:3") == torch.device("cuda:3")
+
+
+def test_one_process_needs_no_group(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with start_world("cpu") as world:
+        assert world == World()
+        assert not torch.distributed.is_initialized()
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def torchrun(out, *options):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--master-port", str(free_port()), TOY, str(out), *options,
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
+    """Under torchrun, with accumulation; rank 1 alone is asked to stop in step 4.
+
+    Both then stop at step 6, where they confer, with the weights of one process; which goes on
+    from their checkpoint to the end.
+    """
+    torchrun(tmp_path / "two", "--accumulate", "2", "--terminate", "7")
+    recipe = toy.recipe(accumulate=2)
+
+    def alone(out, **options):
+        method = toy.Method()
+        train(toy.Pipe(recipe), method, recipe.train, out=tmp_path / out, **options)
+        return method.state_dict()
+
+    ranks = [torch.load(tmp_path / "two" / f"rank{rank}.pt") for rank in (0, 1)]
+    saved = torch.load(tmp_path / "two" / "last.pt")
+    assert saved["step"] == 6
+    assert saved["stream"] == {"step": 12}
+    for name, tensor in alone("part", max_steps=6).items():
+        torch.testing.assert_close(ranks[0][name], tensor, rtol=0, atol=1e-6)
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        assert torch.equal(saved["method"][name], ranks[0][name])
+    whole = alone("whole")
+    for name, tensor in alone("two", resume=True).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=0, atol=1e-6)
