@@ -19,7 +19,7 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import SampleError
 
@@ -54,6 +54,8 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
         return turn(shrink(pixels, size), orientation)
     except SampleError:
         raise
+    except UnidentifiedImageError as error:  # its own text holds a memory address
+        raise SampleError(f"is no readable {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 

@@ -136,9 +136,12 @@ def parse_header(header: bytes) -> tarfile.TarInfo:
         if len(header) == BLOCK:
             return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         with tarfile.open(fileobj=io.BytesIO(header), mode="r:", encoding="utf-8") as tar:
-            return tar.getmembers()[0]
-    except (tarfile.TarError, IndexError) as error:
+            member = tar.next()  # the first; a second would look beyond the header
+    except tarfile.TarError as error:
         raise SampleError(f"damaged tar header ({error})") from error
+    if member is None:
+        raise SampleError("damaged tar header (it is the end mark of the tar)")
+    return member
 
 
 def split_name(name: str) -> tuple[str, str] | None:

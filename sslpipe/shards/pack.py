@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tarfile import RECORDSIZE, TarInfo
 from typing import Protocol, TypeVar
 
 from webdataset import TarWriter
@@ -214,12 +215,12 @@ def keep_good(
 
 
 def cut(samples: Iterable[Loaded], shard_bytes: int) -> Iterator[list[Loaded]]:
-    """Groups of samples whose tars stay within `shard_bytes`."""
+    """Groups of samples whose tars stay within `shard_bytes`, if more than one is in them."""
     group: list[Loaded] = []
     used = 0
     for sample in samples:
         size = tar_bytes(sample)
-        if group and used + size > shard_bytes:
+        if group and padded(used + size + 2 * BLOCK, RECORDSIZE) > shard_bytes:  # end mark
             yield group
             group, used = [], 0
         group.append(sample)
@@ -229,8 +230,13 @@ def cut(samples: Iterable[Loaded], shard_bytes: int) -> Iterator[list[Loaded]]:
 
 
 def tar_bytes(sample: Loaded) -> int:
-    """Bytes of a sample in a tar: header and padded payload, header and block of the label."""
-    return 3 * BLOCK + -(-len(sample.payload) // BLOCK) * BLOCK
+    """Bytes of a sample in a tar, at most: payload, label and their headers with long names."""
+    header = len(TarInfo(f"{sample.source.key}.{sample.ext}").tobuf())
+    return 2 * header + BLOCK + padded(len(sample.payload), BLOCK)
+
+
+def padded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
 
 
 def write_shard(

@@ -1,0 +1,119 @@
+"""Opening a shard set: pytest tests/shards/test_manifest.py"""
+
+import hashlib
+import json
+
+import pytest
+
+from sslpipe.errors import ShardError
+from sslpipe.shards import open_manifest, pack, read_manifest
+
+
+@pytest.fixture
+def out(folder, tmp_path, codec):
+    pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000)
+    return tmp_path / "out"
+
+
+def edit(out, **changes):
+    file = out / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_folder_and_file_open_the_same(out):
+    manifest = open_manifest(out)
+    assert manifest == open_manifest(str(out / "manifest.json"))
+    assert manifest.name == "photos"
+    assert manifest.root == out
+    assert manifest.classes == ("cat", "dog")
+    assert (manifest.seed, manifest.resize) == (0, None)
+    assert manifest.samples == 20 == sum(shard.samples for shard in manifest.shards)
+
+
+def test_what_pack_returns_is_what_is_read(folder, tmp_path, codec):
+    report = pack(folder, tmp_path / "out", codec=codec, resize=20, seed=3, name="small")
+    assert report.manifest == open_manifest(tmp_path / "out")
+    assert (report.manifest.seed, report.manifest.resize) == (3, 20)
+
+
+def test_hashes_are_those_of_the_files(out):
+    manifest = open_manifest(out)
+    for shard in manifest.shards:
+        assert shard.sha256 == hashlib.sha256(manifest.tar(shard).read_bytes()).hexdigest()
+        assert shard.index_sha256 == hashlib.sha256(manifest.index(shard).read_bytes()).hexdigest()
+
+
+def test_fingerprint_is_of_content_and_order(out):
+    manifest = open_manifest(out)
+    lines = "".join(f"{s.samples} {s.sha256}\n" for s in manifest.shards)
+    expected = "b2:" + hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
+    assert manifest.fingerprint == expected
+    edit(out, name="other", classes=["x", "y"])
+    assert open_manifest(out).fingerprint == expected
+    edit(out, shards=json.loads((out / "manifest.json").read_text())["shards"][::-1])
+    assert open_manifest(out).fingerprint != expected
+
+
+def test_indexes_are_not_read_at_open(out):
+    for path in out.glob("*.idx"):
+        path.unlink()
+    assert open_manifest(out).samples == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", r"manifest.json: is not JSON .*; pack again or copy it again"),
+        ("\udc00", "is not JSON"),
+        ("[]", "is no shard manifest; give the folder"),
+        ('{"version": 1}', "is no shard manifest"),
+        ('{"format": "sslpipe-shards", "version": 9}', "manifest version 9, this sslpipe reads 1"),
+        ('{"format": "sslpipe-shards", "version": 1}', r"name: field required; pack again"),
+    ],
+)
+def test_damaged_manifests(out, text, match):
+    (out / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ShardError, match=match):
+        open_manifest(out)
+
+
+def test_missing_manifest(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "x" / "manifest.json"):
+        with pytest.raises(ShardError, match=r"no manifest; make one with `sslpipe pack FOLDER"):
+            open_manifest(path)
+
+
+def test_no_shards(out):
+    edit(out, shards=[])
+    with pytest.raises(ShardError, match="lists no shards"):
+        open_manifest(out)
+
+
+def test_wrong_types_name_their_place(out):
+    shards = json.loads((out / "manifest.json").read_text())["shards"]
+    edit(out, shards=[shards[0], shards[1] | {"samples": 0}])
+    with pytest.raises(ShardError, match=r"shards.1.samples: input should be greater than 0"):
+        open_manifest(out)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.tar", "/etc/passwd", "a\\b.tar", "C:x.tar", "..", "", "a\0"]
+)
+def test_paths_out_of_the_folder_are_refused(out, name):
+    shards = json.loads((out / "manifest.json").read_text())["shards"]
+    edit(out, shards=[shards[0] | {"file": name}])
+    with pytest.raises(ShardError, match="is no plain file name"):
+        open_manifest(out)
+
+
+def test_cut_and_vanished_shards(out):
+    manifest = open_manifest(out)
+    tar, shard = manifest.tar(manifest.shards[1]), manifest.shards[1]
+    tar.write_bytes(tar.read_bytes()[:1024])
+    expected = f"was cut or changed: 1,024 of {shard.bytes:,} bytes; pack again or copy it again"
+    with pytest.raises(ShardError, match=expected):
+        open_manifest(out)
+    tar.unlink()
+    with pytest.raises(ShardError, match=rf"{tar.name}: is missing; pack again or copy"):
+        open_manifest(out)
+    assert read_manifest(out) == manifest

@@ -1,0 +1,128 @@
+"""Fault injection: pytest tests/shards/test_verify.py"""
+
+import shutil
+
+import pytest
+
+from sslpipe.errors import SampleError
+from sslpipe.shards import open_manifest, pack, read_index, read_manifest, verify
+
+
+@pytest.fixture
+def manifest(folder, tmp_path, codec):
+    return pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000).manifest
+
+
+@pytest.fixture
+def victim(manifest):
+    return manifest.shards[1]
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+def faults(manifest, codec):
+    return [(p.shard, p.key, p.what) for p in verify(manifest, inspect=codec.inspect)]
+
+
+def test_sound_shards_have_no_problems(manifest, codec):
+    told = []
+    assert verify(manifest, inspect=codec.inspect, progress=told.append) == []
+    assert told == [shard.samples for shard in manifest.shards]
+
+
+def test_a_flipped_bit_in_a_payload_names_the_sample(manifest, victim, codec):
+    record = read_index(manifest.tar(victim)).records[1]
+    flip(manifest.tar(victim), int(record["offset"]) + int(record["size"]) // 2)
+    open_manifest(manifest.root)  # sizes are right: only reading finds it
+    whole, sample = faults(manifest, codec)
+    assert whole[:2] == (victim.file, "")
+    assert "SHA-256 differs from the manifest" in whole[2]
+    assert sample[0] == victim.file
+    assert "/" in sample[1] or sample[1].isdigit()
+    assert "CRC-32 differs" in sample[2]
+
+
+def test_a_flipped_bit_in_a_header_is_found(manifest, victim, codec):
+    record = read_index(manifest.tar(victim)).records[1]
+    flip(manifest.tar(victim), int(record["offset"]) - 512)
+    _, (shard, key, what) = faults(manifest, codec)
+    assert (shard, key) == (victim.file, "sample 1")
+    assert "damaged tar header" in what
+
+
+def test_a_flipped_bit_in_padding_is_found(manifest, victim, codec):
+    flip(manifest.tar(victim), -1)
+    ((shard, key, what),) = faults(manifest, codec)
+    assert (shard, key) == (victim.file, "")
+    assert "content was changed" in what
+
+
+def test_a_cut_names_the_lost_samples(manifest, victim, codec):
+    tar = manifest.tar(victim)
+    index = read_index(tar)
+    last = index.records[-1]
+    tar.write_bytes(tar.read_bytes()[: int(last["offset"]) + 10])
+    whole, sample = faults(read_manifest(manifest.root), codec)
+    assert "was cut or changed" in whole[2]
+    assert f"was cut: 10 of {int(last['size']):,} bytes" in sample[2]
+
+
+def test_a_vanished_shard(manifest, victim, codec):
+    manifest.tar(victim).unlink()
+    assert faults(read_manifest(manifest.root), codec) == [
+        (victim.file, "", "is missing; pack again or copy it again")
+    ]
+
+
+def test_a_vanished_index(manifest, victim, codec):
+    manifest.index(victim).unlink()
+    ((shard, _, what),) = faults(manifest, codec)
+    assert shard == victim.file
+    assert what == f"{victim.file}.idx: is missing; pack again or copy it again"
+
+
+def test_a_swapped_index(manifest, victim, codec):
+    shutil.copy(manifest.index(manifest.shards[0]), manifest.index(victim))
+    ((shard, _, what),) = faults(manifest, codec)
+    assert shard == victim.file
+    assert "is the index of another tar" in what
+
+
+def test_a_changed_index(manifest, victim, codec):
+    flip(manifest.index(victim), -1)
+    ((shard, _, what),) = faults(manifest, codec)
+    assert shard == victim.file
+    assert "was changed (SHA-256 differs" in what
+
+
+def test_a_cut_index(manifest, victim, codec):
+    path = manifest.index(victim)
+    path.write_bytes(path.read_bytes()[:-3])
+    ((shard, _, what),) = faults(manifest, codec)
+    assert shard == victim.file
+    assert "was cut or changed" in what
+
+
+def test_a_swapped_shard(manifest, victim, codec):
+    shutil.copy(manifest.tar(manifest.shards[0]), manifest.tar(victim))
+    found = faults(read_manifest(manifest.root), codec)
+    assert {shard for shard, _, _ in found} == {victim.file}
+    assert len(found) == 1 + victim.samples  # the file, and every sample of it
+
+
+def test_samples_that_do_not_decode_are_named(manifest):
+    def inspect(data):
+        raise SampleError("does not decode: test")
+
+    problems = verify(manifest, inspect=inspect)
+    assert len(problems) == manifest.samples
+    assert {p.what for p in problems} == {"does not decode: test"}
+
+
+def test_another_size_than_the_index_says(manifest):
+    problems = verify(manifest, inspect=lambda data: (1, 2))
+    assert problems[0].what == "decodes to 1 x 2 pixels, the index says 40 x 30"
