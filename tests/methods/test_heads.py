@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from sslpipe import backbones
