@@ -1,8 +1,8 @@
 """sslpipe: the data engine for self-supervised pretraining.
 
-    pipe = sslpipe.load("simclr", shards="shards/sample")
-    for batch in pipe:
-        x1, x2 = batch.views["global"]
+pipe = sslpipe.load("simclr", shards="shards/sample")
+for batch in pipe:
+x1, x2 = batch.views["global"]
 """
 
 from .batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec

@@ -280,6 +280,6 @@ def export(
     from .train import load_encoder
 
     encoder, recipe = load_encoder(checkpoint)
-    torch.save(encoder.model.state_dict(), out)
+    torch.save(encoder.get_submodule("model").state_dict(), out)
     assert recipe.train is not None
     console.print(f"wrote {out}: the weights of {recipe.train.backbone.name}, without a classifier")

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ExtraError, SslpipeError
 from .features import Features
 
+Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
 FOLDS = 5
 ITERATIONS = 1000
 
@@ -44,20 +47,31 @@ def linear(train: Features, test: Features, *, c: float = 1.0) -> Linear:
 def cross_validated(features: Features, *, c: float = 1.0) -> Linear:
     """Mean accuracy of stratified cross-validation, for data without a test set.
 
-    Five folds, or as many as the smallest class has samples.
+    Five folds, or as many as the smallest class has samples; classes of one sample, which cannot
+    be both trained on and tested, are left out.
 
     Raises:
-        SslpipeError: no labels, a single class, or a class of one sample.
+        SslpipeError: no labels, or fewer than two classes.
         ExtraError: scikit-learn is not installed.
     """
-    x, y = features.labelled().arrays()
-    folds = min(FOLDS, smallest_class(y))
+    x, y = repeated(*features.labelled().arrays())
+    require_classes(y)
     model = classifier(c)
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
+    folds = min(FOLDS, int(np.unique(y, return_counts=True)[1].min()))
     split = StratifiedKFold(folds, shuffle=True, random_state=0)
     top1 = float(cross_val_score(model, x, y, cv=split).mean())
-    return Linear(top1, describe(c, f"{folds}-fold stratified cross-validation, {len(y)} samples"))
+    alone = int((features.labels >= 0).sum()) - len(y)
+    how = f"{folds}-fold stratified cross-validation on {len(y)} samples"
+    return Linear(top1, describe(c, f"{how}, without {alone} that are alone in their class"))
+
+
+def repeated(x: Array, y: Labels) -> tuple[Array, Labels]:
+    """The samples whose class has at least two."""
+    _, classes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    keep = counts[classes] > 1
+    return x[keep], y[keep]
 
 
 def describe(c: float, data: str) -> str:
@@ -85,31 +99,15 @@ def classifier(c: float) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=ITERATIONS))
 
 
-def require_classes(labels: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+def require_classes(labels: Labels) -> None:
     """Check that there is something to tell apart.
 
     Raises:
-        SslpipeError: a single class.
+        SslpipeError: fewer than two classes.
     """
     classes = np.unique(labels)
     if len(classes) < 2:
         raise SslpipeError(
-            f"linear probe: all {len(labels)} labelled samples are of class {classes[0]}; "
-            "evaluate on at least two classes"
+            f"linear probe: {len(labels)} usable samples are of {len(classes)} class(es); "
+            "evaluate on two classes or more, with two samples each"
         )
-
-
-def smallest_class(labels: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-    """Samples of the smallest class.
-
-    Raises:
-        SslpipeError: a single class, or a class of one sample.
-    """
-    require_classes(labels)
-    classes, counts = np.unique(labels, return_counts=True)
-    if counts.min() < 2:
-        raise SslpipeError(
-            f"linear probe: class {classes[counts.argmin()]} has 1 labelled sample, which cannot "
-            "be both trained on and tested; give a test set or more samples"
-        )
-    return int(counts.min())

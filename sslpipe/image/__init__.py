@@ -21,25 +21,34 @@ I64 = npt.NDArray[np.int64]
 class ViewSettings(Protocol):
     """A view group of a recipe."""
 
-    count: int
-    draws: str
-    ops: Sequence[Entry]
+    @property
+    def count(self) -> int: ...
+    @property
+    def draws(self) -> str: ...
+    @property
+    def ops(self) -> Sequence[Entry]: ...
 
 
 class MaskSettings(Protocol):
     """A mask of a recipe."""
 
-    view: str
-    count: int
-    patch_size: int
-    sampler: Entry
+    @property
+    def view(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def sampler(self) -> Entry: ...
 
 
 class TargetSettings(Protocol):
     """A pretext task of a recipe."""
 
-    view: str
-    task: Entry
+    @property
+    def view(self) -> str: ...
+    @property
+    def task(self) -> Entry: ...
 
 
 Made = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
@@ -116,11 +125,13 @@ class Views:
             name: kornia.execute(p, canvases, tables[name], device=device)
             for name, p in self.policies.items()
         }
-        when = {"seed": self.seed, "epochs": epochs, "uids": uids}
-        masks = {n: torch.from_numpy(m.draw(**when)).to(device) for n, m in self.maskers.items()}
+        masks = {
+            name: torch.from_numpy(m.draw(seed=self.seed, epochs=epochs, uids=uids)).to(device)
+            for name, m in self.maskers.items()
+        }
         targets = {}
         for name, task in self.pretexts.items():
-            chosen_VB = task.draw(**when)
+            chosen_VB = task.draw(seed=self.seed, epochs=epochs, uids=uids)
             views[task.spec.view] = task.task.apply(views[task.spec.view], chosen_VB)
             targets[name] = torch.from_numpy(chosen_VB).to(device)
         return views, masks, targets, {n: torch.from_numpy(t) for n, t in tables.items()}

@@ -43,7 +43,10 @@ class Draw:
 class Op(Protocol):
     """One augmentation: frozen settings, and a pure draw."""
 
-    columns: ClassVar[tuple[str, ...]]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what it draws."""
+        ...
 
     def draw(self, source: Draw) -> F64:
         """(V, B, P) table."""

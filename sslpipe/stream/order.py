@@ -119,7 +119,7 @@ class Global(Sequential):
                 1, seed=self.seed, epoch=epoch, stream="order/global", ids=right, view=turn
             )[..., 0]
             left, right = right, left ^ (word.astype(np.int64) & mask)
-        return left << self.half_bits | right
+        return np.asarray(left << self.half_bits | right)
 
 
 class Lanes:
@@ -146,7 +146,8 @@ class Lanes:
             here = window == w
             inside[here] = self._table(epoch, int(w), lane[here])[lane[here], inside[here]]
         start = lane * self.short + np.minimum(lane, self.longer)
-        return start + window * self.window + inside
+        place: I64 = start + window * self.window + inside
+        return place
 
     def _table(self, epoch: int, window: int, lanes: I64) -> npt.NDArray[np.int32]:
         """(L, window) permutations of one window; rows are filled in when a lane is first met."""

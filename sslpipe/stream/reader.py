@@ -27,7 +27,10 @@ T = TypeVar("T")
 class Index(Protocol):
     """What the reader needs of a shard's index: see shards/index.py."""
 
-    records: npt.NDArray[np.void]
+    @property
+    def records(self) -> npt.NDArray[np.void]:
+        """One record per sample."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def execute(
     images_RCHW = torch.stack(crops)
     for step in policy.steps[1:]:
         images_RCHW = APPLY[type(step.op)](step.op, images_RCHW, table_RP[:, step.columns])
-    return images_RCHW.unflatten(0, (views, batch))
+    return images_RCHW.reshape(views, batch, *images_RCHW.shape[1:])
 
 
 def crop(canvas: Tensor, box: F32, op: Crop) -> Tensor:
@@ -92,7 +92,7 @@ def grayscale(op: Op, images: Tensor, rows: F32) -> Tensor:
 
 def hue(images: Tensor, turns: Tensor) -> Tensor:
     """Kornia's functional takes radians."""
-    return kornia.enhance.adjust_hue(images, turns * (2 * torch.pi))
+    return kornia.enhance.adjust_hue(images, turns * (2 * torch.pi))  # type: ignore[no-any-return]
 
 
 FACTORS = (

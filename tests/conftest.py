@@ -1,0 +1,62 @@
+"""What many tests share: small packed data sets, made once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslpipe.image.codec import ImageCodec
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import pack
+
+ROOT = Path(__file__).parents[1]
+
+RECIPE = """\
+modality: image
+stream: {batch_size: 8, seed: 0}
+views:
+  global:
+    count: 2
+    ops:
+      - RandomResizedCrop: {size: [32, 32], scale: [0.2, 1.0]}
+      - RandomHorizontalFlip
+      - ColorJitter: {brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, p: 0.8}
+      - Normalize
+masks:
+  random: {view: global, patch_size: 8, sampler: random}
+run: {threads: 2, prefetch: 2}
+"""
+
+
+def write_images(folder: Path, count: int, *, classes: int = 3) -> None:
+    """`count` smooth random JPEGs of different sizes in class folders."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        width, height = (int(side) for side in rng.integers(40, 70, 2))
+        path = folder / f"class{i % classes}" / f"{i:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(small).resize((width, height)).save(path, quality=90)
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory):
+    """45 images in 3 classes, about 5 shards."""
+    folder = tmp_path_factory.mktemp("images")
+    out = tmp_path_factory.mktemp("shards") / "packed"
+    write_images(folder, 45)
+    pack(folder, out, codec=ImageCodec(), shard_bytes=30_000)
+    return out
+
+
+@pytest.fixture
+def recipe():
+    """Two views and a mask at 32 px, batches of 8."""
+    return parse_recipe(RECIPE, path="test.yaml")
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """The photos that ship with the repository."""
+    return ROOT / "shards" / "sample"

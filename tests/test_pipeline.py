@@ -1,0 +1,263 @@
+"""The pipeline: elastic, exact, replayable, and loud about bad data."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import sslpipe
+from sslpipe.errors import RecipeError, SampleError, ShardError, StateError
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import open_manifest, read_index
+
+from .conftest import RECIPE
+
+
+def load(packed, *overrides, rank=0, world_size=1):
+    recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
+    return sslpipe.load(recipe, shards=packed, device="cpu", rank=rank, world_size=world_size)
+
+
+def trace(batches):
+    """[{uid: (parameter tables, mask)}] per batch: all that is decided, without its order."""
+    return [
+        {
+            int(uid): (
+                batch.params["global"][:, b].numpy().tobytes(),
+                batch.masks["random"][:, b].numpy().tobytes(),
+            )
+            for b, uid in enumerate(batch.uids)
+        }
+        for batch in batches
+    ]
+
+
+def steps(pipe, count):
+    """The next `count` batches, over epochs' ends."""
+    out = []
+    while len(out) < count:
+        for batch in pipe:
+            out.append(batch)
+            if len(out) == count:
+                return out
+    return out
+
+
+@pytest.fixture(scope="module")
+def reference(packed):
+    with load(packed) as pipe:
+        return trace(steps(pipe, 17))  # three epochs of 5 batches, and more
+
+
+def test_batches_honour_the_spec(packed):
+    with load(packed) as pipe:
+        assert len(pipe) == 45 // 8
+        batches = list(pipe)
+    assert len(batches) == len(pipe)
+    for step, batch in enumerate(batches):
+        assert batch.step == step
+        assert batch.views["global"].shape == (2, 8, 3, 32, 32)
+        assert batch.views["global"].dtype == torch.float32
+        assert batch.params["global"].shape == (2, 8, len(pipe.spec.views["global"].columns))
+        assert batch.masks["random"].sum(-1).eq(pipe.spec.masks["random"].hidden).all()
+        assert len(set(batch.keys)) == 8
+        for key, label in zip(batch.keys, batch.labels.tolist(), strict=True):
+            assert key.startswith(f"class{label}/")
+    assert not torch.equal(batches[0].views["global"][0], batches[0].views["global"][1])
+
+
+def test_every_epoch_sees_every_sample_once(packed):
+    with load(packed) as pipe:
+        uids = torch.cat([batch.uids for batch in steps(pipe, 45)])  # 8 epochs of 45
+    for epoch in uids.reshape(8, 45):
+        assert len(set(epoch.tolist())) == 45
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_the_number_of_ranks_changes_nothing(packed, reference, world_size):
+    joined = [{} for _ in reference]
+    for rank in range(world_size):
+        with load(packed, rank=rank, world_size=world_size) as pipe:
+            assert pipe.spec.size == 8 // world_size
+            assert len(pipe) == 5
+            for whole, part in zip(joined, trace(steps(pipe, 17)), strict=True):
+                whole |= part
+    assert joined == reference
+
+
+def test_speed_settings_change_nothing_not_even_pixels(packed):
+    runs = []
+    for threads, prefetch in ((1, 0), (2, 2), (5, 1)):
+        with load(packed, f"run.threads={threads}", f"run.prefetch={prefetch}") as pipe:
+            runs.append(list(pipe))
+    for other in runs[1:]:
+        for a, b in zip(runs[0], other, strict=True):
+            assert a.keys == b.keys
+            assert torch.equal(a.views["global"], b.views["global"])
+            assert torch.equal(a.params["global"], b.params["global"])
+
+
+CHILD = textwrap.dedent("""
+    import json, os, sys, time
+    import sslpipe
+    recipe, shards, state = sys.argv[1:]
+    pipe = sslpipe.load(recipe, shards=shards, device="cpu")
+    while True:
+        for batch in pipe:
+            with open(state + ".part", "w") as file:
+                json.dump(pipe.state_dict(), file)
+            os.replace(state + ".part", state)
+            time.sleep(0.05)
+""")
+
+
+def test_killed_mid_epoch_and_resumed_on_other_ranks_and_threads(packed, reference, tmp_path):
+    recipe, state = tmp_path / "recipe.yaml", tmp_path / "state.json"
+    recipe.write_text(RECIPE)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, recipe, packed, state])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if state.exists() and json.loads(state.read_text())["step"] % 5 in (2, 3):
+            break
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    saved = json.loads(state.read_text())
+    assert len(state.read_bytes()) < 400
+    done = saved["step"]
+    assert 0 < done < 14
+    joined = [{} for _ in reference[done:]]
+    for rank in range(2):
+        with load(packed, "run.threads=1", "run.prefetch=0", rank=rank, world_size=2) as pipe:
+            pipe.load_state_dict(saved)
+            for whole, part in zip(joined, trace(steps(pipe, 17 - done)), strict=True):
+                whole |= part
+    assert joined == reference[done:]
+
+
+def test_state_counts_batches_handed_out_and_resumes_inside_an_epoch(packed, reference):
+    with load(packed) as pipe:
+        iterator = iter(pipe)
+        first = [next(iterator), next(iterator)]
+        state = pipe.state_dict()
+        assert state["step"] == 2
+    with load(packed) as pipe:
+        pipe.load_state_dict(state)
+        rest = list(pipe)
+        assert len(rest) == len(pipe) - 2
+    assert trace(first + rest) == reference[:5]
+
+
+def test_going_back_in_time_is_exact_too(packed, reference):
+    with load(packed) as pipe:
+        start = pipe.state_dict()
+        steps(pipe, 3)
+        pipe.load_state_dict(start)
+        assert trace(steps(pipe, 4)) == reference[:4]
+
+
+def test_a_batch_can_be_made_again_from_its_place(packed):
+    with load(packed) as pipe:
+        batch = steps(pipe, 8)[-1]
+        again = pipe.make_batch(pipe.load_share(batch.step), batch.step)
+    assert torch.equal(batch.views["global"], again.views["global"])
+
+
+def test_states_of_other_shards_or_recipes_are_refused(packed, sample):
+    with load(packed) as pipe:
+        state = pipe.state_dict()
+    with load(sample) as other, pytest.raises(StateError, match="its shards are"):
+        other.load_state_dict(state)
+    with load(packed, "stream.seed=1") as other, pytest.raises(StateError, match="its recipe"):
+        other.load_state_dict(state)
+    with load(packed, "run.threads=7") as other:
+        other.load_state_dict(state)
+
+
+def test_ranks_must_divide_the_batch(packed):
+    with pytest.raises(RecipeError, match="not divisible by the 3 ranks; choose a multiple of 3"):
+        load(packed, world_size=3)
+    with pytest.raises(RecipeError, match="rank = 4"):
+        load(packed, rank=4, world_size=4)
+
+
+def damage(folder, shard, row):
+    """Flip one byte in the middle of a payload; returns its uid."""
+    manifest = open_manifest(folder)
+    path = manifest.root / manifest.shards[shard].file
+    record = read_index(path).records[row]
+    data = bytearray(path.read_bytes())
+    data[int(record["offset"]) + int(record["size"]) // 2] ^= 0xFF
+    path.write_bytes(data)
+    return int(record["uid"])
+
+
+def test_a_flipped_bit_is_replaced_alike_on_all_topologies_counted_and_logged(
+    packed, tmp_path, caplog
+):
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    uid = damage(folder, 1, 2)
+    with load(folder) as pipe:
+        one = trace(steps(pipe, 10))
+        assert pipe.replaced >= 1
+        assert len(caplog.records) == pipe.replaced
+    assert "CRC32" in caplog.text
+    assert f"{open_manifest(folder).shards[1].file} sample 2 (class" in caplog.text
+    assert all(uid not in batch for batch in one)
+    joined = [{} for _ in one]
+    for rank in range(4):
+        with load(folder, rank=rank, world_size=4) as pipe:
+            for whole, part in zip(joined, trace(steps(pipe, 10)), strict=True):
+                whole |= part
+    assert joined == one
+
+
+def test_policy_raise_names_the_sample(packed, tmp_path):
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    damage(folder, 1, 2)
+    with load(folder, "stream.on_bad=raise") as pipe, pytest.raises(SampleError, match="sample 2"):
+        steps(pipe, 10)
+
+
+def test_nothing_but_bad_samples_ends_the_run(packed, tmp_path):
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    manifest = open_manifest(folder)
+    for shard in range(len(manifest.shards)):
+        for row in range(manifest.shards[shard].samples):
+            damage(folder, shard, row)
+    with load(folder) as pipe, pytest.raises(ShardError, match="bad samples in a row"):
+        steps(pipe, 1)
+
+
+def test_a_cut_shard_is_refused_before_anything_is_read(packed, tmp_path):
+    folder = shutil.copytree(packed, tmp_path / "packed")
+    path = folder / open_manifest(folder).shards[0].file
+    path.write_bytes(path.read_bytes()[:-2048])
+    with pytest.raises(ShardError, match="cut"):
+        load(folder)
+
+
+def test_images_of_any_kind_do_not_touch_the_callers_random_state(packed):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    with load(packed) as pipe:
+        list(pipe)
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert (numpy_state == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_sequential_order_yields_every_sample_once_in_packed_order(packed):
+    with load(packed, "stream.order=sequential") as pipe:
+        batches = list(pipe)
+    assert [len(batch.keys) for batch in batches] == [8, 8, 8, 8, 8, 5]
+    manifest = open_manifest(packed)
+    paths = [manifest.root / shard.file for shard in manifest.shards]
+    want = np.concatenate([read_index(path).records["uid"] for path in paths])
+    assert torch.cat([batch.uids for batch in batches]).tolist() == want.tolist()
