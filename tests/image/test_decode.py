@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -212,6 +213,20 @@ def test_damage_raises_sample_errors_only_and_never_warns(kind):
             except SampleError:
                 continue
             assert canvas.ndim == 3
+
+
+def test_a_sound_image_with_damaged_metadata_is_good_under_any_warning_filter():
+    data = encode(smooth())
+    chunk = b"acTL" + bytes(8)  # an animation of no frames: Pillow warns
+    chunk = (8).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    animated = data[:33] + chunk + data[33:]  # after signature and IHDR
+    with pytest.warns(UserWarning, match="Invalid APNG"):
+        Image.open(io.BytesIO(animated)).close()
+    for action in ("error", "always"):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter(action)
+            np.testing.assert_array_equal(decode(animated), smooth())
+        assert seen == []
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

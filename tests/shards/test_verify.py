@@ -1,6 +1,7 @@
 """Fault injection: pytest tests/shards/test_verify.py"""
 
 import shutil
+import tarfile
 
 import pytest
 
@@ -52,6 +53,20 @@ def test_a_flipped_bit_in_a_header_is_found(manifest, victim, codec):
     _, (shard, key, what) = faults(manifest, codec)
     assert (shard, key) == (victim.file, "sample 1")
     assert "damaged tar header" in what
+
+
+def test_a_sound_header_of_another_sample_is_found(manifest, victim, codec):
+    tar = manifest.tar(victim)
+    record = read_index(tar).records[1]
+    at = int(record["offset"]) - 512
+    data = bytearray(tar.read_bytes())
+    header = tarfile.TarInfo("cat/other.jpg")
+    header.size = int(record["size"])
+    data[at : at + 512] = header.tobuf()
+    tar.write_bytes(data)
+    _, (_, key, what) = faults(manifest, codec)
+    assert key == "sample 1"
+    assert what.startswith(f"the tar header names 'cat/other.jpg' of {header.size:,} bytes")
 
 
 def test_a_flipped_bit_in_padding_is_found(manifest, victim, codec):
