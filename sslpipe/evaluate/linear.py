@@ -64,7 +64,9 @@ def cross_validated(features: Features, *, c: float = 1.0) -> Linear:
     top1 = float(cross_val_score(model, x, y, cv=split).mean())
     alone = int((features.labels >= 0).sum()) - len(y)
     how = f"{folds}-fold stratified cross-validation on {len(y)} samples"
-    return Linear(top1, describe(c, f"{how}, without {alone} that are alone in their class"))
+    if alone:
+        how += f", without {alone} that are alone in their class"
+    return Linear(top1, describe(c, how))
 
 
 def repeated(x: Array, y: Labels) -> tuple[Array, Labels]:

@@ -141,7 +141,6 @@ def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
     if pipeline.device.type == "cuda":
         # torch has no SyncBatchNorm on the CPU: there, statistics are those of each rank's share
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(module, device_ids=[pipeline.device.index])
     return DistributedDataParallel(module)
 
 

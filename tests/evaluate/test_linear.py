@@ -53,6 +53,18 @@ def test_cross_validation_uses_as_many_folds_as_there_are_samples_in_a_class():
     assert cross_validated(small) == result
 
 
+def test_cross_validation_leaves_out_classes_of_one_sample():
+    data = blobs(60)
+    alone = Features(
+        torch.cat([data.features, torch.full((2, 4), 1e9)]),
+        torch.cat([data.labels, torch.tensor([77, 78])]),
+        torch.arange(62),
+    )
+    result = cross_validated(alone)
+    assert result.top1 == cross_validated(data).top1
+    assert "on 60 samples, without 2 that are alone" in result.protocol
+
+
 def test_cross_validation_tests_on_what_it_did_not_train_on():
     """Random labels in many dimensions: fitted perfectly, predicted at chance."""
     generator = torch.Generator().manual_seed(0)
@@ -64,10 +76,10 @@ def test_cross_validation_tests_on_what_it_did_not_train_on():
 
 
 def test_errors():
-    with pytest.raises(SslpipeError, match="all 6 labelled samples are of class 0"):
+    with pytest.raises(SslpipeError, match="6 usable samples are of 1 class"):
         linear(blobs(6, classes=1), blobs(6))
-    with pytest.raises(SslpipeError, match="class 3 has 1 labelled sample"):
-        cross_validated(blobs(7, classes=4))
+    with pytest.raises(SslpipeError, match="0 usable samples are of 0 class"):
+        cross_validated(blobs(4, classes=4))
 
 
 def test_without_scikit_learn(monkeypatch):
