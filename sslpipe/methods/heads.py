@@ -84,7 +84,7 @@ def gelu_mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class Prototypes(nn.Module):
-    """Weight-normed linear layer without bias: (..., D) -> (..., K) logits in at least fp32.
+    """Weight-normed linear layer without bias, always in full precision.
 
     The norm g of every prototype starts at 1 and learns only if `learn_norm`.
     """
@@ -96,11 +96,11 @@ class Prototypes(nn.Module):
         nn.init.kaiming_uniform_(self.direction_KD, a=math.sqrt(5))  # nn.Linear's own
 
     def forward(self, z: Tensor) -> Tensor:
-        """Logits of features (..., D)."""
+        """(..., D) features in at least fp32 -> (..., K) logits of the same dtype."""
         # not in bf16: its steps of 2^-8 near 1 are a tenth of a nat at a temperature of 0.04
         with torch.autocast(z.device.type, enabled=False):
             weight_KD = self.norm_K1 * F.normalize(self.direction_KD, dim=1)
-            return F.linear(at_least_fp32(z), weight_KD)
+            return F.linear(z, weight_KD)
 
 
 class PrototypeHead(nn.Module):
