@@ -70,8 +70,8 @@ class ViT(Encoder):
 def build(entry: lookup.Entry, *, image_size: int) -> Encoder:
     """Make the encoder that an entry names, randomly initialised.
 
-    Names: torchvision's resnet18 to resnet101, vit_tiny to vit_large (patch 16), any timm name, or
-    the user's own `package.module:Thing`, called as `Thing(image_size, *, settings)`.
+    Names: torchvision's resnet18 to resnet101, cifar_resnet, vit_tiny to vit_large (patch 16), any
+    timm name, or the user's own `package.module:Thing`, called as `Thing(image_size, *, settings)`.
     `image_size` in pixels fixes the grid of learned positions; ViTs take other sizes too.
 
     Raises:
@@ -91,10 +91,12 @@ def builder(name: str, entry: lookup.Entry) -> Callable[..., Encoder]:
     """
     if name in RESNETS:
         return resnet
+    if name == "cifar_resnet":
+        return cifar_resnet
     timm_names = library("timm").list_models()
     if name not in timm_names:
         # timm knows more than a thousand: show ours and the nearest of theirs
-        known = [*RESNETS, *SHORT, *difflib.get_close_matches(name, timm_names)]
+        known = [*RESNETS, "cifar_resnet", *SHORT, *difflib.get_close_matches(name, timm_names)]
         raise RecipeError(
             f"{entry.where}: unknown backbone {entry.name!r}; {lookup.suggest(name, known)}, "
             "and every name of timm"
@@ -115,10 +117,33 @@ def resnet(
     dim = model.fc.in_features
     model.fc = nn.Identity()
     if stem == "cifar":
-        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
+        cifar_stem(model)
     return Encoder(model, dim)
+
+
+def cifar_resnet(
+    name: str,
+    image_size: int,
+    *,
+    width: int = 64,
+    blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+) -> Encoder:
+    """Build timm's ResNet of basic blocks with the CIFAR stem, as narrow and shallow as wanted.
+
+    `width` channels in the first stage, twice as many in each further one; `blocks` per stage. The
+    defaults are ResNet-18.
+    """
+    channels = tuple(width << stage for stage in range(len(blocks)))
+    model = create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
+    cifar_stem(model)
+    return Encoder(model, channels[-1])
+
+
+def cifar_stem(model: Any) -> None:
+    """Begin a ResNet with a 3x3 convolution of stride 1 and no max-pool."""
+    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
 
 
 def vit(

@@ -86,7 +86,9 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
             f"{pipeline.device}; set bf16 or fp32"
         )
     assert isinstance(method, nn.Module)
-    module: nn.Module = method.to(pipeline.device).train()
+    module: nn.Module = method.train()
+    # convolutions run faster on channels-last weights, on GPUs and CPUs alike
+    module.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     replica = replicate(module, pipeline)
     scale = pipeline.spec.global_size * settings.accumulate / settings.lr_batch
     optimizer = optimizers.build(settings.optimizer, module, scale=scale)
