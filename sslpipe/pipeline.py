@@ -29,7 +29,7 @@ from .errors import RecipeError, StateError
 from .image.decode import decode
 from .lookup import suggest
 from .recipe import Recipe, load_recipe
-from .shards.index import read_index
+from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
 from .stream import order
 from .stream.ahead import Ahead
@@ -128,7 +128,7 @@ class Pipeline:
             self.views.target_specs,
         )
         self.order = order_of(recipe, manifest)
-        self._reader = Reader([manifest.root / s.file for s in manifest.shards], read_index)
+        self._reader = Reader([manifest.root / s.file for s in manifest.shards], shard_format)
         self._loader = self.loader(canvas_decoder(recipe))
         self._shares = Ahead(self.load_share, depth=recipe.run.prefetch, name="load")
         self._batches = Ahead(self._make, depth=recipe.run.prefetch, name="augment")

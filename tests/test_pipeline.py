@@ -246,11 +246,11 @@ def test_a_cut_shard_is_refused_before_anything_is_read(packed, tmp_path):
 
 
 def test_images_of_any_kind_do_not_touch_the_callers_random_state(packed):
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     with load(packed) as pipe:
         list(pipe)
     assert torch.equal(torch_state, torch.get_rng_state())
-    assert (numpy_state == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert (numpy_state == np.random.get_state()[1]).all()
 
 
 def test_sequential_order_yields_every_sample_once_in_packed_order(packed):

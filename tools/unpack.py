@@ -1,17 +1,18 @@
-"""Write the samples of packed shards back as image files: `python tools/unpack.py SHARDS FOLDER`."""
+"""Write packed samples back as image files: `python tools/unpack.py SHARDS FOLDER`."""
 
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.stream.reader import Reader
 
 shards, folder = sys.argv[1], Path(sys.argv[2]).resolve()
 manifest = open_manifest(shards)
 paths = [manifest.root / shard.file for shard in manifest.shards]
-reader = Reader(paths, read_index)
+reader = Reader(paths, shard_format)
 for number, path in enumerate(paths):
     index = read_index(path)
     for row in np.arange(len(index.records)):

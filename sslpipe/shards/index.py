@@ -35,6 +35,7 @@ RECORD = np.dtype(
     ]
 )
 GPU_JPEG = 1  # GPU decoders take it: baseline JPEG of three components
+PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
 EXTRA_BLOCKS = 8  # shift: PAX and GNU long names stand in extra blocks before the header
 BLOCK = tarfile.BLOCKSIZE
 
@@ -142,6 +143,24 @@ def parse_header(header: bytes) -> tarfile.TarInfo:
     if member is None:
         raise SampleError("damaged tar header (it is the end mark of the tar)")
     return member
+
+
+def member_key(header: bytes) -> str:
+    """The sample key in the tar header before a payload.
+
+    Raises:
+        SampleError: the header is damaged.
+    """
+    if len(header) == BLOCK and header.startswith(PLAIN, MAGIC_AT):
+        # tarfile's parser takes longer than reading the sample; nothing but the name is needed
+        name, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
+        full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+    else:
+        full = parse_header(header).name
+    parts = split_name(full)
+    if parts is None:
+        raise SampleError(f"damaged tar header (the name {full!r} has no key)")
+    return parts[0]
 
 
 def split_name(name: str) -> tuple[str, str] | None:

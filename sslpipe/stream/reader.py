@@ -11,25 +11,40 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SampleError, ShardError
 
-BLOCK = 512  # bytes of a tar header
 OPEN_FILES = 256
 OPEN_INDEXES = 1024
 T = TypeVar("T")
 
 
 class Index(Protocol):
-    """What the reader needs of a shard's index: see shards/index.py."""
+    """What the reader needs of a shard's index."""
 
     @property
     def records(self) -> npt.NDArray[np.void]:
         """One record per sample."""
+        ...
+
+
+class Format(Protocol):
+    """The shard format; `sslpipe.shards.index` is one."""
+
+    def read_index(self, tar: Path) -> Index:
+        """The index that lies beside a shard; ShardError."""
+        ...
+
+    def header_range(self, record: Any) -> tuple[int, int]:
+        """Offset and length in bytes of the tar header before a record's payload."""
+        ...
+
+    def member_key(self, header: bytes) -> str:
+        """The sample key in a tar header; SampleError."""
         ...
 
 
@@ -83,41 +98,32 @@ class File:
 class Reader:
     """`read(shard, row)` over the shards of a manifest."""
 
-    def __init__(self, paths: list[Path], read_index: Callable[[Path], Index]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[Path], form: Format) -> None:
+        self.paths, self._form = paths, form
         self._files = Recent(lambda shard: File(paths[shard]), OPEN_FILES)
-        self._indexes = Recent(lambda shard: read_index(paths[shard]), OPEN_INDEXES)
+        self._indexes = Recent(lambda shard: form.read_index(paths[shard]), OPEN_INDEXES)
 
     def read(self, shard: int, row: int) -> Sample:
-        """Read and check one sample.
+        """Read and check one sample, header and payload at once.
 
         Raises:
             SampleError: cut, damaged, or not what the index says.
             ShardError: the shard or its index cannot be opened.
         """
         record = self._indexes(shard).records[row]
-        start, size = int(record["offset"]) - BLOCK, int(record["size"])
-        block = os.pread(self._files(shard).fd, BLOCK + size, start)
+        start, header = self._form.header_range(record)
+        length = header + int(record["size"])
+        block = os.pread(self._files(shard).fd, length, start)
         where = f"{self.paths[shard].name} sample {row}"
-        if len(block) != BLOCK + size:
+        if len(block) != length:
             raise SampleError(
-                f"{where}: the shard ends after {len(block)} of {BLOCK + size} bytes; it was cut: "
+                f"{where}: the shard ends after {len(block):,} of {length:,} bytes; it was cut: "
                 "copy or pack it again"
             )
-        key = member_key(block)
-        data = block[BLOCK:]
+        key, data = self._form.member_key(block[:header]), block[header:]
         if zlib.crc32(data) != int(record["crc"]):
             raise SampleError(
                 f"{where} ({key}): the bytes do not have the CRC32 of the index; the shard is "
                 "damaged: run `sslpipe verify`, then copy or pack it again"
             )
         return Sample(int(record["uid"]), key, int(record["label"]), data)
-
-
-def member_key(header: bytes) -> str:
-    """The sample key in a USTAR header: the member's name up to the first dot of its basename."""
-    name = header[:100].split(b"\0", 1)[0]
-    prefix = header[345:500].split(b"\0", 1)[0] if header[257:262] == b"ustar" else b""
-    full = (prefix + b"/" + name if prefix else name).decode("utf-8", "replace")
-    folder, slash, base = full.rpartition("/")
-    return folder + slash + base.partition(".")[0]

@@ -148,8 +148,8 @@ def test_center_crop_is_torchvisions_resize_and_center_crop():
 
 def test_the_callers_random_state_is_left_alone():
     state = torch.get_rng_state()
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()
     ops = [CROP, ("ColorJitter", {"hue": 0.1}), ("RandomGaussianBlur", {"kernel_size": [3, 3]})]
     run(ops, canvases())
     assert torch.equal(state, torch.get_rng_state())
-    assert (before == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert (before == np.random.get_state()[1]).all()
