@@ -1,22 +1,28 @@
 """sslpipe: the data engine for self-supervised pretraining.
 
-pipe = sslpipe.load("simclr", shards="shards/sample")
-for batch in pipe:
-x1, x2 = batch.views["global"]
+    pipe = sslpipe.load("simclr", shards="shards/sample")
+    for batch in pipe:
+        x1, x2 = batch.views["global"]
+
+Names are imported when first used: `sslpipe --help` need not wait for torch.
 """
 
-from .batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
-from .errors import (
-    ContractError,
-    ExtraError,
-    RecipeError,
-    SampleError,
-    ShardError,
-    SslpipeError,
-    StateError,
-)
-from .pipeline import Pipeline, load, recipes
-from .recipe import Recipe, load_recipe
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+    from .errors import (
+        ContractError,
+        ExtraError,
+        RecipeError,
+        SampleError,
+        ShardError,
+        SslpipeError,
+        StateError,
+    )
+    from .pipeline import Pipeline, load, recipes
+    from .recipe import Recipe, load_recipe
 
 __all__ = [
     "Batch",
@@ -37,3 +43,12 @@ __all__ = [
     "load_recipe",
     "recipes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in ("errors", "batch", "recipe", "pipeline"):
+            found = vars(import_module(f".{module}", __name__)).get(name)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -94,7 +94,8 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
 
 def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]) -> str:
     """The first fault of a failed binding as one sentence."""
-    fault = error.errors()[0]
+    faults = error.errors()  # a misspelt setting is also a missing one: say the first
+    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     setting = ".".join(str(part) for part in fault["loc"][:1])
     if fault["type"] == "extra_forbidden":
         known = suggest(setting, fields)

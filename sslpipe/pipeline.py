@@ -23,10 +23,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import image
 from .batch import Batch, BatchSpec
 from .errors import RecipeError, StateError
 from .image.decode import decode
+from .image.views import Views
 from .lookup import suggest
 from .recipe import Recipe, load_recipe
 from .shards import index as shard_format
@@ -117,9 +117,7 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.manifest, self.device = recipe, manifest, device
         self.rank, self.world_size = rank, world_size
-        self.views = image.Views(
-            recipe.views, recipe.masks, recipe.targets, seed=recipe.stream.seed
-        )
+        self.views = Views(recipe.views, recipe.masks, recipe.targets, seed=recipe.stream.seed)
         self.spec = BatchSpec(
             recipe.stream.batch_size // world_size,
             recipe.stream.batch_size,

@@ -1,0 +1,137 @@
+"""Canvases -> views, masks and targets, by tables that are decided first."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..batch import MaskSpec, TargetSpec, ViewSpec
+from ..lookup import Entry
+from .draws import draw, keys_of, policy
+from .executors import kornia
+from .masks import masker
+from .targets import pretext
+
+I64 = npt.NDArray[np.int64]
+
+
+class ViewSettings(Protocol):
+    """A view group of a recipe."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def draws(self) -> str: ...
+    @property
+    def ops(self) -> Sequence[Entry]: ...
+
+
+class MaskSettings(Protocol):
+    """A mask of a recipe."""
+
+    @property
+    def view(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def sampler(self) -> Entry: ...
+
+
+class TargetSettings(Protocol):
+    """A pretext task of a recipe."""
+
+    @property
+    def view(self) -> str: ...
+    @property
+    def task(self) -> Entry: ...
+
+
+Made = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+
+
+class Views:
+    """Everything that a recipe makes of a canvas, checked and ready.
+
+    Raises:
+        RecipeError: an op, mask or task that does not exist or does not suit; says file:line.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, ViewSettings],
+        masks: Mapping[str, MaskSettings],
+        targets: Mapping[str, TargetSettings],
+        *,
+        seed: int,
+    ) -> None:
+        self.seed = seed
+        self.policies = {
+            name: policy(name, group.ops, count=group.count, shared=group.draws == "shared")
+            for name, group in views.items()
+        }
+        specs = self.view_specs
+        self.maskers = {
+            name: masker(
+                name,
+                m.sampler,
+                view=m.view,
+                spec=specs[m.view],
+                count=m.count,
+                patch_size=m.patch_size,
+            )
+            for name, m in masks.items()
+        }
+        self.pretexts = {
+            name: pretext(name, t.task, view=t.view, spec=specs[t.view])
+            for name, t in targets.items()
+        }
+
+    @property
+    def view_specs(self) -> dict[str, ViewSpec]:
+        """Per view group."""
+        return {name: group.spec for name, group in self.policies.items()}
+
+    @property
+    def mask_specs(self) -> dict[str, MaskSpec]:
+        """Per mask."""
+        return {name: m.spec for name, m in self.maskers.items()}
+
+    @property
+    def target_specs(self) -> dict[str, TargetSpec]:
+        """Per pretext task."""
+        return {name: t.spec for name, t in self.pretexts.items()}
+
+    def decide(
+        self, *, epochs: I64, uids: I64, sizes_B2: I64
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """The parameter tables: group -> (V, B, P)."""
+        return {
+            name: draw(p, keys_of(p, seed=self.seed, epochs=epochs, uids=uids), sizes_B2)
+            for name, p in self.policies.items()
+        }
+
+    def make(
+        self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64, device: torch.device
+    ) -> Made:
+        """Views, masks, targets and parameter tables of a batch of canvases (H, W, 3) uint8."""
+        sizes_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
+        tables = self.decide(epochs=epochs, uids=uids, sizes_B2=sizes_B2)
+        views = {
+            name: kornia.execute(p, canvases, tables[name], device=device)
+            for name, p in self.policies.items()
+        }
+        masks = {
+            name: torch.from_numpy(m.draw(seed=self.seed, epochs=epochs, uids=uids)).to(device)
+            for name, m in self.maskers.items()
+        }
+        targets = {}
+        for name, task in self.pretexts.items():
+            chosen_VB = task.draw(seed=self.seed, epochs=epochs, uids=uids)
+            views[task.spec.view] = task.task.apply(views[task.spec.view], chosen_VB)
+            targets[name] = torch.from_numpy(chosen_VB).to(device)
+        return views, masks, targets, {n: torch.from_numpy(t) for n, t in tables.items()}

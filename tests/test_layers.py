@@ -1,0 +1,97 @@
+"""The house: every file is placed in the table on purpose, and imports go one way only."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+PACKAGE = ROOT / "sslpipe"
+BELOW = {"errors", "lookup", "batch", "rng"}
+DATA = {*BELOW, "recipe", "shards", "stream", "image"}
+ALLOWED = {  # room -> the rooms that it may import, besides itself
+    "errors": set(),
+    "rng": set(),
+    "lookup": {"errors"},
+    "batch": {"errors"},
+    "yamlfile": {"errors"},
+    "recipe": {*BELOW, "yamlfile"},
+    "shards": BELOW,
+    "stream": BELOW,
+    "image": BELOW,
+    "pipeline": DATA,
+    "methods": {"batch", "errors", "lookup"},
+    "backbones": {"batch", "errors", "lookup", "methods"},
+    "train": {*DATA, "pipeline", "methods", "backbones", "evaluate"},
+    "evaluate": {*DATA, "pipeline", "methods", "backbones", "train"},
+    "bench": {*DATA, "pipeline", "methods", "backbones", "train"},
+    "cli": {*DATA, "pipeline", "methods", "backbones", "train", "evaluate", "bench"},
+    "__init__": {*BELOW, "recipe", "pipeline"},
+    "__main__": {"cli"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_rooms(path):
+    """Rooms of sslpipe that a file imports, wherever the import stands."""
+    package = ("sslpipe", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            full = (*base, *(node.module or "").split(".")) if node.module else base
+            names = [full] if len(full) > 1 else [(*full, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        else:
+            continue
+        yield from (name[1] for name in names if name[0] == "sslpipe" and len(name) > 1)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    here = room(path)
+    assert here in ALLOWED, f"{path}: give the new room its place in ALLOWED"
+    wrong = set(imported_rooms(path)) - ALLOWED[here] - {here}
+    assert not wrong, f"{path} may not import {sorted(wrong)}"
+
+
+def test_the_walker_sees_imports_of_every_form(tmp_path):
+    found = set(imported_rooms(PACKAGE / "image" / "draws.py"))
+    assert {"lookup", "batch", "errors", "rng", "image"} <= found
+    assert "methods" in set(imported_rooms(PACKAGE / "train" / "run.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # commands are declarations: their options stand in the signature
+            length = node.end_lineno - node.body[0].lineno + 1
+            assert length <= 50, f"{path.name}: {node.name} has {length} lines"
+
+
+def test_exports_are_sorted_complete_and_come_when_first_used():
+    import sslpipe
+
+    assert sslpipe.__all__ == sorted(sslpipe.__all__)
+    for name in sslpipe.__all__:
+        assert getattr(sslpipe, name).__name__ == name
+    typed = ast.parse((PACKAGE / "__init__.py").read_text()).body
+    (block,) = [node for node in typed if isinstance(node, ast.If)]
+    names = [alias.name for node in block.body for alias in node.names]
+    assert sorted(names) == sslpipe.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        sslpipe.nothing  # noqa: B018
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, sslpipe.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

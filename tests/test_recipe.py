@@ -1,0 +1,149 @@
+"""Recipes: strict, located, fingerprinted."""
+
+import pytest
+
+from sslpipe.errors import RecipeError
+from sslpipe.lookup import Entry, bind, call, choose
+from sslpipe.recipe import load_recipe, parse_recipe
+
+TEXT = """\
+modality: image
+stream: {batch_size: 256, seed: 0}
+views:
+  global:
+    count: 2
+    ops:
+      - RandomResizedCrop: {size: [224, 224]}
+      - RandomHorizontalFlip: {p: 0.5}
+      - Normalize
+masks:
+  random: {view: global, patch_size: 16, sampler: {random: {ratio: 0.75}}}
+method: {simclr: {temperature: 0.1}}
+train: {backbone: resnet50, optimizer: {lars: {lr: 0.3}}, epochs: 100}
+run: {threads: auto, prefetch: 2}
+"""
+
+
+def parse(old="", new="", **kwargs):
+    assert old in TEXT
+    return parse_recipe(TEXT.replace(old, new, 1), path="r.yaml", **kwargs)
+
+
+def test_a_recipe_is_frozen_data_with_places():
+    recipe = parse()
+    assert recipe.stream.batch_size == 256
+    crop, flip, normalize = recipe.views["global"].ops
+    assert crop == Entry("RandomResizedCrop", {"size": [224, 224]}, "r.yaml:7")
+    assert (flip.where, normalize) == ("r.yaml:8", Entry("Normalize", {}, "r.yaml:9"))
+    assert recipe.method == Entry("simclr", {"temperature": 0.1}, "r.yaml:12")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.stream.batch_size = 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size", "batchsize", "r.yaml:2: unknown key 'batchsize'; did you mean 'batch_size'"),
+        ("method:", "methd:", "r.yaml:12: unknown key 'methd'; did you mean 'method'"),
+        ("count: 2", "count: two", "r.yaml:5: views.global.count = 'two'"),
+        ("count: 2", "count: 0", "r.yaml:5: views.global.count = 0: .*greater than 0"),
+        ("optimizer: {lars: {lr: 0.3}}, ", "", "r.yaml:13: train.optimizer is missing"),
+        ("seed: 0", "seed: 0, seed: 1", "r.yaml:2: 'seed' stands twice"),
+        ("seed: 0}", "seed: 0", "r.yaml:3: .*; correct the YAML"),
+        ("- Normalize", "- [1, 2]", r"r.yaml:9: \[1, 2\] is no entry"),
+        ("view: global", "view: globl", "r.yaml:11: .*'globl' is no view group; did you mean"),
+        ("modality: image", "modality: imge", "r.yaml:1: modality = 'imge'"),
+        ("threads: auto", "threads: 0", "r.yaml:14: run.threads"),
+    ],
+)
+def test_mistakes_are_named_with_file_and_line(old, new, message):
+    with pytest.raises(RecipeError, match=message):
+        parse(old, new)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "!!python/object/apply:os.system ['true']\n"])
+def test_what_is_no_recipe_is_refused_and_never_executed(text):
+    with pytest.raises(RecipeError):
+        parse_recipe(text)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot be read"):
+        load_recipe("nowhere.yaml")
+
+
+def test_fingerprints_cover_what_changes_results_and_nothing_else():
+    base = parse()
+    assert parse("threads: auto", "threads: 3").fingerprint == base.fingerprint
+    assert parse("modality", "# a comment\nmodality").fingerprint == base.fingerprint
+    for old, new in (
+        ("seed: 0", "seed: 1"),
+        ("p: 0.5", "p: 0.4"),
+        ("epochs: 100", "epochs: 99"),
+        ("lr: 0.3", "lr: 0.4"),
+        ("temperature: 0.1", "temperature: 0.2"),
+    ):
+        assert parse(old, new).fingerprint != base.fingerprint
+    assert parse("lr: 0.3", "lr: 0.4").data_fingerprint == base.data_fingerprint
+    assert parse("p: 0.5", "p: 0.4").data_fingerprint != base.data_fingerprint
+
+
+def test_overrides_reach_any_depth_and_are_checked():
+    recipe = parse(
+        overrides=[
+            "stream.batch_size=64",
+            "views.global.ops.1.RandomHorizontalFlip.p=[0.1, 0.9]",
+            "train.backbone={resnet18: {stem: cifar}}",
+        ]
+    )
+    assert recipe.stream.batch_size == 64
+    assert recipe.views["global"].ops[1].settings == {"p": [0.1, 0.9]}
+    assert recipe.train.backbone.name == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stream.batch_size", "write key=value"),
+        ("strem.batch_size=3", "the recipe has no 'strem.batch_size'"),
+        ("stream.batchsize=3", "--set stream.batchsize=3: unknown key 'batchsize'; did you mean"),
+        ("stream.batch_size=x", "--set stream.batch_size=x: stream.batch_size = 'x'"),
+        ("stream.batch_size=[", "not YAML"),
+    ],
+)
+def test_wrong_overrides_are_named(override, message):
+    with pytest.raises(RecipeError, match=message):
+        parse(overrides=[override])
+
+
+class Thing:
+    """Something with settings."""
+
+    def __init__(self, first, *, size: tuple[int, int], p: float = 0.5):
+        if p > 1:
+            raise ValueError(f"p = {p} must be at most 1")
+        self.first, self.size, self.p = first, size, p
+
+
+def test_settings_bind_strictly():
+    made = call(Thing, Entry("thing", {"size": [1, 2], "p": "1e-3"}, "r.yaml:3"), "x")
+    assert (made.first, made.size, made.p) == ("x", (1, 2), 0.001)
+    for settings, message in (
+        ({"size": [1, 2], "q": 1}, "r.yaml:3: thing has no setting 'q'; Known: p, size"),
+        ({"sise": [1, 2]}, "r.yaml:3: thing has no setting 'sise'; did you mean 'size'"),
+        ({}, "r.yaml:3: thing needs the setting 'size'"),
+        ({"size": "big"}, "r.yaml:3: thing.size = 'big'"),
+        ({"size": [1, 2], "p": 2}, "r.yaml:3: thing: p = 2.0 must be at most 1"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            call(Thing, Entry("thing", settings, "r.yaml:3"), "x")
+    assert bind(Thing, Entry("thing", {"size": (3, 4)})) == {"size": (3, 4), "p": 0.5}
+
+
+def test_names_are_chosen_or_imported():
+    assert choose(Entry("a"), {"a": 1}, "thing") == 1
+    assert choose(Entry("collections:Counter"), {}, "thing").__name__ == "Counter"
+    with pytest.raises(RecipeError, match="unknown thing 'bb'; did you mean 'b'"):
+        choose(Entry("bb"), {"a": 1, "b": 2}, "thing")
+    with pytest.raises(RecipeError, match=r"cannot import 'no\.such:Thing'"):
+        choose(Entry("no.such:Thing"), {}, "thing")

@@ -1,0 +1,85 @@
+"""Every recipe that ships: parses, says what it is, honours its spec, takes a step."""
+
+import re
+
+import pytest
+import torch
+
+import sslpipe
+from sslpipe.pipeline import find_recipe
+from sslpipe.recipe import load_recipe
+from sslpipe.train import build_method
+from sslpipe.train.run import prepare
+
+NAMES = sorted(sslpipe.recipes())
+
+
+def recipe_of(name, batch_size=2):
+    return load_recipe(find_recipe(name), overrides=[f"stream.batch_size={batch_size}"])
+
+
+def test_the_issue_s_recipes_are_all_there():
+    papers = {"simclr", "dino", "mae", "rotation"}
+    assert {*papers, *(f"{name}_cifar" for name in papers), "demo"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_heads_name_a_paper_and_a_command_and_files_stay_short(name):
+    text = find_recipe(name).read_text()
+    head = text[: text.index("modality:")]
+    assert re.search(r"arXiv:\d{4}\.\d{5}", head)
+    assert re.search(rf"sslpipe train (pipelines/)?{name}(\.yaml)? --shards", head)
+    assert text.count("\n") <= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_batch_one_step_one_backward(name, sample):
+    torch.manual_seed(0)  # the caller's; nothing may depend on it
+    with sslpipe.load(recipe_of(name), shards=sample, device="cpu", rank=0, world_size=1) as pipe:
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+        honours(batch, pipe.spec)
+        run = prepare(pipe, build_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+        run.plan  # noqa: B018
+        output = run.method(batch)
+        output.loss.backward()
+        trained = [p for p in run.module.parameters() if p.requires_grad]
+        assert torch.isfinite(output.loss)
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+        before = [p.detach().clone() for p in trained]
+        run.optimizer.step()
+        run.method.after_step(1.0)
+        assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
+        assert all(torch.isfinite(p).all() for p in trained)
+
+
+def honours(batch, spec):
+    assert set(batch.views) == set(spec.views) == set(batch.params)
+    for group, view in spec.views.items():
+        views = batch.views[group]
+        assert views.shape == (view.count, spec.size, view.channels, view.height, view.width)
+        assert views.dtype == torch.float32
+        assert torch.isfinite(views).all()
+        assert batch.params[group].shape == (view.count, spec.size, len(view.columns))
+    for name, mask in spec.masks.items():
+        assert batch.masks[name].shape == (mask.count, spec.size, mask.patches)
+        assert (batch.masks[name].sum(-1) == mask.hidden).all()
+    for name, target in spec.targets.items():
+        assert batch.targets[name].shape == (target.count, spec.size)
+        assert batch.targets[name].min() >= 0
+        assert batch.targets[name].max() < target.classes
+
+
+def test_rotation_turns_one_augmented_image_by_its_target(sample):
+    recipe = recipe_of("rotation_cifar", 4)
+    with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+    views, turns = batch.views["global"], batch.targets["rotation"]
+    assert turns.tolist() == [[v] * 4 for v in range(4)]
+    for v in range(4):
+        assert torch.equal(torch.rot90(views[v], -v, (-2, -1)), views[0])
+
+
+def test_masks_differ_between_samples_and_epochs(sample):
+    with sslpipe.load(recipe_of("mae", 8), shards=sample, device="cpu") as pipe:
+        first, later = (pipe.make_batch(pipe.load_share(s), s).masks["random"][0] for s in (0, 20))
+    assert len({tuple(row.tolist()) for row in torch.cat([first, later])}) == 16
