@@ -73,7 +73,7 @@ def find_recipe(name: str | Path) -> Path:
         RecipeError: neither exists; says which recipes there are.
     """
     path = Path(name)
-    if path.exists() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+    if path.is_file() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         return path
     shipped = recipes()
     if str(name) not in shipped:
