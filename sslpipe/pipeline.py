@@ -117,6 +117,7 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.manifest, self.device = recipe, manifest, device
         self.rank, self.world_size = rank, world_size
+        self.threads = thread_count(recipe)
         self.views = Views(recipe.views, recipe.masks, recipe.targets, seed=recipe.stream.seed)
         self.spec = BatchSpec(
             recipe.stream.batch_size // world_size,
@@ -165,7 +166,7 @@ class Pipeline:
             self.order,
             decode,
             on_bad=self.recipe.stream.on_bad,
-            threads=thread_count(self.recipe),
+            threads=self.threads,
         )
 
     def positions(self, step: int) -> npt.NDArray[np.int64]:

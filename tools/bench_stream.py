@@ -1,0 +1,147 @@
+"""What reading costs: our reader and decoder against the bare decoding loop and webdataset.
+
+    python tools/bench_stream.py [--images 2000] [--rounds 5] [--folder /tmp/sslpipe-bench]
+
+Every round runs all cases after each other on the same images in the page cache; the ratios are
+medians over rounds. `bare` decodes bytes that lie in memory, with the same decoder, on as many
+threads. Also: memory over an epoch, and start-up against the number of samples.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import webdataset
+from provenance import row, write_corpus
+from rich.console import Console
+from rich.table import Table
+
+import sslpipe
+from sslpipe.image.codec import ImageCodec
+from sslpipe.image.decode import decode
+from sslpipe.pipeline import Pipeline
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import pack
+from sslpipe.stream import order
+
+RECIPE = """
+stream: {{batch_size: 256, order: {order}}}
+views: {{global: {{ops: [RandomResizedCrop: {{size: [32, 32]}}]}}}}
+run: {{threads: auto}}
+"""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--images", type=int, default=2000)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--folder", type=Path, default=Path("/tmp/sslpipe-bench"))
+    chosen = options.parse_args()
+    shards = prepare(chosen.folder, chosen.images)
+    with sslpipe.load(parse_recipe(RECIPE.format(order="lanes")), shards=shards) as pipe:
+        cases = cases_of(pipe)
+        rates: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(chosen.rounds):
+            for name, case in cases.items():
+                start = time.perf_counter()
+                rates[name].append(case() / (time.perf_counter() - start))
+    decoding = ratio(rates["reader + decoder"], rates["bare decoder"])
+    reading = ratio(rates["reader"], rates["webdataset"])
+    table = Table("case", "images/s (median)")
+    for name, values in rates.items():
+        table.add_row(name, f"{statistics.median(values):,.0f}")
+    growth, starts = memory_growth(shards), start_ups()
+    console = Console()
+    console.print(table)
+    figures = (
+        f"reader + decoder / bare decoder: {decoding:.2f}; reader (CRC checked) / webdataset: "
+        f"{reading:.1f}; memory from the 1st to the 6th epoch: {growth:+.0f} MB; first plan for "
+        + ", ".join(f"1e{power} samples: {ms:.0f} ms" for power, ms in starts.items())
+    )
+    console.print(figures)
+    console.print(row(figures, "simplejpeg", "webdataset"), soft_wrap=True)
+
+
+def prepare(folder: Path, images: int) -> Path:
+    """The packed corpus."""
+    shards = folder / f"shards-{images}"
+    if not (shards / "manifest.json").exists():
+        corpus = write_corpus(folder / f"jpeg-{images}", images)
+        pack(corpus, shards, codec=ImageCodec(), name="corpus")
+    return shards
+
+
+def cases_of(pipe: Pipeline) -> dict[str, Callable[[], int]]:
+    """Each case goes over all whole batches of an epoch once and returns how many images it did."""
+    steps = range(len(pipe))
+    images = len(steps) * pipe.spec.size
+    raw = pipe.loader(bytes)
+    payloads = [item.sample.data for s in steps for item in raw(pipe.positions(s)).loaded]
+    threads = ThreadPoolExecutor(pipe.threads)
+
+    def bare() -> int:
+        for start in range(0, images, pipe.spec.size):
+            list(threads.map(decode, payloads[start : start + pipe.spec.size]))
+        return images
+
+    def decoded() -> int:
+        for step in steps:
+            pipe.load_share(step)
+        return images
+
+    def read() -> int:
+        for step in steps:
+            raw(pipe.positions(step))
+        return images
+
+    def plain() -> int:
+        manifest = pipe.manifest
+        urls = [str(manifest.tar(shard)) for shard in manifest.shards]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files open
+            return sum(1 for _ in webdataset.WebDataset(urls, shardshuffle=False))
+
+    return {
+        "bare decoder": bare,
+        "reader + decoder": decoded,
+        "reader": read,
+        "webdataset": plain,
+    }
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median of paired ratios."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def memory_growth(shards: Path) -> float:
+    """MB that the peak grows by from the first epoch to the sixth."""
+    with sslpipe.load(parse_recipe(RECIPE.format(order="lanes")), shards=shards) as pipe:
+        peaks = []
+        for _ in range(6):
+            for _batch in pipe:
+                pass
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    return peaks[-1] - peaks[0]
+
+
+def start_ups() -> dict[int, float]:
+    """Milliseconds to build the order and plan the first batch of one of 8 ranks, by samples."""
+    out = {}
+    for power in (6, 7, 8, 9):
+        sizes = np.full(10 ** (power - 4), 10_000, dtype=np.int64)
+        start = time.perf_counter()
+        made = order.build(sizes, kind="lanes", seed=0, batch_size=1024, lanes=None, window=4)
+        made.locate(order.owned(0, batch_size=1024, lanes=256, rank=0, world_size=8))
+        out[power] = (time.perf_counter() - start) * 1e3
+    return out
+
+
+if __name__ == "__main__":
+    main()
