@@ -1,0 +1,48 @@
+"""Prefetch: the same results at any depth, errors at their own step, clean restarts."""
+
+import threading
+
+import pytest
+
+from sslpipe.stream.ahead import Ahead
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_results_do_not_depend_on_the_depth(depth):
+    ahead = Ahead(lambda step: step * step, depth=depth, name="test")
+    assert [ahead.take(step) for step in range(7)] == [step * step for step in range(7)]
+    assert ahead.take(3) == 9
+    assert ahead.take(4) == 16
+    assert ahead.take(100) == 10_000
+    ahead.close()
+
+
+def test_at_most_depth_steps_are_made_ahead():
+    made, started = [], threading.Event()
+
+    def make(step):
+        made.append(step)
+        if step == 3:
+            started.set()
+        return step
+
+    ahead = Ahead(make, depth=3, name="test")
+    assert ahead.take(0) == 0
+    assert started.wait(10)
+    ahead.close()
+    assert made == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_error_comes_at_its_own_step_and_the_next_step_still_works(depth):
+    def make(step):
+        if step == 2:
+            raise ValueError("two")
+        return step
+
+    ahead = Ahead(make, depth=depth, name="test")
+    assert [ahead.take(0), ahead.take(1)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        ahead.take(2)
+    assert ahead.take(3) == 3
+    ahead.close()
