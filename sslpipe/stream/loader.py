@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from .order import Order
 from .reader import Reader, Sample
 
 T = TypeVar("T")
+TASK = 16  # samples per task at most
+TASKS_PER_THREAD = 4  # per batch at least, so that all threads end at about the same time
 SUBSTITUTES = 100  # bad samples in a row before a run gives up
 
 
@@ -53,6 +56,7 @@ class Loader(Generic[T]):
     ) -> None:
         self._reader, self._order, self._decode, self._on_bad = reader, order, decode, on_bad
         self._order_lock = threading.Lock()  # the order keeps the tables of the last epoch
+        self._count = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> Share[T]:
@@ -64,10 +68,18 @@ class Loader(Generic[T]):
         """
         with self._order_lock:
             located = self._order.locate(positions)
-        places = zip(
-            positions.tolist(), located.shards.tolist(), located.rows.tolist(), strict=True
+        places = list(
+            zip(positions.tolist(), located.shards.tolist(), located.rows.tolist(), strict=True)
         )
-        return Share(located.epochs, list(self._threads.map(lambda p: self._load(*p), places)))
+        size = max(1, min(TASK, len(places) // (TASKS_PER_THREAD * self._count)))
+        tasks = [places[start : start + size] for start in range(0, len(places), size)]
+        return Share(
+            located.epochs, list(chain.from_iterable(self._threads.map(self._task, tasks)))
+        )
+
+    def _task(self, places: list[tuple[int, int, int]]) -> list[Loaded[T]]:
+        """Several samples in one thread: handing over each of them costs more than reading it."""
+        return [self._load(*place) for place in places]
 
     def _load(self, position: int, shard: int, row: int) -> Loaded[T]:
         """The sample, or the first good one of those that may stand in for it."""

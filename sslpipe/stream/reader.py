@@ -104,23 +104,26 @@ class Reader:
         self._indexes = Recent(lambda shard: form.read_index(paths[shard]), OPEN_INDEXES)
 
     def read(self, shard: int, row: int) -> Sample:
-        """Read and check one sample, header and payload at once.
+        """Read and check one sample.
 
         Raises:
             SampleError: cut, damaged, or not what the index says.
             ShardError: the shard or its index cannot be opened.
         """
         record = self._indexes(shard).records[row]
-        start, header = self._form.header_range(record)
-        length = header + int(record["size"])
-        block = os.pread(self._files(shard).fd, length, start)
+        fd = self._files(shard).fd
+        start, length = self._form.header_range(record)
+        size = int(record["size"])
+        # two calls: cutting one block in two would copy the payload, which costs as much as a CRC
+        header = os.pread(fd, length, start)
+        data = os.pread(fd, size, start + length)
         where = f"{self.paths[shard].name} sample {row}"
-        if len(block) != length:
+        if len(data) != size:
             raise SampleError(
-                f"{where}: the shard ends after {len(block):,} of {length:,} bytes; it was cut: "
+                f"{where}: the shard ends after {len(data):,} of {size:,} bytes; it was cut: "
                 "copy or pack it again"
             )
-        key, data = self._form.member_key(block[:header]), block[header:]
+        key = self._form.member_key(header)
         if zlib.crc32(data) != int(record["crc"]):
             raise SampleError(
                 f"{where} ({key}): the bytes do not have the CRC32 of the index; the shard is "

@@ -54,7 +54,7 @@ def test_a_shard_that_is_cut_while_the_run_goes_on(packed, tmp_path):
     tar.write_bytes(tar.read_bytes()[: int(read_index(tar).records["offset"][last]) + 10])
     reader = reader_of(manifest)
     assert reader.read(0, 0).data
-    with pytest.raises(SampleError, match=rf"sample {last}: the shard ends after 522 of .* cut"):
+    with pytest.raises(SampleError, match=rf"sample {last}: the shard ends after 10 of .* cut"):
         reader.read(0, last)
 
 
