@@ -15,10 +15,11 @@ import torch
 
 import sslpipe
 from sslpipe.errors import RecipeError, SampleError, ShardError, StateError
+from sslpipe.image.codec import ImageCodec
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import open_manifest, read_index
+from sslpipe.shards import open_manifest, pack, read_index
 
-from .conftest import RECIPE
+from .conftest import RECIPE, write_images
 
 
 def load(packed, *overrides, rank=0, world_size=1):
@@ -218,6 +219,29 @@ def test_a_flipped_bit_is_replaced_alike_on_all_topologies_counted_and_logged(
             for whole, part in zip(joined, trace(steps(pipe, 10)), strict=True):
                 whole |= part
     assert joined == one
+
+
+class Lenient(ImageCodec):
+    """Packs what it should not."""
+
+    def inspect(self, data):
+        return 1, 1
+
+
+def test_an_image_that_does_not_decode_is_replaced_or_raised_by_name(tmp_path, caplog):
+    write_images(tmp_path / "in", 12)
+    (tmp_path / "in/class0/broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    pack(tmp_path / "in", tmp_path / "out", codec=Lenient())
+    with load(tmp_path / "out") as pipe:
+        keys = [key for batch in steps(pipe, 13) for key in batch.keys]
+        assert pipe.replaced == 8  # once in each of 8 epochs of 13
+    assert "class0/broken" not in keys
+    assert "class0/broken: is no readable JPEG" in caplog.text
+    with (
+        load(tmp_path / "out", "stream.on_bad=raise") as pipe,
+        pytest.raises(SampleError, match=r"in-.*tar class0/broken: is no readable"),
+    ):
+        steps(pipe, 2)
 
 
 def test_policy_raise_names_the_sample(packed, tmp_path):

@@ -18,7 +18,7 @@ from .draws import Policy
 
 U8 = npt.NDArray[np.uint8]
 MARGIN, LINE = 6, 14  # pixels
-LEAST, MOST = 96, 224  # pixels of a tile's longer side
+LEAST, MOST = 128, 224  # pixels of a tile's longer side
 GREY = 128
 
 
