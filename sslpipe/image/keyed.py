@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class KeyedRandom(TorchDispatchMode):
+class KeyedRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, whatever is random in torch follows `seed` alone.
 
     The CPU and CUDA have streams of their own, as everywhere in torch.
@@ -22,7 +22,7 @@ class KeyedRandom(TorchDispatchMode):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seed = seed
         self.generators: dict[torch.device, torch.Generator] = {}
 

@@ -6,7 +6,7 @@ Letters: V views, B samples, P columns, A attempts.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Pair = tuple[float, float]
-PerView = T | tuple[T, ...]  # one setting for all views, or a list: one per view
+PerView: TypeAlias = T | tuple[T, ...]  # one setting for all views, or a list: one per view
 ATTEMPTS = 10  # of torchvision's boxes before they fall back
 
 
@@ -58,7 +58,8 @@ class Draw:
         """Uniforms (V, B, ...) in [0, 1) stretched to a range, or to the range of their view."""
         bounds_V2 = np.broadcast_to(np.asarray(bounds, dtype=np.float64), (len(self.keys.views), 2))
         low, high = (side.reshape(-1, *[1] * (u.ndim - 1)) for side in bounds_V2.T)
-        return low + (high - low) * u
+        stretched: F64 = low + (high - low) * u
+        return stretched
 
     def whole(self, u: F64, bounds: PerView[tuple[int, int]]) -> F64:
         """Uniforms (V, B) made whole numbers from low to high, both included, equally likely."""
@@ -129,7 +130,7 @@ def first_fitting(area: F64, ratio: F64, limits_B2: I64) -> tuple[F64, F64, npt.
     fits = (long <= limits_B2[:, :1]) & (across <= limits_B2[:, 1:]) & (long > 0) & (across > 0)
     first = fits.argmax(-1)[..., None]
     long, across = (np.take_along_axis(side, first, -1)[..., 0] for side in (long, across))
-    return long, across, fits.any(-1)
+    return long, across, np.asarray(fits.any(-1))
 
 
 def pairs(value: PerView[tuple[T, T]]) -> tuple[tuple[T, T], ...]:
@@ -137,9 +138,9 @@ def pairs(value: PerView[tuple[T, T]]) -> tuple[tuple[T, T], ...]:
     return value if isinstance(value[0], tuple) else (value,)  # type: ignore[return-value]
 
 
-def per_view(op: Op) -> Iterator[tuple[str, int]]:
+def per_view(op: object) -> Iterator[tuple[str, int]]:
     """Name and length of every setting that is given as a list with one entry per view."""
-    if dataclasses.is_dataclass(op):
+    if dataclasses.is_dataclass(op):  # a user's op need not be one
         for field in dataclasses.fields(op):
             value = getattr(op, field.name)
             nested = isinstance(value, tuple) and bool(value) and isinstance(value[0], tuple)
