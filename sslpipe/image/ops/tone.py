@@ -19,7 +19,7 @@ class RandomInvert(Gated):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomEqualize(Gated):
-    """Flatten the histogram of each channel, at 8 bits: within 2 levels of torchvision's."""
+    """Flatten the histogram of each channel, at 8 bits."""
 
     p: PerView[float] = 0.5
     reference_only: ClassVar = True
