@@ -93,6 +93,16 @@ def test_an_op_that_is_inserted_changes_no_draw_of_it(name, settings):
     assert torch.equal(views, made(plain, uids)[0])
 
 
+@pytest.mark.parametrize(("name", "settings"), ALL, ids=[name for name, _ in ALL])
+def test_the_reference_reads_nothing_back_from_the_device(name, settings):
+    """The meta device has no values: an `item()`, `tolist()` or `bool()` of its tensors fails."""
+    uids = np.arange(12)
+    group = group_of(name, settings)
+    table = made(group, uids)[1]
+    views = kornia.execute(group, images_of(uids), table, device=torch.device("meta"))
+    assert views.shape == (2, 12, 3, 24, 24)
+
+
 @pytest.mark.parametrize("name", GATED)
 def test_p_is_the_rate_and_nothing_else_changes(name):
     settings = {**SETTINGS, **FOREIGN}.get(name, {})

@@ -125,8 +125,13 @@ def gaussian_blur(op: Op, images: Tensor, rows: F32) -> Tensor:
     on = gated(rows, images)
     if not len(on):
         return images  # Kornia's filter rejects an empty batch
-    sigma = column(rows, 1, images)[:, None].expand(-1, 2)
-    blurred = kornia.filters.gaussian_blur2d(images[on], op.kernel_size, sigma, "reflect")
+    # the kernels are made on the host: gaussian_blur2d reads sigma back from the device to check it
+    sigma = torch.from_numpy(np.ascontiguousarray(rows[rows[:, 0] > 0, 1:2]))
+    y, x = (
+        kornia.filters.get_gaussian_kernel1d(size, sigma).to(images.device, non_blocking=True)
+        for size in op.kernel_size
+    )
+    blurred = kornia.filters.filter2d_separable(images[on], x, y, "reflect")
     return images.index_copy(0, on, blurred)
 
 
