@@ -24,7 +24,7 @@ class KeyedRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seed = seed
-        self.generators: dict[torch.device, torch.Generator] = {}
+        self.generators: dict[str, torch.Generator] = {}  # by type: cuda is cuda:0
 
     def __torch_dispatch__(
         self,
@@ -42,9 +42,9 @@ class KeyedRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The keyed generator of a device."""
-        if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self.generators[device]
+        if device.type not in self.generators:
+            self.generators[device.type] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device.type]
 
 
 def with_generator(func: Any) -> Any:

@@ -6,9 +6,7 @@ from typing import ClassVar, Literal
 import kornia.augmentation as K
 import numpy as np
 
-from .op import F64, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
-
-UNBOUNDED = 1e6
+from .op import F64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +39,8 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         probabilities(self.p)
-        limits = {"brightness": (0, 2), "contrast": (0, UNBOUNDED), "saturation": (0, UNBOUNDED)}
         for name, bounds in zip(self.columns[1:5], self.ranges(), strict=True):
-            bounded(name, bounds, *limits.get(name, (-0.5, 0.5)))
+            bounded(name, bounds, *((-0.5, 0.5) if name == "hue" else (0, UNBOUNDED)))
             for pair in pairs(bounds):
                 K.ColorJitter(*(pair if name == one else 0.0 for one in self.columns[1:5]))
         if isinstance(self.order, tuple) and sorted(self.order) != [0, 1, 2, 3]:

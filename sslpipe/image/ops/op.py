@@ -20,6 +20,7 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Pair = tuple[float, float]
 PerView: TypeAlias = T | tuple[T, ...]  # one setting for all views, or a list: one per view
+UNBOUNDED = 1e6  # of factors: Kornia wants finite ones
 ATTEMPTS = 10  # of torchvision's boxes before they fall back
 
 

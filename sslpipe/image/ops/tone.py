@@ -6,7 +6,7 @@ from typing import ClassVar
 import kornia.augmentation as K
 import numpy as np
 
-from .op import F64, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
+from .op import F64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class RandomSharpness:
 
     def __post_init__(self) -> None:
         probabilities(self.p)
-        bounded("sharpness", self.bounds, 0, 1e6)
+        bounded("sharpness", self.bounds, 0, UNBOUNDED)
         for bounds in pairs(self.bounds):
             K.RandomSharpness(bounds)
 
