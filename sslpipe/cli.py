@@ -161,6 +161,10 @@ def show(
     with load(chosen, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(step), step)
         sheet(batch, pipe.spec, pipe.views.policies, rows=rows).save(out)
+        for group, policy in pipe.views.policies.items():
+            console.print(
+                f"{group}: {policy.summary}", markup=False, highlight=False, soft_wrap=True
+            )
     console.print(f"wrote {out}")
 
 

@@ -61,7 +61,8 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     out, _ = run("pack", "photos", "shards", "--resize", 40, cwd=tmp_path)
     assert "24 images in 1 shards" in out
     assert "all good" in run("verify", "shards", cwd=tmp_path)[0]
-    run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)
+    out, _ = run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)
+    assert "global: 2 x 32 x 32: RandomResizedCrop, RandomHorizontalFlip" in out
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.size[0] > 3 * 96
     words = ("train", recipe, "--shards", "shards", "--out", "run")

@@ -19,16 +19,19 @@ from ..lookup import Entry
 from ..rng import Keys, stream_id
 from . import ops
 from .ops import Draw, Op
+from .ops.foreign import foreign
 
 OPS: Mapping[str, type[Op]] = MappingProxyType({
     name: getattr(ops, name)
     for name in (
-        "CenterCrop", "ColorJitter", "Normalize", "RandomCrop", "RandomGaussianBlur",
-        "RandomGrayscale", "RandomHorizontalFlip", "RandomResizedCrop", "RandomSolarize",
-        "RandomVerticalFlip",
+        "CenterCrop", "ColorJitter", "Normalize", "RandomAutoContrast", "RandomCrop",
+        "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
+        "RandomHorizontalFlip", "RandomInvert", "RandomPosterize", "RandomResizedCrop",
+        "RandomRotation", "RandomRotation90", "RandomSharpness", "RandomSolarize",
+        "RandomVerticalFlip", "Resize",
     )
 })  # fmt: skip
-Crop = ops.RandomResizedCrop | ops.RandomCrop | ops.CenterCrop
+Crop = ops.RandomResizedCrop | ops.RandomCrop | ops.CenterCrop | ops.Resize
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,17 @@ class Step:
     op: Op
     stream: str
     start: int
+    name: str  # with #2, #3 where an op stands again
 
     @property
     def columns(self) -> slice:
         """Its slice of P."""
         return slice(self.start, self.start + len(self.op.columns))
+
+    @property
+    def reference_only(self) -> bool:
+        """Only the kornia executor has its pixels; a user's own op need not say so."""
+        return getattr(self.op, "reference_only", True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +76,79 @@ class Policy:
         height, width = self.crop.size
         return ViewSpec(self.count, 3, height, width, self.columns)
 
+    @property
+    def summary(self) -> str:
+        """One line: how many views of which size, the ops, and what only the reference can do."""
+        height, width = self.crop.size
+        names = (
+            f"{step.name} (kornia executor only)" if step.reference_only else step.name
+            for step in self.steps
+        )
+        return f"{self.count} x {height} x {width}: {', '.join(names)}"
+
 
 def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) -> Policy:
     """Build and check the ops of a view group.
 
     Raises:
-        RecipeError: unknown op or setting, no crop first, wrong number of `p`, or two ops whose
-            random streams collide.
+        RecipeError: unknown op or setting, no crop first, a list that has not one entry per view,
+            an op that does not suit the view, or two ops whose random streams collide.
     """
     seen: Counter[str] = Counter()
     steps: list[Step] = []
     columns: list[str] = []
     for entry in entries:
-        op = lookup.call(lookup.choose(entry, OPS, "op"), entry)
+        op = build(entry)
         seen[entry.name] += 1
         name = entry.name if seen[entry.name] == 1 else f"{entry.name}#{seen[entry.name]}"
-        steps.append(Step(op, f"views/{group}/{name}", len(columns)))
+        steps.append(Step(op, f"views/{group}/{name}", len(columns), name))
         columns += [f"{name}.{column}" for column in op.columns]
         check_op(entry, op, count, first=len(steps) == 1)
     if not steps:
         raise RecipeError(f"views.{group}.ops is empty; begin it with a crop, e.g. CenterCrop")
     check_streams(steps, entries)
-    return Policy(count, shared, tuple(steps), tuple(columns))
+    made = Policy(count, shared, tuple(steps), tuple(columns))
+    check_view(made, entries)
+    return made
+
+
+def build(entry: Entry) -> Op:
+    """One of our ops, a user's `package.module:Class`, or any other class of Kornia."""
+    if entry.name in OPS or ":" in entry.name:
+        op: Op = lookup.call(lookup.choose(entry, OPS, "op"), entry)
+        if entry.name not in OPS and not isinstance(op, ops.OwnPixels):
+            raise RecipeError(
+                f"{entry.where}: {entry.name} has no method `apply(images, rows)`; add it: "
+                "an op of your own brings its own pixels"
+            )
+        return op
+    return foreign(entry, OPS)
 
 
 def check_op(entry: Entry, op: Op, count: int, *, first: bool) -> None:
-    """The first op is a crop and no other is; a list of p has one value per view."""
+    """The first op is a crop and no other is; a list has one entry per view."""
     if first != isinstance(op, Crop):
-        crops = "CenterCrop, RandomCrop or RandomResizedCrop"
+        crops = "CenterCrop, RandomCrop, RandomResizedCrop or Resize"
         raise RecipeError(
             f"{entry.where}: {entry.name} stands {'first' if first else 'later'}; the first op, "
             f"and only it, must be {crops}: it gives all samples one size"
         )
-    p = getattr(op, "p", None)
-    if isinstance(p, tuple) and len(p) != count:
-        raise RecipeError(
-            f"{entry.where}: {entry.name}.p has {len(p)} values but the group makes {count} views; "
-            "give one value, or one per view"
-        )
+    for setting, given in ops.per_view(op):
+        if given != count:
+            raise RecipeError(
+                f"{entry.where}: {entry.name}.{setting} has {given} values but the group makes "
+                f"{count} views; give one value, or one per view"
+            )
+
+
+def check_view(policy: Policy, entries: Sequence[Entry]) -> None:
+    """Every op suits the size of the views."""
+    for step, entry in zip(policy.steps, entries, strict=True):
+        if isinstance(step.op, ops.Particular):
+            try:
+                step.op.check_view(*policy.crop.size)
+            except ValueError as error:
+                raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
 
 
 def check_streams(steps: Sequence[Step], entries: Sequence[Entry]) -> None:
@@ -132,5 +176,6 @@ def draw(policy: Policy, keys: Keys, sizes_B2: npt.NDArray[np.int64]) -> npt.NDA
 
     Whole numbers (boxes, gates, orders) are exact in float32; factors are rounded once, here.
     """
-    tables = [step.op.draw(Draw(keys, step.stream, sizes_B2)) for step in policy.steps]
+    size = policy.crop.size
+    tables = [step.op.draw(Draw(keys, step.stream, sizes_B2, size)) for step in policy.steps]
     return np.concatenate(tables, axis=-1).astype(np.float32)

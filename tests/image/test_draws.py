@@ -7,7 +7,7 @@ p < 1e-4 each for a fresh seed.
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomErasing, RandomResizedCrop
 
 from sslpipe.errors import RecipeError
 from sslpipe.image.draws import draw, keys_of, policy
@@ -98,6 +98,32 @@ def test_boxes_are_distributed_as_torchvisions(size):
         (w / h, their_w / their_h),
     ):  # fmt: skip
         assert ks_distance(ours, want) < bound
+
+
+@pytest.mark.parametrize("size", [(224, 224), (32, 96)])
+def test_erased_boxes_are_distributed_as_torchvisions(size):
+    count = 6000
+    _, columns = table(
+        [Entry("Resize", {"size": size}), Entry("RandomErasing")], uids=np.arange(count), count=1
+    )
+    x, y, w, h = (columns[f"RandomErasing.{c}"][0] for c in "xywh")
+    image = torch.empty(3, *size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = np.array([
+            RandomErasing.get_params(image, (0.02, 0.33), (0.3, 3.3), [0])[:4] for _ in range(count)
+        ])  # fmt: skip
+    their_y, their_x, their_h, their_w = theirs.T
+    failed = their_w == size[1]  # their way of saying that no box was found
+    assert abs((w == 0).mean() - failed.mean()) < 0.01
+    found, kept = w > 0, ~failed
+    assert ((h < size[0]) & (w < size[1]) & (x + w <= size[1]) & (y + h <= size[0])).all()
+    bound = 2.23 * np.sqrt(2 / kept.sum())  # KS at p = 1e-4
+    for ours, want in (
+        (x, their_x), (y, their_y), (w, their_w), (h, their_h), (w * h, their_w * their_h),
+    ):  # fmt: skip
+        assert ks_distance(ours[found], want[kept]) < bound
+    assert ks_distance(h[found] / w[found], their_h[kept] / their_w[kept]) < bound
 
 
 def test_gates_factors_and_orders_follow_the_recipe():

@@ -125,6 +125,108 @@ def test_grayscale_blur_solarize_and_normalize_equal_torchvision():
         assert (views[0, b] - want).abs().max() < 0.01 * LEVEL
 
 
+def test_resize_is_torchvision_s_antialiased_resize():
+    images = canvases()
+    views = run([("Resize", {"size": [48, 40]})], images)[0][0]
+    for view, image in zip(views, images, strict=True):
+        want = TF.resize(image.permute(2, 0, 1).float() / 255, [48, 40], antialias=True)
+        assert (view - want).abs().max() < 0.01 * LEVEL
+
+
+def test_tones_equal_torchvision():
+    images, crop = canvases(), ("RandomCrop", {"size": [48, 40]})  # whole levels: not resized
+    plain = run([crop], images)[0][0]
+    levels = (plain * 255).round().to(torch.uint8)
+    for name, adjust, source, tolerance in (
+        ("RandomInvert", TF.invert, plain, 0.001),
+        ("RandomAutoContrast", TF.autocontrast, plain, 0.1),  # Kornia adds 1e-6 to the range
+        ("RandomEqualize", TF.equalize, levels, 0.001),
+    ):
+        views = run([crop, (name, {"p": 1.0})], images)[0][0]
+        want = adjust(source)
+        want = want.float() / 255 if want.dtype == torch.uint8 else want
+        assert (views - want).abs().max() < tolerance * LEVEL, name
+    posterized, table, group = run([crop, ("RandomPosterize", {"bits": [1, 8], "p": 1.0})], images)
+    sharpened, factors, tones = run(
+        [crop, ("RandomSharpness", {"sharpness": [0.0, 3.0], "p": 1.0})], images
+    )
+    for b in range(len(images)):
+        bits = int(column(table, group, "RandomPosterize.bits")[0, b])
+        assert (posterized[0, b] - TF.posterize(levels[b], bits) / 255).abs().max() < 0.001 * LEVEL
+        factor = float(column(factors, tones, "RandomSharpness.sharpness")[0, b])
+        want = TF.adjust_sharpness(plain[b], factor)
+        assert (sharpened[0, b] - want).abs().max() < 0.01 * LEVEL
+
+
+def test_rotations_turn_counter_clockwise_like_torchvision():
+    images = canvases(12)
+    crop = ("CenterCrop", {"size": [41, 41]})
+    plain = cropped(images, (41, 41))
+    turned, table, group = run([crop, ("RandomRotation90", {"times": [-3, 3]})], images)
+    turns = column(table, group, "RandomRotation90.turns")[0]
+    assert len(set(turns)) > 4
+    for b, k in enumerate(turns):
+        assert torch.equal(turned[0, b], torch.rot90(plain[b], int(k), (-2, -1)))
+    for resample in ("bilinear", "nearest"):
+        rotation = ("RandomRotation", {"degrees": 60, "p": 1.0, "resample": resample})
+        views, table, group = run([crop, rotation], images)
+        y, x = torch.meshgrid(torch.arange(41) - 20, torch.arange(41) - 20, indexing="ij")
+        inside = (x**2 + y**2) < 18**2  # beyond, torchvision blends in the fill
+        for b, degrees in enumerate(column(table, group, "RandomRotation.degrees")[0]):
+            mode = TF.InterpolationMode(resample)
+            want = TF.rotate(plain[b], float(degrees), mode)
+            off = (views[0, b] - want).abs().amax(0)[inside]
+            # a nearest neighbour may tip over on a tie
+            assert (off < 0.1 * LEVEL).float().mean() > (0.99 if resample == "nearest" else 0.9999)
+
+
+def test_erasing_is_torchvision_s_erase():
+    images = canvases(16)
+    plain = cropped(images)
+    views, table, group = run([CROP, ("RandomErasing", {"value": 0.25})], images)
+    on = column(table, group, "RandomErasing.on")[0]
+    assert 0 < on.sum() < len(images)
+    for b in range(len(images)):
+        x, y, w, h = (int(column(table, group, f"RandomErasing.{c}")[0, b]) for c in "xywh")
+        want = TF.erase(plain[b], y, x, h, w, torch.tensor(0.25)) if on[b] else plain[b]
+        assert torch.equal(views[0, b], want)
+
+
+def test_erasing_nothing_where_no_box_was_found():
+    def no_box(table, group):
+        start = group.columns.index("RandomErasing.x")
+        table[..., start : start + 4] = 0
+
+    images = canvases()
+    erasing = [CROP, ("RandomErasing", {"p": 1.0})]
+    assert torch.equal(run(erasing, images, edit=no_box)[0][0], cropped(images))
+
+
+def test_an_op_of_one_s_own_brings_its_own_pixels(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("""
+from dataclasses import dataclass
+import numpy as np, torch
+
+@dataclass(frozen=True, kw_only=True)
+class Darken:
+    by: float = 0.5
+    p: float = 0.5
+    columns = ("on",)
+
+    def draw(self, source):
+        return source.gates(source.uniforms(1)[..., 0], self.p)[..., None]
+
+    def apply(self, images, rows):
+        return images * torch.from_numpy(1 - self.by * rows[:, :1, None, None])
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    images = canvases()
+    views, table, group = run([CROP, ("mine:Darken", {"by": 0.25})], images)
+    on = torch.from_numpy(column(table, group, "mine:Darken.on")[0])
+    assert torch.equal(views[0], cropped(images) * (1 - 0.25 * on)[:, None, None, None])
+    assert group.steps[1].reference_only
+
+
 def test_random_crop_pads_with_zeros_like_torchvision():
     images = [image[:32, :32] for image in canvases(8)]
     views, table, _ = run([("RandomCrop", {"size": [32, 32], "padding": 4})], images)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import kornia.color
 import kornia.enhance
 import kornia.filters
+import kornia.geometry.bbox
 import kornia.geometry.transform
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,8 @@ def execute(
     crops = [crop(on_device[r % batch], boxes_R4[r], policy.crop) for r in range(len(table_RP))]
     images_RCHW = torch.stack(crops)
     for step in policy.steps[1:]:
-        images_RCHW = APPLY[type(step.op)](step.op, images_RCHW, table_RP[:, step.columns])
+        apply = APPLY.get(type(step.op), own)
+        images_RCHW = apply(step.op, images_RCHW, table_RP[:, step.columns])
     return images_RCHW.reshape(views, batch, *images_RCHW.shape[1:])
 
 
@@ -123,9 +125,69 @@ def gaussian_blur(op: Op, images: Tensor, rows: F32) -> Tensor:
     on = gated(rows, images)
     if not len(on):
         return images  # Kornia's filter rejects an empty batch
-    sigma = column(rows, 1, images)[:, None].expand(-1, 2)
-    blurred = kornia.filters.gaussian_blur2d(images[on], op.kernel_size, sigma, "reflect")
+    # the kernels are made on the host: gaussian_blur2d reads sigma back from the device to check it
+    sigma = torch.from_numpy(np.ascontiguousarray(rows[rows[:, 0] > 0, 1:2]))
+    y, x = (
+        kornia.filters.get_gaussian_kernel1d(size, sigma).to(images.device, non_blocking=True)
+        for size in op.kernel_size
+    )
+    blurred = kornia.filters.filter2d_separable(images[on], x, y, "reflect")
     return images.index_copy(0, on, blurred)
+
+
+def rotation(op: Op, images: Tensor, rows: F32) -> Tensor:
+    assert isinstance(op, ops.RandomRotation)
+    on = gated(rows, images)
+    if not len(on):
+        return images  # an empty batch has no grid
+    turned = kornia.geometry.transform.rotate(
+        images[on], column(rows, 1, images), mode=op.resample, align_corners=True
+    )
+    return images.index_copy(0, on, turned)
+
+
+def rotation_90(op: Op, images: Tensor, rows: F32) -> Tensor:
+    """Kornia warps; pixels are moved instead."""
+    for turns in range(1, 4):
+        chosen = np.flatnonzero((rows[:, 0] > 0) & (rows[:, 1] % 4 == turns))
+        index = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+        images = images.index_copy(0, index, torch.rot90(images[index], turns, (-2, -1)))
+    return images
+
+
+def erase(op: Op, images: Tensor, rows: F32) -> Tensor:
+    assert isinstance(op, ops.RandomErasing)
+    chosen = np.flatnonzero((rows[:, 0] > 0) & (rows[:, 3] > 0))  # a box without width is none
+    index = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+    x, y, w, h = torch.from_numpy(rows[chosen, 1:].T.copy()).to(images.device, non_blocking=True)
+    height, width = images.shape[-2:]
+    corners = kornia.geometry.bbox.bbox_generator(x, y, w, h)
+    mask = kornia.geometry.bbox.bbox_to_mask(corners, width, height)[:, None] > 0
+    return images.index_copy(0, index, images[index].masked_fill(mask, op.value))
+
+
+def tone(adjust: Callable[[Tensor], Tensor]) -> Apply:
+    """A fixed adjustment of values in [0, 1], as an op."""
+
+    def apply(op: Op, images: Tensor, rows: F32) -> Tensor:
+        on = gated(rows, images)
+        return images.index_copy(0, on, adjust(images[on].clamp(0, 1))) if len(on) else images
+
+    return apply
+
+
+def posterize(op: Op, images: Tensor, rows: F32) -> Tensor:
+    on = gated(rows, images)
+    bits = column(rows, 1, images).to(torch.int32)
+    return images.index_copy(0, on, kornia.enhance.posterize(images[on].clamp(0, 1), bits))
+
+
+def sharpen(op: Op, images: Tensor, rows: F32) -> Tensor:
+    on = gated(rows, images)
+    if not len(on):
+        return images
+    sharp = kornia.enhance.sharpness(images[on].clamp(0, 1), column(rows, 1, images))
+    return images.index_copy(0, on, sharp)
 
 
 def solarize(op: Op, images: Tensor, rows: F32) -> Tensor:
@@ -139,6 +201,12 @@ def normalize(op: Op, images: Tensor, rows: F32) -> Tensor:
     return kornia.enhance.normalize(images, mean, std)  # type: ignore[no-any-return]
 
 
+def own(op: Op, images: Tensor, rows: F32) -> Tensor:
+    """A foreign Kornia class, or a user's own op."""
+    assert isinstance(op, ops.OwnPixels)
+    return op.apply(images, rows)
+
+
 APPLY: Mapping[type, Apply] = MappingProxyType({
     ops.RandomHorizontalFlip: hflip,
     ops.RandomVerticalFlip: vflip,
@@ -146,5 +214,13 @@ APPLY: Mapping[type, Apply] = MappingProxyType({
     ops.ColorJitter: color_jitter,
     ops.RandomGaussianBlur: gaussian_blur,
     ops.RandomSolarize: solarize,
+    ops.RandomRotation: rotation,
+    ops.RandomRotation90: rotation_90,
+    ops.RandomErasing: erase,
+    ops.RandomInvert: tone(kornia.enhance.invert),
+    ops.RandomEqualize: tone(kornia.enhance.equalize),
+    ops.RandomAutoContrast: tone(kornia.enhance.normalize_min_max),
+    ops.RandomPosterize: posterize,
+    ops.RandomSharpness: sharpen,
     ops.Normalize: normalize,
 })  # fmt: skip

@@ -1,0 +1,146 @@
+"""Colour and blur: what pixels become. All but Normalize want values in [0, 1]."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import kornia.augmentation as K
+import numpy as np
+
+from .op import F64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomGrayscale(Gated):
+    """Grey in all three channels (BT.601). Our default p is the papers'; Kornia's is 0.1."""
+
+    p: PerView[float] = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue as torchvision defines them.
+
+    A number f means [1 - f, 1 + f], of hue [-f, f]. Ours: `order` is drawn `per_sample` and view.
+    Kornia draws one order per batch; `batch` gives whole batches one order too, drawn per epoch and
+    view, because a sample's order must not hang on the batch that it happens to be in. A list such
+    as [0, 1, 2, 3] (brightness, contrast, saturation, hue) is a fixed order, as in Kornia.
+    """
+
+    brightness: float | PerView[Pair] = 0.0
+    contrast: float | PerView[Pair] = 0.0
+    saturation: float | PerView[Pair] = 0.0
+    hue: float | PerView[Pair] = 0.0  # in turns
+    order: Literal["per_sample", "batch"] | tuple[int, int, int, int] = "per_sample"
+    p: PerView[float] = 1.0
+    columns: ClassVar = (
+        "on", "brightness", "contrast", "saturation", "hue", "order0", "order1", "order2", "order3",
+    )  # fmt: skip
+    reference_only: ClassVar = False
+
+    def __post_init__(self) -> None:
+        probabilities(self.p)
+        for name, bounds in zip(self.columns[1:5], self.ranges(), strict=True):
+            bounded(name, bounds, *((-0.5, 0.5) if name == "hue" else (0, UNBOUNDED)))
+            for pair in pairs(bounds):
+                K.ColorJitter(*(pair if name == one else 0.0 for one in self.columns[1:5]))
+        if isinstance(self.order, tuple) and sorted(self.order) != [0, 1, 2, 3]:
+            raise ValueError(f"order = {list(self.order)} must hold 0, 1, 2 and 3 once each")
+
+    def ranges(self) -> tuple[PerView[Pair], ...]:
+        """Ranges of the four factors."""
+        factors = (self.brightness, self.contrast, self.saturation)
+        scaled = (f if isinstance(f, tuple) else (max(0.0, 1 - f), 1 + f) for f in factors)
+        hue = self.hue if isinstance(self.hue, tuple) else (-self.hue, self.hue)
+        return (*scaled, hue)
+
+    def draw(self, source: Draw) -> F64:
+        """Gate, four factors, and the order: which factor (0..3, as listed) comes at each place."""
+        u = source.uniforms(9)
+        on = source.gates(u[..., 0], self.p)[..., None]
+        factors = [source.between(u[..., 1 + i], r) for i, r in enumerate(self.ranges())]
+        return np.concatenate([on, np.stack(factors, -1), self.orders(source, u[..., 5:])], -1)
+
+    def orders(self, source: Draw, u_VB4: F64) -> F64:
+        """(V, B, 4)."""
+        if isinstance(self.order, tuple):
+            return np.broadcast_to(np.array(self.order, dtype=np.float64), u_VB4.shape)
+        if self.order == "batch":
+            u_VB4 = source.common(9)[..., 5:]
+        return np.argsort(u_VB4, axis=-1, kind="stable").astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomGaussianBlur:
+    """Gaussian blur of a fixed odd kernel, reflecting at the border; sigma is drawn per view."""
+
+    kernel_size: tuple[int, int]  # pixels, odd
+    sigma: PerView[Pair] = (0.1, 2.0)  # pixels
+    p: PerView[float] = 0.5
+    columns: ClassVar = ("on", "sigma")
+    reference_only: ClassVar = False
+
+    def __post_init__(self) -> None:
+        probabilities(self.p)
+        if any(k % 2 == 0 or k < 1 for k in self.kernel_size):
+            raise ValueError(f"kernel_size = {list(self.kernel_size)} must be odd")
+        bounded("sigma", self.sigma, 0.01, UNBOUNDED)
+        for sigma in pairs(self.sigma):
+            K.RandomGaussianBlur(self.kernel_size, sigma)
+
+    def check_view(self, height: int, width: int) -> None:
+        """Raise ValueError if the border cannot be reflected."""
+        if self.kernel_size[0] // 2 >= height or self.kernel_size[1] // 2 >= width:
+            raise ValueError(
+                f"kernel_size = {list(self.kernel_size)} is too large to reflect views of "
+                f"{height} x {width} px at their border; take a smaller one"
+            )
+
+    def draw(self, source: Draw) -> F64:
+        """Gate and sigma."""
+        u = source.uniforms(2)
+        on = source.gates(u[..., 0], self.p)
+        return np.stack([on, source.between(u[..., 1], self.sigma)], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSolarize:
+    """Invert what is at or above the threshold.
+
+    Our default is the papers': threshold 0.5 and no addition. Kornia's own defaults draw the
+    threshold from (0.4, 0.6) and add up to 0.1 of brightness first.
+    """
+
+    thresholds: PerView[Pair] = (0.5, 0.5)  # in [0, 1]
+    p: PerView[float] = 0.5
+    columns: ClassVar = ("on", "threshold")
+    reference_only: ClassVar = False
+
+    def __post_init__(self) -> None:
+        probabilities(self.p)
+        bounded("thresholds", self.thresholds, 0, 1)
+        for thresholds in pairs(self.thresholds):
+            K.RandomSolarize(thresholds, (0.0, 0.0))
+
+    def draw(self, source: Draw) -> F64:
+        """Gate and threshold."""
+        u = source.uniforms(2)
+        on = source.gates(u[..., 0], self.p)
+        return np.stack([on, source.between(u[..., 1], self.thresholds)], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """(x - mean) / std per channel; the default is ImageNet's."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    columns: ClassVar[tuple[str, ...]] = ()
+    reference_only: ClassVar = False
+
+    def __post_init__(self) -> None:
+        if min(self.std) <= 0:
+            raise ValueError(f"std = {list(self.std)} must be above 0")
+
+    def draw(self, source: Draw) -> F64:
+        """Nothing."""
+        return np.zeros((len(source.keys.views), len(source.keys.uids), 0))
