@@ -17,14 +17,18 @@ from torch import Tensor
 
 from .. import ops
 from ..draws import Crop, Policy, Step
-from . import cpu_kernels as kernels
+from . import cpu_colour, cpu_filters
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Row = list[float]  # the values that one op drew for one view
 TASK = 4  # samples per task: a task costs 30 us, a view 20 (32 px) to 600 (224 px)
 
-ADJUST = ((kernels.brightness, 1), (kernels.contrast, 1), (kernels.saturation, 1), (kernels.hue, 0))
+CROPS = (ops.RandomResizedCrop, ops.RandomCrop, ops.CenterCrop)
+ADJUST = (  # and the neutral factor
+    (cpu_colour.brightness, 1), (cpu_colour.contrast, 1), (cpu_colour.saturation, 1),
+    (cpu_colour.hue, 0),
+)  # fmt: skip
 
 
 def jitter(op: ops.ColorJitter, image: F32, row: Row) -> None:
@@ -36,9 +40,14 @@ def jitter(op: ops.ColorJitter, image: F32, row: Row) -> None:
             adjust(image, factor)
 
 
+def blur(op: ops.RandomGaussianBlur, image: F32, row: Row) -> None:
+    height, width = op.kernel_size
+    cpu_filters.blur(image, height, width, row[1])
+
+
 def normalize(op: ops.Normalize, image: F32, row: Row) -> None:
     for channel, (mean, std) in enumerate(zip(op.mean, op.std, strict=True)):
-        kernels.normalize(image, channel, mean, std)
+        cpu_colour.normalize(image, channel, mean, std)
 
 
 def flip(image: F32, axis: int) -> None:
@@ -50,10 +59,10 @@ def flip(image: F32, axis: int) -> None:
 APPLY: Mapping[type, Callable[[Any, F32, Row], None]] = MappingProxyType({
     ops.ColorJitter: jitter,
     ops.Normalize: normalize,
-    ops.RandomGaussianBlur: lambda op, image, row: kernels.blur(image, *op.kernel_size, row[1]),
-    ops.RandomGrayscale: lambda op, image, row: kernels.saturation(image, 0.0),
+    ops.RandomGaussianBlur: blur,
+    ops.RandomGrayscale: lambda op, image, row: cpu_colour.saturation(image, 0.0),
     ops.RandomHorizontalFlip: lambda op, image, row: flip(image, 2),
-    ops.RandomSolarize: lambda op, image, row: kernels.solarize(image, row[1]),
+    ops.RandomSolarize: lambda op, image, row: cpu_colour.solarize(image, row[1]),
     ops.RandomVerticalFlip: lambda op, image, row: flip(image, 1),
 })  # fmt: skip
 
@@ -69,7 +78,9 @@ FLIPS = (ops.RandomVerticalFlip, ops.RandomHorizontalFlip)
 
 def unsupported(policy: Policy) -> list[str]:
     """Names of the ops of a policy that this executor cannot do."""
-    return [type(s.op).__name__ for s in policy.steps[1:] if type(s.op) not in APPLY]
+    known = (CROPS, *(APPLY for _ in policy.steps[1:]))
+    pairs = zip(policy.steps, known, strict=True)
+    return [type(step.op).__name__ for step, these in pairs if type(step.op) not in these]
 
 
 def execute(
@@ -125,13 +136,13 @@ def crop(op: Crop, canvas: U8, row: Row, mirror: tuple[bool, bool], image: F32) 
     """The box (x, y, w, h) at the head of the row, resized; padded with zeros by RandomCrop."""
     x, y, w, h = (int(side) for side in row[:4])
     if (h, w) == tuple(op.size):
-        kernels.cut(canvas, x, y, mirror, image)
+        cpu_filters.cut(canvas, x, y, mirror, image)
         return
     assert not isinstance(op, ops.RandomCrop)
     assert 0 <= x <= canvas.shape[1] - w, "the box leaves the canvas"
     assert 0 <= y <= canvas.shape[0] - h, "the box leaves the canvas"
     cubic = op.resample == "bicubic"
-    kernels.resample(canvas, x, y, w, h, mirror, cubic, op.antialias, image)
+    cpu_filters.resample(canvas, x, y, w, h, mirror, cubic, op.antialias, image)
 
 
 def apply(step: Step, image: F32, row: Row) -> None:

@@ -1,42 +1,25 @@
-"""The loops of the `cpu` executor, compiled by numba: one view at a time, in place, without the GIL.
+"""Crops and blur of one image, (3, h, w) float32, C-contiguous: the loops of the `cpu` executor.
 
-An image is (3, h, w) float32, C-contiguous, 600 KB at 224 px: it stays in the L2 cache from the
-crop to the last op. Loops are written so that LLVM vectorises them: contiguous planes, no indexed
-loads. numba keeps the machine code on disk and knows it by this file's date alone, so a kernel and
-all that it calls stand in this file.
+At 224 px an image is 600 KB: it stays in the L2 cache from the crop to the last op. All sums run
+over neighbouring floats, so that LLVM vectorises them; indexed loads would not be.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-Image = npt.NDArray[np.float32]
+from .cpu_jit import Image, kernel
+
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
-F = TypeVar("F", bound=Callable[..., Any])
 f32 = np.float32
 
-ROWS = 32  # output rows resampled together; a multiple of LANES, 16 to 64 time alike
+ROWS = 32  # output rows resampled together; a multiple of LANES
 LANES = 8  # floats of a vector that every machine handles well
-
-
-def kernel(function: F) -> F:
-    """Compile on the first call and keep the result on disk.
-
-    numba writes to NUMBA_CACHE_DIR, else beside this file, else to the user's cache; where none can
-    be written it compiles anew in each process.
-    """
-    settings = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return cast(F, numba.njit(cache=True, **settings)(function))
-    except RuntimeError:
-        return cast(F, numba.njit(**settings)(function))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -107,7 +90,18 @@ def weighted_sum(target: Image, source: Any, start: int, step: int, weights: Ima
 
 
 @kernel
-def tap(distance: float, cubic: bool, a: float) -> float:
+def turn(target: Image, source: Image, at: int, step: int, rows: int, columns: int) -> None:
+    """Transpose the source matrix into the target; flat arrays, sides divisible by LANES.
+
+    Row r of the source starts at `at + r * step`; the target has no gaps.
+    """
+    for i in range(0, rows, LANES):
+        for j in range(0, columns, LANES):
+            transpose(target, j * rows + i, rows, source, at + i * step + j, step)
+
+
+@kernel
+def tap(distance: f32, cubic: bool, a: f32) -> f32:
     """The triangle, or Keys' cubic with parameter a."""
     t = abs(distance)
     if not cubic:
@@ -120,9 +114,7 @@ def tap(distance: float, cubic: bool, a: float) -> float:
 
 
 @kernel
-def axis(
-    length: int, size: int, cubic: bool, antialias: bool, mirror: bool
-) -> tuple[I64, Image]:
+def axis(length: int, size: int, cubic: bool, antialias: bool, mirror: bool) -> tuple[I64, Image]:
     """Resampling of one axis as torch does it: the first source index and the (size, K) weights.
 
     Antialiased: a filter as wide as the step between outputs, cut at the border and normalised, the
@@ -133,11 +125,12 @@ def axis(
     stretch = max(f32(1), scale) if antialias else f32(1)
     reach = stretch * (f32(2) if cubic else f32(1))
     a = f32(-0.5) if antialias else f32(-0.75)
-    taps = min(int(np.ceil(reach)) * 2 + 1, length)
+    taps = min(int(np.ceil(f32(2) * reach)), length)
     first, weights = np.empty(size, np.int64), np.zeros((size, taps), np.float32)
     for o in range(size):
         center = scale * (f32(size - 1 - o if mirror else o) + f32(0.5))
-        low, high = int(np.floor(center - reach + f32(0.5))), int(np.floor(center + reach + f32(0.5)))
+        low = int(np.floor(center - reach + f32(0.5)))
+        high = int(np.floor(center + reach + f32(0.5)))
         first[o] = min(max(low, 0), length - taps)
         total = f32(0)
         for i in range(low, high):
@@ -176,25 +169,21 @@ def resample(
     source, stride = canvas.reshape(canvas.size), canvas.shape[1] * 3
     n = (3 * width + LANES - 1) // LANES * LANES
     m = (out_w + LANES - 1) // LANES * LANES
-    lines, turned = np.zeros(ROWS * n, np.float32), np.empty(n * ROWS, np.float32)
-    summed, plane = np.zeros(m * 3 * ROWS, np.float32), np.empty(ROWS * m, np.float32)
     pixel = 3 * ROWS
+    lines, turned = np.zeros(ROWS * n, np.float32), np.empty(n * ROWS, np.float32)
+    summed, plane = np.zeros(m * pixel, np.float32), np.empty(ROWS * m, np.float32)
     for top in range(0, out_h, ROWS):
         rows = min(ROWS, out_h - top)
         for i in range(rows):
             start = (y + first_y[top + i]) * stride + 3 * x
             line = lines[i * n : i * n + 3 * width]
             weighted_sum(line, source, start, stride, weights_y[top + i])
-        for i in range(0, ROWS, LANES):
-            for j in range(0, n, LANES):
-                transpose(turned, j * ROWS + i, ROWS, lines, i * n + j, n)
+        turn(turned, lines, 0, n, ROWS, n)
         for o in range(out_w):
             target = summed[o * pixel : (o + 1) * pixel]
             weighted_sum(target, turned, first_x[o] * pixel, pixel, weights_x[o])
         for c in range(3):
-            for i in range(0, ROWS, LANES):
-                for j in range(0, m, LANES):
-                    transpose(plane, i * m + j, m, summed, (j * 3 + c) * ROWS + i, pixel)
+            turn(plane, summed, c * ROWS, pixel, m, ROWS)
             for i in range(rows):
                 target, line = image[c, top + i], plane[i * m : i * m + out_w]
                 for j in range(out_w):
@@ -215,94 +204,14 @@ def cut(canvas: U8, x: int, y: int, mirror: tuple[bool, bool], image: Image) -> 
 
 
 @kernel
-def brightness(image: Image, factor: float) -> None:
-    """Blend with black."""
-    flat, f = image.reshape(image.size), f32(factor)
-    for i in range(flat.size):
-        flat[i] = min(max(flat[i] * f, f32(0)), f32(1))
-
-
-@kernel
-def contrast(image: Image, factor: float) -> None:
-    """Blend with the mean grey of the image."""
-    total = 0.0
-    for row in range(image.shape[1]):
-        r, g, b = image[0, row], image[1, row], image[2, row]
-        part = f32(0)  # a row at a time in float32, the rows in float64
-        for i in range(r.size):
-            part += f32(0.299) * r[i] + f32(0.587) * g[i] + f32(0.114) * b[i]
-        total += part
-    flat, f = image.reshape(image.size), f32(factor)
-    rest = f32(total / (image.shape[1] * image.shape[2])) * (f32(1) - f)
-    for i in range(flat.size):
-        flat[i] = min(max(flat[i] * f + rest, f32(0)), f32(1))
-
-
-@kernel
-def saturation(image: Image, factor: float) -> None:
-    """Blend with the grey of each pixel; factor 0 is grayscale."""
-    planes = image.reshape(3, image.size // 3)
-    r, g, b, f = planes[0], planes[1], planes[2], f32(factor)
-    for i in range(r.size):
-        rest = (f32(0.299) * r[i] + f32(0.587) * g[i] + f32(0.114) * b[i]) * (f32(1) - f)
-        r[i] = min(max(r[i] * f + rest, f32(0)), f32(1))
-        g[i] = min(max(g[i] * f + rest, f32(0)), f32(1))
-        b[i] = min(max(b[i] * f + rest, f32(0)), f32(1))
-
-
-@kernel
-def hue_channel(n: float, sextant: float, high: float, span: float) -> float:
-    """One channel of HSV -> RGB: n is 5, 3, 1 for red, green, blue; sextant in [0, 6)."""
-    k = n + sextant
-    k = k - f32(6) if k >= f32(6) else k
-    return high - span * min(max(min(k, f32(4) - k), f32(0)), f32(1))
-
-
-@kernel
-def hue(image: Image, turns: float) -> None:
-    """Turn the hue; closed form, so that no HSV image is made."""
-    planes = image.reshape(3, image.size // 3)
-    r, g, b, shift = planes[0], planes[1], planes[2], f32(turns) * f32(6)
-    for i in range(r.size):
-        red, green, blue = r[i], g[i], b[i]
-        high, low = max(red, max(green, blue)), min(red, min(green, blue))
-        span = high - low
-        scale = f32(1) / (span if span > f32(0) else f32(1))
-        at_blue = f32(4) + (red - green) * scale
-        at_green = f32(2) + (blue - red) * scale
-        at = at_green if high == green else at_blue
-        at = (green - blue) * scale if high == red else at
-        at += shift
-        at -= f32(6) * np.floor(at * f32(1 / 6))
-        r[i] = hue_channel(f32(5), at, high, span)
-        g[i] = hue_channel(f32(3), at, high, span)
-        b[i] = hue_channel(f32(1), at, high, span)
-
-
-@kernel
-def solarize(image: Image, threshold: float) -> None:
-    """Invert what is at or above the threshold."""
-    flat, t = image.reshape(image.size), f32(threshold)
-    for i in range(flat.size):
-        flat[i] = f32(1) - flat[i] if flat[i] >= t else flat[i]
-
-
-@kernel
-def normalize(image: Image, channel: int, mean: float, std: float) -> None:
-    """(x - mean) / std of one channel."""
-    flat, m, scale = image[channel].reshape(image[channel].size), f32(mean), f32(1 / std)
-    for i in range(flat.size):
-        flat[i] = (flat[i] - m) * scale
-
-
-@kernel
 def gaussian(sigma: float, size: int) -> Image:
     """Normalised weights of an odd window, cut where less than 1e-6 of the whole lies beyond."""
     radius = min(size // 2, int(np.ceil(5 * sigma)))
     weights = np.ones(2 * radius + 1, np.float32)
     for t in range(1, radius + 1):
         weights[radius - t] = weights[radius + t] = np.exp(-0.5 * (t / sigma) ** 2)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 @kernel
