@@ -93,7 +93,7 @@ def test_every_op_agrees_with_the_reference(name):
 def test_resized_crop_up_and_down_with_and_without_antialias(size, resample, antialias):
     settings = {"size": list(size), "resample": resample, "antialias": antialias}
     made, want = both(build([("RandomResizedCrop", settings)], count=4), canvases())
-    assert difference(made, want) < 0.001 * LEVEL
+    assert difference(made, want) < 0.002 * LEVEL
 
 
 @pytest.mark.parametrize("antialias", [True, False])
