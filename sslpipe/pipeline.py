@@ -171,13 +171,8 @@ class Pipeline:
 
     def loader(self, decode: Callable[[bytes], T]) -> Loader[T]:
         """Threads that read, check and decode the samples of this pipeline's stream."""
-        return Loader(
-            self._reader,
-            self.order,
-            decode,
-            on_bad=self.recipe.stream.on_bad,
-            threads=self.threads,
-        )
+        on_bad = self.recipe.stream.on_bad
+        return Loader(self._reader, self.order, decode, on_bad=on_bad, threads=self.threads)
 
     def positions(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's positions of global batch `step`."""
@@ -205,9 +200,7 @@ class Pipeline:
         """Augment a share: decide the tables, then execute them on the device."""
         uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
         views, masks, targets, params = self.views.make(
-            [item.decoded for item in share.loaded],
-            epochs=share.epochs,
-            uids=uids,
+            [item.decoded for item in share.loaded], epochs=share.epochs, uids=uids
         )
         labels = torch.tensor([item.sample.label for item in share.loaded])
         return Batch(
