@@ -63,29 +63,33 @@ def transpose(
 
 
 @kernel
-def weighted_sum(target: Image, source: Any, start: int, step: int, weights: Image) -> None:
-    """target[j] = sum over k of weights[k] * source[start + k * step + j], of flat arrays.
+def weighted_sum(
+    target: Any, to: int, size: int, source: Any, start: int, step: int, weights: Image, row: int
+) -> None:
+    """target[to + j] = sum over k of weights[row, k] * source[start + k * step + j], j < size.
 
-    Both passes of a resample and of a blur are this; four taps at a time spare loads and stores.
+    Target and source are flat. Both passes of a resample and of a blur are this, so it is written
+    for LLVM: offsets, as a slice costs counted references; unsigned, as others are tested for being
+    negative; weights read before the loops, as the target might overlap them.
     """
-    n, taps = target.size, weights.size
-    a = source[start : start + n]
+    n, o, u, taps = np.uint64(size), np.uint64(to), np.uint64(step), weights.shape[1]
+    a, w = np.uint64(start), weights[row, 0]
     for j in range(n):
-        target[j] = weights[0] * f32(a[j])
+        target[o + j] = w * f32(source[a + j])
     k = 1
     while k + 4 <= taps:
-        at = start + k * step
-        a, b = source[at : at + n], source[at + step : at + step + n]
-        at += 2 * step
-        c, d = source[at : at + n], source[at + step : at + step + n]
-        wa, wb, wc, wd = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        a = np.uint64(start + k * step)
+        b, c, d = a + u, a + u + u, a + u + u + u
+        w, x = weights[row, k], weights[row, k + 1]
+        y, z = weights[row, k + 2], weights[row, k + 3]
         for j in range(n):
-            target[j] += wa * f32(a[j]) + wb * f32(b[j]) + wc * f32(c[j]) + wd * f32(d[j])
+            first = w * f32(source[a + j]) + x * f32(source[b + j])
+            target[o + j] += first + y * f32(source[c + j]) + z * f32(source[d + j])
         k += 4
     while k < taps:
-        a = source[start + k * step : start + k * step + n]
+        a, w = np.uint64(start + k * step), weights[row, k]
         for j in range(n):
-            target[j] += weights[k] * f32(a[j])
+            target[o + j] += w * f32(source[a + j])
         k += 1
 
 
@@ -176,12 +180,11 @@ def resample(
         rows = min(ROWS, out_h - top)
         for i in range(rows):
             start = (y + first_y[top + i]) * stride + 3 * x
-            line = lines[i * n : i * n + 3 * width]
-            weighted_sum(line, source, start, stride, weights_y[top + i])
+            weighted_sum(lines, i * n, 3 * width, source, start, stride, weights_y, top + i)
         turn(turned, lines, 0, n, ROWS, n)
         for o in range(out_w):
-            target = summed[o * pixel : (o + 1) * pixel]
-            weighted_sum(target, turned, first_x[o] * pixel, pixel, weights_x[o])
+            start = first_x[o] * pixel
+            weighted_sum(summed, o * pixel, pixel, turned, start, pixel, weights_x, o)
         for c in range(3):
             turn(plane, summed, c * ROWS, pixel, m, ROWS)
             for i in range(rows):
@@ -207,9 +210,9 @@ def cut(canvas: U8, x: int, y: int, mirror: tuple[bool, bool], image: Image) -> 
 def gaussian(sigma: float, size: int) -> Image:
     """Normalised weights of an odd window, cut where less than 1e-6 of the whole lies beyond."""
     radius = min(size // 2, int(np.ceil(5 * sigma)))
-    weights = np.ones(2 * radius + 1, np.float32)
+    weights = np.ones((1, 2 * radius + 1), np.float32)
     for t in range(1, radius + 1):
-        weights[radius - t] = weights[radius + t] = np.exp(-0.5 * (t / sigma) ** 2)
+        weights[0, radius - t] = weights[0, radius + t] = np.exp(-0.5 * (t / sigma) ** 2)
     weights /= weights.sum()
     return weights
 
@@ -230,6 +233,7 @@ def blur(image: Image, size_y: int, size_x: int, sigma: float) -> None:
     n = width + 2 * pad_x
     padded = np.empty((height + 2 * pad_y, n), np.float32)
     source, line = padded.reshape(padded.size), np.empty(n, np.float32)
+    flat = image.reshape(image.size)
     for c in range(3):
         for i in range(height + 2 * pad_y):
             row, from_row = padded[i], image[c, reflect(i - pad_y, height)]
@@ -238,5 +242,5 @@ def blur(image: Image, size_y: int, size_x: int, sigma: float) -> None:
                 row[j] = from_row[reflect(j - pad_x, width)]
                 row[n - 1 - j] = from_row[reflect(width + pad_x - 1 - j, width)]
         for i in range(height):
-            weighted_sum(line, source, i * n, n, weights_y)
-            weighted_sum(image[c, i], line, 0, 1, weights_x)
+            weighted_sum(line, 0, n, source, i * n, n, weights_y, 0)
+            weighted_sum(flat, (c * height + i) * width, width, line, 0, 1, weights_x, 0)
