@@ -216,7 +216,7 @@ CHAIN = [CROP, *flips(0.5), *OTHERS]
 
 
 def test_threads_change_no_bit():
-    group, images = build(CHAIN, count=3), canvases(19)
+    group, images = build(CHAIN, count=3), canvases(67)
     table = table_of(group, images)
     alone = cpu.execute(group, images, table, device=CPU)
     for count in (1, 2, 5):

@@ -22,7 +22,7 @@ from . import cpu_colour, cpu_filters
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Row = list[float]  # the values that one op drew for one view
-TASK = 4  # samples per task: a task costs 30 us, a view 20 (32 px) to 600 (224 px)
+TASKS, LARGEST = 64, 4  # tasks of a batch, samples of a task: a task costs 30 us, a view from 20
 
 CROPS = (ops.RandomResizedCrop, ops.RandomCrop, ops.CenterCrop)
 ADJUST = (  # and the neutral factor
@@ -98,12 +98,13 @@ def execute(
     Returns: (V, B, 3, h, w) float32 on `device`; in [0, 1] before Normalize.
     """
     views, batch, _ = table_VBP.shape
-    # numpy asks for huge pages, torch does not: a tenth of the page faults
+    # numpy asks for huge pages, torch does not: 7 page faults per 224 px view, not 147 (0.09 ms)
     out_VBCHW = np.empty((views, batch, 3, *policy.crop.size), np.float32)
     mirrors, steps = fold_flips(policy.steps[1:])
+    task = min(LARGEST, max(1, batch // TASKS))
 
     def work(start: int) -> None:
-        for b in range(start, min(start + TASK, batch)):
+        for b in range(start, min(start + task, batch)):
             canvas = np.ascontiguousarray(canvases[b].numpy())
             for v in range(views):
                 row, image = table_VBP[v, b].tolist(), out_VBCHW[v, b]
@@ -111,7 +112,7 @@ def execute(
                 for step in steps:
                     apply(step, image, row[step.columns])
 
-    starts = range(0, batch, TASK)
+    starts = range(0, batch, task)
     for _ in map(work, starts) if threads is None else threads.map(work, starts):
         pass
     return torch.from_numpy(out_VBCHW).to(device)
