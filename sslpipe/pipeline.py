@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -118,7 +119,16 @@ class Pipeline:
         self.recipe, self.manifest, self.device = recipe, manifest, device
         self.rank, self.world_size = rank, world_size
         self.threads = thread_count(recipe)
-        self.views = Views(recipe.views, recipe.masks, recipe.targets, seed=recipe.stream.seed)
+        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="augment")
+        self.views = Views(
+            recipe.views,
+            recipe.masks,
+            recipe.targets,
+            seed=recipe.stream.seed,
+            device=device,
+            executor=recipe.run.executor,
+            threads=self._threads,
+        )
         self.spec = BatchSpec(
             recipe.stream.batch_size // world_size,
             recipe.stream.batch_size,
@@ -161,13 +171,8 @@ class Pipeline:
 
     def loader(self, decode: Callable[[bytes], T]) -> Loader[T]:
         """Threads that read, check and decode the samples of this pipeline's stream."""
-        return Loader(
-            self._reader,
-            self.order,
-            decode,
-            on_bad=self.recipe.stream.on_bad,
-            threads=self.threads,
-        )
+        on_bad = self.recipe.stream.on_bad
+        return Loader(self._reader, self.order, decode, on_bad=on_bad, threads=self.threads)
 
     def positions(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's positions of global batch `step`."""
@@ -195,10 +200,7 @@ class Pipeline:
         """Augment a share: decide the tables, then execute them on the device."""
         uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
         views, masks, targets, params = self.views.make(
-            [item.decoded for item in share.loaded],
-            epochs=share.epochs,
-            uids=uids,
-            device=self.device,
+            [item.decoded for item in share.loaded], epochs=share.epochs, uids=uids
         )
         labels = torch.tensor([item.sample.label for item in share.loaded])
         return Batch(
@@ -242,6 +244,7 @@ class Pipeline:
         self._batches.close()
         self._shares.close()
         self._loader.close()
+        self._threads.shutdown()
 
     def __enter__(self) -> Self:
         return self

@@ -105,7 +105,8 @@ class Train(Section):
 class Run(Section):
     """Speed only: nothing here may change a result."""
 
-    threads: Positive | Literal["auto"] = "auto"  # decoding threads; auto: one per core
+    threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
+    executor: Literal["auto", "kornia", "cpu"] = "auto"  # who makes the pixels of views
     prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
 
 

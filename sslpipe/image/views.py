@@ -1,6 +1,7 @@
 """Canvases -> views, masks and targets, by tables that are decided first."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ..batch import MaskSpec, TargetSpec, ViewSpec
 from ..lookup import Entry
+from . import executors
 from .draws import draw, keys_of, policy
-from .executors import kornia
 from .masks import masker
 from .targets import pretext
 
@@ -68,11 +69,18 @@ class Views:
         targets: Mapping[str, TargetSettings],
         *,
         seed: int,
+        device: torch.device,
+        executor: executors.Name = "auto",
+        threads: ThreadPoolExecutor | None = None,
     ) -> None:
-        self.seed = seed
+        self.seed, self.device = seed, device
         self.policies = {
             name: policy(name, group.ops, count=group.count, shared=group.draws == "shared")
             for name, group in views.items()
+        }
+        self.executors = {
+            name: executors.choose(executor, group, device, threads=threads)
+            for name, group in self.policies.items()
         }
         specs = self.view_specs
         self.maskers = {
@@ -115,23 +123,21 @@ class Views:
             for name, p in self.policies.items()
         }
 
-    def make(
-        self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64, device: torch.device
-    ) -> Made:
+    def make(self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64) -> Made:
         """Views, masks, targets and parameter tables of a batch of canvases (H, W, 3) uint8."""
         sizes_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
         tables = self.decide(epochs=epochs, uids=uids, sizes_B2=sizes_B2)
         views = {
-            name: kornia.execute(p, canvases, tables[name], device=device)
+            name: self.executors[name](p, canvases, tables[name], device=self.device)
             for name, p in self.policies.items()
         }
         masks = {
-            name: torch.from_numpy(m.draw(seed=self.seed, epochs=epochs, uids=uids)).to(device)
+            name: torch.from_numpy(m.draw(seed=self.seed, epochs=epochs, uids=uids)).to(self.device)
             for name, m in self.maskers.items()
         }
         targets = {}
         for name, task in self.pretexts.items():
             chosen_VB = task.draw(seed=self.seed, epochs=epochs, uids=uids)
             views[task.spec.view] = task.task.apply(views[task.spec.view], chosen_VB)
-            targets[name] = torch.from_numpy(chosen_VB).to(device)
+            targets[name] = torch.from_numpy(chosen_VB).to(self.device)
         return views, masks, targets, {n: torch.from_numpy(t) for n, t in tables.items()}

@@ -50,10 +50,10 @@ def execute(
 def crop(canvas: Tensor, box: F32, op: Crop) -> Tensor:
     """Cut (x, y, w, h) out of an (H, W, 3) uint8 canvas, zero outside, and resize: (3, h, w)."""
     x, y, w, h = (int(side) for side in box)
-    height, width = canvas.shape[:2]
-    inside = canvas[max(y, 0) : y + h, max(x, 0) : x + w]
+    inside = canvas[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)]
     image = inside.permute(2, 0, 1)[None].float() / 255
-    pads = (max(-x, 0), max(x + w - width, 0), max(-y, 0), max(y + h - height, 0))
+    left, top = min(max(-x, 0), w), min(max(-y, 0), h)  # a padded box may miss the canvas
+    pads = (left, w - left - inside.shape[1], top, h - top - inside.shape[0])
     if any(pads):
         image = F.pad(image, pads)
     if isinstance(op, ops.RandomCrop) or (h, w) == tuple(op.size):
