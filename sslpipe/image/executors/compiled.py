@@ -19,6 +19,7 @@ from torch import Tensor
 from ..draws import Policy
 from . import arena, planar
 from .planar import supports
+from .planar_crop import tap_count
 
 __all__ = ["execute", "prepare", "supports"]
 
@@ -51,12 +52,13 @@ def prepare(
     dtype: torch.dtype = torch.float32,
 ) -> Callable[[], Tensor]:
     """Upload, and return what makes the views: repeatable, for timing and for CUDA graphs."""
-    make = graph(policy, planar.tap_count(policy, table_VBP), dtype, device.type)
+    make = graph(policy, tap_count(policy, table_VBP), dtype, device.type)
     inputs = arena.upload(canvases, table_VBP, device=device).tensors
     views, batch, _ = table_VBP.shape
 
     def run() -> Tensor:
-        return make(*inputs).unflatten(0, (views, batch))
+        views_RCHW = make(*inputs)
+        return views_RCHW.reshape(views, batch, *views_RCHW.shape[1:])
 
     return run
 
@@ -67,6 +69,6 @@ def graph(policy: Policy, taps: int, dtype: torch.dtype, device_type: str) -> pl
     chain = planar.chain(policy, taps, dtype)
     if device_type != "cuda":
         return chain
-    return torch.compile(
+    return torch.compile(  # type: ignore[no-any-return,call-overload]
         chain, fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=GRAPHS
     )
