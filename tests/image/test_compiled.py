@@ -206,7 +206,7 @@ def test_a_sample_does_not_depend_on_its_batch(name):
 
 def test_the_arena_holds_every_canvas_and_the_table():
     images = photos()
-    group, table = decided([resized(32), FLIP], images, count=3)
+    _, table = decided([resized(32), FLIP], images, count=3)
     packed = arena.upload(images, table, device=CPU)
     assert torch.equal(packed.table_RP.view(*table.shape), torch.from_numpy(table))
     assert packed.pixels_N.numel() == arena.rung(sum(image.numel() for image in images))
