@@ -62,7 +62,8 @@ def execute(
     """
     views, batch, _ = table_VBP.shape
     arena = upload(canvases, usual_table(policy, table_VBP), device=device)
-    with torch.cuda.device_of(arena.pixels_N):  # kernels start on the current device
+    # kernels start on the current device; no-op for the interpreter on the CPU
+    with torch.cuda.device(device if device.type == "cuda" else -1):
         return launch(policy, arena, dtype).view(views, batch, 3, *policy.crop.size)
 
 

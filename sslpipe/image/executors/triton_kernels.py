@@ -5,6 +5,8 @@ A view's row of parameters holds COLUMNS of `triton`, in that order. The number 
 box's own. Nothing is summed by atomics, so the same input gives the same bits.
 """
 
+# ruff: noqa: RET505 - a constexpr branch needs its else: what follows a return is compiled too
+
 import triton
 import triton.language as tl
 
@@ -39,7 +41,7 @@ def tap(at, first, centre, stretch, length, RADIUS: tl.constexpr, ANTIALIAS: tl.
 
 @triton.jit
 def load(pixels, base, stride, y, x, ok):
-    """Levels of r, g, b at row y and column x of a canvas."""
+    """Levels of r, g, b at row y and column x of a canvas; 0 where not ok."""
     at = pixels + base + 3 * (y.to(tl.int64) * stride + x.to(tl.int64))
     r = tl.load(at, mask=ok, other=0).to(tl.float32)
     g = tl.load(at + 1, mask=ok, other=0).to(tl.float32)
@@ -49,7 +51,7 @@ def load(pixels, base, stride, y, x, ok):
 
 @triton.jit
 def resize(
-    pixels, base, stride, row, i, j, ok,
+    pixels, base, stride, row, i, j,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
 ):  # fmt: skip
     """Output pixels (i, j) of the resized box, in [0, 1]."""
@@ -67,7 +69,7 @@ def resize(
         for right in range(tl.ceil(2 * RADIUS * stretch_x).to(tl.int32)):
             at_x, weight_x = tap(right, first_x, centre_x, stretch_x, w, RADIUS, ANTIALIAS)
             weight = weight_y * weight_x
-            red, green, blue = load(pixels, base, stride, y + at_y, x + at_x, ok)
+            red, green, blue = load(pixels, base, stride, y + at_y, x + at_x, weight != 0)
             r += weight * red
             g += weight * green
             b += weight * blue
@@ -87,19 +89,17 @@ def crop(
     """Output pixels number `at` of the crop and its flips; RADIUS 0 cuts and pads with zeros."""
     base = tl.load(offsets + view)
     bottom, edge = tl.load(sides + 2 * view), tl.load(sides + 2 * view + 1)
-    ok = at < HEIGHT * WIDTH
+    at = tl.minimum(at, HEIGHT * WIDTH - 1)  # the last tile is not full
     i, j = (at // WIDTH).to(tl.float32), (at % WIDTH).to(tl.float32)
     i = tl.where(tl.load(row + VFLIP) > 0, HEIGHT - 1 - i, i)
     j = tl.where(tl.load(row + HFLIP) > 0, WIDTH - 1 - j, j)
     if RADIUS == 0:
         y, x = tl.load(row + Y) + i, tl.load(row + X) + j
-        inside = ok & (y >= 0) & (y < bottom) & (x >= 0) & (x < edge)
+        inside = (y >= 0) & (y < bottom) & (x >= 0) & (x < edge)
         r, g, b = load(pixels, base, edge, y, x, inside)
         return r / 255, g / 255, b / 255
     else:
-        return resize(
-            pixels, base, edge, row, i, j, ok, HEIGHT, WIDTH, RADIUS, ANTIALIAS
-        )  # fmt: skip
+        return resize(pixels, base, edge, row, i, j, HEIGHT, WIDTH, RADIUS, ANTIALIAS)
 
 
 @triton.jit
@@ -155,7 +155,7 @@ def stats(
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """means (R,): the mean grey of each view as its contrast finds it; one program per view."""
+    """The mean grey of each view as its contrast finds it, (R,); one program per view."""
     view = tl.program_id(0)
     row = table + view * COLUMNS
     if (tl.load(row + JITTER) > 0) & (tl.load(row + FACTORS + CONTRAST) != 1):
