@@ -7,7 +7,7 @@ Each box has its own number of taps, and nothing is compiled anew when boxes or 
 Tested by Triton's interpreter on the CPU. It has not been compiled for, nor run on, a GPU.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -60,11 +60,27 @@ def execute(
     Returns: (V, B, 3, h, w) of `dtype` on `device`; in [0, 1] before Normalize. Within 0.2 of an
         8-bit level of `kornia`.
     """
-    views, batch, _ = table_VBP.shape
+    return prepare(policy, canvases, table_VBP, device=device, dtype=dtype)()
+
+
+def prepare(
+    policy: Policy,
+    canvases: Sequence[Tensor],
+    table_VBP: F32,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], Tensor]:
+    """Upload, and return what makes the views: repeatable, for timing and for CUDA graphs."""
     arena = upload(canvases, usual_table(policy, table_VBP), device=device)
-    # kernels start on the current device; no-op for the interpreter on the CPU
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        return launch(policy, arena, dtype).view(views, batch, 3, *policy.crop.size)
+    views, batch, _ = table_VBP.shape
+
+    def run() -> Tensor:
+        # kernels start on the current device; -1 leaves it, for the interpreter on the CPU
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            return launch(policy, arena, dtype).view(views, batch, 3, *policy.crop.size)
+
+    return run
 
 
 def usual_table(policy: Policy, table_VBP: F32) -> F32:
