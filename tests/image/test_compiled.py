@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sslpipe.image.draws import draw, keys_of, policy
 from sslpipe.image.executors import arena, compiled, kornia, planar, planar_crop
 from sslpipe.lookup import Entry
 
+ROOT = Path(__file__).parents[2]
 LEVEL = 1 / 255
 CPU = torch.device("cpu")
 BOX = ("RandomCrop", {"size": [40, 48]})  # moves levels, computes nothing
@@ -247,7 +249,6 @@ def test_an_op_without_a_planar_form_is_not_supported(monkeypatch):
 
 
 MEASURE = """
-import sys
 import numpy as np, torch
 import torch._inductor.config as config
 from torch._inductor import metrics
@@ -257,9 +258,9 @@ from sslpipe.lookup import Entry
 
 config.compile_threads, config.fx_graph_cache = 1, False
 torch._logging.set_logs(inductor_metrics=True)  # or the bytes are not counted
-crop, batch = {"core": "RandomCrop", "chain": "RandomResizedCrop"}[sys.argv[1]], 8
+batch = 8
 settings = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "p": 0.8}
-ops = [(crop, {"size": [224, 224]}), ("RandomHorizontalFlip", {}), ("ColorJitter", settings),
+ops = [("RandomResizedCrop", {"size": [224, 224]}), ("RandomHorizontalFlip", {}), ("ColorJitter", settings),
        ("RandomGrayscale", {}), ("RandomSolarize", {}), ("Normalize", {})]
 group = policy("global", [Entry(*op) for op in ops], count=1, shared=False)
 uids = np.arange(batch)
@@ -274,23 +275,22 @@ views = torch.compile(chain, fullgraph=True, dynamic=False)(*inputs)
 error = (views.float() - chain(*inputs).float()).abs().max().item()
 print(metrics.num_bytes_accessed / batch / 1e6, metrics.generated_kernel_count, error)
 """
-BUDGETS = {"core": (0.0, 0), "chain": (0.0, 0)}  # MB per view, kernels
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", BUDGETS)
-def test_inductor_fuses_the_planes_within_a_byte_budget(part):
+def test_inductor_fuses_the_chain_within_a_byte_budget():
     """Guards the fusion, which is why planes exist: a torch that un-fuses costs bandwidth unseen.
 
-    Counted by Inductor's C++ backend; its CUDA backend may split the graph otherwise.
+    Measured with torch 2.14 for a view of 224 px without blur: 1.70 MB and 9 kernels, counted by
+    Inductor's C++ backend; its CUDA backend may split the graph otherwise.
     """
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, part], capture_output=True, text=True, check=False
+        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     megabytes, kernels, error = (float(word) for word in done.stdout.split())
-    assert megabytes <= BUDGETS[part][0]
-    assert kernels <= BUDGETS[part][1]
+    assert megabytes <= 1.8
+    assert kernels <= 10
     assert error < 0.02  # one bfloat16 ulp of the largest normalised value
 
 
