@@ -260,8 +260,9 @@ config.compile_threads, config.fx_graph_cache = 1, False
 torch._logging.set_logs(inductor_metrics=True)  # or the bytes are not counted
 batch = 8
 settings = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "p": 0.8}
-ops = [("RandomResizedCrop", {"size": [224, 224]}), ("RandomHorizontalFlip", {}), ("ColorJitter", settings),
-       ("RandomGrayscale", {}), ("RandomSolarize", {}), ("Normalize", {})]
+ops = [("RandomResizedCrop", {"size": [224, 224]}), ("RandomHorizontalFlip", {}),
+       ("ColorJitter", settings), ("RandomGrayscale", {}), ("RandomSolarize", {}),
+       ("Normalize", {})]
 group = policy("global", [Entry(*op) for op in ops], count=1, shared=False)
 uids = np.arange(batch)
 keys = keys_of(group, seed=0, epochs=0 * uids, uids=uids)

@@ -2,7 +2,9 @@
 
 Planes, because Inductor fuses the colour ops on them into one pass over the pixels, and with a
 channel dimension it does not: 1.7 MB per view of 224 px for crop and colour, against 25.6 MB for
-the colour alone (its own count, with its C++ backend). No function draws, reads the host, writes in place or makes a tensor on another device.
+the colour alone (its own count, with its C++ backend).
+
+No function draws, reads the host, writes in place or makes a tensor on another device.
 
 Letters: R = V * B rows, each one view of one sample.
 """
