@@ -1,0 +1,97 @@
+"""Ragged canvases and their parameter table in one flat buffer, which goes to the device at once.
+
+    | offsets (R,) int64 | table (R, P) float32 | sides (R, 2) int32 | canvas 0 | canvas 1 | ...
+
+One copy of pinned memory instead of one per canvas and per parameter; nothing is padded to the
+largest canvas, and a kernel reads a canvas by its offset.
+
+Letters: R = V * B rows, each one view of one sample; N bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+ALIGN = 64  # bytes; Inductor copies an input that is not aligned to 16
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """What a kernel reads; all four are slices of one buffer on the device."""
+
+    pixels_N: (
+        Tensor  # uint8: canvases of (H, W, 3), one after the other, then room that is not read
+    )
+    offsets_R: Tensor  # int64: where in pixels_N the row's canvas begins
+    sides_R2: Tensor  # int32: height, width of the row's canvas
+    table_RP: Tensor  # float32: the parameters, columns as in Policy.columns
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the fields."""
+        return self.pixels_N, self.offsets_R, self.sides_R2, self.table_RP
+
+
+def rung(n: int) -> int:
+    """The least number of a ladder that is >= n: four rungs per octave, at most 25 % above.
+
+    What a graph is compiled for (bytes, taps) takes few values, so it is compiled few times.
+    """
+    step = 1 << max(0, n.bit_length() - 3)
+    return -(-n // step) * step
+
+
+def upload(
+    canvases: Sequence[Tensor], table_VBP: npt.NDArray[np.float32], *, device: torch.device
+) -> Arena:
+    """Pack canvases of (H, W, 3) uint8 and their table, and copy them to `device`.
+
+    On CUDA the copy is asynchronous and from pinned memory, which torch's host allocator keeps
+    until the copy is done.
+    """
+    views, batch, columns = table_VBP.shape
+    rows = views * batch
+    sides_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int32)
+    bytes_B = np.array([canvas.numel() for canvas in canvases], dtype=np.int64)
+    offsets_B = np.cumsum(bytes_B) - bytes_B
+    parts = [
+        torch.from_numpy(np.tile(offsets_B, views)),
+        torch.from_numpy(np.ascontiguousarray(table_VBP)).flatten(),
+        torch.from_numpy(np.tile(sides_B2, (views, 1))).flatten(),
+        *(canvas.flatten() for canvas in canvases),
+    ]
+    starts = section_starts([part.nbytes for part in parts[:3]])
+    flat = to_device(parts, starts, int(bytes_B.sum()), device)
+    offsets, table, sides = (
+        flat[start : start + part.nbytes].view(part.dtype)
+        for start, part in zip(starts[:3], parts[:3], strict=True)
+    )
+    return Arena(flat[starts[3] :], offsets, sides.view(rows, 2), table.view(rows, columns))
+
+
+def section_starts(sizes: Sequence[int]) -> list[int]:
+    """Where aligned sections of these sizes in bytes begin, and where the last one ends."""
+    starts = [0]
+    for size in sizes:
+        starts.append(-(-(starts[-1] + size) // ALIGN) * ALIGN)
+    return starts
+
+
+def to_device(
+    parts: Sequence[Tensor], starts: Sequence[int], pixels: int, device: torch.device
+) -> Tensor:
+    """Flat uint8 buffer on the device: three sections at their starts, then the canvases."""
+    used = starts[3] + pixels
+    staging = torch.empty(used, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    at = 0
+    for i, part in enumerate(parts):
+        at = starts[i] if i <= 3 else at
+        staging[at : at + part.nbytes].copy_(part.view(torch.uint8))
+        at += part.nbytes
+    flat = torch.empty(starts[3] + rung(pixels), dtype=torch.uint8, device=device)
+    flat[:used].copy_(staging, non_blocking=True)
+    return flat
