@@ -78,7 +78,7 @@ def main() -> None:
     options.add_argument("--device", default="cpu")
     options.add_argument("--folder", type=Path, default=Path("/tmp/sslpipe-bench"))
     chosen = options.parse_args()
-    console, said = Console(soft_wrap=True), []
+    console, said = Console(width=150), []
     for case in chosen.cases.split(","):
         if case == "augment":
             table, figures = augment(chosen, torch.device(chosen.device))
@@ -86,7 +86,7 @@ def main() -> None:
             table, figures = loaders(case, chosen)
         console.print(table)
         said.append(figures)
-    console.print(row("; ".join(said), "kornia", "torchvision", "webdataset"))
+    console.print(row("; ".join(said), "kornia", "torchvision", "webdataset"), soft_wrap=True)
 
 
 def augment(chosen: argparse.Namespace, device: torch.device) -> tuple[Table, str]:
@@ -101,9 +101,9 @@ def augment(chosen: argparse.Namespace, device: torch.device) -> tuple[Table, st
                 raise Skip("makes its views on the CPU")
             works[name] = build(images, device)
             memory[name] = peak_memory(works[name], device)
-        except (Skip, ImportError, RuntimeError, torch._dynamo.exc.TorchDynamoException) as reason:
+        except (Skip, ImportError, RuntimeError) as reason:
             works.pop(name, None)
-            skipped[name] = str(reason).splitlines()[0]
+            skipped[name] = (str(reason) or repr(reason)).splitlines()[0]
     rounds: dict[str, list[Cost]] = {name: [] for name in works}
     for _ in range(chosen.rounds):
         for name, work in works.items():
@@ -231,9 +231,10 @@ def summary(
     more: Columns = MappingProxyType({}),
 ) -> Table:
     """One line per case; skipped ones say why below the table."""
-    table = Table(title=title, caption="\n".join(f"skipped {n}: {w}" for n, w in skipped.items()))
+    why = [f"skipped {name}: {reason}" for name, reason in skipped.items()]
+    table = Table(title=f"{title}; x = {baseline}", caption="\n".join(why))
     table.add_column("case")
-    heads = (f"CPU-ms/{unit[:-1]}", f"{unit}/s", f"x {baseline}: wall", "CPU", "peak MB", *more)
+    heads = (f"CPU-ms/{unit[:-1]}", f"{unit}/s", "x wall", "x CPU", "peak MB", *more)
     for head in heads:
         table.add_column(head, justify="right")
     for place, (name, costs) in enumerate(rounds.items()):
