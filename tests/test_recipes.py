@@ -1,4 +1,4 @@
-"""Every recipe that ships: parses, says what it is, honours its spec, takes a step."""
+"""Every recipe that ships: parses, says what it is, honours its spec, and can take a step."""
 
 import re
 
@@ -12,6 +12,7 @@ from sslpipe.train import build_method
 from sslpipe.train.run import prepare
 
 NAMES = sorted(sslpipe.recipes())
+TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 
 
 def recipe_of(name, batch_size=2):
@@ -28,11 +29,22 @@ def test_heads_name_a_paper_and_a_command_and_files_stay_short(name):
     text = find_recipe(name).read_text()
     head = text[: text.index("modality:")]
     assert re.search(r"arXiv:\d{4}\.\d{5}", head)
-    assert re.search(rf"sslpipe train (pipelines/)?{name}(\.yaml)? --shards", head)
+    verb = "train" if name in TRAINED else "show"
+    assert re.search(rf"sslpipe {verb} (pipelines/)?{name}(\.yaml)? --shards", head)
+    assert ("Views only" in head) == (name not in TRAINED)
     assert text.count("\n") <= 60
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(TRAINED)))
+def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
+    recipe = recipe_of(name)
+    assert recipe.method is None
+    assert recipe.train is None
+    with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
+        honours(pipe.make_batch(pipe.load_share(0), 0), pipe.spec)
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_one_batch_one_step_one_backward(name, sample):
     torch.manual_seed(0)  # the caller's; nothing may depend on it
     with sslpipe.load(recipe_of(name), shards=sample, device="cpu", rank=0, world_size=1) as pipe:
