@@ -106,7 +106,7 @@ class Run(Section):
     """Speed only: nothing here may change a result."""
 
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
-    executor: Literal["auto", "kornia", "cpu"] = "auto"  # who makes the pixels of views
+    executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
     prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
 
 

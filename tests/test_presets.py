@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 import sslpipe
 from sslpipe.image import ops
@@ -117,7 +118,8 @@ OTHER_SETTINGS = {"rotation", "demo"}  # and *_cifar: not in the table of 224-px
 
 def views_of(name):
     recipe = load_recipe(find_recipe(name))
-    return Views(recipe.views, recipe.masks, recipe.targets, seed=0)
+    cpu = torch.device("cpu")
+    return Views(recipe.views, recipe.masks, recipe.targets, seed=0, device=cpu, executor="kornia")
 
 
 def described(policy):

@@ -41,7 +41,7 @@ def contenders(
         "kornia": lambda: kornia.execute(policy, canvases, table_VBP, device=device)
     }
     for name, executor in (("compiled", compiled), ("triton", triton)):
-        if executor.supports(policy):
+        if not executor.unsupported(policy):
             kernels = executor.prepare(policy, canvases, table_VBP, device=device, dtype=half)
             made[name] = whole(executor, policy, canvases, table_VBP, device)
             made[f"{name} kernels"] = kernels

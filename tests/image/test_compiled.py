@@ -238,14 +238,15 @@ def test_no_device_value_is_read_by_the_host(name):
 
 def test_what_it_supports():
     for count, ops in CHAINS.values():
-        assert compiled.supports(decided(ops, photos(), count=count)[0])
-    assert not compiled.supports(decided([resized(8), blurred(23, 0.5)], photos())[0])
+        assert not compiled.unsupported(decided(ops, photos(), count=count)[0])
+    erasing = ("RandomErasing", {})
+    assert compiled.unsupported(decided([resized(8), erasing, GREY], photos())[0]) == [erasing[0]]
 
 
 def test_an_op_without_a_planar_form_is_not_supported(monkeypatch):
     group, _ = decided([resized(8), GREY], photos())
     monkeypatch.setattr(planar, "APPLY", {})
-    assert not compiled.supports(group)
+    assert compiled.unsupported(group) == ["RandomGrayscale"]
 
 
 MEASURE = """

@@ -281,6 +281,9 @@ def test_choice_of_the_executor(monkeypatch):
     assert executors.choose("auto", foreign, CPU) is kornia.execute
     with pytest.raises(RecipeError, match="does not know Shade"):
         executors.choose("cpu", foreign, CPU)
+    with pytest.raises(RecipeError, match="needs a CUDA device, this is cpu"):
+        executors.choose("triton", group, CPU)
+    assert executors.choose("compiled", group, CPU).__module__.endswith("compiled")
     monkeypatch.setattr(executors.importlib.util, "find_spec", lambda name: None)
     assert executors.choose("auto", group, CPU) is kornia.execute
     with pytest.raises(RecipeError, match=r'numba is missing; pip install "sslpipe\[cpu\]"'):

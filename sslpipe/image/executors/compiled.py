@@ -9,6 +9,7 @@ Tested on the CPU, uncompiled and with Inductor's C++ backend. It has not run on
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from ..draws import Policy
 from . import arena, planar
-from .planar import supports
+from .planar import unsupported
 from .planar_crop import tap_count
 
-__all__ = ["execute", "prepare", "supports"]
+__all__ = ["execute", "prepare", "unsupported"]
 
 GRAPHS = 64  # kinds of batch (bytes, taps, dtype) of all groups; dynamo's own limit is 8
 
@@ -34,7 +35,7 @@ def execute(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Make the views of one group; `supports(policy)` must hold.
+    """Make the views of one group; `unsupported(policy)` must be empty.
 
     canvases: B of (H, W, 3) uint8, RGB, each of its own size, on the CPU.
     Returns: (V, B, 3, h, w) of `dtype` on `device`; in [0, 1] before Normalize. Within 0.2 of an
@@ -69,6 +70,12 @@ def graph(policy: Policy, taps: int, dtype: torch.dtype, device_type: str) -> pl
     chain = planar.chain(policy, taps, dtype)
     if device_type != "cuda":
         return chain
+    # one code object serves all groups, and dynamo gives up after 8 variants of one; older torch
+    # (2.11) can only be told so for the whole process
+    limits = {"isolate_recompiles": True, "recompile_limit": GRAPHS}
+    if not limits.keys() <= inspect.signature(torch.compile).parameters.keys():
+        torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+        limits = {}
     return torch.compile(  # type: ignore[no-any-return,call-overload]
-        chain, fullgraph=True, dynamic=False, isolate_recompiles=True, recompile_limit=GRAPHS
+        chain, fullgraph=True, dynamic=False, **limits
     )

@@ -26,16 +26,10 @@ Graph = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def supports(policy: Policy) -> bool:
-    """Whether every op has a planar form, and every blur kernel fits its view."""
-    return all(supports_op(policy, step.op) for step in policy.steps[1:])
-
-
-def supports_op(policy: Policy, op: ops.Op) -> bool:
-    if isinstance(op, ops.RandomGaussianBlur):
-        sides = zip(op.kernel_size, policy.crop.size, strict=True)
-        return all(kernel // 2 < side for kernel, side in sides)
-    return type(op) in APPLY or type(op) in FLIPS
+def unsupported(policy: Policy) -> list[str]:
+    """Names of the ops of a policy that have no planar form."""
+    kinds = [type(step.op) for step in policy.steps[1:]]
+    return [kind.__name__ for kind in kinds if kind not in APPLY and kind not in FLIPS]
 
 
 def chain(policy: Policy, taps: int, dtype: torch.dtype) -> Graph:

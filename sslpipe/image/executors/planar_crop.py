@@ -22,7 +22,7 @@ from .arena import rung
 Planes = tuple[Tensor, Tensor, Tensor]
 Load = Callable[[Tensor, Tensor], Planes]
 Tap = tuple[Tensor, Tensor]  # where it reads, counted from the start of the box; its weight
-Resized = ops.RandomResizedCrop | ops.CenterCrop
+Resized = ops.RandomResizedCrop | ops.CenterCrop | ops.Resize
 
 FLIPS = (ops.RandomHorizontalFlip, ops.RandomVerticalFlip)
 RADIUS: Mapping[str, int] = MappingProxyType({"bilinear": 1, "bicubic": 2})

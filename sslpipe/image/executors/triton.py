@@ -1,7 +1,7 @@
 """The triton executor: two kernels per view group (four with blur), on CUDA under Linux.
 
 It makes policies of the usual order: a crop, flips anywhere, ColorJitter, RandomGrayscale,
-RandomGaussianBlur, RandomSolarize, Normalize, each at most once; `supports` says so beforehand.
+RandomGaussianBlur, RandomSolarize, Normalize, each at most once; `unsupported` says so beforehand.
 Each box has its own number of taps, and nothing is compiled anew when boxes or canvases change.
 
 Tested by Triton's interpreter on the CPU. It has not been compiled for, nor run on, a GPU.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import ops
 from ..draws import Policy
-from . import planar, triton_kernels
+from . import triton_kernels
 from .arena import Arena, upload
 from .planar_crop import FLIPS, RADIUS
 
@@ -39,11 +39,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def supports(policy: Policy) -> bool:
-    """Whether the ops after the crop, flips aside, are the usual ones in the usual order."""
-    kinds = [type(step.op) for step in policy.steps[1:] if type(step.op) not in FLIPS]
-    places = [USUAL.get(kind, -1) for kind in kinds]
-    return planar.supports(policy) and places == sorted(set(places))
+def unsupported(policy: Policy) -> list[str]:
+    """Names of the ops that stand out of the usual order, flips aside, or are not among them."""
+    names, last = [], -1
+    for step in policy.steps[1:]:
+        kind = type(step.op)
+        if kind in FLIPS:
+            continue
+        place = USUAL.get(kind, -1)
+        if place <= last:
+            names.append(kind.__name__)
+        last = max(place, last)
+    return names
 
 
 def execute(
@@ -54,7 +61,7 @@ def execute(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Make the views of one group; `supports(policy)` must hold.
+    """Make the views of one group; `unsupported(policy)` must be empty.
 
     canvases: B of (H, W, 3) uint8, RGB, each of its own size, on the CPU.
     Returns: (V, B, 3, h, w) of `dtype` on `device`; in [0, 1] before Normalize. Within 0.2 of an
