@@ -6,11 +6,12 @@ A builder gets the images and a device and returns the function that is timed; i
 the peer cannot run.
 """
 
-import importlib
 import io
 import itertools
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -22,14 +23,18 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sslpipe.image.executors import Name
 from sslpipe.image.views import Views
 from sslpipe.pipeline import find_recipe
 from sslpipe.recipe import load_recipe
 
 SIZE, SCALE, JITTER, SIGMA = 224, (0.08, 1.0), (0.8, 0.8, 0.8, 0.2), (0.1, 2.0)
 # Our executors by name, and the devices that they run on.
-EXECUTORS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+EXECUTORS: Mapping[Name, tuple[str, ...]] = MappingProxyType({
     "kornia": ("cpu", "cuda"),
+    "cpu": ("cpu",),
+    "compiled": ("cuda",),
+    "triton": ("cuda",),
 })  # fmt: skip
 
 
@@ -58,19 +63,27 @@ def images_of(jpegs: Sequence[bytes], device: torch.device) -> Images:
     return Images(canvases, batch, pictures)
 
 
-def simclr_views() -> Views:
-    """The recipe's view group."""
-    return Views(load_recipe(find_recipe("simclr")).views, {}, {}, seed=0)
+def simclr_views(name: Name, device: torch.device) -> Views:
+    """The recipe's view group, made by one of our executors on all cores."""
+    return Views(
+        load_recipe(find_recipe("simclr")).views,
+        {},
+        {},
+        seed=0,
+        device=device,
+        executor=name,
+        threads=ThreadPoolExecutor(len(os.sched_getaffinity(0))),
+    )
 
 
-def ours(name: str) -> Builder:
+def ours(name: Name) -> Builder:
     """Draw the table and execute it, as the pipeline does."""
 
     def build(images: Images, device: torch.device) -> Work:
         if device.type not in EXECUTORS[name]:
             raise Skip(f"runs on {', '.join(EXECUTORS[name])} only")
-        execute = importlib.import_module(f"sslpipe.image.executors.{name}").execute
-        views, count = simclr_views(), len(images.canvases)
+        views, count = simclr_views(name, device), len(images.canvases)
+        execute = views.executors["global"]
         uids = np.arange(count, dtype=np.int64) * 2**40
         sizes_B2 = np.array([canvas.shape[:2] for canvas in images.canvases], dtype=np.int64)
         passes = itertools.count()
