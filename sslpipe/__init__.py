@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         SslpipeError,
         StateError,
     )
-    from .pipeline import Pipeline, load, recipes
-    from .recipe import Recipe, load_recipe
+    from .pipeline import Pipeline, load
+    from .recipe import Recipe, load_recipe, recipes
 
 __all__ = [
     "Batch",

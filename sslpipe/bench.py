@@ -6,7 +6,6 @@ else held it up; `end to end` is what a training run gets.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -70,8 +69,8 @@ def measure(
 def loading_rate(pipe: Pipeline, decode: Callable[[bytes], object], seconds: float) -> float:
     """Images/s of the loader alone, decoding by `decode`."""
     steps = count()
-    with closing(pipe.loader(decode)) as loader:
-        return rate(pipe, lambda: loader(pipe.positions(next(steps))), seconds)
+    loader = pipe.loader(decode)
+    return rate(pipe, lambda: loader(pipe.positions(next(steps))), seconds)
 
 
 def rate(pipe: Pipeline, work: Callable[[], object], seconds: float) -> float:

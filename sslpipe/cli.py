@@ -153,8 +153,8 @@ def show(
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
     from .image.sheet import sheet
-    from .pipeline import find_recipe, load
-    from .recipe import load_recipe
+    from .pipeline import load
+    from .recipe import find_recipe, load_recipe
 
     overrides = [*(sets or []), f"stream.batch_size={rows}"]
     chosen = load_recipe(find_recipe(recipe), overrides=overrides)
@@ -185,8 +185,7 @@ def bench(
     from dataclasses import asdict
 
     from .bench import measure
-    from .pipeline import find_recipe
-    from .recipe import load_recipe
+    from .recipe import find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides=sets or [])
     stages = measure(
@@ -219,8 +218,7 @@ def train(
 
     Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
     """
-    from .pipeline import find_recipe
-    from .recipe import load_recipe
+    from .recipe import find_recipe, load_recipe
     from .train.command import run
 
     path = find_recipe(recipe)

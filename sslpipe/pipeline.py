@@ -28,8 +28,7 @@ from .batch import Batch, BatchSpec
 from .errors import RecipeError, StateError
 from .image.decode import decode
 from .image.views import Views
-from .lookup import suggest
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, find_recipe, load_recipe
 from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
 from .stream import order
@@ -67,30 +66,6 @@ def load(
     )
 
 
-def find_recipe(name: str | Path) -> Path:
-    """A path as it is; a bare name among the recipes that ship with the package.
-
-    Raises:
-        RecipeError: neither exists; says which recipes there are.
-    """
-    path = Path(name)
-    if path.is_file() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        return path
-    shipped = recipes()
-    if str(name) not in shipped:
-        raise RecipeError(
-            f"recipe {str(name)!r}: no such file and no such recipe; {suggest(str(name), shipped)}"
-        )
-    return shipped[str(name)]
-
-
-def recipes() -> dict[str, Path]:
-    """The recipes that ship with the package, by name."""
-    inside = Path(__file__).parent / "pipelines"  # in a wheel
-    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "pipelines"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
 def world(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """(rank, world size) as given, or of torch.distributed, or of the launcher's environment."""
     if dist.is_available() and dist.is_initialized():
@@ -119,7 +94,8 @@ class Pipeline:
         self.recipe, self.manifest, self.device = recipe, manifest, device
         self.rank, self.world_size = rank, world_size
         self.threads = thread_count(recipe)
-        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="augment")
+        # one pool for decoding and augmentation: two of them would fight for the cores
+        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.views = Views(
             recipe.views,
             recipe.masks,
@@ -172,7 +148,14 @@ class Pipeline:
     def loader(self, decode: Callable[[bytes], T]) -> Loader[T]:
         """Threads that read, check and decode the samples of this pipeline's stream."""
         on_bad = self.recipe.stream.on_bad
-        return Loader(self._reader, self.order, decode, on_bad=on_bad, threads=self.threads)
+        return Loader(
+            self._reader,
+            self.order,
+            decode,
+            on_bad=on_bad,
+            threads=self._threads,
+            count=self.threads,
+        )
 
     def positions(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's positions of global batch `step`."""
@@ -243,8 +226,7 @@ class Pipeline:
         """Stop the threads."""
         self._batches.close()
         self._shares.close()
-        self._loader.close()
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self

@@ -168,6 +168,30 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(text, path=str(path), overrides=overrides)
 
 
+def find_recipe(name: str | Path) -> Path:
+    """A path as it is; a bare name among the recipes that ship with the package.
+
+    Raises:
+        RecipeError: neither exists; says which recipes there are.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        return path
+    shipped = recipes()
+    if str(name) not in shipped:
+        raise RecipeError(
+            f"recipe {str(name)!r}: no such file and no such recipe; {suggest(str(name), shipped)}"
+        )
+    return shipped[str(name)]
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    inside = Path(__file__).parent / "pipelines"  # in a wheel
+    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "pipelines"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
     """Validate the text of a recipe.
 

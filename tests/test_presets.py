@@ -12,8 +12,7 @@ import torch
 import sslpipe
 from sslpipe.image import ops
 from sslpipe.image.views import Views
-from sslpipe.pipeline import find_recipe
-from sslpipe.recipe import load_recipe
+from sslpipe.recipe import find_recipe, load_recipe
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SWAV_SLIP = ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.pipeline import find_recipe
-from sslpipe.recipe import load_recipe
+from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import build_method
 from sslpipe.train.run import prepare
 

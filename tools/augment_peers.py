@@ -25,8 +25,7 @@ from torchvision.transforms import v2
 
 from sslpipe.image.executors import Name
 from sslpipe.image.views import Views
-from sslpipe.pipeline import find_recipe
-from sslpipe.recipe import load_recipe
+from sslpipe.recipe import find_recipe, load_recipe
 
 SIZE, SCALE, JITTER, SIGMA = 224, (0.08, 1.0), (0.8, 0.8, 0.8, 0.2), (0.1, 2.0)
 # Our executors by name, and the devices that they run on.

@@ -30,8 +30,8 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 import sslpipe
-from sslpipe.pipeline import find_recipe
-from sslpipe.recipe import Recipe, load_recipe, parse_recipe
+import sslpipe.image.executors.cpu  # imports are not timed, numba's neither
+from sslpipe.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from sslpipe.shards import open_manifest
 
 BATCH = 128

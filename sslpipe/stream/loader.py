@@ -52,12 +52,12 @@ class Loader(Generic[T]):
         decode: Callable[[bytes], T],
         *,
         on_bad: Literal["raise", "replace"],
-        threads: int,
+        threads: ThreadPoolExecutor,
+        count: int,
     ) -> None:
         self._reader, self._order, self._decode, self._on_bad = reader, order, decode, on_bad
         self._order_lock = threading.Lock()  # the order keeps the tables of the last epoch
-        self._count = threads
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads, self._count = threads, count
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> Share[T]:
         """Load the samples at these positions of the stream.
@@ -111,7 +111,3 @@ class Loader(Generic[T]):
         except SampleError as error:
             shard_name = self._reader.paths[shard].name
             raise SampleError(f"{shard_name} {sample.key}: {error}") from error
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._threads.shutdown(cancel_futures=True)
