@@ -10,6 +10,7 @@
 """
 
 import io
+import math
 import re
 import struct
 import warnings
@@ -50,7 +51,7 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
         SampleError: the reason, without the place, which only the caller knows.
     """
     try:
-        pixels, orientation = decode_jpeg(data) or decode_any(data)
+        pixels, orientation = decode_jpeg(data, size) or decode_any(data)
         return turn(shrink(pixels, size), orientation)
     except SampleError:
         raise
@@ -60,8 +61,11 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 
 
-def decode_jpeg(data: bytes) -> tuple[Pixels, int] | None:
-    """The fast way: pixels and orientation; None for CMYK, odd samplings and other formats."""
+def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
+    """The fast way: pixels and orientation; None for CMYK, odd samplings and other formats.
+
+    Pixels may be shrunk already, by `scale_factor`.
+    """
     if not data.startswith(b"\xff\xd8"):
         return None
     try:
@@ -73,9 +77,32 @@ def decode_jpeg(data: bytes) -> tuple[Pixels, int] | None:
     check_size(width, height)
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
     # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
-    pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
+    factor = scale_factor(min(height, width), size)
+    pixels = simplejpeg.decode_jpeg(
+        data,
+        "RGB",
+        fastdct=False,
+        fastupsample=False,
+        strict=True,
+        min_height=math.ceil(height / factor),
+        min_width=math.ceil(width / factor),
+        min_factor=factor,
+    )
     at = data.find(EXIF, 0, EXIF_REACH)
     return pixels, 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
+
+
+def scale_factor(shorter: int, size: int | None) -> int:
+    """By how much libjpeg may shrink while it decodes (8, 4, 2 or 1): to twice `size` or more.
+
+    It leaves out high frequencies of each block: 12 megapixels to 512 px take 43 ms instead of 63.
+    The rest is shrunk with antialias, which then still decides what the picture looks like (0.25
+    levels off; at `size` itself 0.46, for 38 ms). Where the factor does not divide a side, its last
+    block sticks out: a stretch of under half a pixel. Other factors have no vector code.
+    """
+    if size is None:
+        return 1
+    return next((factor for factor in (8, 4, 2) if shorter // factor >= 2 * size), 1)
 
 
 def decode_any(data: bytes) -> tuple[Pixels, int]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from sslpipe.errors import SampleError
 from sslpipe.image import decode as module
-from sslpipe.image.decode import decode
+from sslpipe.image.decode import decode, scale_factor, shrink
 
 
 def smooth(height=48, width=64):
@@ -55,14 +55,38 @@ def of_pillow(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
+@pytest.mark.parametrize("subsampling", [0, 2])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_differs_from_pillow_by_the_fast_flags_only(progressive):
-    data = encode(smooth(), "JPEG", quality=95, subsampling=0, progressive=progressive)
-    exact = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-    np.testing.assert_array_equal(exact, of_pillow(data))
-    difference = np.abs(decode(data) - of_pillow(data))
-    assert difference.max() <= 4  # fastdct alone: 4:4:4 has nothing to upsample
-    assert difference.mean() < 1.2
+def test_jpegs_decode_as_pillow_decodes_them(progressive, subsampling):
+    settings = {"progressive": progressive, "subsampling": subsampling}
+    data = encode(smooth(), "JPEG", quality=95, **settings)
+    np.testing.assert_array_equal(decode(data), of_pillow(data))
+
+
+@pytest.mark.parametrize(
+    ("shorter", "size", "factor"),
+    [(375, None, 1), (375, 128, 1), (511, 128, 1), (512, 128, 2), (1024, 128, 4), (1023, 128, 2),
+     (2048, 128, 8), (9000, 128, 8), (7, 8, 1)],
+)  # fmt: skip
+def test_large_jpegs_are_decoded_at_a_scale_that_loses_nothing(shorter, size, factor):
+    assert scale_factor(shorter, size) == factor
+    assert size is None or factor == 1 or shorter // factor >= 2 * size
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize(("extra", "levels"), [(0, 0.5), (5, 5)])
+def test_scaled_decoding_shows_the_same_picture(factor, extra, levels):
+    """Against decoding everything and shrinking it; 5 px more: a stretch of under half a pixel."""
+    rng = np.random.default_rng(0)
+    height, width = 128 * factor + extra, 160 * factor + extra
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    picture = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    data = encode(picture, "JPEG", quality=95)
+    made = decode(data, size=64)
+    want = shrink(decode(data), 64)
+    assert made.shape == want.shape
+    assert min(made.shape[:2]) == 64
+    assert np.abs(made.astype(int) - want).mean() < levels
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
