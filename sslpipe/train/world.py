@@ -1,5 +1,6 @@
 """Which process of how many this is, and the process group of a distributed run."""
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,5 +49,7 @@ def start_world(kind: str) -> Iterator[World]:
         dist.init_process_group("gloo")
     try:
         yield world
+        dist.barrier()  # nobody leaves while another rank still saves
     finally:
+        gc.collect()  # DDP lies in reference cycles; what it holds of the group must go first
         dist.destroy_process_group()

@@ -1,3 +1,5 @@
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,7 +40,13 @@ def torchrun(out, *options):
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--master-port", str(free_port()), TOY, str(out), *options,
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    environ = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+        # 1 of 23 runs with torch 2.14.1 died in native code with this message; once is its own
+        if result.returncode == 0 or "terminate called without an active" not in result.stderr:
+            break
+        shutil.rmtree(out, ignore_errors=True)
     assert result.returncode == 0, result.stderr
 
 
