@@ -56,6 +56,20 @@ def bar(unit: str) -> Iterator[Any]:
         yield lambda **fields: progress.update(task, **fields)
 
 
+def pack_progress(update: Any) -> Any:
+    """What `pack` calls after each file: images, megabytes written, failures."""
+    done = [0, 0, 0]
+
+    def progress(packed: Any) -> None:
+        done[0] += 1
+        done[1] += packed.bytes_out
+        done[2] += not packed.ok
+        numbers = f"{done[1] / 1e6:,.0f} MB, {done[2]} failed"
+        update(completed=done[0], total=packed.total, numbers=numbers)
+
+    return progress
+
+
 @app.command()
 def pack(
     folder: Annotated[Path, typer.Argument(help="Images; first-level folders are classes.")],
@@ -75,18 +89,9 @@ def pack(
     Example: `sslpipe pack photos shards/photos --resize 384`
     """
     from .image.codec import ImageCodec
-    from .shards import Packed, pack
+    from .shards import pack
 
     with bar("images") as update:
-        done = [0, 0, 0]
-
-        def progress(packed: Packed) -> None:
-            done[0] += 1
-            done[1] += packed.bytes_out
-            done[2] += not packed.ok
-            numbers = f"{done[1] / 1e6:,.0f} MB, {done[2]} failed"
-            update(completed=done[0], total=packed.total, numbers=numbers)
-
         report = pack(
             folder,
             out,
@@ -97,7 +102,7 @@ def pack(
             seed=seed,
             name=name,
             threads=threads,
-            progress=progress,
+            progress=pack_progress(update),
         )
     manifest = report.manifest
     size = sum(shard.bytes for shard in manifest.shards)
