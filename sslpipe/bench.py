@@ -39,8 +39,9 @@ class Stages:
         slowest = min(rates, key=lambda name: rates[name])
         share = self.end_to_end / rates[slowest]
         return (
-            f"The bottleneck is {slowest} at {rates[slowest]:,.0f} images/s alone; the whole, where "
-            f"stages share the cores, runs at {self.end_to_end:,.0f} images/s, {share:.0%} of it."
+            f"The bottleneck is {slowest} at {rates[slowest]:,.0f} images/s alone; the whole, "
+            f"whose stages share the cores, runs at {self.end_to_end:,.0f} images/s, {share:.0%} "
+            "of it."
         )
 
 
