@@ -103,7 +103,7 @@ class Train(Section):
 
 
 class Run(Section):
-    """Speed only: nothing here may change a result."""
+    """Speed only: nothing here may change a result (executors: but for the rounding of pixels)."""
 
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels

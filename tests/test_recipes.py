@@ -50,7 +50,6 @@ def test_one_batch_one_step_one_backward(name, sample):
         batch = pipe.make_batch(pipe.load_share(0), 0)
         honours(batch, pipe.spec)
         run = prepare(pipe, build_method(pipe.recipe, pipe.spec), pipe.recipe.train)
-        run.plan  # noqa: B018
         output = run.method(batch)
         output.loss.backward()
         trained = [p for p in run.module.parameters() if p.requires_grad]

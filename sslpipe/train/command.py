@@ -33,13 +33,7 @@ def run(
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with (
         start_world(kind) as world,
-        load(
-            recipe,
-            shards=shards,
-            device=world.device(kind),
-            rank=world.rank,
-            world_size=world.size,
-        ) as pipeline,
+        load(recipe, shards=shards, device=world.device(kind)) as pipeline,
     ):
         method = build_method(recipe, pipeline.spec)
         return train(
