@@ -28,6 +28,7 @@ class Batch:
     params: dict[str, Tensor]  # group -> (V, B, P) float32 table; spec.views[group].columns names P
     uids: Tensor  # (B,) int64 stable sample ids
     keys: tuple[str, ...]  # B sample keys
+    valid: Tensor  # (B,) bool; False: a stand-in (stream.remainder pad, stream.on_bad mask)
     epoch: int  # epoch of the first sample
     step: int  # index in the run; with recipe and manifest enough to make the batch again
 

@@ -194,6 +194,7 @@ class Pipeline:
             params=params,
             uids=torch.from_numpy(uids),
             keys=tuple(item.sample.key for item in share.loaded),
+            valid=torch.ones(len(uids), dtype=torch.bool),
             epoch=int(share.epochs[0]),
             step=step,
         )

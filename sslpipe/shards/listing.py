@@ -4,45 +4,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..errors import ShardError
 from ..rng import sample_id, words
+from .source import Listing, Note, Place, Source
 
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Note:
-    """A file that is not in the shards, and why."""
-
-    file: str  # relative to the packed folder
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A file to pack."""
-
-    path: Path
-    file: str  # relative to the packed folder
-    key: str
-    ext: str  # lower case, no dot
-    uid: int
-    label: int  # -1: none
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The files of a folder, sorted by name."""
-
-    sources: tuple[Source, ...]
-    skipped: tuple[Note, ...]
-    classes: tuple[str, ...]
 
 
 def list_sources(folder: Path, out: Path, extensions: Collection[str]) -> Listing:
@@ -63,7 +34,12 @@ def list_sources(folder: Path, out: Path, extensions: Collection[str]) -> Listin
     ids = unique_ids(keys)
     sources = tuple(
         Source(
-            folder / file, file, key, extension(file), uid, labels.get(file.partition("/")[0], -1)
+            Place(str(folder / file)),
+            file,
+            key,
+            extension(file),
+            uid,
+            labels.get(file.partition("/")[0], -1),
         )
         for file, key, uid in zip(chosen, keys, ids, strict=True)
     )

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +27,15 @@ class Shard:
     bytes: pydantic.PositiveInt
     sha256: str
     index_sha256: str
+    url: str | None = None  # where the tar lies; None: beside the manifest
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A shard set at `root`. Label i of a sample means `classes[i]`."""
+    """A shard set at `root`. Label i of a sample means `classes[i]`.
+
+    `exclude`: shard file -> rows that are never streamed, ascending (bad samples, duplicates).
+    """
 
     name: str
     root: Path
@@ -38,10 +43,11 @@ class Manifest:
     shards: tuple[Shard, ...]
     seed: int  # of the shuffle before packing
     resize: int | None  # pixels of the shorter side; None: original bytes
+    exclude: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
-        """Samples in all shards."""
+        """Samples in all shards, those that are excluded too."""
         return sum(shard.samples for shard in self.shards)
 
     @cached_property
@@ -50,6 +56,8 @@ class Manifest:
         digest = hashlib.blake2b(digest_size=16)
         for shard in self.shards:
             digest.update(f"{shard.samples} {shard.sha256}\n".encode())
+            if rows := self.exclude.get(shard.file):
+                digest.update(f"without {','.join(map(str, rows))}\n".encode())
         return "b2:" + digest.hexdigest()
 
     def tar(self, shard: Shard) -> Path:
@@ -71,6 +79,7 @@ class Document(pydantic.BaseModel):
     resize: int | None
     classes: list[str]
     shards: list[Shard]
+    exclude: dict[str, list[int]] = {}
 
 
 def open_manifest(path: str | Path) -> Manifest:
@@ -119,7 +128,24 @@ def read_manifest(path: str | Path) -> Manifest:
         shards=tuple(document.shards),
         seed=document.seed,
         resize=document.resize,
+        exclude=checked_exclude(document, file),
     )
+
+
+def checked_exclude(document: Document, file: Path) -> dict[str, tuple[int, ...]]:
+    """The excluded rows, which must be rows of shards that are listed.
+
+    Raises:
+        ShardError: an unknown shard, or a row that it does not have.
+    """
+    samples = {shard.file: shard.samples for shard in document.shards}
+    for name, rows in document.exclude.items():
+        if not set(rows) <= set(range(samples.get(name, 0))):
+            raise ShardError(
+                f"{file}: exclude.{name} = {rows}: the shard has rows 0 to "
+                f"{samples.get(name, 0) - 1}; correct the list or remove it"
+            )
+    return {name: tuple(sorted(set(rows))) for name, rows in document.exclude.items() if rows}
 
 
 def read_json(file: Path) -> Any:
@@ -167,7 +193,13 @@ def write_manifest(manifest: Manifest) -> None:
         "seed": manifest.seed,
         "resize": manifest.resize,
         "classes": list(manifest.classes),
-        "shards": [asdict(shard) for shard in manifest.shards],
+        "shards": [without_none(asdict(shard)) for shard in manifest.shards],
     }
+    if manifest.exclude:
+        document["exclude"] = {name: list(rows) for name, rows in manifest.exclude.items()}
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     replace_file(manifest.root / FILE, text.encode())
+
+
+def without_none(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if value is not None}

@@ -21,9 +21,10 @@ from webdataset import TarWriter
 
 from ..errors import SampleError, ShardError
 from .index import BLOCK, file_sha256, index_path, replace_file, write_index
-from .listing import Note, Source, list_sources, shuffled
+from .listing import list_sources, shuffled
 from .manifest import FILE, Manifest, Shard, write_manifest
 from .scan import index_tar
+from .source import Note, Source, read
 
 REPORT = "report.jsonl"
 AHEAD = 4  # files in flight per thread: hides slow ones, bounds memory
@@ -184,7 +185,7 @@ def load(source: Source, settings: Settings) -> Loaded:
     """Read, shrink if asked, and decode what will be written."""
     codec = settings.codec
     try:
-        data = source.path.read_bytes()
+        data = read(source.place)
     except OSError as error:
         return Loaded(source, reason=f"cannot be read: {error.strerror}")
     payload, ext = data, source.ext

@@ -14,7 +14,8 @@ def batches(*, seed, classes=6):
         images = centres[labels] + torch.randn(12, 3, 2, 2, generator=generator)
         yield Batch(
             views={"global": images[None]}, masks={}, targets={}, params={}, labels=labels,
-            uids=torch.arange(12) + 12 * step, keys=("k",) * 12, epoch=0, step=step,
+            uids=torch.arange(12) + 12 * step, keys=("k",) * 12,
+            valid=torch.ones(12, dtype=torch.bool), epoch=0, step=step,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def batches(*, views=2, sizes=(3, 2)):
         yield Batch(
             views={"global": torch.randn(views, size, 3, 4, 4, generator=generator)},
             masks={}, targets={}, params={}, labels=uids % 2, uids=uids + 100,
-            keys=("k",) * size, epoch=0, step=0,
+            keys=("k",) * size, valid=torch.ones(size, dtype=torch.bool), epoch=0, step=0,
         )  # fmt: skip
         start += size
 

@@ -41,7 +41,8 @@ def fake(
     target_specs = {k: TargetSpec("global", len(t), 4) for k, t in targets.items()}
     labels, uids = torch.full((size,), -1), torch.arange(size)
     keys = tuple(map(str, range(size)))
-    batch = Batch(views, masks, targets, labels, {}, uids, keys, epoch=0, step=0)
+    valid = torch.ones(size, dtype=torch.bool)
+    batch = Batch(views, masks, targets, labels, {}, uids, keys, valid, epoch=0, step=0)
     return batch, BatchSpec(size, size, view_specs, mask_specs, target_specs)
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.shards import open_manifest, pack, read_manifest
+from sslpipe.shards.manifest import write_manifest
 
 
 @pytest.fixture
@@ -117,3 +119,20 @@ def test_cut_and_vanished_shards(out):
     with pytest.raises(ShardError, match=rf"{tar.name}: is missing; pack again or copy"):
         open_manifest(out)
     assert read_manifest(out) == manifest
+
+
+def test_excluded_rows_are_kept_and_make_another_set(out):
+    manifest = read_manifest(out)
+    name = manifest.shards[0].file
+    write_manifest(replace(manifest, exclude={name: (1, 0, 1)}))
+    again = read_manifest(out)
+    assert again.exclude == {name: (0, 1)}
+    assert again.fingerprint != manifest.fingerprint
+
+
+def test_a_row_that_does_not_exist_is_no_exclusion(out):
+    manifest = read_manifest(out)
+    shard = manifest.shards[0]
+    write_manifest(replace(manifest, exclude={shard.file: (shard.samples,)}))
+    with pytest.raises(ShardError, match=rf"exclude.{shard.file}.*rows 0 to {shard.samples - 1}"):
+        read_manifest(out)

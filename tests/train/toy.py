@@ -67,7 +67,9 @@ class Pipe:
         return Batch(
             views={"global": images[None, share]},
             masks={}, targets={}, params={}, labels=uids[share] % 3, uids=uids[share],
-            keys=tuple(f"k{u}" for u in uids[share].tolist()), epoch=step // self.length, step=step,
+            keys=tuple(f"k{u}" for u in uids[share].tolist()),
+            valid=torch.ones(len(uids[share]), dtype=torch.bool),
+            epoch=step // self.length, step=step,
         )  # fmt: skip
 
     def state_dict(self):
