@@ -158,3 +158,15 @@ class Keys:
             ids=self.uids,
             view=self.views[:, None],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank's samples stand in a global batch: for draws that couple its samples.
+
+    Whoever knows the step knows the draws of all `size` slots, so coupling needs no communication.
+    """
+
+    step: int
+    slots: npt.NDArray[np.int64]  # (B,) in [0, size)
+    size: int  # samples of the global batch

@@ -15,17 +15,19 @@ from .. import lookup
 from ..batch import MaskSpec, ViewSpec
 from ..errors import RecipeError
 from ..lookup import Entry
-from ..rng import Keys
+from ..rng import Keys, Place
 
 
 class Sampler(Protocol):
-    """Draws masks that all hide the same number of patches."""
+    """Draws masks, from the keys of the samples or, where it couples them, from their place."""
 
-    def hidden(self, grid: tuple[int, int]) -> int:
-        """Patches that every mask hides."""
+    def hidden(self, grid: tuple[int, int]) -> int | None:
+        """Patches that every mask hides; None: they differ."""
         ...
 
-    def draw(self, keys: Keys, stream: str, grid: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    def draw(
+        self, keys: Keys, place: Place, stream: str, grid: tuple[int, int]
+    ) -> npt.NDArray[np.bool_]:
         """(M, B, N) bool."""
         ...
 
@@ -45,7 +47,9 @@ class Random:
         patches = grid[0] * grid[1]
         return patches - int(patches * (1 - self.ratio))
 
-    def draw(self, keys: Keys, stream: str, grid: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    def draw(
+        self, keys: Keys, place: Place, stream: str, grid: tuple[int, int]
+    ) -> npt.NDArray[np.bool_]:
         """Keep the patches of the smallest random words; the index breaks ties."""
         patches = grid[0] * grid[1]
         noise = keys.words(stream, patches) << np.uint64(32) | np.arange(patches, dtype=np.uint64)
@@ -66,11 +70,16 @@ class Masker:
     spec: MaskSpec
 
     def draw(
-        self, *, seed: int, epochs: npt.NDArray[np.int64], uids: npt.NDArray[np.int64]
+        self,
+        *,
+        seed: int,
+        epochs: npt.NDArray[np.int64],
+        uids: npt.NDArray[np.int64],
+        place: Place,
     ) -> npt.NDArray[np.bool_]:
         """(M, B, N) bool for the samples of a batch."""
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
-        return self.sampler.draw(keys, f"masks/{self.name}", self.spec.grid)
+        return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
 
 
 def masker(
@@ -90,7 +99,7 @@ def masker(
         )
     grid = (spec.height // patch_size, spec.width // patch_size)
     hidden = sampler.hidden(grid)
-    if not 0 < hidden < grid[0] * grid[1]:
+    if hidden is not None and not 0 < hidden < grid[0] * grid[1]:
         raise RecipeError(
             f"{entry.where}: masks.{name} hides {hidden} of {grid[0] * grid[1]} patches; "
             "change the ratio or the patch_size"

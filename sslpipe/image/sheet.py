@@ -70,8 +70,9 @@ def columns_of(
         first = picture(batch.views[mask.view][0, :rows], policies[mask.view])
         for m, mask_BN in enumerate(masks_MBN):
             hidden = grey_out(first, mask_BN[:rows], mask)
-            text = f"{mask.hidden} of {mask.patches} hidden"
-            yield Column(f"mask {name} {m}", enlarged(hidden), [text] * rows)
+            counts = batch.hidden[name][m, :rows].tolist()
+            texts = [f"{count} of {mask.patches} hidden" for count in counts]
+            yield Column(f"mask {name} {m}", enlarged(hidden), texts)
 
 
 def picture(view_BCHW: Tensor, policy: Policy) -> U8:
@@ -97,7 +98,7 @@ def caption(batch: Batch, spec: BatchSpec, group: str, view: int, sample: int) -
     found = [
         f"{name} {int(batch.targets[name][view, sample])}"
         for name, target in spec.targets.items()
-        if target.view == group
+        if target.view == group and target.classes and not target.shape and view < target.count
     ]
     return ", ".join(found)
 
