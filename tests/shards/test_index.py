@@ -78,8 +78,12 @@ def test_long_names_stand_in_extra_blocks(tmp_path):
 
 def test_members_of_a_sample_may_lie_apart(tmp_path):
     members = [("a.jpg", b"A"), ("b.jpg", b"B"), ("a.cls", b"3"), ("b.cls", b"4")]
-    index = index_tar(make_tar(tmp_path / "x.tar", members), extensions=IMAGES)
+    told = []
+    path = make_tar(tmp_path / "x.tar", members)
+    index = index_tar(path, extensions=IMAGES, report=lambda *note: told.append(note))
     assert index.records["label"].tolist() == [3, 4]
+    apart = "its members do not stand together; webdataset makes two samples of them"
+    assert told == [("a", apart), ("b", apart)]
 
 
 def test_what_is_left_out_is_reported(tmp_path):
@@ -105,6 +109,11 @@ def test_what_is_left_out_is_reported(tmp_path):
     assert index.extensions == ("jpg", "left.png")
     assert index.records[["width", "height"]].tolist() == [(7, 5), (7, 5)]
     assert sorted(told) == [
+        (
+            "",
+            "1 samples have several payloads, 'c' for one (left.png, right.png): "
+            "the first is used; choose another by its extension",
+        ),
         ("a", "no payload among its members json"),
         ("b", "a second member 'jpg' of this key; only the first is used"),
         ("bad", "does not decode: bad"),

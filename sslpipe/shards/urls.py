@@ -1,0 +1,158 @@
+"""From what a user types to tars: folders, globs, braces, local paths and anything of fsspec."""
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from braceexpand import UnbalancedBracesError, braceexpand
+from fsspec.implementations.local import LocalFileSystem
+
+from ..errors import ExtraError, ShardError
+from .scan import CHUNK
+
+AHEAD = 8 * CHUNK  # bytes of one request to a distant store
+COMPRESSED = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
+MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tar:
+    """A tar to index."""
+
+    url: str  # an absolute local path, or what fsspec opens
+    file: str  # plain name, unique in the set
+    bytes: int  # -1: the store does not tell
+    modified: float  # seconds since 1970; 0: the store does not tell
+
+
+def find_tars(urls: Iterable[str]) -> list[Tar]:
+    """The tars that are meant, those of a glob or folder sorted.
+
+    Raises:
+        ShardError: nothing found, a missing local file, a compressed one, one that is named twice.
+    """
+    found = [tar for url in urls for one in braces(url) for tar in expand(one)]
+    if not found:
+        raise ShardError("no tars given; name files, folders, globs or URLs")
+    for url in found:
+        if COMPRESSED.search(url):
+            raise ShardError(
+                f"{url}: is compressed, which rules out reading at an offset; unpack it "
+                "(gunzip, zstd -d): JPEGs do not shrink by it anyway"
+            )
+    names = plain_names(found)
+    return [Tar(url, name, *size_and_time(url)) for url, name in zip(found, names, strict=True)]
+
+
+def braces(url: str) -> list[str]:
+    """Expand `{000..123}` and `{a,b}`."""
+    try:
+        return list(braceexpand(url))
+    except UnbalancedBracesError as error:
+        raise ShardError(f"{url}: unbalanced braces; write {{000..123}} or {{a,b}}") from error
+
+
+def expand(url: str) -> list[str]:
+    """One URL as tars: the matches of a glob, the `*.tar` of a folder, or itself."""
+    files, path = file_system(url)
+    if not isinstance(files, LocalFileSystem):
+        matches = sorted(files.glob(path)) if MAGIC.search(path) else None
+        tars = [url] if matches is None else [files.unstrip_protocol(match) for match in matches]
+    elif Path(path).is_dir():
+        tars = sorted(map(str, Path(path).glob("*.tar")))
+    elif MAGIC.search(path) and not Path(path).exists():
+        tars = sorted(glob.glob(path, recursive=True))
+    else:
+        tars = [path] if Path(path).is_file() else []
+    if not tars:
+        raise ShardError(f"{url}: no such tar; check the path")
+    return tars
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system and its own path.
+
+    Raises:
+        ShardError: an unknown protocol.
+        ExtraError: its package is not installed.
+    """
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ExtraError(f"{url}: {error}; for S3: pip install 'sslpipe[s3]'") from error
+    except ValueError as error:
+        raise ShardError(f"{url}: {error}; check the URL") from error
+    return files, path
+
+
+def plain_names(urls: list[str]) -> list[str]:
+    """A unique file name for each URL: its last part, with parts before it where names repeat.
+
+    Raises:
+        ShardError: a URL is named twice.
+    """
+    for url, count in Counter(urls).items():
+        if count > 1:
+            raise ShardError(f"{url}: is named {count} times; name each tar once")
+    parts = [PurePosixPath(re.sub(r"^\w+://|[?#].*$", "", url)).parts for url in urls]
+    names = [part[-1] for part in parts]
+    for depth in range(2, max(map(len, parts)) + 1):
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        names = [
+            "__".join(part[-depth:]) if name in repeated else name
+            for name, part in zip(names, parts, strict=True)
+        ]
+    names = [re.sub(r"[/\\:\0]", "_", name) for name in names]
+    if len(set(names)) < len(names):
+        raise ShardError(f"{urls[0]} ...: the tars have no unique names; rename one of them")
+    return names
+
+
+def size_and_time(url: str) -> tuple[int, float]:
+    """Bytes and time of change, as far as the store tells without reading."""
+    files, path = file_system(url)
+    try:
+        info = files.info(path)
+    except (OSError, ValueError):
+        return -1, 0.0  # opening it will tell what is wrong
+    changed = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
+    return info.get("size") or -1, changed.timestamp() if isinstance(changed, datetime) else changed
+
+
+def local_folder(tars: list[Tar]) -> Path:
+    """The one local folder that all tars lie in.
+
+    Raises:
+        ShardError: there is none.
+    """
+    folders = {Path(tar.url).parent for tar in tars}
+    if len(folders) > 1 or not is_local(tars[0].url):
+        raise ShardError(
+            f"{tars[0].url} ...: the tars do not lie in one local folder; "
+            "name a folder for indexes and manifest with --out"
+        )
+    return folders.pop()
+
+
+def is_local(url: str) -> bool:
+    """Whether a tar's URL is a path of this machine."""
+    return "://" not in url
+
+
+@contextmanager
+def open_tar(url: str) -> Iterator[BinaryIO]:
+    """A tar, to be read from its start; OSError."""
+    if is_local(url):
+        with Path(url).open("rb", buffering=CHUNK) as file:
+            yield file
+        return
+    files, path = file_system(url)
+    with files.open(path, "rb", block_size=AHEAD, cache_type="readahead") as file:
+        yield cast(BinaryIO, file)
