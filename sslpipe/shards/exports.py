@@ -68,7 +68,8 @@ def list_members(url: str, shard: Shard) -> Listing:
         with open_tar(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 parts = split_name(member.name)
-                if parts and member.isreg() and not META.match(member.name):
+                plain = member.isreg() and not member.issparse()
+                if parts and plain and not META.match(member.name):
                     at = member.offset, member.offset_data, member.size
                     found.append(Member(member.name, *parts, *at))
                 tar.members.clear()  # type: ignore[attr-defined]  # or they stay in memory
@@ -76,6 +77,19 @@ def list_members(url: str, shard: Shard) -> Listing:
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"{url}: cannot be read ({error}); index it again") from error
     return Listing(shard, url, tuple(found), end)
+
+
+def check_kinds(names: str) -> list[str]:
+    """`dali,wids` as a list.
+
+    Raises:
+        ShardError: an unknown one.
+    """
+    kinds = [kind for kind in names.split(",") if kind]
+    for kind in kinds:
+        if kind not in EXPORTS:
+            raise ShardError(f"export {kind!r}: is unknown; choose from {', '.join(EXPORTS)}")
+    return kinds
 
 
 def export(manifest: Manifest, kind: str) -> Path:
@@ -86,10 +100,8 @@ def export(manifest: Manifest, kind: str) -> Path:
     `energon prepare` makes, with all shards in the split `train`.
 
     Raises:
-        ShardError: an unknown kind, or a set that the format cannot express.
+        ShardError: a set that the format cannot express.
     """
-    if kind not in EXPORTS:
-        raise ShardError(f"export {kind!r}: is unknown; choose from {', '.join(EXPORTS)}")
     listings = (list_members(tar_url(manifest, shard), shard) for shard in manifest.shards)
     return EXPORTS[kind](manifest, listings)
 
@@ -129,7 +141,7 @@ def export_wids(manifest: Manifest, listings: Iterator[Listing]) -> Path:
 
 
 def check_wids(listing: Listing) -> None:
-    """wids 0.1 reads neither long names nor repeated ones: it would hand out other bytes.
+    """Refuse what wids 0.1 would misread: long names and repeated ones.
 
     Raises:
         ShardError: such a name.

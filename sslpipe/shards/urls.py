@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 import fsspec
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import ExtraError, ShardError
@@ -55,29 +55,27 @@ def braces(url: str) -> list[str]:
     """Expand `{000..123}` and `{a,b}`."""
     try:
         return list(braceexpand(url))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise ShardError(f"{url}: unbalanced braces; write {{000..123}} or {{a,b}}") from error
 
 
 def expand(url: str) -> list[str]:
-    """One URL as tars: the matches of a glob, the `*.tar` of a folder, or itself."""
+    """One URL as tars: the matches of a glob, the `*.tar` of a local folder, or itself."""
     files, path = file_system(url)
-    if not isinstance(files, LocalFileSystem):
-        matches = sorted(files.glob(path)) if MAGIC.search(path) else None
-        tars = [url] if matches is None else [files.unstrip_protocol(match) for match in matches]
-    elif Path(path).is_dir():
-        tars = sorted(map(str, Path(path).glob("*.tar")))
-    elif MAGIC.search(path) and not Path(path).exists():
-        tars = sorted(glob.glob(path, recursive=True))
+    local = isinstance(files, LocalFileSystem)
+    if local and Path(path).is_dir():
+        tars = sorted(files.glob(f"{glob.escape(path)}/*.tar"))
+    elif MAGIC.search(path) and not (local and Path(path).exists()):
+        tars = sorted(files.glob(path))
     else:
-        tars = [path] if Path(path).is_file() else []
+        tars = [path] if not local or Path(path).is_file() else []
     if not tars:
         raise ShardError(f"{url}: no such tar; check the path")
-    return tars
+    return tars if local else [files.unstrip_protocol(tar) for tar in tars]
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system and its own path.
+    """A file system of fsspec and its own path.
 
     Raises:
         ShardError: an unknown protocol.
