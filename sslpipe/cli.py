@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .errors import SslpipeError
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="sslpipe",
     no_args_is_help=True,
     add_completion=True,

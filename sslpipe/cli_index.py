@@ -17,15 +17,19 @@ MOST = 20  # rows of a table of labels
 @cli.app.command()
 def index(
     urls: Annotated[list[str], typer.Argument(help="Tars, folders, globs, {000..123}, URLs.")],
-    out: Annotated[Path | None, typer.Option(help="For indexes and manifest; default: beside the tars.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For indexes and manifest; default: beside the tars.")
+    ] = None,
     export: Annotated[str, typer.Option(help="Also for others: dali,wids,energon.")] = "",
-    ext: Annotated[str | None, typer.Option(help="Extension of the payload, where a sample has several images.")] = None,
+    ext: Annotated[
+        str | None, typer.Option(help="Of the payload, where samples have several images.")
+    ] = None,
     label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
     decode: Annotated[bool, typer.Option(help="Decode every image, not only its header.")] = False,
-    rebuild: Annotated[bool, typer.Option(help="Do not keep indexes that are as new as their tars.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Tars at once; default: one per core.")] = None,
-) -> None:  # fmt: skip
+    threads: Annotated[int | None, typer.Option(help="Tars at once; default: a core each.")] = None,
+) -> None:
     """Make existing WebDataset tars usable without rewriting them: an index for each, a manifest.
 
     Distant tars are streamed once. What is wrong or was left out is listed in `report.jsonl`, and

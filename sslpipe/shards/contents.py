@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def counts(values: Any) -> list[tuple[int, int]]:
 
 def side_names() -> list[str]:
     """Names of the bins of the histogram of shorter sides."""
-    between = [f"{low} to {high - 1}" for low, high in zip(SIDES[:-1], SIDES[1:], strict=True)]
+    between = [f"{low} to {high - 1}" for low, high in pairwise(SIDES)]
     return ["unknown", f"under {SIDES[0]}", *between, f"{SIDES[-1]} and more"]
 
 

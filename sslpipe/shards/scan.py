@@ -3,7 +3,6 @@
 One pass from the first byte to the last, so that a distant tar is streamed once and never stored.
 """
 
-import hashlib
 import json
 import re
 import tarfile
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
+from .forward import CHUNK, Stream
 from .index import BLOCK, EXTRA_BLOCKS, GPU_JPEG, RECORD, Index, split_name
 
 Inspect = Callable[[bytes], tuple[int, int]]  # payload -> width, height; SampleError
@@ -26,7 +26,6 @@ Row = tuple[int, int, int, int, int, int, int, int, int]  # one RECORD
 META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator: skip_meta
 MAX_PAYLOAD = 2**32 - 1  # bytes: u4 in RECORD
 MAX_EXTRA_BLOCKS = 255  # high byte of the flags
-CHUNK = 1 << 20  # bytes read at once where they are only hashed
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
@@ -77,46 +76,6 @@ class Sample:
     def label(self) -> int:
         """The class id in `.cls`, or in `.json`; -1 where there is none."""
         return self.labels.get("cls", self.labels.get("json", -1))
-
-
-class Stream:
-    """Read a file forward only, hashing every byte; `seek` reads over what lies between."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._sha256 = file, hashlib.sha256()
-        self._at = 0
-        self.last = b""  # what the last `read` returned
-
-    def tell(self) -> int:
-        """Bytes read so far."""
-        return self._at
-
-    def read(self, size: int) -> bytes:
-        """`size` bytes; fewer only at the end."""
-        self.last = self._file.read(size)
-        while len(self.last) < size and (more := self._file.read(size - len(self.last))):
-            self.last += more  # sockets give what they have
-        self._sha256.update(self.last)
-        self._at += len(self.last)
-        return self.last
-
-    def seek(self, position: int) -> None:
-        """Go forward to `position`, or to the end if that comes first."""
-        assert position >= self._at, "a stream cannot go back"
-        while self._at < position and self.read(min(CHUNK, position - self._at)):
-            pass
-
-    def drain(self) -> bool:
-        """Read the rest; whether any of it is not zero."""
-        found = False
-        while rest := self.read(CHUNK):
-            found = found or bool(rest.strip(b"\0"))
-        return found
-
-    @property
-    def sha256(self) -> str:
-        """Hexadecimal SHA-256 of what was read."""
-        return self._sha256.hexdigest()
 
 
 def index_tar(

@@ -15,7 +15,7 @@ from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import ExtraError, ShardError
-from .scan import CHUNK
+from .forward import CHUNK
 
 AHEAD = 8 * CHUNK  # bytes of one request to a distant store
 COMPRESSED = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
@@ -99,7 +99,8 @@ def plain_names(urls: list[str]) -> list[str]:
     for url, count in Counter(urls).items():
         if count > 1:
             raise ShardError(f"{url}: is named {count} times; name each tar once")
-    parts = [PurePosixPath(re.sub(r"^\w+://|[?#].*$", "", url)).parts for url in urls]
+    paths = [url if is_local(url) else re.sub(r"^\w+://|[?#].*$", "", url) for url in urls]
+    parts = [PurePosixPath(path).parts for path in paths]
     names = [part[-1] for part in parts]
     for depth in range(2, max(map(len, parts)) + 1):
         repeated = {name for name, count in Counter(names).items() if count > 1}
