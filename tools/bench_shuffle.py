@@ -23,6 +23,10 @@ from shuffle_peers import PER_SHARD, RANK_BATCH, RANKS, SAMPLES, Batch
 from sslpipe.stream import order
 
 CLASSES = 1000
+HEAD = (
+    "orders of peers by models; classes per rank batch / classes / shards per global batch "
+    "(resident shards): "
+)
 EARLY, LATE = range(20, 80), range(700, 720)
 SIZES = np.diff(np.r_[np.arange(0, SAMPLES, PER_SHARD), SAMPLES])
 
@@ -51,8 +55,7 @@ def main() -> None:
         figures.append(f"{mixing.name} {' / '.join(cells)} ({mixing.resident})")
     console = Console()
     console.print(table)
-    head = "classes per rank batch / classes / shards per global batch (resident shards): "
-    line = row(head + "; ".join(figures), "webdataset")
+    line = row(HEAD + "; ".join(figures), "webdataset")
     console.print(line, soft_wrap=True)
     if chosen.out:
         with chosen.out.open("a") as file:
