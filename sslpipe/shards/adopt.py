@@ -116,8 +116,10 @@ def index_one(
             index = index_stream(
                 file, tar.url, rules, lambda key, why: problems.append(Problem(tar.file, key, why))
             )
-    except (ShardError, OSError) as error:
-        return Found(tar, None, (Problem(tar.file, "", str(error)),))
+    except Exception as error:  # distant stores raise what they like
+        if is_local(tar.url) and not isinstance(error, ShardError | OSError):
+            raise
+        return Found(tar, None, (Problem(tar.file, "", str(error) or type(error).__name__),))
     if not len(index):
         problems.append(Problem(tar.file, "", "holds no sample that can be used; it is left out"))
         return Found(tar, None, tuple(problems))

@@ -39,11 +39,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All members of one tar that belong to samples, and where the tar ends."""
+    """The members of one tar that belong to samples, the others, and where the tar ends."""
 
     shard: Shard
     url: str
     members: tuple[Member, ...]
+    others: tuple[str, ...]  # files that webdataset passes over
     end: int
 
     def samples(self) -> Iterator[tuple[str, list[Member]]]:
@@ -63,20 +64,23 @@ def list_members(url: str, shard: Shard) -> Listing:
     Raises:
         ShardError: it is not readable, or not the one that was indexed.
     """
-    found = []
+    found, others = [], []
     try:
         with open_tar(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while member := tar.next():
                 parts = split_name(member.name)
-                plain = member.isreg() and not member.issparse()
-                if parts and plain and not META.match(member.name):
+                if not member.isreg() or member.issparse():
+                    continue
+                if parts is None or META.match(member.name):
+                    others.append(member.name)
+                else:
                     at = member.offset, member.offset_data, member.size
                     found.append(Member(member.name, *parts, *at))
                 tar.members.clear()  # type: ignore[attr-defined]  # or they stay in memory
             end = tar.offset
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"{url}: cannot be read ({error}); index it again") from error
-    return Listing(shard, url, tuple(found), end)
+    return Listing(shard, url, tuple(found), tuple(others), end)
 
 
 def check_kinds(names: str) -> list[str]:
@@ -141,10 +145,10 @@ def export_wids(manifest: Manifest, listings: Iterator[Listing]) -> Path:
 
 
 def check_wids(listing: Listing) -> None:
-    """Refuse what wids 0.1 would misread: long names and repeated ones.
+    """Refuse what wids 0.1 would misread: it would hand out other samples or bytes.
 
     Raises:
-        ShardError: such a name.
+        ShardError: long or repeated names, or files that are samples for wids alone.
     """
     names = Counter(member.name for member in listing.members)
     for member in listing.members:
@@ -153,6 +157,12 @@ def check_wids(listing: Listing) -> None:
             raise ShardError(
                 f"{listing.url}: {member.name!r}: wids reads names of up to {NAME_FIELD} bytes "
                 "in plain headers, each once in a tar; rename it, or use another reader"
+            )
+    for name in listing.others:
+        if "." in name:
+            raise ShardError(
+                f"{listing.url}: {name!r}: is a sample for wids, but not for webdataset; "
+                "take it out of the tar, or use another reader"
             )
 
 

@@ -4,6 +4,7 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ..errors import ExtraError, ShardError
 from .forward import CHUNK
 
+REQUESTS = 32  # at once, when asking for sizes
 AHEAD = 8 * CHUNK  # bytes of one request to a distant store
 COMPRESSED = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
 MAGIC = re.compile(r"[*?\[]")
@@ -48,7 +50,9 @@ def find_tars(urls: Iterable[str]) -> list[Tar]:
                 "(gunzip, zstd -d): JPEGs do not shrink by it anyway"
             )
     names = plain_names(found)
-    return [Tar(url, name, *size_and_time(url)) for url, name in zip(found, names, strict=True)]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        facts = list(pool.map(size_and_time, found))
+    return [Tar(url, name, *fact) for url, name, fact in zip(found, names, facts, strict=True)]
 
 
 def braces(url: str) -> list[str]:
@@ -119,8 +123,8 @@ def size_and_time(url: str) -> tuple[int, float]:
     files, path = file_system(url)
     try:
         info = files.info(path)
-    except (OSError, ValueError):
-        return -1, 0.0  # opening it will tell what is wrong
+    except Exception:  # stores raise what they like; opening it will tell
+        return -1, 0.0
     changed = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
     return info.get("size") or -1, changed.timestamp() if isinstance(changed, datetime) else changed
 

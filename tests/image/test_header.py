@@ -35,7 +35,7 @@ def test_odd_jpegs_have_a_size_too():
         assert read_size(encoded("JPEG", 6, mode)) == (30, 40)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF"])
 def test_only_the_header_is_needed(kind):
     data = encoded(kind)
     with pytest.raises(SampleError):
@@ -45,7 +45,7 @@ def test_only_the_header_is_needed(kind):
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
 def test_what_has_no_header_is_refused(data):
-    with pytest.raises(SampleError, match="is no readable JPEG|has no readable header"):
+    with pytest.raises(SampleError, match=r"is no readable JPEG|has no readable header"):
         read_size(data)
 
 

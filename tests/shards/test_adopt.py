@@ -20,7 +20,6 @@ from sslpipe.shards import read_index, read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.index import header_range, index_path, member_key
 from sslpipe.shards.scan import Rules
-from sslpipe.shards.urls import plain_names
 
 RULES = Rules({"jpg", "png"}, read_size)
 LONG = "folder." + "x" * 120 + "/"
@@ -281,27 +280,3 @@ def test_local_tars_of_several_folders_need_a_folder_for_the_indexes(tmp_path, p
         "a__0.tar": str(tmp_path / "a" / "0.tar"),
         "b__0.tar": str(tmp_path / "b" / "0.tar"),
     }
-
-
-@pytest.mark.parametrize(
-    ("url", "match"),
-    [
-        ("nowhere.tar", "no such tar"),
-        ("y*.tar", "no such tar"),
-        ("{0..3.tar", "unbalanced braces"),
-        ("x.tar.gz", "is compressed, .* unpack it"),
-        ("x.tgz", "is compressed"),
-        ("{x,x}.tar", "is named 2 times"),
-        ("nothing://x.tar", "Protocol not known"),
-    ],
-)
-def test_wrong_urls(tmp_path, picture, url, match):
-    for name in ("x.tar", "x.tar.gz", "x.tgz"):
-        make(tmp_path / name, [("a.jpg", picture(0))])
-    with pytest.raises(ShardError, match=match):
-        adopt([url if "://" in url else str(tmp_path / url)], rules=RULES)
-
-
-def test_names_are_plain_and_unique():
-    urls = ["s3://x/a/0.tar", "s3://x/b/0.tar", "s3://y/b/0.tar", "http://h/1.tar?v=2", "/l/2#.tar"]
-    assert plain_names(urls) == ["a__0.tar", "x__b__0.tar", "y__b__0.tar", "1.tar", "2#.tar"]

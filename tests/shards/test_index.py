@@ -108,12 +108,12 @@ def test_what_is_left_out_is_reported(tmp_path):
     assert keys_of(path, index) == ["b", "c"]
     assert index.extensions == ("jpg", "left.png")
     assert index.records[["width", "height"]].tolist() == [(7, 5), (7, 5)]
+    several = (
+        "1 samples have several payloads, 'c' for one (left.png, right.png): "
+        "the first is used; choose another by its extension"
+    )
     assert sorted(told) == [
-        (
-            "",
-            "1 samples have several payloads, 'c' for one (left.png, right.png): "
-            "the first is used; choose another by its extension",
-        ),
+        ("", several),
         ("a", "no payload among its members json"),
         ("b", "a second member 'jpg' of this key; only the first is used"),
         ("bad", "does not decode: bad"),
