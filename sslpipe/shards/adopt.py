@@ -94,7 +94,10 @@ def adopt(
     problems += repeated_keys(folder, shards)
     write_report(folder, problems)
     if not shards:
-        raise ShardError(f"{folder}: no tar holds a sample that can be used; see {folder / REPORT}")
+        raise ShardError(
+            f"{folder}: no tar holds a sample that can be used; all reasons stand in "
+            f"{folder / REPORT}, the first: {problems[0].what}"
+        )
     prefix = old.name if old and name is None else shard_prefix(name, folder)
     manifest = Manifest(prefix, folder, (), shards, 0, None)
     if old:
@@ -116,10 +119,13 @@ def index_one(
             index = index_stream(
                 file, tar.url, rules, lambda key, why: problems.append(Problem(tar.file, key, why))
             )
+    except ShardError as error:
+        return Found(tar, None, (Problem(tar.file, "", str(error)),))
     except Exception as error:  # distant stores raise what they like
-        if is_local(tar.url) and not isinstance(error, ShardError | OSError):
+        if is_local(tar.url) and not isinstance(error, OSError):
             raise
-        return Found(tar, None, (Problem(tar.file, "", str(error) or type(error).__name__),))
+        what = f"{tar.url}: cannot be read ({type(error).__name__}: {error}); index it again"
+        return Found(tar, None, (Problem(tar.file, "", what),))
     if not len(index):
         problems.append(Problem(tar.file, "", "holds no sample that can be used; it is left out"))
         return Found(tar, None, tuple(problems))
