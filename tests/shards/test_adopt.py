@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import threading
 import zlib
+from dataclasses import replace
 from functools import partial
 
 import fsspec
@@ -19,6 +20,7 @@ from sslpipe.image.header import read_size
 from sslpipe.shards import read_index, read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.index import header_range, index_path, member_key
+from sslpipe.shards.manifest import write_manifest
 from sslpipe.shards.scan import Rules
 
 RULES = Rules({"jpg", "png"}, read_size)
@@ -222,12 +224,20 @@ def test_an_index_as_new_as_its_tar_is_kept_with_its_problems(tmp_path, picture)
     assert changed.fingerprint != first.manifest.fingerprint
 
 
-def test_what_a_packed_set_knows_is_kept(packed, tmp_path):
+def test_what_a_packed_set_knows_is_kept(packed, tmp_path, picture):
     for path in packed.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     old = read_manifest(tmp_path)
+    first, second = (shard.file for shard in old.shards[:2])
+    old = replace(old, exclude={first: (0,), second: (1,)})
+    write_manifest(old)
     adopt([str(tmp_path)], rules=RULES, rebuild=True)
     assert read_manifest(tmp_path) == old
+    make(tmp_path / first, [("new.jpg", picture(0))])
+    adopt([str(tmp_path)], rules=RULES)
+    changed = read_manifest(tmp_path)
+    assert changed.exclude == {second: (1,)}
+    assert changed.classes == old.classes
     with pytest.raises(ShardError, match="which is not among the tars to index"):
         adopt([str(tmp_path / old.shards[0].file)], rules=RULES)
 

@@ -8,6 +8,7 @@ import io
 import struct
 import tarfile
 import warnings
+from dataclasses import replace
 
 import pytest
 import wids
@@ -146,7 +147,11 @@ def test_energon_index_beside_links_leaves_ours_alone(manifest):
         assert list(offsets) == [members[i].offset for i in (2, 5, 8, 11)] + [tar.offset]
     assert (manifest.root / "a.x.tar.idx").read_bytes() == ours
     assert read_manifest(manifest.root) == manifest
+    identity = (root / ".nv-meta" / "index.uuid").read_text()
     assert export(manifest, "energon") == root  # again, over itself
+    assert (root / ".nv-meta" / "index.uuid").read_text() == identity
+    export(replace(manifest, shards=manifest.shards[:1]), "energon")
+    assert (root / ".nv-meta" / "index.uuid").read_text() != identity
 
 
 @pytest.mark.parametrize(

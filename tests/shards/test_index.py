@@ -21,7 +21,7 @@ from sslpipe.shards.index import (
     parse_index,
     split_name,
 )
-from sslpipe.shards.scan import is_gpu_jpeg
+from sslpipe.shards.scan import Rules, index_stream, is_gpu_jpeg
 
 IMAGES = {"jpg", "png"}
 
@@ -69,6 +69,24 @@ def test_foreign_tars_are_indexed_as_webdataset_reads_them(tmp_path, kind, tars_
         assert (record["width"], record["height"]) == (0, 0)
     assert index.extensions == ("jpg",)
     assert index.tar_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Socket(io.BytesIO):
+    """Gives fewer bytes than asked for, as sockets do."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 100))
+
+
+def test_short_reads_of_distant_files_are_completed(tmp_path):
+    path = make_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 700), ("b.cls", b"1"), ("b.jpg", b"B")])
+    told = []
+    distant = Socket(path.read_bytes())
+    index = index_stream(distant, "x", Rules(IMAGES), lambda *note: told.append(note))
+    local = index_tar(path, extensions=IMAGES)
+    assert index.records.tolist() == local.records.tolist()
+    assert (index.tar_bytes, index.tar_sha256) == (local.tar_bytes, local.tar_sha256)
+    assert told == []
 
 
 def test_long_names_stand_in_extra_blocks(tmp_path):
