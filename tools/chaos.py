@@ -251,9 +251,7 @@ def finished(log: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def compare(
-    line: dict[str, Any], truth: dict[int, Record], world_size: int, tally: Tally
-) -> None:
+def compare(line: dict[str, Any], truth: dict[int, Record], world_size: int, tally: Tally) -> None:
     """One rank's share of one step with the plan."""
     planned = truth[line["step"]]
     assert len(line["samples"]) * world_size == len(planned)
