@@ -8,8 +8,9 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.rng import sample_id
-from sslpipe.shards import listing, open_manifest, pack, read_index, verify
+from sslpipe.shards import open_manifest, pack, read_index, verify
 from sslpipe.shards import pack as pack_folder
+from sslpipe.shards.inputs import folders
 
 
 def content(folder):
@@ -57,8 +58,8 @@ def test_order_is_shuffled_by_seed_and_not_by_listing(
     first = keys(tmp_path / "a", 0)
     assert first != sorted(first)
     assert first != keys(tmp_path / "b", 1)
-    walk = listing.walk
-    monkeypatch.setattr(listing, "walk", lambda *a: reversed(list(walk(*a))))
+    walk = folders.walk_local
+    monkeypatch.setattr(folders, "walk_local", lambda *a: reversed(list(walk(*a))))
     assert first == keys(tmp_path / "c", 0)
 
 
