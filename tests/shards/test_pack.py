@@ -195,7 +195,7 @@ def test_refusals_say_what_to_do(folder, tmp_path, codec):
     empty.mkdir()
     (empty / "notes.txt").write_text("hello")
     (tmp_path / "file").write_text("")
-    refused(r"holds no images \(looked for .bmp, .gif, .jpeg", source=empty)
+    refused(r"holds no images \(looked for .avif, .bmp, .gif", source=empty)
     refused("is no folder; check the path", source=tmp_path / "nowhere")
     refused("is a file; name a new folder", out=tmp_path / "file")
     refused("is the folder to pack", out=folder / "cat" / "..")

@@ -57,7 +57,7 @@ def expand_name(name: str) -> list[str]:
         return [name]
     try:
         names = list(braceexpand.braceexpand(name)) if "{" in name else [name]
-    except braceexpand.UnbalancedBracesError as error:
+    except ValueError as error:
         raise ShardError(f"{name}: its braces do not close; write {{000000..000009}}") from error
     return [match for each in names for match in expand_glob(each)]
 
