@@ -1,7 +1,7 @@
 """What inputs offer for packing: files, safe unique keys, ids, classes, shuffled order."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,14 +40,58 @@ def list_inputs(
     """
     options = Options(frozenset(extensions), absolute(str(out)), columns)
     singles = expand(inputs)
-    seen: set[Place] = set()
     notes: list[Note] = []
-    groups = [
-        gather(
-            single, f"{single.name}: " if len(singles) > 1 else "", options, seen, notes, progress
-        )
-        for single in singles
-    ]
+    seen: set[Place] = set()
+    groups: list[list[Found]] = []
+    for single in singles:
+        named = f"{single.name}: " if len(singles) > 1 else ""
+        found = gather(single, named, options, notes, sum(map(len, groups)), progress)
+        groups.append(list(usable(found, seen, notes)))
+    return assemble(groups, notes)
+
+
+def gather(
+    single: Input,
+    named: str,
+    options: Options,
+    notes: list[Note],
+    before: int,
+    progress: Callable[[int], None] | None,
+) -> list[Found]:
+    """What one input offers, sorted by its names, which are put behind `named`; adds to `notes`."""
+    found: list[Found] = []
+    for item in single.reader(single.url, options):
+        if named:
+            item = replace(item, file=named + item.file)
+        if isinstance(item, Note):
+            notes.append(item)
+            continue
+        found.append(item)
+        if progress and len(found) % TELL == 0:
+            progress(before + len(found))
+    if not found:
+        looked = ", ".join(f".{ext}" for ext in sorted(options.extensions))
+        raise ShardError(f"{single.name}: holds no images (looked for {looked}); check the path")
+    if progress:
+        progress(before + len(found))
+    found.sort(key=lambda item: item.file)
+    return found
+
+
+def usable(found: Iterable[Found], seen: set[Place], notes: list[Note]) -> Iterator[Found]:
+    """Leave out what was named before or is too large; adds to `seen` and `notes`."""
+    for item in found:
+        if item.place in seen:
+            notes.append(Note(item.file, "is named again; the first is used"))
+        elif item.size > MAX_SIZE:
+            notes.append(Note(item.file, f"{item.size:,} bytes; the limit is {MAX_SIZE:,}"))
+        else:
+            seen.add(item.place)
+            yield item
+
+
+def assemble(groups: list[list[Found]], notes: list[Note]) -> Listing:
+    """One listing of what the inputs offer: unique keys and ids, classes merged by name."""
     labels = [label for group in groups for label in one_kind(group)]
     classes = classes_of(labels)
     numbers: dict[Label, int] = {name: number for number, name in enumerate(classes)}
@@ -59,37 +103,6 @@ def list_inputs(
     ]
     sources.sort(key=lambda source: source.key)
     return Listing(tuple(sources), tuple(notes), classes)
-
-
-def gather(
-    single: Input,
-    prefix: str,
-    options: Options,
-    seen: set[Place],
-    notes: list[Note],
-    progress: Callable[[int], None] | None,
-) -> list[Found]:
-    """What one input offers, sorted by its names; adds to `seen` and `notes`."""
-    found: list[Found] = []
-    for item in single.reader(single.url, options):
-        if prefix:
-            item = replace(item, file=prefix + item.file)
-        if isinstance(item, Note):
-            notes.append(item)
-        elif item.place in seen:
-            notes.append(Note(item.file, "is named again; the first is used"))
-        elif item.size > MAX_SIZE:
-            notes.append(Note(item.file, f"{item.size:,} bytes; the limit is {MAX_SIZE:,}"))
-        else:
-            seen.add(item.place)
-            found.append(item)
-            if progress and len(seen) % TELL == 0:
-                progress(len(seen))
-    if not found:
-        looked = ", ".join(f".{ext}" for ext in sorted(options.extensions))
-        raise ShardError(f"{single.name}: holds no images (looked for {looked}); check the path")
-    found.sort(key=lambda item: item.file)
-    return found
 
 
 def one_kind(found: list[Found]) -> list[Label]:
