@@ -149,7 +149,8 @@ def opened_zip(url: str, process: int) -> zipfile.ZipFile:
     ZipFile locks its file, so threads may share it; processes may not (a fork shares the file's
     position), hence `process`. One that falls out of the cache is closed with its last reader.
     """
-    return zipfile.ZipFile(open_file(url))
+    # given a path, it closes the file itself
+    return zipfile.ZipFile(url if is_local(url) else open_file(url))
 
 
 def why(error: Exception) -> str:
