@@ -150,7 +150,7 @@ def test_damaged_zips_say_so(archive, tmp_path):
 
 
 def test_a_missing_client_is_not_a_bad_file(monkeypatch):
-    def missing(url):
+    def missing(url, **options):
         raise ImportError("Install s3fs")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
