@@ -18,7 +18,7 @@ def perceptual_hash(pixels: Pixels) -> int:
     px (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"; its mean
     filter is the antialias here). Of the 72 sample photos, at most 4 bits differ after re-encoding
     at quality 50, halving the size, both, 5 % more brightness or 20 % less contrast; two different
-    photos differ in 18 to 46, half of the pairs in 32 or more. Pictures of one colour are all equal.
+    photos differ in 18 to 46, half of the pairs in 32 or more. Pictures of one colour are equal.
     """
     image_BCHW = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
     small_BCHW = F.interpolate(image_BCHW, (SIDE, SIDE), mode="bicubic", antialias=True)
