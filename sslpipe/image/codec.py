@@ -3,7 +3,7 @@
 import simplejpeg
 
 from ..errors import SampleError
-from .decode import decode, jpeg_orientation
+from .decode import check_size, decode, jpeg_orientation
 from .describe import Description, describe
 from .hashing import SIDE, perceptual_hash
 from .headers import BASELINE, FORMATS, explain, jpeg_frame, sniff
@@ -34,6 +34,16 @@ class ImageCodec:
         """
         height, width, _ = decode(data).shape
         return width, height
+
+    def header_size(self, data: bytes) -> tuple[int, int]:
+        """The same by the header alone, which says nothing about damage behind it.
+
+        Raises:
+            SampleError: it is no image that `decode` reads, or has more pixels than are decoded.
+        """
+        found = describe(data)
+        check_size(found.width, found.height)
+        return found.width, found.height
 
     def describe(self, data: bytes) -> Description:
         """What the header says.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import ShardError
+from ..forward import Skim
 from ..index import split_name
 from ..manifest import FILE, read_manifest
-from ..scan import LABEL, is_meta, read_members
+from ..scan import LABEL, META, read_members
 from ..source import Note, Place, is_local, open_file, why
 from .found import TEXTS, UNSAFE, Found, Options, offered, safe_key
 
@@ -30,7 +31,7 @@ def list_tar(url: str, options: Options) -> Iterator[Found | Note]:
     names = class_names(url)
     with opened(url) as file:
         groups: dict[str, Parts] = {}
-        yield from group_members(read_members(file, Path(url)), groups, options)
+        yield from group_members(read_members(Skim(file), url), groups, options)
         for key, parts in groups.items():
             yield from sample_of(url, file, key, parts, names, options)
 
@@ -48,7 +49,7 @@ def group_members(
     """Fill `groups` (key -> members), telling of what belongs to no sample."""
     for member in members:
         name = split_name(member.name)
-        if member.isdir() or is_meta(member.name):
+        if member.isdir() or META.match(member.name):
             continue
         if name is None:
             hidden = member.name.rpartition("/")[2].startswith(".")
