@@ -29,6 +29,7 @@ PER_SAMPLE = {
     "inverse_block": (masks.InverseBlock(), 2),
 }
 REFERENCE = {
+    "random": (Random(mode="reference"), 2),
     "dinov2": (masks.DINOv2(mode="reference"), 2),
     "dinov3": (masks.DINOv2(mode="reference", finish="complete"), 2),
     "context": (Multiblock(part="context", mode="reference"), 1),
@@ -98,6 +99,12 @@ def test_counts_of_the_papers():
     assert masks.InverseBlock().hidden((14, 14)) == 196 - 39
     assert masks.Centre().hidden((8, 8)) == 16
     assert masks.Blockwise(patches=118, finish="complete").hidden((14, 14)) == 118
+
+
+def test_random_reference_drops_the_same_patches_everywhere():
+    made = drawn(Random(ratio=0.15, mode="reference"), 2)
+    assert (made == made[0, 0]).all()
+    assert made[0, 0].sum() == 30
 
 
 def test_random_hides_every_patch_equally_often():

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...rng import Keys, Place, permutation
-from .boxes import boxes, whole_batch
-from .subsets import Bools, Grid, choose
+from .boxes import Bools, Grid, boxes
+from .coupling import all_slots
+from .subsets import choose
 
 Floats = npt.NDArray[np.float64]
 TRIES = 10  # proposals that may fail in a row; then a mask stays as it is
@@ -205,8 +206,8 @@ class DINOv2:
             raise ValueError(f"ratio = {list(self.ratio)} must rise within [0, 1)")
 
     def blocks(self, grid: Grid) -> Blocks:
-        """At most half of the grid."""
-        return Blocks(self.min_patches, 0.5 * grid[0] * grid[1], self.aspect)
+        """At most half of the rows' worth of patches, rounded as train.py does."""
+        return Blocks(self.min_patches, grid[0] // 2 * grid[1], self.aspect)
 
     def hidden(self, grid: Grid) -> None:
         """Differs from view to view."""
@@ -232,7 +233,7 @@ class DINOv2:
         edges = np.linspace(*self.ratio, masked + 1)
         order = permutation(views, seed=keys.seed, epoch=place.step, stream=f"{stream}/order")
         bins = np.minimum(order, masked)  # the last stands for: left whole
-        within = whole_batch(keys, place).uniforms(stream, 1).ravel()
+        within = all_slots(keys, place).uniforms(stream, 1).ravel()
         widths = np.append(np.diff(edges), 0)
         shares = np.where(bins < masked, edges[bins] + widths[bins] * within, 0)
         return shares.reshape(len(keys.views), place.size)[:, place.slots]

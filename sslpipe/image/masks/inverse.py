@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...rng import Keys, Place
-from .boxes import boxes
-from .subsets import Bools, Grid, check_fraction, choose
+from .boxes import Bools, Grid, boxes
+from .subsets import check_fraction, choose
 
 
 @dataclass(frozen=True, kw_only=True)

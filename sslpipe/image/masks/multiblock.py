@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...rng import Keys, Place
-from .boxes import boxes, whole_batch
-from .subsets import Bools, Grid
+from .boxes import Bools, Grid, boxes
+from .coupling import all_slots, one_for_all
 
 Pair = tuple[float, float]
 Ints = npt.NDArray[np.int64]
@@ -72,9 +72,7 @@ class Multiblock:
         """(blocks, B, N) targets, or one context for each of `keys.views`."""
         if self.mode == "per_sample":
             return self.masks(keys, keys, grid)
-        slots = whole_batch(keys, place)
-        same = replace(slots, uids=np.zeros_like(slots.uids))  # hence one size for all
-        masks = self.masks(slots, same, grid)
+        masks = self.masks(all_slots(keys, place), one_for_all(keys, place), grid)
         return (cut(masks) if self.part == "context" else masks)[:, place.slots]
 
     def masks(self, keys: Keys, size_keys: Keys, grid: Grid) -> Bools:
@@ -86,7 +84,7 @@ class Multiblock:
         return ~flat(self.contexts(keys, targets_KBHW, context_size, grid))
 
     def sizes(self, keys: Keys, grid: Grid) -> tuple[Ints, Ints]:
-        """(height, width) of target blocks and of contexts, (2, B) each."""
+        """(height, width) of target blocks and of contexts, (2, B) each; B = 1: of all samples."""
         u_B2 = numbered(keys, 1).uniforms(f"{STREAM}/sizes", 2)[0]
         return (
             block_size(u_B2[:, 0], self.scale, self.aspect, grid),

@@ -1,14 +1,14 @@
 """Random subsets of patches (MAE, MSN), of units of patches (SimMIM), and the middle block."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...rng import U64, Keys, Place
-
-Bools = npt.NDArray[np.bool_]
-Grid = tuple[int, int]  # patches: rows, columns
+from .boxes import Bools, Grid
+from .coupling import one_for_all
 
 
 def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
@@ -31,9 +31,14 @@ def check_fraction(name: str, value: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """Hide a uniformly random subset (MAE, arXiv:2111.06377; `random_masking` of models_mae.py)."""
+    """Hide a uniformly random subset (MAE, arXiv:2111.06377; `random_masking` of models_mae.py).
+
+    mode `reference` hides the same patches in all samples and views of a batch, as the code of MSN
+    (arXiv:2204.07141; `forward_features` of deit.py) does.
+    """
 
     ratio: float = 0.75  # of the patches
+    mode: Literal["per_sample", "reference"] = "per_sample"
 
     def __post_init__(self) -> None:
         check_fraction("ratio", self.ratio)
@@ -46,7 +51,9 @@ class Random:
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Keep the patches of the smallest random words."""
         patches = grid[0] * grid[1]
-        return ~choose(keys.words(stream, patches), patches - self.hidden(grid))
+        drawn_by = keys if self.mode == "per_sample" else one_for_all(keys, place)
+        kept = choose(drawn_by.words(stream, patches), patches - self.hidden(grid))
+        return np.broadcast_to(~kept, (len(keys.views), len(keys.uids), patches)).copy()
 
 
 @dataclass(frozen=True, kw_only=True)
