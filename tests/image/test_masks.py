@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import sslpipe
 from sslpipe.errors import RecipeError
 from sslpipe.image import masks
 from sslpipe.image.masks import SAMPLERS, Multiblock, Random
@@ -173,6 +174,36 @@ def built(*entries):
     text = RECIPE.format(masks="\n".join(f"  {entry}" for entry in entries))
     recipe = parse_recipe(text, path="test.yaml")
     return Views(recipe.views, recipe.masks, recipe.targets, seed=0, device=torch.device("cpu"))
+
+
+COUPLED = """\
+stream: {batch_size: 8}
+views:
+  global: {count: 2, ops: [RandomResizedCrop: {size: [32, 32]}]}
+masks:
+  drop: {count: 2, patch_size: 2, sampler: {random: {mode: reference}}}
+  blocks: {count: 2, patch_size: 2, sampler: {dinov2: {mode: reference}}}
+  context: {patch_size: 2, sampler: {multiblock: {part: context, mode: reference}}}
+  targets: {count: 4, patch_size: 2, sampler: {multiblock: {part: targets, mode: reference}}}
+run: {executor: kornia}
+"""
+
+
+def test_ranks_of_a_pipeline_make_the_masks_of_one(packed):
+    def made(step, world_size):
+        found = {}
+        for rank in range(world_size):
+            recipe = parse_recipe(COUPLED)
+            where = {"rank": rank, "world_size": world_size, "device": "cpu"}
+            with sslpipe.load(recipe, shards=packed, **where) as pipe:
+                batch = pipe.make_batch(pipe.load_share(step), step)
+            for b, uid in enumerate(batch.uids.tolist()):
+                found[uid] = {name: mask[:, b].tolist() for name, mask in batch.masks.items()}
+        return found
+
+    alone = made(3, 1)
+    assert len(alone) == 8
+    assert made(3, 2) == made(3, 4) == alone
 
 
 CONTEXT = "context: {patch_size: 16, sampler: {multiblock: {part: context}}}"

@@ -141,15 +141,17 @@ def test_dinov2_per_sample_tosses_a_coin_for_every_view():
     assert shares.mean() == pytest.approx(0.297, abs=0.01)
 
 
-def test_dinov2_reference_is_the_official_collation_over_the_global_batch():
+@pytest.mark.parametrize("ratio", [(0.1, 0.5), (0.6, 0.8)])  # the second meets the largest block
+def test_dinov2_reference_is_the_official_collation_over_the_global_batch(ratio):
     """collate.py: one view per bin, generated, the rest empty, all shuffled."""
     size, views, step, grid = 20, 2, 5, (16, 16)
-    hidden = drawn(DINOv2(mode="reference"), size=size, views=views, grid=grid, step=step)
+    sampler = DINOv2(mode="reference", ratio=ratio)
+    hidden = drawn(sampler, size=size, views=views, grid=grid, step=step)
     slots = Keys(0, np.full(size, step), np.arange(size), np.arange(views))
     within = slots.uniforms(f"{STREAM}/ratio", 1)
     name = f"{STREAM}/ratio/order"
     order = permutation(size * views, seed=0, epoch=step, stream=name).reshape(views, size)
-    edges = np.linspace(0.1, 0.5, int(size * views * 0.5) + 1)
+    edges = np.linspace(*ratio, int(size * views * 0.5) + 1)
     uniforms = attempts_of(keys_of(size, views))
     for v, b in np.ndindex(views, size):
         i, target = order[v, b], 0

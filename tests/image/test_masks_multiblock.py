@@ -58,17 +58,19 @@ def block_mask(size, places, grid, regions, min_keep):
     return indices, complement
 
 
-def collated(keys, size_keys, *, grid, blocks=4, min_keep=10, scale=(0.15, 0.2)):
+def collated(
+    keys, size_keys, *, grid, blocks=4, min_keep=10, scale=(0.15, 0.2), context_scale=(0.85, 1.0)
+):
     """Index lists of contexts and targets per sample, before the truncation."""
     name = "masks/multiblock"
     size_u = size_keys.uniforms(f"{name}/sizes", 2)[0]
     numbered = Keys(keys.seed, keys.epochs, keys.uids, np.arange(blocks))
     target_u = numbered.uniforms(f"{name}/targets", 2)
-    context_u = keys.uniforms(f"{name}/contexts", 4 * 200).reshape(1, len(keys.uids), 200, 4)[0]
+    context_u = keys.uniforms(f"{name}/contexts", 4 * 201).reshape(1, len(keys.uids), 201, 4)[0]
     contexts, targets = [], []
     for b in range(len(keys.uids)):
         target_size = block_size(size_u[b, 0], scale, (0.75, 1.5), grid)
-        context_size = block_size(size_u[b, 1], (0.85, 1.0), (1.0, 1.0), grid)
+        context_size = block_size(size_u[b, 1], context_scale, (1.0, 1.0), grid)
         made = [
             block_mask(target_size, [target_u[k, b]], grid, [], min_keep) for k in range(blocks)
         ]
@@ -89,13 +91,14 @@ def same(found, want):
 
 
 # 9 large blocks on a small grid: the official code runs out of tries and drops regions
-CROWDED = {"blocks": 9, "scale": (0.3, 0.4), "min_keep": 10}
+CROWDED = {"blocks": 9, "scale": (0.3, 0.4), "min_keep": 14,
+           "context_scale": (0.4, 0.6)}  # fmt: skip
 
 
 @pytest.mark.parametrize(("grid", "settings"), [(GRID, {}), ((14, 20), {}), ((8, 8), CROWDED)])
 def test_per_sample_masks_are_the_official_ones_of_a_batch_of_one(grid, settings):
-    seen, targets = pair(grid=grid, **settings)
-    keys = Keys(0, np.zeros(32, dtype=np.int64), np.arange(32), np.arange(1))
+    seen, targets = pair(size=100, grid=grid, **settings)
+    keys = Keys(0, np.zeros(100, dtype=np.int64), np.arange(100), np.arange(1))
     want_contexts, want_targets = collated(keys, keys, grid=grid, **settings)
     same(indices_of(seen), want_contexts)
     for k in range(targets.shape[0]):
@@ -118,7 +121,7 @@ def test_a_crowded_grid_gives_up_targets_but_never_patches():
     seen, targets = pair(grid=(8, 8), size=300, **CROWDED)
     overlap = (seen & targets.any(0)).any((1, 2))
     assert overlap.sum() > 0
-    assert seen.sum((1, 2)).min() > 10
+    assert seen.sum((1, 2)).min() > 14
 
 
 @pytest.mark.parametrize("mode", ["per_sample", "reference"])
@@ -160,6 +163,12 @@ def test_per_sample_sizes_vary_within_a_batch_and_nothing_is_cut():
     assert seen.sum((1, 2)).std() > 5
     kept = seen.mean(0)
     assert abs(kept[:7].mean() - kept[8:15].mean()) < 0.15  # cutting would favour upper rows
+
+
+@pytest.mark.parametrize("side", [14, 16])
+def test_published_contexts_are_all_but_targets_and_the_last_row_and_column(side):
+    seen, targets = pair(grid=(side, side))
+    np.testing.assert_array_equal(seen[:, :-1, :-1], ~targets.any(0)[:, :-1, :-1])
 
 
 def test_one_number_drives_scale_and_aspect():

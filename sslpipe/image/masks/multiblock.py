@@ -31,7 +31,8 @@ class Multiblock:
     raster order (which favours upper patches). `per_sample`: sizes of their own, nothing cut.
 
     As in the official code one random number drives scale and aspect of a block, and no block
-    touches the last row or column.
+    touches the last row or column. At 14 x 14 and 16 x 16 patches the published context_scale
+    always makes the largest block there is: all but the last row and column.
     """
 
     part: Literal["context", "targets"]
