@@ -1,7 +1,8 @@
 """Canvases -> views, masks and targets, by tables that are decided first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,9 @@ from ..batch import MaskSpec, TargetSpec, ViewSpec
 from ..lookup import Entry
 from . import executors
 from .draws import draw, keys_of, policy
+from .handoff import Send
 from .masks import masker
+from .scale import Canvas, fitted
 from .targets import pretext
 
 I64 = npt.NDArray[np.int64]
@@ -52,7 +55,7 @@ class TargetSettings(Protocol):
     def task(self) -> Entry: ...
 
 
-Made = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+Made = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Tensor]
 
 
 class Views:
@@ -123,21 +126,40 @@ class Views:
             for name, p in self.policies.items()
         }
 
-    def make(self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64) -> Made:
-        """Views, masks, targets and parameter tables of a batch of canvases (H, W, 3) uint8."""
-        sizes_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
-        tables = self.decide(epochs=epochs, uids=uids, sizes_B2=sizes_B2)
+    def make(
+        self, canvases: Sequence[Canvas], labels: Tensor, *, epochs: I64, uids: I64, send: Send
+    ) -> Made:
+        """Views, masks, targets, parameter tables and the labels, on the device but for the tables.
+
+        All is decided first; then pixels, masks, targets and labels travel together.
+        """
+        nominal_B2 = np.array([canvas.nominal for canvas in canvases], dtype=np.int64)
+        actual_B2 = np.array([canvas.pixels.shape[:2] for canvas in canvases], dtype=np.int64)
+        tables = self.decide(epochs=epochs, uids=uids, sizes_B2=nominal_B2)
+        hidden, chosen = (
+            [torch.from_numpy(d.draw(seed=self.seed, epochs=epochs, uids=uids)) for d in drawers]
+            for drawers in (self.maskers.values(), self.pretexts.values())
+        )
+        pixels, hidden_there, chosen_there, (labels,) = send_groups(
+            send, [canvas.pixels for canvas in canvases], hidden, chosen, [labels]
+        )
         views = {
-            name: self.executors[name](p, canvases, tables[name], device=self.device)
+            name: self.executors[name](
+                p,
+                pixels,
+                fitted(p, tables[name], nominal_B2, actual_B2),
+                device=self.device,
+            )
             for name, p in self.policies.items()
         }
-        masks = {
-            name: torch.from_numpy(m.draw(seed=self.seed, epochs=epochs, uids=uids)).to(self.device)
-            for name, m in self.maskers.items()
-        }
-        targets = {}
-        for name, task in self.pretexts.items():
-            chosen_VB = task.draw(seed=self.seed, epochs=epochs, uids=uids)
-            views[task.spec.view] = task.task.apply(views[task.spec.view], chosen_VB)
-            targets[name] = torch.from_numpy(chosen_VB).to(self.device)
-        return views, masks, targets, {n: torch.from_numpy(t) for n, t in tables.items()}
+        for task, chosen_VB in zip(self.pretexts.values(), chosen, strict=True):
+            views[task.spec.view] = task.task.apply(views[task.spec.view], chosen_VB.numpy())
+        masks = dict(zip(self.maskers, hidden_there, strict=True))
+        targets = dict(zip(self.pretexts, chosen_there, strict=True))
+        return views, masks, targets, {n: torch.from_numpy(t) for n, t in tables.items()}, labels
+
+
+def send_groups(send: Send, *groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Send several lists of tensors together."""
+    sent = iter(send([tensor for group in groups for tensor in group]))
+    return (list(islice(sent, len(group))) for group in groups)

@@ -56,6 +56,7 @@ class Sample:
     key: str
     label: int
     data: bytes
+    flags: int = 0  # of the index
 
 
 class Recent(Generic[T]):
@@ -129,4 +130,4 @@ class Reader:
                 f"{where} ({key}): the bytes do not have the CRC32 of the index; the shard is "
                 "damaged: run `sslpipe verify`, then copy or pack it again"
             )
-        return Sample(int(record["uid"]), key, int(record["label"]), data)
+        return Sample(int(record["uid"]), key, int(record["label"]), data, int(record["flags"]))
