@@ -77,7 +77,7 @@ def test_all_travels_in_one_buffer_and_arrives_unchanged():
 def test_a_slot_is_packed_again_only_when_its_copy_is_done():
     streams = Streams()
     staged = Staged(streams)
-    for step in range(2 * SLOTS + 1):
+    for _ in range(2 * SLOTS + 1):
         staged.send(batch(0))
     waits = [line for line in streams.log if line.startswith("host")]
     assert waits == [f"host waits for {mark}" for mark in range(1, SLOTS + 2)]
@@ -85,7 +85,6 @@ def test_a_slot_is_packed_again_only_when_its_copy_is_done():
     for mark in range(1, SLOTS + 2):  # and before the copy that it makes way for
         at = streams.log.index(f"host waits for {mark}")
         assert streams.log.index(f"mark {mark + SLOTS} on main") > at
-    assert step == 2 * SLOTS
 
 
 def test_a_larger_batch_gets_a_larger_buffer_after_the_wait():
