@@ -100,7 +100,9 @@ def run_of(packed, executor, device):
         yield from pipe
 
 
-@pytest.mark.parametrize("executor", ["kornia", "compiled", "triton"])
+@pytest.mark.parametrize(
+    "executor", ["kornia", pytest.param("compiled", marks=pytest.mark.slow), "triton"]
+)
 def test_a_run_on_cuda_has_the_tables_and_pixels_of_a_run_on_the_cpu(packed, executor):
     pairs = zip(run_of(packed, executor, "cuda"), run_of(packed, "kornia", "cpu"), strict=True)
     for there, here in pairs:
