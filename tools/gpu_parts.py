@@ -5,7 +5,7 @@ of the others; its output goes to FOLDER/PART.txt and its rows to FOLDER/rows.js
 
 tests       pytest -m "gpu and not slow"           slow_tests  compiling, and 10,000 batches
 views       our executors: SimCLR 2 x 224 and DINO 2 x 224 + 8 x 96 of 256 canvases, bfloat16
-step        a SimCLR step of a ResNet-50 on the pipeline's batches, over one on a batch that is there
+step        a SimCLR step of a ResNet-50 on the pipeline's batches, over one on a batch at hand
 decode      TorchCodec's lists against the CPU's threads, and how far their pixels are apart
 augment     the CUDA columns of bench_augment, against the peers
 """
@@ -41,12 +41,13 @@ class Size:
     images: int
     repeats: int
     corpus: int
+    recipes: tuple[str, ...]  # of the views
     recipe: str  # of the step
     executors: tuple[str, ...]  # of the step
 
 
-FULL = Size("cuda", 256, 50, 1024, "simclr", ("kornia", "compiled", "triton"))
-DRY = Size("cpu", 4, 5, 12, "demo", ("kornia",))
+FULL = Size("cuda", 256, 50, 1024, ("simclr", "dino"), "simclr", ("kornia", "compiled", "triton"))
+DRY = Size("cpu", 2, 2, 6, ("dino_cifar",), "demo", ("kornia",))
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def views(size: Size) -> Iterator[Row]:
     canvases = [torch.from_numpy(decode(data)) for data in jpegs(size.images)]
     uids = np.arange(len(canvases), dtype=np.int64)
     sides = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
-    for name in ("simclr", "dino"):
+    for name in size.recipes:
         groups = load_recipe(find_recipe(name)).views
         made = Views(groups, {}, {}, seed=0, device=device, executor="kornia")
         tables = made.decide(epochs=uids * 0, uids=uids, sizes_B2=sides)
@@ -193,7 +194,7 @@ def fed(executor: str, shards: Path, size: Size) -> Row:
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         train, batches = trainer(pipe), endless(pipe)
         there = next(batches)
-        for batch in islice(batches, size.repeats // 5):
+        for batch in islice(batches, 1 + size.repeats // 5):
             train(batch)
         best = {"synthetic": float("inf"), "fed": float("inf")}
         for _ in range(3):
@@ -235,7 +236,7 @@ def decode(size: Size) -> Iterator[Row]:
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def rate(work: Callable[[], object]) -> Row:
-        took = timed(work, device=device, repeats=size.repeats // 2)
+        took = timed(work, device=device, repeats=size.repeats)
         return {**took, "images_per_s": 1e3 * len(data) / took["done_ms"]}
 
     def lists(side: int | None) -> Callable[[], Row]:

@@ -63,18 +63,19 @@ print(metrics.num_bytes_accessed / batch / 1e6, metrics.generated_kernel_count, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "most_megabytes", "most_kernels"),
-    [(CHAIN, 1.8, 10), (COLOUR, 0.65, 4)],
+    [(CHAIN, 1.8, 10), (COLOUR, 0.5, 4)],
     ids=["crop and colour", "colour alone"],
 )
 def test_inductor_fuses_within_a_byte_budget(part, most_megabytes, most_kernels):
-    """A view of 224 px without blur."""
+    """A view of 224 px without blur; measured with torch 2.14: 1.70 MB and 9 kernels; 0.45 MB and 4,
+    which is the bytes in, bfloat16 out and nothing between.
+    """
     code = MEASURE + part + REPORT
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     megabytes, kernels, error = (float(word) for word in done.stdout.split())
-    print(megabytes, kernels)
     assert megabytes <= most_megabytes
     assert kernels <= most_kernels
     assert error < 0.02  # one bfloat16 ulp of the largest normalised value
