@@ -13,6 +13,7 @@ The logic is tested on the CPU with engines that fail on purpose. It has not run
 
 import importlib.metadata
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from torch import Tensor
 from ..errors import ExtraError, RecipeError
 from .decode import jpeg_orientation, shrunk
 from .scale import Canvas, Decoder, Stored
+
+log = logging.getLogger(__name__)
 
 OLDEST = (0, 17)  # of torchcodec; before it, decoding races with other streams' use of the memory
 BYTES_OF_HEADERS = 2048
@@ -92,6 +95,8 @@ class GpuDecoder:
         ]
         missed = canvases.count(None)
         self.done, self.returned = self.done + len(jpegs) - missed, self.returned + missed
+        if missed:
+            log.warning("the device left %d of %d images to the CPU", missed, len(jpegs))
         return canvases
 
 

@@ -67,8 +67,8 @@ print(metrics.num_bytes_accessed / batch / 1e6, metrics.generated_kernel_count, 
     ids=["crop and colour", "colour alone"],
 )
 def test_inductor_fuses_within_a_byte_budget(part, most_megabytes, most_kernels):
-    """A view of 224 px without blur; measured with torch 2.14: 1.70 MB and 9 kernels; 0.45 MB and 4,
-    which is the bytes in, bfloat16 out and nothing between.
+    """A view of 224 px without blur; measured with torch 2.14: 1.70 MB and 9 kernels; 0.45 MB and
+    4, which is the bytes in, bfloat16 out and nothing between.
     """
     code = MEASURE + part + REPORT
     done = subprocess.run(
