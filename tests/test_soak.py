@@ -11,7 +11,9 @@ from .conftest import RECIPE
 
 
 def test_300_batches_hold_no_more_memory_and_threads_than_60(packed):
-    recipe = parse_recipe(RECIPE, overrides=["run.executor=kornia", "stream.batch_size=2"])
+    ops = "[{RandomResizedCrop: {size: [16, 16]}}, RandomHorizontalFlip, Normalize]"
+    settings = ["run.executor=kornia", "stream.batch_size=2", f"views.global.ops={ops}"]
+    recipe = parse_recipe(RECIPE, overrides=settings)
     held, threads = [], []
     with sslpipe.load(recipe, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
         tracemalloc.start()
