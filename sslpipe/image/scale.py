@@ -10,7 +10,7 @@ puts its boxes on the canvas that there is. They land on whole pixels of it: at 
 beside their place, which is at most half a pixel of the view. f is a function of (seed, epoch, uid,
 bytes) alone.
 
-Views of enlarged photos of 2000 x 1496 differ on average by 0.1 to 0.6 of a level where boxes lie on
+Views of photos enlarged to 2000 x 1496 differ on average by 0.1 to 0.6 levels where boxes lie on
 whole pixels of the small canvas (libjpeg's filter), by 1.5 (f = 2) to 2.9 (f = 4) with the boxes
 moved to them; a box moved by one pixel of the photo makes 1.5.
 """
