@@ -200,9 +200,8 @@ def bench(
         console.print_json(json.dumps({**asdict(stages), "verdict": stages.verdict}))
         return
     table = Table("stage", "images/s")
-    for name, value in asdict(stages).items():
-        if value is not None:
-            table.add_row(name.replace("_", " "), f"{value:,.0f}")
+    for name, value in stages.rates.items():
+        table.add_row(name.replace("_", " "), f"{value:,.0f}")
     console.print(table)
     console.print(stages.verdict)
 

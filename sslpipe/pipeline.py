@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from .batch import Batch, BatchSpec
 from .errors import RecipeError, StateError
-from .image.decode import decode
+from .image.gpu_decode import GpuDecoder, TorchCodec
+from .image.handoff import Mark, handoff
+from .image.scale import Canvas, Decoder
 from .image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
@@ -35,7 +36,8 @@ from .shards.manifest import Manifest, open_manifest
 from .stream import order
 from .stream.ahead import Ahead
 from .stream.loader import Loader, Share
-from .stream.reader import Reader
+from .stream.reader import Reader, Sample
+from .stream.together import Together
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -115,7 +117,14 @@ class Pipeline:
         )
         self.order = order_of(recipe, manifest)
         self._reader = Reader([manifest.root / s.file for s in manifest.shards], shard_format)
-        self._loader = self.loader(canvas_decoder(recipe))
+        self.decoder = Decoder(
+            self.views.policies,
+            seed=recipe.stream.seed,
+            size=recipe.decode.size,
+            scaled=recipe.decode.scaled,
+        )
+        self._loader = self.canvas_loader()
+        self._handoff = handoff(device)
         self._shares = Ahead(self.load_share, depth=recipe.run.prefetch, name="load")
         self._batches = Ahead(self._make, depth=recipe.run.prefetch, name="augment")
         self.step = 0  # batches handed out since the start of the run
@@ -134,11 +143,13 @@ class Pipeline:
         end = (self.step // len(self) + 1) * len(self)
         while self.step < end:
             start = time.perf_counter()
-            batch, faults = self._batches.take(self.step)
+            batch, faults, mark = self._batches.take(self.step)
+            self._handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
             self._report(faults)
             yield batch
+        log.info("epoch done; %s", self.decoder.summary)
 
     def _report(self, faults: list[str]) -> None:
         """Count and log the samples that were replaced in a batch."""
@@ -146,7 +157,7 @@ class Pipeline:
         for fault in faults:
             log.warning("replaced a bad sample: %s", fault)
 
-    def loader(self, decode: Callable[[bytes], T]) -> Loader[T]:
+    def loader(self, decode: Callable[[Sample, int], T]) -> Loader[T]:
         """Threads that read, check and decode the samples of this pipeline's stream."""
         on_bad = self.recipe.stream.on_bad
         return Loader(
@@ -157,6 +168,14 @@ class Pipeline:
             threads=self._threads,
             count=self.threads,
         )
+
+    def canvas_loader(self) -> Loader[Canvas] | Together[Canvas]:
+        """What decodes as the recipe says: the CPU, or a device and the CPU for what it cannot."""
+        alone = self.loader(self.decoder)
+        if self.recipe.decode.device == "cpu":
+            return alone
+        gpu = GpuDecoder(self.decoder, TorchCodec(self.device), baseline=shard_format.GPU_JPEG)
+        return Together(self.loader(gpu.prepare), gpu.finish, alone)
 
     def positions(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's positions of global batch `step`."""
@@ -171,32 +190,35 @@ class Pipeline:
             positions = positions[positions < self.order.samples]
         return positions
 
-    def load_share(self, step: int) -> Share[Tensor]:
-        """This rank's samples of global batch `step` as (H, W, 3) uint8 canvases."""
+    def load_share(self, step: int) -> Share[Canvas]:
+        """This rank's samples of global batch `step` as canvases."""
         return self._loader(self.positions(step))
 
-    def _make(self, step: int) -> tuple[Batch, list[str]]:
-        """A batch, and the bad samples that were replaced in it."""
+    def _make(self, step: int) -> tuple[Batch, list[str], Mark | None]:
+        """A batch, the bad samples that were replaced in it, and the mark that it is made."""
         share = self._shares.take(step)
-        return self.make_batch(share, step), [f for item in share.loaded for f in item.faults]
+        faults = [f for item in share.loaded for f in item.faults]
+        with self._handoff.making():
+            return self.make_batch(share, step), faults, self._handoff.mark()
 
-    def make_batch(self, share: Share[Tensor], step: int) -> Batch:
+    def make_batch(self, share: Share[Canvas], step: int) -> Batch:
         """Augment a share: decide the tables, then execute them on the device."""
         uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
         slots = self.positions(step) - step * self.spec.global_size
         made = self.views.make(
             [item.decoded for item in share.loaded],
+            torch.tensor([item.sample.label for item in share.loaded]),
             epochs=share.epochs,
             uids=uids,
             place=Place(step, slots, self.spec.global_size),
+            send=self._handoff.send,
         )
-        labels = torch.tensor([item.sample.label for item in share.loaded])
         return Batch(
             views=made.views,
             masks=made.masks,
             hidden=made.hidden,
             targets=made.targets,
-            labels=labels.to(self.device),
+            labels=made.labels,
             params=made.params,
             uids=torch.from_numpy(uids),
             keys=tuple(item.sample.key for item in share.loaded),
@@ -253,12 +275,6 @@ def order_of(recipe: Recipe, manifest: Manifest) -> order.Order:
         lanes=stream.lanes,
         window=stream.window,
     )
-
-
-def canvas_decoder(recipe: Recipe) -> Callable[[bytes], Tensor]:
-    """Bytes -> (H, W, 3) uint8."""
-    size = recipe.decode.size
-    return lambda data: torch.from_numpy(decode(data, size=size))
 
 
 def thread_count(recipe: Recipe) -> int:

@@ -60,6 +60,8 @@ class Decode(Section):
     """How bytes become canvases."""
 
     size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
+    scaled: Literal["auto", "never"] = "auto"  # auto: no finer than the views of a sample can show
+    device: Literal["cpu", "cuda"] = "cpu"  # not under run: their pixels differ
 
 
 class Views(Section):

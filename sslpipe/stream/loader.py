@@ -1,6 +1,6 @@
 """Samples of a global batch: located, read, checked and decoded in threads; bad ones replaced.
 
-It does not know what a decoded sample is: `decode` is the modality's.
+It does not know what a decoded sample is: `decode`, of a sample and its epoch, is the modality's.
 """
 
 import threading
@@ -49,7 +49,7 @@ class Loader(Generic[T]):
         self,
         reader: Reader,
         order: Order,
-        decode: Callable[[bytes], T],
+        decode: Callable[[Sample, int], T],
         *,
         on_bad: Literal["raise", "replace"],
         threads: ThreadPoolExecutor,
@@ -68,26 +68,25 @@ class Loader(Generic[T]):
         """
         with self._order_lock:
             located = self._order.locate(positions)
-        places = list(
-            zip(positions.tolist(), located.shards.tolist(), located.rows.tolist(), strict=True)
-        )
+        columns = (positions, located.epochs, located.shards, located.rows)
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
         size = max(1, min(TASK, len(places) // (TASKS_PER_THREAD * self._count)))
         tasks = [places[start : start + size] for start in range(0, len(places), size)]
         return Share(
             located.epochs, list(chain.from_iterable(self._threads.map(self._task, tasks)))
         )
 
-    def _task(self, places: list[tuple[int, int, int]]) -> list[Loaded[T]]:
+    def _task(self, places: list[tuple[int, int, int, int]]) -> list[Loaded[T]]:
         """Several samples in one thread: handing over each of them costs more than reading it."""
         return [self._load(*place) for place in places]
 
-    def _load(self, position: int, shard: int, row: int) -> Loaded[T]:
+    def _load(self, position: int, epoch: int, shard: int, row: int) -> Loaded[T]:
         """The sample, or the first good one of those that may stand in for it."""
         faults: list[str] = []
         for attempt in range(1, SUBSTITUTES + 1):
             try:
                 sample = self._reader.read(shard, row)
-                return Loaded(sample, self._decoded(sample, shard), tuple(faults))
+                return Loaded(sample, self._decoded(sample, epoch, shard), tuple(faults))
             except SampleError as error:
                 if self._on_bad == "raise":
                     raise
@@ -104,10 +103,10 @@ class Loader(Generic[T]):
             located = self._order.locate(np.array([position], dtype=np.int64))
         return int(located.shards[0]), int(located.rows[0])
 
-    def _decoded(self, sample: Sample, shard: int) -> T:
+    def _decoded(self, sample: Sample, epoch: int, shard: int) -> T:
         """Decode, and name the sample in any error."""
         try:
-            return self._decode(sample.data)
+            return self._decode(sample, epoch)
         except SampleError as error:
             shard_name = self._reader.paths[shard].name
             raise SampleError(f"{shard_name} {sample.key}: {error}") from error

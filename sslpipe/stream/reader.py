@@ -56,6 +56,8 @@ class Sample:
     key: str
     label: int
     data: bytes
+    flags: int = 0  # of the index
+    sides: tuple[int, int] = (0, 0)  # height, width by the index; 0, 0: not known
 
 
 class Recent(Generic[T]):
@@ -129,4 +131,6 @@ class Reader:
                 f"{where} ({key}): the bytes do not have the CRC32 of the index; the shard is "
                 "damaged: run `sslpipe verify`, then copy or pack it again"
             )
-        return Sample(int(record["uid"]), key, int(record["label"]), data)
+        sides = int(record["height"]), int(record["width"])
+        label, flags = int(record["label"]), int(record["flags"])
+        return Sample(int(record["uid"]), key, label, data, flags, sides)
