@@ -31,8 +31,10 @@ from .image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe
 from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
+from .shards.store import ShardStore, open_store
 from .stream import order
 from .stream.ahead import Ahead
+from .stream.foresight import Foresight
 from .stream.loader import Loader, Share
 from .stream.reader import Reader
 
@@ -51,7 +53,7 @@ def load(
     """Build a pipeline.
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
-    shards: a packed folder or its manifest.json.
+    shards: a packed folder or its manifest.json; a path, or a URL (`s3://bucket/set`).
     device: where views are made; None: CUDA if there is one, else the CPU.
     rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.
 
@@ -113,7 +115,12 @@ class Pipeline:
             self.views.target_specs,
         )
         self.order = order_of(recipe, manifest)
-        self._reader = Reader([manifest.root / s.file for s in manifest.shards], shard_format)
+        self._store = store_of(recipe, manifest)
+        self._reader = Reader(self._store, shard_format)
+        ahead = order_of(recipe, manifest)  # its own: an order keeps the tables of where it is
+        self._foresight = Foresight(
+            lambda step: np.unique(ahead.locate(self.positions(step)).shards), self._store
+        )
         self._loader = self.loader(canvas_decoder(recipe))
         self._shares = Ahead(self.load_share, depth=recipe.run.prefetch, name="load")
         self._batches = Ahead(self._make, depth=recipe.run.prefetch, name="augment")
@@ -172,6 +179,7 @@ class Pipeline:
 
     def load_share(self, step: int) -> Share[Tensor]:
         """This rank's samples of global batch `step` as (H, W, 3) uint8 canvases."""
+        self._foresight.at(step)
         return self._loader(self.positions(step))
 
     def _make(self, step: int) -> tuple[Batch, list[str]]:
@@ -228,6 +236,8 @@ class Pipeline:
         self._batches.close()
         self._shares.close()
         self._threads.shutdown(cancel_futures=True)
+        self._foresight.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +256,17 @@ def order_of(recipe: Recipe, manifest: Manifest) -> order.Order:
         batch_size=stream.batch_size,
         lanes=stream.lanes,
         window=stream.window,
+    )
+
+
+def store_of(recipe: Recipe, manifest: Manifest) -> ShardStore:
+    """The shards of a manifest, through the cache of a recipe's `run` section."""
+    gigabytes = recipe.run.cache_gb
+    return open_store(
+        manifest,
+        cache=recipe.run.cache,
+        budget=None if gigabytes is None else int(gigabytes * 1e9),
+        processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
 
 

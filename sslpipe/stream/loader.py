@@ -94,7 +94,7 @@ class Loader(Generic[T]):
                 faults.append(str(error))
             shard, row = self._place(position + attempt * self._order.stride)
         raise ShardError(
-            f"{self._reader.paths[shard].parent}: {SUBSTITUTES} bad samples in a row, the last: "
+            f"{self._reader.name(shard)}: {SUBSTITUTES} bad samples in a row, the last: "
             f"{faults[-1]}; run `sslpipe verify` on the shards"
         )
 
@@ -109,5 +109,4 @@ class Loader(Generic[T]):
         try:
             return self._decode(sample.data)
         except SampleError as error:
-            shard_name = self._reader.paths[shard].name
-            raise SampleError(f"{shard_name} {sample.key}: {error}") from error
+            raise SampleError(f"{self._reader.name(shard)} {sample.key}: {error}") from error
