@@ -31,7 +31,7 @@ from .image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe
 from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
-from .shards.store import ShardStore, open_store
+from .shards.store import open_store
 from .stream import order
 from .stream.ahead import Ahead
 from .stream.foresight import Foresight
@@ -115,7 +115,7 @@ class Pipeline:
             self.views.target_specs,
         )
         self.order = order_of(recipe, manifest)
-        self._store = store_of(recipe, manifest)
+        self._store = open_store(manifest, cache=recipe.run.cache, cache_gb=recipe.run.cache_gb)
         self._reader = Reader(self._store, shard_format)
         ahead = order_of(recipe, manifest)  # its own: an order keeps the tables of where it is
         self._foresight = Foresight(
@@ -256,17 +256,6 @@ def order_of(recipe: Recipe, manifest: Manifest) -> order.Order:
         batch_size=stream.batch_size,
         lanes=stream.lanes,
         window=stream.window,
-    )
-
-
-def store_of(recipe: Recipe, manifest: Manifest) -> ShardStore:
-    """The shards of a manifest, through the cache of a recipe's `run` section."""
-    gigabytes = recipe.run.cache_gb
-    return open_store(
-        manifest,
-        cache=recipe.run.cache,
-        budget=None if gigabytes is None else int(gigabytes * 1e9),
-        processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
 
 

@@ -219,15 +219,15 @@ def open_store(
     manifest: Manifest,
     *,
     cache: str | Path | None = None,
-    budget: int | None = None,
-    processes: int = 1,
+    cache_gb: float | None = None,
+    processes: int | None = None,
     patience: Patience | None = None,
 ) -> ShardStore:
     """The store of a manifest.
 
     cache: a folder on this node's disk for tars that lie elsewhere; None: they are read in ranges.
-    budget: bytes that the cache may hold; None: nine tenths of what is free.
-    processes: of this node that stream this set; each gets its share of the budget.
+    cache_gb: 1e9 bytes that the cache may hold; None: nine tenths of what is free.
+    processes: of this node that share the cache, in equal parts; None: the launcher's number.
 
     Raises:
         ShardError: the cache folder cannot be made.
@@ -239,8 +239,10 @@ def open_store(
         if distant is not None:
             log.warning("%s: read in ranges, which is slow; set run.cache to a folder", distant)
         return ShardStore(manifest, None, room=0, patience=patience)
+    budget = None if cache_gb is None else int(cache_gb * 1e9)
     node = NodeCache(Path(cache).expanduser(), budget=budget, patience=patience)
-    return ShardStore(manifest, node, room=node.budget // processes, patience=patience)
+    share = node.budget // (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return ShardStore(manifest, node, room=share, patience=patience)
 
 
 def open_local(path: Path, shard: Shard) -> int:
