@@ -22,11 +22,12 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.next_fault(self.path) if path.suffix == ".tar" else ""
         if fault in ("500", "404", "403") or not path.is_file():
             return self.answer(int(fault or 404), b"no")
-        if fault == "slow":
-            time.sleep(0.3)
         body, state = self.part_of(path.read_bytes(), fault)
+        if fault == "slow":
+            time.sleep(1)
         if fault == "flip":
-            body = body[:100] + bytes([body[100] ^ 1]) + body[101:]
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         if fault == "short":
             body = body[: len(body) // 2]
         return self.answer(state, body, drop=fault == "drop")
@@ -59,6 +60,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.ranges, self.faults = folder, [], deque()
         self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_):
+        """A client that has gone away is part of the play."""
 
     def next_fault(self, path):
         fault = self.faults.popleft() if self.faults else ""

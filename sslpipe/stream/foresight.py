@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ..errors import ShardError
 
 I64 = npt.NDArray[np.int64]
-FIRST_STEPS = 64  # whose shards must fit into the cache together
-MOST_STEPS = 4096  # looked at ahead
+STEPS = 64  # looked at in one go, so that the first download need not wait for the last plan
+MOST_STEPS = 4096  # ahead
 
 
 class Fetching(Protocol):
@@ -29,6 +29,8 @@ class Fetching(Protocol):
 class Foresight:
     """Tells a store what to fetch: the shards of the next steps, as many as its room holds.
 
+    No setting says how far ahead: the budget of the cache does.
+
     `shards_of(step)`: the shards of this rank's share, (n,) int64; called from one thread.
 
     Raises:
@@ -41,6 +43,7 @@ class Foresight:
         self._needs: Counter[int] = Counter()  # shard -> steps ahead that need it; in order of need
         self._bytes = 0  # of the shards in `_needs`
         self._next = 0  # the first step that was not looked at yet
+        self._newest = 0
         self._job: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
         if store.fetched.any():
@@ -49,10 +52,11 @@ class Foresight:
 
     def at(self, step: int) -> None:
         """Say that the reader has come to `step`; returns at once."""
-        if self._thread is None or (self._job is not None and not self._job.done()):
+        if self._thread is None:
             return
-        if self._job is not None:
+        if self._job is not None and self._job.done():
             self._job.result()  # its error, if there was one
+        self._newest = step
         self._job = self._thread.submit(self._look, step)
 
     def close(self) -> None:
@@ -62,13 +66,17 @@ class Foresight:
 
     def _look(self, step: int) -> None:
         """Forget the steps that are done, look at as many new ones as the room holds."""
+        if step != self._newest:  # the reader was faster
+            return
         if not self._next - len(self._steps) <= step <= self._next:  # a resumed or rewound stream
             self._steps.clear()
             self._needs.clear()
             self._bytes, self._next = 0, step
         while self._next - len(self._steps) < step:
             self._forget(self._steps.popleft())
-        while len(self._steps) < MOST_STEPS and self._bytes < self._store.room:
+        for _ in range(min(STEPS, MOST_STEPS - len(self._steps))):
+            if self._bytes >= self._store.room:
+                break
             self._add(self._shards_of(self._next).tolist())
         self._store.want(within(self._needs, self._store))
 
@@ -101,7 +109,7 @@ def check_room(shards_of: Callable[[int], I64], store: Fetching) -> None:
     Raises:
         ShardError: with both numbers.
     """
-    steps = [shards_of(step) for step in range(FIRST_STEPS)]
+    steps = [shards_of(step) for step in range(STEPS)]
     last = {int(shard): step for step, shards in enumerate(steps) for shard in shards}
     live: set[int] = set()
     for step, shards in enumerate(steps):
@@ -109,7 +117,7 @@ def check_room(shards_of: Callable[[int], I64], store: Fetching) -> None:
         needed = sum(int(store.fetched[shard]) for shard in live)
         if needed > store.room:
             raise ShardError(
-                f"run.cache_gb: {len(live)} shards of {needed / 1e9:,.3f} GB are needed at a time, "
-                f"{store.room / 1e9:,.3f} GB are the share of this process; raise run.cache_gb, "
-                "lower stream.lanes or stream.window, or pack smaller shards"
+                f"run.cache_gb: {len(live)} shards of {needed:,} bytes are needed at a time, the "
+                f"share of this process is {store.room:,} bytes; raise run.cache_gb, lower "
+                "stream.lanes or stream.window, or pack smaller shards"
             )
