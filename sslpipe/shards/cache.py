@@ -63,6 +63,11 @@ class Entry:
         """A tar, not a part of one."""
         return self.path.suffix == ".tar"
 
+    @property
+    def made_here(self) -> bool:
+        """A part that a process of this host writes, or wrote before it died."""
+        return f".part-{socket.gethostname()}-" in self.path.name
+
 
 class NodeCache:
     """`fetch(tar)` -> a file descriptor with a lease; never more than `budget` bytes on the disk.
@@ -136,13 +141,16 @@ class NodeCache:
             time.sleep(0.2)
 
     def _make_room(self, size: int) -> int:
-        """Evict until `size` more bytes fit, or nothing is left to evict; the bytes in use."""
+        """Evict until `size` more bytes fit, or nothing is left to evict; the bytes in use.
+
+        A part without a lease is of a process that died; other hosts' leases may not be seen here.
+        """
         found = list(entries(self.folder))
         used = sum(entry.bytes for entry in found)
         for entry in sorted(found, key=lambda entry: entry.needed):
             if used + size <= self.budget:
                 break
-            if entry.whole and evict(entry.path):
+            if (entry.whole or entry.made_here) and evict(entry.path):
                 used -= entry.bytes
         return used
 
@@ -186,7 +194,7 @@ def take_lease(path: Path) -> int | None:
 
 
 def evict(path: Path) -> bool:
-    """Delete a cached tar, unless somebody holds a lease on it."""
+    """Delete a cached tar or part, unless somebody holds a lease on it."""
     try:
         file = os.open(path, os.O_RDWR)
     except OSError:

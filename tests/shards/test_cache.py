@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -53,6 +52,37 @@ def used_once(cache, tar):
 
 def files(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from sslpipe.shards.cache import Distant, NodeCache
+from sslpipe.shards.download import Patience
+url, size, sha256, folder, budget = sys.argv[1:]
+cache = NodeCache(Path(folder), budget=int(budget), patience=Patience())
+print("ready", flush=True)
+sys.stdin.readline()
+lease = cache.fetch(Distant(url, int(size), sha256))
+print(len(os.pread(lease, int(size), 0)))
+"""
+
+
+def start(words):
+    """A process that fetches a tar when it is told to go."""
+    command = [sys.executable, "-c", PROGRAM, *words]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def go(processes):
+    """Let all of them fetch at about the same time."""
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
 
 
 def test_the_name_is_of_place_and_content_and_the_folder_of_the_name(folder, tars):
@@ -150,6 +180,23 @@ def test_parts_count_in_the_budget(folder, tars, monkeypatch):
     os.close(lease)
 
 
+def test_a_killed_download_gives_its_room_and_its_locks_back(tmp_path, folder, tars):
+    (tmp_path / "x.tar").write_bytes(bytes(SIZE))
+    digest = hashlib.sha256(bytes(SIZE)).hexdigest()
+    with serve(tmp_path) as server:
+        server.faults.append("slow")
+        tar = Distant(f"{server.url}/x.tar", SIZE, digest)
+        with start([tar.url, str(SIZE), digest, str(folder), str(SIZE)]) as process:
+            go([process])
+            while not server.ranges:
+                time.sleep(0.01)
+            process.kill()
+        assert [".part-" in name for name in files(folder) if ".tar" in name] == [True]
+        used_once(cache_of(folder, SIZE), tars[0])
+        used_once(cache_of(folder, SIZE), tar)
+    assert files(folder) == [tar.name]
+
+
 def test_other_content_is_refused_and_leaves_nothing(folder, tars):
     fsspec.filesystem("memory").pipe("/cache/0.tar", bytes(SIZE))  # same size, other bytes
     with pytest.raises(ShardError, match=r"0.tar: is not the tar of the manifest \(SHA-256 541b"):
@@ -187,35 +234,15 @@ def test_without_a_budget_most_of_the_free_disk(folder, monkeypatch):
     assert NodeCache(folder, budget=None, patience=QUICK).budget == 9000
 
 
-RACE = """
-import os, sys
-from pathlib import Path
-from sslpipe.shards.cache import Distant, NodeCache
-from sslpipe.shards.download import Patience
-url, size, sha256, folder = sys.argv[1:]
-cache = NodeCache(Path(folder), budget=1 << 20, patience=Patience())
-print("ready", flush=True)
-sys.stdin.readline()
-lease = cache.fetch(Distant(url, int(size), sha256))
-print(len(os.pread(lease, int(size), 0)))
-"""
-
-
 def test_processes_that_race_download_once(tmp_path, folder):
     content = np.random.default_rng(0).bytes(50_000)
     (tmp_path / "x.tar").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     with serve(tmp_path) as server:
         server.faults.append("slow")
-        words = [f"{server.url}/x.tar", "50000", digest, str(folder)]
-        command = [sys.executable, "-c", textwrap.dedent(RACE), *words]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        racers = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]
-        for racer in racers:
-            assert racer.stdout.readline() == "ready\n"
-        for racer in racers:
-            racer.stdin.write("go\n")
-            racer.stdin.flush()
+        words = [f"{server.url}/x.tar", "50000", digest, str(folder), "100000"]
+        racers = [start(words), start(words)]
+        go(racers)
         assert [racer.communicate()[0].strip() for racer in racers] == ["50000"] * 2
         assert len(server.ranges) == 1
     assert [re.sub(r"\w+\.", "x.", name) for name in files(folder)] == ["x.tar"]
