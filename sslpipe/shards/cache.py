@@ -19,10 +19,11 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ShardError
 from .download import Patience, download
@@ -80,11 +81,13 @@ class NodeCache:
         self.folder, self._patience = folder, patience
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / "room.lock"):
+                remove_stale(folder)
         except OSError as error:
             raise ShardError(
-                f"{folder}: no cache can be made there ({error.strerror}); set run.cache"
+                f"{folder}: cannot be a cache ({error.strerror}); set run.cache to a folder of a "
+                "local disk"
             ) from error
-        remove_stale(folder)
         self.budget = free_budget(folder) if budget is None else budget
 
     def fetch(self, tar: Distant) -> int:
@@ -94,26 +97,31 @@ class NodeCache:
             ShardError: it cannot be had, is not the tar of the manifest, or finds no room.
         """
         path = self.folder / tar.name[:2] / tar.name
-        lease = take_lease(path)
-        if lease is not None:
-            return lease
-        path.parent.mkdir(exist_ok=True)
-        with locked(path.with_suffix(".lock")):
-            lease = take_lease(path)  # another process had it in hand
-            return self._download(tar, path) if lease is None else lease
+        try:
+            lease = take_lease(path)
+            if lease is not None:
+                return lease
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_suffix(".lock")):
+                lease = take_lease(path)  # another process had it in hand
+                return self._download(tar, path) if lease is None else lease
+        except OSError as error:
+            raise ShardError(
+                f"{self.folder}: cannot take the {tar.bytes:,} bytes of {tar.url} "
+                f"({error.strerror}); free some space, lower run.cache_gb or choose another "
+                "run.cache"
+            ) from error
 
     def _download(self, tar: Distant, path: Path) -> int:
         """Fetch into a part, check it, and give it its name. The lease begins before the name."""
         part, lease = self._reserve(tar, path)
         try:
             with os.fdopen(os.dup(lease), "wb") as file:
-                check_content(tar, download(tar.url, tar.bytes, file.write, self._patience))
+                check_content(tar, received(tar, file.write, self._patience))
             part.replace(path)
-        except BaseException as error:
+        except BaseException:
             os.close(lease)
             part.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise explained(error, tar, self.folder) from error
             raise
         log.debug("fetched %s", tar.url)
         return lease
@@ -128,10 +136,7 @@ class NodeCache:
             with locked(self.folder / "room.lock"):
                 used = self._make_room(tar.bytes)
                 if used + tar.bytes <= self.budget:
-                    lease = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-                    fcntl.flock(lease, fcntl.LOCK_SH)
-                    os.ftruncate(lease, tar.bytes)  # sparse: it takes no disk yet
-                    return part, lease
+                    return part, new_part(part, tar.bytes)
             if time.monotonic() > give_up:
                 raise ShardError(
                     f"{self.folder}: no room for {tar.bytes:,} bytes of {tar.url}: running "
@@ -193,6 +198,19 @@ def take_lease(path: Path) -> int | None:
     return lease
 
 
+def new_part(part: Path, size: int) -> int:
+    """Make a leased part that counts `size` bytes in every budget, but takes no disk yet."""
+    lease = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        fcntl.flock(lease, fcntl.LOCK_SH)
+        os.ftruncate(lease, size)
+    except OSError:
+        os.close(lease)
+        part.unlink()
+        raise
+    return lease
+
+
 def evict(path: Path) -> bool:
     """Delete a cached tar or part, unless somebody holds a lease on it."""
     try:
@@ -235,19 +253,17 @@ def is_at(file: int, path: Path) -> bool:
         return False
 
 
+def received(tar: Distant, write: Callable[[bytes], Any], patience: Patience) -> str:
+    """Download a tar; its SHA-256."""
+    try:
+        return download(tar.url, tar.bytes, write, patience)
+    except FileNotFoundError as error:
+        raise ShardError(f"{tar.url}: is missing; pack again or copy it again") from error
+
+
 def check_content(tar: Distant, sha256: str) -> None:
     if sha256 != tar.sha256:
         raise ShardError(
             f"{tar.url}: is not the tar of the manifest (SHA-256 {sha256[:12]}..., expected "
             f"{tar.sha256[:12]}...): changed, or of another set; upload it or pack again"
         )
-
-
-def explained(error: OSError, tar: Distant, folder: Path) -> ShardError:
-    """What a failure to fetch means."""
-    if isinstance(error, FileNotFoundError):
-        return ShardError(f"{tar.url}: is missing; pack again or copy it again")
-    return ShardError(
-        f"{folder}: cannot take the {tar.bytes:,} bytes of {tar.url} ({error.strerror}); "
-        "free some space, lower run.cache_gb or choose another run.cache"
-    )

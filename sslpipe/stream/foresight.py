@@ -13,6 +13,7 @@ from ..errors import ShardError
 I64 = npt.NDArray[np.int64]
 STEPS = 64  # looked at in one go, so that the first download need not wait for the last plan
 MOST_STEPS = 4096  # ahead
+AHEAD = 0.5  # of the room is for the steps ahead; the rest for what lies outside of any plan
 
 
 class Fetching(Protocol):
@@ -27,7 +28,7 @@ class Fetching(Protocol):
 
 
 class Foresight:
-    """Tells a store what to fetch: the shards of the next steps, as many as its room holds.
+    """Tells a store what to fetch: the shards of the next steps, up to half of its room.
 
     No setting says how far ahead: the budget of the cache does.
 
@@ -65,7 +66,7 @@ class Foresight:
             self._thread.shutdown(cancel_futures=True)
 
     def _look(self, step: int) -> None:
-        """Forget the steps that are done, look at as many new ones as the room holds."""
+        """Forget the steps that are done, look at as many new ones as there is room for."""
         if step != self._newest:  # the reader was faster
             return
         if not self._next - len(self._steps) <= step <= self._next:  # a resumed or rewound stream
@@ -75,7 +76,7 @@ class Foresight:
         while self._next - len(self._steps) < step:
             self._forget(self._steps.popleft())
         for _ in range(min(STEPS, MOST_STEPS - len(self._steps))):
-            if self._bytes >= self._store.room:
+            if self._bytes >= AHEAD * self._store.room:
                 break
             self._add(self._shards_of(self._next).tolist())
         self._store.want(within(self._needs, self._store))
@@ -97,9 +98,9 @@ class Foresight:
 
 
 def within(shards: Counter[int], store: Fetching) -> list[int]:
-    """The first of the shards, as far as the room goes."""
+    """The first of the shards, as far as the room for them goes."""
     order = np.fromiter(shards, dtype=np.int64, count=len(shards))
-    count = int(np.searchsorted(np.cumsum(store.fetched[order]), store.room, side="right"))
+    count = int(np.searchsorted(np.cumsum(store.fetched[order]), AHEAD * store.room, side="right"))
     return list(shards)[:count]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.shards import cache as module
-from sslpipe.shards.cache import Distant, NodeCache, locked
+from sslpipe.shards.cache import Distant, NodeCache, evict, locked, take_lease
 from sslpipe.shards.download import Patience
 from tests.conftest import ROOT
 from tests.servers import serve
@@ -220,9 +220,50 @@ def test_a_full_disk_is_named_and_leaves_nothing(folder, tars, monkeypatch):
     assert files(folder) == []
 
 
+def test_a_folder_that_turns_unwritable_is_named(folder, tars, monkeypatch):
+    cache = cache_of(folder)
+
+    def refused(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(module.os, "ftruncate", refused)
+    with pytest.raises(ShardError, match=r"cannot take .* \(Read-only file system\); free some"):
+        cache.fetch(tars[0])
+    assert files(folder) == []
+
+
+def before_the_lock(monkeypatch, action):
+    """Another process acts between opening a file and locking it."""
+    flock = module.fcntl.flock
+
+    def late(file, kind):
+        action()
+        flock(file, kind)
+
+    monkeypatch.setattr(module.fcntl, "flock", late)
+
+
+def test_a_tar_that_is_evicted_before_it_is_leased_is_no_lease(tmp_path, monkeypatch):
+    path = tmp_path / "x.tar"
+    path.write_bytes(b"x")
+    before_the_lock(monkeypatch, path.unlink)
+    assert take_lease(path) is None
+
+
+def test_another_tar_of_the_same_name_is_not_evicted(tmp_path, monkeypatch):
+    path, other = tmp_path / "x.tar", tmp_path / "y.tar"
+    path.write_bytes(b"x")
+    other.write_bytes(b"yy")
+    before_the_lock(monkeypatch, lambda: other.replace(path))
+    assert not evict(path)
+    assert path.read_bytes() == b"yy"
+
+
 def test_no_folder_can_be_made(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ShardError, match=r"no cache can be made there .*; set run.cache"):
+    with pytest.raises(
+        ShardError, match=r"cache: cannot be a cache \(Not a directory\); set run.cache to"
+    ):
         cache_of(tmp_path / "file" / "cache")
 
 

@@ -30,7 +30,7 @@ def look(foresight, step):
 
 
 def test_as_many_shards_as_the_room_holds_from_the_step_on():
-    store = Store(45, [10] * 50)
+    store = Store(90, [10] * 50)
     foresight = Foresight(pairs, store)
     for step in (0, 1, 2, 10, 3):
         look(foresight, step)
