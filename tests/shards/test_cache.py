@@ -3,9 +3,6 @@
 import errno
 import hashlib
 import os
-import re
-import subprocess
-import sys
 import threading
 import time
 
@@ -17,8 +14,6 @@ from sslpipe.errors import ShardError
 from sslpipe.shards import cache as module
 from sslpipe.shards.cache import Distant, NodeCache, evict, locked, take_lease
 from sslpipe.shards.download import Patience
-from tests.conftest import ROOT
-from tests.servers import serve
 
 QUICK = Patience(attempts=2, first=0.001, longest=0.002)
 SIZE = 1000
@@ -52,35 +47,6 @@ def used_once(cache, tar):
 
 def files(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
-
-
-PROGRAM = """
-import os, sys
-from pathlib import Path
-from sslpipe.shards.cache import Distant, NodeCache
-from sslpipe.shards.download import Patience
-url, size, sha256, folder, budget = sys.argv[1:]
-cache = NodeCache(Path(folder), budget=int(budget), patience=Patience())
-print("ready", flush=True)
-sys.stdin.readline()
-lease = cache.fetch(Distant(url, int(size), sha256))
-print(len(os.pread(lease, int(size), 0)))
-"""
-
-
-def start(words):
-    """A process that fetches a tar when it is told to go."""
-    command = [sys.executable, "-c", PROGRAM, *words]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def go(process):
-    """Let it fetch now."""
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
 
 
 def test_the_name_is_of_place_and_content_and_the_folder_of_the_name(folder, tars):
@@ -178,23 +144,6 @@ def test_parts_count_in_the_budget(folder, tars, monkeypatch):
     os.close(lease)
 
 
-def test_a_killed_download_gives_its_room_and_its_locks_back(tmp_path, folder, tars):
-    (tmp_path / "x.tar").write_bytes(bytes(SIZE))
-    digest = hashlib.sha256(bytes(SIZE)).hexdigest()
-    with serve(tmp_path) as server:
-        server.faults.append("slow")
-        tar = Distant(f"{server.url}/x.tar", SIZE, digest)
-        with start([tar.url, str(SIZE), digest, str(folder), str(SIZE)]) as process:
-            go(process)
-            while not server.ranges:
-                time.sleep(0.01)
-            process.kill()
-        assert [".part-" in name for name in files(folder) if ".tar" in name] == [True]
-        used_once(cache_of(folder, SIZE), tars[0])
-        used_once(cache_of(folder, SIZE), tar)
-    assert files(folder) == [tar.name]
-
-
 def test_other_content_is_refused_and_leaves_nothing(folder, tars):
     fsspec.filesystem("memory").pipe("/cache/0.tar", bytes(SIZE))  # same size, other bytes
     with pytest.raises(ShardError, match=r"0.tar: is not the tar of the manifest \(SHA-256 541b"):
@@ -271,23 +220,6 @@ def test_without_a_budget_most_of_the_free_disk(folder, monkeypatch):
     usage = module.shutil.disk_usage(".")._replace(free=10_000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     assert NodeCache(folder, budget=None, patience=QUICK).budget == 9000
-
-
-def test_processes_that_race_download_once(tmp_path, folder):
-    content = np.random.default_rng(0).bytes(50_000)
-    (tmp_path / "x.tar").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    with serve(tmp_path) as server:
-        server.faults.append("slow")
-        words = [f"{server.url}/x.tar", "50000", digest, str(folder), "100000"]
-        with start(words) as other:
-            go(other)
-            mine = cache_of(folder, 100_000).fetch(Distant(words[0], 50_000, digest))
-            assert other.communicate()[0].strip() == "50000"
-        assert os.pread(mine, 50_000, 0) == content
-        os.close(mine)
-        assert len(server.ranges) == 1
-    assert [re.sub(r"\w+\.", "x.", name) for name in files(folder)] == ["x.tar"]
 
 
 def test_a_lock_excludes_though_its_file_comes_and_goes(tmp_path):
