@@ -1,5 +1,7 @@
 """What is fetched ahead: in the order of need, within the room, and nothing of the past."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,29 @@ def test_as_many_shards_as_the_room_holds_from_the_step_on():
         [5, 6, 7, 8],
         [1, 2, 3, 4],  # a rewound stream
     ]
+
+
+def test_a_reader_that_is_faster_is_followed_at_once_not_step_by_step():
+    gate, begun = threading.Event(), threading.Event()
+    gate.set()
+
+    def slow(step):
+        begun.set()
+        gate.wait(5)
+        return pairs(step)
+
+    store = Store(90, [10] * 50)
+    foresight = Foresight(slow, store)
+    gate.clear()
+    begun.clear()
+    foresight.at(0)
+    assert begun.wait(5)
+    for step in (10, 20, 30):
+        foresight.at(step)
+    gate.set()
+    foresight._job.result()
+    foresight.close()
+    assert store.wanted == [[0, 1, 2, 3], [15, 16, 17, 18]]
 
 
 def test_a_set_that_fits_is_wanted_whole_and_not_looked_for_without_end():
