@@ -60,7 +60,7 @@ def index(
     manifest = made.manifest
     cli.console.print(
         f"{manifest.samples:,} samples in {len(manifest.shards):,} tars: "
-        f"{manifest.root / 'manifest.json'}"
+        f"{manifest.folder / 'manifest.json'}"
     )
     for kind in kinds:
         cli.console.print(f"{kind}: {write_export(manifest, kind)}")
@@ -68,7 +68,7 @@ def index(
         text = f"{problem.shard} {problem.key}: {problem.what}"
         cli.notes.print(text, markup=False, highlight=False)
     if made.problems:
-        report = manifest.root / "report.jsonl"
+        report = manifest.folder / "report.jsonl"
         cli.notes.print(f"{len(made.problems):,} problems, all listed in {report}")
         raise typer.Exit(1)
 

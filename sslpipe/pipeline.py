@@ -33,8 +33,10 @@ from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
 from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
+from .shards.store import open_store
 from .stream import order
 from .stream.ahead import Ahead
+from .stream.foresight import Foresight
 from .stream.loader import Loader, Share
 from .stream.reader import Reader, Sample
 from .stream.together import Together
@@ -54,7 +56,7 @@ def load(
     """Build a pipeline.
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
-    shards: a packed folder or its manifest.json.
+    shards: a packed folder or its manifest.json; a path, or a URL (`s3://bucket/set`).
     device: where views are made; None: CUDA if there is one, else the CPU.
     rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.
 
@@ -116,7 +118,12 @@ class Pipeline:
             self.views.target_specs,
         )
         self.order = order_of(recipe, manifest)
-        self._reader = Reader([manifest.root / s.file for s in manifest.shards], shard_format)
+        self._store = open_store(manifest, cache=recipe.run.cache, cache_gb=recipe.run.cache_gb)
+        self._reader = Reader(self._store, shard_format)
+        ahead = order_of(recipe, manifest)  # its own: an order keeps the tables of where it is
+        self._foresight = Foresight(
+            lambda step: np.unique(ahead.locate(self.positions(step)).shards), self._store
+        )
         self.decoder = Decoder(
             self.views.policies,
             seed=recipe.stream.seed,
@@ -192,6 +199,7 @@ class Pipeline:
 
     def load_share(self, step: int) -> Share[Canvas]:
         """This rank's samples of global batch `step` as canvases."""
+        self._foresight.at(step)
         return self._loader(self.positions(step))
 
     def _make(self, step: int) -> tuple[Batch, list[str], Mark | None]:
@@ -256,6 +264,8 @@ class Pipeline:
         self._batches.close()
         self._shares.close()
         self._threads.shutdown(cancel_futures=True)
+        self._foresight.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self

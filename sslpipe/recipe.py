@@ -110,6 +110,8 @@ class Run(Section):
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
     prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
+    cache: str | None = None  # folder on this node for shards that lie elsewhere; None: none
+    cache_gb: Annotated[float, pydantic.Field(gt=0)] | None = None  # None: 0.9 of the free disk
 
 
 class Recipe(Section):
