@@ -16,6 +16,7 @@ from .batch import Batch
 from .errors import RecipeError
 from .pipeline import Pipeline, canvas_decoder, load
 from .recipe import Recipe
+from .sources import Shards
 from .train import build_method
 from .train.run import prepare
 
@@ -48,7 +49,7 @@ class Stages:
 def measure(
     recipe: str | Path | Recipe,
     *,
-    shards: str | Path,
+    shards: Shards,
     device: str | None = None,
     seconds: float = 5.0,
     with_method: bool = True,
@@ -68,10 +69,9 @@ def measure(
 
 
 def loading_rate(pipe: Pipeline, decode: Callable[[bytes], object], seconds: float) -> float:
-    """Images/s of the loader alone, decoding by `decode`."""
+    """Images/s of the source alone, decoding by `decode`."""
     steps = count()
-    loader = pipe.loader(decode)
-    return rate(pipe, lambda: loader(pipe.positions(next(steps))), seconds)
+    return rate(pipe, lambda: pipe.source.share(next(steps), decode), seconds)
 
 
 def rate(pipe: Pipeline, work: Callable[[], object], seconds: float) -> float:

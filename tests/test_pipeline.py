@@ -132,7 +132,7 @@ def test_killed_mid_epoch_and_resumed_on_other_ranks_and_threads(packed, referen
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     saved = json.loads(state.read_text())
-    assert len(state.read_bytes()) < 400
+    assert len(state.read_bytes()) < 250
     done = saved["step"]
     assert 0 < done < 14
     joined = [{} for _ in reference[done:]]
@@ -175,7 +175,7 @@ def test_a_batch_can_be_made_again_from_its_place(packed):
 def test_states_of_other_shards_or_recipes_are_refused(packed, sample):
     with load(packed) as pipe:
         state = pipe.state_dict()
-    with load(sample) as other, pytest.raises(StateError, match="its shards are"):
+    with load(sample) as other, pytest.raises(StateError, match="its shards or their weights was"):
         other.load_state_dict(state)
     with load(packed, "stream.seed=1") as other, pytest.raises(StateError, match="its recipe"):
         other.load_state_dict(state)
