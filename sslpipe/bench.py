@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from .errors import RecipeError
 from .pipeline import Pipeline, canvas_decoder, load
 from .recipe import Recipe
 from .sources import Shards
+from .stream.source import Decode
 from .train import build_method
 from .train.run import prepare
 
@@ -57,7 +59,7 @@ def measure(
     """Run every stage for about `seconds` each."""
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trainer(pipe) if with_method else None
-        read = loading_rate(pipe, bytes, seconds)
+        read = loading_rate(pipe, lambda sample, epoch: sample.data, seconds)
         decoded = loading_rate(pipe, canvas_decoder(pipe.recipe), seconds)
         share = pipe.load_share(0)
         augment = rate(pipe, lambda: pipe.make_batch(share, 0), seconds)
@@ -68,7 +70,7 @@ def measure(
     return Stages(read, decoded, augment, step, whole)
 
 
-def loading_rate(pipe: Pipeline, decode: Callable[[bytes], object], seconds: float) -> float:
+def loading_rate(pipe: Pipeline, decode: Decode[Any], seconds: float) -> float:
     """Images/s of the source alone, decoding by `decode`."""
     steps = count()
     return rate(pipe, lambda: pipe.source.share(next(steps), decode), seconds)

@@ -11,7 +11,7 @@ threads, prefetch depth and resuming change nothing.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +27,7 @@ from .recipe import Recipe, find_recipe, load_recipe
 from .sources import Shards, open_source, remainder_of
 from .stream.ahead import Ahead
 from .stream.quarantine import Quarantine
-from .stream.source import Fault, Share
+from .stream.source import Decode, Fault, Share
 from .stream.state import check_state
 from .worker import Worker, check_world, thread_count, world
 
@@ -215,6 +215,7 @@ class Pipeline:
         self._batches.close()
         self._shares.close()
         self._threads.shutdown(cancel_futures=True)
+        self.source.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,10 +224,10 @@ class Pipeline:
         self.close()
 
 
-def canvas_decoder(recipe: Recipe) -> Callable[[bytes], Tensor]:
-    """Bytes -> (H, W, 3) uint8."""
+def canvas_decoder(recipe: Recipe) -> Decode[Tensor]:
+    """A sample's bytes -> (H, W, 3) uint8."""
     size = recipe.decode.size
-    return lambda data: torch.from_numpy(decode(data, size=size))
+    return lambda sample, epoch: torch.from_numpy(decode(sample.data, size=size))
 
 
 def blank_canvas(recipe: Recipe, spec: BatchSpec) -> Tensor:

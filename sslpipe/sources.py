@@ -1,6 +1,6 @@
 """What `load(shards=...)` may be, made a source: a packed set, several of them, or an iterable."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,24 @@ def open_source(recipe: Recipe, shards: Shards, worker: Worker) -> Source:
     if isinstance(shards, str | Path):
         return single(recipe, open_manifest(shards), worker)
     return foreign(recipe, shards, worker)
+
+
+def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
+    """`--shards` of the command line: one path, or several NAME=PATH.
+
+    Raises:
+        RecipeError: several, not all of them named, or a name twice.
+    """
+    if len(words) == 1 and ("=" not in words[0] or Path(words[0]).exists()):
+        return words[0]
+    named = [word.partition("=") for word in words]
+    paths = {name: path for name, _, path in named}
+    if len(paths) < len(words) or not all(name and path for name, path in paths.items()):
+        raise RecipeError(
+            f"--shards {' --shards '.join(words)}: several sets need a name each, all different: "
+            "--shards photos=PATH --shards sketches=PATH"
+        )
+    return paths
 
 
 def single(recipe: Recipe, manifest: Manifest, worker: Worker) -> Packed:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from sslpipe import cli
+from sslpipe import cli, cli_shards, terminal
 from sslpipe.shards import open_manifest
 
 from .conftest import RECIPE, write_images
@@ -29,8 +29,9 @@ train:
 @pytest.fixture
 def run(monkeypatch, capfd):
     """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
-    monkeypatch.setattr(cli, "console", Console(width=400))
-    monkeypatch.setattr(cli, "notes", Console(width=400, stderr=True))
+    for module in (cli, cli_shards, terminal):
+        monkeypatch.setattr(module, "console", Console(width=400))
+        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True))
 
     def run(*words, code=0, cwd="."):
         capfd.readouterr()

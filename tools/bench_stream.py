@@ -29,6 +29,7 @@ from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import Manifest, open_manifest, pack
 from sslpipe.stream import order
+from sslpipe.stream.reader import Sample
 
 RECIPE = """
 stream: {{batch_size: 256, order: {order}}}
@@ -77,11 +78,16 @@ def prepare(folder: Path, images: int) -> Path:
     return shards
 
 
+def payload(sample: Sample, epoch: int) -> bytes:
+    """The bytes of a sample, not decoded."""
+    return sample.data
+
+
 def cases_of(pipe: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]:
     """Each case goes over all whole batches of an epoch once and returns how many images it did."""
     steps = range(len(pipe))
     images = len(steps) * pipe.spec.size
-    payloads = [item.sample.data for s in steps for item in pipe.source.share(s, bytes).loaded]
+    payloads = [item.decoded for s in steps for item in pipe.source.share(s, payload).loaded]
     threads = ThreadPoolExecutor(pipe.threads)
 
     def bare() -> int:
@@ -96,7 +102,7 @@ def cases_of(pipe: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]
 
     def read() -> int:
         for step in steps:
-            pipe.source.share(step, bytes)
+            pipe.source.share(step, payload)
         return images
 
     def plain() -> int:

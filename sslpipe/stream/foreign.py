@@ -9,8 +9,9 @@ one epoch gets the same views twice: telling them apart would need a memory of a
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import numpy as np
 from ..errors import RecipeError, SampleError, ShardError
 from ..rng import sample_id
 from .reader import Sample
-from .source import SUBSTITUTES, Fault, Loaded, OnBad, Share
+from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
 
 T = TypeVar("T")
 Numbered = tuple[int, Any]  # epoch, what the iterable gave
@@ -49,22 +50,26 @@ class Foreign:
         self._extensions, self._on_bad, self._threads = extensions, on_bad, threads
         self._lock = threading.Lock()
         self._next = 0  # the step that the iterator stands at
-        self._stream: Iterator[Numbered] = numbered(samples, 0, epoch_samples)
+        self._stream = numbered(samples, 0, epoch_samples)
 
     def __len__(self) -> int:
         """Batches per epoch."""
         return max(1, self._epoch_samples // self._size)
 
-    def share(self, step: int, decode: Callable[[bytes], T]) -> Share[T]:
+    def share(self, step: int, decode: Decode[T]) -> Share[T]:
         """The next samples; asking for another than the next step iterates anew."""
         with self._lock:
             if step != self._next:
                 self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
             self._next = step + 1
             loaded = self._decoded(decode, self._size)
-            return Share(loaded, np.array([x.decoded is not None for x in loaded], dtype=bool))
+            return Share(loaded, ~np.array([item.bad for item in loaded], dtype=bool))
 
-    def _decoded(self, decode: Callable[[bytes], T], count: int) -> list[Loaded[T]]:
+    def close(self) -> None:
+        """Stop iterating."""
+        self._stream.close()
+
+    def _decoded(self, decode: Decode[T], count: int) -> list[Loaded[T]]:
         """`count` samples; in place of those that are replaced come the next ones."""
         taken = list(islice(self._stream, count))
         found = list(self._threads.map(lambda item: self._try(decode, item), taken))
@@ -72,7 +77,7 @@ class Foreign:
         faults: list[Fault] = []
         while len(good) < count:
             for loaded in found:
-                if loaded.decoded is None and self._on_bad == "replace":
+                if loaded.bad and self._on_bad == "replace":
                     faults.extend(loaded.faults)
                 else:
                     good.append(stands_in(loaded, faults))
@@ -84,7 +89,7 @@ class Foreign:
             found = [self._try(decode, x) for x in islice(self._stream, count - len(good))]
         return good
 
-    def _try(self, decode: Callable[[bytes], T], item: Numbered) -> Loaded[T]:
+    def _try(self, decode: Decode[T], item: Numbered) -> Loaded[T]:
         """A sample with its pixels, or without them and with its fault.
 
         Raises:
@@ -94,22 +99,22 @@ class Foreign:
         epoch, fields = item
         sample = sample_of(fields, self._extensions)
         try:
-            return Loaded(sample, decode(sample.data), epoch)
+            return Loaded(without_bytes(sample, sample.label), decode(sample, epoch), epoch)
         except SampleError as error:
             url = str(fields.get("__url__", "iterable"))
             reason = f"{url} {sample.key}: {error}"
             if self._on_bad == "raise":
                 raise SampleError(reason) from error
             fault = Fault(url, None, sample.uid, sample.key, reason, epoch)
-            return Loaded(sample, None, epoch, (fault,))
+            return Loaded(without_bytes(sample, -1), None, epoch, (fault,), bad=True)
 
 
 def stands_in(loaded: Loaded[T], faults: list[Fault]) -> Loaded[T]:
     """The sample, told which ones it stands in for."""
-    return Loaded(loaded.sample, loaded.decoded, loaded.epoch, (*faults, *loaded.faults))
+    return replace(loaded, faults=(*faults, *loaded.faults))
 
 
-def numbered(samples: Iterable[Any], epoch: int, epoch_samples: int) -> Iterator[Numbered]:
+def numbered(samples: Iterable[Any], epoch: int, epoch_samples: int) -> Generator[Numbered]:
     """The samples of pass after pass with the number of their epoch.
 
     Raises:

@@ -5,7 +5,7 @@ It does not know what a decoded sample is: `decode` is the modality's.
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -16,9 +16,9 @@ import numpy as np
 
 from ..errors import SampleError, ShardError
 from .order import I64, Located, Order
-from .plan import Plan
+from .plan import Picks, Plan
 from .reader import Reader, Sample
-from .source import SUBSTITUTES, Fault, Loaded, OnBad, Share
+from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
 
 T = TypeVar("T")
 TASK = 16  # samples per task at most
@@ -62,11 +62,6 @@ class Corpus:
                 rows[here] += np.searchsorted(self._gaps[int(shard)], rows[here], side="right")
         return Located(located.epochs, located.shards, rows)
 
-    def read(self, shard: int, row: int) -> Sample:
-        """One checked sample."""
-        sample = self.reader.read(shard, row)
-        return sample if self.labelled else replace(sample, label=-1)
-
 
 class Packed:
     """One corpus or several: `plan` says whose samples stand in a batch, and at which position.
@@ -95,19 +90,21 @@ class Packed:
         """Batches per epoch."""
         return len(self.plan)
 
-    def share(self, step: int, decode: Callable[[bytes], T]) -> Share[T]:
+    def share(self, step: int, decode: Decode[T]) -> Share[T]:
         """This rank's samples of global batch `step`."""
-        picks = self.plan(step, self.slots)
-        places = self._places(picks.corpora, picks.positions)
+        return self.load(self.plan(step, self.slots), decode)
+
+    def load(self, picks: Picks, decode: Decode[T]) -> Share[T]:
+        """Some samples of the stream, in their order."""
+        places = self.places(picks.corpora, picks.positions)
         size = max(1, min(TASK, len(places) // (TASKS_PER_THREAD * self._count)))
         tasks = [places[start : start + size] for start in range(0, len(places), size)]
         done = self._threads.map(partial(self._task, decode), tasks)
         loaded = list(chain.from_iterable(done))
-        shown = np.array([item.decoded is not None for item in loaded], dtype=bool)
-        return Share(loaded, picks.valid & shown)
+        return Share(loaded, picks.valid & ~np.array([item.bad for item in loaded], dtype=bool))
 
-    def _places(self, corpora: I64, positions: I64) -> list[Place]:
-        """Where the samples lie, in the order of their slots."""
+    def places(self, corpora: I64, positions: I64) -> list[Place]:
+        """Where samples lie, in the order that was asked for."""
         table = np.empty((len(positions), 5), dtype=np.int64)
         for corpus in np.unique(corpora):
             here = corpora == corpus
@@ -117,20 +114,16 @@ class Packed:
             table[here] = np.stack(columns, axis=1)
         return [(c, p, e, s, r) for c, p, e, s, r in table.tolist()]
 
-    def _task(self, decode: Callable[[bytes], T], places: list[Place]) -> list[Loaded[T]]:
-        """Several samples in one thread: handing over each of them costs more than reading it."""
-        return [self._load(decode, *place) for place in places]
+    def close(self) -> None:
+        """A shard is closed with its last reader."""
 
-    def _load(
-        self,
-        decode: Callable[[bytes], T],
-        number: int,
-        start: int,
-        epoch: int,
-        shard: int,
-        row: int,
-    ) -> Loaded[T]:
-        """The sample, or what stands in for it."""
+    def _task(self, decode: Decode[T], places: list[Place]) -> list[Loaded[T]]:
+        """Several samples in one thread: handing over each of them costs more than reading it."""
+        return [self._load(decode, place) for place in places]
+
+    def _load(self, decode: Decode[T], place: Place) -> Loaded[T]:
+        """The sample at a place, or what stands in for it."""
+        number, position, epoch, shard, row = place
         corpus, faults = self.corpora[number], list[Fault]()
         for attempt in range(1, SUBSTITUTES + 1):
             found = try_sample(corpus, shard, row, epoch, decode)
@@ -141,10 +134,10 @@ class Packed:
                 raise error
             faults.append(fault)
             if self._on_bad == "mask":
-                return Loaded(stand_in(fault), None, epoch, tuple(faults))
-            position = np.array([start + attempt * corpus.order.stride], dtype=np.int64)
+                return Loaded(stand_in(fault), None, epoch, tuple(faults), bad=True)
+            following = np.array([position + attempt * corpus.order.stride], dtype=np.int64)
             # the draws stay those of the epoch that the batch is in
-            *_, shard, row = self._places(np.array([number]), position)[0]
+            *_, shard, row = self.places(np.array([number]), following)[0]
         raise ShardError(
             f"{corpus.files[shard]}: {SUBSTITUTES} bad samples in a row, the last: "
             f"{faults[-1].reason}; run `sslpipe verify` on the shards"
@@ -152,7 +145,7 @@ class Packed:
 
 
 def try_sample(
-    corpus: Corpus, shard: int, row: int, epoch: int, decode: Callable[[bytes], T]
+    corpus: Corpus, shard: int, row: int, epoch: int, decode: Decode[T]
 ) -> Loaded[T] | tuple[Fault, SampleError]:
     """A sample, read and decoded, or what is wrong with its bytes.
 
@@ -161,11 +154,12 @@ def try_sample(
     """
     file = corpus.files[shard]
     try:
-        sample = corpus.read(shard, row)
+        sample = corpus.reader.read(shard, row)
     except SampleError as error:
         return Fault(file, row, None, None, str(error), epoch, corpus.fingerprint), error
     try:
-        return Loaded(sample, decode(sample.data), epoch)
+        label = sample.label if corpus.labelled else -1
+        return Loaded(without_bytes(sample, label), decode(sample, epoch), epoch)
     except SampleError as error:
         named = SampleError(f"{file} {sample.key}: {error}")
         reason, who = str(named), (sample.uid, sample.key)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .reader import Sample
 
 T = TypeVar("T")
+Decode = Callable[[Sample, int], T]  # of a sample and its epoch; SampleError if it is bad
 OnBad = Literal["raise", "replace", "mask", "exclude"]
 SUBSTITUTES = 100  # bad samples in a row before a run gives up
 
@@ -33,12 +34,13 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """One sample; `faults` tell of the bad ones that it stands in for."""
+    """One sample, without its bytes; `faults` tell of the bad ones that it stands in for."""
 
     sample: Sample
     decoded: T | None  # None: it is bad, and policy `mask` leaves its place empty
     epoch: int
     faults: tuple[Fault, ...] = ()
+    bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Source(Protocol):
         """Batches per epoch, the same on all ranks."""
         ...
 
-    def share(self, step: int, decode: Callable[[bytes], T]) -> Share[T]:
+    def share(self, step: int, decode: Decode[T]) -> Share[T]:
         """This rank's samples of global batch `step`; always batch_size / world_size of them.
 
         Raises:
@@ -79,3 +81,12 @@ class Source(Protocol):
             ShardError: data is gone, or too many samples in a row are bad.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of what is open; nothing is asked for afterwards."""
+        ...
+
+
+def without_bytes(sample: Sample, label: int) -> Sample:
+    """The identity of a sample: its memory is taken by the next one, still in the CPU's cache."""
+    return Sample(sample.uid, sample.key, label, b"")
