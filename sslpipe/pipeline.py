@@ -145,7 +145,7 @@ class Pipeline:
     def _report(self, faults: list[Fault], *, step: int) -> None:
         """Log and count the bad samples of a batch; too many stop the run."""
         for fault in faults:
-            log.warning("%s a bad sample: %s", self.recipe.stream.on_bad, fault.reason)
+            log.warning("bad sample (%s): %s", self.recipe.stream.on_bad, fault.reason)
         self._quarantine.report(faults, samples=self.spec.size, step=step)
 
     def load_share(self, step: int) -> Share[Tensor]:

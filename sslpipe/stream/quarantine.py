@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..errors import ShardError
 from .source import Fault
@@ -22,7 +23,7 @@ class Quarantine:
         self._path, self._max = path, max_fraction
         self._seen = 0
         self._distinct: dict[tuple[object, ...], Fault] = {}
-        self._written = written(path) if path else set()
+        self._written = written(path) if path and path.exists() else set()
 
     def report(self, faults: list[Fault], *, samples: int, step: int) -> None:
         """Take note of a batch of `samples` samples.
@@ -59,13 +60,15 @@ def identity(fault: Fault) -> tuple[object, ...]:
 
 
 def written(path: Path) -> set[tuple[object, ...]]:
-    """The faults of an earlier part of the run. A line that is cut, by a crash, is passed over."""
-    known = set()
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        del record["step"]
-        known.add(identity(Fault(**record)))
-    return known
+    """The faults of an earlier part of the run; a line that a crash has cut is taken off."""
+    text = path.read_text(encoding="utf-8")
+    whole, _, cut = text.rpartition("\n")
+    if cut:
+        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    records = [json.loads(line) for line in whole.splitlines()]
+    return {identity(fault_of(record)) for record in records}
+
+
+def fault_of(record: dict[str, Any]) -> Fault:
+    """A line of the file as what it was written from."""
+    return Fault(**{name: value for name, value in record.items() if name != "step"})
