@@ -98,7 +98,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], worker: Worker) -> 
         name: corpus_of(
             recipe,
             manifest,
-            # its order stays the same whatever else is in the mixture
+            # by name: adding a set changes no other's order, and equal sets do not walk in step
             seed=sample_id(f"{stream.seed}/{name}") & (2**63 - 1),
             lanes=stream.lanes or lanes_in_mixture(stream.batch_size * turn / sum(turns)),
             labelled=alike,

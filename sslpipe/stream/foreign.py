@@ -61,8 +61,9 @@ class Foreign:
         with self._lock:
             if step != self._next:
                 self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
-            self._next = step + 1
+            self._next = -1  # an iterator that raises is done for: after an error, begin anew
             loaded = self._decoded(decode, self._size)
+            self._next = step + 1
             return Share(loaded, ~np.array([item.bad for item in loaded], dtype=bool))
 
     def close(self) -> None:
