@@ -178,12 +178,15 @@ def test_what_can_be_iterated_once_ends_with_a_word(packed):
         load(samples, "stream.on_bad=exclude")
 
 
+# webdataset.WebDataset takes "-" for a file name since its cache stands before its opener
 CHILD = textwrap.dedent("""
     import sys, warnings, webdataset, sslpipe
     from sslpipe.recipe import parse_recipe
     warnings.simplefilter("ignore", ResourceWarning)
-    recipe = parse_recipe(sys.argv[1], overrides=["stream.epoch_samples=8"])
-    data = webdataset.WebDataset("-", shardshuffle=False)
+    recipe = parse_recipe(sys.argv[1], overrides=["stream.epoch_samples=4", "stream.batch_size=4"])
+    data = webdataset.DataPipeline(
+        webdataset.SimpleShardList(["-"]), webdataset.tarfile_to_samples()
+    )
     with sslpipe.load(recipe, shards=data, device="cpu") as pipe:
         print(*next(iter(pipe)).keys)
 """)
@@ -192,6 +195,7 @@ CHILD = textwrap.dedent("""
 def test_a_tar_on_standard_input(packed):
     with open(tars(packed)[0], "rb") as tar:  # noqa: PTH123
         done = subprocess.run(
-            [sys.executable, "-c", CHILD, RECIPE], stdin=tar, capture_output=True, check=True
+            [sys.executable, "-c", CHILD, RECIPE], stdin=tar, capture_output=True, check=False
         )
-    assert done.stdout.decode().split() == [s["__key__"] for s in dicts(packed)][:8]
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == [s["__key__"] for s in dicts(packed)][:4]
