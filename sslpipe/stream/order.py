@@ -153,6 +153,7 @@ class Lanes:
         """(L, window) permutations of one window; rows are filled in when a lane is first met."""
         if self._permuted is None or self._permuted[0] != (epoch, window):
             size = min(self.window, self.short + 1 - window * self.window)
+            self._permuted = None  # 40 MB at 1e9 samples: never two of them
             table = np.zeros((self.lanes, size), dtype=np.int32)
             self._permuted = (epoch, window), table, np.zeros(self.lanes, dtype=bool)
         _, table, filled = self._permuted

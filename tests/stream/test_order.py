@@ -113,6 +113,25 @@ def test_planning_a_billion_samples_needs_little_memory():
     assert peak < 64 * 2**20
 
 
+def test_any_batch_of_a_billion_samples_is_planned_alone_exactly_and_in_little_memory():
+    import tracemalloc
+
+    sizes = np.full(100_000, 10_000, dtype=np.int64)
+    share = order.slots(batch_size=4096, lanes=256, rank=3, world_size=8)
+    steps = np.random.default_rng(2).integers(0, 10**9 // 4096, 3)
+    made = build(sizes=sizes, batch_size=4096)
+    tracemalloc.start()
+    found = [made.locate(step * 4096 + share) for step in steps]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
+    numbers = np.concatenate([batch.shards * 10_000 + batch.rows for batch in found])
+    assert len(np.unique(numbers)) == 3 * 512  # all in epoch 0: nothing comes twice
+    again = build(sizes=sizes, batch_size=4096).locate(steps[2] * 4096 + share)
+    assert (again.shards == found[2].shards).all()
+    assert (again.rows == found[2].rows).all()
+
+
 def test_lanes_must_divide_the_batch():
     with pytest.raises(RecipeError, match="lanes = 48 does not divide"):
         build(lanes=48)
