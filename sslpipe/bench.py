@@ -16,6 +16,8 @@ from .batch import Batch
 from .errors import RecipeError
 from .pipeline import Pipeline, load
 from .recipe import Recipe
+from .sources import Shards
+from .stream.reader import Sample
 from .train import build_method
 from .train.run import prepare
 
@@ -31,7 +33,7 @@ class Stages:
     augment: float
     step: float | None
     end_to_end: float
-    scaled: str  # how often decoding was cut short
+    scaled: str  # how often images were decoded at a smaller scale
 
     @property
     def rates(self) -> dict[str, float]:
@@ -57,7 +59,7 @@ class Stages:
 def measure(
     recipe: str | Path | Recipe,
     *,
-    shards: str | Path,
+    shards: Shards,
     device: str | None = None,
     seconds: float = 5.0,
     with_method: bool = True,
@@ -65,8 +67,7 @@ def measure(
     """Run every stage for about `seconds` each."""
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trainer(pipe) if with_method else None
-        reading = pipe.loader(lambda sample, epoch: None)
-        read = rate(pipe, each_step(lambda step: reading(pipe.positions(step))), seconds)
+        read = rate(pipe, each_step(lambda step: pipe.source.share(step, nothing)), seconds)
         decoded = rate(pipe, each_step(pipe.load_share), seconds)
         share = pipe.load_share(0)
         augment = rate(pipe, lambda: pipe.make_batch(share, 0), seconds)
@@ -81,6 +82,10 @@ def each_step(load: Callable[[int], object]) -> Callable[[], object]:
     """`load` of one step after the other."""
     steps = count()
     return lambda: load(next(steps))
+
+
+def nothing(sample: Sample, epoch: int) -> None:
+    """Decode nothing, and keep no bytes, whose memory the next sample then takes."""
 
 
 def rate(pipe: Pipeline, work: Callable[[], object], seconds: float) -> float:

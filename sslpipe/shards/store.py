@@ -221,6 +221,7 @@ def open_store(
     cache: str | Path | None = None,
     cache_gb: float | None = None,
     processes: int | None = None,
+    corpora: int = 1,
     patience: Patience | None = None,
 ) -> ShardStore:
     """The store of a manifest.
@@ -228,6 +229,7 @@ def open_store(
     cache: a folder on this node's disk for tars that lie elsewhere; None: they are read in ranges.
     cache_gb: 1e9 bytes that the cache may hold; None: nine tenths of what is free.
     processes: of this node that share the cache, in equal parts; None: the launcher's number.
+    corpora: of each process, which share its part.
 
     Raises:
         ShardError: the cache folder cannot be made.
@@ -241,7 +243,8 @@ def open_store(
         return ShardStore(manifest, None, room=0, patience=patience)
     budget = None if cache_gb is None else int(cache_gb * 1e9)
     node = NodeCache(Path(cache).expanduser(), budget=budget, patience=patience)
-    share = node.budget // (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    parts = corpora * (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    share = node.budget // parts
     return ShardStore(manifest, node, room=share, patience=patience)
 
 

@@ -7,42 +7,49 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from .loader import Loader, Share
+from .packed import Packed
+from .source import Decode, Share
 
 T = TypeVar("T")
 
 
 class Together(Generic[T]):
-    """`together(positions)` -> Share, as a Loader; of one thread.
+    """`together(step)` -> Share; of one thread.
 
-    first: reads and checks the samples, and prepares them.
+    first: prepares one sample, in threads.
     finish: the prepared samples of a share, decoded; None for what it could not do.
-    alone: loads those again by itself, so that its policy decides which samples are bad.
+    alone: loads those again by itself, so that the source's policy decides which samples are bad.
     """
 
     def __init__(
         self,
-        first: Loader[Any],
+        source: Packed,
+        *,
+        first: Decode[Any],
         finish: Callable[[Sequence[Any]], Sequence[T | None]],
-        alone: Loader[T],
+        alone: Decode[T],
     ) -> None:
-        self._first, self._finish, self._alone = first, finish, alone
+        self._source, self._first, self._finish, self._alone = source, first, finish, alone
 
-    def __call__(self, positions: npt.NDArray[np.int64]) -> Share[T]:
-        """Load the samples at these positions of the stream.
+    def __call__(self, step: int) -> Share[T]:
+        """This rank's samples of global batch `step`.
 
         Raises:
-            SampleError, ShardError: as Loader.
+            SampleError, ShardError: as Packed.
         """
-        share = self._first(positions)
-        made = self._finish([item.decoded for item in share.loaded])
-        missed = [i for i, decoded in enumerate(made) if decoded is None]
-        again = iter(self._alone(positions[missed]).loaded if missed else ())
-        loaded = [
-            next(again) if decoded is None else replace(item, decoded=decoded)
-            for item, decoded in zip(share.loaded, made, strict=True)
-        ]
-        return Share(share.epochs, loaded)
+        share = self._source.share(step, self._first)
+        loaded, valid = list(share.loaded), share.valid.copy()
+        shown = [place for place, item in enumerate(loaded) if not item.bad]
+        missed = []
+        for place, decoded in zip(
+            shown, self._finish([loaded[place].decoded for place in shown]), strict=True
+        ):
+            loaded[place] = replace(loaded[place], decoded=decoded)
+            if decoded is None:
+                missed.append(place)
+        if missed:
+            again = self._source.load(self._source.picks(step).at(missed), self._alone)
+            for place, item in zip(missed, again.loaded, strict=True):
+                loaded[place] = replace(item, faults=(*loaded[place].faults, *item.faults))
+            valid[missed] = again.valid
+        return Share(loaded, valid)

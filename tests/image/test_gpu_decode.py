@@ -14,8 +14,9 @@ from sslpipe.image import gpu_decode
 from sslpipe.image.decode import decode
 from sslpipe.image.gpu_decode import Encoded, GpuDecoder, TorchCodec, halve
 from sslpipe.image.scale import Canvas, Decoder
-from sslpipe.stream.loader import Loaded, Share
+from sslpipe.stream.plan import Picks
 from sslpipe.stream.reader import Sample
+from sslpipe.stream.source import Loaded, Share
 from sslpipe.stream.together import Together
 
 BASELINE = 1
@@ -121,28 +122,45 @@ def test_finish_keeps_what_is_decoded_and_shrinks_as_decode_does():
     assert difference.max() <= 3
 
 
-class Loads:
-    """Stands for a Loader: says what it was asked for."""
+class Numbers:
+    """Stands for Packed: samples are their positions; says what it was asked to load again."""
 
-    def __init__(self, decode):
-        self.asked, self.decode = [], decode
+    def __init__(self):
+        self.asked = []
 
-    def __call__(self, positions):
-        self.asked.append(positions.tolist())
-        items = [Loaded(sample(b"", p), self.decode(p), (f"fault {p}",)) for p in positions]
-        return Share(positions * 0, items)
+    def picks(self, step):
+        positions = np.arange(10, 16) + step
+        return Picks(positions * 0, positions, positions != 11)
+
+    def share(self, step, decode):
+        return self.made(self.picks(step), decode)
+
+    def load(self, picks, decode):
+        self.asked.append(picks.positions.tolist())
+        return self.made(picks, decode)
+
+    def made(self, picks, decode):
+        loaded = [
+            Loaded(sample(b"", p), None if p == 15 else decode(p, 0), 0, (f"{p}",), bad=p == 15)
+            for p in picks.positions.tolist()
+        ]
+        return Share(loaded, picks.valid & (picks.positions != 15))
 
 
 def test_a_share_is_finished_at_once_and_what_is_missed_is_loaded_alone():
-    first, alone = Loads(lambda p: p), Loads(lambda p: f"cpu {p}")
-    finish = lambda prepared: [None if p % 4 == 1 else f"gpu {p}" for p in prepared]  # noqa: E731
-    share = Together(first, finish, alone)(np.arange(10, 16))
-    assert alone.asked == [[13]]
+    source = Numbers()
+    together = Together(
+        source,
+        first=lambda p, epoch: p,
+        finish=lambda prepared: [None if p % 4 == 1 else f"gpu {p}" for p in prepared],
+        alone=lambda p, epoch: f"cpu {p}",
+    )
+    share = together(0)
+    assert source.asked == [[13]]
     decoded = [item.decoded for item in share.loaded]
-    assert decoded == ["gpu 10", "gpu 11", "gpu 12", "cpu 13", "gpu 14", "gpu 15"]
-    assert [item.sample.flags for item in share.loaded] == list(range(10, 16))
-    Together(first, finish, alone)(np.array([12]))
-    assert alone.asked == [[13]]
+    assert decoded == ["gpu 10", "gpu 11", "gpu 12", "cpu 13", "gpu 14", None]  # 15 is masked
+    assert [item.faults for item in share.loaded][2:4] == [("12",), ("13", "13")]
+    assert share.valid.tolist() == [True, False, True, True, True, False]
 
 
 def test_only_a_safe_torchcodec_on_a_cuda_device(monkeypatch):

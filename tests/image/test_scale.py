@@ -1,6 +1,5 @@
 """Scaled decoding: the table is the same, no view is enlarged, and the views look alike."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -93,7 +92,7 @@ def test_the_table_is_the_same_and_the_views_look_alike(size, turned):
             exif[0x0112] = 6
             segment = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
             marker = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
-            sample = dataclasses.replace(sample, data=sample.data[:2] + marker + sample.data[2:])
+            sample = sample._replace(data=sample.data[:2] + marker + sample.data[2:])
         small, whole = scaled(sample, 0), plain(sample, 0)
         assert small.nominal == whole.nominal == tuple(whole.pixels.shape[:2])
         assert np.array_equal(table(ours, small, uid), table(ours, whole, uid))
