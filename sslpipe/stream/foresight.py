@@ -33,12 +33,13 @@ class Foresight:
     No setting says how far ahead: the budget of the cache does.
 
     `shards_of(step)`: the shards of this rank's share, (n,) int64; called from one thread.
+    `epoch`: steps after which the same shards come again.
 
     Raises:
         ShardError: the room does not hold what is needed at the same time.
     """
 
-    def __init__(self, shards_of: Callable[[int], I64], store: Fetching) -> None:
+    def __init__(self, shards_of: Callable[[int], I64], store: Fetching, *, epoch: int) -> None:
         self._shards_of, self._store = shards_of, store
         self._steps: deque[list[int]] = deque()  # the shards of steps `_next - len` to `_next - 1`
         self._needs: Counter[int] = Counter()  # shard -> steps ahead that need it; in order of need
@@ -49,7 +50,7 @@ class Foresight:
         self._thread: ThreadPoolExecutor | None = None
         if store.fetched.any():
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="foresight")
-            check_room(self._shards_of, store)
+            check_room(self._shards_of, store, steps=min(STEPS, epoch))
 
     def at(self, step: int) -> None:
         """Say that the reader has come to `step`; returns at once."""
@@ -104,16 +105,16 @@ def within(shards: Counter[int], store: Fetching) -> list[int]:
     return list(shards)[:count]
 
 
-def check_room(shards_of: Callable[[int], I64], store: Fetching) -> None:
+def check_room(shards_of: Callable[[int], I64], store: Fetching, *, steps: int) -> None:
     """What the first steps need at the same time must fit, else every step would fetch it again.
 
     Raises:
         ShardError: with both numbers.
     """
-    steps = [shards_of(step) for step in range(STEPS)]
-    last = {int(shard): step for step, shards in enumerate(steps) for shard in shards}
+    needs = [shards_of(step) for step in range(steps)]
+    last = {int(shard): step for step, shards in enumerate(needs) for shard in shards}
     live: set[int] = set()
-    for step, shards in enumerate(steps):
+    for step, shards in enumerate(needs):
         live = {shard for shard in live if last[shard] >= step} | set(shards.tolist())
         needed = sum(int(store.fetched[shard]) for shard in live)
         if needed > store.room:

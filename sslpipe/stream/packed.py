@@ -102,7 +102,7 @@ class Packed:
         self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
         self._on_bad, self._threads, self._count = on_bad, threads, count
         self._foresights = [
-            Foresight(partial(self._shards, number), corpus.store)
+            Foresight(partial(self._shards, number), corpus.store, epoch=len(plan))
             for number, corpus in enumerate(corpora)
         ]
 

@@ -1,6 +1,5 @@
 """Scaled decoding: the table is the same, no view is enlarged, and the views look alike."""
 
-
 import numpy as np
 import pytest
 import simplejpeg

@@ -33,7 +33,7 @@ def look(foresight, step):
 
 def test_as_many_shards_as_the_room_holds_from_the_step_on():
     store = Store(90, [10] * 50)
-    foresight = Foresight(pairs, store)
+    foresight = Foresight(pairs, store, epoch=1000)
     for step in (0, 1, 2, 10, 3):
         look(foresight, step)
     foresight.close()
@@ -56,7 +56,7 @@ def test_a_reader_that_is_faster_is_followed_at_once_not_step_by_step():
         return pairs(step)
 
     store = Store(90, [10] * 50)
-    foresight = Foresight(slow, store)
+    foresight = Foresight(slow, store, epoch=1000)
     gate.clear()
     begun.clear()
     foresight.at(0)
@@ -71,7 +71,7 @@ def test_a_reader_that_is_faster_is_followed_at_once_not_step_by_step():
 
 def test_a_set_that_fits_is_wanted_whole_and_not_looked_for_without_end():
     store = Store(10_000, [10] * 50)
-    foresight = Foresight(pairs, store)
+    foresight = Foresight(pairs, store, epoch=1000)
     for step in range(7, 90):
         look(foresight, step)
     foresight.close()
@@ -82,25 +82,25 @@ def test_a_set_that_fits_is_wanted_whole_and_not_looked_for_without_end():
 
 def test_local_shards_take_no_room_and_no_thread():
     store = Store(0, [0] * 50)
-    foresight = Foresight(pairs, store)
+    foresight = Foresight(pairs, store, epoch=1000)
     look(foresight, 0)
     assert store.wanted == []
 
 
 def test_what_is_needed_at_a_time_must_fit():
-    Foresight(pairs, Store(2000, [1000] * 50)).close()
+    Foresight(pairs, Store(2000, [1000] * 50), epoch=1000).close()
     message = r"2 shards of 2,000 bytes are needed at a time, the share .* is 1,999 bytes; raise"
     with pytest.raises(ShardError, match=message):
-        Foresight(pairs, Store(1999, [1000] * 50))
+        Foresight(pairs, Store(1999, [1000] * 50), epoch=1000)
 
 
 def test_needed_at_a_time_are_shards_between_their_first_and_last_use():
     def returning(step):
         return np.array([0] if step in (0, 9) else [step % 9], dtype=np.int64)
 
-    Foresight(returning, Store(9 * 10, [10] * 9)).close()
+    Foresight(returning, Store(9 * 10, [10] * 9), epoch=1000).close()
     with pytest.raises(ShardError, match="9 shards of 90 bytes"):
-        Foresight(returning, Store(9 * 10 - 1, [10] * 9))
+        Foresight(returning, Store(9 * 10 - 1, [10] * 9), epoch=1000)
 
 
 def test_an_error_in_the_background_is_raised_at_the_next_step():
@@ -109,7 +109,7 @@ def test_an_error_in_the_background_is_raised_at_the_next_step():
             raise ShardError("no more")
         return pairs(step)
 
-    foresight = Foresight(broken, Store(10_000, [10] * 50))
+    foresight = Foresight(broken, Store(10_000, [10] * 50), epoch=1000)
     foresight.at(0)
     foresight._job.result()  # 64 steps are fine
     look(foresight, 5)
