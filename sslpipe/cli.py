@@ -2,17 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from . import cli_shards
 from .errors import SslpipeError
+from .terminal import console, notes
 
 app = typer.Typer(
     name="sslpipe",
@@ -22,8 +20,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Pack image folders into shards, look at what a recipe makes of them, pretrain, evaluate.",
 )
-console = Console()
-notes = Console(stderr=True)
+app.command()(cli_shards.pack)
+app.command()(cli_shards.verify)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
 Shards = Annotated[Path, typer.Option(help="A packed folder, or its manifest.json.")]
@@ -42,106 +40,6 @@ def main() -> None:
         notes.print(f"[red]error:[/red] {type(error).__name__}: ", end="")
         notes.print(str(error), markup=False, highlight=False)
         sys.exit(2)
-
-
-@contextmanager
-def bar(unit: str) -> Iterator[Any]:
-    """A progress bar on stderr: done, rate and time left."""
-    columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[numbers]}"), TextColumn("eta"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=notes) as progress:
-        task = progress.add_task(unit, total=None, numbers="")
-        yield lambda **fields: progress.update(task, **fields)
-
-
-def pack_progress(update: Any) -> Any:
-    """What `pack` calls after each file: images, megabytes written, failures."""
-    done = [0, 0, 0]
-
-    def progress(packed: Any) -> None:
-        done[0] += 1
-        done[1] += packed.bytes_out
-        done[2] += not packed.ok
-        numbers = f"{done[1] / 1e6:,.0f} MB, {done[2]} failed"
-        update(completed=done[0], total=packed.total, numbers=numbers)
-
-    return progress
-
-
-@app.command()
-def pack(
-    folder: Annotated[Path, typer.Argument(help="Images; first-level folders are classes.")],
-    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
-    resize: Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.")] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality when resizing.")] = 90,
-    shard_mb: Annotated[float, typer.Option(help="Megabytes per shard, about.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the shuffle before packing.")] = 0,
-    name: Annotated[str | None, typer.Option(help="Default: the folder's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
-) -> None:
-    """Pack an image folder into WebDataset shards with indexes and a manifest.
-
-    Every image is decoded once to see that it can be; what cannot is listed in `report.jsonl` and
-    the exit code is 1. Without `--resize` the original bytes are kept.
-
-    Example: `sslpipe pack photos shards/photos --resize 384`
-    """
-    from .image.codec import ImageCodec
-    from .shards import pack
-
-    with bar("images") as update:
-        report = pack(
-            folder,
-            out,
-            codec=ImageCodec(),
-            resize=resize,
-            quality=quality,
-            shard_bytes=int(shard_mb * 2**20),
-            seed=seed,
-            name=name,
-            threads=threads,
-            progress=pack_progress(update),
-        )
-    manifest = report.manifest
-    size = sum(shard.bytes for shard in manifest.shards)
-    console.print(
-        f"{manifest.samples:,} images in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB, "
-        f"{len(manifest.classes)} classes: {out / 'manifest.json'}"
-    )
-    for failure in report.failures[:10]:
-        notes.print(f"failed: {failure.file}: {failure.reason}", markup=False, highlight=False)
-    if report.failures:
-        notes.print(f"{len(report.failures)} failed, all listed in {out / 'report.jsonl'}")
-        raise typer.Exit(1)
-
-
-@app.command()
-def verify(shards: Annotated[Path, typer.Argument(help="A packed folder.")]) -> None:
-    """Check hashes, CRCs and that every sample decodes; exit code 1 if anything is wrong.
-
-    Example: `sslpipe verify shards/sample`
-    """
-    from .image.codec import ImageCodec
-    from .shards import read_manifest, verify
-
-    manifest = read_manifest(shards)
-    with bar("samples") as update:
-        update(total=manifest.samples)
-        done = [0]
-
-        def progress(samples: int) -> None:
-            done[0] += samples
-            update(completed=done[0])
-
-        problems = verify(manifest, inspect=ImageCodec().inspect, progress=progress)
-    for problem in problems:
-        text = f"{problem.shard} {problem.key}: {problem.what}"
-        notes.print(text, markup=False, highlight=False)
-    if problems:
-        raise typer.Exit(1)
-    console.print(f"{manifest.samples:,} samples in {len(manifest.shards)} shards: all good")
 
 
 @app.command()

@@ -14,6 +14,8 @@ import math
 import re
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -50,9 +52,45 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
     Raises:
         SampleError: the reason, without the place, which only the caller knows.
     """
-    try:
+    with one_error():
         pixels, orientation = decode_jpeg(data, size) or decode_any(data)
         return turn(shrink(pixels, size), orientation)
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright picture, by its header alone.
+
+    Raises:
+        SampleError: as `decode`, for what a header can tell.
+    """
+    with one_error():
+        width, height, orientation = jpeg_header(data) or any_header(data)
+        check_size(width, height)
+        return (height, width) if TURNS[orientation][0] else (width, height)
+
+
+def jpeg_header(data: bytes) -> tuple[int, int, int] | None:
+    """Width and height as stored, and orientation; None for other formats."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return width, height, jpeg_orientation(data)
+
+
+def any_header(data: bytes) -> tuple[int, int, int]:
+    """The same of everything that Pillow knows."""
+    with open_image(data) as image:
+        return *image.size, image_orientation(image)
+
+
+@contextmanager
+def one_error() -> Iterator[None]:
+    """Whatever goes wrong with the bytes of an image is a SampleError."""
+    try:
+        yield
     except SampleError:
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
@@ -88,8 +126,13 @@ def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
         min_width=math.ceil(width / factor),
         min_factor=factor,
     )
+    return pixels, jpeg_orientation(data)
+
+
+def jpeg_orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG; 1 where it has none."""
     at = data.find(EXIF, 0, EXIF_REACH)
-    return pixels, 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
+    return 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
 
 
 def scale_factor(shorter: int, size: int | None) -> int:
@@ -107,14 +150,22 @@ def scale_factor(shorter: int, size: int | None) -> int:
 
 def decode_any(data: bytes) -> tuple[Pixels, int]:
     """Everything else, by Pillow: pixels and orientation."""
+    with open_image(data) as image:
+        check_size(*image.size)
+        orientation = image_orientation(image)
+        return np.array(to_rgb(image)), orientation
+
+
+def image_orientation(image: Image.Image) -> int:
+    """What is left to turn; a TIFF turns itself upright when loaded, and says so before."""
+    return 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif", b""))
+
+
+def open_image(data: bytes) -> Image.Image:
     if not data:
         raise SampleError("is empty")
     silence_pillow()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_size(*image.size)
-        # TIFF turns itself upright when loaded
-        exif = b"" if image.format == "TIFF" else image.info.get("exif", b"")
-        return np.array(to_rgb(image)), exif_orientation(exif)
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def silence_pillow() -> None:

@@ -1,20 +1,29 @@
 """Data at rest: tar shards, their indexes and manifest. The format: shards/README.md."""
 
+from .estimate import estimate
 from .index import Index, read_index, write_index
 from .manifest import Manifest, Shard, open_manifest, read_manifest
-from .pack import Packed, PackReport, pack
+from .pack import pack
+from .pools import Processes, open_pool, open_threads
+from .report import Duplicate, Estimate, Packed, PackReport
 from .scan import index_tar
 from .verify import Problem, verify
 
 __all__ = [
+    "Duplicate",
+    "Estimate",
     "Index",
     "Manifest",
     "PackReport",
     "Packed",
     "Problem",
+    "Processes",
     "Shard",
+    "estimate",
     "index_tar",
     "open_manifest",
+    "open_pool",
+    "open_threads",
     "pack",
     "read_index",
     "read_manifest",

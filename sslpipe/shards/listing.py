@@ -40,6 +40,7 @@ def list_sources(folder: Path, out: Path, extensions: Collection[str]) -> Listin
             extension(file),
             uid,
             labels.get(file.partition("/")[0], -1),
+            file_bytes(folder / file),
         )
         for file, key, uid in zip(chosen, keys, ids, strict=True)
     )
@@ -67,6 +68,14 @@ def why_skipped(file: str, extensions: Collection[str]) -> str:
     if PurePosixPath(file).name.startswith("."):
         return "hidden file"
     return "" if extension(file) in extensions else "not an image extension"
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a file; 0 if that cannot be told."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def extension(file: str) -> str:

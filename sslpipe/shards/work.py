@@ -1,0 +1,224 @@
+"""What a worker of packing does, in whatever thread, process or machine: it decides nothing.
+
+Every function takes one picklable job and returns what came of it, faults included: what is
+raised in a worker loses its place on the way home in some pools.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from webdataset import TarWriter
+
+from ..errors import SampleError
+from .index import Index, file_sha256, index_path, write_index
+from .manifest import Shard
+from .plan import NAMES, Job, Settings
+from .scan import index_tar
+from .source import Note, Place, Source, read
+
+SIDES = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)  # px: lower ends of the histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished shard; None where no source of it was good."""
+
+    number: int
+    shard: Shard | None
+    bytes_in: int
+    failures: tuple[Note, ...]
+    formats: dict[str, int]  # extension -> samples
+    sides: dict[str, int]  # shorter side in pixels, from -> samples
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a job came to nothing."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A source as it goes into the tar."""
+
+    source: Source
+    bytes_in: int
+    payload: bytes
+    ext: str  # of the payload
+    size: tuple[int, int]  # width, height
+    extras: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class HashJob:
+    """Sources to hash, so that equal ones are found."""
+
+    number: int
+    sources: tuple[Source, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """Per source of the job: hash of the content, or None where it does not read or decode."""
+
+    number: int
+    hashes: tuple[str | None, ...]  # hexadecimal
+    bytes_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeJob:
+    """A source whose payload size stands for others."""
+
+    source: Source
+    settings: Settings
+
+
+def payload_bytes(job: SizeJob) -> int | Fault:
+    """Size of the payload that a source becomes; 0 if it cannot be packed."""
+    try:
+        return len(load(job.source, job.settings).payload)
+    except SampleError:
+        return 0
+    except Exception as error:
+        return Fault(job.source.file, f"{type(error).__name__}: {error}")
+
+
+def pack_shard(job: Job) -> Done | Fault:
+    """Write one tar and its index, each under its final name only when it is whole."""
+    try:
+        return write_shard(job)
+    except OSError as error:
+        return Fault(job.file, error.strerror or str(error))
+    except Exception as error:
+        return Fault(job.file, f"{type(error).__name__}: {error}")
+
+
+def write_shard(job: Job) -> Done:
+    path = Path(job.folder) / job.file
+    part = path.with_name(f"{path.name}.{job.run}.part")
+    failures: list[Note] = []
+    bytes_in = 0
+    rows = []
+    with part.open("wb") as file:
+        with TarWriter(
+            file, encoder=False, user="sslpipe", group="sslpipe", mode=0o444, mtime=0
+        ) as writer:  # all times, owners and modes fixed
+            for loaded in load_all(job, failures):
+                writer.write(members(loaded, job.labelled))
+                bytes_in += loaded.bytes_in
+                rows.append((loaded.source.uid, *loaded.size))
+        file.flush()
+        os.fsync(file.fileno())  # a record of a finished shard must outlive a power failure
+    if not rows:
+        part.unlink()
+        return Done(job.number, None, bytes_in, tuple(failures), {}, {})
+    index = index_part(part, rows, job)
+    part.replace(path)
+    index_path(part).replace(index_path(path))
+    sums = index.tar_bytes, index.tar_sha256, file_sha256(index_path(path))
+    shard = Shard(path.name, len(index), *sums)
+    return Done(job.number, shard, bytes_in, tuple(failures), formats(index), sides(index))
+
+
+def index_part(part: Path, rows: list[tuple[int, int, int]], job: Job) -> Index:
+    codec = job.settings.codec
+    index = index_tar(part, extensions=codec.extensions | {codec.shrunk_extension})
+    uids, widths, heights = zip(*rows, strict=True)
+    assert index.records["uid"].tolist() == list(uids)
+    index.records["width"] = widths
+    index.records["height"] = heights
+    write_index(part, index)
+    return index
+
+
+def load_all(job: Job, failures: list[Note]) -> Iterator[Loaded]:
+    """Pass on what has a payload; note the rest in `failures`."""
+    for source in job.sources:
+        try:
+            yield load(source, job.settings)
+        except SampleError as error:
+            failures.append(Note(source.file, str(error)))
+
+
+def load(source: Source, settings: Settings) -> Loaded:
+    """Read, check, and shrink if asked.
+
+    Raises:
+        SampleError: it cannot be read or does not decode.
+    """
+    data = readable(source.place)
+    codec = settings.codec
+    extras = {ext: readable(what) for ext, what in source.extras}
+    if settings.keep_names:
+        # lone surrogates are names in no encoding: ASCII with escapes keeps them
+        extras[NAMES] = json.dumps({"file": source.file}).encode()
+    if settings.resize is not None:
+        payload = codec.shrink(data, side=settings.resize, quality=settings.quality)
+        size = codec.header(payload)  # `shrink` decoded what can be broken
+        return Loaded(source, len(data), payload, codec.shrunk_extension, size, extras)
+    size = (codec.inspect if settings.check == "decode" else codec.header)(data)
+    return Loaded(source, len(data), data, codec.extension(data), size, extras)
+
+
+def readable(what: bytes | Place) -> bytes:
+    if isinstance(what, bytes):
+        return what
+    try:
+        return read(what)
+    except OSError as error:
+        raise SampleError(f"cannot be read: {error.strerror or error}") from error
+
+
+def members(loaded: Loaded, labelled: bool) -> dict[str, str | bytes]:
+    label = {"cls": str(loaded.source.label).encode()} if labelled else {}
+    return {
+        "__key__": loaded.source.key,
+        **loaded.extras,
+        **label,
+        loaded.ext: loaded.payload,
+    }
+
+
+def formats(index: Index) -> dict[str, int]:
+    counts = np.bincount(index.records["ext"], minlength=len(index.extensions)).tolist()
+    return dict(zip(index.extensions, counts, strict=True))
+
+
+def sides(index: Index) -> dict[str, int]:
+    shorter = np.minimum(index.records["width"], index.records["height"])
+    bins = np.searchsorted(SIDES, shorter, side="right") - 1
+    return {str(SIDES[bin_]): count for bin_, count in sorted(Counter(bins.tolist()).items())}
+
+
+def hash_sources(job: HashJob) -> Hashed | Fault:
+    """Hash the content of every source, or what it looks like."""
+    try:
+        found = [hash_source(source, job.settings) for source in job.sources]
+    except Exception as error:
+        return Fault(f"hashes of chunk {job.number}", f"{type(error).__name__}: {error}")
+    hashes, sizes = zip(*found, strict=True)
+    return Hashed(job.number, hashes, sum(sizes))
+
+
+def hash_source(source: Source, settings: Settings) -> tuple[str | None, int]:
+    """The hash, and how many bytes were read."""
+    try:
+        data = readable(source.place)
+    except SampleError:  # packing it fails too, and says why
+        return None, 0
+    if settings.dedupe == "exact":
+        return hashlib.blake2b(data, digest_size=16).hexdigest(), len(data)
+    try:
+        return f"{settings.codec.perceptual_hash(data):016x}", len(data)
+    except SampleError:
+        return None, len(data)
