@@ -6,21 +6,19 @@ raised in a worker loses its place on the way home in some pools.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from webdataset import TarWriter
 
 from ..errors import SampleError
 from .index import Index, file_sha256, index_path, write_index
 from .manifest import Shard
 from .plan import NAMES, Job, Settings
-from .scan import index_tar
 from .source import Note, Place, Source, read
+from .writer import ShardWriter
 
 SIDES = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)  # px: lower ends of the histogram
 
@@ -108,37 +106,29 @@ def write_shard(job: Job) -> Done:
     part = path.with_name(f"{path.name}.{job.run}.part")
     failures: list[Note] = []
     bytes_in = 0
-    rows = []
     with part.open("wb") as file:
-        with TarWriter(
-            file, encoder=False, user="sslpipe", group="sslpipe", mode=0o444, mtime=0
-        ) as writer:  # all times, owners and modes fixed
-            for loaded in load_all(job, failures):
-                writer.write(members(loaded, job.labelled))
-                bytes_in += loaded.bytes_in
-                rows.append((loaded.source.uid, *loaded.size))
-        file.flush()
-        os.fsync(file.fileno())  # a record of a finished shard must outlive a power failure
-    if not rows:
+        writer = ShardWriter(file)
+        for loaded in load_all(job, failures):
+            source, label = loaded.source, loaded.source.label if job.labelled else None
+            writer.add(
+                source.key,
+                loaded.ext,
+                loaded.payload,
+                label=label,
+                size=loaded.size,
+                extras=loaded.extras,
+            )
+            bytes_in += loaded.bytes_in
+        index = writer.finish()
+    if not len(index):
         part.unlink()
         return Done(job.number, None, bytes_in, tuple(failures), {}, {})
-    index = index_part(part, rows, job)
+    write_index(part, index)
     part.replace(path)
     index_path(part).replace(index_path(path))
     sums = index.tar_bytes, index.tar_sha256, file_sha256(index_path(path))
     shard = Shard(path.name, len(index), *sums)
     return Done(job.number, shard, bytes_in, tuple(failures), formats(index), sides(index))
-
-
-def index_part(part: Path, rows: list[tuple[int, int, int]], job: Job) -> Index:
-    codec = job.settings.codec
-    index = index_tar(part, extensions=codec.extensions | {codec.shrunk_extension})
-    uids, widths, heights = zip(*rows, strict=True)
-    assert index.records["uid"].tolist() == list(uids)
-    index.records["width"] = widths
-    index.records["height"] = heights
-    write_index(part, index)
-    return index
 
 
 def load_all(job: Job, failures: list[Note]) -> Iterator[Loaded]:
@@ -177,16 +167,6 @@ def readable(what: bytes | Place) -> bytes:
         return read(what)
     except OSError as error:
         raise SampleError(f"cannot be read: {error.strerror or error}") from error
-
-
-def members(loaded: Loaded, labelled: bool) -> dict[str, str | bytes]:
-    label = {"cls": str(loaded.source.label).encode()} if labelled else {}
-    return {
-        "__key__": loaded.source.key,
-        **loaded.extras,
-        **label,
-        loaded.ext: loaded.payload,
-    }
 
 
 def formats(index: Index) -> dict[str, int]:
