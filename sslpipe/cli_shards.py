@@ -43,7 +43,7 @@ def pack_progress(update: Any) -> Any:
 
 
 def pack(
-    inputs: Annotated[list[str], typer.Argument(help="Images; first-level folders are classes.")],
+    inputs: Annotated[list[str], typer.Argument(help="Folders, tables, tars, zips; s3://...")],
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
     resize: Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.")] = None,
     quality: Annotated[int, typer.Option(help="JPEG quality when resizing.")] = 90,
@@ -52,6 +52,9 @@ def pack(
     shard_samples: Annotated[int | None, typer.Option(help="Images per shard instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of the shuffle before packing.")] = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
+    columns: Annotated[
+        str, typer.Option(help="Of a table: path=file,label=class,caption=text,key=id")
+    ] = "",
     dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
     near_bits: Annotated[int, typer.Option(help="Of 64 that near ones may differ in.")] = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
@@ -62,6 +65,7 @@ def pack(
 ) -> None:
     """Pack images into WebDataset shards with indexes and a manifest.
 
+    First-level folders are the classes. Tables are CSV, TSV, Parquet or a list of paths in .txt.
     Killed? The same command goes on where it stopped and ends in the same bytes. Every image is
     decoded once to see that it can be (`--check header` looks at its header alone); what cannot
     is listed in `report.jsonl`, and the exit code is 1. Without `--resize` the original bytes are
@@ -71,7 +75,7 @@ def pack(
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
     from .image.codec import ImageCodec
-    from .shards import estimate, open_pool
+    from .shards import estimate, open_pool, parse_columns
     from .shards import pack as pack_shards
 
     codec = ImageCodec()
@@ -79,7 +83,7 @@ def pack(
         planned = estimate(
             inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
             shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
-            workers=workers,
+            columns=parse_columns(columns), workers=workers,
         )  # fmt: skip
         show_tables(planned.summary)
         return
@@ -87,6 +91,7 @@ def pack(
         report = pack_shards(
             inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
             shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed, name=name,
+            columns=parse_columns(columns),
             dedupe=dedupe.value, near_bits=near_bits, keep_names=keep_names, overwrite=overwrite,
             pool=pool, progress=pack_progress(update),
         )  # fmt: skip

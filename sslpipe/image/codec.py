@@ -2,48 +2,36 @@
 
 from importlib.metadata import version
 
-import numpy as np
 import simplejpeg
-from PIL import Image
 
-from .decode import decode, header
-
-MARKS = {"jpg": b"\xff\xd8", "png": b"PNG", "webp": b"WEBP", "bmp": b"BM", "gif": b"GIF8"}
+from ..errors import SampleError
+from .decode import check_size, decode, jpeg_orientation
+from .describe import Description, describe
+from .hashing import SIDE, perceptual_hash
+from .headers import BASELINE, FORMATS, explain, jpeg_frame, sniff
 
 
 class ImageCodec:
-    """JPEG, PNG, WebP, BMP, TIFF and GIF, by the rules of `decode`."""
+    """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, by the rules of `decode`."""
 
-    extensions = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
+    extensions = frozenset({*FORMATS.values(), "jpeg", "jfif", "tiff"})
     shrunk_extension = "jpg"
 
     @property
     def version(self) -> str:
-        """The packages that make the pixels of `shrink`, with their versions."""
+        """The packages that make the pixels of `shrink` and the hashes, with their versions."""
         return ", ".join(f"{name} {version(name)}" for name in ("torch", "simplejpeg", "pillow"))
 
     def extension(self, data: bytes) -> str:
-        """The extension of the content's format."""
-        return next((ext for ext, mark in MARKS.items() if mark in data[:12]), "tif")
-
-    def perceptual_hash(self, data: bytes) -> int:
-        """64 bits: whether each cell of an 8 x 9 grid is brighter than the one on its right.
+        """The extension that the content deserves, one per format: jpg, png, webp, avif ...
 
         Raises:
-            SampleError: it does not decode.
+            SampleError: it is none of these formats; says what it is instead.
         """
-        grey = Image.fromarray(decode(data, size=64)).convert("L")
-        grid = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
-        bits = np.packbits(grid[:, :-1] > grid[:, 1:])
-        return int.from_bytes(bits.tobytes(), "big")
-
-    def header(self, data: bytes) -> tuple[int, int]:
-        """Width and height in pixels, by the file's header: nothing is decoded.
-
-        Raises:
-            SampleError: it is no image that `decode` takes.
-        """
-        return header(data)
+        name = sniff(data)
+        if name is None:
+            raise SampleError(explain(data))
+        return FORMATS[name]
 
     def inspect(self, data: bytes) -> tuple[int, int]:
         """Width and height in pixels, by decoding everything.
@@ -54,14 +42,56 @@ class ImageCodec:
         height, width, _ = decode(data).shape
         return width, height
 
+    def header(self, data: bytes) -> tuple[int, int]:
+        """Width and height in pixels as `inspect` finds them, by the header: nothing is decoded.
+
+        Raises:
+            SampleError: it is no image that `decode` reads, or too large for it.
+        """
+        said = describe(data)
+        check_size(said.width, said.height)
+        return said.width, said.height
+
+    def describe(self, data: bytes) -> Description:
+        """What the header says.
+
+        Raises:
+            SampleError: it is no image that `decode` reads.
+        """
+        return describe(data)
+
     def shrink(self, data: bytes, *, side: int, quality: int) -> bytes:
-        """Re-encode as baseline 4:2:0 JPEG, upright, shorter side at most `side` pixels.
+        """A baseline JPEG, upright, shorter side at most `side` pixels; `data` if it is that.
+
+        Else it is re-encoded with 4:2:0 chroma. Encoding anew what fits would only lose quality.
 
         Raises:
             SampleError: it does not decode.
         """
         pixels = decode(data, size=side)
+        if fits(data, side):
+            return data
         jpeg: bytes = simplejpeg.encode_jpeg(
             pixels, quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False
         )
         return jpeg
+
+    def perceptual_hash(self, data: bytes) -> int:
+        """The hash of a picture: see `hashing.perceptual_hash`.
+
+        Raises:
+            SampleError: it does not decode.
+        """
+        return perceptual_hash(decode(data, size=2 * SIDE))
+
+
+def fits(data: bytes, side: int) -> bool:
+    """Whether `shrink` has nothing to change: baseline YCbCr, upright, small enough."""
+    frame = jpeg_frame(data) if sniff(data) == "JPEG" else None
+    return (
+        frame is not None
+        and (frame.marker, frame.components) == (BASELINE, 3)
+        and min(frame.width, frame.height) <= side
+        and jpeg_orientation(data) == 1
+        and simplejpeg.decode_jpeg_header(data)[2] == "YCbCr"
+    )

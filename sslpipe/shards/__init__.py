@@ -2,6 +2,7 @@
 
 from .estimate import estimate
 from .index import Index, read_index, write_index
+from .inputs.found import Columns, parse_columns
 from .manifest import Manifest, Shard, open_manifest, read_manifest
 from .pack import pack
 from .pools import Processes, open_pool, open_threads
@@ -10,6 +11,7 @@ from .scan import index_tar
 from .verify import Problem, verify
 
 __all__ = [
+    "Columns",
     "Duplicate",
     "Estimate",
     "Index",
@@ -25,6 +27,7 @@ __all__ = [
     "open_pool",
     "open_threads",
     "pack",
+    "parse_columns",
     "read_index",
     "read_manifest",
     "verify",

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from .inputs.found import Columns
 from .listing import shuffled
 from .pack import Inputs, find_sources, mean_of, shard_prefix
 from .plan import KEYED_SAMPLE, Check, Codec, Settings, cut, tar_bytes
@@ -22,6 +23,7 @@ def estimate(
     shard_bytes: int = 64 * 2**20,
     shard_samples: int | None = None,
     seed: int = 0,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
     workers: int | None = None,
 ) -> Estimate:
     """What `pack` would make of its arguments, duplicates and failures included.
@@ -33,7 +35,7 @@ def estimate(
         codec, shard_prefix(None, inputs), resize, quality, check, shard_bytes, shard_samples,
         seed, "none", 0, False,
     )  # fmt: skip
-    ordered = shuffled(find_sources(inputs, Path(out), codec).sources, seed)
+    ordered = shuffled(find_sources(inputs, Path(out), codec, columns).sources, seed)
     sample = ordered[:KEYED_SAMPLE]
     start = time.perf_counter()
     sizes = [payload_bytes(SizeJob(source, settings)) for source in sample]

@@ -19,8 +19,9 @@ from typing import TypeVar
 from ..errors import ShardError
 from . import duplicates
 from .index import file_sha256, index_path
+from .inputs.found import Columns
 from .journal import AGAIN, REPORT, Journal, open_journal, writing
-from .listing import list_sources, shuffled
+from .listing import list_inputs, shuffled
 from .manifest import Manifest, Shard, write_manifest
 from .plan import Check, Codec, Dedupe, Job, Settings, cut, facts, keyed_sample
 from .pools import Pool, open_threads
@@ -34,6 +35,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 HASH_CHUNK = 256  # sources per job: what a killed run loses of its hashes, at most, per worker
+PATTERN = re.compile(r"[{*?\[]")  # where braces and globs begin
 UNKNOWN_BYTES = 100_000  # per image, where none of the keyed sample decodes
 
 
@@ -49,6 +51,7 @@ def pack(
     shard_samples: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
     dedupe: Dedupe = "none",
     near_bits: int = 4,
     keep_names: bool = False,
@@ -66,6 +69,7 @@ def pack(
     original bytes. `check` of original bytes: "decode" everything, or look at the "header" alone.
     `shard_bytes`: upper limit of a tar with more than one sample where sizes are known, else about
     that. `shard_samples` takes its place. `name`: prefix of the shards, else the first input's.
+    `columns`: of tables, see `Columns`.
     `dedupe`: drop all but the first by key of "exact"ly equal files, or of "near" ones: perceptual
     hashes within `near_bits`. `keep_names`: original names in `.name.json` members. `overwrite`:
     replace another packing in `out`. `pool`: see `pools`; default: threads, one per core.
@@ -79,7 +83,7 @@ def pack(
         codec, shard_prefix(name, inputs), resize, quality, check, shard_bytes, shard_samples,
         seed, dedupe, near_bits, keep_names,
     )  # fmt: skip
-    listing = find_sources(inputs, out, codec)
+    listing = find_sources(inputs, out, codec, columns)
     with writing(out), borrowed(pool) as workers:
         journal = open_journal(out, facts(listing, settings), overwrite=overwrite)
         twins = find_duplicates(listing, settings, journal, workers, tell)
@@ -95,16 +99,13 @@ def borrowed(pool: Pool | None) -> AbstractContextManager[Pool]:
     return open_threads() if pool is None else nullcontext(pool)
 
 
-def find_sources(inputs: Inputs, out: Path, codec: Codec) -> Listing:
+def find_sources(inputs: Inputs, out: Path, codec: Codec, columns: Columns) -> Listing:
     """The listing of the inputs, after a look at the places."""
     if out.exists() and not out.is_dir():
         raise ShardError(f"{out}: is a file; name a new folder for the shards")
-    (folder,) = (Path(place) for place in each(inputs))
-    if not folder.is_dir():
-        raise ShardError(f"{folder}: is no folder; check the path")
-    if out.resolve() == folder.resolve():
+    if any(out.resolve() == Path(place).resolve() for place in each(inputs)):
         raise ShardError(f"{out}: is the folder to pack; name another one for the shards")
-    return list_sources(folder, out, codec.extensions)
+    return list_inputs(each(inputs), out=out, extensions=codec.extensions, columns=columns)
 
 
 def each(inputs: Inputs) -> list[str | Path]:
@@ -112,13 +113,14 @@ def each(inputs: Inputs) -> list[str | Path]:
 
 
 def shard_prefix(name: str | None, inputs: Inputs) -> str:
-    """The given name, or the first input's with everything unusual replaced."""
-    if name is None:
-        first = Path(each(inputs)[0]).resolve().name
-        return re.sub(r"[^\w.-]", "_", first).lstrip(".") or "shards"
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ShardError(f"name {name!r}: use letters, digits, dots and dashes only")
-    return name
+    """The given name; else the first input's with everything unusual replaced."""
+    if name is not None:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ShardError(f"name {name!r}: use letters, digits, dots and dashes only")
+        return name
+    first = Path(next(iter(each(inputs)), ""))
+    plain = first.resolve().name if first.is_dir() else PATTERN.split(first.stem)[0].rstrip("-_.")
+    return re.sub(r"[^\w.-]", "_", plain).lstrip(".-") or "shards"
 
 
 def find_duplicates(

@@ -5,7 +5,6 @@
 Nothing here depends on workers or on time, so a run can be cut short and gone on with.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tarfile import LENGTH_NAME, RECORDSIZE, TarInfo
@@ -114,16 +113,8 @@ def facts(listing: Listing, settings: Settings) -> dict[str, object]:
         **{name: getattr(settings, name) for name in names},
         "versions": settings.codec.version,
         "files": len(listing.sources),
-        "inputs": inputs_digest(listing),
+        "inputs": listing.fingerprint,
     }
-
-
-def inputs_digest(listing: Listing) -> str:
-    """A hash of all that is known of the inputs before they are read."""
-    digest = hashlib.blake2b(digest_size=16)
-    for line in (listing.classes, listing.skipped, *listing.sources):
-        digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def keyed_sample(ordered: Sequence[Source], settings: Settings) -> list[Source]:
