@@ -3,13 +3,14 @@
 import time
 from pathlib import Path
 
+from ..errors import ShardError
 from .inputs.found import Columns
 from .listing import shuffled
-from .pack import Inputs, find_sources, mean_of, shard_prefix
+from .pack import Inputs, find_sources, shard_prefix
 from .plan import KEYED_SAMPLE, Check, Codec, Settings, cut, tar_bytes
 from .pools import cores
 from .report import Estimate
-from .work import SizeJob, payload_bytes
+from .work import Fault, SizeJob, size_payloads
 
 
 def estimate(
@@ -38,13 +39,14 @@ def estimate(
     ordered = shuffled(find_sources(inputs, Path(out), codec, columns).sources, seed)
     sample = ordered[:KEYED_SAMPLE]
     start = time.perf_counter()
-    sizes = [payload_bytes(SizeJob(source, settings)) for source in sample]
+    sized = size_payloads(SizeJob(tuple(sample), settings))
     each = (time.perf_counter() - start) / len(sample)
-    mean = mean_of(size for size in sizes if isinstance(size, int))
+    if isinstance(sized, Fault):
+        raise ShardError(f"{sized.what}: {sized.reason}")
     return Estimate(
         images=len(ordered),
-        shards=len(cut(ordered, settings, mean)),
-        bytes_out=sum(tar_bytes(source, settings, mean) for source in ordered),
+        shards=len(cut(ordered, settings, sized.mean)),
+        bytes_out=sum(tar_bytes(source, settings, sized.mean) for source in ordered),
         sampled=len(sample),
         seconds=each * len(ordered) / (workers or cores()),
     )

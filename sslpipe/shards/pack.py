@@ -10,7 +10,7 @@ written last.
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,17 @@ from .plan import Check, Codec, Dedupe, Job, Settings, cut, facts, keyed_sample
 from .pools import Pool, open_threads
 from .report import Duplicate, Packed, PackReport, write_report
 from .source import Listing, Note, Source
-from .work import Done, Fault, Hashed, HashJob, SizeJob, hash_sources, pack_shard, payload_bytes
+from .work import (
+    Done,
+    Fault,
+    Hashed,
+    HashJob,
+    Sized,
+    SizeJob,
+    hash_sources,
+    pack_shard,
+    size_payloads,
+)
 
 Inputs = str | Path | Sequence[str | Path]
 Tell = Callable[[Packed], None]
@@ -36,7 +46,6 @@ R = TypeVar("R")
 
 HASH_CHUNK = 256  # sources per job: what a killed run loses of its hashes, at most, per worker
 PATTERN = re.compile(r"[{*?\[]")  # where braces and globs begin
-UNKNOWN_BYTES = 100_000  # per image, where none of the keyed sample decodes
 
 
 def pack(
@@ -170,15 +179,10 @@ def mean_bytes(ordered: Sequence[Source], settings: Settings, journal: Journal, 
     known: int | None = journal.load("mean", 0)
     if known is not None:
         return known
-    jobs = [SizeJob(source, settings) for source in keyed_sample(ordered, settings)]
-    mean = mean_of(run(payload_bytes, jobs, pool, journal, int))
-    journal.save("mean", 0, mean)
-    return mean
-
-
-def mean_of(sizes: Iterable[int]) -> int:
-    good = [size for size in sizes if size]
-    return -(-sum(good) // len(good)) if good else UNKNOWN_BYTES
+    sample = keyed_sample(ordered, settings)
+    (sized,) = run(size_payloads, [SizeJob(tuple(sample), settings)], pool, journal, Sized)
+    journal.save("mean", 0, sized.mean)
+    return sized.mean
 
 
 def do_jobs(
@@ -230,9 +234,8 @@ def run(
         ShardError: a job came to nothing, or its worker was lost.
     """
     out = journal.folder.parent
-    if not jobs:
-        return
-    results = pool.imap_unordered(work, jobs, 1)
+    # a single job is done before a pool has started
+    results = pool.imap_unordered(work, jobs, 1) if len(jobs) > 1 else map(work, jobs)
     while True:
         try:
             result = next(results, None)

@@ -98,7 +98,9 @@ def open_threads(workers: int | None = None) -> Iterator[Pool]:
 
 
 def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Pool]:
-    """Processes, one per core unless told; or the actors of a Ray cluster ("auto", or its address).
+    """Processes, one per core unless told, or the actors of a Ray cluster ("auto" or its address).
+
+    A single worker is a thread of this process.
 
     Raises:
         ExtraError: Ray is asked for and not installed.
@@ -106,7 +108,10 @@ def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Po
     """
     if workers is not None and workers < 1:
         raise ShardError(f"workers = {workers}: must be 1 or more")
-    return Processes(workers or cores()) if ray is None else open_ray(workers, ray)
+    if ray is not None:
+        return open_ray(workers, ray)
+    workers = workers or cores()
+    return Processes(workers) if workers > 1 else open_threads(1)
 
 
 def open_ray(workers: int | None, address: str) -> AbstractContextManager[Pool]:

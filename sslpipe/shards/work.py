@@ -21,6 +21,7 @@ from .source import Note, Place, Source, read
 from .writer import ShardWriter
 
 SIDES = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)  # px: lower ends of the histogram
+UNKNOWN_BYTES = 100_000  # of an image: what ImageNet's take
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +76,35 @@ class Hashed:
 
 @dataclass(frozen=True, slots=True)
 class SizeJob:
-    """A source whose payload size stands for others."""
+    """Sources whose payload sizes stand for others."""
 
-    source: Source
+    sources: tuple[Source, ...]
     settings: Settings
 
 
-def payload_bytes(job: SizeJob) -> int | Fault:
-    """Size of the payload that a source becomes; 0 if it cannot be packed."""
-    try:
-        return len(load(job.source, job.settings).payload)
-    except SampleError:
-        return 0
-    except Exception as error:
-        return Fault(job.source.file, f"{type(error).__name__}: {error}")
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Bytes of the payloads of those sources that can be packed."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def mean(self) -> int:
+        """Bytes of a payload, rounded up; a guess where there is none."""
+        return -(-sum(self.sizes) // len(self.sizes)) if self.sizes else UNKNOWN_BYTES
+
+
+def size_payloads(job: SizeJob) -> Sized | Fault:
+    """Make every payload in order to know its size."""
+    sizes = []
+    for source in job.sources:
+        try:
+            sizes.append(len(load(source, job.settings).payload))
+        except SampleError:  # packing it fails too, and says why
+            pass
+        except Exception as error:
+            return Fault(source.file, f"{type(error).__name__}: {error}")
+    return Sized(tuple(sizes))
 
 
 def pack_shard(job: Job) -> Done | Fault:
@@ -105,30 +121,39 @@ def write_shard(job: Job) -> Done:
     path = Path(job.folder) / job.file
     part = path.with_name(f"{path.name}.{job.run}.part")
     failures: list[Note] = []
+    try:
+        index, bytes_in = write_tar(part, job, failures)
+        shard = publish(part, path, index) if len(index) else None
+    finally:
+        part.unlink(missing_ok=True)
+    return Done(job.number, shard, bytes_in, tuple(failures), formats(index), sides(index))
+
+
+def write_tar(part: Path, job: Job, failures: list[Note]) -> tuple[Index, int]:
+    """The index of what was written, and how many bytes were read for it."""
     bytes_in = 0
     with part.open("wb") as file:
         writer = ShardWriter(file)
         for loaded in load_all(job, failures):
-            source, label = loaded.source, loaded.source.label if job.labelled else None
             writer.add(
-                source.key,
+                loaded.source.key,
                 loaded.ext,
                 loaded.payload,
-                label=label,
+                label=loaded.source.label if job.labelled else None,
                 size=loaded.size,
                 extras=loaded.extras,
             )
             bytes_in += loaded.bytes_in
-        index = writer.finish()
-    if not len(index):
-        part.unlink()
-        return Done(job.number, None, bytes_in, tuple(failures), {}, {})
+        return writer.finish(), bytes_in
+
+
+def publish(part: Path, path: Path, index: Index) -> Shard:
+    """Give tar and index their final names."""
     write_index(part, index)
     part.replace(path)
     index_path(part).replace(index_path(path))
     sums = index.tar_bytes, index.tar_sha256, file_sha256(index_path(path))
-    shard = Shard(path.name, len(index), *sums)
-    return Done(job.number, shard, bytes_in, tuple(failures), formats(index), sides(index))
+    return Shard(path.name, len(index), *sums)
 
 
 def load_all(job: Job, failures: list[Note]) -> Iterator[Loaded]:
