@@ -269,9 +269,9 @@ def finish(
     out = journal.folder.parent
     failures = tuple(sorted(note for one in done for note in one.failures))
     files = [source.file for source in listing.sources]
+    reason = "same bytes" if settings.dedupe == "exact" else "looks the same"
     repeated = tuple(
-        Duplicate(files[item], files[first], f"{settings.dedupe} duplicate")
-        for item, first in twins.items()
+        sorted(Duplicate(files[item], files[first], reason) for item, first in twins.items())
     )
     write_report(out, failures, listing.skipped, repeated)
     shards = tuple(one.shard for one in done if one.shard)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sslpipe.shards import pack
-from sslpipe.shards.duplicates import BITS, bands, exact, near
+from sslpipe.shards.duplicates import exact, masks, near
 
 
 def brute_near(hashes, bits):
@@ -49,16 +49,14 @@ def test_exact_keeps_the_first_and_takes_no_hash_for_no_twin():
     assert near([None, "00", None, "00"], 0) == {3: 1}
 
 
-@pytest.mark.parametrize("count", [1, 3, 5, 16])
-def test_bands_hold_every_bit_once(count):
-    value = 0x9E3779B97F4A7C15
-    parts = list(bands(value, count))
-    joined = 0
-    for band, bits in reversed(parts):
-        width = BITS * (band + 1) // count - BITS * band // count
-        assert bits < 1 << width
-        joined = joined << width | bits
-    assert joined == value
+@pytest.mark.parametrize("count", [2, 3, 6, 17])
+def test_masks_are_all_pairs_of_bands_that_hold_every_bit_once(count):
+    found = [int(mask) for mask in masks(count)]
+    assert len(set(found)) == count * (count - 1) // 2
+    held = [sum(mask >> bit & 1 for mask in found) for bit in range(64)]
+    assert held == [count - 1] * 64
+    widths = [mask.bit_count() for mask in found]
+    assert max(widths) - min(widths) <= 2
 
 
 @pytest.fixture
