@@ -46,7 +46,7 @@ def list_inputs(
     for single in singles:
         named = f"{single.name}: " if len(singles) > 1 else ""
         found = gather(single, named, options, notes, sum(map(len, groups)), progress)
-        groups.append(list(usable(found, seen, notes)))
+        groups.append(sorted(usable(found, seen, notes), key=lambda item: item.file))
     return assemble(groups, notes)
 
 
@@ -58,7 +58,7 @@ def gather(
     before: int,
     progress: Callable[[int], None] | None,
 ) -> list[Found]:
-    """What one input offers, sorted by its names, which are put behind `named`; adds to `notes`."""
+    """What one input offers, with `named` before its names; adds to `notes`."""
     found: list[Found] = []
     for item in single.reader(single.url, options):
         if named:
@@ -74,7 +74,6 @@ def gather(
         raise ShardError(f"{single.name}: holds no images (looked for {looked}); check the path")
     if progress:
         progress(before + len(found))
-    found.sort(key=lambda item: item.file)
     return found
 
 

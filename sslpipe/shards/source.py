@@ -81,8 +81,10 @@ def find_store(url: str) -> tuple[Any, str]:
         ExtraError: the client of this store is not installed.
         ShardError: no such kind of store.
     """
+    # s3fs asks for the size before each file, to fetch it in parts, unless it may fetch but one
+    options = {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
     try:
-        store, path = fsspec.core.url_to_fs(url)
+        store, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         scheme = url.partition(":")[0]
         what = "pip install sslpipe[s3]" if scheme in ("s3", "s3a") else str(error)
@@ -118,8 +120,7 @@ def read(place: Place) -> bytes:
     except ExtraError:
         raise
     except Exception as error:  # each client and zip raises its own kinds
-        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-        raise OSError(code, why(error), place.url) from error
+        raise OSError(code_of(error), why(error), place.url) from error
     if place.span and len(data) != place.span[1]:
         text = f"{len(data):,} of {place.span[1]:,} bytes; the file was changed, or takes no ranges"
         raise OSError(errno.EIO, text, place.url)
@@ -149,7 +150,17 @@ def opened_zip(url: str, process: int) -> zipfile.ZipFile:
     ZipFile locks its file, so threads may share it; processes may not (a fork shares the file's
     position), hence `process`. One that falls out of the cache is closed with its last reader.
     """
-    return zipfile.ZipFile(open_file(url))
+    # given a path, it closes the file itself
+    return zipfile.ZipFile(url if is_local(url) else open_file(url))
+
+
+def code_of(error: Exception) -> int:
+    """The errno of an error; fsspec's errors have the kind only, others are input/output errors."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if isinstance(error, FileNotFoundError):
+        return errno.ENOENT
+    return errno.EACCES if isinstance(error, PermissionError) else errno.EIO
 
 
 def why(error: Exception) -> str:
@@ -159,9 +170,8 @@ def why(error: Exception) -> str:
         return f"HTTP {status} {getattr(error, 'message', '')}".strip()
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    for kind, code in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
-        if isinstance(error, kind):  # fsspec's hold the path only
-            return os.strerror(code)
+    if isinstance(error, FileNotFoundError | PermissionError):  # fsspec's hold the path only
+        return os.strerror(code_of(error))
     if isinstance(error, TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__

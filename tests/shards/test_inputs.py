@@ -227,7 +227,7 @@ def test_no_input_at_all():
 
 
 def test_a_missing_client_is_named(monkeypatch):
-    def missing(url):
+    def missing(url, **options):
         raise ImportError("Install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)

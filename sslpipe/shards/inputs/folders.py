@@ -84,6 +84,7 @@ def walk_store(root: str, away: str) -> Iterator[Folder | Note]:
     out = "" if is_local(away) else find_store(away)[1].rstrip("/")
     try:
         found = store.find(top, detail=True)
+        store.invalidate_cache()  # it would keep a million entries, and know nothing newer
     except Exception as error:  # each client raises its own kinds
         raise ShardError(f"{root}: cannot be listed ({why(error)}); check the URL") from error
     if top in found:

@@ -47,8 +47,8 @@ class Options:
 
 def split_file(name: str) -> tuple[str, str]:
     """Stem and extension of a file name; a leading dot starts none (`.a` -> `.a`, ``)."""
-    stem, dot, ext = name.rpartition(".")
-    return (stem, ext.lower()) if stem.rpartition("/")[2] and dot else (name, "")
+    stem, _, ext = name.rpartition(".")
+    return (name, "") if "/" in ext or not stem or stem.endswith("/") else (stem, ext.lower())
 
 
 def safe_key(stem: str) -> str:
