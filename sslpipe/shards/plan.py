@@ -12,12 +12,12 @@ from typing import Literal, Protocol, get_args
 
 from ..errors import ShardError
 from .index import BLOCK
-from .scan import LABEL
 from .source import Listing, Place, Source
 
 Check = Literal["decode", "header"]
 Dedupe = Literal["none", "exact", "near"]
 
+LABEL = "cls"  # extension of the member that holds the class id
 NAMES = "name.json"  # extension of the member that keeps the original name
 KEYED_SAMPLE = 64  # sources; where sizes vary by half, the mean of so many is off by about 6 %
 MAX_NEAR_BITS = 15  # of 64; beyond, photos of different things are taken for equal

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..rng import sample_id
 from .index import BLOCK, EXTRA_BLOCKS, GPU_JPEG, RECORD, Index
-from .scan import LABEL, Row, is_gpu_jpeg
+from .plan import LABEL
+from .scan import Row, is_gpu_jpeg
 
 
 class ShardWriter:
