@@ -110,6 +110,8 @@ def borrowed(pool: Pool | None) -> AbstractContextManager[Pool]:
 
 def find_sources(inputs: Inputs, out: Path, codec: Codec, columns: Columns) -> Listing:
     """The listing of the inputs, after a look at the places."""
+    if ":/" in str(out):
+        raise ShardError(f"{out}: is a URL; pack into a folder, then copy it there")
     if out.exists() and not out.is_dir():
         raise ShardError(f"{out}: is a file; name a new folder for the shards")
     if any(out.resolve() == Path(place).resolve() for place in each(inputs)):

@@ -169,6 +169,7 @@ def test_refusals_say_what_to_do(folder, tmp_path, codec):
     (tmp_path / "file").write_text("")
     refused(r"holds no images \(looked for .avif, .bmp, .gif", source=empty)
     refused("does not exist; check the path", source=tmp_path / "nowhere")
+    refused("is a URL; pack into a folder, then copy it", out="s3://bucket/shards")
     refused("is a file; name a new folder", out=tmp_path / "file")
     refused("is the folder to pack", out=folder / "cat" / "..")
     refused("use letters, digits", name="../evil")
