@@ -60,7 +60,7 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     write_images(tmp_path / "photos", 24)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TRAINABLE)
-    out, _ = run("pack", "photos", "shards", "--resize", 40, cwd=tmp_path)
+    out, _ = run("pack", "photos", "shards", "--resize", 40, "--workers", 1, cwd=tmp_path)
     assert re.search("images +│ +24 .*shards +│ +1 ", out, re.DOTALL)
     assert "all good" in run("verify", "shards", cwd=tmp_path)[0]
     out, _ = run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)

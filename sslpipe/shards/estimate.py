@@ -39,7 +39,7 @@ def estimate(
     ordered = shuffled(find_sources(inputs, Path(out), codec, columns).sources, seed)
     sample = ordered[:KEYED_SAMPLE]
     start = time.perf_counter()
-    sized = size_payloads(SizeJob(tuple(sample), settings))
+    sized = size_payloads(SizeJob(sample, settings))
     each = (time.perf_counter() - start) / len(sample)
     if isinstance(sized, Fault):
         raise ShardError(f"{sized.what}: {sized.reason}")

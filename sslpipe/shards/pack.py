@@ -23,7 +23,7 @@ from .inputs.found import Columns
 from .journal import AGAIN, REPORT, Journal, open_journal, writing
 from .listing import list_inputs, shuffled
 from .manifest import Manifest, Shard, write_manifest
-from .plan import Check, Codec, Dedupe, Job, Settings, cut, facts, keyed_sample
+from .plan import KEYED_SAMPLE, Check, Codec, Dedupe, Job, Settings, cut, facts, keyed_sample
 from .pools import Pool, open_threads
 from .report import Duplicate, Packed, PackReport, write_report
 from .source import Listing, Note, Source
@@ -44,6 +44,7 @@ Tell = Callable[[Packed], None]
 J = TypeVar("J")
 R = TypeVar("R")
 
+SIZE_CHUNK = 8  # of the keyed sample, per job
 HASH_CHUNK = 256  # sources per job: what a killed run loses of its hashes, at most, per worker
 PATTERN = re.compile(r"[{*?\[]")  # where braces and globs begin
 
@@ -181,10 +182,12 @@ def mean_bytes(ordered: Sequence[Source], settings: Settings, journal: Journal, 
     known: int | None = journal.load("mean", 0)
     if known is not None:
         return known
-    sample = keyed_sample(ordered, settings)
-    (sized,) = run(size_payloads, [SizeJob(tuple(sample), settings)], pool, journal, Sized)
-    journal.save("mean", 0, sized.mean)
-    return sized.mean
+    sample, chunks = keyed_sample(ordered, settings), range(0, KEYED_SAMPLE, SIZE_CHUNK)
+    jobs = [SizeJob(part, settings) for at in chunks if (part := sample[at : at + SIZE_CHUNK])]
+    sized = list(run(size_payloads, jobs, pool, journal, Sized))
+    mean = Sized(tuple(size for part in sized for size in part.sizes)).mean
+    journal.save("mean", 0, mean)
+    return mean
 
 
 def do_jobs(

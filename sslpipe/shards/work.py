@@ -7,7 +7,7 @@ raised in a worker loses its place on the way home in some pools.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Hashed:
 class SizeJob:
     """Sources whose payload sizes stand for others."""
 
-    sources: tuple[Source, ...]
+    sources: Sequence[Source]
     settings: Settings
 
 
