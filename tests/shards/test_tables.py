@@ -190,6 +190,11 @@ def test_mistakes_are_found_at_once(photos, name, text, columns, message):
         offer(photos / name, columns=Columns(**columns))
 
 
+def test_several_captions_are_lines(table):
+    (source,) = offer(table([{"path": "3", "caption": ["one", "two"]}], "parquet")).sources
+    assert source.extras == (("txt", b"one\ntwo"),)
+
+
 def test_a_column_that_holds_no_paths(table):
     with pytest.raises(ShardError, match="column 'image' holds dict, not paths"):
         offer(table([{"image": {"bytes": b"x", "path": "a.jpg"}}], "parquet"))

@@ -188,8 +188,9 @@ def found_in(row: Row, base: str, columns: Mapping[str, str]) -> Found:
     if rest:
         text = json.dumps(rest, ensure_ascii=False, default=str)
         extras.append(("json", text.encode("utf-8", "replace")))
-    if caption:
-        extras.append(("txt", str(caption).encode("utf-8", "replace")))
+    if caption:  # several of one image, as Parquet may hold them, are lines
+        lines = caption if isinstance(caption, list) else [caption]
+        extras.append(("txt", "\n".join(map(str, lines)).encode("utf-8", "replace")))
     key = plain.key if key in (None, "") else safe_key(str(key))
     return Found(plain.place, plain.file, key, plain.ext, label, 0, tuple(extras))
 
