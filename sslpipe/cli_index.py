@@ -44,7 +44,7 @@ def index(
 
     codec = ImageCodec()
     kinds = check_kinds(export)
-    look = codec.inspect if decode else codec.header_size
+    look = codec.inspect if decode else codec.header
     rules = Rules(codec.extensions, look, label_key, ext.lower().lstrip(".") if ext else None)
     with bar("tars") as update:
         made = adopt(

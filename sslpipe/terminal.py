@@ -1,11 +1,12 @@
-"""What all commands show things with: the console, notes on stderr, progress bars."""
+"""What all commands show things with: the console, notes on stderr, progress bars, tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 console = Console()
 notes = Console(stderr=True)
@@ -21,3 +22,14 @@ def bar(unit: str) -> Iterator[Any]:
     with Progress(*columns, console=notes) as progress:
         task = progress.add_task(unit, total=None, numbers="")
         yield lambda **fields: progress.update(task, **fields)
+
+
+def show_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
+    """Draw each table that has rows: names on the left, numbers on the right."""
+    for title, rows in tables.items():
+        if rows:
+            table = Table("", "", title=title, title_justify="left", show_header=False)
+            table.columns[1].justify = "right"
+            for name, value in rows.items():
+                table.add_row(name, value)
+            console.print(table)

@@ -1,6 +1,7 @@
 """The command line as a user types it, with right and wrong input."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -59,8 +60,8 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     write_images(tmp_path / "photos", 24)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TRAINABLE)
-    out, _ = run("pack", "photos", "shards", "--resize", 40, cwd=tmp_path)
-    assert "24 images in 1 shards" in out
+    out, _ = run("pack", "photos", "shards", "--resize", 40, "--workers", 1, cwd=tmp_path)
+    assert re.search("images +│ +24 .*shards +│ +1 ", out, re.DOTALL)
     assert "all good" in run("verify", "shards", cwd=tmp_path)[0]
     out, _ = run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)
     assert "global: 2 x 32 x 32: RandomResizedCrop, RandomHorizontalFlip" in out
@@ -92,6 +93,28 @@ def test_unreadable_files_are_listed_and_the_exit_code_says_so(run, tmp_path):
     assert open_manifest(tmp_path / "shards").samples == 6
     rows = [json.loads(r) for r in (tmp_path / "shards/report.jsonl").read_text().splitlines()]
     assert {row["file"] for row in rows} == {"class0/cut.jpg", "class1/lie.png"}
+
+
+def test_packing_by_every_choice(run, tmp_path):
+    write_images(tmp_path / "photos", 12)
+    (tmp_path / "list.csv").write_text(
+        "where,what\n" + "".join(f"photos/class{i % 3}/{i:03d}.jpg,{i % 2}\n" for i in range(12))
+    )
+    table = ("pack", "list.csv", "out", "--columns", "path=where,label=what", "--workers", 1)
+    out, _ = run(*table, "--dry-run", "--shard-samples", 5, cwd=tmp_path)
+    assert re.search("images +│ +12 .*shards +│ +about 3 ", out, re.DOTALL)
+    assert not (tmp_path / "out").exists()
+    words = ("--resize", 32, "--dedupe", "near", "--near-bits", 0, "--keep-names", "--name", "p")
+    run(*table, "--shard-samples", 5, *words, cwd=tmp_path)
+    manifest = open_manifest(tmp_path / "out")
+    assert (manifest.name, manifest.classes) == ("p", ("0", "1"))
+    assert [shard.samples for shard in manifest.shards] == [5, 5, 2]
+    _, err = run(*table, code=2, cwd=tmp_path)
+    assert "already holds packed shards" in err
+    run(*table, "--overwrite", "--check", "header", cwd=tmp_path)
+    assert open_manifest(tmp_path / "out").name == "list"
+    _, err = run("pack", "photos", "o", "--columns", "path=a,what=b", code=2, cwd=tmp_path)
+    assert "write path=COLUMN,label=COLUMN,caption=COLUMN,key=COLUMN" in err
 
 
 def test_verify_finds_a_flipped_bit(run, tmp_path):
@@ -131,7 +154,7 @@ def test_bad_samples_can_be_left_out_and_sets_be_mixed_by_name(run, tmp_path):
         (("show", "nowhere.yaml", "--shards", "."), "nowhere.yaml: cannot be read"),
         (("train", "simclr", "--shards", ".", "--set", "train.epoch=3"), "did you mean 'epochs'"),
         (("eval", "nowhere.pt", "."), "there is no checkpoint"),
-        (("pack", "nowhere", "out"), "is no folder"),
+        (("pack", "nowhere", "out"), "does not exist"),
     ],
 )
 def test_wrong_input_is_one_clear_line_and_exit_code_2(run, words, message, tmp_path):

@@ -1,4 +1,6 @@
-"""What packing and verifying need to know about images; see `shards.pack.Codec`."""
+"""What packing and verifying need to know about images; see `shards.plan.Codec`."""
+
+from importlib.metadata import version
 
 import simplejpeg
 
@@ -14,6 +16,11 @@ class ImageCodec:
 
     extensions = frozenset({*FORMATS.values(), "jpeg", "jfif", "tiff"})
     shrunk_extension = "jpg"
+
+    @property
+    def version(self) -> str:
+        """The packages that make the pixels of `shrink` and the hashes, with their versions."""
+        return ", ".join(f"{name} {version(name)}" for name in ("torch", "simplejpeg", "pillow"))
 
     def extension(self, data: bytes) -> str:
         """The extension that the content deserves, one per format: jpg, png, webp, avif ...
@@ -35,15 +42,15 @@ class ImageCodec:
         height, width, _ = decode(data).shape
         return width, height
 
-    def header_size(self, data: bytes) -> tuple[int, int]:
-        """The same by the header alone, which says nothing about damage behind it.
+    def header(self, data: bytes) -> tuple[int, int]:
+        """Width and height in pixels as `inspect` finds them, by the header: nothing is decoded.
 
         Raises:
-            SampleError: it is no image that `decode` reads, or has more pixels than are decoded.
+            SampleError: it is no image that `decode` reads, or too large for it.
         """
-        found = describe(data)
-        check_size(found.width, found.height)
-        return found.width, found.height
+        said = describe(data)
+        check_size(said.width, said.height)
+        return said.width, said.height
 
     def describe(self, data: bytes) -> Description:
         """What the header says.

@@ -17,8 +17,9 @@ import numpy as np
 
 from ..errors import ShardError
 from .index import Index, file_sha256, index_path, read_index, replace_file, write_index
+from .journal import REPORT
 from .manifest import FILE, Manifest, Shard, read_manifest, write_manifest
-from .pack import REPORT, shard_prefix
+from .pack import shard_prefix
 from .scan import Rules, index_stream
 from .source import is_local
 from .urls import Tar, find_tars, local_folder, open_tar

@@ -1,6 +1,7 @@
 """The codec for packing: pytest tests/image/test_codec.py"""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -61,6 +62,30 @@ def test_shrink_turns_upright_and_drops_the_tag():
 def test_quality_counts():
     low, high = (CODEC.shrink(encoded(), side=30, quality=q) for q in (30, 95))
     assert len(low) < len(high)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_header_says_what_decoding_finds(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(kind=kind, exif=exif) if kind not in ("GIF", "BMP") else encoded(kind=kind)
+    assert CODEC.header(data) == CODEC.inspect(data)
+
+
+def test_the_header_alone_is_looked_at_and_limits_count():
+    jpeg = encoded(kind="JPEG")
+    assert CODEC.header(jpeg[:-20]) == (90, 60)
+    at = jpeg.index(b"\xff\xc0") + 5
+    huge = jpeg[:at] + (60_000).to_bytes(2, "big") * 2 + jpeg[at + 4 :]
+    with pytest.raises(SampleError, match="60,000 x 60,000 pixels; the limits"):
+        CODEC.header(huge)
+    with pytest.raises(SampleError):
+        CODEC.header(b"I am no image")
+
+
+def test_the_version_names_what_makes_the_pixels():
+    assert re.fullmatch(r"torch [\d.]+\S*, simplejpeg [\d.]+, pillow [\d.]+", CODEC.version)
 
 
 @pytest.mark.parametrize("subsampling", [0, 2])

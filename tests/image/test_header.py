@@ -10,7 +10,7 @@ from sslpipe.errors import SampleError
 from sslpipe.image.codec import ImageCodec
 from sslpipe.image.decode import decode
 
-read_size = ImageCodec().header_size
+read_size = ImageCodec().header
 KINDS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 
 

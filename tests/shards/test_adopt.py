@@ -23,7 +23,7 @@ from sslpipe.shards.index import header_range, index_path, member_key
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.shards.scan import Rules
 
-RULES = Rules({"jpg", "png"}, ImageCodec().header_size)
+RULES = Rules({"jpg", "png"}, ImageCodec().header)
 LONG = "folder." + "x" * 120 + "/"
 
 

@@ -20,7 +20,7 @@ from sslpipe.shards.adopt import adopt
 from sslpipe.shards.exports import check_kinds, export
 from sslpipe.shards.scan import Rules
 
-RULES = Rules({"jpg"}, ImageCodec().header_size)
+RULES = Rules({"jpg"}, ImageCodec().header)
 
 
 def make(path, members):

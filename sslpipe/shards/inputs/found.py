@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...errors import ShardError
 from ..source import Note, Place
 
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside an image of the same name
@@ -85,3 +86,17 @@ def offered(
     for name, stem in payloads.items():
         key, extras = safe_key(prefix + stem), tuple(texts[stem].items())
         yield Found(place(name), prefix + name, key, names[name][1], label, sizes[name], extras)
+
+
+def parse_columns(text: str) -> Columns:
+    """`path=file,label=class` as Columns.
+
+    Raises:
+        ShardError: something else, or an unknown or repeated name.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    names = {name.strip(): column.strip() for name, _, column in pairs}
+    known = Columns.__slots__
+    if len(names) < len(pairs) or not all(names.values()) or not set(names) <= set(known):
+        raise ShardError(f"columns {text!r}: write {','.join(f'{name}=COLUMN' for name in known)}")
+    return Columns(**names)
