@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .batch import Batch, BatchSpec
 from .errors import RecipeError, StateError
+from .image.buffers import Buffers
 from .image.decode import decode
 from .image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe
@@ -251,8 +252,8 @@ def order_of(recipe: Recipe, manifest: Manifest) -> order.Order:
 
 def canvas_decoder(recipe: Recipe) -> Callable[[bytes], Tensor]:
     """Bytes -> (H, W, 3) uint8."""
-    size = recipe.decode.size
-    return lambda data: torch.from_numpy(decode(data, size=size))
+    size, buffers = recipe.decode.size, Buffers()
+    return lambda data: torch.from_numpy(decode(data, size=size, buffers=buffers))
 
 
 def thread_count(recipe: Recipe) -> int:

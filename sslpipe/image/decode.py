@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import SampleError
+from .buffers import Buffers
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,7 +31,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
 MAX_SIDE = 65_535  # what JPEG and the shard index can say
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 EXIF = b"Exif\0\0"
-EXIF_REACH = 1 << 17  # bytes from the start: EXIF is a segment of <= 64 KiB among the first
+APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
 ORIENTATION = 0x0112
 
 # EXIF orientation -> transpose first?, then step over rows and columns
@@ -42,16 +43,17 @@ TURNS = {
 QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as kept in warnings.filters
 
 
-def decode(data: bytes, *, size: int | None = None) -> Pixels:
+def decode(data: bytes, *, size: int | None = None, buffers: Buffers | None = None) -> Pixels:
     """Decode to (H, W, 3) uint8 RGB, C-contiguous, by the rules of this module.
 
-    `size`: a shorter side above it is shrunk to it (antialiased bicubic); never enlarged.
+    size: a shorter side above it is shrunk to it (antialiased bicubic); never enlarged.
+    buffers: where pixels of JPEGs go; new memory costs 0.2 ms of 1.3 at 500 x 375.
 
     Raises:
         SampleError: the reason, without the place, which only the caller knows.
     """
     try:
-        pixels, orientation = decode_jpeg(data, size) or decode_any(data)
+        pixels, orientation = decode_jpeg(data, size, buffers or Buffers()) or decode_any(data)
         return turn(shrink(pixels, size), orientation)
     except SampleError:
         raise
@@ -61,7 +63,7 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 
 
-def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
+def decode_jpeg(data: bytes, size: int | None, buffers: Buffers) -> tuple[Pixels, int] | None:
     """The fast way: pixels and orientation; None for CMYK, odd samplings and other formats.
 
     Pixels may be shrunk already, by `scale_factor`.
@@ -78,18 +80,30 @@ def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
     # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
     factor = scale_factor(min(height, width), size)
+    height, width = math.ceil(height / factor), math.ceil(width / factor)
     pixels = simplejpeg.decode_jpeg(
         data,
         "RGB",
         fastdct=False,
         fastupsample=False,
         strict=True,
-        min_height=math.ceil(height / factor),
-        min_width=math.ceil(width / factor),
+        min_height=height,
+        min_width=width,
         min_factor=factor,
+        buffer=buffers.empty((height, width, 3), np.uint8),
     )
-    at = data.find(EXIF, 0, EXIF_REACH)
-    return pixels, 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
+    return pixels, exif_orientation(exif_segment(data))
+
+
+def exif_segment(data: bytes) -> bytes:
+    """The EXIF block among the segments before a JPEG's first scan; empty if there is none."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if data[at + 1] == APP1 and data.startswith(EXIF, at + 4):
+            return data[at + 4 : end]
+        at = end if data[at + 1] != 0xFF else at + 1  # a marker may stand after fill bytes
+    return b""
 
 
 def scale_factor(shorter: int, size: int | None) -> int:

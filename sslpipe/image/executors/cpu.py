@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..buffers import Buffers
 from ..draws import Crop, Policy, Step
 from . import cpu_colour, cpu_filters
 
@@ -90,16 +91,18 @@ def execute(
     *,
     device: torch.device,
     threads: ThreadPoolExecutor | None = None,
+    buffers: Buffers | None = None,
 ) -> Tensor:
     """Make the views of one group.
 
     canvases: B of (H, W, 3) uint8, RGB, each of its own size, on the CPU.
     threads: who shares the work; None: the caller alone. It must not be a task of theirs.
+    buffers: where views go; None: new memory.
     Returns: (V, B, 3, h, w) float32 on `device`; in [0, 1] before Normalize.
     """
     views, batch, _ = table_VBP.shape
-    # numpy asks for huge pages, torch does not: 7 page faults per 224 px view, not 147 (0.09 ms)
-    out_VBCHW = np.empty((views, batch, 3, *policy.crop.size), np.float32)
+    # new memory costs 0.1 ms per 224 px view, from torch 0.2: it does not ask for huge pages
+    out_VBCHW = (buffers or Buffers()).empty((views, batch, 3, *policy.crop.size), np.float32)
     mirrors, steps = fold_flips(policy.steps[1:])
     task = min(LARGEST, max(1, batch // TASKS))
 
