@@ -45,7 +45,7 @@ class Buffers:
         places = reversed(range(len(self._free)))
         place = next((i for i in places if size <= self._free[i].nbytes <= SLACK * size), None)
         if place is None:
-            memory = memoryview(np.empty(size, np.uint8))
+            memory = np.empty(size, np.uint8).data
             self._kept += memory.nbytes
         else:
             memory = self._free[place]
