@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import ops
 from ..buffers import Buffers
 from ..draws import Crop, Policy, Step
-from . import cpu_colour, cpu_filters
+from . import cpu_colour, cpu_filters, cpu_weights
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -42,8 +42,8 @@ def jitter(op: ops.ColorJitter, image: F32, row: Row) -> None:
 
 
 def blur(op: ops.RandomGaussianBlur, image: F32, row: Row) -> None:
-    height, width = op.kernel_size
-    cpu_filters.blur(image, height, width, row[1])
+    down, along = (cpu_weights.gaussian(row[1], size) for size in op.kernel_size)
+    cpu_filters.blur(image, down, along)
 
 
 def normalize(op: ops.Normalize, image: F32, row: Row) -> None:
@@ -146,7 +146,9 @@ def crop(op: Crop, canvas: U8, row: Row, mirror: tuple[bool, bool], image: F32) 
     assert 0 <= x <= canvas.shape[1] - w, "the box leaves the canvas"
     assert 0 <= y <= canvas.shape[0] - h, "the box leaves the canvas"
     cubic = op.resample == "bicubic"
-    cpu_filters.resample(canvas, x, y, w, h, mirror, cubic, op.antialias, image)
+    down = cpu_weights.axis(h, op.size[0], cubic, op.antialias, False)
+    along = cpu_weights.axis(w, op.size[1], cubic, op.antialias, mirror[1])
+    cpu_filters.resample(canvas, x, y, mirror[0], down, along, image)
 
 
 def apply(step: Step, image: F32, row: Row) -> None:

@@ -18,69 +18,80 @@ from .cpu_jit import Image, kernel
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
+Axis = tuple[I64, Image]
 f32 = np.float32
 
-LANES = 16  # floats of a vector; two or four where the machine's are shorter
-BLOCK = 7 * LANES  # floats of a weighted sum at a time: half of a row of 224
+LANES = 16  # floats of a vector; LLVM makes several of one where the machine's are shorter
 QUAD = 4  # output pixels at a time along a row
-FIVE = 5  # source pixels of 3 bytes in a vector, one lane idle
+FIVE = 5  # RGB pixels in a vector; its last lane is idle
+IDLE = LANES - 1
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 BYTES = ir.VectorType(ir.IntType(8), LANES)
-HUGE = float(np.finfo(np.float32).max)
 
 
-def cell(context: Any, builder: Any, signature: Any, args: Any, name: int, index: Any) -> Any:
-    """Pointer to an element of the array that is argument `name`; no bounds are checked."""
-    array = context.make_array(signature.args[name])(context, builder, args[name])
-    return builder.gep(array.data, [index])
+class Emitter:
+    """Writes the LLVM code of an intrinsic; arrays are known by their place among its arguments."""
 
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        self.context, self.builder, self.kinds, self.args = context, builder, signature.args, args
 
-def vector(builder: Any, pointer: Any, kind: Any = FLOATS) -> Any:
-    """The pointer as one to an unaligned vector."""
-    return builder.bitcast(pointer, kind.as_pointer())
+    def cell(self, array: int, index: Any) -> Any:
+        """Pointer to an element; no bounds are checked."""
+        made = self.context.make_array(self.kinds[array])
+        data = made(self.context, self.builder, self.args[array]).data
+        return self.builder.gep(data, [index])
 
+    def load(self, array: int, index: Any, kind: Any) -> Any:
+        """The vector that begins at an element."""
+        pointer = self.builder.bitcast(self.cell(array, index), kind.as_pointer())
+        return self.builder.load(pointer, align=1)
 
-def pick(builder: Any, low: Any, high: Any, lanes: Sequence[int]) -> Any:
-    """The chosen lanes of two vectors; those of the second count from LANES."""
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
-    return builder.shuffle_vector(low, high, mask)
+    def store(self, values: Any, array: int, index: Any) -> None:
+        pointer = self.builder.bitcast(self.cell(array, index), values.type.as_pointer())
+        self.builder.store(values, pointer, align=1)
 
+    def pick(self, low: Any, high: Any, lanes: Sequence[int]) -> Any:
+        """The chosen lanes of two vectors; those of the second count from LANES."""
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+        return self.builder.shuffle_vector(low, high, mask)
 
-def total(builder: Any, first: Any, *others: Any) -> Any:
-    for other in others:
-        first = builder.fadd(first, other, flags=("fast",))
-    return first
+    def splat(self, value: Any) -> Any:
+        """A float in all lanes."""
+        empty = ir.Constant(FLOATS, ir.Undefined)
+        first = self.builder.insert_element(empty, value, ir.IntType(32)(0))
+        return self.pick(first, first, [0] * LANES)
 
+    def zeros(self, count: int) -> list[Any]:
+        """Sums to accumulate into; LLVM keeps them in registers."""
+        zero = ir.Constant(FLOATS, [0.0] * LANES)
+        return [cgutils.alloca_once_value(self.builder, zero) for _ in range(count)]
 
-def accumulate(builder: Any, sums: Any, values: Any, weight: Any) -> None:
-    """sums += values * weight; LLVM keeps sums in a register."""
-    product = builder.fmul(values, weight, flags=("fast",))
-    builder.store(total(builder, builder.load(sums), product), sums)
+    def total(self, first: Any, *others: Any) -> Any:
+        for other in others:
+            first = self.builder.fadd(first, other, flags=("fast",))
+        return first
 
+    def accumulate(self, sums: Any, values: Any, weights: Any) -> None:
+        product = self.builder.fmul(values, weights, flags=("fast",))
+        self.builder.store(self.total(self.builder.load(sums), product), sums)
 
-def zeros(builder: Any) -> Any:
-    """Sums to accumulate into."""
-    return cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [0.0] * LANES))
+    def planes(self, sums: Sequence[Any]) -> list[Any]:
+        """Four vectors of five RGB pixels -> the four sums' red, green and blue.
 
-
-def three_planes(builder: Any, sums: Sequence[Any]) -> list[Any]:
-    """Vectors of five weighted RGB pixels, one for each output pixel: red, green and blue of these.
-
-    Two by two, pixels 0 + 2 + 4 and 1 + 3 of both stand side by side; then these are added.
-    """
-    halves, idle = [], LANES - 1  # whose weight is 0
-    for low, high in (sums[:2], sums[2:]):
-        ends = [*range(6), *range(16, 22)], [*range(6, 12), *range(22, 28)]
-        last = [12, 13, 14, *[idle] * 3, 28, 29, 30, *[idle] * 3]
-        parts = [pick(builder, low, high, [*lanes, *[idle] * 4]) for lanes in (*ends, last)]
-        halves.append(total(builder, *parts))
-    pixels = [0, 6, 16, 22]
-    even, odd = (
-        pick(builder, *halves, [c + 3 * i + at for c in range(3) for at in pixels] + [idle] * 4)
-        for i in range(2)
-    )
-    planes = total(builder, even, odd)
-    return [pick(builder, planes, planes, range(QUAD * c, QUAD * c + QUAD)) for c in range(3)]
+        Two by two, pixels 0 + 2 + 4 and 1 + 3 of both stand side by side; then these are added.
+        """
+        halves = []
+        for low, high in (sums[:2], sums[2:]):
+            ends = [*range(6), *range(16, 22)], [*range(6, 12), *range(22, 28)]
+            last = [12, 13, 14, *[IDLE] * 3, 28, 29, 30, *[IDLE] * 3]
+            parts = [self.pick(low, high, [*lanes, *[IDLE] * 4]) for lanes in (*ends, last)]
+            halves.append(self.total(*parts))
+        low, high = halves
+        lanes = [c + at for c in range(3) for at in (0, 6, 16, 22)]
+        odd = [lane + 3 for lane in lanes]
+        parts = [self.pick(low, high, [*chosen, *[IDLE] * 4]) for chosen in (lanes, odd)]
+        both = self.total(*parts)
+        return [self.pick(both, both, range(QUAD * c, QUAD * c + QUAD)) for c in range(3)]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -96,90 +107,73 @@ def quad(
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit, integer = Emitter(context, builder, signature, args), args[1].type
         _, to, plane, _, _, _, o, groups = args
-        outputs = [builder.add(o, o.type(i)) for i in range(QUAD)]
-        at = [
-            builder.load(cell(context, builder, signature, args, 4, output)) for output in outputs
-        ]
-        sums = [zeros(builder) for _ in outputs]
+        outputs = [builder.add(o, integer(i)) for i in range(QUAD)]
+        begins = [builder.load(emit.cell(4, output)) for output in outputs]
+        sums = emit.zeros(QUAD)
         with cgutils.for_range(builder, groups) as loop:
-            for output, start, into in zip(outputs, at, sums, strict=True):
-                byte = builder.add(start, builder.mul(loop.index, o.type(3 * FIVE)))
-                pointer = cell(context, builder, signature, args, 3, byte)
-                pixels = builder.load(vector(builder, pointer, BYTES), align=1)
+            for output, begin, into in zip(outputs, begins, sums, strict=True):
+                byte = builder.add(begin, builder.mul(loop.index, integer(3 * FIVE)))
+                pixels = builder.uitofp(emit.load(3, byte, BYTES), FLOATS)
                 group = builder.add(builder.mul(output, groups), loop.index)
-                place = builder.mul(group, o.type(LANES))
-                pointer = cell(context, builder, signature, args, 5, place)
-                weight = builder.load(vector(builder, pointer), align=4)
-                accumulate(builder, into, builder.uitofp(pixels, FLOATS), weight)
-        planes = three_planes(builder, [builder.load(into) for into in sums])
-        for c, values in enumerate(planes):
-            place = builder.add(to, builder.mul(plane, o.type(c)))
-            pointer = cell(context, builder, signature, args, 0, place)
-            builder.store(values, vector(builder, pointer, values.type), align=4)
+                weight = emit.load(5, builder.mul(group, integer(LANES)), FLOATS)
+                emit.accumulate(into, pixels, weight)
+        for c, values in enumerate(emit.planes([builder.load(into) for into in sums])):
+            emit.store(values, 0, builder.add(to, builder.mul(plane, integer(c))))
         return context.get_dummy_value()
 
     number = types.intp
     return types.void(target, number, number, line, starts, weights, number, number), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def block(
     typing: Any, target: Any, to: Any, source: Any, at: Any, places: Any, weights: Any, taps: Any,
-    low: Any, high: Any,
+    count: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """BLOCK neighbours of `weighted_sum` at once, in registers."""
+    """`count` vectors of `weighted_sum` at once, in registers: target[to:], source[place + at:]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, to, _, at, _, _, taps, low, high = args
-        sums = [zeros(builder) for _ in range(0, BLOCK, LANES)]
+        emit, integer = Emitter(context, builder, signature, args), args[1].type
+        _, to, _, at, _, _, taps, _ = args
+        sums = emit.zeros(count.literal_value)
         with cgutils.for_range(builder, taps) as loop:
-            place = builder.load(cell(context, builder, signature, args, 4, loop.index))
-            weight = builder.load(cell(context, builder, signature, args, 5, loop.index))
-            weight = splat(builder, weight)
+            begin = builder.add(at, builder.load(emit.cell(4, loop.index)))
+            weight = emit.splat(builder.load(emit.cell(5, loop.index)))
             for i, into in enumerate(sums):
-                place_of = builder.add(builder.add(place, at), at.type(i * LANES))
-                pointer = cell(context, builder, signature, args, 2, place_of)
-                accumulate(builder, into, builder.load(vector(builder, pointer), align=4), weight)
+                place = builder.add(begin, integer(i * LANES))
+                emit.accumulate(into, emit.load(2, place, FLOATS), weight)
         for i, into in enumerate(sums):
-            values, floor, ceiling = builder.load(into), splat(builder, low), splat(builder, high)
-            values = builder.select(builder.fcmp_ordered("<", values, floor), floor, values)
-            values = builder.select(builder.fcmp_ordered(">", values, ceiling), ceiling, values)
-            pointer = cell(
-                context, builder, signature, args, 0, builder.add(to, to.type(i * LANES))
-            )
-            builder.store(values, vector(builder, pointer), align=4)
+            emit.store(builder.load(into), 0, builder.add(to, integer(i * LANES)))
         return context.get_dummy_value()
 
-    number, real = types.intp, types.float32
-    return types.void(target, number, source, number, places, weights, number, real, real), generate
-
-
-def splat(builder: Any, value: Any) -> Any:
-    """One float in all lanes."""
-    one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.IntType(32)(0))
-    return pick(builder, one, one, [0] * LANES)
+    number = types.intp
+    return types.void(target, number, source, number, places, weights, number, count), generate
 
 
 @kernel
 def weighted_sum(
-    target: Image, to: int, size: int, source: Image, places: I64, weights: Image, low: f32,
-    high: f32,
-) -> None:  # fmt: skip
-    """target[to + j] = sum over k of weights[k] * source[places[k] + j], j < size, clamped; flat.
+    target: Image, to: int, size: int, source: Image, places: I64, weights: Image
+) -> None:
+    """target[to + j] = sum over k of weights[k] * source[places[k] + j], j < size; flat arrays.
 
-    The target is no part of the source: the last block may overlap the one before it.
+    The last block may overlap the one before it, so the target is no part of the source.
     """
-    if size < BLOCK:
+    taps = places.size
+    if size >= 7 * LANES:  # two are a row of 224
+        for j in range(0, size, 7 * LANES):
+            i = min(j, size - 7 * LANES)
+            block(target, to + i, source, i, places, weights, taps, 7)
+    elif size >= 2 * LANES:
+        for j in range(0, size, 2 * LANES):
+            i = min(j, size - 2 * LANES)
+            block(target, to + i, source, i, places, weights, taps, 2)
+    else:
         for j in range(size):
-            value = f32(0)
-            for k in range(places.size):
-                value += weights[k] * source[places[k] + j]
-            target[to + j] = min(max(value, low), high)
-        return
-    for j in range(0, size, BLOCK):
-        i = min(j, size - BLOCK)
-        block(target, to + i, source, i, places, weights, places.size, low, high)
+            target[to + j] = f32(0)
+            for k in range(taps):
+                target[to + j] += weights[k] * source[places[k] + j]
 
 
 @kernel
@@ -191,53 +185,9 @@ def aligned(size: int) -> Image:
 
 
 @kernel
-def tap(distance: f32, cubic: bool, a: f32) -> f32:
-    """The triangle, or Keys' cubic with parameter a."""
-    t = abs(distance)
-    if not cubic:
-        return max(f32(0), f32(1) - t)
-    if t < 1:
-        return ((a + f32(2)) * t - (a + f32(3))) * t * t + f32(1)
-    if t < 2:
-        return (((t - f32(5)) * t + f32(8)) * t - f32(4)) * a
-    return f32(0)
-
-
-@kernel
-def axis(length: int, size: int, cubic: bool, antialias: bool, mirror: bool) -> tuple[I64, Image]:
-    """Resampling of one axis as torch does it: the first source index and the (size, K) weights.
-
-    Antialiased: a filter as wide as the step between outputs, cut at the border and normalised, the
-    cubic with a = -0.5. Otherwise: a = -0.75, and the border pixel stands for those beyond it.
-    In float32, as in torch: the weights then agree to rounding.
-    """
-    scale = f32(length) / f32(size)
-    stretch = max(f32(1), scale) if antialias else f32(1)
-    reach = stretch * (f32(2) if cubic else f32(1))
-    a = f32(-0.5) if antialias else f32(-0.75)
-    taps = min(int(np.ceil(f32(2) * reach)), length)
-    first, weights = np.empty(size, np.int64), np.zeros((size, taps), np.float32)
-    for o in range(size):
-        center = scale * (f32(size - 1 - o if mirror else o) + f32(0.5))
-        low = int(np.floor(center - reach + f32(0.5)))
-        high = int(np.floor(center + reach + f32(0.5)))
-        first[o] = min(max(low, 0), length - taps)
-        total = f32(0)
-        for i in range(low, high):
-            if antialias and (i < 0 or i >= length):
-                continue
-            weight = tap((f32(i) - center + f32(0.5)) / stretch, cubic, a)
-            k = min(max(i, 0), length - 1) - first[o]
-            weights[o, min(max(k, 0), taps - 1)] += weight
-            total += weight
-        weights[o] /= total
-    return first, weights
-
-
-@kernel
-def in_groups(first: I64, weights: Image, size: int) -> tuple[I64, Image, int]:
-    """(starts, weights, groups) as `quad` takes them, for `size` outputs; those added weigh 0."""
-    taps = weights.shape[1]
+def in_groups(first: I64, weights: Image) -> tuple[I64, Image, int]:
+    """(starts, weights, groups) as `quad` takes them; outputs that fill the last quad weigh 0."""
+    taps, size = weights.shape[1], (first.size + QUAD - 1) // QUAD * QUAD
     groups = (taps + FIVE - 1) // FIVE
     starts, spread = np.zeros(size, np.int64), np.zeros(size * groups * LANES, np.float32)
     for o in range(first.size):
@@ -250,26 +200,17 @@ def in_groups(first: I64, weights: Image, size: int) -> tuple[I64, Image, int]:
 
 @kernel
 def resample(
-    canvas: U8,
-    x: int,
-    y: int,
-    width: int,
-    height: int,
-    mirror: tuple[bool, bool],
-    cubic: bool,
-    antialias: bool,
-    image: Image,
+    canvas: U8, x: int, y: int, upside_down: bool, down: Axis, along: Axis, image: Image
 ) -> None:
-    """Cut the box out of the canvas, resize it to the image, [0, 255] to [0, 1], clamped.
+    """Resize a box of the canvas to the image, [0, 255] to [0, 1], clamped.
 
-    mirror: (up and down, left and right).
+    x, y: the upper left corner. down, along: `cpu_weights.axis` of the sides of box and image.
     """
+    (first_y, weights_y), (first_x, weights_x) = down, along
     _, out_h, out_w = image.shape
-    first_y, weights_y = axis(height, out_h, cubic, antialias, False)
-    first_x, weights_x = axis(width, out_w, cubic, antialias, mirror[1])
-    weights_y *= f32(1 / 255)
-    taps, m = weights_y.shape[1], (out_w + QUAD - 1) // QUAD * QUAD
-    starts, spread, groups = in_groups(first_x, weights_x, m)
+    starts, spread, groups = in_groups(first_x, weights_x)
+    taps, m = weights_y.shape[1], starts.size
+    width, height = first_x.max() + weights_x.shape[1], first_y.max() + taps
     line = np.zeros(3 * (width + FIVE * groups) + LANES, np.uint8)
     ring, places = aligned(taps * 3 * m), np.empty(taps, np.int64)
     slots = np.arange(height) % taps * 3 * m
@@ -281,18 +222,21 @@ def resample(
     done = 0
     for o in range(out_h):
         for row in range(max(done, first_y[o]), first_y[o] + taps):
-            start = (y + row) * stride + 3 * x
+            start = np.uint64((y + row) * stride + 3 * x)
             for j in range(np.uint64(3 * width)):
-                line[j] = source[np.uint64(start) + j]
+                line[j] = source[start + j]
             for p in range(0, m, QUAD):
                 quad(ring, slots[row] + p, m, line, starts, spread, p, groups)
         done = first_y[o] + taps
-        to = out_h - 1 - o if mirror[0] else o
+        to = out_h - 1 - o if upside_down else o
         for c in range(3):
             for k in range(taps):
                 places[k] = slots[first_y[o] + k] + c * m
             at = (c * out_h + to) * out_w
-            weighted_sum(flat, at, out_w, ring, places, weights_y[o], f32(0), f32(1))
+            weighted_sum(flat, at, out_w, ring, places, weights_y[o])
+            for j in range(np.uint64(out_w)):
+                i = np.uint64(at) + j
+                flat[i] = min(max(flat[i] * f32(1 / 255), f32(0)), f32(1))
 
 
 @kernel
@@ -309,17 +253,6 @@ def cut(canvas: U8, x: int, y: int, mirror: tuple[bool, bool], image: Image) -> 
 
 
 @kernel
-def gaussian(sigma: float, size: int) -> Image:
-    """Normalised weights of an odd window, cut where less than 1e-6 of the whole lies beyond."""
-    radius = min(size // 2, int(np.ceil(5 * sigma)))
-    weights = np.ones(2 * radius + 1, np.float32)
-    for t in range(1, radius + 1):
-        weights[radius - t] = weights[radius + t] = np.exp(-0.5 * (t / sigma) ** 2)
-    weights /= weights.sum()
-    return weights
-
-
-@kernel
 def reflect(i: int, n: int) -> int:
     """The index that stands for i beyond a border; the border pixel itself is not repeated."""
     i = abs(i)
@@ -327,15 +260,14 @@ def reflect(i: int, n: int) -> int:
 
 
 @kernel
-def blur(image: Image, size_y: int, size_x: int, sigma: float) -> None:
-    """Gaussian blur, reflecting at the border, in place: a row is read long before it is written."""
+def blur(image: Image, weights_y: Image, weights_x: Image) -> None:
+    """Symmetric weights of odd number around each pixel, reflecting at the border, in place."""
     _, height, width = image.shape
-    weights_y, weights_x = gaussian(sigma, size_y), gaussian(sigma, size_x)
     pad_y, pad_x, rows = weights_y.size // 2, weights_x.size // 2, weights_y.size
     line, ring = np.empty(width + 2 * pad_x, np.float32), aligned(rows * width)
     slots = np.arange(height) % rows * width
     flat, places = image.reshape(image.size), np.empty(rows, np.int64)
-    along, low, high = np.arange(weights_x.size), f32(-HUGE), f32(HUGE)
+    along = np.arange(weights_x.size)
     for c in range(3):
         done = 0
         for i in range(height):
@@ -346,9 +278,9 @@ def blur(image: Image, size_y: int, size_x: int, sigma: float) -> None:
                 at = (c * height + row) * width
                 for j in range(np.uint64(width)):
                     line[np.uint64(pad_x) + j] = flat[np.uint64(at) + j]
-                weighted_sum(ring, slots[row], width, line, along, weights_x, low, high)
+                weighted_sum(ring, slots[row], width, line, along, weights_x)
                 done = row + 1
             for k in range(rows):
                 places[k] = slots[reflect(i + k - pad_y, height)]
             at = (c * height + i) * width
-            weighted_sum(flat, at, width, ring, places, weights_y, low, high)
+            weighted_sum(flat, at, width, ring, places, weights_y)
