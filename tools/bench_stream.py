@@ -82,7 +82,7 @@ def cases_of(pipe: Pipeline) -> dict[str, Callable[[], int]]:
     steps = range(len(pipe))
     images = len(steps) * pipe.spec.size
     raw = pipe.loader(bytes)
-    payloads = [item.sample.data for s in steps for item in raw(pipe.positions(s)).loaded]
+    payloads = [item.decoded for s in steps for item in raw(pipe.positions(s)).loaded]
     threads = ThreadPoolExecutor(pipe.threads)
 
     def bare() -> int:

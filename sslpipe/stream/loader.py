@@ -6,7 +6,7 @@ It does not know what a decoded sample is: `decode` is the modality's.
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Generic, Literal, TypeVar
 
@@ -25,7 +25,7 @@ SUBSTITUTES = 100  # bad samples in a row before a run gives up
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """One decoded sample; `faults` tell of the bad samples that it stands in for."""
+    """One decoded sample, without its bytes; `faults` tell of bad samples that it stands in for."""
 
     sample: Sample
     decoded: T
@@ -87,7 +87,9 @@ class Loader(Generic[T]):
         for attempt in range(1, SUBSTITUTES + 1):
             try:
                 sample = self._reader.read(shard, row)
-                return Loaded(sample, self._decoded(sample, shard), tuple(faults))
+                decoded = self._decoded(sample, shard)
+                # bytes kept to the end of a batch take new memory each: 0.05 ms per 100 KB
+                return Loaded(replace(sample, data=b""), decoded, tuple(faults))
             except SampleError as error:
                 if self._on_bad == "raise":
                     raise
