@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from . import lookup
 from .errors import RecipeError
-from .methods.heads import library, sincos
+from .methods.heads import library
+from .methods.vit import sincos
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -54,13 +55,26 @@ class ViT(Encoder):
         super().__init__(model, dim)
         self.patch_size = patch_size
 
-    def tokens(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
+    def tokens(
+        self,
+        images_BCHW: Tensor,
+        visible_BS: Tensor | None = None,
+        *,
+        hidden_BN: Tensor | None = None,
+        mask_token_D: Tensor | None = None,
+    ) -> Tensor:
         """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
 
         `visible_BS`, int64 patch numbers: the transformer sees these patches only, in this order,
         each with the position it has in the image. Indices, not a mask: the shape is known.
+        `hidden_BN`: `mask_token_D` stands for these patches, at their positions (SimMIM, iBOT).
         """
-        x = self.model._pos_embed(self.model.patch_embed(images_BCHW))
+        x = self.model.patch_embed(images_BCHW)
+        if hidden_BN is not None and mask_token_D is not None:
+            # dynamic_img_size keeps the grid: (B, rows, columns, D)
+            hidden = hidden_BN.view(*x.shape[:-1], 1)
+            x = torch.where(hidden, mask_token_D.to(x.dtype), x)
+        x = self.model._pos_embed(x)
         if visible_BS is not None:
             index_BSD = visible_BS[:, :, None].expand(-1, -1, x.shape[2])
             x = torch.cat([x[:, :1], x[:, 1:].gather(1, index_BSD)], dim=1)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,8 +24,9 @@ class Batch:
     views: dict[
         str, Tensor
     ]  # group -> (V, B, C, H, W) float, normalised; x1, x2 = batch.views["global"]
-    masks: dict[str, Tensor]  # name -> (M, B, N) bool, True = hidden, same count in every row
-    targets: dict[str, Tensor]  # name -> (V, B) int64 class ids, see TargetSpec
+    masks: dict[str, Tensor]  # name -> (M, B, N) bool, True = hidden
+    hidden: dict[str, npt.NDArray[np.int64]]  # name -> (M, B) hidden patches, known on the host
+    targets: dict[str, Tensor]  # name -> (V, B) int64 class ids, or as TargetSpec says
     labels: Tensor  # (B,) int64, the data set's own, -1 = none; evaluation only, never for methods
     params: dict[str, Tensor]  # group -> (V, B, P) float32 table; spec.views[group].columns names P
     uids: Tensor  # (B,) int64 stable sample ids
@@ -64,13 +67,16 @@ class ViewSpec:
 
 @dataclass(frozen=True, slots=True)
 class MaskSpec:
-    """`count` masks over the patch grid of group `view`; every row hides exactly `hidden`."""
+    """`count` masks over the patch grid of group `view`.
+
+    `hidden`: patches that every row hides; None: rows differ, `Batch.hidden` counts them.
+    """
 
     view: str
     count: int
     patch_size: int  # pixels
     grid: tuple[int, int]  # patches: rows, columns
-    hidden: int
+    hidden: int | None
 
     @property
     def patches(self) -> int:
@@ -80,11 +86,12 @@ class MaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """Class ids in [0, classes) for each of the `count` views of group `view`."""
+    """What is to be guessed of group `view`: (count, B, *shape), ids in [0, classes) or numbers."""
 
     view: str
-    count: int
-    classes: int
+    count: int  # targets per sample: one per view, or one for all views together
+    classes: int | None  # None: float32 numbers, not class ids
+    shape: tuple[int, ...] = ()  # of one target
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +135,17 @@ class BatchSpec:
                         f"this recipe makes {sorted(present) or 'none'}. "
                         f"Add {section}.{name}"
                     )
+
+    def classes(self, method: str, target: str) -> int:
+        """How many classes a target of class ids has.
+
+        Raises:
+            ContractError: its targets are no class ids.
+        """
+        classes = self.targets[target].classes
+        if classes is None:
+            raise ContractError(
+                f"{method} needs class ids in targets[{target!r}], which holds numbers; "
+                f"set targets.{target}.task to one that gives class ids"
+            )
+        return classes

@@ -30,6 +30,7 @@ from .image.buffers import Buffers
 from .image.decode import decode
 from .image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe
+from .rng import Place
 from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
 from .stream import order
@@ -183,16 +184,21 @@ class Pipeline:
     def make_batch(self, share: Share[Tensor], step: int) -> Batch:
         """Augment a share: decide the tables, then execute them on the device."""
         uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
-        views, masks, targets, params = self.views.make(
-            [item.decoded for item in share.loaded], epochs=share.epochs, uids=uids
+        slots = self.positions(step) - step * self.spec.global_size
+        made = self.views.make(
+            [item.decoded for item in share.loaded],
+            epochs=share.epochs,
+            uids=uids,
+            place=Place(step, slots, self.spec.global_size),
         )
         labels = torch.tensor([item.sample.label for item in share.loaded])
         return Batch(
-            views=views,
-            masks=masks,
-            targets=targets,
+            views=made.views,
+            masks=made.masks,
+            hidden=made.hidden,
+            targets=made.targets,
             labels=labels.to(self.device),
-            params=params,
+            params=made.params,
             uids=torch.from_numpy(uids),
             keys=tuple(item.sample.key for item in share.loaded),
             valid=torch.ones(len(uids), dtype=torch.bool),

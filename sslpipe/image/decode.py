@@ -1,12 +1,15 @@
 """Image bytes to a uint8 RGB canvas. The rules, the same for every reader of the data:
 
-- the content decides the format, not the name: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame);
+- the content decides the format, not the name: JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP;
+- of an animation the first frame, of a TIFF the first page;
 - EXIF orientation is applied; colour profiles are not;
 - grey and palette become RGB; CMYK is converted without a profile, Adobe's inverted one included;
 - transparency is laid on white;
 - 16 bits per channel keep their high byte, as libpng does; 32-bit pixels are refused: their range
   is unknown;
-- a truncated or damaged file is refused, and so is one above MAX_PIXELS or MAX_SIDE.
+- a truncated or damaged file is refused; what is no image is called by its name;
+- above MAX_PIXELS, MAX_SIDE or MAX_SCANS a file is refused by its header, before decoding; so is
+  a PNG whose compressed texts inflate beyond Pillow's limit (1 MiB each).
 """
 
 import io
@@ -24,12 +27,13 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import SampleError
 from .buffers import Buffers
+from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame
 
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
 MAX_SIDE = 65_535  # what JPEG and the shard index can say
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_SCANS = 100  # of a progressive JPEG; common ones have 10, each passes over all pixels
 EXIF = b"Exif\0\0"
 APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
 ORIENTATION = 0x0112
@@ -58,7 +62,9 @@ def decode(data: bytes, *, size: int | None = None, buffers: Buffers | None = No
     except SampleError:
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
-        raise SampleError(f"is no readable {', '.join(FORMATS)}") from error
+        raise SampleError(explain(data)) from error
+    except Image.DecompressionBombError as error:  # above twice our limit Pillow asks first
+        raise SampleError(f"{error}; the limit is {MAX_PIXELS:,}") from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 
@@ -77,6 +83,7 @@ def decode_jpeg(data: bytes, size: int | None, buffers: Buffers) -> tuple[Pixels
     if colours in ("CMYK", "YCCK"):
         return None
     check_size(width, height)
+    check_scans(data)
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
     # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
     factor = scale_factor(min(height, width), size)
@@ -92,18 +99,18 @@ def decode_jpeg(data: bytes, size: int | None, buffers: Buffers) -> tuple[Pixels
         min_factor=factor,
         buffer=buffers.empty((height, width, 3), np.uint8),
     )
-    return pixels, exif_orientation(exif_segment(data))
+    return pixels, jpeg_orientation(data)
 
 
-def exif_segment(data: bytes) -> bytes:
-    """The EXIF block among the segments before a JPEG's first scan; empty if there is none."""
+def jpeg_orientation(data: bytes) -> int:
+    """EXIF orientation of a JPEG, from the segments before its first scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
         if data[at + 1] == APP1 and data.startswith(EXIF, at + 4):
-            return data[at + 4 : end]
+            return exif_orientation(data[at + 4 : end])
         at = end if data[at + 1] != 0xFF else at + 1  # a marker may stand after fill bytes
-    return b""
+    return 1
 
 
 def scale_factor(shorter: int, size: int | None) -> int:
@@ -121,14 +128,15 @@ def scale_factor(shorter: int, size: int | None) -> int:
 
 def decode_any(data: bytes) -> tuple[Pixels, int]:
     """Everything else, by Pillow: pixels and orientation."""
-    if not data:
-        raise SampleError("is empty")
     silence_pillow()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
         check_size(*image.size)
-        # TIFF turns itself upright when loaded
-        exif = b"" if image.format == "TIFF" else image.info.get("exif", b"")
-        return np.array(to_rgb(image)), exif_orientation(exif)
+        return np.array(to_rgb(image)), orientation_of(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation of an image that Pillow has opened; TIFF turns itself upright."""
+    return 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif", b""))
 
 
 def silence_pillow() -> None:
@@ -146,6 +154,13 @@ def check_size(width: int, height: int) -> None:
             f"{width:,} x {height:,} pixels; the limits are {MAX_PIXELS:,} pixels in all "
             f"and {MAX_SIDE:,} a side"
         )
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a JPEG that is small but takes minutes: thousands of scans over many pixels."""
+    frame = jpeg_frame(data)
+    if frame and frame.marker != BASELINE and (scans := data.count(SCAN)) > MAX_SCANS:
+        raise SampleError(f"has {scans:,} scans; the limit is {MAX_SCANS}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

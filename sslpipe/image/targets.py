@@ -6,7 +6,7 @@ Letters: V views, B samples.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +20,22 @@ from ..lookup import Entry
 from ..rng import Keys
 
 I64 = npt.NDArray[np.int64]
+Table = npt.NDArray[Any]
 
 
 class Task(Protocol):
     """A pretext task: decide the targets, then apply them to the views."""
 
-    def spec(self, view: str, spec: ViewSpec) -> TargetSpec:
-        """Check that the group suits; ValueError says why not."""
+    def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
+        """The group as `apply` leaves it, and the targets; ValueError says why it does not suit."""
         ...
 
-    def draw(self, keys: Keys, stream: str) -> I64:
-        """(V, B) class ids."""
+    def draw(self, keys: Keys, stream: str) -> Table:
+        """What is random, (V, B, ...)."""
         ...
 
-    def apply(self, views_VBCHW: Tensor, targets_VB: I64) -> Tensor:
-        """The views as the targets want them."""
+    def apply(self, views_VBCHW: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+        """The views as the task wants them, and their targets, on the views' device."""
         ...
 
 
@@ -47,26 +48,26 @@ class Rotation:
     set views.<group>.draws to shared.
     """
 
-    def spec(self, view: str, spec: ViewSpec) -> TargetSpec:
+    def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
         """Four square views."""
         if spec.count != 4:
             raise ValueError(f"views.{view}.count is {spec.count}; set it to 4, one per turn")
         if spec.height != spec.width:
             raise ValueError(f"views.{view} is {spec.height} x {spec.width} px; make it square")
-        return TargetSpec(view, spec.count, 4)
+        return spec, TargetSpec(view, spec.count, 4)
 
-    def draw(self, keys: Keys, stream: str) -> I64:
+    def draw(self, keys: Keys, stream: str) -> Table:
         """Nothing is random: the view's index."""
         turns_V = np.arange(len(keys.views), dtype=np.int64)
         return np.repeat(turns_V[:, None], len(keys.uids), axis=1)
 
-    def apply(self, views_VBCHW: Tensor, targets_VB: I64) -> Tensor:
+    def apply(self, views_VBCHW: Tensor, table: Table) -> tuple[Tensor, Tensor]:
         """Turn each view by its target."""
         turned = [
-            torch.rot90(view_BCHW, int(targets_B[0]), (-2, -1))
-            for view_BCHW, targets_B in zip(views_VBCHW, targets_VB, strict=True)
+            torch.rot90(view_BCHW, int(turns_B[0]), (-2, -1))
+            for view_BCHW, turns_B in zip(views_VBCHW, table, strict=True)
         ]
-        return torch.stack(turned)
+        return torch.stack(turned), torch.from_numpy(table).to(views_VBCHW.device)
 
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType({"rotation": Rotation})
@@ -78,10 +79,11 @@ class Pretext:
 
     name: str
     task: Task
+    view_spec: ViewSpec  # of the group, once the task is applied
     spec: TargetSpec
 
-    def draw(self, *, seed: int, epochs: I64, uids: I64) -> I64:
-        """(V, B) class ids for the samples of a batch."""
+    def draw(self, *, seed: int, epochs: I64, uids: I64) -> Table:
+        """What is random for the samples of a batch."""
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
         return self.task.draw(keys, f"targets/{self.name}")
 
@@ -94,6 +96,6 @@ def pretext(name: str, entry: Entry, *, view: str, spec: ViewSpec) -> Pretext:
     """
     task: Task = lookup.call(lookup.choose(entry, TASKS, "task"), entry)
     try:
-        return Pretext(name, task, task.spec(view, spec))
+        return Pretext(name, task, *task.specs(view, spec))
     except ValueError as error:
         raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error

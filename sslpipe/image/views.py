@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from ..batch import MaskSpec, TargetSpec, ViewSpec
 from ..lookup import Entry
+from ..rng import Place
 from . import executors
 from .draws import draw, keys_of, policy
-from .masks import masker
+from .masks import MaskSettings, maskers
 from .targets import pretext
 
 I64 = npt.NDArray[np.int64]
@@ -30,19 +32,6 @@ class ViewSettings(Protocol):
     def ops(self) -> Sequence[Entry]: ...
 
 
-class MaskSettings(Protocol):
-    """A mask of a recipe."""
-
-    @property
-    def view(self) -> str: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def patch_size(self) -> int: ...
-    @property
-    def sampler(self) -> Entry: ...
-
-
 class TargetSettings(Protocol):
     """A pretext task of a recipe."""
 
@@ -52,7 +41,15 @@ class TargetSettings(Protocol):
     def task(self) -> Entry: ...
 
 
-Made = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The fields of `batch.Batch` that are made here."""
+
+    views: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    hidden: dict[str, I64]
+    targets: dict[str, Tensor]
+    params: dict[str, Tensor]
 
 
 class Views:
@@ -82,18 +79,8 @@ class Views:
             name: executors.choose(executor, group, device, threads=threads)
             for name, group in self.policies.items()
         }
-        specs = self.view_specs
-        self.maskers = {
-            name: masker(
-                name,
-                m.sampler,
-                view=m.view,
-                spec=specs[m.view],
-                count=m.count,
-                patch_size=m.patch_size,
-            )
-            for name, m in masks.items()
-        }
+        specs = {name: group.spec for name, group in self.policies.items()}
+        self.maskers = maskers(masks, specs)
         self.pretexts = {
             name: pretext(name, t.task, view=t.view, spec=specs[t.view])
             for name, t in targets.items()
@@ -101,8 +88,9 @@ class Views:
 
     @property
     def view_specs(self) -> dict[str, ViewSpec]:
-        """Per view group."""
-        return {name: group.spec for name, group in self.policies.items()}
+        """Per view group, as batches hold it."""
+        made = {name: group.spec for name, group in self.policies.items()}
+        return made | {task.spec.view: task.view_spec for task in self.pretexts.values()}
 
     @property
     def mask_specs(self) -> dict[str, MaskSpec]:
@@ -123,8 +111,8 @@ class Views:
             for name, p in self.policies.items()
         }
 
-    def make(self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64) -> Made:
-        """Views, masks, targets and parameter tables of a batch of canvases (H, W, 3) uint8."""
+    def make(self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64, place: Place) -> Made:
+        """Make what a batch holds of canvases (H, W, 3) uint8."""
         sizes_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
         tables = self.decide(epochs=epochs, uids=uids, sizes_B2=sizes_B2)
         views = {
@@ -132,12 +120,18 @@ class Views:
             for name, p in self.policies.items()
         }
         masks = {
-            name: torch.from_numpy(m.draw(seed=self.seed, epochs=epochs, uids=uids)).to(self.device)
+            name: m.draw(seed=self.seed, epochs=epochs, uids=uids, place=place)
             for name, m in self.maskers.items()
         }
         targets = {}
         for name, task in self.pretexts.items():
-            chosen_VB = task.draw(seed=self.seed, epochs=epochs, uids=uids)
-            views[task.spec.view] = task.task.apply(views[task.spec.view], chosen_VB)
-            targets[name] = torch.from_numpy(chosen_VB).to(self.device)
-        return views, masks, targets, {n: torch.from_numpy(t) for n, t in tables.items()}
+            table = task.draw(seed=self.seed, epochs=epochs, uids=uids)
+            group = task.spec.view
+            views[group], targets[name] = task.task.apply(views[group], table)
+        return Made(
+            views=views,
+            masks={name: torch.from_numpy(m).to(self.device) for name, m in masks.items()},
+            hidden={name: m.sum(-1) for name, m in masks.items()},
+            targets=targets,
+            params={name: torch.from_numpy(table) for name, table in tables.items()},
+        )

@@ -12,6 +12,7 @@ from ..batch import Batch, BatchSpec
 from . import heads
 from .collectives import all_mean
 from .method import Output
+from .teachers import cosine, ema_update, frozen_copy
 
 
 def dino_loss(
@@ -76,7 +77,7 @@ class DINO(nn.Module):
         sizes = (heads.feature_dim(encoder, "dino"), hidden, hidden, bottleneck)
         head = heads.PrototypeHead(sizes, prototypes, learn_norm=not norm_last_layer)
         self.student = heads.Branch(encoder, head)
-        self.teacher = heads.frozen_copy(self.student)
+        self.teacher = frozen_copy(self.student)
         self.register_buffer("center_K", torch.zeros(prototypes))
         self.register_buffer("progress", torch.zeros(()))  # saved, so that a resume is exact
 
@@ -121,7 +122,7 @@ class DINO(nn.Module):
         if progress <= self.freeze_last_layer:
             self.hold_last_layer()
         # officially the momentum of step i is taken at i / T, which never reaches 1: here it does
-        heads.ema_update(self.teacher, self.student, heads.cosine(self.momentum, 1.0, progress))
+        ema_update(self.teacher, self.student, cosine(self.momentum, 1.0, progress))
         self.progress.fill_(progress)
 
     def hold_last_layer(self) -> None:

@@ -1,26 +1,16 @@
-"""Parts of methods: heads, decoders, EMA teachers, schedules, fixed position embeddings.
+"""Projectors, prototypes and other heads of methods. Nothing here knows a batch or a loss."""
 
-Nothing here knows a batch or a loss. S visible patches, P values of a patch here.
-"""
-
-import copy
 import importlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from ..errors import ContractError, ExtraError
-
-M = TypeVar("M", bound=nn.Module)
-# by name, because timm, torchvision and many research codes each have their own class
-DEPTH_RATES: Mapping[str, str] = MappingProxyType({"DropPath": "drop_prob", "StochasticDepth": "p"})
 
 
 def library(name: str) -> Any:
@@ -130,106 +120,3 @@ class Branch(nn.Module):
         features = torch.cat([self.encoder(group.flatten(0, 1)) for group in groups])
         logits: Tensor = self.head(features)
         return logits.view(-1, groups[0].shape[1], logits.shape[-1])
-
-
-def frozen_copy(module: M) -> M:
-    """A copy that shares nothing, takes no gradient, and has no dropout or drop path.
-
-    Their rates become 0 instead of relying on eval(): someone who evaluates the copy and calls
-    train() afterwards must not switch them on.
-    """
-    twin = copy.deepcopy(module).requires_grad_(False)
-    for part in twin.modules():
-        rate = "p" if isinstance(part, _DropoutNd) else DEPTH_RATES.get(type(part).__name__)
-        if rate is not None:
-            setattr(part, rate, 0.0)
-    return twin
-
-
-@torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move the teacher: m * teacher + (1 - m) * student; at m = 1 it stays exactly.
-
-    Parameters only, as in all official codes: the teacher's BN statistics are its own, from its
-    own forward passes in train mode. Averaging them too would mix two moving averages.
-    """
-    tensors: list[Tensor] = list(teacher.parameters())
-    torch._foreach_lerp_(tensors, list(student.parameters()), 1.0 - momentum)
-
-
-def cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from `start` (progress 0) to exactly `end` (progress 1)."""
-    assert 0.0 <= progress <= 1.0, progress  # beyond 1 it would turn back, a momentum pass 1
-    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def sincos(dim: int, grid: tuple[int, int]) -> Tensor:
-    """Fixed 2-D position embedding with a zero row for the class token: (1, 1 + N, dim) float32.
-
-    facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
-    ("here w goes first"), the second the row; each half is sines, then cosines.
-
-    Raises:
-        ValueError: `dim` is no multiple of 4.
-    """
-    if dim % 4:
-        raise ValueError(f"width {dim} of a sin-cos embedding must be a multiple of 4; change it")
-    rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
-    row_N, column_N = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))
-    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angles = [position[:, None] * omega for position in (column_N, row_N)]
-    patches_ND = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
-    return F.pad(patches_ND, (0, 0, 1, 0)).float()[None]
-
-
-def visible_first(hidden_BN: Tensor) -> Tensor:
-    """Patch numbers, visible before hidden, each in raster order: (B, N) int64.
-
-    A stable sort and not boolean indexing, whose size would have to come back to the host.
-    """
-    return hidden_BN.to(torch.uint8).argsort(dim=1, stable=True)
-
-
-def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
-    """Tokens in the order of `index_BN`."""
-    return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
-
-
-class MaskedDecoder(nn.Module):
-    """MAE's: mask tokens at the hidden places, then a light ViT with its own positions."""
-
-    positions: Tensor
-
-    def __init__(
-        self, encoder_dim: int, patch_values: int, grid: tuple[int, int], *, dim: int, heads: int,
-        depth: int,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"decoder_dim = {dim} is no multiple of decoder_heads = {heads}")
-        block = library("timm.models.vision_transformer").Block
-        self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", sincos(dim, grid), persistent=False)
-        self.blocks = nn.Sequential(*(block(dim, heads, qkv_bias=True) for _ in range(depth)))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.predict = nn.Linear(dim, patch_values)
-        self.apply(xavier)
-        nn.init.normal_(self.mask_token, std=0.02)
-
-    def forward(self, tokens_BSD: Tensor, order_BN: Tensor) -> Tensor:
-        """(B, 1 + S, D) tokens and `visible_first` of the mask -> (B, N, P)."""
-        x = self.embed(tokens_BSD)
-        missing = order_BN.shape[1] + 1 - x.shape[1]
-        patches = torch.cat([x[:, 1:], self.mask_token.expand(len(x), missing, -1)], dim=1)
-        patches = take(patches, order_BN.argsort(dim=1))  # back to raster order
-        x = torch.cat([x[:, :1], patches], dim=1) + self.positions
-        pred_BNP: Tensor = self.predict(self.norm(self.blocks(x)))[:, 1:]
-        return pred_BNP
-
-
-def xavier(module: nn.Module) -> None:
-    """The official initialisation of linear layers."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)

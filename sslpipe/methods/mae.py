@@ -6,25 +6,16 @@ The official encoder has fixed sin-cos positions: set `pos_embed: sincos` on the
 weights start xavier-uniform, timm's from a truncated normal; the encoder comes as it was built.
 """
 
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec, MaskSpec
+from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .heads import MaskedDecoder, at_least_fp32, feature_dim, visible_first
+from .heads import at_least_fp32, feature_dim
 from .method import Output
-
-
-@runtime_checkable
-class PatchEncoder(Protocol):
-    """What MAE needs of an encoder; backbones.ViT has it."""
-
-    patch_size: int
-
-    def tokens(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
-        """Class token and visible patches, (B, 1 + S, D)."""
+from .vit import MaskedDecoder, PatchEncoder, patch_mask, visible_first
 
 
 def patchify(images_BCHW: Tensor, patch: int) -> Tensor:
@@ -61,29 +52,6 @@ def mae_loss(
     return (error_BN * hidden_BN).sum() / hidden_BN.sum()
 
 
-def check(encoder: nn.Module, spec: BatchSpec) -> MaskSpec:
-    """The mask that MAE uses.
-
-    Raises:
-        ContractError: views, mask or encoder do not fit each other.
-    """
-    spec.require("mae", views={"global": 1}, masks=("random",))
-    mask = spec.masks["random"]
-    if not isinstance(encoder, PatchEncoder):
-        raise ContractError(
-            f"mae needs an encoder with tokens(images, visible); {type(encoder).__name__} has "
-            "none. Set train.backbone to a ViT, such as vit_base"
-        )
-    if mask.view != "global":
-        raise ContractError(f"mae masks 'global'; set masks.random.view to it, not {mask.view!r}")
-    if mask.patch_size != encoder.patch_size:
-        raise ContractError(
-            f"mae needs a mask of the encoder's patches: masks.random.patch_size = "
-            f"{mask.patch_size}, but the encoder's is {encoder.patch_size}. Set one to the other"
-        )
-    return mask
-
-
 class MAE(nn.Module):
     """Needs 1 'global' view and masks 'random'; uses the first of each."""
 
@@ -98,7 +66,12 @@ class MAE(nn.Module):
         norm_pix: bool = True,
     ) -> None:
         super().__init__()
-        mask = check(encoder, spec)
+        mask = patch_mask("mae", encoder, spec, "random")
+        if mask.hidden is None:
+            raise ContractError(
+                "mae needs masks.random to hide the same number of patches in every row; "
+                "set its sampler to random"
+            )
         self.encoder = encoder
         self.norm_pix = norm_pix
         self.patch_size = mask.patch_size

@@ -22,7 +22,8 @@ class Rotation(nn.Module):
         spec.require("rotation", views={target.view: target.count})
         self.view = target.view
         self.encoder = encoder
-        self.head = nn.Linear(feature_dim(encoder, "rotation"), target.classes)
+        classes = spec.classes("rotation", "rotation")
+        self.head = nn.Linear(feature_dim(encoder, "rotation"), classes)
 
     def forward(self, batch: Batch) -> Output:
         """All turns in one forward: they must share BN's statistics (recipes that split cheat)."""

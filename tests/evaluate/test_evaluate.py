@@ -13,7 +13,8 @@ def batches(*, seed, classes=6):
         labels = torch.arange(12) % classes
         images = centres[labels] + torch.randn(12, 3, 2, 2, generator=generator)
         yield Batch(
-            views={"global": images[None]}, masks={}, targets={}, params={}, labels=labels,
+            views={"global": images[None]}, masks={}, hidden={}, targets={}, params={},
+            labels=labels,
             uids=torch.arange(12) + 12 * step, keys=("k",) * 12,
             valid=torch.ones(12, dtype=torch.bool), epoch=0, step=step,
         )  # fmt: skip

@@ -14,7 +14,7 @@ def batches(*, views=2, sizes=(3, 2)):
         uids = torch.arange(start, start + size)
         yield Batch(
             views={"global": torch.randn(views, size, 3, 4, 4, generator=generator)},
-            masks={}, targets={}, params={}, labels=uids % 2, uids=uids + 100,
+            masks={}, hidden={}, targets={}, params={}, labels=uids % 2, uids=uids + 100,
             keys=("k",) * size, valid=torch.ones(size, dtype=torch.bool), epoch=0, step=0,
         )  # fmt: skip
         start += size

@@ -17,6 +17,7 @@ from sslpipe.image.executors import cpu, cpu_jit, kornia
 from sslpipe.image.views import Views
 from sslpipe.lookup import Entry
 from sslpipe.recipe import load_recipe
+from sslpipe.rng import Place
 
 from ..conftest import ROOT
 
@@ -305,7 +306,8 @@ def test_views_come_from_the_executor_of_the_recipe():
     for name in ("kornia", "cpu"):
         views = Views(recipe.views, {}, {}, seed=1, device=CPU, executor=name)
         uids = np.arange(4, dtype=np.int64)
-        made[name] = views.make(images, epochs=uids * 0, uids=uids)[0]["global"]
+        place = Place(0, uids, len(uids))
+        made[name] = views.make(images, epochs=uids * 0, uids=uids, place=place).views["global"]
     assert 0 < difference(made["cpu"], made["kornia"]) < 0.02 * LEVEL
 
 

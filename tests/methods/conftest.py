@@ -42,7 +42,11 @@ def fake(
     labels, uids = torch.full((size,), -1), torch.arange(size)
     keys = tuple(map(str, range(size)))
     valid = torch.ones(size, dtype=torch.bool)
-    batch = Batch(views, masks, targets, labels, {}, uids, keys, valid, epoch=0, step=0)
+    hidden = {name: mask_MBN.sum(-1).cpu().numpy() for name, mask_MBN in masks.items()}
+    batch = Batch(
+        views=views, masks=masks, hidden=hidden, targets=targets, labels=labels, params={},
+        uids=uids, keys=keys, valid=valid, epoch=0, step=0,
+    )  # fmt: skip
     return batch, BatchSpec(size, size, view_specs, mask_specs, target_specs)
 
 

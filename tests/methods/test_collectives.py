@@ -47,7 +47,10 @@ def make_batch(rank, size):
     images = torch.randn(2, SIZE, 3, 2, 2, generator=generator, dtype=torch.float64)
     views = images.chunk(size, dim=1)[rank]
     uids = torch.arange(views.shape[1])
-    return Batch({"global": views}, {}, {}, uids, {}, uids, ("",) * len(uids), 0, 0)
+    return Batch(
+        views={"global": views}, masks={}, hidden={}, targets={}, labels=uids, params={}, uids=uids,
+        keys=("",) * len(uids), valid=torch.ones(len(uids), dtype=torch.bool), epoch=0, step=0,
+    )  # fmt: skip
 
 
 def wrap(module):

@@ -5,7 +5,7 @@ from torch import nn
 from sslpipe import backbones
 from sslpipe.errors import ExtraError
 from sslpipe.lookup import Entry
-from sslpipe.methods import heads
+from sslpipe.methods import heads, teachers, vit
 
 
 def test_ema_is_exact_arithmetic_on_parameters_only():
@@ -13,24 +13,24 @@ def test_ema_is_exact_arithmetic_on_parameters_only():
     teacher.weight.data.fill_(8.0)
     student.weight.data.fill_(4.0)
     student.running_mean.fill_(5.0)
-    heads.ema_update(teacher, student, 0.75)
+    teachers.ema_update(teacher, student, 0.75)
     assert teacher.weight.tolist() == [7.0, 7.0]  # 0.75 * 8 + 0.25 * 4
     assert student.weight.tolist() == [4.0, 4.0]
     assert teacher.running_mean.tolist() == [0.0, 0.0]
-    heads.ema_update(teacher, student, 1.0)
+    teachers.ema_update(teacher, student, 1.0)
     assert teacher.weight.tolist() == [7.0, 7.0]
-    heads.ema_update(teacher, student, 0.0)
+    teachers.ema_update(teacher, student, 0.0)
     assert teacher.weight.tolist() == [4.0, 4.0]
 
 
 def test_cosine_reaches_its_ends_exactly():
-    assert heads.cosine(0.996, 1.0, 0.0) == 0.996
-    assert heads.cosine(0.996, 1.0, 1.0) == 1.0
-    assert heads.cosine(2.0, 4.0, 0.5) == pytest.approx(3.0)
-    assert heads.cosine(0.0, 1.0, 1 / 3) == pytest.approx(0.25)
-    assert all(heads.cosine(0.996, 1.0, i / 1000) <= 1.0 for i in range(1001))
+    assert teachers.cosine(0.996, 1.0, 0.0) == 0.996
+    assert teachers.cosine(0.996, 1.0, 1.0) == 1.0
+    assert teachers.cosine(2.0, 4.0, 0.5) == pytest.approx(3.0)
+    assert teachers.cosine(0.0, 1.0, 1 / 3) == pytest.approx(0.25)
+    assert all(teachers.cosine(0.996, 1.0, i / 1000) <= 1.0 for i in range(1001))
     with pytest.raises(AssertionError):
-        heads.cosine(0.996, 1.0, 1.01)
+        teachers.cosine(0.996, 1.0, 1.01)
 
 
 def test_frozen_copy_zeroes_known_rates_and_nothing_else():
@@ -41,7 +41,7 @@ def test_frozen_copy_zeroes_known_rates_and_nothing_else():
         p = 3.0  # an exponent
 
     module = nn.Sequential(DropPath(), GeM(), nn.Dropout(0.5), nn.Linear(2, 2))
-    copy = heads.frozen_copy(module)
+    copy = teachers.frozen_copy(module)
     assert [copy[0].drop_prob, copy[1].p, copy[2].p] == [0.0, 3.0, 0.0]
     assert [module[0].drop_prob, module[2].p] == [0.1, 0.5]
     assert not copy[3].weight.requires_grad
@@ -52,7 +52,7 @@ def test_frozen_copy_switches_off_timms_drop_path():
     settings = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     entry = Entry("vit_tiny", {**settings, "drop_path_rate": 0.9})
     student = backbones.build(entry, image_size=8).train()
-    teacher = heads.frozen_copy(student).train()
+    teacher = teachers.frozen_copy(student).train()
     images = torch.ones(16, 3, 8, 8)
     assert teacher(images).equal(teacher(images))
     assert not student(images).equal(student(images))
@@ -60,7 +60,7 @@ def test_frozen_copy_switches_off_timms_drop_path():
 
 def test_sincos_refuses_a_width_it_cannot_split():
     with pytest.raises(ValueError, match="multiple of 4"):
-        heads.sincos(6, (2, 2))
+        vit.sincos(6, (2, 2))
 
 
 def test_a_missing_library_says_what_to_install():

@@ -7,7 +7,8 @@ import torch
 from sslpipe import backbones
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.lookup import Entry
-from sslpipe.methods import build, heads, mae
+from sslpipe.methods import build, mae
+from sslpipe.methods.vit import sincos, visible_first
 
 PATCH, GRID, HIDDEN = 4, 4, 12
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2, "pos_embed": "sincos"}
@@ -100,7 +101,7 @@ def test_loss_is_fp32_for_half_precision(rand):
 
 def test_visible_patches_come_first_in_raster_order():
     hidden = torch.tensor([[True, False, True, False], [False, False, True, True]])
-    assert heads.visible_first(hidden).tolist() == [[1, 3, 0, 2], [0, 1, 2, 3]]
+    assert visible_first(hidden).tolist() == [[1, 3, 0, 2], [0, 1, 2, 3]]
 
 
 def hide_other_pixels(images, hidden):
@@ -112,7 +113,7 @@ def hide_other_pixels(images, hidden):
 def test_encoder_sees_the_visible_patches_only(vit, masked):
     batch, _ = masked
     images, hidden = batch.views["global"][0], batch.masks["random"][0]
-    visible = heads.visible_first(hidden)[:, : GRID * GRID - HIDDEN]
+    visible = visible_first(hidden)[:, : GRID * GRID - HIDDEN]
     tokens = vit.tokens(images, visible)
     assert tokens.shape == (3, 1 + 4, 24)  # class token and visible patches: no mask tokens
     torch.testing.assert_close(vit.tokens(hide_other_pixels(images, hidden), visible), tokens)
@@ -127,7 +128,7 @@ def test_encoder_sees_the_visible_patches_only(vit, masked):
 def test_masks_are_per_sample(vit, masked):
     batch, _ = masked
     images, hidden = batch.views["global"][0], batch.masks["random"][0]
-    visible = heads.visible_first(hidden)[:, :4]
+    visible = visible_first(hidden)[:, :4]
     together = vit.tokens(images, visible)
     for b in range(3):
         alone = vit.tokens(images[b : b + 1], visible[b : b + 1])
@@ -138,7 +139,7 @@ def test_masks_are_per_sample(vit, masked):
 def test_decoder_puts_every_token_back_in_its_place(vit, masked):
     batch, spec = masked
     decoder = mae.MAE(vit, spec, **SMALL).decoder
-    order = heads.visible_first(batch.masks["random"][0])
+    order = visible_first(batch.masks["random"][0])
     seen = []
     decoder.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tokens = torch.arange(3 * 5 * 24.0).view(3, 5, 24) / 100
@@ -155,7 +156,7 @@ def test_forward_trains_encoder_and_decoder(vit, masked):
     method = mae.MAE(vit, spec, **SMALL)
     output = method(batch)
     images, hidden = batch.views["global"][0], batch.masks["random"][0]
-    order = heads.visible_first(hidden)
+    order = visible_first(hidden)
     pred = method.decoder(vit.tokens(images, order[:, :4]), order)
     expected = slow_mae_loss(pred.detach(), images, hidden, PATCH, True)
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
@@ -168,7 +169,7 @@ def test_forward_trains_encoder_and_decoder(vit, masked):
 
 
 def test_sincos_is_the_official_table():
-    table = heads.sincos(8, (2, 3))
+    table = sincos(8, (2, 3))
     assert table.shape == (1, 7, 8)
     assert table[0, 0].abs().sum() == 0  # class token
     for n in range(6):

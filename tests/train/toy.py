@@ -66,7 +66,7 @@ class Pipe:
         uids = torch.arange(self.spec.global_size) + step * self.spec.global_size
         return Batch(
             views={"global": images[None, share]},
-            masks={}, targets={}, params={}, labels=uids[share] % 3, uids=uids[share],
+            masks={}, hidden={}, targets={}, params={}, labels=uids[share] % 3, uids=uids[share],
             keys=tuple(f"k{u}" for u in uids[share].tolist()),
             valid=torch.ones(len(uids[share]), dtype=torch.bool),
             epoch=step // self.length, step=step,

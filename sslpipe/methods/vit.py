@@ -1,0 +1,128 @@
+"""Parts of methods that hide patches from a ViT: what they need of it, positions, MAE's decoder.
+
+S visible patches, P values of a patch here.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import BatchSpec, MaskSpec
+from ..errors import ContractError
+from .heads import library
+
+
+@runtime_checkable
+class PatchEncoder(Protocol):
+    """An encoder that shows its patches; backbones.ViT is one."""
+
+    patch_size: int
+
+    def tokens(
+        self,
+        images_BCHW: Tensor,
+        visible_BS: Tensor | None = None,
+        *,
+        hidden_BN: Tensor | None = None,
+        mask_token_D: Tensor | None = None,
+    ) -> Tensor:
+        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D)."""
+
+
+def patch_mask(method: str, encoder: nn.Module, spec: BatchSpec, name: str) -> MaskSpec:
+    """The mask called `name`, over the encoder's patches of the 'global' views.
+
+    Raises:
+        ContractError: views, mask or encoder do not fit each other.
+    """
+    spec.require(method, views={"global": 1}, masks=(name,))
+    mask = spec.masks[name]
+    if not isinstance(encoder, PatchEncoder):
+        raise ContractError(
+            f"{method} needs an encoder with tokens(images, visible); {type(encoder).__name__} has "
+            "none. Set train.backbone to a ViT, such as vit_base"
+        )
+    if mask.view != "global":
+        raise ContractError(
+            f"{method} masks 'global'; set masks.{name}.view to it, not {mask.view!r}"
+        )
+    if mask.patch_size != encoder.patch_size:
+        raise ContractError(
+            f"{method} needs a mask of the encoder's patches: masks.{name}.patch_size = "
+            f"{mask.patch_size}, but the encoder's is {encoder.patch_size}. Set one to the other"
+        )
+    return mask
+
+
+def sincos(dim: int, grid: tuple[int, int]) -> Tensor:
+    """Fixed 2-D position embedding with a zero row for the class token: (1, 1 + N, dim) float32.
+
+    facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
+    ("here w goes first"), the second the row; each half is sines, then cosines.
+
+    Raises:
+        ValueError: `dim` is no multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"width {dim} of a sin-cos embedding must be a multiple of 4; change it")
+    rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
+    row_N, column_N = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))
+    omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [position[:, None] * omega for position in (column_N, row_N)]
+    patches_ND = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    return F.pad(patches_ND, (0, 0, 1, 0)).float()[None]
+
+
+def visible_first(hidden_BN: Tensor) -> Tensor:
+    """Patch numbers, visible before hidden, each in raster order: (B, N) int64.
+
+    A stable sort and not boolean indexing, whose size would have to come back to the host.
+    """
+    return hidden_BN.to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
+    """Tokens in the order of `index_BN`."""
+    return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
+
+
+class MaskedDecoder(nn.Module):
+    """MAE's: mask tokens at the hidden places, then a light ViT with its own positions."""
+
+    positions: Tensor
+
+    def __init__(
+        self, encoder_dim: int, patch_values: int, grid: tuple[int, int], *, dim: int, heads: int,
+        depth: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"decoder_dim = {dim} is no multiple of decoder_heads = {heads}")
+        block = library("timm.models.vision_transformer").Block
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("positions", sincos(dim, grid), persistent=False)
+        self.blocks = nn.Sequential(*(block(dim, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.predict = nn.Linear(dim, patch_values)
+        self.apply(xavier)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens_BSD: Tensor, order_BN: Tensor) -> Tensor:
+        """(B, 1 + S, D) tokens and `visible_first` of the mask -> (B, N, P)."""
+        x = self.embed(tokens_BSD)
+        missing = order_BN.shape[1] + 1 - x.shape[1]
+        patches = torch.cat([x[:, 1:], self.mask_token.expand(len(x), missing, -1)], dim=1)
+        patches = take(patches, order_BN.argsort(dim=1))  # back to raster order
+        x = torch.cat([x[:, :1], patches], dim=1) + self.positions
+        pred_BNP: Tensor = self.predict(self.norm(self.blocks(x)))[:, 1:]
+        return pred_BNP
+
+
+def xavier(module: nn.Module) -> None:
+    """The official initialisation of linear layers."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
