@@ -188,4 +188,4 @@ def draw_sheet(manifest: Any, path: Path, count: int) -> None:
         name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"
         items.append(Thumbnail(data, (key, name)))
     thumbnails(items).save(path)
-    console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples")
+    console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples", soft_wrap=True)

@@ -74,7 +74,7 @@ def test_an_image_that_does_not_decode_is_replaced_or_raised_by_name(tmp_path, c
     assert "class0/broken: is a cut or damaged JPEG" in caplog.text
     with (
         load(tmp_path / "out", "stream.on_bad=raise") as pipe,
-        pytest.raises(SampleError, match=r"in-.*tar class0/broken: is no readable"),
+        pytest.raises(SampleError, match=r"in-.*tar class0/broken: is a cut or damaged"),
     ):
         steps(pipe, 2)
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import SampleError
+from .buffers import Buffers
 from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,7 +35,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
 MAX_SIDE = 65_535  # what JPEG and the shard index can say
 MAX_SCANS = 100  # of a progressive JPEG; common ones have 10, each passes over all pixels
 EXIF = b"Exif\0\0"
-EXIF_REACH = 1 << 17  # bytes from the start: EXIF is a segment of <= 64 KiB among the first
+APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
 ORIENTATION = 0x0112
 
 # EXIF orientation -> transpose first?, then step over rows and columns
@@ -46,17 +47,21 @@ TURNS = {
 QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as kept in warnings.filters
 
 
-def decode(data: bytes, *, size: int | None = None, factor: int = 1) -> Pixels:
+def decode(
+    data: bytes, *, size: int | None = None, factor: int = 1, buffers: Buffers | None = None
+) -> Pixels:
     """Decode to (H, W, 3) uint8 RGB, C-contiguous, by the rules of this module.
 
-    `size`: a shorter side above it is shrunk to it (antialiased bicubic); never enlarged.
-    `factor`: without a size, a JPEG is decoded at 1/1, 1/2, 1/4 or 1/8; see `scale`.
+    size: a shorter side above it is shrunk to it (antialiased bicubic); never enlarged.
+    factor: without a size, a JPEG is decoded at 1/1, 1/2, 1/4 or 1/8; see `scale`.
+    buffers: where pixels of JPEGs go; new memory costs 0.2 ms of 1.3 at 500 x 375.
 
     Raises:
         SampleError: the reason, without the place, which only the caller knows.
     """
     try:
-        pixels, orientation = decode_jpeg(data, size, factor) or decode_any(data)
+        found = decode_jpeg(data, size, factor, buffers or Buffers())
+        pixels, orientation = found or decode_any(data)
         return turn(shrink(pixels, size), orientation)
     except SampleError:
         raise
@@ -68,7 +73,9 @@ def decode(data: bytes, *, size: int | None = None, factor: int = 1) -> Pixels:
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 
 
-def decode_jpeg(data: bytes, size: int | None, factor: int) -> tuple[Pixels, int] | None:
+def decode_jpeg(
+    data: bytes, size: int | None, factor: int, buffers: Buffers
+) -> tuple[Pixels, int] | None:
     """The fast way: pixels and orientation; None for CMYK, odd samplings and other formats.
 
     Pixels may be shrunk already, by `scale_factor`.
@@ -86,23 +93,30 @@ def decode_jpeg(data: bytes, size: int | None, factor: int) -> tuple[Pixels, int
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
     # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
     factor = scale_factor(min(height, width), size) if size else factor
+    height, width = math.ceil(height / factor), math.ceil(width / factor)
     pixels = simplejpeg.decode_jpeg(
         data,
         "RGB",
         fastdct=False,
         fastupsample=False,
         strict=True,
-        min_height=math.ceil(height / factor),
-        min_width=math.ceil(width / factor),
+        min_height=height,
+        min_width=width,
         min_factor=factor,
+        buffer=buffers.empty((height, width, 3), np.uint8),
     )
     return pixels, jpeg_orientation(data)
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """EXIF orientation 1..8 of a JPEG."""
-    at = data.find(EXIF, 0, EXIF_REACH)
-    return 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
+    """EXIF orientation 1..8 of a JPEG, from the segments before its first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if data[at + 1] == APP1 and data.startswith(EXIF, at + 4):
+            return exif_orientation(data[at + 4 : end])
+        at = end if data[at + 1] != 0xFF else at + 1  # a marker may stand after fill bytes
+    return 1
 
 
 def scale_factor(shorter: int, size: int) -> int:

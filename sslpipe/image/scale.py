@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .buffers import Buffers
 from .decode import MAX_SIDE, TURNS, decode, jpeg_orientation, scale_factor, shrunk
 from .draws import Policy, keys_of
 from .ops import Draw
@@ -88,6 +89,7 @@ class Decoder:
         self.auto = scaled == "auto"
         self.done = self.scaled = 0
         self._lock = threading.Lock()
+        self._buffers = Buffers()
 
     def __call__(self, sample: Stored, epoch: int) -> Canvas:
         """Decode one sample.
@@ -98,7 +100,7 @@ class Decoder:
         sides = jpeg_sides(sample.data) if self.hopes(sample.sides) else None
         factor = 1 if sides is None else self.factor(sides, sample.uid, epoch)
         size = self.size if factor == 1 or sides is None else side_at(sides, self.size, factor)
-        pixels = decode(sample.data, size=size, factor=factor)
+        pixels = decode(sample.data, size=size, factor=factor, buffers=self._buffers)
         actual = (pixels.shape[0], pixels.shape[1])
         nominal = actual if sides is None or factor == 1 else canvas_sides(sides, self.size)
         with self._lock:

@@ -11,6 +11,7 @@ import torch
 
 from sslpipe.errors import RecipeError
 from sslpipe.image import executors, ops
+from sslpipe.image.buffers import Buffers
 from sslpipe.image.draws import OPS, Policy, Step, draw, keys_of, policy
 from sslpipe.image.executors import cpu, cpu_jit, kornia
 from sslpipe.image.scale import Canvas
@@ -238,13 +239,20 @@ def test_a_sample_alone_is_the_same_bit_for_bit():
         assert torch.equal(alone[:, 0], together[:, b])
 
 
-def test_every_pixel_is_written(monkeypatch):
-    def poisoned(shape, dtype):
-        return np.full(shape, np.nan, dtype)
+class Poisoned(Buffers):
+    """Memory in which something stands already."""
 
+    def empty(self, shape, dtype):
+        memory = super().empty(shape, dtype)
+        memory.fill(np.nan)
+        return memory
+
+
+def test_every_pixel_is_written():
     group, images = build(CHAIN, count=2), canvases(9)
-    monkeypatch.setattr(cpu.np, "empty", poisoned)
-    assert not cpu.execute(group, images, table_of(group, images), device=CPU).isnan().any()
+    table = table_of(group, images)
+    made = cpu.execute(group, images, table, device=CPU, buffers=Poisoned())
+    assert torch.equal(made, cpu.execute(group, images, table, device=CPU))
 
 
 def test_canvases_are_left_alone_and_need_not_be_contiguous():

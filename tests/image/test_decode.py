@@ -114,6 +114,17 @@ def test_exif_orientation_of_jpegs_as_pillow_applies_it(orientation, order):
     assert canvas.flags.c_contiguous
 
 
+def test_exif_is_found_after_other_segments_and_fill_bytes_but_not_in_the_scan():
+    plain, tags = encode(smooth(), "JPEG"), exif(6)
+    other = b"\xff\xe1\0\x20http://ns.adobe.com/xap/1.0/\0\0"
+    filled = b"\xff\xe2\0\x05abc\xff\xff"
+    segment = with_exif(plain, tags)[2 : len(with_exif(plain, tags)) - len(plain) + 2]
+    assert module.jpeg_orientation(plain[:2] + other + filled + segment + plain[2:]) == 6
+    assert module.jpeg_orientation(plain + segment) == 1
+    for cut in range(40):
+        assert module.jpeg_orientation((plain[:2] + other)[:cut]) == 1
+
+
 @pytest.mark.parametrize("tags", [b"Exif\0\0II*\0", b"Exif\0\0garbage", exif(99)])
 def test_damaged_exif_does_not_cost_the_image(tags):
     assert decode(encode(smooth(), "JPEG", exif=tags)).shape == (48, 64, 3)

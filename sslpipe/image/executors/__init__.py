@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RecipeError
+from ..buffers import Buffers
 from ..draws import Policy
 from . import kornia
 
@@ -59,7 +60,7 @@ def choose(
         raise RecipeError(f"run.executor = {name!r}: {reason}, or write executor: auto")
     module = importlib.import_module(f".{name}", __package__)  # each takes a second to import
     if name == "cpu":
-        return functools.partial(module.execute, threads=threads)
+        return functools.partial(module.execute, threads=threads, buffers=Buffers())
     return module.execute  # type: ignore[no-any-return]
 
 
