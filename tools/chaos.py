@@ -13,6 +13,7 @@ nothing lost, doubled or in another place.
 import argparse
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -74,6 +75,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
     torch.set_num_threads(1)  # threads do not survive the forks
+    logging.getLogger("sslpipe").setLevel(logging.ERROR)  # bad samples are meant here
     rng, tally, console = random.Random(chosen.seed), Tally(), Console()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -225,8 +227,7 @@ def handed(pipe: Pipeline, state: dict[str, Any] | None) -> Iterator[Record]:
         pipe.load_state_dict(state)
     while pipe.step < STEPS:
         for batch in pipe:
-            slots = pipe.positions(batch.step) - batch.step * pipe.spec.global_size
-            yield dict(zip(map(str, slots.tolist()), digests(batch), strict=True))
+            yield dict(zip(map(str, pipe.source.slots.tolist()), digests(batch), strict=True))
             if pipe.step == STEPS:
                 return
 
