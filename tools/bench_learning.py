@@ -45,7 +45,7 @@ from sslpipe.train.run import prepare
 
 SUFFIX = "_cifar"
 RESNET = Entry("cifar_resnet", {"width": 32, "blocks": [1, 1, 1, 1]})
-VIT = MappingProxyType({"embed_dim": 128, "depth": 6, "num_heads": 4, "patch_size": 4})
+VIT = MappingProxyType({"embed_dim": 128, "depth": 6, "num_heads": 4})
 PER_CLASS = 100
 SAID = {
     "knn": "k-NN", "untrained_knn": "untrained", "pixels_knn": "pixels", "linear": "linear",
