@@ -29,7 +29,7 @@ class Images:
         """`per_class` random images of every class, or all that it has."""
         generator = torch.Generator().manual_seed(seed)
         shuffled = torch.randperm(len(self.labels), generator=generator)
-        rows = [shuffled[self.labels[shuffled] == c][:per_class] for c in self.labels.unique()]
+        rows = [shuffled[self.labels[shuffled] == c][:per_class] for c in torch.unique(self.labels)]
         keep = torch.cat(rows)
         return Images(self.images[keep], self.labels[keep])
 
@@ -91,10 +91,11 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (count // size))
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(train.labels))[:count].split(size):
+        for rows in torch.split(torch.randperm(len(train.labels))[:count], size):
             images = jittered(train.images[rows]).to(device)
             optimizer.zero_grad()
-            F.cross_entropy(model(images), train.labels[rows].to(device)).backward()
+            loss = F.cross_entropy(model(images), train.labels[rows].to(device))
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
 
@@ -125,6 +126,7 @@ def accuracy(model: nn.Module, test: Images, device: torch.device) -> float:
     """The share of right answers."""
     right = 0
     with evaluating(model):
-        for images, labels in zip(test.images.split(256), test.labels.split(256), strict=True):
-            right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
+        for rows in torch.split(torch.arange(len(test.labels)), 256):
+            guess = model(test.images[rows].to(device)).argmax(1).cpu()
+            right += int((guess == test.labels[rows]).sum())
     return right / len(test.labels)
