@@ -7,7 +7,7 @@
 For each METHOD the recipe METHOD_cifar: its step time is measured, the epochs are chosen so that
 the whole run, schedule included, fits the budget, and warm-up and milestones shrink in proportion.
 Beside the trained encoder: the same one untrained, and raw pixels. `--finetune` also trains each
-encoder on 100 labels per class. `--small`: narrow backbones, for CPUs.
+encoder on 50 labels per class. `--small`: narrow backbones, for CPUs.
 A run that was killed goes on, a method with a result is skipped: delete OUT/METHOD to repeat it.
 OUT/METHOD/result.json holds all numbers; the table and the rows come from these files.
 """
@@ -46,7 +46,7 @@ from sslpipe.train.run import prepare
 SUFFIX = "_cifar"
 RESNET = Entry("cifar_resnet", {"width": 32, "blocks": [1, 1, 1, 1]})
 VIT = MappingProxyType({"embed_dim": 128, "depth": 6, "num_heads": 4})
-PER_CLASS = 100
+PER_CLASS, TUNING_EPOCHS = 50, 20  # labels; 20,000 images for both encoders of CIFAR-10
 SAID = {
     "knn": "k-NN", "untrained_knn": "untrained", "pixels_knn": "pixels", "linear": "linear",
     "untrained_linear": "untrained", "finetuned": "fine-tuned", "untrained_finetuned": "scratch",
@@ -202,7 +202,9 @@ def judged(checkpoint: Path, chosen: argparse.Namespace) -> dict[str, float | No
         bank, queries = (images(recipe, s, device) for s in (chosen.train, chosen.test))
         few = bank.few(PER_CLASS, seed=0)
         for label, module in (("", encoder), ("untrained_", untrained)):
-            numbers[label + "finetuned"] = finetune(module, few, queries, device).top1
+            numbers[label + "finetuned"] = finetune(
+                module, few, queries, device, epochs=TUNING_EPOCHS
+            ).top1
     return numbers
 
 
