@@ -16,6 +16,7 @@ import pydantic
 
 from .errors import RecipeError
 from .lookup import Entry, suggest
+from .rates import Positive, Rates
 from .yamlfile import Place, YamlFile, parse_yaml
 
 NONE: Mapping[str, Any] = MappingProxyType({})
@@ -35,8 +36,6 @@ def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
 
 
 Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
-Positive = Annotated[int, pydantic.Field(gt=0)]
-Fraction = Annotated[float, pydantic.Field(ge=0)]
 Weight = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
@@ -93,16 +92,11 @@ class Target(Section):
     task: Named
 
 
-class Train(Section):
+class Train(Rates, Section):
     """Settings of the reference trainer; a user's own trainer ignores them."""
 
     backbone: Named
     optimizer: Named  # its lr is stated for a global batch of lr_batch
-    epochs: Positive
-    lr_batch: Positive = 256
-    final_lr: Fraction = 0.0  # absolute, not scaled
-    final_weight_decay: Fraction | None = None  # None: constant
-    warmup_epochs: Fraction = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: Positive = 1  # batches per optimizer step
     clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
