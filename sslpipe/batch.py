@@ -103,6 +103,7 @@ class BatchSpec:
     views: Mapping[str, ViewSpec]
     masks: Mapping[str, MaskSpec]
     targets: Mapping[str, TargetSpec]
+    epoch_size: int | None = None  # samples of an epoch; None: an endless stream
 
     def require(
         self,

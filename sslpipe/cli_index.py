@@ -38,7 +38,6 @@ def index(
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
     from .image.codec import ImageCodec
-    from .image.header import read_size
     from .shards.adopt import adopt
     from .shards.exports import check_kinds
     from .shards.exports import export as write_export
@@ -46,7 +45,7 @@ def index(
 
     codec = ImageCodec()
     kinds = check_kinds(export)
-    look = codec.inspect if decode else read_size
+    look = codec.inspect if decode else codec.header_size
     rules = Rules(codec.extensions, look, label_key, ext.lower().lstrip(".") if ext else None)
     with cli.bar("tars") as update:
         made = adopt(

@@ -112,6 +112,7 @@ class Pipeline:
             self.views.view_specs,
             self.views.mask_specs,
             self.views.target_specs,
+            sum(shard.samples for shard in manifest.shards),
         )
         self.order = order_of(recipe, manifest)
         self._reader = Reader([manifest.root / s.file for s in manifest.shards], shard_format)

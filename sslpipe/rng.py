@@ -91,12 +91,16 @@ def words(
     stream: str,
     ids: npt.ArrayLike,
     view: npt.ArrayLike = 0,
+    first: int = 0,
 ) -> U64:
-    """`count` random u32 per element of the broadcast epoch, ids and view: (..., count) uint64."""
+    """`count` random u32 per element of the broadcast epoch, ids and view: (..., count) uint64.
+
+    `first`: the block of four words to begin with, for draws that are taken bit by bit.
+    """
     key = mix(seed, epoch)[..., None]
     uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)[..., None]
     c1 = np.uint64(stream_id(stream) << 16) | np.asarray(view, dtype=np.uint64)[..., None]
-    block = np.arange((count + 3) // 4, dtype=np.uint64)
+    block = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
     mask, shift = np.uint64(MASK), np.uint64(32)
     out = philox((block, c1, uid & mask, uid >> shift), (key & mask, key >> shift))
     joined = np.stack(np.broadcast_arrays(*out), axis=-1)
@@ -111,9 +115,10 @@ def uniforms(
     stream: str,
     ids: npt.ArrayLike,
     view: npt.ArrayLike = 0,
+    first: int = 0,
 ) -> npt.NDArray[np.float64]:
     """`words` as float64 in [0, 1), multiples of 2**-24."""
-    raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view)
+    raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view, first=first)
     return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
 
@@ -137,8 +142,8 @@ class Keys:
     uids: npt.NDArray[np.int64]
     views: npt.NDArray[np.int64]
 
-    def uniforms(self, stream: str, count: int) -> npt.NDArray[np.float64]:
-        """(V, B, count) float64 in [0, 1)."""
+    def uniforms(self, stream: str, count: int, *, first: int = 0) -> npt.NDArray[np.float64]:
+        """(V, B, count) float64 in [0, 1), from block `first` of four on."""
         return uniforms(
             count,
             seed=self.seed,
@@ -146,6 +151,7 @@ class Keys:
             stream=stream,
             ids=self.uids,
             view=self.views[:, None],
+            first=first,
         )
 
     def words(self, stream: str, count: int) -> U64:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.image import ops
+from sslpipe.image import masks, ops
 from sslpipe.image.views import Views
 from sslpipe.recipe import find_recipe, load_recipe
 
@@ -112,6 +112,33 @@ PUBLISHED = {
     "beit": masked((0.08, 1.0), "bicubic", "crop jitter flip norm", jitter=BEIT, jitter_p=(1.0,)),
     "ijepa": masked((0.3, 1.0), "bilinear", "crop norm"),
 }  # fmt: skip
+SIXTEEN, FOURTEEN = (14, 14), (16, 16)  # grids of 224 px in patches of 16 and 14 px
+DINOV2_BLOCKS = masks.DINOv2(
+    probability=0.5, ratio=(0.1, 0.5), min_patches=4, aspect=0.3, finish="stop", mode="reference"
+)
+
+
+def ijepa(part):
+    return masks.Multiblock(
+        part=part, blocks=4, scale=(0.15, 0.2), aspect=(0.75, 1.5), context_scale=(0.85, 1.0),
+        min_keep=10, mode="reference",
+    )  # fmt: skip
+
+
+MASKS = {  # recipe -> mask -> sampler, view group, masks, grid, hidden patches
+    "mae": {"random": (masks.Random(ratio=0.75), "global", 1, SIXTEEN, 196 - 49)},
+    "msn": {"drop": (masks.Random(ratio=0.15, mode="reference"), "anchor", 1, SIXTEEN,
+                     196 - int(196 * 0.85))},
+    "simmim": {"units": (masks.SimMIM(ratio=0.6, unit=2), "global", 1, SIXTEEN, 4 * 30)},
+    "beit": {"blocks": (masks.Blockwise(patches=75, min_patches=16, aspect=0.3, finish="stop"),
+                        "global", 1, SIXTEEN, None)},
+    "ibot": {"blocks": (masks.IBOT(ratio=(0.0, 0.3), spread=(0.0, 0.2), aspect=0.3), "global", 2,
+                        SIXTEEN, None)},
+    "dinov2": {"blocks": (DINOV2_BLOCKS, "global", 2, SIXTEEN, None)},
+    "dinov2_documented": {"blocks": (DINOV2_BLOCKS, "global", 2, SIXTEEN, None)},
+    "ijepa": {"context": (ijepa("context"), "global", 1, FOURTEEN, None),
+              "targets": (ijepa("targets"), "global", 4, FOURTEEN, None)},
+}  # fmt: skip
 OTHER_SETTINGS = {"rotation", "demo"}  # and *_cifar: not in the table of 224-px view policies
 
 
@@ -190,8 +217,10 @@ def test_first_views_are_blurred_and_second_solarized_as_often_as_said():
 
 
 def test_masks_that_belong_to_a_policy():
-    hidden = {name: views_of(name).mask_specs for name in ("mae", "msn", "simmim")}
-    assert hidden["mae"]["random"].hidden == 196 - 49
-    assert hidden["msn"]["drop"].hidden == 196 - int(196 * 0.85)
-    assert hidden["msn"]["drop"].view == "anchor"
-    assert hidden["simmim"]["units"].hidden == 30  # ceil(.6 * 49) units of 32 px
+    for name, published in MASKS.items():
+        built = views_of(name).maskers
+        assert {
+            mask: (made.sampler, made.spec.view, made.spec.count, made.spec.grid, made.spec.hidden)
+            for mask, made in built.items()
+        } == published
+    assert {name for name in PUBLISHED if views_of(name).maskers} == set(MASKS)

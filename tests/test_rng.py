@@ -62,6 +62,12 @@ def test_more_draws_leave_the_first_ones_alone():
     assert (a == b[:, :3]).all()
 
 
+def test_draws_can_be_taken_bit_by_bit():
+    keys = rng.Keys(3, np.array([0, 1]), np.array([5, -6]), np.arange(2))
+    whole = keys.uniforms("x", 40)
+    assert np.array_equal(keys.uniforms("x", 9, first=4), whole[..., 16:25])
+
+
 def test_epochs_and_ids_broadcast_per_sample():
     ids, epochs = np.array([5, -5, 7]), np.array([0, 0, 1])
     together = rng.words(4, seed=3, epoch=epochs, stream="x", ids=ids)

@@ -1,12 +1,15 @@
 """Image bytes to a uint8 RGB canvas. The rules, the same for every reader of the data:
 
-- the content decides the format, not the name: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame);
+- the content decides the format, not the name: JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP;
+- of an animation the first frame, of a TIFF the first page;
 - EXIF orientation is applied; colour profiles are not;
 - grey and palette become RGB; CMYK is converted without a profile, Adobe's inverted one included;
 - transparency is laid on white;
 - 16 bits per channel keep their high byte, as libpng does; 32-bit pixels are refused: their range
   is unknown;
-- a truncated or damaged file is refused, and so is one above MAX_PIXELS or MAX_SIDE.
+- a truncated or damaged file is refused; what is no image is called by its name;
+- above MAX_PIXELS, MAX_SIDE or MAX_SCANS a file is refused by its header, before decoding; so is
+  a PNG whose compressed texts inflate beyond Pillow's limit (1 MiB each).
 """
 
 import io
@@ -23,12 +26,13 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import SampleError
+from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame
 
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
 MAX_SIDE = 65_535  # what JPEG and the shard index can say
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_SCANS = 100  # of a progressive JPEG; common ones have 10, each passes over all pixels
 EXIF = b"Exif\0\0"
 EXIF_REACH = 1 << 17  # bytes from the start: EXIF is a segment of <= 64 KiB among the first
 ORIENTATION = 0x0112
@@ -56,7 +60,9 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
     except SampleError:
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
-        raise SampleError(f"is no readable {', '.join(FORMATS)}") from error
+        raise SampleError(explain(data)) from error
+    except Image.DecompressionBombError as error:  # above twice our limit Pillow asks first
+        raise SampleError(f"{error}; the limit is {MAX_PIXELS:,}") from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 
@@ -75,6 +81,7 @@ def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
     if colours in ("CMYK", "YCCK"):
         return None
     check_size(width, height)
+    check_scans(data)
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
     # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
     factor = scale_factor(min(height, width), size)
@@ -88,8 +95,13 @@ def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
         min_width=math.ceil(width / factor),
         min_factor=factor,
     )
+    return pixels, jpeg_orientation(data)
+
+
+def jpeg_orientation(data: bytes) -> int:
+    """EXIF orientation of a JPEG."""
     at = data.find(EXIF, 0, EXIF_REACH)
-    return pixels, 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
+    return 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
 
 
 def scale_factor(shorter: int, size: int | None) -> int:
@@ -107,14 +119,15 @@ def scale_factor(shorter: int, size: int | None) -> int:
 
 def decode_any(data: bytes) -> tuple[Pixels, int]:
     """Everything else, by Pillow: pixels and orientation."""
-    if not data:
-        raise SampleError("is empty")
     silence_pillow()
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
         check_size(*image.size)
-        # TIFF turns itself upright when loaded
-        exif = b"" if image.format == "TIFF" else image.info.get("exif", b"")
-        return np.array(to_rgb(image)), exif_orientation(exif)
+        return np.array(to_rgb(image)), orientation_of(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation of an image that Pillow has opened; TIFF turns itself upright."""
+    return 1 if image.format == "TIFF" else exif_orientation(image.info.get("exif", b""))
 
 
 def silence_pillow() -> None:
@@ -132,6 +145,13 @@ def check_size(width: int, height: int) -> None:
             f"{width:,} x {height:,} pixels; the limits are {MAX_PIXELS:,} pixels in all "
             f"and {MAX_SIDE:,} a side"
         )
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a JPEG that is small but takes minutes: thousands of scans over many pixels."""
+    frame = jpeg_frame(data)
+    if frame and frame.marker != BASELINE and (scans := data.count(SCAN)) > MAX_SCANS:
+        raise SampleError(f"has {scans:,} scans; the limit is {MAX_SCANS}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

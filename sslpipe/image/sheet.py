@@ -59,7 +59,7 @@ def sheet(
 def columns_of(
     batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
 ) -> Iterator[Column]:
-    """Every view of every group, then every mask on the first view of its group."""
+    """Every view of every group, then every mask: one per view on its view, others on the first."""
     for group, views_VBCHW in batch.views.items():
         for v, view_BCHW in enumerate(views_VBCHW):
             pictures = picture(view_BCHW[:rows], policies[group])
@@ -67,9 +67,10 @@ def columns_of(
             yield Column(f"{group} {v}", enlarged(pictures), captions)
     for name, masks_MBN in batch.masks.items():
         mask = spec.masks[name]
-        first = picture(batch.views[mask.view][0, :rows], policies[mask.view])
+        views = batch.views[mask.view]
         for m, mask_BN in enumerate(masks_MBN):
-            hidden = grey_out(first, mask_BN[:rows], mask)
+            below = views[m if len(views) == mask.count else 0, :rows]
+            hidden = grey_out(picture(below, policies[mask.view]), mask_BN[:rows], mask)
             counts = batch.hidden[name][m, :rows].tolist()
             texts = [f"{count} of {mask.patches} hidden" for count in counts]
             yield Column(f"mask {name} {m}", enlarged(hidden), texts)

@@ -15,7 +15,7 @@ from ..lookup import Entry
 from ..rng import Place
 from . import executors
 from .draws import draw, keys_of, policy
-from .masks import masker
+from .masks import MaskSettings, maskers
 from .targets import pretext
 
 I64 = npt.NDArray[np.int64]
@@ -30,19 +30,6 @@ class ViewSettings(Protocol):
     def draws(self) -> str: ...
     @property
     def ops(self) -> Sequence[Entry]: ...
-
-
-class MaskSettings(Protocol):
-    """A mask of a recipe."""
-
-    @property
-    def view(self) -> str: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def patch_size(self) -> int: ...
-    @property
-    def sampler(self) -> Entry: ...
 
 
 class TargetSettings(Protocol):
@@ -93,17 +80,7 @@ class Views:
             for name, group in self.policies.items()
         }
         specs = {name: group.spec for name, group in self.policies.items()}
-        self.maskers = {
-            name: masker(
-                name,
-                m.sampler,
-                view=m.view,
-                spec=specs[m.view],
-                count=m.count,
-                patch_size=m.patch_size,
-            )
-            for name, m in masks.items()
-        }
+        self.maskers = maskers(masks, specs)
         self.pretexts = {
             name: pretext(name, t.task, view=t.view, spec=specs[t.view])
             for name, t in targets.items()

@@ -1,12 +1,14 @@
 """Data at rest: tar shards, their indexes and manifest. The format: shards/README.md."""
 
 from .index import Index, read_index, write_index
+from .inputs.found import Columns
 from .manifest import Manifest, Shard, open_manifest, read_manifest
 from .pack import Packed, PackReport, pack
 from .scan import index_tar
 from .verify import Problem, verify
 
 __all__ = [
+    "Columns",
     "Index",
     "Manifest",
     "PackReport",

@@ -20,7 +20,8 @@ from .index import Index, file_sha256, index_path, read_index, replace_file, wri
 from .manifest import FILE, Manifest, Shard, read_manifest, write_manifest
 from .pack import REPORT, shard_prefix
 from .scan import Rules, index_stream
-from .urls import Tar, find_tars, is_local, local_folder, open_tar
+from .source import is_local
+from .urls import Tar, find_tars, local_folder, open_tar
 from .verify import Problem
 
 KIND = "index"  # of our lines in report.jsonl

@@ -20,7 +20,8 @@ from ..errors import ShardError
 from .index import BLOCK, replace_file, split_name
 from .manifest import Manifest, Shard
 from .scan import META
-from .urls import is_local, open_tar
+from .source import is_local
+from .urls import open_tar
 
 NAME_FIELD = 100  # bytes of a name in a plain tar header
 

@@ -1,9 +1,40 @@
-"""A file that is read forward only: local or distant, each byte fetched and hashed once."""
+"""Two ways over a tar: every byte once and hashed, or from header to header."""
 
 import hashlib
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 CHUNK = 1 << 20  # bytes read at once where they are only hashed
+
+
+class Forward(Protocol):
+    """What reading the members of a tar needs."""
+
+    last: bytes  # what the last `read` returned
+
+    def tell(self) -> int: ...
+    def read(self, size: int) -> bytes: ...
+    def seek(self, position: int) -> None: ...
+
+
+class Skim:
+    """Read the headers of a file and pass over what lies between."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.last = b""
+
+    def tell(self) -> int:
+        """Where the file stands."""
+        return self._file.tell()
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes; fewer only at the end."""
+        self.last = self._file.read(size)
+        return self.last
+
+    def seek(self, position: int) -> None:
+        """Go to `position`."""
+        self._file.seek(position)
 
 
 class Stream:

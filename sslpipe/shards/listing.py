@@ -1,101 +1,160 @@
-"""What a folder offers for packing: files, safe unique keys, ids, classes, shuffled order."""
+"""What inputs offer for packing: files, safe unique keys, ids, classes, shuffled order."""
 
-import os
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import ShardError
 from ..rng import sample_id, words
+from .inputs.expand import Input, absolute, expand
+from .inputs.found import Columns, Found, Options
 from .source import Listing, Note, Place, Source
 
-# control characters break headers and line-based tools; lone surrogates are names in no encoding
-UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+Label = int | str | None
+
+TELL = 1000  # files between two calls of `progress`
+MAX_SIZE = 2**32 - 1  # bytes of a payload that an index can hold
+MAX_CLASS = 2**20  # a larger number is an id, not a class
 
 
-def list_sources(folder: Path, out: Path, extensions: Collection[str]) -> Listing:
-    """Find the files to pack under `folder`, leaving out `out` and hidden folders.
+def list_inputs(
+    inputs: Sequence[str | Path],
+    *,
+    out: str | Path,
+    extensions: Collection[str],
+    columns: Columns = Columns(),  # noqa: B008 (frozen)
+    progress: Callable[[int], None] | None = None,
+) -> Listing:
+    """List what folders, lists, tables, tars and zips offer: shards/README.md says how.
+
+    `out` is left out where it lies in a folder to pack. `columns`: of tables. `progress` gets the
+    number of files found so far.
 
     Raises:
-        ShardError: no file has one of `extensions`.
+        ShardError: an input that does not exist, holds nothing or is of no known kind; labels
+            that do not fit together; two keys with one sample id.
+        ExtraError: a client or reader that is not installed.
     """
-    files = sorted(path.relative_to(folder).as_posix() for path in walk(folder, out))
-    reasons = {file: why_skipped(file, extensions) for file in files}
-    chosen = [file for file in files if not reasons[file]]
-    if not chosen:
-        looked = ", ".join(f".{ext}" for ext in sorted(extensions))
-        raise ShardError(f"{folder}: holds no images (looked for {looked}); check the path")
-    classes = tuple(sorted({file.partition("/")[0] for file in chosen if "/" in file}))
-    labels = {name: label for label, name in enumerate(classes)}
-    keys = unique_keys(chosen)
-    ids = unique_ids(keys)
-    sources = tuple(
-        Source(
-            Place(str(folder / file)),
-            file,
-            key,
-            extension(file),
-            uid,
-            labels.get(file.partition("/")[0], -1),
+    options = Options(frozenset(extensions), absolute(str(out)), columns)
+    singles = expand(inputs)
+    notes: list[Note] = []
+    seen: set[Place] = set()
+    groups: list[list[Found]] = []
+    for single in singles:
+        named = f"{single.name}: " if len(singles) > 1 else ""
+        found = gather(single, named, options, notes, sum(map(len, groups)), progress)
+        groups.append(sorted(usable(found, seen, notes), key=lambda item: item.file))
+    return assemble(groups, notes)
+
+
+def gather(
+    single: Input,
+    named: str,
+    options: Options,
+    notes: list[Note],
+    before: int,
+    progress: Callable[[int], None] | None,
+) -> list[Found]:
+    """What one input offers, with `named` before its names; adds to `notes`."""
+    found: list[Found] = []
+    for item in single.reader(single.url, options):
+        if named:
+            item = replace(item, file=named + item.file)
+        if isinstance(item, Note):
+            notes.append(item)
+            continue
+        found.append(item)
+        if progress and len(found) % TELL == 0:
+            progress(before + len(found))
+    if not found:
+        looked = ", ".join(f".{ext}" for ext in sorted(options.extensions))
+        raise ShardError(f"{single.name}: holds no images (looked for {looked}); check the path")
+    if progress:
+        progress(before + len(found))
+    return found
+
+
+def usable(found: Iterable[Found], seen: set[Place], notes: list[Note]) -> Iterator[Found]:
+    """Leave out what was named before or is too large; adds to `seen` and `notes`."""
+    for item in found:
+        if item.place in seen:
+            notes.append(Note(item.file, "is named again; the first is used"))
+        elif item.size > MAX_SIZE:
+            notes.append(Note(item.file, f"{item.size:,} bytes; the limit is {MAX_SIZE:,}"))
+        else:
+            seen.add(item.place)
+            yield item
+
+
+def assemble(groups: list[list[Found]], notes: list[Note]) -> Listing:
+    """One listing of what the inputs offer: unique keys and ids, classes merged by name."""
+    labels = [label for group in groups for label in one_kind(group)]
+    classes = classes_of(labels)
+    numbers: dict[Label, int] = {name: number for number, name in enumerate(classes)}
+    found = [item for group in groups for item in group]
+    keys = unique_keys(item.key for item in found)
+    sources = [
+        Source(f.place, f.file, key, f.ext, uid, number_of(label, numbers), f.size, f.extras)
+        for f, key, uid, label in zip(found, keys, unique_ids(keys), labels, strict=True)
+    ]
+    sources.sort(key=lambda source: source.key)
+    return Listing(tuple(sources), tuple(notes), classes)
+
+
+def one_kind(found: list[Found]) -> list[Label]:
+    """The labels of one input; numbers become names where others are names."""
+    labels: list[Label] = [item.label for item in found]
+    if not any(isinstance(label, str) for label in labels):
+        return labels
+    return [None if label is None else str(label) for label in labels]
+
+
+def classes_of(labels: Iterable[Label]) -> tuple[str, ...]:
+    """Sorted class names; where classes are numbers, a name for each up to the largest.
+
+    Raises:
+        ShardError: names and numbers, or numbers that are none of classes.
+    """
+    known = set(labels) - {None}
+    names = sorted(label for label in known if isinstance(label, str))
+    numbers = sorted(label for label in known if isinstance(label, int))
+    if names and numbers:
+        raise ShardError(
+            f"labels: one input names classes ({names[0]!r}), another numbers them "
+            f"({numbers[0]}); use names or numbers in all"
         )
-        for file, key, uid in zip(chosen, keys, ids, strict=True)
-    )
-    return Listing(sources, tuple(Note(f, r) for f, r in reasons.items() if r), classes)
+    for number in numbers[:1] + numbers[-1:]:
+        if not 0 <= number <= MAX_CLASS:
+            raise ShardError(
+                f"labels: {number} is no class number (0 to {MAX_CLASS:,}; -1 or nothing: none); "
+                "name another column, or correct it"
+            )
+    return tuple(names) if names else tuple(str(n) for n in range(max(numbers, default=-1) + 1))
 
 
-def walk(folder: Path, out: Path) -> Iterator[Path]:
-    """Every file below `folder`; links are followed, but not into a folder they lie in."""
-    away = out.resolve()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        inside = here.resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and (there := (here / name).resolve()) != away
-            and not inside.is_relative_to(there)
-        ]
-        yield from (here / name for name in names)
+def number_of(label: Label, numbers: dict[Label, int]) -> int:
+    """The number of a class."""
+    if label is None:
+        return -1
+    return label if isinstance(label, int) else numbers[label]
 
 
-def why_skipped(file: str, extensions: Collection[str]) -> str:
-    """Why a file is not meant for packing; empty if it is."""
-    if PurePosixPath(file).name.startswith("."):
-        return "hidden file"
-    return "" if extension(file) in extensions else "not an image extension"
-
-
-def extension(file: str) -> str:
-    return PurePosixPath(file).suffix.removeprefix(".").lower()
-
-
-def unique_keys(files: list[str]) -> list[str]:
-    """Safe keys of sorted files; the second of equal ones becomes `key_2`, and so on."""
+def unique_keys(wanted: Iterable[str]) -> list[str]:
+    """Keys in order; the second of equal ones becomes `key_2`, and so on."""
     taken: set[str] = set()
     tries: Counter[str] = Counter()
     keys = []
-    for file in files:
-        key = wanted = safe_key(file)
+    for wish in wanted:
+        key = wish
         while key in taken:
-            tries[wanted] += 1
-            key = f"{wanted}_{tries[wanted] + 1}"
+            tries[wish] += 1
+            key = f"{wish}_{tries[wish] + 1}"
         taken.add(key)
         keys.append(key)
     return keys
-
-
-def safe_key(file: str) -> str:
-    """The path without extension, such that webdataset reads it back whole.
-
-    Dots in the base name would end the key, `__` starts metadata, `..` leaves the folder.
-    """
-    path = PurePosixPath(UNSAFE.sub("_", file))
-    parts = [part.replace("..", "_") for part in path.parts[:-1]] + [path.stem.replace(".", "_")]
-    return "/".join(re.sub("^__+", "_", part) for part in parts)
 
 
 def unique_ids(keys: list[str]) -> list[int]:
@@ -112,7 +171,7 @@ def unique_ids(keys: list[str]) -> list[int]:
     return ids
 
 
-def shuffled(sources: tuple[Source, ...], seed: int) -> list[Source]:
+def shuffled(sources: Sequence[Source], seed: int) -> list[Source]:
     """The sources by the keyed random words of their ids: listing order has no influence."""
     ids = np.array([source.uid for source in sources], np.int64)
     high, low = words(2, seed=seed, epoch=0, stream="shards/pack", ids=ids).T

@@ -21,7 +21,7 @@ from webdataset import TarWriter
 
 from ..errors import SampleError, ShardError
 from .index import BLOCK, file_sha256, index_path, replace_file, write_index
-from .listing import list_sources, shuffled
+from .listing import list_inputs, shuffled
 from .manifest import FILE, Manifest, Shard, write_manifest
 from .scan import index_tar
 from .source import Note, Source, read
@@ -117,7 +117,7 @@ def pack(
     """
     folder, out = Path(folder), Path(out)
     check_places(folder, out)
-    listing = list_sources(folder, out, codec.extensions)
+    listing = list_inputs([folder], out=out, extensions=codec.extensions)
     prefix = shard_prefix(name, folder)
     clear(out, prefix)
     failures: list[Note] = []

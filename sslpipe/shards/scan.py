@@ -16,13 +16,14 @@ import numpy as np
 
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
-from .forward import CHUNK, Stream
+from .forward import CHUNK, Forward, Stream
 from .index import BLOCK, EXTRA_BLOCKS, GPU_JPEG, RECORD, Index, split_name
 
 Inspect = Callable[[bytes], tuple[int, int]]  # payload -> width, height; SampleError
 Report = Callable[[str, str], None]  # key, reason
 Row = tuple[int, int, int, int, int, int, int, int, int]  # one RECORD
 
+LABEL = "cls"  # extension of a class id
 META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator: skip_meta
 MAX_PAYLOAD = 2**32 - 1  # bytes: u4 in RECORD
 MAX_EXTRA_BLOCKS = 255  # high byte of the flags
@@ -75,7 +76,7 @@ class Sample:
     @property
     def label(self) -> int:
         """The class id in `.cls`, or in `.json`; -1 where there is none."""
-        return self.labels.get("cls", self.labels.get("json", -1))
+        return self.labels.get(LABEL, self.labels.get("json", -1))
 
 
 def index_tar(
@@ -143,7 +144,7 @@ def find_samples(stream: Stream, where: str, rules: Rules, report: Report) -> li
     return list(samples.values())
 
 
-def read_members(stream: Stream, where: str) -> Iterator[tarfile.TarInfo]:
+def read_members(stream: Forward, where: str) -> Iterator[tarfile.TarInfo]:
     """Every member, with the stream at its first byte, of a tar that is whole up to its end mark.
 
     Raises:
@@ -181,7 +182,7 @@ def take_member(
         sample.images.append(ext)
         if len(sample.images) == 1:
             sample.payload = read_payload(member, stream, rules.inspect)
-    elif ext == "cls":
+    elif ext == LABEL:
         sample.labels[ext] = class_id(stream.read(member.size).decode("utf-8", "replace"))
     elif ext == "json":
         found = json_member(stream.read(member.size), rules.label_key)

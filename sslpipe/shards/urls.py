@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import fsspec
 from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
-from ..errors import ExtraError, ShardError
+from ..errors import ShardError
 from .forward import CHUNK
+from .source import find_store, is_local
 
 REQUESTS = 32  # at once, when asking for sizes
 AHEAD = 8 * CHUNK  # bytes of one request to a distant store
@@ -65,7 +65,7 @@ def braces(url: str) -> list[str]:
 
 def expand(url: str) -> list[str]:
     """One URL as tars: the matches of a glob, the `*.tar` of a local folder, or itself."""
-    files, path = file_system(url)
+    files, path = find_store(url)
     local = isinstance(files, LocalFileSystem)
     if local and Path(path).is_dir():
         tars = sorted(files.glob(f"{glob.escape(path)}/*.tar"))
@@ -76,22 +76,6 @@ def expand(url: str) -> list[str]:
     if not tars:
         raise ShardError(f"{url}: no such tar; check the path")
     return tars if local else [files.unstrip_protocol(tar) for tar in tars]
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """A file system of fsspec and its own path.
-
-    Raises:
-        ShardError: an unknown protocol.
-        ExtraError: its package is not installed.
-    """
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise ExtraError(f"{url}: {error}; for S3: pip install 'sslpipe[s3]'") from error
-    except ValueError as error:
-        raise ShardError(f"{url}: {error}; check the URL") from error
-    return files, path
 
 
 def plain_names(urls: list[str]) -> list[str]:
@@ -120,7 +104,7 @@ def plain_names(urls: list[str]) -> list[str]:
 
 def size_and_time(url: str) -> tuple[int, float]:
     """Bytes and time of change, as far as the store tells without reading."""
-    files, path = file_system(url)
+    files, path = find_store(url)
     try:
         info = files.info(path)
     except Exception:  # stores raise what they like; opening it will tell
@@ -144,11 +128,6 @@ def local_folder(tars: list[Tar]) -> Path:
     return folders.pop()
 
 
-def is_local(url: str) -> bool:
-    """Whether a tar's URL is a path of this machine."""
-    return "://" not in url
-
-
 @contextmanager
 def open_tar(url: str) -> Iterator[BinaryIO]:
     """A tar, to be read from its start; OSError."""
@@ -156,6 +135,6 @@ def open_tar(url: str) -> Iterator[BinaryIO]:
         with Path(url).open("rb", buffering=CHUNK) as file:
             yield file
         return
-    files, path = file_system(url)
+    files, path = find_store(url)
     with files.open(path, "rb", block_size=AHEAD, cache_type="readahead") as file:
         yield cast(BinaryIO, file)

@@ -61,3 +61,35 @@ def test_shrink_turns_upright_and_drops_the_tag():
 def test_quality_counts():
     low, high = (CODEC.shrink(encoded(), side=30, quality=q) for q in (30, 95))
     assert len(low) < len(high)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("side", [60, 61])
+def test_shrink_passes_on_what_needs_no_change(side, subsampling):
+    data = encoded(kind="JPEG", quality=97, subsampling=subsampling)
+    assert CODEC.shrink(data, side=side, quality=50) is data
+
+
+def tagged(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [encoded(kind="JPEG", progressive=True), encoded("L", "JPEG"), encoded("CMYK", "JPEG"),
+     encoded(kind="JPEG", exif=tagged(3)), encoded(kind="JPEG", keep_rgb=True), encoded()],
+    ids=["progressive", "grey", "cmyk", "turned", "not YCbCr", "png"],
+)  # fmt: skip
+def test_shrink_encodes_anew_what_is_no_baseline_jpeg(data):
+    jpeg = CODEC.shrink(data, side=500, quality=90)
+    assert simplejpeg.decode_jpeg_header(jpeg) == (60, 90, "YCbCr", "420")
+    assert is_gpu_jpeg(jpeg)
+    assert jpeg != data
+
+
+def test_what_passes_unchanged_was_decoded_too():
+    data = encoded(kind="JPEG")
+    with pytest.raises(SampleError):
+        CODEC.shrink(data[:-20], side=500, quality=90)

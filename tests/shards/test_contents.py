@@ -8,7 +8,6 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.image.codec import ImageCodec
-from sslpipe.image.header import read_size
 from sslpipe.shards import pack, read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.contents import (
@@ -54,7 +53,7 @@ def test_shorter_sides_fall_into_bins(tmp_path, picture):
             info = tarfile.TarInfo(f"{number}.jpg")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    sized = adopt([str(tmp_path)], rules=Rules({"jpg"}, read_size)).manifest
+    sized = adopt([str(tmp_path)], rules=Rules({"jpg"}, ImageCodec().header_size)).manifest
     expected = {"under 64": 1, "64 to 127": 2, "128 to 255": 1, "2048 and more": 1}
     assert survey(sized).sides == expected
     plain = adopt([str(tmp_path)], rules=Rules({"jpg"}), rebuild=True).manifest

@@ -14,13 +14,13 @@ import pytest
 import wids
 
 from sslpipe.errors import ShardError
-from sslpipe.image.header import read_size
+from sslpipe.image.codec import ImageCodec
 from sslpipe.shards import read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.exports import check_kinds, export
 from sslpipe.shards.scan import Rules
 
-RULES = Rules({"jpg"}, read_size)
+RULES = Rules({"jpg"}, ImageCodec().header_size)
 
 
 def make(path, members):

@@ -8,8 +8,9 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.rng import sample_id
-from sslpipe.shards import listing, open_manifest, pack, read_index, verify
+from sslpipe.shards import open_manifest, pack, read_index, verify
 from sslpipe.shards import pack as pack_folder
+from sslpipe.shards.inputs import folders
 
 
 def content(folder):
@@ -57,8 +58,8 @@ def test_order_is_shuffled_by_seed_and_not_by_listing(
     first = keys(tmp_path / "a", 0)
     assert first != sorted(first)
     assert first != keys(tmp_path / "b", 1)
-    walk = listing.walk
-    monkeypatch.setattr(listing, "walk", lambda *a: reversed(list(walk(*a))))
+    walk = folders.walk_local
+    monkeypatch.setattr(folders, "walk_local", lambda *a: reversed(list(walk(*a))))
     assert first == keys(tmp_path / "c", 0)
 
 
@@ -194,7 +195,7 @@ def test_refusals_say_what_to_do(folder, tmp_path, codec):
     empty.mkdir()
     (empty / "notes.txt").write_text("hello")
     (tmp_path / "file").write_text("")
-    refused(r"holds no images \(looked for .bmp, .gif, .jpeg", source=empty)
+    refused(r"holds no images \(looked for .avif, .bmp, .gif", source=empty)
     refused("is no folder; check the path", source=tmp_path / "nowhere")
     refused("is a file; name a new folder", out=tmp_path / "file")
     refused("is the folder to pack", out=folder / "cat" / "..")

@@ -1,0 +1,152 @@
+"""Masks over the patches of a view. True = hidden from the encoder.
+
+Decided on the host, keyed per sample; where an official method couples the samples of a batch
+(mode `reference`), keyed by the place in the global batch, which every rank can compute.
+
+Letters: M masks per sample, B samples, N patches (row-major).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ... import lookup
+from ...batch import MaskSpec, ViewSpec
+from ...errors import RecipeError
+from ...lookup import Entry
+from ...rng import Keys, Place
+from .blockwise import IBOT, Blockwise, DINOv2
+from .inverse import InverseBlock
+from .multiblock import Multiblock
+from .subsets import Centre, Random, SimMIM
+
+
+class Sampler(Protocol):
+    """Draws masks, from the keys of the samples or, where it couples them, from their place.
+
+    Both raise a ValueError where the grid does not suit; they are tried before any data is read.
+    """
+
+    def hidden(self, grid: tuple[int, int]) -> int | None:
+        """Patches that every mask hides; None: they differ."""
+        ...
+
+    def draw(
+        self, keys: Keys, place: Place, stream: str, grid: tuple[int, int]
+    ) -> npt.NDArray[np.bool_]:
+        """(M, B, N) bool, M = len(keys.views) unless the sampler makes its own number."""
+        ...
+
+
+SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
+    {
+        "blockwise": Blockwise,
+        "centre": Centre,
+        "dinov2": DINOv2,
+        "ibot": IBOT,
+        "inverse_block": InverseBlock,
+        "multiblock": Multiblock,
+        "random": Random,
+        "simmim": SimMIM,
+    }
+)
+
+
+class MaskSettings(Protocol):
+    """A mask of a recipe."""
+
+    @property
+    def view(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def sampler(self) -> Entry: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Masker:
+    """A sampler on the grid of one view group."""
+
+    name: str
+    sampler: Sampler
+    spec: MaskSpec
+
+    def draw(
+        self,
+        *,
+        seed: int,
+        epochs: npt.NDArray[np.int64],
+        uids: npt.NDArray[np.int64],
+        place: Place,
+    ) -> npt.NDArray[np.bool_]:
+        """(M, B, N) bool for the samples of a batch."""
+        keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
+        return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
+
+
+def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) -> dict[str, Masker]:
+    """Build the masks of a recipe and try each on one sample.
+
+    Raises:
+        RecipeError: unknown sampler or setting, patches that do not fit the view, a count that
+            the sampler does not make, or a mask that hides nothing or everything.
+    """
+    built = {name: masker(name, mask, views[mask.view]) for name, mask in masks.items()}
+    check_agreement(masks, built)
+    return built
+
+
+def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
+    """Build one mask and try it."""
+    entry, size = mask.sampler, mask.patch_size
+    sampler: Sampler = lookup.call(lookup.choose(entry, SAMPLERS, "mask sampler"), entry)
+    if view.height % size or view.width % size:
+        raise RecipeError(
+            f"{entry.where}: masks.{name}.patch_size = {size} does not divide views.{mask.view} "
+            f"of {view.height} x {view.width} px; choose a divisor"
+        )
+    grid = (view.height // size, view.width // size)
+    try:
+        hidden = sampler.hidden(grid)
+    except ValueError as error:
+        raise RecipeError(f"{entry.where}: masks.{name}: {error}") from error
+    if hidden is not None and not 0 < hidden < grid[0] * grid[1]:
+        raise RecipeError(
+            f"{entry.where}: masks.{name} hides {hidden} of {grid[0] * grid[1]} patches; "
+            f"change the settings of {entry.name}, or the patch_size"
+        )
+    built = Masker(name, sampler, MaskSpec(mask.view, mask.count, size, grid, hidden))
+    check_count(built, entry)
+    return built
+
+
+def check_count(masker: Masker, entry: Entry) -> None:
+    """Raise a RecipeError if a sampler makes another number of masks than the recipe says."""
+    one = np.zeros(1, dtype=np.int64)
+    made = len(masker.draw(seed=0, epochs=one, uids=one, place=Place(0, one, 1)))
+    if made != masker.spec.count:
+        raise RecipeError(
+            f"{entry.where}: {entry.name} makes {made} masks per sample, but masks.{masker.name}."
+            f"count is {masker.spec.count}; set it to {made}"
+        )
+
+
+def check_agreement(masks: Mapping[str, MaskSettings], built: Mapping[str, Masker]) -> None:
+    """Raise a RecipeError if masks that share their draws differ in more than `part`."""
+    first: dict[str, tuple[str, Multiblock, tuple[int, int]]] = {}  # by view group
+    for name, made in built.items():
+        if not isinstance(made.sampler, Multiblock):
+            continue
+        plan = replace(made.sampler, part="context")
+        other, *settings = first.setdefault(made.spec.view, (name, plan, made.spec.grid))
+        if settings != [plan, made.spec.grid]:
+            raise RecipeError(
+                f"{masks[name].sampler.where}: masks.{name} and masks.{other} are parts of one "
+                "multiblock; give them the same settings and patch_size"
+            )
