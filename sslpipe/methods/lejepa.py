@@ -5,6 +5,7 @@ heuristics", arXiv:2511.08544; rbalestr-lab/lejepa. M slices (random directions)
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
@@ -29,8 +30,9 @@ def epps_pulley(x_VBM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor
     cos_VMT, sin_VMT = gather(means_2VMT[None]).mean(0)
     error_VMT = (cos_VMT - phi_T).square() + sin_VMT.square()
     samples = x_VBM.shape[1] * world().size
-    half_VM: Tensor = torch.trapezoid(error_VMT * phi_T, t_T)
-    return half_VM * (2 * samples)
+    half_VM = torch.trapezoid(error_VMT * phi_T, t_T)
+    statistic_VM: Tensor = 2 * samples * half_VM
+    return statistic_VM
 
 
 def random_slices(dim: int, slices: int, *, step: int) -> Tensor:
@@ -39,7 +41,7 @@ def random_slices(dim: int, slices: int, *, step: int) -> Tensor:
     Drawn on the CPU (2 ms for 512 x 1024), to be the same on every device.
     """
     directions_DM = torch.randn(dim, slices, generator=torch.Generator().manual_seed(step))
-    return directions_DM / directions_DM.norm(dim=0)
+    return F.normalize(directions_DM, dim=0)
 
 
 def sigreg(z_VBD: Tensor, slices_DM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor:

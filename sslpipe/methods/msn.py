@@ -46,14 +46,9 @@ def me_max(log_p_ABK: Tensor) -> Tensor:
 
 
 def msn_loss(
-    anchors_ABD: Tensor,
-    targets_BD: Tensor,
-    prototypes_KD: Tensor,
-    *,
-    temperature: float = 0.1,
-    sharpening: float = 0.25,
-    me_max_weight: float = 1.0,
-) -> Tensor:
+    anchors_ABD: Tensor, targets_BD: Tensor, prototypes_KD: Tensor, *, temperature: float = 0.1,
+    sharpening: float = 0.25, me_max_weight: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Eq. 2: cross entropy of the anchors to their sample's target, and the regulariser.
 
     No gradient reaches the targets, nor the prototypes through them.
@@ -118,7 +113,7 @@ class MSN(nn.Module):
         head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
         self.student = Branch(encoder, head.apply(trunc_normal))
         self.teacher = frozen_copy(self.student)
-        # DDP averages their gradient, as in one process on the joined batch; officially it is SUMMED
+        # DDP averages their gradient, which fits the joined batch; officially it is SUMMED
         # over ranks (msn_train.py:367). Nor is there weight decay; the cosines do not see lengths.
         start_KD = (2 * torch.rand(prototypes, projector[-1]) - 1) * projector[-1] ** -0.5
         self.prototypes_KD = nn.Parameter(start_KD)
