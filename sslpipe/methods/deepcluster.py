@@ -121,7 +121,8 @@ class DeepClusterV2(nn.Module):
         if count == 0:
             return  # a run that begins in a later epoch
         # places that hold nothing yet get an id above all others, and stay UNKNOWN
-        uids_N = F.pad(self.memory.uids_N[:count], (0, size - count), value=2**63 - 1)
+        empty = self.memory.uids_N.new_full((size - count,), 2**63 - 1)
+        uids_N = torch.cat([self.memory.uids_N[:count], empty])
         sorted_N, order_N = uids_N.sort(stable=True)
         self.sorted_uids_N.copy_(sorted_N)
         for head, centroids_KD in enumerate(self.centroids_LKD):
