@@ -16,15 +16,14 @@ SMALL = {"projector": (16, 8), "prototypes": 3, "heads": 3}
 def slow_kmeans(points, start, iterations):
     """facebookresearch/swav, main_deepclusterv2.py, cluster_memory, with loops."""
     centroids = start.clone()
-    for iteration in range(iterations + 1):
+    for _ in range(iterations):
         assigned = [int((centroids @ p).argmax()) for p in points]
-        if iteration == iterations:
-            return centroids, assigned
         for k in range(len(centroids)):
             members = [p for p, a in zip(points, assigned, strict=True) if a == k]
             if members:
                 centroids[k] = torch.stack(members).mean(0)
         centroids = F.normalize(centroids, dim=1)
+    return centroids, [int((centroids @ p).argmax()) for p in points]
 
 
 @pytest.fixture
