@@ -49,6 +49,12 @@ class Batch:
             labels=self.labels.to(device, non_blocking=non_blocking),
         )
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that lies on the device."""
+        groups = (self.views, self.masks, self.targets)
+        return [tensor for group in groups for tensor in group.values()] + [self.labels]
+
     def asdict(self) -> dict[str, Any]:
         """The fields as a dict (shallow), for trainers that want mappings."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -14,10 +14,14 @@ import torch
 
 from .batch import Batch
 from .errors import RecipeError
-from .pipeline import Pipeline, canvas_decoder, load
+from .pipeline import Pipeline, load
 from .recipe import Recipe
+from .sources import Shards
+from .stream.reader import Sample
 from .train import build_method
 from .train.run import prepare
+
+RATES = ("read", "decode", "augment", "step", "end_to_end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,13 @@ class Stages:
     augment: float
     step: float | None
     end_to_end: float
+    scaled: str  # how often images were decoded at a smaller scale
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """What there is of them."""
+        rates = {name: getattr(self, name) for name in RATES}
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
     @property
     def verdict(self) -> str:
@@ -41,14 +52,14 @@ class Stages:
         return (
             f"The bottleneck is {slowest} at {rates[slowest]:,.0f} images/s alone; the whole, "
             f"whose stages share the cores, runs at {self.end_to_end:,.0f} images/s, {share:.0%} "
-            "of it."
+            f"of it. {self.scaled}."
         )
 
 
 def measure(
     recipe: str | Path | Recipe,
     *,
-    shards: str | Path,
+    shards: Shards,
     device: str | None = None,
     seconds: float = 5.0,
     with_method: bool = True,
@@ -56,22 +67,25 @@ def measure(
     """Run every stage for about `seconds` each."""
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trainer(pipe) if with_method else None
-        read = loading_rate(pipe, bytes, seconds)
-        decoded = loading_rate(pipe, canvas_decoder(pipe.recipe), seconds)
+        read = rate(pipe, each_step(lambda step: pipe.source.share(step, nothing)), seconds)
+        decoded = rate(pipe, each_step(pipe.load_share), seconds)
         share = pipe.load_share(0)
         augment = rate(pipe, lambda: pipe.make_batch(share, 0), seconds)
         batch = pipe.make_batch(share, 0)
         step = rate(pipe, lambda: run(batch), seconds) if run else None
         batches = endless(pipe)
         whole = rate(pipe, lambda: (run or ignore)(next(batches)), seconds)
-    return Stages(read, decoded, augment, step, whole)
+    return Stages(read, decoded, augment, step, whole, pipe.decoder.summary)
 
 
-def loading_rate(pipe: Pipeline, decode: Callable[[bytes], object], seconds: float) -> float:
-    """Images/s of the loader alone, decoding by `decode`."""
+def each_step(load: Callable[[int], object]) -> Callable[[], object]:
+    """`load` of one step after the other."""
     steps = count()
-    loader = pipe.loader(decode)
-    return rate(pipe, lambda: loader(pipe.positions(next(steps))), seconds)
+    return lambda: load(next(steps))
+
+
+def nothing(sample: Sample, epoch: int) -> None:
+    """Decode nothing, and keep no bytes, whose memory the next sample then takes."""
 
 
 def rate(pipe: Pipeline, work: Callable[[], object], seconds: float) -> float:

@@ -2,19 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from . import cli_index, cli_shards
 from .errors import SslpipeError
+from .terminal import console, notes
 
-app: typer.Typer = typer.Typer(
+app = typer.Typer(
     name="sslpipe",
     no_args_is_help=True,
     add_completion=True,
@@ -22,11 +20,16 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode="markdown",
     help="Pack image folders into shards, look at what a recipe makes of them, pretrain, evaluate.",
 )
-console = Console()
-notes = Console(stderr=True)
+app.command()(cli_shards.pack)
+app.command()(cli_shards.verify)
+app.command()(cli_index.index)
+app.command()(cli_index.inspect)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
-Shards = Annotated[Path, typer.Option(help="A packed folder, or its manifest.json.")]
+Shards = Annotated[
+    list[str],
+    typer.Option(help="A packed folder or its manifest.json; several to mix: NAME=PATH, repeated."),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting of the recipe: stream.batch_size=64"),
@@ -42,106 +45,6 @@ def main() -> None:
         notes.print(f"[red]error:[/red] {type(error).__name__}: ", end="")
         notes.print(str(error), markup=False, highlight=False)
         sys.exit(2)
-
-
-@contextmanager
-def bar(unit: str) -> Iterator[Any]:
-    """A progress bar on stderr: done, rate and time left."""
-    columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[numbers]}"), TextColumn("eta"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=notes) as progress:
-        task = progress.add_task(unit, total=None, numbers="")
-        yield lambda **fields: progress.update(task, **fields)
-
-
-def pack_progress(update: Any) -> Any:
-    """What `pack` calls after each file: images, megabytes written, failures."""
-    done = [0, 0, 0]
-
-    def progress(packed: Any) -> None:
-        done[0] += 1
-        done[1] += packed.bytes_out
-        done[2] += not packed.ok
-        numbers = f"{done[1] / 1e6:,.0f} MB, {done[2]} failed"
-        update(completed=done[0], total=packed.total, numbers=numbers)
-
-    return progress
-
-
-@app.command()
-def pack(
-    folder: Annotated[Path, typer.Argument(help="Images; first-level folders are classes.")],
-    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
-    resize: Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.")] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality when resizing.")] = 90,
-    shard_mb: Annotated[float, typer.Option(help="Megabytes per shard, about.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the shuffle before packing.")] = 0,
-    name: Annotated[str | None, typer.Option(help="Default: the folder's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
-) -> None:
-    """Pack an image folder into WebDataset shards with indexes and a manifest.
-
-    Every image is decoded once to see that it can be; what cannot is listed in `report.jsonl` and
-    the exit code is 1. Without `--resize` the original bytes are kept.
-
-    Example: `sslpipe pack photos shards/photos --resize 384`
-    """
-    from .image.codec import ImageCodec
-    from .shards import pack
-
-    with bar("images") as update:
-        report = pack(
-            folder,
-            out,
-            codec=ImageCodec(),
-            resize=resize,
-            quality=quality,
-            shard_bytes=int(shard_mb * 2**20),
-            seed=seed,
-            name=name,
-            threads=threads,
-            progress=pack_progress(update),
-        )
-    manifest = report.manifest
-    size = sum(shard.bytes for shard in manifest.shards)
-    console.print(
-        f"{manifest.samples:,} images in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB, "
-        f"{len(manifest.classes)} classes: {out / 'manifest.json'}"
-    )
-    for failure in report.failures[:10]:
-        notes.print(f"failed: {failure.file}: {failure.reason}", markup=False, highlight=False)
-    if report.failures:
-        notes.print(f"{len(report.failures)} failed, all listed in {out / 'report.jsonl'}")
-        raise typer.Exit(1)
-
-
-@app.command()
-def verify(shards: Annotated[Path, typer.Argument(help="A packed folder.")]) -> None:
-    """Check hashes, CRCs and that every sample decodes; exit code 1 if anything is wrong.
-
-    Example: `sslpipe verify shards/sample`
-    """
-    from .image.codec import ImageCodec
-    from .shards import read_manifest, verify
-
-    manifest = read_manifest(shards)
-    with bar("samples") as update:
-        update(total=manifest.samples)
-        done = [0]
-
-        def progress(samples: int) -> None:
-            done[0] += samples
-            update(completed=done[0])
-
-        problems = verify(manifest, inspect=ImageCodec().inspect, progress=progress)
-    for problem in problems:
-        text = f"{problem.shard} {problem.key}: {problem.what}"
-        notes.print(text, markup=False, highlight=False)
-    if problems:
-        raise typer.Exit(1)
-    console.print(f"{manifest.samples:,} samples in {len(manifest.shards)} shards: all good")
 
 
 @app.command()
@@ -160,10 +63,11 @@ def show(
     from .image.sheet import sheet
     from .pipeline import load
     from .recipe import find_recipe, load_recipe
+    from .sources import parse_shards
 
     overrides = [*(sets or []), f"stream.batch_size={rows}"]
     chosen = load_recipe(find_recipe(recipe), overrides=overrides)
-    with load(chosen, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
+    with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(step), step)
         sheet(batch, pipe.spec, pipe.views.policies, rows=rows).save(out)
         for group, policy in pipe.views.policies.items():
@@ -191,18 +95,22 @@ def bench(
 
     from .bench import measure
     from .recipe import find_recipe, load_recipe
+    from .sources import parse_shards
 
     chosen = load_recipe(find_recipe(recipe), overrides=sets or [])
     stages = measure(
-        chosen, shards=shards, device=device, seconds=seconds, with_method=not data_only
+        chosen,
+        shards=parse_shards(shards),
+        device=device,
+        seconds=seconds,
+        with_method=not data_only,
     )
     if as_json:
         console.print_json(json.dumps({**asdict(stages), "verdict": stages.verdict}))
         return
     table = Table("stage", "images/s")
-    for name, value in asdict(stages).items():
-        if value is not None:
-            table.add_row(name.replace("_", " "), f"{value:,.0f}")
+    for name, value in stages.rates.items():
+        table.add_row(name.replace("_", " "), f"{value:,.0f}")
     console.print(table)
     console.print(stages.verdict)
 
@@ -224,13 +132,14 @@ def train(
     Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
     """
     from .recipe import find_recipe, load_recipe
+    from .sources import parse_shards
     from .train.command import run
 
     path = find_recipe(recipe)
     chosen = load_recipe(path, overrides=sets or [])
     run(
         chosen,
-        shards=shards,
+        shards=parse_shards(shards),
         out=out or Path("runs") / path.stem,
         resume=resume,
         max_steps=max_steps,
@@ -290,6 +199,3 @@ def export(
     torch.save(encoder.get_submodule("model").state_dict(), out)
     assert recipe.train is not None
     console.print(f"wrote {out}: the weights of {recipe.train.backbone.name}, without a classifier")
-
-
-from . import cli_index  # noqa: E402, F401  it registers its commands on `app`

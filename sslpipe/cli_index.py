@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from . import cli
 from .errors import ShardError
+from .terminal import bar, console, notes
 
 MOST = 20  # rows of a table of labels
 
 
-@cli.app.command()
 def index(
     urls: Annotated[list[str], typer.Argument(help="Tars, folders, globs, {000..123}, URLs.")],
     out: Annotated[
@@ -47,7 +46,7 @@ def index(
     kinds = check_kinds(export)
     look = codec.inspect if decode else codec.header_size
     rules = Rules(codec.extensions, look, label_key, ext.lower().lstrip(".") if ext else None)
-    with cli.bar("tars") as update:
+    with bar("tars") as update:
         made = adopt(
             urls,
             rules=rules,
@@ -58,18 +57,18 @@ def index(
             progress=tar_progress(update),
         )
     manifest = made.manifest
-    cli.console.print(
+    console.print(
         f"{manifest.samples:,} samples in {len(manifest.shards):,} tars: "
-        f"{manifest.root / 'manifest.json'}"
+        f"{manifest.folder / 'manifest.json'}"
     )
     for kind in kinds:
-        cli.console.print(f"{kind}: {write_export(manifest, kind)}")
+        console.print(f"{kind}: {write_export(manifest, kind)}")
     for problem in made.problems[:10]:
         text = f"{problem.shard} {problem.key}: {problem.what}"
-        cli.notes.print(text, markup=False, highlight=False)
+        notes.print(text, markup=False, highlight=False)
     if made.problems:
-        report = manifest.root / "report.jsonl"
-        cli.notes.print(f"{len(made.problems):,} problems, all listed in {report}")
+        report = manifest.folder / "report.jsonl"
+        notes.print(f"{len(made.problems):,} problems, all listed in {report}")
         raise typer.Exit(1)
 
 
@@ -87,7 +86,6 @@ def tar_progress(update: Any) -> Any:
     return progress
 
 
-@cli.app.command()
 def inspect(
     shards: Annotated[Path, typer.Argument(help="A shard folder.")],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
@@ -125,7 +123,7 @@ def show_set(contents: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
-        cli.console.print_json(json.dumps(asdict(contents)))
+        console.print_json(json.dumps(asdict(contents)))
         return
     totals = Table("", contents.name, title="set")
     for name in ("samples", "excluded", "shards", "gpu_jpegs"):
@@ -134,12 +132,12 @@ def show_set(contents: Any, as_json: bool) -> None:
     totals.add_row("kB per sample", f"{contents.payload_bytes / contents.samples / 1e3:,.1f}")
     totals.add_row("classes", f"{len(contents.classes):,}")
     totals.add_row("fingerprint", contents.fingerprint)
-    cli.console.print(totals)
-    cli.console.print(histogram("format", contents.formats))
-    cli.console.print(histogram("shorter side, px", contents.sides))
+    console.print(totals)
+    console.print(histogram("format", contents.formats))
+    console.print(histogram("shorter side, px", contents.sides))
     classes = dict(enumerate(contents.classes))
     named = {classes.get(k, "none" if k < 0 else str(k)): n for k, n in contents.labels.items()}
-    cli.console.print(histogram("label", named))
+    console.print(histogram("label", named))
 
 
 def histogram(title: str, numbers: dict[str, int]) -> Table:
@@ -160,15 +158,15 @@ def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
     shown: dict[str, Any] = {name: getattr(sample, name) for name in fields}
     members = {ext: readable(ext, data) for ext, data in sample.members.items()}
     if as_json:
-        cli.console.print_json(json.dumps(shown | {"members": members}))
+        console.print_json(json.dumps(shown | {"members": members}))
     else:
         table = Table("", sample.key)
         for name, value in [*list(shown.items())[1:], *members.items()]:
             table.add_row(name if name in shown else f".{name}", str(value))
-        cli.console.print(table, markup=False)
+        console.print(table, markup=False)
     if out is not None:
         out.write_bytes(sample.members[sample.payload])
-        cli.notes.print(f"wrote {out}")
+        notes.print(f"wrote {out}")
 
 
 def readable(ext: str, data: bytes) -> str:
@@ -190,4 +188,4 @@ def draw_sheet(manifest: Any, path: Path, count: int) -> None:
         name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"
         items.append(Thumbnail(data, (key, name)))
     thumbnails(items).save(path)
-    cli.console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples")
+    console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples")

@@ -37,6 +37,7 @@ def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
 Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
 Positive = Annotated[int, pydantic.Field(gt=0)]
 Fraction = Annotated[float, pydantic.Field(ge=0)]
+Weight = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(pydantic.BaseModel):
@@ -53,13 +54,19 @@ class Stream(Section):
     order: Literal["lanes", "global", "sequential"] = "lanes"
     lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
     window: Positive = 4  # shards per window of a lane
-    on_bad: Literal["raise", "replace"] = "replace"
+    remainder: Literal["wrap", "drop", "pad", "short"] | None = None  # None: wrap; sequential short
+    mix: Annotated[dict[str, Weight], pydantic.Field(min_length=1)] | None = None  # None: by size
+    epoch_samples: Positive | None = None  # over all ranks; None: what the data has
+    on_bad: Literal["raise", "replace", "mask", "exclude"] = "replace"
+    max_bad_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.001  # stops the run
 
 
 class Decode(Section):
     """How bytes become canvases."""
 
     size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
+    scaled: Literal["auto", "never"] = "auto"  # auto: no finer than the views of a sample can show
+    device: Literal["cpu", "cuda"] = "cpu"  # not under run: their pixels differ
 
 
 class Views(Section):
@@ -108,6 +115,8 @@ class Run(Section):
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
     prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
+    cache: str | None = None  # folder on this node for shards that lie elsewhere; None: none
+    cache_gb: Annotated[float, pydantic.Field(gt=0)] | None = None  # None: 0.9 of the free disk
 
 
 class Recipe(Section):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from sslpipe import cli
-from sslpipe.shards import open_manifest
+from sslpipe import cli, cli_shards, terminal
+from sslpipe.shards import open_manifest, read_index
 
 from .conftest import RECIPE, write_images
 
@@ -29,8 +29,9 @@ train:
 @pytest.fixture
 def run(monkeypatch, capfd):
     """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
-    monkeypatch.setattr(cli, "console", Console(width=400))
-    monkeypatch.setattr(cli, "notes", Console(width=400, stderr=True))
+    for module in (cli, cli_shards, terminal):
+        monkeypatch.setattr(module, "console", Console(width=400))
+        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True))
 
     def run(*words, code=0, cwd="."):
         capfd.readouterr()
@@ -102,6 +103,24 @@ def test_verify_finds_a_flipped_bit(run, tmp_path):
     data.tofile(tar)
     _, err = run("verify", tmp_path / "shards", code=1)
     assert "SHA-256 differs" in err
+
+
+def test_bad_samples_can_be_left_out_and_sets_be_mixed_by_name(run, tmp_path):
+    write_images(tmp_path / "photos", 6)
+    run("pack", tmp_path / "photos", tmp_path / "shards")
+    (tar,) = (tmp_path / "shards").glob("*.tar")
+    data = np.fromfile(tar, dtype=np.uint8)
+    data[int(read_index(tar).records["offset"][2]) + 9] ^= 1
+    data.tofile(tar)
+    out, _ = run("verify", tmp_path / "shards", "--exclude", code=1)
+    assert "1 samples are excluded in" in out
+    assert open_manifest(tmp_path / "shards").exclude == {tar.name: (2,)}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    named = [f"--shards={name}={tmp_path / 'shards'}" for name in ("a", "b")]
+    run("show", recipe, *named, "--rows", 2, "--out", tmp_path / "s.png")
+    _, err = run("show", recipe, *named[:1], "--shards", "c", code=2)
+    assert "several sets need a name each" in err
 
 
 @pytest.mark.parametrize(

@@ -13,43 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-import sslpipe
-from sslpipe.errors import RecipeError, SampleError, ShardError, StateError
-from sslpipe.image.codec import ImageCodec
-from sslpipe.recipe import parse_recipe
-from sslpipe.shards import open_manifest, pack, read_index
+from sslpipe.errors import RecipeError, ShardError, StateError
+from sslpipe.shards import open_manifest, read_index
 
-from .conftest import RECIPE, write_images
-
-
-def load(packed, *overrides, rank=0, world_size=1):
-    recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
-    return sslpipe.load(recipe, shards=packed, device="cpu", rank=rank, world_size=world_size)
-
-
-def trace(batches):
-    """[{uid: (parameter tables, mask)}] per batch: all that is decided, without its order."""
-    return [
-        {
-            int(uid): (
-                batch.params["global"][:, b].numpy().tobytes(),
-                batch.masks["random"][:, b].numpy().tobytes(),
-            )
-            for b, uid in enumerate(batch.uids)
-        }
-        for batch in batches
-    ]
-
-
-def steps(pipe, count):
-    """The next `count` batches, over epochs' ends."""
-    out = []
-    while len(out) < count:
-        for batch in pipe:
-            out.append(batch)
-            if len(out) == count:
-                return out
-    return out
+from .conftest import RECIPE
+from .streaming import load, steps, trace
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +100,7 @@ def test_killed_mid_epoch_and_resumed_on_other_ranks_and_threads(packed, referen
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     saved = json.loads(state.read_text())
-    assert len(state.read_bytes()) < 400
+    assert len(state.read_bytes()) < 250
     done = saved["step"]
     assert 0 < done < 14
     joined = [{} for _ in reference[done:]]
@@ -175,7 +143,7 @@ def test_a_batch_can_be_made_again_from_its_place(packed):
 def test_states_of_other_shards_or_recipes_are_refused(packed, sample):
     with load(packed) as pipe:
         state = pipe.state_dict()
-    with load(sample) as other, pytest.raises(StateError, match="its shards are"):
+    with load(sample) as other, pytest.raises(StateError, match="its shards or their weights was"):
         other.load_state_dict(state)
     with load(packed, "stream.seed=1") as other, pytest.raises(StateError, match="its recipe"):
         other.load_state_dict(state)
@@ -188,77 +156,6 @@ def test_ranks_must_divide_the_batch(packed):
         load(packed, world_size=3)
     with pytest.raises(RecipeError, match="rank = 4"):
         load(packed, rank=4, world_size=4)
-
-
-def damage(folder, shard, row):
-    """Flip one byte in the middle of a payload; returns its uid."""
-    manifest = open_manifest(folder)
-    path = manifest.root / manifest.shards[shard].file
-    record = read_index(path).records[row]
-    data = bytearray(path.read_bytes())
-    data[int(record["offset"]) + int(record["size"]) // 2] ^= 0xFF
-    path.write_bytes(data)
-    return int(record["uid"])
-
-
-def test_a_flipped_bit_is_replaced_alike_on_all_topologies_counted_and_logged(
-    packed, tmp_path, caplog
-):
-    folder = shutil.copytree(packed, tmp_path / "packed")
-    uid = damage(folder, 1, 2)
-    with load(folder) as pipe:
-        one = trace(steps(pipe, 10))
-        assert pipe.replaced >= 1
-        assert len(caplog.records) == pipe.replaced
-    assert "CRC32" in caplog.text
-    assert f"{open_manifest(folder).shards[1].file} sample 2 (class" in caplog.text
-    assert all(uid not in batch for batch in one)
-    joined = [{} for _ in one]
-    for rank in range(4):
-        with load(folder, rank=rank, world_size=4) as pipe:
-            for whole, part in zip(joined, trace(steps(pipe, 10)), strict=True):
-                whole |= part
-    assert joined == one
-
-
-class Lenient(ImageCodec):
-    """Packs what it should not."""
-
-    def inspect(self, data):
-        return 1, 1
-
-
-def test_an_image_that_does_not_decode_is_replaced_or_raised_by_name(tmp_path, caplog):
-    write_images(tmp_path / "in", 12)
-    (tmp_path / "in/class0/broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    pack(tmp_path / "in", tmp_path / "out", codec=Lenient())
-    with load(tmp_path / "out") as pipe:
-        keys = [key for batch in steps(pipe, 13) for key in batch.keys]
-        assert pipe.replaced == 8  # once in each of 8 epochs of 13
-    assert "class0/broken" not in keys
-    assert "class0/broken: is a cut or damaged JPEG" in caplog.text
-    with (
-        load(tmp_path / "out", "stream.on_bad=raise") as pipe,
-        pytest.raises(SampleError, match=r"in-.*tar class0/broken: is a cut or damaged"),
-    ):
-        steps(pipe, 2)
-
-
-def test_policy_raise_names_the_sample(packed, tmp_path):
-    folder = shutil.copytree(packed, tmp_path / "packed")
-    damage(folder, 1, 2)
-    with load(folder, "stream.on_bad=raise") as pipe, pytest.raises(SampleError, match="sample 2"):
-        steps(pipe, 10)
-
-
-def test_nothing_but_bad_samples_ends_the_run(packed, tmp_path):
-    folder = shutil.copytree(packed, tmp_path / "packed")
-    manifest = open_manifest(folder)
-    for shard in range(len(manifest.shards)):
-        for row in range(manifest.shards[shard].samples):
-            damage(folder, shard, row)
-    with load(folder) as pipe, pytest.raises(ShardError, match="bad samples in a row"):
-        steps(pipe, 1)
 
 
 def test_a_cut_shard_is_refused_before_anything_is_read(packed, tmp_path):

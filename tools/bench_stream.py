@@ -27,8 +27,9 @@ from sslpipe.image.codec import ImageCodec
 from sslpipe.image.decode import decode
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import pack
+from sslpipe.shards import Manifest, open_manifest, pack
 from sslpipe.stream import order
+from sslpipe.stream.reader import Sample
 
 RECIPE = """
 stream: {{batch_size: 256, order: {order}}}
@@ -45,7 +46,7 @@ def main() -> None:
     chosen = options.parse_args()
     shards = prepare(chosen.folder, chosen.images)
     with sslpipe.load(parse_recipe(RECIPE.format(order="lanes")), shards=shards) as pipe:
-        cases = cases_of(pipe)
+        cases = cases_of(pipe, open_manifest(shards))
         rates: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(chosen.rounds):
             for name, case in cases.items():
@@ -77,12 +78,21 @@ def prepare(folder: Path, images: int) -> Path:
     return shards
 
 
-def cases_of(pipe: Pipeline) -> dict[str, Callable[[], int]]:
+def payload(sample: Sample, epoch: int) -> bytes:
+    """The bytes of a sample, not decoded."""
+    return sample.data
+
+
+def length(sample: Sample, epoch: int) -> int:
+    """No decoding, and no bytes kept, as webdataset keeps none here."""
+    return len(sample.data)
+
+
+def cases_of(pipe: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]:
     """Each case goes over all whole batches of an epoch once and returns how many images it did."""
     steps = range(len(pipe))
     images = len(steps) * pipe.spec.size
-    raw = pipe.loader(bytes)
-    payloads = [item.sample.data for s in steps for item in raw(pipe.positions(s)).loaded]
+    payloads = [item.decoded for s in steps for item in pipe.source.share(s, payload).loaded]
     threads = ThreadPoolExecutor(pipe.threads)
 
     def bare() -> int:
@@ -97,11 +107,10 @@ def cases_of(pipe: Pipeline) -> dict[str, Callable[[], int]]:
 
     def read() -> int:
         for step in steps:
-            raw(pipe.positions(step))
+            pipe.source.share(step, length)
         return images
 
     def plain() -> int:
-        manifest = pipe.manifest
         urls = [str(manifest.tar(shard)) for shard in manifest.shards]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files open
@@ -138,8 +147,8 @@ def start_ups() -> dict[int, float]:
     for power in (6, 7, 8, 9):
         sizes = np.full(10 ** (power - 4), 10_000, dtype=np.int64)
         start = time.perf_counter()
-        made = order.build(sizes, kind="lanes", seed=0, batch_size=1024, lanes=None, window=4)
-        made.locate(order.owned(0, batch_size=1024, lanes=256, rank=0, world_size=8))
+        made = order.build(sizes, kind="lanes", seed=0, lanes=256, window=4)
+        made.locate(order.slots(batch_size=1024, lanes=256, rank=0, world_size=8))
         out[power] = (time.perf_counter() - start) * 1e3
     return out
 

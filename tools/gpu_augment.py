@@ -1,10 +1,12 @@
-"""The GPU part of the augmentation benchmark: functions for a script that has canvases and a table.
+"""Contenders on decoded canvases, for gpu_parts: our executors, their kernels alone, and a copy.
 
-Needs CUDA. Nothing here has been run on a GPU yet, so there is no figure to quote.
+Nothing here has been run on a GPU yet, so there is no figure to quote.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median, quantiles
 
 import numpy as np
 import numpy.typing as npt
@@ -12,54 +14,46 @@ import torch
 from torch import Tensor
 
 from sslpipe.image.draws import Policy
-from sslpipe.image.executors import compiled, kornia, triton
+from sslpipe.image.executors import compiled, kornia
 
 Make = Callable[[], Tensor]
+Builder = Callable[[], Make]  # compiles and uploads; a failure is that contender's alone
 F32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Of one contender on one batch; times are between CUDA events, so host gaps count."""
-
-    first_seconds: float  # includes compiling
-    median_ms: float
-    p90_ms: float
-    us_per_view: float  # of the median
-    peak_gb: float  # allocated above what stood before
+HALF = torch.bfloat16
 
 
 def contenders(
     policy: Policy, canvases: Sequence[Tensor], table_VBP: F32, *, device: torch.device
-) -> dict[str, Make]:
-    """What to time. Whole executors upload each time; "kernels" and "graph" have uploaded before.
+) -> Mapping[str, Builder]:
+    """Whole executors upload each time; "kernels" and "graph" have uploaded before.
 
     "copy" reads the canvases once and writes views of the same size once: the roofline.
     """
-    half = torch.bfloat16
-    made: dict[str, Make] = {
-        "kornia": lambda: kornia.execute(policy, canvases, table_VBP, device=device)
+    given = (policy, canvases, table_VBP)
+    made: dict[str, Builder] = {
+        "kornia": lambda: partial(kornia.execute, *given, device=device),
+        "copy": lambda: copying(*given, device),
+        "compiled": lambda: partial(compiled.execute, *given, device=device, dtype=HALF),
+        "compiled kernels": lambda: compiled.prepare(*given, device=device, dtype=HALF),
     }
-    for name, executor in (("compiled", compiled), ("triton", triton)):
-        if not executor.unsupported(policy):
-            kernels = executor.prepare(policy, canvases, table_VBP, device=device, dtype=half)
-            made[name] = whole(executor, policy, canvases, table_VBP, device)
-            made[f"{name} kernels"] = kernels
-            made[f"{name} graph"] = captured(kernels)
-    made["copy"] = copying(policy, canvases, table_VBP, device)
+    if device.type == "cuda":
+        from sslpipe.image.executors import triton  # it is for CUDA alone
+
+        made |= {
+            "compiled graph": lambda: captured(compiled.prepare(*given, device=device, dtype=HALF)),
+            "triton": lambda: partial(triton.execute, *given, device=device, dtype=HALF),
+            "triton kernels": lambda: triton.prepare(*given, device=device, dtype=HALF),
+            "triton graph": lambda: captured(triton.prepare(*given, device=device, dtype=HALF)),
+        }
     return made
 
 
-def whole(executor, policy, canvases, table_VBP, device) -> Make:
-    return lambda: executor.execute(
-        policy, canvases, table_VBP, device=device, dtype=torch.bfloat16
-    )
-
-
-def copying(policy, canvases, table_VBP, device) -> Make:
+def copying(
+    policy: Policy, canvases: Sequence[Tensor], table_VBP: F32, device: torch.device
+) -> Make:
     source = torch.cat([canvas.flatten() for canvas in canvases]).to(device)
     rows = table_VBP.shape[0] * table_VBP.shape[1]
-    view = torch.zeros(rows, 3, *policy.crop.size, dtype=torch.bfloat16, device=device)
+    view = torch.zeros(rows, 3, *policy.crop.size, dtype=HALF, device=device)
     target = torch.empty_like(view)
 
     def copy() -> Tensor:
@@ -88,30 +82,30 @@ def captured(make: Make) -> Make:
     return replay
 
 
-def time(make: Make, *, views: int, repeats: int = 100) -> Timing:
-    """Time something that makes this many views."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    first = milliseconds(make) / 1000
-    for _ in range(10):
-        make()
-    taken = np.array([milliseconds(make) for _ in range(repeats)])
-    median = float(np.median(taken))
-    return Timing(
-        first_seconds=first,
-        median_ms=median,
-        p90_ms=float(np.quantile(taken, 0.9)),
-        us_per_view=median * 1000 / views,
-        peak_gb=(torch.cuda.max_memory_allocated() - before) / 1e9,
-    )
+def timed(work: Callable[[], object], *, device: torch.device, repeats: int) -> dict[str, float]:
+    """Of one call: first (compiling included), until it returned (host), until it was done."""
+    first, _ = once(work, device)
+    for _ in range(repeats // 5):
+        once(work, device)
+    host, done = zip(*(once(work, device)[::-1] for _ in range(repeats)), strict=True)
+    return {
+        "first_s": first,
+        "host_ms": 1e3 * median(host),
+        "done_ms": 1e3 * median(done),
+        "done_p90_ms": 1e3 * quantiles(done, n=10)[-1],
+    }
 
 
-def milliseconds(make: Make) -> float:
-    """One run, between two events."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    make()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
+def once(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds until all was done, and until the call returned."""
+    settle(device)
+    start = time.perf_counter()
+    work()
+    host = time.perf_counter() - start
+    settle(device)
+    return time.perf_counter() - start, host
+
+
+def settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

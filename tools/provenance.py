@@ -15,7 +15,8 @@ from PIL import Image
 
 from sslpipe.image.decode import decode
 from sslpipe.shards import index as shard_format
-from sslpipe.shards import open_manifest, read_index
+from sslpipe.shards import open_manifest
+from sslpipe.shards.store import open_store
 from sslpipe.stream.reader import Reader
 
 ROOT = Path(__file__).parents[1]
@@ -44,12 +45,11 @@ def hardware() -> str:
 def sample_photos() -> list[np.ndarray]:
     """The photos of shards/sample, (H, W, 3) uint8."""
     manifest = open_manifest(ROOT / "shards" / "sample")
-    paths = [manifest.tar(shard) for shard in manifest.shards]
-    reader = Reader(paths, shard_format)
+    reader = Reader(open_store(manifest), shard_format)
     return [
         decode(reader.read(number, row).data)
-        for number, path in enumerate(paths)
-        for row in range(len(read_index(path)))
+        for number, shard in enumerate(manifest.shards)
+        for row in range(shard.samples)
     ]
 
 

@@ -65,7 +65,7 @@ def extract(
     *,
     autocast: torch.dtype | None = None,
 ) -> Features:
-    """Encode the first view of `group` of every batch.
+    """Encode the first view of `group` of every valid sample.
 
     The encoder is moved to `device`. `autocast` (e.g. torch.bfloat16) is the precision of its
     forward pass; None: float32.
@@ -80,7 +80,8 @@ def extract(
     with evaluating(encoder), torch.autocast(device.type, autocast, enabled=bool(autocast)):
         for batch in batches:
             images_BCHW = first_view(batch, group).to(device, non_blocking=True)
-            rows.append((encoder(images_BCHW).float().cpu(), batch.labels.cpu(), batch.uids.cpu()))
+            columns = encoder(images_BCHW).float().cpu(), batch.labels.cpu(), batch.uids.cpu()
+            rows.append([column[batch.valid] for column in columns])
     if not rows:
         raise SslpipeError("evaluation: there are no batches; check the shards and the batch size")
     features, labels, uids = (torch.cat(column) for column in zip(*rows, strict=True))

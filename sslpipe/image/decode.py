@@ -46,16 +46,17 @@ TURNS = {
 QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as kept in warnings.filters
 
 
-def decode(data: bytes, *, size: int | None = None) -> Pixels:
+def decode(data: bytes, *, size: int | None = None, factor: int = 1) -> Pixels:
     """Decode to (H, W, 3) uint8 RGB, C-contiguous, by the rules of this module.
 
     `size`: a shorter side above it is shrunk to it (antialiased bicubic); never enlarged.
+    `factor`: without a size, a JPEG is decoded at 1/1, 1/2, 1/4 or 1/8; see `scale`.
 
     Raises:
         SampleError: the reason, without the place, which only the caller knows.
     """
     try:
-        pixels, orientation = decode_jpeg(data, size) or decode_any(data)
+        pixels, orientation = decode_jpeg(data, size, factor) or decode_any(data)
         return turn(shrink(pixels, size), orientation)
     except SampleError:
         raise
@@ -67,7 +68,7 @@ def decode(data: bytes, *, size: int | None = None) -> Pixels:
         raise SampleError(f"does not decode: {error or type(error).__name__}") from error
 
 
-def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
+def decode_jpeg(data: bytes, size: int | None, factor: int) -> tuple[Pixels, int] | None:
     """The fast way: pixels and orientation; None for CMYK, odd samplings and other formats.
 
     Pixels may be shrunk already, by `scale_factor`.
@@ -84,7 +85,7 @@ def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
     check_scans(data)
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
     # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
-    factor = scale_factor(min(height, width), size)
+    factor = scale_factor(min(height, width), size) if size else factor
     pixels = simplejpeg.decode_jpeg(
         data,
         "RGB",
@@ -99,12 +100,12 @@ def decode_jpeg(data: bytes, size: int | None) -> tuple[Pixels, int] | None:
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """EXIF orientation of a JPEG."""
+    """EXIF orientation 1..8 of a JPEG."""
     at = data.find(EXIF, 0, EXIF_REACH)
     return 1 if at < 0 else exif_orientation(data[at : at + EXIF_REACH])
 
 
-def scale_factor(shorter: int, size: int | None) -> int:
+def scale_factor(shorter: int, size: int) -> int:
     """By how much libjpeg may shrink while it decodes (8, 4, 2 or 1): to twice `size` or more.
 
     It leaves out high frequencies of each block: 12 megapixels to 512 px take 43 ms instead of 63.
@@ -112,8 +113,6 @@ def scale_factor(shorter: int, size: int | None) -> int:
     levels off; at `size` itself 0.46, for 38 ms). Where the factor does not divide a side, its last
     block sticks out: a stretch of under half a pixel. Other factors have no vector code.
     """
-    if size is None:
-        return 1
     return next((factor for factor in (8, 4, 2) if shorter // factor >= 2 * size), 1)
 
 
@@ -190,15 +189,21 @@ def shrink(pixels: Pixels, size: int | None) -> Pixels:
     torch's uint8 bicubic gives Pillow's picture in a third of the time (photos to 160 px: 0.29 ms
     against 0.82 ms); bilinear saves 7 % more and is 2.4 times as far from Lanczos.
     """
-    height, width = pixels.shape[:2]
-    if size is None or min(height, width) <= size:
+    target = shrunk(pixels.shape[0], pixels.shape[1], size)
+    if target == pixels.shape[:2]:
         return pixels
-    scale = size / min(height, width)
-    target = (max(size, round(height * scale)), max(size, round(width * scale)))
     image_BCHW = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     small_BCHW = F.interpolate(image_BCHW, target, mode="bicubic", antialias=True)
     small: Pixels = small_BCHW[0].permute(1, 2, 0).contiguous().numpy()
     return small
+
+
+def shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
+    """Height and width after `shrink`."""
+    if size is None or min(height, width) <= size:
+        return height, width
+    scale = size / min(height, width)
+    return max(size, round(height * scale)), max(size, round(width * scale))
 
 
 def turn(pixels: Pixels, orientation: int) -> Pixels:

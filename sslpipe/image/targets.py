@@ -34,8 +34,11 @@ class Task(Protocol):
         """What is random, (V, B, ...)."""
         ...
 
-    def apply(self, views_VBCHW: Tensor, table: Table) -> tuple[Tensor, Tensor]:
-        """The views as the task wants them, and their targets, on the views' device."""
+    def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:
+        """The views as the task wants them, and their targets, on the views' device.
+
+        `there` is the table on that device: it travelled with the pixels, without a wait.
+        """
         ...
 
 
@@ -61,13 +64,13 @@ class Rotation:
         turns_V = np.arange(len(keys.views), dtype=np.int64)
         return np.repeat(turns_V[:, None], len(keys.uids), axis=1)
 
-    def apply(self, views_VBCHW: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+    def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:
         """Turn each view by its target."""
         turned = [
             torch.rot90(view_BCHW, int(turns_B[0]), (-2, -1))
             for view_BCHW, turns_B in zip(views_VBCHW, table, strict=True)
         ]
-        return torch.stack(turned), torch.from_numpy(table).to(views_VBCHW.device)
+        return torch.stack(turned), there
 
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType({"rotation": Rotation})

@@ -1,8 +1,9 @@
 """Canvases -> views, masks and targets, by tables that are decided first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,9 @@ from ..lookup import Entry
 from ..rng import Place
 from . import executors
 from .draws import draw, keys_of, policy
+from .handoff import Send
 from .masks import MaskSettings, maskers
+from .scale import Canvas, fitted
 from .targets import pretext
 
 I64 = npt.NDArray[np.int64]
@@ -50,6 +53,7 @@ class Made:
     hidden: dict[str, I64]
     targets: dict[str, Tensor]
     params: dict[str, Tensor]
+    labels: Tensor
 
 
 class Views:
@@ -111,27 +115,61 @@ class Views:
             for name, p in self.policies.items()
         }
 
-    def make(self, canvases: Sequence[Tensor], *, epochs: I64, uids: I64, place: Place) -> Made:
-        """Make what a batch holds of canvases (H, W, 3) uint8."""
-        sizes_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
-        tables = self.decide(epochs=epochs, uids=uids, sizes_B2=sizes_B2)
+    def make(
+        self,
+        canvases: Sequence[Canvas],
+        labels: Tensor,
+        *,
+        epochs: I64,
+        uids: I64,
+        place: Place,
+        send: Send,
+    ) -> Made:
+        """Make what a batch holds: all but parameters and counts lies on the device.
+
+        All is decided first; then pixels, masks, tables of tasks and labels travel together.
+        """
+        nominal_B2 = np.array([canvas.nominal for canvas in canvases], dtype=np.int64)
+        actual_B2 = np.array([canvas.pixels.shape[:2] for canvas in canvases], dtype=np.int64)
+        tables = self.decide(epochs=epochs, uids=uids, sizes_B2=nominal_B2)
+        masks = [
+            masker.draw(seed=self.seed, epochs=epochs, uids=uids, place=place)
+            for masker in self.maskers.values()
+        ]
+        tasks = [t.draw(seed=self.seed, epochs=epochs, uids=uids) for t in self.pretexts.values()]
+        pixels, masks_there, tasks_there, (labels,) = send_groups(
+            send,
+            [canvas.pixels for canvas in canvases],
+            [torch.from_numpy(mask) for mask in masks],
+            [torch.from_numpy(table) for table in tasks],
+            [labels],
+        )
         views = {
-            name: self.executors[name](p, canvases, tables[name], device=self.device)
+            name: self.executors[name](
+                p,
+                pixels,
+                fitted(p, tables[name], nominal_B2, actual_B2),
+                device=self.device,
+            )
             for name, p in self.policies.items()
         }
-        masks = {
-            name: m.draw(seed=self.seed, epochs=epochs, uids=uids, place=place)
-            for name, m in self.maskers.items()
-        }
         targets = {}
-        for name, task in self.pretexts.items():
-            table = task.draw(seed=self.seed, epochs=epochs, uids=uids)
+        for (name, task), table, there in zip(
+            self.pretexts.items(), tasks, tasks_there, strict=True
+        ):
             group = task.spec.view
-            views[group], targets[name] = task.task.apply(views[group], table)
+            views[group], targets[name] = task.task.apply(views[group], table, there)
         return Made(
             views=views,
-            masks={name: torch.from_numpy(m).to(self.device) for name, m in masks.items()},
-            hidden={name: m.sum(-1) for name, m in masks.items()},
+            masks=dict(zip(self.maskers, masks_there, strict=True)),
+            hidden={name: mask.sum(-1) for name, mask in zip(self.maskers, masks, strict=True)},
             targets=targets,
             params={name: torch.from_numpy(table) for name, table in tables.items()},
+            labels=labels,
         )
+
+
+def send_groups(send: Send, *groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Send several lists of tensors together."""
+    sent = iter(send([tensor for group in groups for tensor in group]))
+    return (list(islice(sent, len(group))) for group in groups)

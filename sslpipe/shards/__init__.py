@@ -1,5 +1,6 @@
 """Data at rest: tar shards, their indexes and manifest. The format: shards/README.md."""
 
+from .exclude import exclude_rows
 from .index import Index, read_index, write_index
 from .inputs.found import Columns
 from .manifest import Manifest, Shard, open_manifest, read_manifest
@@ -15,6 +16,7 @@ __all__ = [
     "Packed",
     "Problem",
     "Shard",
+    "exclude_rows",
     "index_tar",
     "open_manifest",
     "pack",

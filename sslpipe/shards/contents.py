@@ -10,8 +10,9 @@ import numpy as np
 
 from ..errors import ShardError
 from ..rng import sample_id
-from .exports import list_members, tar_url
-from .index import GPU_JPEG, Index, header_range, member_key, read_index
+from .download import Patience, read_whole
+from .exports import list_members
+from .index import GPU_JPEG, Index, header_range, member_key, parse_index
 from .manifest import Manifest, Shard
 from .urls import open_tar
 
@@ -97,7 +98,8 @@ def side_names() -> list[str]:
 
 
 def index_of(manifest: Manifest, shard: Shard) -> Index:
-    return read_index(manifest.root / shard.file)
+    place = manifest.index_place(shard)
+    return parse_index(read_whole(place, Patience()), str(place))
 
 
 def list_keys(manifest: Manifest) -> Iterator[str]:
@@ -107,7 +109,7 @@ def list_keys(manifest: Manifest) -> Iterator[str]:
         SampleError: a damaged header.
     """
     for shard in manifest.shards:
-        with open_tar(tar_url(manifest, shard)) as tar:
+        with open_tar(str(manifest.tar_place(shard))) as tar:
             for record in index_of(manifest, shard).records:
                 start, length = header_range(record)
                 tar.seek(start)
@@ -155,7 +157,7 @@ def extract(manifest: Manifest, shard: Shard, row: int) -> Extract:
         ShardError: the tar cannot be read.
         SampleError: the header is damaged.
     """
-    index, url = index_of(manifest, shard), tar_url(manifest, shard)
+    index, url = index_of(manifest, shard), str(manifest.tar_place(shard))
     record = index.records[row]
     listing = list_members(url, shard)
     with open_tar(url) as tar:
@@ -191,7 +193,7 @@ def read_payload(manifest: Manifest, shard: Shard, row: int) -> tuple[str, int, 
     """Key, label and payload of one sample, by its index."""
     record = index_of(manifest, shard).records[row]
     start, length = header_range(record)
-    with open_tar(tar_url(manifest, shard)) as tar:
+    with open_tar(str(manifest.tar_place(shard))) as tar:
         tar.seek(start)
         key = member_key(tar.read(length))
         return key, int(record["label"]), tar.read(int(record["size"]))

@@ -54,11 +54,6 @@ class Listing:
             yield key, list(members)
 
 
-def tar_url(manifest: Manifest, shard: Shard) -> str:
-    """Where the tar of a shard lies."""
-    return shard.url or str((manifest.root / shard.file).absolute())
-
-
 def list_members(url: str, shard: Shard) -> Listing:
     """Read the headers of one tar.
 
@@ -107,7 +102,7 @@ def export(manifest: Manifest, kind: str) -> Path:
     Raises:
         ShardError: a set that the format cannot express.
     """
-    listings = (list_members(tar_url(manifest, shard), shard) for shard in manifest.shards)
+    listings = (list_members(str(manifest.tar_place(shard)), shard) for shard in manifest.shards)
     return EXPORTS[kind](manifest, listings)
 
 
@@ -125,9 +120,9 @@ def export_dali(manifest: Manifest, listings: Iterator[Listing]) -> Path:
             parts = (f"{m.ext} {m.offset} {m.size} {m.name}" for m in members)
             lines.append(" ".join(parts))
         text = "\n".join([f"v1.2 {len(lines)}", *lines, ""])
-        path = manifest.root / (listing.shard.file.removesuffix(".tar") + ".idx")
+        path = manifest.folder / (listing.shard.file.removesuffix(".tar") + ".idx")
         replace_file(path, text.encode("utf-8", "surrogateescape"))
-    return manifest.root
+    return manifest.folder
 
 
 def export_wids(manifest: Manifest, listings: Iterator[Listing]) -> Path:
@@ -140,7 +135,7 @@ def export_wids(manifest: Manifest, listings: Iterator[Listing]) -> Path:
         count = sum(1 for _ in listing.samples())
         shards.append({"url": url, "nsamples": count, "filesize": shard.bytes})
     document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": manifest.name}
-    path = manifest.root / "shardindex.json"
+    path = manifest.folder / "shardindex.json"
     replace_file(path, (json.dumps(document | {"shardlist": shards}, indent=1) + "\n").encode())
     return path
 
@@ -172,7 +167,7 @@ def export_energon(manifest: Manifest, listings: Iterator[Listing]) -> Path:
 
     Its index of X.tar is called X.tar.idx, like ours, and must lie beside the tar: hence links.
     """
-    folder = manifest.root / "energon"
+    folder = manifest.folder / "energon"
     meta = folder / ".nv-meta"
     meta.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}

@@ -14,7 +14,7 @@ import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ RECORD = np.dtype(
         ("flags", "<u2"),  # GPU_JPEG | header blocks before the last one << 8
     ]
 )
+ROW = struct.Struct("<QqIIiHHHH")  # RECORD again: one record of a NumPy array costs 7 times as much
 GPU_JPEG = 1  # GPU decoders take it: baseline JPEG of three components
 PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
 EXTRA_BLOCKS = 8  # shift: PAX and GNU long names stand in extra blocks before the header
@@ -44,6 +45,25 @@ MAGIC, VERSION = b"sslpidx\0", 1
 
 # the key ends at the first dot of the base name, as in webdataset
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
+
+
+class Row(NamedTuple):
+    """One record as Python numbers; the fields are those of RECORD."""
+
+    offset: int
+    uid: int
+    size: int
+    crc: int
+    label: int
+    width: int
+    height: int
+    ext: int
+    flags: int
+
+    @property
+    def header(self) -> int:
+        """Bytes of the tar header (long names included) before the payload."""
+        return BLOCK * (1 + (self.flags >> EXTRA_BLOCKS))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +77,10 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def record(self, row: int) -> Row:
+        """One record."""
+        return Row._make(ROW.unpack_from(self.records, row * ROW.size))  # type: ignore[arg-type]
 
 
 def index_path(tar: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,11 +12,14 @@ from typing import Any, Literal
 import pydantic
 
 from ..errors import ShardError
-from .index import index_path, replace_file
+from .download import Patience, is_url, local_path, read_whole
+from .index import replace_file
 
 FILE = "manifest.json"
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"
 VERSION = 1
+UNSAFE = frozenset("/\\:\0")  # in file names
+LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +31,18 @@ class Shard:
     bytes: pydantic.PositiveInt
     sha256: str
     index_sha256: str
-    url: str | None = None  # where the tar lies; None: beside the manifest
+    url: str | None = None  # where the tar lies, a URL or a path; None: beside the manifest
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A shard set at `root`. Label i of a sample means `classes[i]`.
+    """A shard set at `root`, a folder or a URL. Label i of a sample means `classes[i]`.
 
     `exclude`: shard file -> rows that are never streamed, ascending (bad samples, duplicates).
     """
 
     name: str
-    root: Path
+    root: Path | str
     classes: tuple[str, ...]
     shards: tuple[Shard, ...]
     seed: int  # of the shuffle before packing
@@ -60,13 +64,46 @@ class Manifest:
                 digest.update(f"without {','.join(map(str, rows))}\n".encode())
         return "b2:" + digest.hexdigest()
 
+    @property
+    def folder(self) -> Path:
+        """The root on this machine; ShardError: it lies elsewhere."""
+        return on_this_machine(self.root)
+
+    def tar_place(self, shard: Shard) -> Path | str:
+        """Where a tar lies: a path or a URL."""
+        if shard.url is None:
+            return beside(self.root, shard.file)
+        if is_url(shard.url) or isinstance(self.root, str):
+            return shard.url
+        return self.root / local_path(shard.url)
+
+    def index_place(self, shard: Shard) -> Path | str:
+        """Where the index of a shard lies: a path or a URL, always beside the manifest."""
+        return beside(self.root, shard.file + ".idx")
+
     def tar(self, shard: Shard) -> Path:
-        """Where a shard lies."""
-        return self.root / shard.file
+        """The path of a shard on this machine; ShardError: it lies elsewhere."""
+        return on_this_machine(self.tar_place(shard))
 
     def index(self, shard: Shard) -> Path:
-        """Where the index of a shard lies."""
-        return index_path(self.tar(shard))
+        """The path of an index on this machine; ShardError: it lies elsewhere."""
+        return on_this_machine(self.index_place(shard))
+
+
+def beside(root: Path | str, file: str) -> Path | str:
+    """A file in the folder of a manifest."""
+    return f"{root}/{file}" if isinstance(root, str) else root / file
+
+
+def on_this_machine(place: Path | str) -> Path:
+    """The place as a path.
+
+    Raises:
+        ShardError: it is a URL.
+    """
+    if isinstance(place, str) and is_url(place):
+        raise ShardError(f"{place}: is not on this machine; copy the set to a folder first")
+    return local_path(place)
 
 
 class Document(pydantic.BaseModel):
@@ -83,27 +120,39 @@ class Document(pydantic.BaseModel):
 
 
 def open_manifest(path: str | Path) -> Manifest:
-    """Read a manifest (the folder or its manifest.json) and look at the size of every shard.
+    """Read a manifest (folder, manifest.json, or fsspec URL of either) and look at a few shards.
 
-    Indexes are not read: the cost does not depend on the number of samples.
+    The first, the last and some between: a set that was moved or half copied is found at once.
+    The rest is checked when a shard is first opened. The cost does not grow with the samples.
 
     Raises:
-        ShardError: as `read_manifest`; also a shard that is missing or of another size.
+        ShardError: as `read_manifest`; also one of those shards is missing or of another size.
     """
     manifest = read_manifest(path)
-    for shard in manifest.shards:
-        fault = size_fault(manifest, shard)
+    count = len(manifest.shards)
+    for number in sorted({i * (count - 1) // (LOOKED_AT - 1) for i in range(LOOKED_AT)}):
+        shard = manifest.shards[number]
+        place = manifest.tar_place(shard)
+        fault = None if is_url(place) else size_fault(manifest, shard)
         if fault:
-            raise ShardError(f"{manifest.tar(shard)}: {fault}")
+            raise ShardError(f"{place}: {fault}")
     return manifest
 
 
 def size_fault(manifest: Manifest, shard: Shard) -> str | None:
     """What is wrong with the presence and size of a shard, and what to do; None if nothing."""
-    tar = manifest.tar(shard)
-    if not tar.is_file():
-        return "is missing; pack again or copy it again"
-    size = tar.stat().st_size
+    try:
+        size = manifest.tar(shard).stat().st_size
+    except OSError:
+        return MISSING
+    return cut_fault(size, shard)
+
+
+MISSING = "is missing; pack again or copy it again"
+
+
+def cut_fault(size: int, shard: Shard) -> str | None:
+    """What is wrong with the size of a shard (bytes)."""
     if size != shard.bytes:
         return f"was cut or changed: {size:,} of {shard.bytes:,} bytes; pack again or copy it again"
     return None
@@ -115,15 +164,14 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         ShardError: missing, not JSON, another format or version, empty, or unsafe file names.
     """
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    document = parse_document(read_json(file), file)
+    root, file = places(path)
+    document = parse_document(read_json(file, root), file)
     if not document.shards:
         raise ShardError(f"{file}: lists no shards; pack again")
-    for shard in document.shards:
-        check_plain(shard.file, file)
+    check_names([shard.file for shard in document.shards], file)
     return Manifest(
         name=document.name,
-        root=file.parent,
+        root=root,
         classes=tuple(document.classes),
         shards=tuple(document.shards),
         seed=document.seed,
@@ -132,7 +180,17 @@ def read_manifest(path: str | Path) -> Manifest:
     )
 
 
-def checked_exclude(document: Document, file: Path) -> dict[str, tuple[int, ...]]:
+def places(path: str | Path) -> tuple[Path | str, Path | str]:
+    """The folder and the file of a manifest that is named by either."""
+    if is_url(path):
+        root = str(path).removesuffix("/" + FILE).rstrip("/")
+        return root, f"{root}/{FILE}"
+    named = local_path(path)
+    file = named / FILE if named.is_dir() else named
+    return file.parent, file
+
+
+def checked_exclude(document: Document, file: Path | str) -> dict[str, tuple[int, ...]]:
     """The excluded rows, which must be rows of shards that are listed.
 
     Raises:
@@ -148,12 +206,12 @@ def checked_exclude(document: Document, file: Path) -> dict[str, tuple[int, ...]
     return {name: tuple(sorted(set(rows))) for name, rows in document.exclude.items() if rows}
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path | str, folder: Path | str) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(read_whole(file, Patience()).decode())
     except FileNotFoundError as error:
         raise ShardError(
-            f"{file}: no manifest; make one with `sslpipe pack FOLDER {file.parent}`, "
+            f"{file}: no manifest; make one with `sslpipe pack FOLDER {folder}`, "
             "or run an interrupted pack again"
         ) from error
     except OSError as error:
@@ -162,7 +220,7 @@ def read_json(file: Path) -> Any:
         raise ShardError(f"{file}: is not JSON ({error}); pack again or copy it again") from error
 
 
-def parse_document(data: Any, file: Path) -> Document:
+def parse_document(data: Any, file: Path | str) -> Document:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
     if data.get("version") != VERSION:
@@ -178,14 +236,18 @@ def parse_document(data: Any, file: Path) -> Document:
         raise ShardError(f"{file}: {place}: {fault['msg'].lower()}; pack again") from None
 
 
-def check_plain(name: str, where: Path) -> None:
-    """A shard is a file beside the manifest, never a path out of its folder."""
-    if name in ("", ".", "..") or set(name) & set("/\\:\0"):
-        raise ShardError(f"{where}: {name!r} is no plain file name; pack again")
+def check_names(names: list[str], where: Path | str) -> None:
+    """A shard is a file beside the manifest, never a path out of its folder, and listed once."""
+    for name in names:
+        if name in ("", ".", "..") or not UNSAFE.isdisjoint(name):
+            raise ShardError(f"{where}: {name!r} is no plain file name; pack again")
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise ShardError(f"{where}: lists {twice!r} twice; pack again")
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Write `root/manifest.json` atomically."""
+    """Write `root/manifest.json` atomically; `root` is a folder."""
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -198,7 +260,7 @@ def write_manifest(manifest: Manifest) -> None:
     if manifest.exclude:
         document["exclude"] = {name: list(rows) for name, rows in manifest.exclude.items()}
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    replace_file(manifest.root / FILE, text.encode())
+    replace_file(local_path(manifest.root) / FILE, text.encode())
 
 
 def without_none(record: dict[str, Any]) -> dict[str, Any]:

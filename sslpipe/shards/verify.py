@@ -19,11 +19,12 @@ AGAIN = "pack again or copy it again"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong in a shard; `key` is empty where it concerns the whole file."""
+    """Something wrong in a shard; `key` is empty, `row` None where it is about the whole file."""
 
     shard: str
     key: str
     what: str
+    row: int | None = None
 
 
 def verify(
@@ -33,6 +34,8 @@ def verify(
     progress: Callable[[int], None] | None = None,
 ) -> list[Problem]:
     """Check sizes and hashes of tars and indexes, and header, CRC and decoding of every sample.
+
+    Rows that the manifest excludes are not reported.
 
     `inspect`: a codec's, see `pack.Codec`. `progress` gets the number of samples of each finished
     shard, in order. Use `read_manifest` where damaged shards are to be listed, not refused.
@@ -58,7 +61,9 @@ def check_shard(manifest: Manifest, shard: Shard, *, inspect: Inspect) -> list[P
     if not manifest.tar(shard).is_file():
         return faults
     with manifest.tar(shard).open("rb") as tar:
-        return faults + list(sample_faults(tar, shard.file, index, inspect))
+        skip = set(manifest.exclude.get(shard.file, ()))
+        bad = sample_faults(tar, shard.file, index, inspect)
+        return faults + [problem for problem in bad if problem.row not in skip]
 
 
 def file_faults(manifest: Manifest, shard: Shard) -> Iterator[str]:
@@ -95,7 +100,7 @@ def sample_faults(tar: BinaryIO, file: str, index: Index, inspect: Inspect) -> I
             key = check_header(tar, record)
             check_payload(tar, record, inspect)
         except SampleError as error:
-            yield Problem(file, key, str(error))
+            yield Problem(file, key, str(error), number)
 
 
 def check_header(tar: BinaryIO, record: Any) -> str:

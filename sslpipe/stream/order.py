@@ -153,6 +153,7 @@ class Lanes:
         """(L, window) permutations of one window; rows are filled in when a lane is first met."""
         if self._permuted is None or self._permuted[0] != (epoch, window):
             size = min(self.window, self.short + 1 - window * self.window)
+            self._permuted = None  # 40 MB at 1e9 samples: never two of them
             table = np.zeros((self.lanes, size), dtype=np.int32)
             self._permuted = (epoch, window), table, np.zeros(self.lanes, dtype=bool)
         _, table, filled = self._permuted
@@ -173,25 +174,28 @@ class Lanes:
         return self.short + (lane < self.longer)
 
 
-def build(
-    sizes: I64, *, kind: Kind, seed: int, batch_size: int, lanes: int | None, window: int
-) -> Order:
-    """The order of a recipe's stream over shards of the given sizes (samples).
-
-    Raises:
-        RecipeError: the number of lanes does not divide the batch.
-    """
+def build(sizes: I64, *, kind: Kind, seed: int, lanes: int, window: int) -> Order:
+    """The order of a corpus whose shards have the given sizes (samples)."""
     if kind == "sequential":
         return Order(sizes, Sequential(sizes), 1)
     if kind == "global":
         return Order(sizes, Global(sizes, seed=seed), 1)
-    count = lanes or default_lanes(batch_size)
-    if batch_size % count:
+    return Order(sizes, Lanes(sizes, seed=seed, lanes=lanes, window=window), lanes)
+
+
+def lanes_of(given: int | None, batch_size: int) -> int:
+    """The number of lanes of a recipe.
+
+    Raises:
+        RecipeError: it does not divide the batch.
+    """
+    lanes = given or default_lanes(batch_size)
+    if batch_size % lanes:
         raise RecipeError(
-            f"stream.lanes = {count} does not divide stream.batch_size = {batch_size}; "
+            f"stream.lanes = {lanes} does not divide stream.batch_size = {batch_size}; "
             "choose a divisor, or leave lanes out"
         )
-    return Order(sizes, Lanes(sizes, seed=seed, lanes=count, window=window), count)
+    return lanes
 
 
 def default_lanes(batch_size: int) -> int:
@@ -199,15 +203,14 @@ def default_lanes(batch_size: int) -> int:
     return next(n for n in range(min(MAX_LANES, batch_size), 0, -1) if batch_size % n == 0)
 
 
-def owned(step: int, *, batch_size: int, lanes: int, rank: int, world_size: int) -> I64:
-    """Positions of a rank's share of global batch `step`, ascending.
+def slots(*, batch_size: int, lanes: int, rank: int, world_size: int) -> I64:
+    """The places of a rank's share inside every global batch, ascending: batch_size / world_size.
 
-    A rank owns a range of slots (hence lanes) where that is possible, else a slice of the batch.
-    The global batch is the same for every world size.
+    A rank owns a range of lanes where that is possible, else a slice of the batch. The global
+    batch is the same for every world size.
     """
-    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    places = np.arange(batch_size, dtype=np.int64)
     if lanes % world_size:
-        return np.split(positions, world_size)[rank]
+        return np.split(places, world_size)[rank]
     width = lanes // world_size
-    slots = positions.reshape(-1, lanes)
-    return slots[:, rank * width : (rank + 1) * width].reshape(-1)
+    return places.reshape(-1, lanes)[:, rank * width : (rank + 1) * width].reshape(-1)

@@ -2,106 +2,97 @@
 
 Every read is compared with the index: bounds, tar header, CRC32. What webdataset passes over
 without a word (a cut tar, a flipped bit) is an error here that names shard and sample.
+Where the shards lie is the store's affair (`sslpipe.shards.store`).
 """
 
-import os
-import threading
-import zlib
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from zlib_ng.zlib_ng import crc32
 
-from ..errors import SampleError, ShardError
-
-OPEN_FILES = 256
-OPEN_INDEXES = 1024
-T = TypeVar("T")
+from .. import rng
+from ..errors import SampleError
 
 
-class Index(Protocol):
-    """What the reader needs of a shard's index."""
+class Record(Protocol):
+    """What the reader needs of a sample's record in the index."""
 
     @property
-    def records(self) -> npt.NDArray[np.void]:
-        """One record per sample."""
+    def offset(self) -> int: ...  # of the payload, bytes
+    @property
+    def size(self) -> int: ...  # of the payload, bytes
+    @property
+    def header(self) -> int: ...  # bytes of the tar header before it
+    @property
+    def crc(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def label(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+
+class Opened(Protocol):
+    """One shard that can be read; it stays readable for as long as somebody refers to it."""
+
+    def record(self, row: int) -> Record:
+        """The record of one sample."""
+        ...
+
+    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
+        """Two blocks that lie one after the other; shorter where the shard ends."""
+        ...
+
+
+class Store(Protocol):
+    """The shards of a manifest, by number; all calls are safe from many threads."""
+
+    def open(self, shard: int) -> Opened:
+        """The shard, fetched if need be; ShardError."""
+        ...
+
+    def name(self, shard: int) -> str:
+        """The file of a shard, for messages."""
+        ...
+
+    def want(self, shards: Sequence[int]) -> None:
+        """Say which shards are needed next, in this order; others may be given up."""
+        ...
+
+    def close(self) -> None:
+        """Stop what runs in the background, and close the files."""
         ...
 
 
 class Format(Protocol):
     """The shard format; `sslpipe.shards.index` is one."""
 
-    def read_index(self, tar: Path) -> Index:
-        """The index that lies beside a shard; ShardError."""
-        ...
-
-    def header_range(self, record: Any) -> tuple[int, int]:
-        """Offset and length in bytes of the tar header before a record's payload."""
-        ...
-
     def member_key(self, header: bytes) -> str:
         """The sample key in a tar header; SampleError."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):  # made once per sample read: a dataclass takes three times as long
     """One sample as packed. `label` is -1 where there is none."""
 
     uid: int
     key: str
     label: int
     data: bytes
-
-
-class Recent(Generic[T]):
-    """The last `size` results of `make`, by number; thread-safe."""
-
-    def __init__(self, make: Callable[[int], T], size: int) -> None:
-        self._make, self._size = make, size
-        self._kept: OrderedDict[int, T] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, number: int) -> T:
-        with self._lock:
-            if number in self._kept:
-                self._kept.move_to_end(number)
-                return self._kept[number]
-        made = self._make(number)  # outside the lock: two threads may make the same, one is kept
-        with self._lock:
-            kept = self._kept.setdefault(number, made)
-            if len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        return kept
-
-
-class File:
-    """An open shard; closed when the last reader lets go of it."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self.fd = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise ShardError(
-                f"{path}: cannot be opened ({error.strerror}); was the shard moved or deleted?"
-            ) from error
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
+    flags: int = 0  # of the index
+    sides: tuple[int, int] = (0, 0)  # height, width by the index; 0, 0: not known
 
 
 class Reader:
-    """`read(shard, row)` over the shards of a manifest."""
+    """`read(shard, row)` over the shards of a store."""
 
-    def __init__(self, paths: list[Path], form: Format) -> None:
-        self.paths, self._form = paths, form
-        self._files = Recent(lambda shard: File(paths[shard]), OPEN_FILES)
-        self._indexes = Recent(lambda shard: form.read_index(paths[shard]), OPEN_INDEXES)
+    def __init__(self, store: Store, form: Format) -> None:
+        self._store, self._form = store, form
 
     def read(self, shard: int, row: int) -> Sample:
         """Read and check one sample.
@@ -110,23 +101,36 @@ class Reader:
             SampleError: cut, damaged, or not what the index says.
             ShardError: the shard or its index cannot be opened.
         """
-        record = self._indexes(shard).records[row]
-        fd = self._files(shard).fd
-        start, length = self._form.header_range(record)
-        size = int(record["size"])
-        # two calls: cutting one block in two would copy the payload, which costs as much as a CRC
-        header = os.pread(fd, length, start)
-        data = os.pread(fd, size, start + length)
-        where = f"{self.paths[shard].name} sample {row}"
-        if len(data) != size:
+        opened = self._store.open(shard)
+        record = opened.record(row)
+        header, data = opened.read(record.offset - record.header, record.header, record.size)
+        if len(data) != record.size:
             raise SampleError(
-                f"{where}: the shard ends after {len(data):,} of {size:,} bytes; it was cut: "
-                "copy or pack it again"
+                f"{self.name(shard)} sample {row}: the shard ends after {len(data):,} of "
+                f"{record.size:,} bytes; it was cut: copy or pack it again"
             )
-        key = self._form.member_key(header)
-        if zlib.crc32(data) != int(record["crc"]):
+        key = self._checked_key(header, record, shard, row)
+        if crc32(data) != record.crc:
             raise SampleError(
-                f"{where} ({key}): the bytes do not have the CRC32 of the index; the shard is "
-                "damaged: run `sslpipe verify`, then copy or pack it again"
+                f"{self.name(shard)} sample {row} ({key}): the bytes do not have the CRC32 of the "
+                "index; the shard is damaged: run `sslpipe verify`, then copy or pack it again"
             )
-        return Sample(int(record["uid"]), key, int(record["label"]), data)
+        sides = record.height, record.width
+        return Sample(record.uid, key, record.label, data, record.flags, sides)
+
+    def name(self, shard: int) -> str:
+        """The file of a shard, for messages."""
+        return self._store.name(shard)
+
+    def _checked_key(self, header: bytes, record: Record, shard: int, row: int) -> str:
+        """The key in a tar header, which must be the one that was indexed."""
+        try:
+            key = self._form.member_key(header)
+        except SampleError as error:
+            raise SampleError(f"{self.name(shard)} sample {row}: {error}") from error
+        if rng.sample_id(key) != record.uid:
+            raise SampleError(
+                f"{self.name(shard)} sample {row}: damaged tar header (it names {key!r}, not the "
+                "sample that was indexed); copy or pack the shard again"
+            )
+        return key

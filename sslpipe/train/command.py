@@ -7,6 +7,7 @@ import torch
 from ..errors import RecipeError
 from ..pipeline import load
 from ..recipe import Recipe
+from ..sources import Shards
 from .loop import TrainResult, train
 from .report import Bar
 from .run import build_method
@@ -16,7 +17,7 @@ from .world import start_world
 def run(
     recipe: Recipe,
     *,
-    shards: str | Path,
+    shards: Shards,
     out: Path,
     resume: bool,
     max_steps: int | None,
@@ -33,7 +34,12 @@ def run(
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with (
         start_world(kind) as world,
-        load(recipe, shards=shards, device=world.device(kind)) as pipeline,
+        load(
+            recipe,
+            shards=shards,
+            device=world.device(kind),
+            quarantine=out / "quarantine.jsonl",
+        ) as pipeline,
     ):
         method = build_method(recipe, pipeline.spec)
         return train(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,15 @@ def test_first_view_in_order_with_labels_and_uids():
     assert not features.features.requires_grad
     assert features.labels.tolist() == [0, 1, 0, 1, 0]
     assert features.uids.tolist() == [100, 101, 102, 103, 104]
+
+
+def test_samples_that_are_not_valid_are_left_out():
+    flags = iter([torch.tensor([True, False, True]), torch.tensor([False, True])])
+    marked = [replace(batch, valid=next(flags)) for batch in batches()]
+    features = extract(Encoder(), marked, "cpu")
+    assert features.uids.tolist() == [100, 102, 104]
+    assert features.labels.tolist() == [0, 0, 0]
+    assert len(features.features) == 3
 
 
 def test_modes_and_statistics_are_left_alone():

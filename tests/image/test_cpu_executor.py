@@ -13,6 +13,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.image import executors, ops
 from sslpipe.image.draws import OPS, Policy, Step, draw, keys_of, policy
 from sslpipe.image.executors import cpu, cpu_jit, kornia
+from sslpipe.image.scale import Canvas
 from sslpipe.image.views import Views
 from sslpipe.lookup import Entry
 from sslpipe.recipe import load_recipe
@@ -298,8 +299,14 @@ def test_views_come_from_the_executor_of_the_recipe():
     for name in ("kornia", "cpu"):
         views = Views(recipe.views, {}, {}, seed=1, device=CPU, executor=name)
         uids = np.arange(4, dtype=np.int64)
-        place = Place(0, uids, len(uids))
-        made[name] = views.make(images, epochs=uids * 0, uids=uids, place=place).views["global"]
+        made[name] = views.make(
+            [Canvas(image, tuple(image.shape[:2])) for image in images],
+            torch.zeros(4),
+            epochs=uids * 0,
+            uids=uids,
+            place=Place(0, uids, len(uids)),
+            send=list,
+        ).views["global"]
     assert 0 < difference(made["cpu"], made["kornia"]) < 0.02 * LEVEL
 
 

@@ -1,7 +1,8 @@
 """Draws: keyed by the sample alone, and distributed as torchvision's and the papers' are.
 
-False alarms: seeds are fixed, so a test that passes keeps passing; the bounds were chosen at
-p < 1e-4 each for a fresh seed.
+False alarms: seeds are fixed, so a test that passes keeps passing. With another seed each of 50
+comparisons fails at p < 1e-4 (KS at 2.23: 9.6e-5; a rate off by 4 sigma: 6.3e-5; chi-square 60 at
+23 degrees of freedom: 3.8e-5), so any of them at p < 0.005.
 """
 
 import numpy as np

@@ -12,8 +12,14 @@ STARTS = np.concatenate([[0], np.cumsum(SIZES)])
 
 
 def build(kind="lanes", *, sizes=SIZES, seed=3, batch_size=64, lanes=None, window=4):
-    return order.build(
-        sizes, kind=kind, seed=seed, batch_size=batch_size, lanes=lanes, window=window
+    lanes = order.lanes_of(lanes, batch_size)
+    return order.build(sizes, kind=kind, seed=seed, lanes=lanes, window=window)
+
+
+def owned(step, *, batch_size, lanes, rank, world_size):
+    """Positions of a rank's share of a batch, where epochs wrap."""
+    return step * batch_size + order.slots(
+        batch_size=batch_size, lanes=lanes, rank=rank, world_size=world_size
     )
 
 
@@ -46,9 +52,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(kind, world_size):
     whole = samples(made, np.arange(40 * batch_size)).reshape(40, batch_size)  # over an epoch's end
     for step in range(40):
         parts = [
-            order.owned(
-                step, batch_size=batch_size, lanes=made.stride, rank=rank, world_size=world_size
-            )
+            owned(step, batch_size=batch_size, lanes=made.stride, rank=rank, world_size=world_size)
             for rank in range(world_size)
         ]
         assert {len(part) for part in parts} == {batch_size // world_size}
@@ -59,7 +63,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(kind, world_size):
 def test_a_rank_keeps_to_its_own_lanes_and_so_to_few_shards():
     made = build(lanes=64)
     steps = range(N // 64)
-    rank = [order.owned(s, batch_size=64, lanes=64, rank=0, world_size=8) for s in steps]
+    rank = [owned(s, batch_size=64, lanes=64, rank=0, world_size=8) for s in steps]
     touched = np.unique(made.locate(np.concatenate(rank)).shards)
     assert len(touched) <= len(SIZES) // 8 + 2
 
@@ -89,7 +93,7 @@ def test_lanes_mix_shards_in_every_batch():
 
 def test_fewer_samples_than_a_batch_wrap_around():
     sizes = np.array([3, 4], dtype=np.int64)
-    made = order.build(sizes, kind="lanes", seed=0, batch_size=16, lanes=None, window=4)
+    made = build(sizes=sizes, seed=0, batch_size=16)
     located = made.locate(np.arange(70))
     numbers = np.array([0, 3])[located.shards] + located.rows
     for epoch in numbers.reshape(10, 7):
@@ -103,10 +107,29 @@ def test_planning_a_billion_samples_needs_little_memory():
     tracemalloc.start()
     made = build(sizes=sizes, batch_size=1024, lanes=256)
     for rank_step in range(3):
-        made.locate(order.owned(rank_step, batch_size=1024, lanes=256, rank=0, world_size=8))
+        made.locate(owned(rank_step, batch_size=1024, lanes=256, rank=0, world_size=8))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * 2**20
+
+
+def test_any_batch_of_a_billion_samples_is_planned_alone_exactly_and_in_little_memory():
+    import tracemalloc
+
+    sizes = np.full(100_000, 10_000, dtype=np.int64)
+    share = order.slots(batch_size=4096, lanes=256, rank=3, world_size=8)
+    steps = np.random.default_rng(2).integers(0, 10**9 // 4096, 3)
+    made = build(sizes=sizes, batch_size=4096)
+    tracemalloc.start()
+    found = [made.locate(step * 4096 + share) for step in steps]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
+    numbers = np.concatenate([batch.shards * 10_000 + batch.rows for batch in found])
+    assert len(np.unique(numbers)) == 3 * 512  # all in epoch 0: nothing comes twice
+    again = build(sizes=sizes, batch_size=4096).locate(steps[2] * 4096 + share)
+    assert (again.shards == found[2].shards).all()
+    assert (again.rows == found[2].rows).all()
 
 
 def test_lanes_must_divide_the_batch():

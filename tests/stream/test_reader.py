@@ -11,12 +11,13 @@ from sslpipe.errors import SampleError, ShardError
 from sslpipe.image.codec import ImageCodec
 from sslpipe.shards import Manifest, open_manifest, pack, read_index
 from sslpipe.shards import index as shard_format
+from sslpipe.shards.store import open_store
 from sslpipe.stream.reader import Reader
 from tests.conftest import write_images
 
 
 def reader_of(manifest: Manifest) -> Reader:
-    return Reader([manifest.tar(shard) for shard in manifest.shards], shard_format)
+    return Reader(open_store(manifest), shard_format)
 
 
 def test_every_sample_is_what_webdataset_reads(packed):
@@ -51,8 +52,10 @@ def test_a_shard_that_is_cut_while_the_run_goes_on(packed, tmp_path):
     manifest = open_manifest(folder)
     tar = manifest.tar(manifest.shards[0])
     last = len(read_index(tar)) - 1
-    tar.write_bytes(tar.read_bytes()[: int(read_index(tar).records["offset"][last]) + 10])
     reader = reader_of(manifest)
+    assert reader.read(0, 0).data
+    with tar.open("r+b") as file:
+        file.truncate(int(read_index(tar).records["offset"][last]) + 10)
     assert reader.read(0, 0).data
     with pytest.raises(SampleError, match=rf"sample {last}: the shard ends after 10 of .* cut"):
         reader.read(0, last)
@@ -69,5 +72,5 @@ def test_a_damaged_header_and_a_vanished_shard(packed, tmp_path):
     with pytest.raises(SampleError, match="damaged tar header"):
         reader_of(manifest).read(0, 0)
     manifest.tar(manifest.shards[1]).unlink()
-    with pytest.raises(ShardError, match="cannot be opened"):
+    with pytest.raises(ShardError, match=r"000001.tar: is missing; pack again"):
         reader_of(manifest).read(1, 0)

@@ -50,27 +50,51 @@ def upload(
 ) -> Arena:
     """Pack canvases of (H, W, 3) uint8 and their table, and copy them to `device`.
 
+    Canvases that are on a CUDA device already are used where they lie, or brought together there.
     On CUDA the copy is asynchronous and from pinned memory, which torch's host allocator keeps
     until the copy is done.
     """
     views, batch, columns = table_VBP.shape
     rows = views * batch
+    there = canvases[0].device.type == "cuda"
+    pixels, offsets_B = together(canvases) if there else (None, consecutive(canvases))
     sides_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int32)
-    bytes_B = np.array([canvas.numel() for canvas in canvases], dtype=np.int64)
-    offsets_B = np.cumsum(bytes_B) - bytes_B
     parts = [
         torch.from_numpy(np.tile(offsets_B, views)),
         torch.from_numpy(np.ascontiguousarray(table_VBP)).flatten(),
         torch.from_numpy(np.tile(sides_B2, (views, 1))).flatten(),
-        *(canvas.flatten() for canvas in canvases),
+        *(() if there else (canvas.flatten() for canvas in canvases)),
     ]
     starts = section_starts([part.nbytes for part in parts[:3]])
-    flat = to_device(parts, starts, int(bytes_B.sum()), device)
+    flat = to_device(parts, starts, sum(part.nbytes for part in parts[3:]), device)
     offsets, table, sides = (
         flat[start : start + part.nbytes].view(part.dtype)
         for start, part in zip(starts[:3], parts[:3], strict=True)
     )
-    return Arena(flat[starts[3] :], offsets, sides.view(rows, 2), table.view(rows, columns))
+    pixels_N = flat[starts[3] :] if pixels is None else pixels
+    return Arena(pixels_N, offsets, sides.view(rows, 2), table.view(rows, columns))
+
+
+def consecutive(canvases: Sequence[Tensor]) -> npt.NDArray[np.int64]:
+    """Where canvases begin that lie one after the other."""
+    bytes_B = np.array([canvas.numel() for canvas in canvases], dtype=np.int64)
+    starts_B: npt.NDArray[np.int64] = np.cumsum(bytes_B) - bytes_B
+    return starts_B
+
+
+def together(canvases: Sequence[Tensor]) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """One flat uint8 tensor that holds canvases of a device, and where each begins.
+
+    Slices of one buffer, as `handoff` sends them, are not copied.
+    """
+    if len({canvas.untyped_storage().data_ptr() for canvas in canvases}) == 1:
+        whole = torch.empty(0, dtype=torch.uint8, device=canvases[0].device)
+        offsets = np.array([canvas.storage_offset() for canvas in canvases], dtype=np.int64)
+        return whole.set_(canvases[0].untyped_storage()), offsets
+    used = sum(canvas.numel() for canvas in canvases)
+    flat = canvases[0].new_empty(rung(used))
+    torch.cat([canvas.flatten() for canvas in canvases], out=flat[:used])
+    return flat, consecutive(canvases)
 
 
 def section_starts(sizes: Sequence[int]) -> list[int]:

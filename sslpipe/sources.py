@@ -1,0 +1,239 @@
+"""What `load(shards=...)` may be, made a source: a packed set, several of them, or an iterable."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import RecipeError, ShardError
+from .image.codec import ImageCodec
+from .recipe import Recipe
+from .rng import sample_id
+from .shards import index as shard_format
+from .shards.manifest import Manifest, open_manifest
+from .shards.store import open_store
+from .stream import order
+from .stream.foreign import Foreign, epoch_length
+from .stream.mixture import Mixture, turns_of
+from .stream.packed import Corpus, Packed, mixture_identity
+from .stream.plan import Remainder, Single
+from .stream.reader import Reader
+from .stream.source import Source
+from .worker import Worker
+
+Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
+
+
+def open_source(recipe: Recipe, shards: Shards, worker: Worker) -> Source:
+    """The stream of a recipe over what the user gave.
+
+    Raises:
+        RecipeError: the recipe's stream section does not suit it.
+        ShardError: shards that are missing, cut, or empty.
+    """
+    if isinstance(shards, Mapping):
+        return mixture(recipe, {name: shards[name] for name in sorted(shards)}, worker)
+    if recipe.stream.mix:
+        names = ", ".join(f"{name}=PATH" for name in recipe.stream.mix)
+        raise RecipeError(
+            f"{recipe.path}: stream.mix weighs several sets by name, but one without a name was "
+            f"given; give {names}, or leave stream.mix out"
+        )
+    if isinstance(shards, str | Path):
+        return single(recipe, open_manifest(shards), worker)
+    return foreign(recipe, shards, worker)
+
+
+def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
+    """`--shards` of the command line: one path, or several NAME=PATH.
+
+    Raises:
+        RecipeError: several, not all of them named, or a name twice.
+    """
+    if len(words) == 1 and ("=" not in words[0] or Path(words[0]).exists()):
+        return words[0]
+    named = [word.partition("=") for word in words]
+    paths = {name: path for name, _, path in named}
+    if len(paths) < len(words) or not all(name and path for name, path in paths.items()):
+        raise RecipeError(
+            f"--shards {' --shards '.join(words)}: several sets need a name each, all different: "
+            "--shards photos=PATH --shards sketches=PATH"
+        )
+    return paths
+
+
+def single(recipe: Recipe, manifest: Manifest, worker: Worker) -> Packed:
+    """One packed set."""
+    stream = recipe.stream
+    lanes = order.lanes_of(stream.lanes, stream.batch_size)
+    corpus = corpus_of(recipe, manifest, seed=stream.seed, lanes=lanes)
+    remainder = remainder_of(recipe)
+    check_short(recipe, remainder, corpus.order.samples, worker.world_size)
+    plan = Single(
+        corpus.order.samples,
+        batch_size=stream.batch_size,
+        remainder=remainder,
+        epoch_samples=stream.epoch_samples,
+    )
+    return Packed(
+        [corpus],
+        plan,
+        worker.slots(stream.batch_size, corpus.order.stride),
+        on_bad=stream.on_bad,
+        threads=worker.threads,
+        count=worker.count,
+        identity=manifest.fingerprint,
+    )
+
+
+def mixture(recipe: Recipe, paths: Mapping[str, str | Path], worker: Worker) -> Packed:
+    """Several packed sets by weight; each has an order, a cursor and epochs of its own."""
+    stream = recipe.stream
+    check_mixture(recipe, paths)
+    manifests = {name: open_manifest(path) for name, path in paths.items()}
+    sizes = {name: float(kept(manifest)) for name, manifest in manifests.items()}
+    turns = turns_of({name: (stream.mix or sizes)[name] for name in paths})
+    alike = len({manifest.classes for manifest in manifests.values()}) == 1
+    corpora = {
+        name: corpus_of(
+            recipe,
+            manifest,
+            # by name: adding a set changes no other's order, and equal sets do not walk in step
+            seed=sample_id(f"{stream.seed}/{name}") & (2**63 - 1),
+            lanes=stream.lanes or lanes_in_mixture(stream.batch_size * turn / sum(turns)),
+            labelled=alike,
+            corpora=len(paths),
+        )
+        for (name, manifest), turn in zip(manifests.items(), turns, strict=True)
+    }
+    plan = Mixture(
+        turns,
+        batch_size=stream.batch_size,
+        seed=stream.seed,
+        epoch_samples=stream.epoch_samples or int(sum(sizes.values())),
+    )
+    return Packed(
+        list(corpora.values()),
+        plan,
+        worker.slots(stream.batch_size, 1),
+        on_bad=stream.on_bad,
+        threads=worker.threads,
+        count=worker.count,
+        identity=mixture_identity(corpora, turns),
+    )
+
+
+def foreign(recipe: Recipe, samples: Iterable[Any], worker: Worker) -> Foreign:
+    """Somebody's iterable: this rank's part of the data, split by its owner."""
+    stream = recipe.stream
+    if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
+        raise RecipeError(
+            f"{recipe.path}: stream.on_bad = {stream.on_bad!r} with stream.remainder = "
+            f"{stream.remainder!r}: an iterable has no rows to exclude, and its epochs follow each "
+            "other; use replace, mask or raise, and wrap"
+        )
+    length = epoch_length(
+        samples, given=stream.epoch_samples, world_size=worker.world_size, where=recipe.path
+    )
+    return Foreign(
+        samples,
+        slots=worker.slots(stream.batch_size, 1),
+        epoch_samples=length,
+        extensions=ImageCodec.extensions,
+        on_bad=stream.on_bad,
+        threads=worker.threads,
+    )
+
+
+def corpus_of(
+    recipe: Recipe,
+    manifest: Manifest,
+    *,
+    seed: int,
+    lanes: int,
+    labelled: bool = True,
+    corpora: int = 1,
+) -> Corpus:
+    """The samples of a manifest that are not excluded, in the recipe's order.
+
+    `corpora` of a mixture share the node's cache.
+
+    Raises:
+        ShardError: all are excluded.
+    """
+    if not kept(manifest):
+        raise ShardError(f"{manifest.root}: all samples are excluded; give another manifest")
+    run = recipe.run
+    store = open_store(manifest, cache=run.cache, cache_gb=run.cache_gb, corpora=corpora)
+    excluded = [manifest.exclude.get(shard.file, ()) for shard in manifest.shards]
+    sizes = [s.samples - len(rows) for s, rows in zip(manifest.shards, excluded, strict=True)]
+    return Corpus(
+        store,
+        Reader(store, shard_format),
+        order.build(
+            np.array(sizes, dtype=np.int64),
+            kind=recipe.stream.order,
+            seed=seed,
+            lanes=lanes,
+            window=recipe.stream.window,
+        ),
+        fingerprint=manifest.fingerprint,
+        files=[shard.file for shard in manifest.shards],
+        excluded={number: rows for number, rows in enumerate(excluded) if rows},
+        labelled=labelled,
+    )
+
+
+def kept(manifest: Manifest) -> int:
+    """Samples that are streamed."""
+    return manifest.samples - sum(len(rows) for rows in manifest.exclude.values())
+
+
+def lanes_in_mixture(samples_per_batch: float) -> int:
+    """As many lanes as a batch has samples of the corpus: no rank keeps to its own lanes here."""
+    return min(order.MAX_LANES, max(1, round(samples_per_batch)))
+
+
+def remainder_of(recipe: Recipe) -> Remainder:
+    """What a recipe says, or the default of its order.
+
+    `sequential` is for evaluation, which wants every sample once: a short last batch needs no
+    second look, where a padded one is counted wrong by whoever forgets `batch.valid`.
+    """
+    return recipe.stream.remainder or ("short" if recipe.stream.order == "sequential" else "wrap")
+
+
+def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: int) -> None:
+    """Every rank gets the same number of samples of every batch.
+
+    Raises:
+        RecipeError: the last batch would be smaller on some of several ranks.
+    """
+    if remainder == "short" and world_size > 1 and samples % recipe.stream.batch_size:
+        raise RecipeError(
+            f"{recipe.path}: the last batch would be short, and {world_size} ranks would wait for "
+            "each other; set stream.remainder to pad (and use batch.valid), drop or wrap"
+        )
+
+
+def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
+    """The sets that were given are those that are weighed, and a mixture makes sense.
+
+    Raises:
+        RecipeError: other names, or an order or remainder of single sets.
+    """
+    stream = recipe.stream
+    if stream.mix and set(stream.mix) != set(paths):
+        raise RecipeError(
+            f"{recipe.path}: stream.mix weighs {', '.join(sorted(stream.mix))}, but "
+            f"{', '.join(paths) or 'nothing'} was given; the names must be the same"
+        )
+    if not paths:
+        raise RecipeError(f"{recipe.path}: no shards were given; give a path, or NAME=PATH")
+    if stream.order == "sequential" or stream.remainder not in (None, "wrap"):
+        raise RecipeError(
+            f"{recipe.path}: stream.order = {stream.order!r} with stream.remainder = "
+            f"{stream.remainder!r}: a mixture goes on for ever and has no last batch; use lanes or "
+            "global, and leave the remainder out"
+        )

@@ -1,0 +1,191 @@
+"""Somebody's iterable of samples as a source: a webdataset pipeline, a list of dicts.
+
+Order, split among ranks and reading are the iterable's own, so a share is no function of the step:
+a resumed run takes up the count of steps, not the place in the data. Views stay keyed by
+(seed, epoch, uid, view), uid being the hash of the key. An epoch, as far as they are concerned,
+ends where the iterable ends, and where as many samples were taken as an epoch has: so a resampled
+pipeline, which never ends, has new views of a sample in every epoch. A key that comes twice within
+one epoch gets the same views twice: telling them apart would need a memory of all keys.
+"""
+
+import threading
+from collections.abc import Collection, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..errors import RecipeError, SampleError, ShardError
+from ..rng import sample_id
+from .order import I64
+from .reader import Sample
+from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
+
+T = TypeVar("T")
+Numbered = tuple[int, Any]  # epoch, what the iterable gave
+
+
+class Foreign:
+    """Batches, a sample for each of `slots`, of an iterable of dicts with `__key__` and raw bytes.
+
+    extensions: lower case; the one field of a sample with such a name holds the image.
+    epoch_samples: per rank; decides the length of an epoch.
+    """
+
+    exact = False
+    identity = "foreign"
+
+    def __init__(
+        self,
+        samples: Iterable[Any],
+        *,
+        slots: I64,
+        epoch_samples: int,
+        extensions: Collection[str],
+        on_bad: OnBad,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._samples, self.slots, self._epoch_samples = samples, slots, epoch_samples
+        self._extensions, self._on_bad, self._threads = extensions, on_bad, threads
+        self._lock = threading.Lock()
+        self._next = 0  # the step that the iterator stands at
+        self._stream = numbered(samples, 0, epoch_samples)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return max(1, self._epoch_samples // len(self.slots))
+
+    def share(self, step: int, decode: Decode[T]) -> Share[T]:
+        """The next samples; asking for another than the next step iterates anew."""
+        with self._lock:
+            if step != self._next:
+                self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
+            self._next = -1  # an iterator that raises is done for: after an error, begin anew
+            loaded = self._decoded(decode, len(self.slots))
+            self._next = step + 1
+            return Share(loaded, ~np.array([item.bad for item in loaded], dtype=bool))
+
+    def close(self) -> None:
+        """Stop iterating."""
+        self._stream.close()
+
+    def _decoded(self, decode: Decode[T], count: int) -> list[Loaded[T]]:
+        """`count` samples; in place of those that are replaced come the next ones."""
+        taken = list(islice(self._stream, count))
+        found = list(self._threads.map(lambda item: self._try(decode, item), taken))
+        good: list[Loaded[T]] = []
+        faults: list[Fault] = []
+        while len(good) < count:
+            for loaded in found:
+                if loaded.bad and self._on_bad == "replace":
+                    faults.extend(loaded.faults)
+                else:
+                    good.append(stands_in(loaded, faults))
+                    faults = []
+            if len(faults) >= SUBSTITUTES:
+                raise ShardError(
+                    f"iterable: {SUBSTITUTES} bad samples in a row, the last: {faults[-1].reason}"
+                )
+            found = [self._try(decode, x) for x in islice(self._stream, count - len(good))]
+        return good
+
+    def _try(self, decode: Decode[T], item: Numbered) -> Loaded[T]:
+        """A sample with its pixels, or without them and with its fault.
+
+        Raises:
+            SampleError: it does not decode, and the policy is `raise`.
+            ShardError: it is no dict of raw bytes.
+        """
+        epoch, fields = item
+        sample = sample_of(fields, self._extensions)
+        try:
+            return Loaded(without_bytes(sample, sample.label), decode(sample, epoch), epoch)
+        except SampleError as error:
+            url = str(fields.get("__url__", "iterable"))
+            reason = f"{url} {sample.key}: {error}"
+            if self._on_bad == "raise":
+                raise SampleError(reason) from error
+            fault = Fault(url, None, sample.uid, sample.key, reason, epoch)
+            return Loaded(without_bytes(sample, -1), None, epoch, (fault,), bad=True)
+
+
+def stands_in(loaded: Loaded[T], faults: list[Fault]) -> Loaded[T]:
+    """The sample, told which ones it stands in for."""
+    return replace(loaded, faults=(*faults, *loaded.faults))
+
+
+def numbered(samples: Iterable[Any], epoch: int, epoch_samples: int) -> Generator[Numbered]:
+    """The samples of pass after pass with the number of their epoch.
+
+    Raises:
+        ShardError: a pass is empty.
+    """
+    while True:
+        count = 0
+        for sample in samples:
+            yield epoch + count // epoch_samples, sample
+            count += 1
+        if count == 0:
+            raise ShardError(
+                "iterable: gives no samples; if it did before, it can be iterated only once: give "
+                "a list or a webdataset pipeline, or set stream.epoch_samples to what it holds"
+            )
+        epoch += -(-count // epoch_samples)
+
+
+def epoch_length(samples: Iterable[Any], *, given: int | None, world_size: int, where: str) -> int:
+    """Samples per epoch and rank: `given` is over all ranks, the iterable's length is this one's.
+
+    Raises:
+        RecipeError: nobody says it, or on several ranks only the iterable, of its own part.
+    """
+    if given is not None:
+        return max(1, given // world_size)
+    try:
+        length = len(samples)  # type: ignore[arg-type]
+    except TypeError:
+        raise RecipeError(
+            f"{where}: the iterable has no length; set stream.epoch_samples (over all ranks), or "
+            "give the iterable one: dataset.with_length(samples)"
+        ) from None
+    if world_size > 1:
+        raise RecipeError(
+            f"{where}: the iterable says {length} samples, of this rank only; set "
+            "stream.epoch_samples (over all ranks), so that epochs are equal on every rank"
+        )
+    return length
+
+
+def sample_of(fields: Any, extensions: Collection[str]) -> Sample:
+    """Key, label and raw bytes of a dict in webdataset's form.
+
+    Raises:
+        ShardError: no dict, no key, or not exactly one field of raw image bytes.
+    """
+    if not isinstance(fields, Mapping) or "__key__" not in fields:
+        raise ShardError(
+            f"iterable: gave {type(fields).__name__} without '__key__'; give dicts as "
+            "wds.WebDataset does, without .to_tuple() or .batched()"
+        )
+    key = str(fields["__key__"])
+    images = [name for name in fields if str(name).lower() in extensions]
+    if len(images) != 1:
+        raise ShardError(
+            f"iterable: sample {key} has the fields {sorted(map(str, fields))}, of which "
+            f"{len(images)} are images; keep one of {', '.join(sorted(extensions))}"
+        )
+    data = fields[images[0]]
+    if not isinstance(data, bytes):
+        raise ShardError(
+            f"iterable: sample {key}.{images[0]} is {type(data).__name__}, not raw bytes; "
+            "leave .decode() out, sslpipe decodes"
+        )
+    return Sample(sample_id(key), key, label_of(fields.get("cls")), data)
+
+
+def label_of(value: Any) -> int:
+    """A class id as webdataset keeps it, in decimal; -1 for anything else."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return int(text) if text.strip().isdecimal() else -1

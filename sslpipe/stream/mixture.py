@@ -1,0 +1,102 @@
+"""Several corpora in one stream by weight: a closed form of the step, like the rest of the order.
+
+A calendar of D slots, D the weights' common denominator, says whose turn each slot of the stream
+is; it repeats for ever. After any number of slots every corpus has had less than one sample more
+or less than its weight asks (Baruah et al. 1996, "Proportionate progress": the windows of
+P-fairness, met by the earliest deadline first). Rounding weight * n for each corpus would not do:
+where a corpus has less than one sample per batch, its count could go back.
+"""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from .. import rng
+from ..errors import RecipeError
+from .plan import I64, Picks
+
+PARTS = 1 << 16  # weights with a larger common denominator are rounded to multiples of 1 / PARTS
+
+
+class Mixture:
+    """Batches of several corpora, `turns[c]` of every sum(turns) slots being of corpus c.
+
+    Every corpus has a stream, a cursor and epochs of its own; an epoch of the mixture is
+    `epoch_samples` samples. The slots of a batch are permuted: each rank gets of every corpus.
+    """
+
+    def __init__(
+        self, turns: Sequence[int], *, batch_size: int, seed: int, epoch_samples: int
+    ) -> None:
+        self.size, self.seed, self._epoch = batch_size, seed, epoch_samples
+        self.turns = np.array(turns, dtype=np.int64)
+        self.whose = calendar(turns)
+        self.before = ordinals(self.whose, len(turns))
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return max(1, self._epoch // self.size)
+
+    def __call__(self, step: int, slots: I64) -> Picks:
+        """The samples in some slots of a batch."""
+        permuted = rng.permutation(self.size, seed=self.seed, epoch=step, stream="order/mix")
+        rounds, slot = np.divmod(step * self.size + permuted[slots], len(self.whose))
+        corpora = self.whose[slot]
+        return Picks(corpora, rounds * self.turns[corpora] + self.before[slot], slots >= 0)
+
+
+def turns_of(weights: Mapping[str, float]) -> list[int]:
+    """Weights as whole numbers of turns, in their exact proportion, if PARTS turns suffice.
+
+    Raises:
+        RecipeError: a weight is too small to be kept.
+    """
+    exact = [Fraction(str(weight)) for weight in weights.values()]
+    shares = [weight / sum(exact) for weight in exact]
+    parts = min(PARTS, math.lcm(*(share.denominator for share in shares)))
+    turns = [math.floor(share * parts) for share in shares]
+    rests = [share * parts - turn for share, turn in zip(shares, turns, strict=True)]
+    largest = sorted(range(len(rests)), key=lambda corpus: -rests[corpus])
+    for corpus in largest[: parts - sum(turns)]:
+        turns[corpus] += 1
+    for name, turn, share in zip(weights, turns, shares, strict=True):
+        if not turn:
+            raise RecipeError(
+                f"stream.mix: {name!r} has a share of {float(share):.2g}, less than 1 of {PARTS:,} "
+                "samples; give stream.mix weights that are nearer to each other, or leave it out"
+            )
+    return turns
+
+
+def calendar(turns: Sequence[int]) -> I64:
+    """Whose turn it is in each of sum(turns) slots: earliest deadline first.
+
+    Turn j of a corpus with n of D turns may stand in the slots [floor(j D / n), ceil((j+1) D / n)).
+    """
+    total = sum(turns)
+    windows = sorted(
+        (j * total // n, -(-(j + 1) * total // n), corpus)
+        for corpus, n in enumerate(turns)
+        for j in range(n)
+    )
+    waiting: list[tuple[int, int]] = []
+    whose = np.empty(total, dtype=np.int64)
+    released = 0
+    for slot in range(total):
+        while released < total and windows[released][0] <= slot:
+            heapq.heappush(waiting, windows[released][1:])
+            released += 1
+        whose[slot] = heapq.heappop(waiting)[1]
+    return whose
+
+
+def ordinals(whose: I64, corpora: int) -> I64:
+    """How many turns the owner of each slot had before it."""
+    before = np.empty_like(whose)
+    for corpus in range(corpora):
+        own = np.flatnonzero(whose == corpus)
+        before[own] = np.arange(len(own))
+    return before
