@@ -109,7 +109,7 @@ class BatchSpec:
     views: Mapping[str, ViewSpec]
     masks: Mapping[str, MaskSpec]
     targets: Mapping[str, TargetSpec]
-    epoch_size: int | None = None  # samples of an epoch; None: an endless stream
+    epoch_size: int | None = None  # samples in the whole batches of an epoch; None: not known
 
     def require(
         self,
