@@ -109,6 +109,7 @@ class BatchSpec:
     views: Mapping[str, ViewSpec]
     masks: Mapping[str, MaskSpec]
     targets: Mapping[str, TargetSpec]
+    epoch_size: int | None = None  # samples in the whole batches of an epoch; None: not known
 
     def require(
         self,

@@ -107,15 +107,16 @@ class Pipeline:
             executor=recipe.run.executor,
             threads=self._threads,
         )
+        worker = Worker(rank, world_size, self._threads, self.threads)
+        self.source = open_source(recipe, shards, worker)
         self.spec = BatchSpec(
             recipe.stream.batch_size // world_size,
             recipe.stream.batch_size,
             self.views.view_specs,
             self.views.mask_specs,
             self.views.target_specs,
+            epoch_size=len(self.source) * recipe.stream.batch_size,
         )
-        worker = Worker(rank, world_size, self._threads, self.threads)
-        self.source = open_source(recipe, shards, worker)
         self.decoder = Decoder(
             self.views.policies,
             seed=recipe.stream.seed,

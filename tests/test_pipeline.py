@@ -37,6 +37,7 @@ def test_batches_honour_the_spec(packed):
         assert batch.views["global"].dtype == torch.float32
         assert batch.params["global"].shape == (2, 8, len(pipe.spec.views["global"].columns))
         assert batch.masks["random"].sum(-1).eq(pipe.spec.masks["random"].hidden).all()
+        assert pipe.spec.epoch_size == 8 * len(pipe)
         assert len(set(batch.keys)) == 8
         for key, label in zip(batch.keys, batch.labels.tolist(), strict=True):
             assert key.startswith(f"class{label}/")

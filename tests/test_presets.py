@@ -87,9 +87,16 @@ def masked(scale, resample, order="crop flip norm", **rest):
     return {"global": Group(1, 224, scale, resample, order, flip=flip, norm=IMAGENET, **rest)}
 
 
+def lejepa(views, size, scale):
+    often = {"blur": (0.5,) * views, "solarize": (0.2,) * views}
+    return coloured(views, size, scale, "bilinear", FLIP_FIRST_SOLAR, WEAK, **often)
+
+
+SWAV = {"global": swav(2, 224, (0.14, 1.0)), "local": swav(6, 96, (0.05, 0.14))}
+SIMCLR = {"global": coloured(2, 224, (0.08, 1.0), "bicubic", "crop flip jitter grey blur", STRONG,
+                             (0.5, 0.5), norm=())}  # fmt: skip
 PUBLISHED = {
-    "simclr": {"global": coloured(2, 224, (0.08, 1.0), "bicubic", "crop flip jitter grey blur",
-                                  STRONG, (0.5, 0.5), norm=())},
+    "simclr": SIMCLR,
     "moco_v1": {"global": Group(2, 224, (0.2, 1.0), "bilinear", "crop grey jitter flip norm",
                                 flip=(0.5, 0.5), jitter=MOCO_V1, jitter_p=(1.0, 1.0),
                                 grey=(0.2, 0.2), norm=IMAGENET)},
@@ -100,7 +107,10 @@ PUBLISHED = {
     "simsiam": {"global": MOCO_V2},
     "barlow_twins": {"global": BYOL},
     "vicreg": {"global": BYOL},
-    "swav": {"global": swav(2, 224, (0.14, 1.0)), "local": swav(6, 96, (0.05, 0.14))},
+    "swav": SWAV,
+    "deepcluster_v2": SWAV,
+    "nnclr": SIMCLR,
+    "lejepa": {"global": lejepa(2, 224, (0.3, 1.0)), "local": lejepa(6, 98, (0.05, 0.3))},
     "dino": dino(0.4, 8),
     "ibot": dino(0.25, 10),
     "dinov2": dino(0.32, 8, globals_blur=(0.0, 0.9), kernel=9),

@@ -1,6 +1,7 @@
 """Every recipe that ships: parses, says what it is, honours its spec, and can take a step."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,9 @@ def test_one_batch_one_step_one_backward(name, sample):
         batch = pipe.make_batch(pipe.load_share(0), 0)
         honours(batch, pipe.spec)
         run = prepare(pipe, build_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+        if name.startswith("deepcluster"):  # its first epoch only fills the memory
+            assert run.method(batch).loss == 0
+            batch = replace(batch, epoch=1)
         output = run.method(batch)
         output.loss.backward()
         trained = [p for p in run.module.parameters() if p.requires_grad]

@@ -11,16 +11,31 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import lookup
 from ..batch import BatchSpec
+from .deepcluster import DeepClusterV2
 from .dino import DINO
+from .lejepa import LeJEPA
 from .mae import MAE
 from .method import Method, Output
+from .msn import MSN
+from .nnclr import NNCLR
 from .rotation import Rotation
 from .simclr import SimCLR
+from .swav import SwAV
 
 __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
-    {"dino": DINO, "mae": MAE, "rotation": Rotation, "simclr": SimCLR}
+    {
+        "deepcluster_v2": DeepClusterV2,
+        "dino": DINO,
+        "lejepa": LeJEPA,
+        "mae": MAE,
+        "msn": MSN,
+        "nnclr": NNCLR,
+        "rotation": Rotation,
+        "simclr": SimCLR,
+        "swav": SwAV,
+    }
 )
 
 

@@ -31,22 +31,24 @@ class PatchEncoder(Protocol):
         """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D)."""
 
 
-def patch_mask(method: str, encoder: nn.Module, spec: BatchSpec, name: str) -> MaskSpec:
-    """The mask called `name`, over the encoder's patches of the 'global' views.
+def patch_mask(
+    method: str, encoder: nn.Module, spec: BatchSpec, name: str, view: str = "global"
+) -> MaskSpec:
+    """The mask called `name`, over the encoder's patches of the views of group `view`.
 
     Raises:
         ContractError: views, mask or encoder do not fit each other.
     """
-    spec.require(method, views={"global": 1}, masks=(name,))
+    spec.require(method, views={view: 1}, masks=(name,))
     mask = spec.masks[name]
     if not isinstance(encoder, PatchEncoder):
         raise ContractError(
             f"{method} needs an encoder with tokens(images, visible); {type(encoder).__name__} has "
             "none. Set train.backbone to a ViT, such as vit_base"
         )
-    if mask.view != "global":
+    if mask.view != view:
         raise ContractError(
-            f"{method} masks 'global'; set masks.{name}.view to it, not {mask.view!r}"
+            f"{method} masks {view!r}; set masks.{name}.view to it, not {mask.view!r}"
         )
     if mask.patch_size != encoder.patch_size:
         raise ContractError(

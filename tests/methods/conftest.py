@@ -47,7 +47,7 @@ def fake(
         views=views, masks=masks, hidden=hidden, targets=targets, labels=labels, params={},
         uids=uids, keys=keys, valid=valid, epoch=0, step=0,
     )  # fmt: skip
-    return batch, BatchSpec(size, size, view_specs, mask_specs, target_specs)
+    return batch, BatchSpec(size, size, view_specs, mask_specs, target_specs, epoch_size=size)
 
 
 @pytest.fixture

@@ -14,10 +14,14 @@ pytestmark = [
 ]
 VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 SETTINGS = {
+    "deepcluster_v2": {"projector": [16, 8], "prototypes": 6},
     "dino": {"prototypes": 12, "hidden": 16, "bottleneck": 8},
+    "lejepa": {"projector": [16, 8], "slices": 8},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "nnclr": {"projector": [16, 8], "predictor_hidden": 16, "queue": 16},
     "rotation": {},
     "simclr": {"projector": [16, 8]},
+    "swav": {"projector": [16, 8], "prototypes": 6, "queue": 8},
 }
 
 

@@ -1,0 +1,145 @@
+"""DeepCluster v2: classify every crop by the k-means cluster its image had an epoch ago.
+
+Caron et al. 2020, arXiv:2006.09882, section 4.1 and appendix D; facebookresearch/swav,
+main_deepclusterv2.py. L classification heads, A = 2 remembered crops, N samples of an epoch here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from ..errors import ContractError
+from .collectives import all_mean
+from .epoch_memory import EpochMemory
+from .heads import at_least_fp32
+from .kmeans import spherical_kmeans
+from .method import Output
+from .multicrop import CropEmbedder
+
+MEMORIES = 2  # crops_for_assign of the official code: the first two views
+UNKNOWN = -100  # the cluster of a sample that was not clustered
+
+
+def deepcluster_loss(logits_VBK: Tensor, clusters_B: Tensor) -> Tensor:
+    """Cross entropy of every crop to its image's cluster, over images with one; 0 without any.
+
+    Divided by the mean number of such images per rank, so that the mean over ranks is the loss of
+    the joined batch.
+    """
+    with torch.autocast(logits_VBK.device.type, enabled=False):
+        log_p_VBK = F.log_softmax(at_least_fp32(logits_VBK), dim=-1)
+        known_B = clusters_B != UNKNOWN
+        index_VB1 = clusters_B.clamp(min=0)[:, None].expand(len(log_p_VBK), -1, 1)
+        loss_B = -log_p_VBK.gather(2, index_VB1)[:, :, 0].mean(0)
+        count = all_mean(known_B.sum().to(loss_B.dtype))
+        return torch.where(known_B, loss_B, 0.0).sum() / count.clamp(min=1e-9)
+
+
+class DeepClusterV2(nn.Module):
+    """Needs 2 'global' views; 'local' ones are optional. The first epoch only fills the memory.
+
+    Officially a pass without training does that before the first epoch; a stream is not rewound for
+    it, and the loss of that epoch is 0 here.
+    """
+
+    centroids_LKD: Tensor
+    clusters_LN: Tensor
+    sorted_uids_N: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        temperature: float = 0.1,
+        projector: tuple[int, ...] = (2048, 128),
+        prototypes: int = 3000,
+        heads: int = 3,
+        iterations: int = 10,
+    ) -> None:
+        super().__init__()
+        if spec.epoch_size is None:
+            raise ContractError(
+                "deepcluster_v2 clusters every epoch, but the batches come without end; "
+                "set BatchSpec.epoch_size to the samples of an epoch"
+            )
+        if temperature <= 0 or min(prototypes, heads) < 1:
+            raise ValueError("temperature, prototypes and heads must be above 0; correct them")
+        self.temperature = temperature
+        self.iterations = iterations
+        self.epoch = 0
+        self.embedder = CropEmbedder("deepcluster_v2", encoder, spec, projector=projector)
+        size, dim = max(spec.epoch_size, spec.global_size), projector[-1]
+        self.memory = EpochMemory(MEMORIES, size, dim)
+        # buffers, not parameters: centroids are never trained
+        self.register_buffer("centroids_LKD", torch.zeros(heads, prototypes, dim))
+        self.register_buffer("clusters_LN", torch.full((heads, size), UNKNOWN))
+        self.register_buffer("sorted_uids_N", torch.zeros(size, dtype=torch.int64))
+        # equal on all ranks as they are; DDP would send them (1.3 GB for ImageNet) at every step
+        self._ddp_params_and_buffers_to_ignore = [
+            name for name, _ in self.named_buffers() if not name.startswith("embedder")
+        ]
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The one that is trained."""
+        return self.embedder.encoder
+
+    def forward(self, batch: Batch) -> Output:
+        """Cluster if an epoch begins, then classify, then remember the batch for the next epoch."""
+        if self.training and batch.epoch != self.epoch:
+            self.cluster()
+            self.epoch = batch.epoch
+        z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
+        uids_B = batch.uids.to(z_VBD.device, non_blocking=True)
+        clusters_LB = self.lookup(uids_B)
+        with torch.autocast(z_VBD.device.type, enabled=False):
+            losses = [
+                deepcluster_loss(F.linear(z_VBD, centroids_KD) / self.temperature, clusters_B)
+                for centroids_KD, clusters_B in zip(self.centroids_LKD, clusters_LB, strict=True)
+            ]
+        if self.training:
+            self.memory.remember(z_VBD[:MEMORIES], uids_B)
+        known = (clusters_LB[0] != UNKNOWN).float().mean()
+        return Output(torch.stack(losses).mean(), {"clustered": known})
+
+    def lookup(self, uids_B: Tensor) -> Tensor:
+        """Each head's cluster of each sample, (L, B) int64; UNKNOWN if it was not remembered."""
+        place_B = torch.searchsorted(self.sorted_uids_N, uids_B)
+        place_B = place_B.clamp(max=len(self.sorted_uids_N) - 1)
+        found_B = self.sorted_uids_N[place_B] == uids_B
+        return torch.where(found_B, self.clusters_LN[:, place_B], UNKNOWN)
+
+    @torch.no_grad()
+    def cluster(self) -> None:
+        """New centroids and clusters of all that is remembered; head l takes crop l % A.
+
+        The work of an epoch's border: all ranks do it alike, and the host may wait for it.
+        """
+        count, size = len(self.memory), len(self.memory.uids_N)
+        if count == 0:
+            return  # a run that begins in a later epoch
+        # places that hold nothing yet get an id above all others, and stay UNKNOWN
+        empty = self.memory.uids_N.new_full((size - count,), 2**63 - 1)
+        uids_N = torch.cat([self.memory.uids_N[:count], empty])
+        sorted_N, order_N = uids_N.sort(stable=True)
+        self.sorted_uids_N.copy_(sorted_N)
+        for head, centroids_KD in enumerate(self.centroids_LKD):
+            found_KD, clusters = spherical_kmeans(
+                self.memory.rows_AND[head % MEMORIES, :count], len(centroids_KD),
+                iterations=self.iterations, seed=self.epoch * len(self.centroids_LKD) + head,
+            )  # fmt: skip
+            centroids_KD.copy_(found_KD)
+            self.clusters_LN[head] = F.pad(clusters, (0, size - count), value=UNKNOWN)[order_N]
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""
+
+    def get_extra_state(self) -> int:
+        """The epoch that the clusters are for, so that a resume is exact."""
+        return self.epoch
+
+    def set_extra_state(self, state: int) -> None:
+        """Take it back."""
+        self.epoch = state

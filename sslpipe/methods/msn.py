@@ -1,0 +1,146 @@
+"""MSN: a view with dropped patches has the soft cluster assignment of the whole other view.
+
+Assran et al. 2022, "Masked siamese networks for label-efficient learning", arXiv:2204.07141;
+facebookresearch/msn, src/losses.py and src/msn_train.py. A anchor views of each sample here.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from ..errors import ContractError
+from .collectives import gather
+from .dino import teacher_monitors
+from .heads import at_least_fp32, feature_dim
+from .method import Output
+from .multicrop import hidden_batch_norm_mlp
+from .sinkhorn import sinkhorn_knopp
+from .teachers import ema_update, frozen_copy, linear
+from .vit import PatchEncoder, patch_mask, visible_first
+
+
+def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
+    """Eq. 1 in logarithms: softmax of cosines to the prototypes, (..., K)."""
+    cosines = F.linear(F.normalize(z, dim=-1), F.normalize(prototypes_KD, dim=1))
+    return F.log_softmax(cosines / temperature, dim=-1)
+
+
+@torch.no_grad()
+def msn_targets(log_p_BK: Tensor, *, sharpening: float) -> Tensor:
+    """Sharpened, p^(1/T) / sum, and THEN balanced by Sinkhorn over the global batch: (B, K)."""
+    return sinkhorn_knopp(F.log_softmax(log_p_BK / sharpening, dim=1))
+
+
+def me_max(log_p_ABK: Tensor) -> Tensor:
+    """The regulariser of eq. 2 plus ln K: 0 when all prototypes are used alike, ln K by one.
+
+    The mean prediction is that of the anchors of all ranks.
+    """
+    mean_K = gather(log_p_ABK.exp().mean((0, 1))[None]).mean(0)
+    used: Tensor = torch.special.entr(mean_K).sum()
+    return math.log(len(mean_K)) - used
+
+
+def msn_loss(
+    anchors_ABD: Tensor, targets_BD: Tensor, prototypes_KD: Tensor, *, temperature: float = 0.1,
+    sharpening: float = 0.25, me_max_weight: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Eq. 2: cross entropy of the anchors to their sample's target, and the regulariser.
+
+    No gradient reaches the targets, nor the prototypes through them.
+    """
+    with torch.autocast(anchors_ABD.device.type, enabled=False):
+        anchors_ABD, targets_BD = at_least_fp32(anchors_ABD), at_least_fp32(targets_BD)
+        log_target_BK = log_assignments(targets_BD.detach(), prototypes_KD.detach(), temperature)
+        q_BK = msn_targets(log_target_BK, sharpening=sharpening)
+        log_p_ABK = log_assignments(anchors_ABD, prototypes_KD, temperature)
+        return -(q_BK * log_p_ABK).sum(-1).mean() + me_max_weight * me_max(log_p_ABK)
+
+
+def trunc_normal(module: nn.Module) -> None:
+    """The official initialisation of the head's linear layers (init_model)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+class Branch(nn.Module):
+    """A ViT with its head: the anchors' network, and the targets'."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
+        """(B, D) of the class token; officially each size of crops has BN statistics of its own."""
+        tokens_BSD = cast(PatchEncoder, self.encoder).tokens(images_BCHW, visible_BS)
+        return cast(Tensor, self.head(tokens_BSD[:, 0]))
+
+
+class MSN(nn.Module):
+    """Needs 1 'target' and 1 'anchor' view and masks 'drop' of the anchor; 'focal' is optional."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        temperature: float = 0.1,
+        sharpening: float = 0.25,
+        me_max_weight: float = 1.0,
+        projector: tuple[int, ...] = (2048, 2048, 256),
+        prototypes: int = 1024,
+        momentum: float = 0.996,
+    ) -> None:
+        super().__init__()
+        spec.require("msn", views={"target": 1, "anchor": 1})
+        mask = patch_mask("msn", encoder, spec, "drop", view="anchor")
+        if mask.hidden is None:
+            raise ContractError("msn drops as much of every row; set masks.drop.sampler to random")
+        if min(temperature, sharpening) <= 0 or not 0 <= momentum <= 1:
+            raise ValueError("temperatures must be above 0 and momentum in [0, 1]; correct them")
+        self.num_visible = mask.patches - mask.hidden
+        self.temperature = temperature
+        self.sharpening = sharpening
+        self.me_max_weight = me_max_weight
+        self.momentum = momentum
+        self.focal = "focal" in spec.views
+        head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
+        self.student = Branch(encoder, head.apply(trunc_normal))
+        self.teacher = frozen_copy(self.student)
+        # DDP averages their gradient, which fits the joined batch; officially it is SUMMED
+        # over ranks (msn_train.py:367). Nor is there weight decay; the cosines do not see lengths.
+        start_KD = (2 * torch.rand(prototypes, projector[-1]) - 1) * projector[-1] ** -0.5
+        self.prototypes_KD = nn.Parameter(start_KD)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The TEACHER's encoder: the authors evaluate the target network."""
+        return self.teacher.encoder
+
+    def forward(self, batch: Batch) -> Output:
+        """The teacher sees the target, the student the rest of the anchor and the focal crops."""
+        size = batch.views["target"].shape[1]
+        with torch.no_grad():
+            targets_BD = self.teacher(batch.views["target"][0])
+        visible_BS = visible_first(batch.masks["drop"][0])[:, : self.num_visible]
+        anchors = [self.student(batch.views["anchor"][0], visible_BS)]
+        if self.focal:
+            anchors.append(self.student(batch.views["focal"].flatten(0, 1)))
+        anchors_ABD = torch.cat(anchors).view(-1, size, targets_BD.shape[1])
+        loss = msn_loss(
+            anchors_ABD, targets_BD, self.prototypes_KD, temperature=self.temperature,
+            sharpening=self.sharpening, me_max_weight=self.me_max_weight,
+        )  # fmt: skip
+        with torch.no_grad():
+            log_p_BK = log_assignments(targets_BD, self.prototypes_KD, self.temperature)
+        return Output(loss, teacher_monitors(log_p_BK[None]))
+
+    def after_step(self, progress: float) -> None:
+        """The teacher's EMA. The official schedule is stretched: it ends at 4/5 of the way to 1."""
+        ema_update(self.teacher, self.student, linear(self.momentum, 1.0, progress / 1.25))

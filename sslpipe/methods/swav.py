@@ -1,0 +1,145 @@
+"""SwAV: predict from any crop the cluster code of another crop of the same image.
+
+Caron et al. 2020, "Unsupervised learning of visual features by contrasting cluster assignments",
+arXiv:2006.09882; facebookresearch/swav, main_swav.py. A assignment crops (the 2 global ones) here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from .collectives import world
+from .heads import at_least_fp32
+from .method import Output
+from .multicrop import CropEmbedder
+from .queues import Queue
+from .sinkhorn import sinkhorn_knopp
+
+ASSIGN = 2  # crops_for_assign of the official code: the first two
+
+
+def swav_loss(scores_VBK: Tensor, codes_ABK: Tensor, *, temperature: float) -> Tensor:
+    """Eq. 1 and 2 for many crops (section 3.2): cross entropy of codes a and crops v, v != a.
+
+    The first A of the V crops are the assignment crops. The mean over the pairs, as in the official
+    code; the paper writes their sum. No gradient reaches the codes.
+    """
+    with torch.autocast(scores_VBK.device.type, enabled=False):
+        log_p_VBK = F.log_softmax(at_least_fp32(scores_VBK) / temperature, dim=-1)
+        terms = [
+            -(codes_ABK[a].detach() * log_p_VBK[v]).sum(-1).mean()
+            for a in range(len(codes_ABK))
+            for v in range(len(log_p_VBK))
+            if v != a
+        ]
+        return torch.stack(terms).mean()
+
+
+class SwAV(nn.Module):
+    """Needs 2 'global' views; 'local' ones are optional. Fractions are of the whole run."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        projector: tuple[int, ...] = (2048, 128),
+        prototypes: int = 3000,
+        freeze_prototypes: float = 0.00125,
+        queue: int = 0,
+        queue_start: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if min(temperature, epsilon) <= 0:
+            raise ValueError("temperature and epsilon must be above 0; correct them")
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.iterations = iterations
+        self.freeze_prototypes = freeze_prototypes
+        self.queue_start = queue_start
+        self.progress = 0.0
+        self.embedder = CropEmbedder("swav", encoder, spec, projector=projector)
+        self.prototypes_KD = nn.Parameter(F.normalize(torch.randn(prototypes, projector[-1])))
+        self.queue: Queue | None = None
+        if queue:
+            empty_QD = torch.zeros(queue, ASSIGN * projector[-1])  # an image's crops side by side
+            self.queue = Queue(empty_QD, batch=spec.global_size, setting="method.swav.queue")
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The one that is trained."""
+        return self.embedder.encoder
+
+    def forward(self, batch: Batch) -> Output:
+        """All crops against the prototypes, then the codes of the global ones."""
+        z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
+        # the codes are made of these scores: bf16 steps of 2^-8, divided by 0.05, are 8 % of a code
+        with torch.autocast(z_VBD.device.type, enabled=False):
+            scores_VBK = F.linear(z_VBD, self.current_prototypes())
+        codes_ABK = self.codes(scores_VBK[:ASSIGN])
+        loss = swav_loss(scores_VBK, codes_ABK, temperature=self.temperature)
+        if self.training and self.queue is not None and self.progress >= self.queue_start:
+            self.queue.enqueue(z_VBD[:ASSIGN].transpose(0, 1).flatten(1))
+        return Output(loss, code_monitors(codes_ABK))
+
+    def current_prototypes(self) -> Tensor:
+        """The prototypes; while they are frozen, with a gradient of zero.
+
+        Not without one, as officially: DDP waits for the gradient of every parameter. What momentum
+        and weight decay then still do is along the prototype, which the normalisation undoes.
+        """
+        if self.progress < self.freeze_prototypes:
+            return self.prototypes_KD.detach() + 0.0 * self.prototypes_KD
+        return self.prototypes_KD
+
+    @torch.no_grad()
+    def codes(self, scores_ABK: Tensor) -> Tensor:
+        """Eq. 3 to 5: codes balanced over batch and queue, each assignment crop for itself."""
+        size = scores_ABK.shape[1]
+        together_AXK = torch.cat([self.queued_scores(), scores_ABK.detach()], dim=1)
+        codes = [
+            sinkhorn_knopp(scores_XK, epsilon=self.epsilon, iterations=self.iterations)[-size:]
+            for scores_XK in together_AXK
+        ]
+        return torch.stack(codes)
+
+    def queued_scores(self) -> Tensor:
+        """This rank's part of the queue against today's prototypes, (A, X, K); X = 0 until full.
+
+        The ranks' parts together are the queue, as the batch is that of all ranks.
+        """
+        queue, (_, dim) = self.queue, self.prototypes_KD.shape
+        if queue is None or not queue.full:
+            return self.prototypes_KD.new_zeros(ASSIGN, 0, len(self.prototypes_KD))
+        rows_XAD = queue.rows_QD.chunk(world().size)[world().rank].view(-1, ASSIGN, dim)
+        with torch.autocast(rows_XAD.device.type, enabled=False):
+            return F.linear(rows_XAD.transpose(0, 1), self.prototypes_KD)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Back to the sphere: officially at the start of the next iteration (main_swav.py:277-281).
+
+        Here, because a forward pass must not write what a backward may still need.
+        """
+        self.prototypes_KD.copy_(F.normalize(self.prototypes_KD, dim=1))
+        self.progress = progress
+
+    def get_extra_state(self) -> float:
+        """What decides about queue and freezing, so that a resume is exact."""
+        return self.progress
+
+    def set_extra_state(self, state: float) -> None:
+        """Take it back."""
+        self.progress = state
+
+
+def code_monitors(codes_ABK: Tensor) -> dict[str, Tensor]:
+    """Entropy (nats) of a code and of the mean code; both near ln K: all prototypes are alike."""
+    return {
+        "code_entropy": torch.special.entr(codes_ABK).sum(-1).mean(),
+        "mean_entropy": torch.special.entr(codes_ABK.mean((0, 1))).sum(),
+    }
