@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .errors import SslpipeError
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="sslpipe",
     no_args_is_help=True,
     add_completion=True,
@@ -290,3 +290,6 @@ def export(
     torch.save(encoder.get_submodule("model").state_dict(), out)
     assert recipe.train is not None
     console.print(f"wrote {out}: the weights of {recipe.train.backbone.name}, without a classifier")
+
+
+from . import cli_index  # noqa: E402, F401  it registers its commands on `app`

@@ -27,7 +27,8 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "train": {*DATA, "pipeline", "methods", "backbones", "evaluate"},
     "evaluate": {*DATA, "pipeline", "methods", "backbones", "train"},
     "bench": {*DATA, "pipeline", "methods", "backbones", "train"},
-    "cli": {*DATA, "pipeline", "methods", "backbones", "train", "evaluate", "bench"},
+    "cli": {*DATA, "pipeline", "methods", "backbones", "train", "evaluate", "bench", "cli_index"},
+    "cli_index": {*DATA, "cli"},
     "__init__": {*BELOW, "recipe", "pipeline"},
     "__main__": {"cli"},
 }

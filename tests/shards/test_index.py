@@ -21,7 +21,7 @@ from sslpipe.shards.index import (
     parse_index,
     split_name,
 )
-from sslpipe.shards.scan import is_gpu_jpeg
+from sslpipe.shards.scan import Rules, index_stream, is_gpu_jpeg
 
 IMAGES = {"jpg", "png"}
 
@@ -71,6 +71,24 @@ def test_foreign_tars_are_indexed_as_webdataset_reads_them(tmp_path, kind, tars_
     assert index.tar_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+class Socket(io.BytesIO):
+    """Gives fewer bytes than asked for, as sockets do."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 100))
+
+
+def test_short_reads_of_distant_files_are_completed(tmp_path):
+    path = make_tar(tmp_path / "x.tar", [("a.jpg", b"A" * 700), ("b.cls", b"1"), ("b.jpg", b"B")])
+    told = []
+    distant = Socket(path.read_bytes())
+    index = index_stream(distant, "x", Rules(IMAGES), lambda *note: told.append(note))
+    local = index_tar(path, extensions=IMAGES)
+    assert index.records.tolist() == local.records.tolist()
+    assert (index.tar_bytes, index.tar_sha256) == (local.tar_bytes, local.tar_sha256)
+    assert told == []
+
+
 def test_long_names_stand_in_extra_blocks(tmp_path):
     path = make_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b" * 150 + ".jpg", b"2")])
     assert [header_range(r)[1] for r in index_tar(path, extensions=IMAGES).records] == [512, 1536]
@@ -78,8 +96,12 @@ def test_long_names_stand_in_extra_blocks(tmp_path):
 
 def test_members_of_a_sample_may_lie_apart(tmp_path):
     members = [("a.jpg", b"A"), ("b.jpg", b"B"), ("a.cls", b"3"), ("b.cls", b"4")]
-    index = index_tar(make_tar(tmp_path / "x.tar", members), extensions=IMAGES)
+    told = []
+    path = make_tar(tmp_path / "x.tar", members)
+    index = index_tar(path, extensions=IMAGES, report=lambda *note: told.append(note))
     assert index.records["label"].tolist() == [3, 4]
+    apart = "its members do not stand together; webdataset makes two samples of them"
+    assert told == [("a", apart), ("b", apart)]
 
 
 def test_what_is_left_out_is_reported(tmp_path):
@@ -104,7 +126,12 @@ def test_what_is_left_out_is_reported(tmp_path):
     assert keys_of(path, index) == ["b", "c"]
     assert index.extensions == ("jpg", "left.png")
     assert index.records[["width", "height"]].tolist() == [(7, 5), (7, 5)]
+    several = (
+        "1 samples have several payloads, 'c' for one (left.png, right.png): "
+        "the first is used; choose another by its extension"
+    )
     assert sorted(told) == [
+        ("", several),
         ("a", "no payload among its members json"),
         ("b", "a second member 'jpg' of this key; only the first is used"),
         ("bad", "does not decode: bad"),
