@@ -11,16 +11,33 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import lookup
 from ..batch import BatchSpec
+from .barlow_twins import BarlowTwins
+from .byol import BYOL
 from .dino import DINO
 from .mae import MAE
 from .method import Method, Output
+from .moco import MoCo
+from .moco_v3 import MoCoV3
 from .rotation import Rotation
 from .simclr import SimCLR
+from .simsiam import SimSiam
+from .vicreg import VICReg
 
 __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
-    {"dino": DINO, "mae": MAE, "rotation": Rotation, "simclr": SimCLR}
+    {
+        "barlow_twins": BarlowTwins,
+        "byol": BYOL,
+        "dino": DINO,
+        "mae": MAE,
+        "moco": MoCo,
+        "moco_v3": MoCoV3,
+        "rotation": Rotation,
+        "simclr": SimCLR,
+        "simsiam": SimSiam,
+        "vicreg": VICReg,
+    }
 )
 
 
