@@ -98,5 +98,5 @@ def test_heads_are_the_official_ones(encoder, views):
 
 
 def test_a_momentum_above_one_is_refused(encoder, views):
-    with pytest.raises(ValueError, match="momentum = 1.2"):
+    with pytest.raises(ValueError, match=r"momentum = 1\.2"):
         byol.BYOL(encoder, views[1], **SMALL, momentum=1.2)

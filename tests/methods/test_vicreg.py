@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from sslpipe.methods import vicreg
 from sslpipe.methods.vicreg import vicreg_loss, vicreg_terms
