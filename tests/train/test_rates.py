@@ -6,17 +6,23 @@ from torch import nn
 from sslpipe.errors import RecipeError
 from sslpipe.lookup import Entry
 from sslpipe.recipe import parse_recipe
+from sslpipe.train.checkpoint import recipe_text
 from sslpipe.train.optimizers import build
 from sslpipe.train.run import lr_scale, plan_of
 
-
-def settings(*overrides):
-    text = """
+TEXT = """
 stream: {batch_size: 4096}
 views: {global: {ops: [Normalize]}}
 train: {backbone: resnet18, epochs: 10, optimizer: {sgd: {lr: 0.1}}}
 """
-    return parse_recipe(text, path="r.yaml", overrides=[f"train.{o}" for o in overrides]).train
+
+
+def recipe(*overrides):
+    return parse_recipe(TEXT, path="r.yaml", overrides=[f"train.{o}" for o in overrides])
+
+
+def settings(*overrides):
+    return recipe(*overrides).train
 
 
 def plan(*overrides, scale=1.0, length=4):
@@ -64,3 +70,12 @@ def test_milestones_of_a_recipe_are_its_epochs():
 def test_settings_that_do_not_go_together(overrides, message):
     with pytest.raises(RecipeError, match=message):
         settings(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["schedule=multistep", "milestones=[6, 8]"], ["final_lr_ratio=0.1"], ["final_lr=1e-3"]],
+)
+def test_what_a_checkpoint_keeps_parses_to_the_same_run(overrides):
+    made = recipe(*overrides)
+    assert parse_recipe(recipe_text(made)).fingerprint == made.fingerprint

@@ -1,0 +1,250 @@
+"""Does a method learn? Its CIFAR recipe for so many minutes, then k-NN and a linear probe.
+
+    python tools/bench_learning.py simclr dino --budget 10 --train cifar/train --test cifar/test
+                                   [--all] [--small] [--finetune] [--out learning] [--device cpu]
+                                   [--set stream.batch_size=256]
+
+For each METHOD the recipe METHOD_cifar: its step time is measured, the epochs are chosen so that
+the whole run, schedule included, fits the budget, and warm-up and milestones shrink in proportion.
+Beside the trained encoder: the same one untrained, and raw pixels. `--finetune` also trains each
+encoder on 100 labels per class. `--small`: narrow backbones, for CPUs.
+A run that was killed goes on, a method with a result is skipped: delete OUT/METHOD to repeat it.
+OUT/METHOD/result.json holds all numbers; the table and the rows come from these files.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from provenance import row
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import sslpipe
+from sslpipe.evaluate import extract, knn, linear
+from sslpipe.evaluate.central import central_batches
+from sslpipe.evaluate.command import fresh_encoder
+from sslpipe.evaluate.finetune import finetune, labelled_images
+from sslpipe.lookup import Entry
+from sslpipe.methods import METHODS
+from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
+from sslpipe.train import Bar, build_method, load_encoder, train
+from sslpipe.train.alarm import Alarm
+from sslpipe.train.guard import Guard
+from sslpipe.train.log import rows_until
+from sslpipe.train.loop import endless, optimizer_step
+from sslpipe.train.run import prepare
+
+SUFFIX = "_cifar"
+RESNET = Entry("cifar_resnet", {"width": 32, "blocks": [1, 1, 1, 1]})
+VIT = MappingProxyType({"embed_dim": 128, "depth": 6, "num_heads": 4})
+PER_CLASS = 100
+SAID = {
+    "knn": "k-NN", "untrained_knn": "untrained", "pixels_knn": "pixels", "linear": "linear",
+    "untrained_linear": "untrained", "finetuned": "fine-tuned", "untrained_finetuned": "scratch",
+    "epochs": "epochs", "minutes": "min", "first_loss": "first loss", "last_loss": "last loss",
+}  # fmt: skip
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("methods", nargs="*")
+    options.add_argument("--all", action="store_true", help="every METHOD with a recipe")
+    options.add_argument("--budget", type=float, required=True, help="minutes of each pretraining")
+    options.add_argument("--train", type=Path, required=True)
+    options.add_argument("--test", type=Path, required=True)
+    options.add_argument("--out", type=Path, default=Path("learning"))
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--small", action="store_true")
+    options.add_argument("--finetune", action="store_true")
+    options.add_argument("--set", action="append", default=[], dest="sets")
+    chosen = options.parse_args()
+    known = [n for n in METHODS if n + SUFFIX in recipes()]
+    console, results = Console(width=170), {}
+    for name in known if chosen.all else chosen.methods:
+        results[name] = result_of(name, chosen)
+        console.print(table(results))
+    for name, result in results.items():
+        console.print(row(f"`{name}{SUFFIX}`: {sentence(result)}", "timm"), soft_wrap=True)
+
+
+def result_of(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    """The numbers of a method: read, or measured and written."""
+    path = chosen.out / name / "result.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recipe = planned(name, chosen, path.with_name("recipe.json"))
+    folder = path.parent / "run"
+    alarms = pretrain(recipe, folder, chosen)
+    backbone = recipe.train.backbone
+    result = {
+        "recipe": name + SUFFIX,
+        "backbone": [backbone.name, dict(backbone.settings)],
+        "epochs": recipe.train.epochs,
+        "device": chosen.device,
+        **history(folder / "metrics.jsonl", recipe),
+        "alarms": alarms,
+        **judged(folder / "last.pt", chosen),
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1))
+    part.replace(path)
+    return result
+
+
+def planned(name: str, chosen: argparse.Namespace, path: Path) -> Recipe:
+    """The recipe with as many epochs as fit the budget; chosen once, so that a run can go on."""
+    recipe = load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets)
+    if chosen.small:
+        recipe = trained_by(recipe, backbone=narrow(recipe.train.backbone))
+    if not path.exists():
+        seconds, steps = step_time(recipe, chosen)
+        epochs = max(1, int(chosen.budget * 60 / (seconds * steps)))
+        path.write_text(json.dumps({"epochs": epochs, "step_seconds": seconds, "steps": steps}))
+    return shortened(recipe, json.loads(path.read_text())["epochs"])
+
+
+def narrow(backbone: Entry) -> Entry:
+    """A narrow backbone of the same kind."""
+    if not backbone.name.startswith("vit"):
+        return RESNET
+    return Entry(backbone.name, {**backbone.settings, **VIT}, backbone.where)
+
+
+def trained_by(recipe: Recipe, **settings: Any) -> Recipe:
+    """The recipe with other settings of its train section."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=settings)})
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """Another number of epochs, warm-up and milestones in proportion."""
+    share = epochs / recipe.train.epochs
+    milestones = sorted({max(1, round(m * share)) for m in recipe.train.milestones} - {epochs})
+    return trained_by(
+        recipe,
+        epochs=epochs,
+        warmup_epochs=recipe.train.warmup_epochs * min(share, 1.0),
+        milestones=tuple(milestones),
+        schedule=recipe.train.schedule if milestones or not recipe.train.milestones else "cosine",
+    )
+
+
+def step_time(recipe: Recipe, chosen: argparse.Namespace, *, steps: int = 8) -> tuple[float, int]:
+    """Seconds per batch, data included, after warming up; and batches per epoch."""
+    with opened(recipe, chosen) as pipe, closing(endless(pipe)) as batches:
+        run = prepare(pipe, build_method(recipe, pipe.spec), recipe.train)
+        guard = Guard(pipe.device)
+        for step in range(3):
+            optimizer_step(run, batches, min(step, run.plan.total - 1), guard)
+        guard.check(1)
+        start = time.perf_counter()
+        for step in range(steps):
+            optimizer_step(run, batches, min(step, run.plan.total - 1), guard)
+        guard.check(1)  # waits for the device
+        seconds = (time.perf_counter() - start) / steps / recipe.train.accumulate
+        return seconds, len(pipe)
+
+
+def opened(recipe: Recipe, chosen: argparse.Namespace) -> sslpipe.Pipeline:
+    return sslpipe.load(recipe, shards=chosen.train, device=chosen.device)
+
+
+def pretrain(recipe: Recipe, out: Path, chosen: argparse.Namespace) -> list[str]:
+    """Train, or go on, to the end; the alarms of the whole run."""
+    with opened(recipe, chosen) as pipe:
+        method = build_method(recipe, pipe.spec)
+        resume = (out / "last.pt").exists()
+        done = train(pipe, method, recipe.train, out=out, resume=resume, progress=Bar())
+    if done.steps < done.total:
+        raise SystemExit(f"stopped; the same command goes on from {out / 'last.pt'}")
+    alarm = Alarm(
+        recipe.method.name,
+        chance_loss=getattr(method, "chance_loss", None),
+        warmup_epochs=recipe.train.warmup_epochs,
+    )
+    return [m for line in rows_until(out / "metrics.jsonl", done.total) for m in alarm.read(line)]
+
+
+def history(path: Path, recipe: Recipe) -> dict[str, float]:
+    """The first logged loss, the mean of the last ten, and the time of all steps."""
+    rows = rows_until(path, 2**62)
+    steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *rows])]
+    images = recipe.stream.batch_size * recipe.train.accumulate
+    seconds = sum(s * images / r["images_per_s"] for s, r in zip(steps, rows, strict=True))
+    last = [r["loss"] for r in rows[-10:]]
+    return {
+        "minutes": seconds / 60,
+        "first_loss": rows[0]["loss"],
+        "last_loss": sum(last) / len(last),
+    }
+
+
+def judged(checkpoint: Path, chosen: argparse.Namespace) -> dict[str, float | None]:
+    """k-NN and linear of trained and untrained encoder, k-NN of pixels, fine-tuning if wanted."""
+    encoder, recipe = load_encoder(checkpoint)
+    untrained = fresh_encoder(recipe, chosen.train)
+    device, numbers = torch.device(chosen.device), {}
+    for label, module in (("", encoder), ("untrained_", untrained), ("pixels_", nn.Flatten())):
+        bank, queries = (features(module, recipe, s, device) for s in (chosen.train, chosen.test))
+        numbers[label + "knn"] = knn(bank, queries).top1
+        if label != "pixels_":
+            numbers[label + "linear"] = linear(bank, queries).top1
+    if chosen.finetune:
+        bank, queries = (images(recipe, s, device) for s in (chosen.train, chosen.test))
+        few = bank.few(PER_CLASS, seed=0)
+        for label, module in (("", encoder), ("untrained_", untrained)):
+            numbers[label + "finetuned"] = finetune(module, few, queries, device).top1
+    return numbers
+
+
+def features(module: nn.Module, recipe: Recipe, shards: Path, device: torch.device) -> Any:
+    with central_batches(recipe, shards=shards, device=device) as batches:
+        return extract(module, batches, device)
+
+
+def images(recipe: Recipe, shards: Path, device: torch.device) -> Any:
+    with central_batches(recipe, shards=shards, device=device) as batches:
+        return labelled_images(batches)
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One line per method."""
+    made = Table("method", *SAID.values(), "alarms")
+    for name, result in results.items():
+        made.add_row(name, *(shown(result.get(key)) for key in SAID), str(len(result["alarms"])))
+    return made
+
+
+def shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def sentence(result: Mapping[str, Any]) -> str:
+    """The numbers of a method for BENCHMARKS.md."""
+    tuned = ""
+    if "finetuned" in result:
+        tuned = (
+            f"; fine-tuned on {PER_CLASS} labels per class {result['finetuned']:.3f} "
+            f"(from scratch {result['untrained_finetuned']:.3f})"
+        )
+    name, settings = result["backbone"]
+    return (
+        f"{name} {settings or ''}, {result['epochs']} epochs in {result['minutes']:.1f} min on "
+        f"{result['device']}: k-NN {result['knn']:.3f} (untrained {result['untrained_knn']:.3f}, "
+        f"pixels {result['pixels_knn']:.3f}), linear {result['linear']:.3f} (untrained "
+        f"{result['untrained_linear']:.3f}){tuned}; loss {result['first_loss']:.3f} to "
+        f"{result['last_loss']:.3f}{'; ' if result['alarms'] else ''}{'; '.join(result['alarms'])}"
+    )
+
+
+if __name__ == "__main__":
+    main()
