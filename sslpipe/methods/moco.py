@@ -29,12 +29,22 @@ def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float
     reaches keys and queue.
     """
     with torch.autocast(q_BD.device.type, enabled=False):
-        q_BD = F.normalize(at_least_fp32(q_BD), dim=1)
-        k_BD = F.normalize(at_least_fp32(k_BD.detach()), dim=1)
-        positive_B1 = (q_BD * k_BD).sum(1, keepdim=True)
-        negative_BQ = q_BD @ queue_QD.detach().to(q_BD.dtype).T
-        logits = torch.cat([positive_B1, negative_BQ], dim=1) / temperature
+        logits = cosines(q_BD, k_BD.detach(), queue_QD.detach()) / temperature
         return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+
+
+def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
+    """Of each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
+    q_BD, k_BD = (F.normalize(at_least_fp32(x_BD), dim=1) for x_BD in (q_BD, k_BD))
+    own_B1 = (q_BD * k_BD).sum(1, keepdim=True)
+    return torch.cat([own_B1, q_BD @ queue_QD.to(q_BD.dtype).T], dim=1)
+
+
+@torch.no_grad()
+def retrieval(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> dict[str, Tensor]:
+    """How often the key is the nearest of all candidates, as the official code logs it."""
+    with torch.autocast(q_BD.device.type, enabled=False):
+        return {"top1": (cosines(q_BD, k_BD, queue_QD).argmax(1) == 0).float().mean()}
 
 
 class MoCo(nn.Module):
@@ -85,10 +95,12 @@ class MoCo(nn.Module):
         q_BD = self.query(query_BCHW)
         with torch.no_grad():
             k_BD = F.normalize(at_least_fp32(self.keys(key_BCHW, batch.step)), dim=1)
-        loss = info_nce(q_BD, k_BD, self.queue.snapshot(), temperature=self.temperature)
+        queue_QD = self.queue.snapshot()
+        loss = info_nce(q_BD, k_BD, queue_QD, temperature=self.temperature)
+        metrics = monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
         if self.training:  # a loss taken for validation leaves no trace, as with batch norm
             self.queue.enqueue(k_BD)
-        return Output(loss, monitors(q_BD, k_BD))
+        return Output(loss, metrics)
 
     def keys(self, images_BCHW: Tensor, step: int) -> Tensor:
         """Momentum embeddings of this rank's images, encoded among those of all ranks."""

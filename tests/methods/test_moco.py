@@ -68,6 +68,13 @@ def test_only_queries_take_a_gradient(rand):
     assert queue.grad is None
 
 
+def test_top1_is_among_the_key_and_the_queue():
+    q, queue = torch.eye(4), torch.eye(4)[:1]
+    k = torch.eye(4)[[1, 1, 2, 3]]  # the first query is nearer to the queue's row
+    k[3] *= -1  # and the last to everything else
+    assert moco.retrieval(q, k, queue)["top1"].item() == pytest.approx(2 / 4)
+
+
 def test_keys_enter_the_queue_after_the_loss_oldest_first(encoder, views):
     batch, spec = views
     method = moco.MoCo(encoder, spec, **SMALL)
