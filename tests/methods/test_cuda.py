@@ -13,11 +13,18 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+PREDICTOR = {"projector": [16, 8], "predictor_hidden": 16}
 SETTINGS = {
+    "barlow_twins": {"projector": [16, 8]},
+    "byol": PREDICTOR,
     "dino": {"prototypes": 12, "hidden": 16, "bottleneck": 8},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "moco": {"projector": [16, 8], "queue": 16, "bn_groups": 2},
+    "moco_v3": PREDICTOR,
     "rotation": {},
     "simclr": {"projector": [16, 8]},
+    "simsiam": PREDICTOR,
+    "vicreg": {"projector": [16, 8]},
 }
 
 

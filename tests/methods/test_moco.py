@@ -177,6 +177,13 @@ def test_a_queue_that_is_no_multiple_of_the_global_batch_is_refused(encoder, vie
         moco.MoCo(encoder, views[1], **SMALL | {"queue": 10})
 
 
+def test_the_batch_of_the_queue_is_that_of_all_ranks(encoder):
+    spec = BatchSpec(4, 8, {"global": ViewSpec(2, 3, 8, 8)}, {}, {})
+    with pytest.raises(ContractError, match=r"queue = 12 .* global batch of 8"):
+        moco.MoCo(encoder, spec, **SMALL | {"queue": 12})
+    assert moco.MoCo(encoder, spec, **SMALL | {"queue": 16}).queue.batch == 8
+
+
 @pytest.mark.parametrize(
     ("size", "world", "groups", "expected"),
     [(256, 1, 8, 8), (32, 8, 8, 1), (64, 4, 8, 2), (32, 8, 1, 1), (256, 1, 1, 1)],
