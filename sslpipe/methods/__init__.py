@@ -11,16 +11,22 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import lookup
 from ..batch import BatchSpec
+from .barlow_twins import BarlowTwins
+from .byol import BYOL
 from .deepcluster import DeepClusterV2
 from .dino import DINO
 from .lejepa import LeJEPA
 from .mae import MAE
 from .method import Method, Output
+from .moco import MoCo
+from .moco_v3 import MoCoV3
 from .msn import MSN
 from .nnclr import NNCLR
 from .rotation import Rotation
 from .simclr import SimCLR
+from .simsiam import SimSiam
 from .swav import SwAV
+from .vicreg import VICReg
 
 __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
@@ -35,6 +41,12 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "rotation": Rotation,
         "simclr": SimCLR,
         "swav": SwAV,
+        "barlow_twins": BarlowTwins,
+        "byol": BYOL,
+        "moco": MoCo,
+        "moco_v3": MoCoV3,
+        "simsiam": SimSiam,
+        "vicreg": VICReg,
     }
 )
 

@@ -1,4 +1,4 @@
-"""The two collectives that losses need. Without torch.distributed they are the identity.
+"""The collectives that losses need. Without torch.distributed they are the identity.
 
 All ranks must hold equally many samples, as the pipeline deals them.
 """
@@ -52,6 +52,28 @@ def gather(x: Tensor) -> Tensor:
         return x
     gathered: Tensor = AllGather.apply(x)
     return gathered
+
+
+class AllMean(torch.autograd.Function):
+    """Mean over ranks; so is the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The same on every rank."""
+        return all_mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Mean over ranks of what each rank's loss wants."""
+        return all_mean(grads[0])
+
+
+def joint_mean(x: Tensor) -> Tensor:
+    """Differentiable mean over ranks, of the SUM of all ranks' losses as with `gather`."""
+    if world().size == 1:
+        return x
+    mean: Tensor = AllMean.apply(x)
+    return mean
 
 
 @torch.no_grad()

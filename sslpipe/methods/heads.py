@@ -62,6 +62,53 @@ def batch_norm_mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def hidden_norm_mlp(
+    sizes: Sequence[int],
+    *,
+    hidden_bias: bool = False,
+    last_bias: bool = False,
+    last_norm: bool = False,
+) -> nn.Sequential:
+    """Linear, BN, ReLU per hidden layer, then a linear layer.
+
+    `last_norm` adds a BN without scale and shift.
+
+    Raises:
+        ValueError: there is no layer.
+    """
+    hidden, (wide, narrow) = split_last(sizes)
+    layers: list[nn.Module] = []
+    for before, after in hidden:
+        layers += [nn.Linear(before, after, bias=hidden_bias), nn.BatchNorm1d(after), nn.ReLU()]
+    layers.append(nn.Linear(wide, narrow, bias=last_bias))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(narrow, affine=False))
+    return nn.Sequential(*layers)
+
+
+def relu_mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them and no norm.
+
+    Raises:
+        ValueError: there is no layer.
+    """
+    hidden, last = split_last(sizes)
+    layers = [part for pair in hidden for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(*last))
+
+
+def split_last(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """The sizes of hidden layers and of the last one, each (in, out).
+
+    Raises:
+        ValueError: there is no layer, or an empty one.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"layers of widths {list(sizes[1:])}; give one width or more, each >= 1")
+    *hidden, last = itertools.pairwise(sizes)
+    return hidden, last
+
+
 def gelu_mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with GELU between them; weights trunc_normal(.02), biases 0."""
     layers: list[nn.Module] = []

@@ -5,6 +5,7 @@ The processes run this file as a script, so that nothing depends on how pytest i
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,26 @@ from torch.nn.parallel import DistributedDataParallel
 from sslpipe import methods
 from sslpipe.batch import Batch, BatchSpec, ViewSpec
 from sslpipe.methods import collectives
+from sslpipe.methods.barlow_twins import BarlowTwins
+from sslpipe.methods.byol import BYOL
 from sslpipe.methods.dino import DINO
+from sslpipe.methods.moco import MoCo
+from sslpipe.methods.moco_v3 import MoCoV3
 from sslpipe.methods.simclr import nt_xent
+from sslpipe.methods.simsiam import SimSiam
+from sslpipe.methods.vicreg import VICReg
 
 SIZE = 4
+PREDICTOR = {"projector": (8, 5), "predictor_hidden": 4}
+# of the losses that compare samples or keep a memory, and of those that do neither
+TWO_VIEWS = {
+    "barlow_twins": (BarlowTwins, {"projector": (8, 5)}),
+    "byol": (BYOL, PREDICTOR | {"momentum": 0.5}),
+    "moco": (MoCo, {"projector": (8, 5), "queue": 8, "momentum": 0.5, "bn_groups": 2}),
+    "moco_v3": (MoCoV3, PREDICTOR | {"momentum": 0.5, "freeze_patches": False}),
+    "simsiam": (SimSiam, PREDICTOR),
+    "vicreg": (VICReg, {"projector": (8, 5)}),
+}
 
 
 class Contrast(nn.Module):
@@ -37,8 +54,8 @@ class Flat(nn.Sequential):
     dim = 6
 
 
-def make_spec():
-    return BatchSpec(SIZE, SIZE, {"global": ViewSpec(2, 3, 2, 2)}, {}, {})
+def make_spec(size=1):
+    return BatchSpec(SIZE // size, SIZE, {"global": ViewSpec(2, 3, 2, 2)}, {}, {})
 
 
 def make_batch(rank, size):
@@ -81,8 +98,40 @@ def dino_steps(rank, size):
     return dict(method.state_dict())
 
 
+def without_batch_norm(module):
+    """Gloo has no SyncBatchNorm; MoCo's groups, which need none, stay."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d):
+            setattr(module, name, nn.Identity())
+        without_batch_norm(child)
+    return module
+
+
+def two_view_steps(name, rank, size):
+    """Weights, queue and losses of three steps, the first of them with its gradients."""
+    torch.manual_seed(0)
+    build, settings = TWO_VIEWS[name]
+    encoder = Flat(nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6))
+    method = without_batch_norm(build(encoder, make_spec(size), **settings)).double()
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
+    methods.follow(optimizer, method, total_steps=3)
+    model, losses = wrap(method), []
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = model(replace(make_batch(rank, size), step=step)).loss
+        loss.backward()
+        losses.append(collectives.all_mean(loss))
+        if step == 0:
+            gradients = [p.grad.clone() for p in method.parameters() if p.requires_grad]
+        optimizer.step()
+    # running statistics of groups are rank 0's, as DDP has it
+    state = {k: v for k, v in method.state_dict().items() if "running" not in k}
+    return {"losses": losses, "gradients": gradients, "state": state}
+
+
 def results(rank, size):
-    return {"contrast": contrast_step(rank, size), "dino": dino_steps(rank, size)}
+    found = {"contrast": contrast_step(rank, size), "dino": dino_steps(rank, size)}
+    return found | {name: two_view_steps(name, rank, size) for name in TWO_VIEWS}
 
 
 def script(folder, rank):
@@ -109,7 +158,7 @@ def test_two_ranks_equal_one_on_the_joined_batch(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["world"] == (rank, 2)
         assert found["gather"].tolist() == [0.0, 1.0, 10.0, 11.0]
-        for part in ("contrast", "dino"):
+        for part in ("contrast", "dino", *TWO_VIEWS):
             torch.testing.assert_close(found[part], expected[part], rtol=0, atol=1e-10)
 
 

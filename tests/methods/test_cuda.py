@@ -13,8 +13,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+PREDICTOR = {"projector": [16, 8], "predictor_hidden": 16}
 SETTINGS = {
     "deepcluster_v2": {"projector": [16, 8], "prototypes": 6},
+    "barlow_twins": {"projector": [16, 8]},
+    "byol": PREDICTOR,
     "dino": {"prototypes": 12, "hidden": 16, "bottleneck": 8},
     "lejepa": {"projector": [16, 8], "slices": 8},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
@@ -22,6 +25,10 @@ SETTINGS = {
     "rotation": {},
     "simclr": {"projector": [16, 8]},
     "swav": {"projector": [16, 8], "prototypes": 6, "queue": 8},
+    "moco": {"projector": [16, 8], "queue": 16, "bn_groups": 2},
+    "moco_v3": PREDICTOR,
+    "simsiam": PREDICTOR,
+    "vicreg": {"projector": [16, 8]},
 }
 
 

@@ -1,0 +1,148 @@
+"""MoCo: a query finds its key among those of a queue, which a slowly moving encoder made.
+
+v1: He et al. 2019, "Momentum contrast for unsupervised visual representation learning",
+arXiv:1911.05722. v2: Chen et al. 2020, arXiv:2003.04297. facebookresearch/moco, moco/builder.py.
+Q rows of the queue, X samples of the global batch here.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from ..errors import ContractError
+from .batch_norms import group_batch_norms
+from .collectives import gather, world
+from .heads import at_least_fp32, feature_dim, relu_mlp
+from .method import Output
+from .queues import Queue, random_rows
+from .simclr import monitors
+from .teachers import ema_update, frozen_copy
+
+
+def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float) -> Tensor:
+    """Eq. 1 of v1: cross entropy of each query to its key, against the rows of the queue.
+
+    Queries and keys are L2-normalised inside; the queue's rows are so already. No gradient
+    reaches keys and queue.
+    """
+    with torch.autocast(q_BD.device.type, enabled=False):
+        logits = cosines(q_BD, k_BD.detach(), queue_QD.detach()) / temperature
+        return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+
+
+def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
+    """Of each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
+    q_BD, k_BD = (F.normalize(at_least_fp32(x_BD), dim=1) for x_BD in (q_BD, k_BD))
+    own_B1 = (q_BD * k_BD).sum(1, keepdim=True)
+    return torch.cat([own_B1, q_BD @ queue_QD.to(q_BD.dtype).T], dim=1)
+
+
+@torch.no_grad()
+def retrieval(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> dict[str, Tensor]:
+    """How often the key is the nearest of all candidates, as the official code logs it."""
+    with torch.autocast(q_BD.device.type, enabled=False):
+        return {"top1": (cosines(q_BD, k_BD, queue_QD).argmax(1) == 0).float().mean()}
+
+
+class MoCo(nn.Module):
+    """Needs 2 'global' views: the query's and the key's. v1 has projector [128], v2 [2048, 128].
+
+    `bn_groups` is for shuffling BN (v1, section 3.3): batch norm takes the statistics of as many
+    parts of the global batch, officially one per GPU, and keys are encoded in a random order.
+    Else query and key of an image share their statistics, by which the loss is lowered without
+    learning. The parts do not depend on the number of ranks. 1: batch norm as it is.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        projector: tuple[int, ...] = (2048, 128),
+        queue: int = 65536,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        bn_groups: int = 8,
+    ) -> None:
+        super().__init__()
+        spec.require("moco", views={"global": 2})
+        if temperature <= 0 or not 0 <= momentum <= 1:
+            raise ValueError("temperature must be above 0 and momentum in [0, 1]; correct them")
+        self.temperature = temperature
+        self.momentum = momentum
+        self.bn_groups = bn_groups
+        head = relu_mlp((feature_dim(encoder, "moco"), *projector))
+        groups = groups_per_rank(spec, bn_groups)
+        if bn_groups > 1:
+            group_batch_norms(encoder, groups)
+        self.query = nn.Sequential(encoder, head)
+        self.key = frozen_copy(self.query)
+        rows_QD = random_rows(queue, projector[-1])
+        self.queue = Queue(rows_QD, batch=spec.global_size, setting="method.moco.queue")
+        self.chance_loss = math.log(queue + 1)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The query's, as officially."""
+        return self.query[0]
+
+    def forward(self, batch: Batch) -> Output:
+        """Keys enter the queue after the loss, else each were among its own negatives."""
+        query_BCHW, key_BCHW = batch.views["global"][:2]
+        q_BD = self.query(query_BCHW)
+        with torch.no_grad():
+            k_BD = F.normalize(at_least_fp32(self.keys(key_BCHW, batch.step)), dim=1)
+        queue_QD = self.queue.snapshot()
+        loss = info_nce(q_BD, k_BD, queue_QD, temperature=self.temperature)
+        metrics = monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
+        if self.training:  # a loss taken for validation leaves no trace, as with batch norm
+            self.queue.enqueue(k_BD)
+        return Output(loss, metrics)
+
+    def keys(self, images_BCHW: Tensor, step: int) -> Tensor:
+        """Momentum embeddings of this rank's images, encoded among those of all ranks."""
+        if self.bn_groups == 1:
+            keys_BD: Tensor = self.key(images_BCHW)
+            return keys_BD
+        order_X = random_order(len(images_BCHW) * world().size, step)
+        order_X = order_X.to(images_BCHW.device, non_blocking=True)
+        keys_XD = gather(self.key(gather(images_BCHW)[own(order_X)]))
+        return own(keys_XD[order_X.argsort()])
+
+    def after_step(self, progress: float) -> None:
+        """The key encoder's EMA.
+
+        Officially it stands between a step's query and key passes, before the optimizer's step. The
+        weights that the key pass sees are the same here, also when gradients are accumulated: then
+        the official order would move it with every batch.
+        """
+        ema_update(self.key, self.query, self.momentum)
+
+
+def own(all_X: Tensor) -> Tensor:
+    """This rank's share of what is laid out in the order of ranks."""
+    return all_X.chunk(world().size)[world().rank]
+
+
+def random_order(count: int, step: int) -> Tensor:
+    """A permutation that all ranks, and a resumed run, draw alike without talking: int64."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(step))
+
+
+def groups_per_rank(spec: BatchSpec, bn_groups: int) -> int:
+    """How many of the groups one rank holds.
+
+    Raises:
+        ContractError: groups would be unequal, or cut by a rank's border.
+    """
+    samples, left = divmod(spec.global_size, max(bn_groups, 1))
+    if bn_groups < 1 or left or (bn_groups > 1 and spec.size % samples):
+        raise ContractError(
+            f"moco needs equal groups, whole on every rank: method.moco.bn_groups = {bn_groups}, "
+            f"the global batch is {spec.global_size}, of which a rank holds {spec.size}. Set "
+            "bn_groups to a divisor of the batch and a multiple of the number of ranks"
+        )
+    return max(spec.size // samples, 1)
