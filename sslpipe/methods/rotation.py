@@ -4,6 +4,8 @@ Gidaris et al. 2018, "Unsupervised representation learning by predicting image r
 arXiv:1803.07728.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -23,6 +25,7 @@ class Rotation(nn.Module):
         self.view = target.view
         self.encoder = encoder
         classes = spec.classes("rotation", "rotation")
+        self.chance_loss = math.log(classes)
         self.head = nn.Linear(feature_dim(encoder, "rotation"), classes)
 
     def forward(self, batch: Batch) -> Output:

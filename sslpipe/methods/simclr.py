@@ -3,6 +3,8 @@
 Chen et al. 2020, "A simple framework for contrastive learning", arXiv:2002.05709. X = 2B here.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +72,7 @@ class SimCLR(nn.Module):
             )
         self.temperature = temperature
         self.encoder = encoder
+        self.chance_loss = math.log(2 * spec.global_size - 1)
         self.projector = batch_norm_mlp((feature_dim(encoder, "simclr"), *projector))
 
     def forward(self, batch: Batch) -> Output:

@@ -37,12 +37,13 @@ SILENT = Silent()
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Steps done out of `total`, the last logged row, the last checkpoint."""
+    """Steps done out of `total`, the last logged row, the last checkpoint, what was alarming."""
 
     steps: int
     total: int
     metrics: Row
     checkpoint: Path
+    alarms: tuple[str, ...]  # messages that the run collapses or learns nothing; see alarm.py
 
 
 def train(
@@ -85,13 +86,13 @@ def train(
             step += 1
             show.step(step)
             done = step == end or stop_agreed(run, asked.is_set(), step, every.log)
-            if done or step % every.log == 0 or step % every.monitor == 0:
+            if done or record.due(step):
                 row = record.row(step, outputs, batch)
             epoch = ended_epoch(step, accumulate=settings.accumulate, length=len(pipeline))
             if done or step % every.save == 0 or epoch:
                 record.checkpoint(step, epoch=epoch)
         show.message(farewell(run, step, out))
-    return TrainResult(step, total, row, last)
+    return TrainResult(step, total, row, last, tuple(record.alarms))
 
 
 def check_folder(last: Path, *, resume: bool) -> None:

@@ -13,11 +13,15 @@ from torch import Tensor
 from ..batch import Batch
 from ..evaluate.monitors import monitor
 from ..methods import Output
+from .alarm import Alarm
 from .checkpoint import recipe_text
 from .guard import Guard
-from .log import JsonLines, Meter, Row, Sink, TensorBoard
+from .log import JsonLines, Meter, Row, Sink, TensorBoard, rows_until
 from .report import Reporter
 from .run import Run, save
+from .schedules import ended_epoch
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Every:
 
     log: int = 10
     monitor: int = 100  # forward of at most 256 images: below 1 % of the time at batch 256
+    # and at the ends of epochs of more than `log` steps, so that a collapse is soon seen
     save: int = 1000  # besides every end of an epoch
     keep: int | None = None  # epoch-XXXX.pt beside last.pt
 
@@ -42,8 +47,22 @@ class Record:
         self._meter = Meter(
             run.pipeline, step=step, images_per_step=spec.global_size * settings.accumulate
         )
+        self._alarm = alarm_of(run, rows_until(out / METRICS, step))
+        self._show = show
         self._sinks = open_sinks(run, out, step, show, stack) if self._main else []
+        self.alarms: list[str] = []  # of this process, on rank 0
         self.guard = Guard(run.device)
+
+    def due(self, step: int) -> bool:
+        """Whether a row of this step is to be written."""
+        return step % self._every.log == 0 or self._monitored(step)
+
+    def _monitored(self, step: int) -> bool:
+        """Whether the row of this step has monitors."""
+        length, accumulate = len(self._run.pipeline), self._run.settings.accumulate
+        ends = ended_epoch(step, accumulate=accumulate, length=length) is not None
+        long = length > self._every.log * accumulate
+        return step % self._every.monitor == 0 or (ends and long)
 
     def row(self, step: int, outputs: Sequence[Output], batch: Batch) -> Row:
         """Read the metrics of a step from the device and write them down.
@@ -62,10 +81,13 @@ class Record:
             "replaced": run.pipeline.replaced,
             **self._meter.read(step),
         }
-        if self._main and step % self._every.monitor == 0:
+        if self._main and self._monitored(step):
             row |= self._monitors(batch)
         for sink in self._sinks:
             sink.row(row)
+        for message in self._alarm.read(row) if self._main else ():
+            self.alarms.append(message)
+            self._show.message(message)
         return row
 
     def _monitors(self, batch: Batch) -> dict[str, float]:
@@ -92,12 +114,24 @@ class Record:
             part.replace(self._out / f"epoch-{epoch:04d}.pt")
 
 
+def alarm_of(run: Run, rows: Sequence[Row]) -> Alarm:
+    """The alarm of a run that has logged `rows` already, which are not told again."""
+    alarm = Alarm(
+        run.recipe.method.name if run.recipe.method else "",
+        chance_loss=getattr(run.method, "chance_loss", None),
+        warmup_epochs=run.settings.warmup_epochs,
+    )
+    for row in rows:
+        alarm.read(row)
+    return alarm
+
+
 def open_sinks(run: Run, out: Path, step: int, show: Reporter, stack: ExitStack) -> list[Sink]:
     """Everything that takes rows, closed by `stack`; also write the recipe beside them."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe_text(run.recipe), encoding="utf-8")
     stack.callback(show.close)
-    lines = stack.enter_context(closing(JsonLines(out / "metrics.jsonl", step=step)))
+    lines = stack.enter_context(closing(JsonLines(out / METRICS, step=step)))
     board = stack.enter_context(closing(TensorBoard(out, step=step)))
     return [lines, board, show]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sslpipe.errors import RecipeError, SslpipeError, StateError
 from sslpipe.train import Every, Silent, train
-from sslpipe.train.schedules import warmup_cosine
+from sslpipe.train.schedules import cosine
 
 
 def start(toy, out, *, length=5, method=None, pipe=None, **options):
@@ -21,6 +21,12 @@ def start(toy, out, *, length=5, method=None, pipe=None, **options):
     pipe = pipe or toy.Pipe(recipe, length=length)
     method = method or toy.Method(dropout=0.5, norm=True)
     return method, train(pipe, method, recipe.train, out=out, **options)
+
+
+def rate(step):
+    """The toy's learning rate: 5 of 20 steps up to 1e-2, a cosine to 1e-5."""
+    up = 1e-2 * step / 4
+    return up if step < 5 else cosine(step - 5, total=15, start=1e-2, end=1e-5)
 
 
 def same(a, b):
@@ -44,7 +50,7 @@ def test_it_is_the_loop_written_out(toy, tmp_path):
         [{"params": [m.weight for m in trained]}, {"params": [m.bias for m in trained]}]
     )
     for step in range(20):
-        lr = warmup_cosine(step, total=20, warmup=5, peak=1e-2, final=1e-5)
+        lr = rate(step)
         decay = 0.2 - 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / 20, dtype=float)))
         for group, scale in zip(optimizer.param_groups, (1.0, 0.0), strict=True):
             group["lr"], group["weight_decay"] = lr, decay.item() * scale
@@ -116,16 +122,18 @@ def test_killed_and_resumed_is_bit_identical(toy, tmp_path):
 def test_rows_hold_everything(toy, tmp_path):
     _, result = start(toy, tmp_path, every=Every(log=4, monitor=8))
     table = rows(tmp_path)
-    assert [row["step"] for row in table] == [4, 8, 12, 16, 20]
+    assert [row["step"] for row in table] == [4, 5, 8, 10, 12, 15, 16, 20]
     assert result.metrics == table[-1]
     assert table[0].keys() == {
         "step", "epoch", "loss", "norm", "lr", "weight_decay", "replaced", "images_per_s",
         "data_wait",
     }  # fmt: skip
+    monitored = [row["step"] for row in table if "feature_rankme" in row]
+    assert monitored == [5, 8, 10, 15, 16, 20]  # every 8th step and the ends of epochs
     assert table[1].keys() - table[0].keys() == {"feature_std", "feature_rankme"}
-    assert [row["epoch"] for row in table] == [0.8, 1.6, 2.4, 3.2, 4.0]
+    assert [row["epoch"] for row in table] == [0.8, 1.0, 1.6, 2.0, 2.4, 3.0, 3.2, 4.0]
     assert all(0 <= row["data_wait"] <= 1 and row["images_per_s"] > 0 for row in table)
-    assert table[0]["lr"] == warmup_cosine(3, total=20, warmup=5, peak=1e-2, final=1e-5)
+    assert table[0]["lr"] == rate(3)
 
 
 def test_logging_monitoring_and_saving_change_nothing(toy, tmp_path):

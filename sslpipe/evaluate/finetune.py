@@ -1,0 +1,130 @@
+"""Fine-tuning on few labels: what pretraining is worth where features are not linearly readable.
+
+The whole encoder and a linear head learn a few labelled images per class, in memory, with random
+flips and shifts of an eighth: AdamW, layers alike, cosine to 0. Compare with the same from scratch.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..errors import SslpipeError
+from ..train.randomness import keyed
+from .features import evaluating, first_view
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Labelled images (N, C, H, W) and their class ids (N,) int64, on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def few(self, per_class: int, *, seed: int) -> "Images":
+        """`per_class` random images of every class, or all that it has."""
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = torch.randperm(len(self.labels), generator=generator)
+        rows = [shuffled[self.labels[shuffled] == c][:per_class] for c in self.labels.unique()]
+        keep = torch.cat(rows)
+        return Images(self.images[keep], self.labels[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """Top-1 accuracy in [0, 1] and how it was found."""
+
+    top1: float
+    protocol: str
+
+
+def labelled_images(batches: Iterable[Batch], group: str = "global") -> Images:
+    """The labelled images of all batches, in memory.
+
+    Raises:
+        SslpipeError: none has a label.
+    """
+    pairs = [(first_view(batch, group).cpu(), batch.labels.cpu()) for batch in batches]
+    images, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+    if not (labels >= 0).any():
+        raise SslpipeError("fine-tuning: no sample has a label; pack the shards from class folders")
+    return Images(images[labels >= 0], labels[labels >= 0])
+
+
+def finetune(
+    encoder: nn.Module,
+    train: Images,
+    test: Images,
+    device: torch.device,
+    *,
+    epochs: int = 30,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    seed: int = 0,
+) -> FineTuned:
+    """Train a copy of `encoder` and a head on `train`, count right answers on `test`."""
+    size = min(batch_size, len(train.labels))
+    with keyed("finetune", seed=seed, device=device):  # for drop path
+        model = classifier(encoder, train).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
+        fit(model, optimizer, train, epochs=epochs, size=size, device=device)
+    how = f"{len(train.labels)} labels, {epochs} epochs of AdamW (lr {lr:g}, batch {size})"
+    return FineTuned(accuracy(model, test, device), how)
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Images,
+    *,
+    epochs: int,
+    size: int,
+    device: torch.device,
+) -> None:
+    """All epochs; what does not fill the last batch of one is left out of it."""
+    count = len(train.labels) // size * size
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (count // size))
+    model.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train.labels))[:count].split(size):
+            images = jittered(train.images[rows]).to(device)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), train.labels[rows].to(device)).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def classifier(encoder: nn.Module, train: Images) -> nn.Sequential:
+    """A copy of the encoder, trainable, below a head that starts at zero."""
+    twin = copy.deepcopy(encoder).requires_grad_(True)
+    with evaluating(twin.cpu()):
+        dim = twin(train.images[:1]).shape[1]
+    head = nn.Linear(dim, int(train.labels.max()) + 1)
+    # at zero, so that neither a seed nor the scale of the features decides how it starts
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(twin, head)
+
+
+def jittered(images_BCHW: Tensor) -> Tensor:
+    """Flip half of the images, and shift the whole batch by up to an eighth of its height."""
+    flip_B = torch.rand(len(images_BCHW)) < 0.5
+    images = torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+    reach = images.shape[-2] // 8
+    down, right = torch.randint(0, 2 * reach + 1, (2,)).tolist()
+    height, width = images.shape[-2:]
+    return F.pad(images, (reach,) * 4)[..., down : down + height, right : right + width]
+
+
+def accuracy(model: nn.Module, test: Images, device: torch.device) -> float:
+    """The share of right answers."""
+    right = 0
+    with evaluating(model):
+        for images, labels in zip(test.images.split(256), test.labels.split(256), strict=True):
+            right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
+    return right / len(test.labels)

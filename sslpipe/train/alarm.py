@@ -1,0 +1,168 @@
+"""Say when a run collapses or learns nothing, what was measured, and what usually causes it.
+
+It reads the rows that are logged anyway, on the host: no kernel, no synchronisation. Each sign
+must show in two readings, so a run is told within two epochs of its collapse.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from .log import Row
+
+# Healthy short runs on CIFAR-10 stayed far from all of these; figures in tests/train/test_alarm.py.
+RANK = 1.5  # effective rank of features: 1 = all images alike
+SHARE = 0.2  # of the largest spread so far
+CHANCE = 0.02  # distance of the loss from that of outputs that tell nothing, as a share of it
+ENTROPY = 0.1  # nats, of the mean output: 0 = one prototype takes all
+INFORMATION = 0.01  # nats, of an output about its image
+READINGS = 2
+
+SPREADS: Mapping[str, str] = MappingProxyType(
+    {
+        "feature_std": "the encoder's features",
+        "embedding_std": "the embeddings that the loss compares",
+        "prediction_std": "the predicted images",
+    }
+)
+ABSOLUTE: Mapping[str, float] = MappingProxyType({"embedding_std": 1e-3})  # 0.004 at D = 65536
+CAUSES: Mapping[tuple[str, ...], str] = MappingProxyType(
+    {
+        ("simclr", "moco", "nnclr", "clip"): (
+            "a temperature that is too high (0.1 to 0.5 is usual), a learning rate that is too "
+            "high or a warm-up that is too short, views that share nothing"
+        ),
+        ("byol", "simsiam"): (
+            "a gradient that reaches the target (no stop-gradient), no predictor or one that "
+            "learns too slowly, a target momentum that is too low, no batch norm in the heads, a "
+            "learning rate that is too high"
+        ),
+        ("barlow", "vicreg"): (
+            "an invariance term that outweighs those of variance and covariance, or a learning "
+            "rate that is too high"
+        ),
+        ("dino", "ibot", "msn", "swav", "deepcluster"): (
+            "no centring or Sinkhorn (one prototype takes all), a teacher temperature that is too "
+            "high (all are alike), a teacher momentum that is too low, prototypes that learn too "
+            "early, a learning rate that is too high, gradients that are not clipped"
+        ),
+        ("mae", "simmim", "beit", "ijepa", "data2vec"): (
+            "targets that are not normalised, a teacher that takes gradients or moves too fast, a "
+            "learning rate that is too high"
+        ),
+    }
+)
+OTHERWISE = (
+    "a target that takes gradients (no stop-gradient), terms against collapse that weigh too "
+    "little, a temperature, a momentum, or a learning rate that is too high"
+)
+
+
+class Reading(NamedTuple):
+    """One sign, as one row shows it."""
+
+    sign: str
+    bad: bool
+    said: str
+
+
+class Alarm:
+    """One per run; `method` is its name in the recipe, `chance_loss` its member if it has one.
+
+    The loss may stand at chance during the warm-up of `warmup_epochs` and for one more epoch.
+    """
+
+    def __init__(self, method: str, *, chance_loss: float | None, warmup_epochs: float) -> None:
+        self._causes = causes(method)
+        self._chance, self._patience = chance_loss, warmup_epochs + 1
+        self._largest: dict[str, float] = {}
+        self._losses: deque[tuple[float, float]] = deque()  # (epoch, loss) of the last epoch
+        self._seen: dict[str, int] = {}  # bad readings in a row of each sign
+
+    def read(self, row: Row) -> list[str]:
+        """Take a logged row; one message for each sign whose READINGS-th bad reading it is."""
+        messages = []
+        finite = {name: value for name, value in row.items() if is_finite(value)}
+        for sign, bad, said in self._readings(finite):
+            self._seen[sign] = self._seen.get(sign, 0) + 1 if bad else 0
+            if self._seen[sign] == READINGS:
+                messages.append(f"epoch {row['epoch']:.1f}: {said}. Usual causes: {self._causes}")
+        return messages
+
+    def _readings(self, row: Row) -> Iterator[Reading]:
+        """All signs that a row can show."""
+        if "feature_rankme" in row:
+            yield rank_reading(row["feature_rankme"])
+        if "mean_entropy" in row:
+            yield prototype_reading(row["mean_entropy"])
+        if "mean_entropy" in row and "teacher_entropy" in row:
+            yield teacher_reading(row["mean_entropy"] - row["teacher_entropy"])
+        for name in SPREADS:
+            if name in row:
+                yield self._spread_reading(name, row[name])
+        if self._chance is not None and "loss" in row:
+            yield self._chance_reading(row["epoch"], row["loss"], self._chance)
+
+    def _spread_reading(self, name: str, value: float) -> Reading:
+        """A spread against the largest that the run has had."""
+        largest = self._largest[name] = max(value, self._largest.get(name, 0.0))
+        limit = max(SHARE * largest, ABSOLUTE.get(name, 0.0))
+        said = (
+            f"collapse: {SPREADS[name]} are nearly the same for all images "
+            f"({name} = {value:.2g}, below {limit:.2g}; it was {largest:.2g})"
+        )
+        return Reading(name, value < limit, said)
+
+    def _chance_reading(self, epoch: float, loss: float, chance: float) -> Reading:
+        """The mean loss of the last epoch against that of outputs that tell nothing."""
+        self._losses.append((epoch, loss))
+        while self._losses[0][0] < epoch - 1:
+            self._losses.popleft()
+        mean = sum(value for _, value in self._losses) / len(self._losses)
+        said = (
+            f"nothing is learned: the mean loss of the last epoch is {mean:.4g}, within "
+            f"{CHANCE:.0%} of the {chance:.4g} of outputs that tell nothing"
+        )
+        bad = epoch >= self._patience and abs(mean - chance) < CHANCE * chance
+        return Reading("loss", bad, said)
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether a number can be judged; in metrics.jsonl, non-finite ones are null."""
+    return value is not None and math.isfinite(value)
+
+
+def rank_reading(rank: float) -> Reading:
+    """The effective rank of the features against that of equal ones, 1."""
+    said = (
+        f"collapse: the effective rank of the features is {rank:.2f}, below {RANK}; 1 = all alike"
+    )
+    return Reading("feature_rankme", rank < RANK, said)
+
+
+def prototype_reading(entropy: float) -> Reading:
+    """The entropy of the mean output, in nats, against 0: one prototype takes all."""
+    said = (
+        f"collapse: one prototype takes nearly all images (mean_entropy = {entropy:.2g} nats, "
+        f"below {ENTROPY})"
+    )
+    return Reading("mean_entropy", entropy < ENTROPY, said)
+
+
+def teacher_reading(information: float) -> Reading:
+    """What the teacher's outputs tell of the image, in nats, against 0: all are alike."""
+    said = (
+        "collapse: the teacher gives nearly the same output for all images (mean_entropy - "
+        f"teacher_entropy = {information:.2g} nats, below {INFORMATION})"
+    )
+    return Reading("teacher_entropy", information < INFORMATION, said)
+
+
+def causes(method: str) -> str:
+    """What usually makes a method collapse, by its family."""
+    for names, said in CAUSES.items():
+        if method.startswith(names):
+            return said
+    return OTHERWISE
