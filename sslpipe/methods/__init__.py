@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from .. import lookup
 from ..batch import BatchSpec
 from .dino import DINO
+from .dinov2 import DINOv2
+from .ibot import IBOT
 from .mae import MAE
 from .method import Method, Output
 from .rotation import Rotation
@@ -20,7 +22,14 @@ from .simclr import SimCLR
 __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
-    {"dino": DINO, "mae": MAE, "rotation": Rotation, "simclr": SimCLR}
+    {
+        "dino": DINO,
+        "dinov2": DINOv2,
+        "ibot": IBOT,
+        "mae": MAE,
+        "rotation": Rotation,
+        "simclr": SimCLR,
+    }
 )
 
 
