@@ -166,6 +166,7 @@ def vit(
     *,
     patch_size: int | None = None,
     drop_path_rate: float = 0.0,
+    layer_scale: float | None = None,
     pos_embed: Literal["learned", "sincos"] = "learned",
     embed_dim: int | None = None,
     depth: int | None = None,
@@ -173,7 +174,8 @@ def vit(
 ) -> ViT:
     """Build timm's ViT; what is None is as the name says.
 
-    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3.
+    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. layer_scale: initial
+    factor of every residual branch, learned; None: no factors.
 
     Raises:
         ValueError: sizes do not fit each other.
@@ -181,7 +183,7 @@ def vit(
     model = create(
         name, img_size=image_size, dynamic_img_size=True, global_pool="token",
         patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
-        num_heads=num_heads,
+        num_heads=num_heads, init_values=layer_scale,
     )  # fmt: skip
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:

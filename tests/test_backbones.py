@@ -105,6 +105,12 @@ def test_sincos_positions_are_fixed_and_learned_ones_learn():
     assert build("vit_tiny", **TINY).model.pos_embed.requires_grad
 
 
+def test_layer_scale_starts_where_said_and_is_none_by_default():
+    blocks = build("vit_tiny", **TINY, layer_scale=1e-5).model.blocks
+    assert all((b.ls1.gamma == 1e-5).all() and (b.ls2.gamma == 1e-5).all() for b in blocks)
+    assert not hasattr(build("vit_tiny", **TINY).model.blocks[0].ls1, "gamma")
+
+
 def test_any_other_timm_model_works(images):
     encoder = build("resnet10t", drop_path_rate=0.1)
     assert encoder(images).shape == (2, encoder.dim)

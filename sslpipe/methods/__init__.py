@@ -15,6 +15,8 @@ from .barlow_twins import BarlowTwins
 from .byol import BYOL
 from .deepcluster import DeepClusterV2
 from .dino import DINO
+from .dinov2 import DINOv2
+from .ibot import IBOT
 from .lejepa import LeJEPA
 from .mae import MAE
 from .method import Method, Output
@@ -47,6 +49,8 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "moco_v3": MoCoV3,
         "simsiam": SimSiam,
         "vicreg": VICReg,
+        "dinov2": DINOv2,
+        "ibot": IBOT,
     }
 )
 

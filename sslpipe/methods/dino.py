@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from . import heads
-from .collectives import all_mean
+from .distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
 from .method import Output
 from .teachers import cosine, ema_update, frozen_copy
 
@@ -28,17 +28,8 @@ def dino_loss(
     The first T of the student's V views are the teacher's. No gradient reaches the teacher.
     The mean over the pairs, as in the official code; the paper writes their sum.
     """
-    with torch.autocast(student_VBK.device.type, enabled=False):
-        shifted_TBK = heads.at_least_fp32(teacher_TBK.detach()) - center_K
-        p_TBK = F.softmax(shifted_TBK / teacher_temperature, dim=-1)
-        log_q_VBK = F.log_softmax(heads.at_least_fp32(student_VBK) / student_temperature, dim=-1)
-        terms = [
-            -(p_TBK[t] * log_q_VBK[v]).sum(-1).mean()
-            for t in range(len(p_TBK))
-            for v in range(len(log_q_VBK))
-            if v != t
-        ]
-        return torch.stack(terms).mean()
+    p_TBK = centred(teacher_TBK, center_K, teacher_temperature)
+    return view_cross_entropy(student_VBK, p_TBK, temperature=student_temperature)
 
 
 class DINO(nn.Module):
@@ -106,15 +97,12 @@ class DINO(nn.Module):
 
     def temperature(self) -> Tensor:
         """The teacher's, linear over `teacher_warmup`; officially a step per epoch, 30 of 100."""
-        start, end = self.teacher_temperature
-        share = (self.progress / max(self.teacher_warmup, 1e-12)).clamp(max=1.0)
-        return start + (end - start) * share
+        return warmed_up(self.teacher_temperature, self.teacher_warmup, self.progress)
 
     @torch.no_grad()
     def move_center(self, teacher_TBK: Tensor) -> None:
         """Eq. 4: EMA of the teacher's mean logits over the global batch."""
-        mean_K = all_mean(teacher_TBK.mean((0, 1)))
-        self.center_K.lerp_(mean_K, 1.0 - self.center_momentum)
+        move_center(self.center_K, teacher_TBK.flatten(0, 1), momentum=self.center_momentum)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -136,15 +124,6 @@ class DINO(nn.Module):
         self.student.head.last.load_state_dict(self.teacher.head.last.state_dict())
 
 
-@torch.no_grad()
 def teacher_monitors(logits_TBK: Tensor) -> dict[str, Tensor]:
-    """Entropy of the teacher's outputs (nats) and of their mean; a collapse has them equal.
-
-    Both near 0: one prototype takes all. Both near ln K: uniform outputs.
-    """
-    p_TBK = F.softmax(logits_TBK, dim=-1)
-    mean_K = p_TBK.mean((0, 1))
-    return {
-        "teacher_entropy": torch.special.entr(p_TBK).sum(-1).mean(),
-        "mean_entropy": torch.special.entr(mean_K).sum(),
-    }
+    """`entropies` of the teacher's centred and sharpened logits."""
+    return entropies(F.softmax(logits_TBK, dim=-1))

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sslpipe import backbones
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+from sslpipe.lookup import Entry
 
 
 class TinyEncoder(nn.Module):
@@ -70,3 +72,20 @@ def rand() -> Callable[..., Tensor]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, **options)
 
     return draw
+
+
+@pytest.fixture
+def vit() -> nn.Module:
+    """A ViT of two narrow blocks with patches of 4 px."""
+    torch.manual_seed(0)
+    settings = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    return backbones.build(Entry("vit_tiny", settings), image_size=16)
+
+
+@pytest.fixture
+def masked_crops(rand: Callable[..., Tensor]) -> tuple[Batch, BatchSpec]:
+    """Two global views of four images with masks of 0 to 9 of 16 patches, and three local views."""
+    counts = torch.tensor([[0, 3, 9, 1], [5, 0, 2, 7]])
+    order = rand(2, 4, 16).argsort(-1)
+    views = {"global": rand(2, 4, 3, 16, 16).float(), "local": rand(3, 4, 3, 8, 8).float()}
+    return fake(views, {"blocks": order < counts[..., None]})

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslpipe import methods
-from sslpipe.batch import Batch, BatchSpec, ViewSpec
+from sslpipe import backbones, methods
+from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
+from sslpipe.lookup import Entry
 from sslpipe.methods import collectives
 from sslpipe.methods.barlow_twins import BarlowTwins
 from sslpipe.methods.byol import BYOL
-from sslpipe.methods.dino import DINO
 from sslpipe.methods.moco import MoCo
 from sslpipe.methods.moco_v3 import MoCoV3
 from sslpipe.methods.simclr import nt_xent
@@ -55,7 +55,8 @@ class Flat(nn.Sequential):
 
 
 def make_spec(size=1):
-    return BatchSpec(SIZE // size, SIZE, {"global": ViewSpec(2, 3, 2, 2)}, {}, {})
+    masks = {"blocks": MaskSpec("global", 2, 1, (2, 2), None)}
+    return BatchSpec(SIZE // size, SIZE, {"global": ViewSpec(2, 3, 2, 2)}, masks, {})
 
 
 def make_batch(rank, size):
@@ -63,10 +64,14 @@ def make_batch(rank, size):
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(2, SIZE, 3, 2, 2, generator=generator, dtype=torch.float64)
     views = images.chunk(size, dim=1)[rank]
+    # 3, 0, 0 and 0 patches in view 0, 1, 4, 0 and 0 in view 1: the second rank has none to guess
+    counts = torch.tensor([[3, 0, 0, 0], [1, 4, 0, 0]])
+    masks = (torch.arange(4) < counts[..., None]).chunk(size, dim=1)[rank]
     uids = torch.arange(views.shape[1])
     return Batch(
-        views={"global": views}, masks={}, hidden={}, targets={}, labels=uids, params={}, uids=uids,
-        keys=("",) * len(uids), valid=torch.ones(len(uids), dtype=torch.bool), epoch=0, step=0,
+        views={"global": views}, masks={"blocks": masks}, hidden={"blocks": masks.sum(-1).numpy()},
+        targets={}, labels=uids, params={}, uids=uids, keys=("",) * len(uids),
+        valid=torch.ones(len(uids), dtype=torch.bool), epoch=0, step=0,
     )  # fmt: skip
 
 
@@ -83,11 +88,23 @@ def contrast_step(rank, size):
     return {"loss": collectives.all_mean(loss), "weight": model.linear.weight.grad}
 
 
-def dino_steps(rank, size):
+SMALL = {"prototypes": 7, "hidden": 8, "bottleneck": 4, "momentum": 0.5, "freeze_last_layer": 0.4}
+
+
+def flat():
+    return Flat(nn.Flatten(), nn.Linear(12, 6))
+
+
+def vit():
+    settings = {"patch_size": 1, "embed_dim": 12, "depth": 1, "num_heads": 2}
+    return backbones.build(Entry("vit_tiny", settings), image_size=2)
+
+
+def steps(rank, size, name, make_encoder, **settings):
+    """What three steps make of a method."""
     torch.manual_seed(rank)  # DDP must give every rank, and every teacher, rank 0's weights
-    encoder = Flat(nn.Flatten(), nn.Linear(12, 6))
-    settings = {"prototypes": 7, "hidden": 8, "bottleneck": 4, "momentum": 0.5}
-    method = DINO(encoder, make_spec(), freeze_last_layer=0.4, **settings).double()
+    entry = Entry(name, SMALL | settings)
+    method = methods.build(entry, make_encoder(), make_spec()).double()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.5)
     methods.follow(optimizer, method, total_steps=3)
     model = wrap(method)
@@ -130,7 +147,15 @@ def two_view_steps(name, rank, size):
 
 
 def results(rank, size):
-    found = {"contrast": contrast_step(rank, size), "dino": dino_steps(rank, size)}
+    # without KoLeo, whose neighbours are those of a rank
+    sinkhorn = {"koleo_weight": 0.0, "centering": "sinkhorn", "heads": "separate"}
+    found = {
+        "contrast": contrast_step(rank, size),
+        "dino": steps(rank, size, "dino", flat),
+        "ibot": steps(rank, size, "ibot", vit),
+        "dinov2": steps(rank, size, "dinov2", vit, koleo_weight=0.0),
+        "sinkhorn": steps(rank, size, "dinov2", vit, **sinkhorn),
+    }
     return found | {name: two_view_steps(name, rank, size) for name in TWO_VIEWS}
 
 
@@ -158,8 +183,8 @@ def test_two_ranks_equal_one_on_the_joined_batch(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["world"] == (rank, 2)
         assert found["gather"].tolist() == [0.0, 1.0, 10.0, 11.0]
-        for part in ("contrast", "dino", *TWO_VIEWS):
-            torch.testing.assert_close(found[part], expected[part], rtol=0, atol=1e-10)
+        for part, state in expected.items():
+            torch.testing.assert_close(found[part], state, rtol=0, atol=1e-10)
 
 
 def test_one_process_needs_no_group():

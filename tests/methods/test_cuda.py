@@ -20,6 +20,8 @@ SETTINGS = {
     "byol": PREDICTOR,
     "dino": {"prototypes": 12, "hidden": 16, "bottleneck": 8},
     "lejepa": {"projector": [16, 8], "slices": 8},
+    "dinov2": {"prototypes": 12, "hidden": 16, "bottleneck": 8, "centering": "sinkhorn"},
+    "ibot": {"prototypes": 12, "hidden": 16, "bottleneck": 8},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
     "nnclr": {"projector": [16, 8], "predictor_hidden": 16, "queue": 16},
     "rotation": {},
@@ -37,7 +39,10 @@ def test_a_step_never_synchronises(name, make_batch, rand):
     turns = torch.arange(4)[:, None].expand(4, 8).contiguous()
     batch, spec = make_batch(
         {"global": rand(4, 8, 3, 16, 16).float(), "local": rand(2, 8, 3, 8, 8).float()},
-        {"random": rand(1, 8, 16).argsort(-1) < 12},
+        {
+            "random": rand(1, 8, 16).argsort(-1) < 12,
+            "blocks": rand(4, 8, 16).argsort(-1) < torch.arange(8)[:, None],
+        },
         {"rotation": turns},
     )
     encoder = backbones.build(Entry("vit_tiny", VIT), image_size=16)
