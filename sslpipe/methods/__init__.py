@@ -11,16 +11,31 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import lookup
 from ..batch import BatchSpec
+from .autoencoder import Autoencoder
+from .beit import BEiT
+from .data2vec2 import Data2Vec2
 from .dino import DINO
+from .ijepa import IJEPA
 from .mae import MAE
 from .method import Method, Output
 from .rotation import Rotation
 from .simclr import SimCLR
+from .simmim import SimMIM
 
 __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
-    {"dino": DINO, "mae": MAE, "rotation": Rotation, "simclr": SimCLR}
+    {
+        "autoencoder": Autoencoder,
+        "beit": BEiT,
+        "data2vec2": Data2Vec2,
+        "dino": DINO,
+        "ijepa": IJEPA,
+        "mae": MAE,
+        "rotation": Rotation,
+        "simclr": SimCLR,
+        "simmim": SimMIM,
+    }
 )
 
 
