@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
 from ..errors import ContractError
-from .heads import at_least_fp32
+from .heads import at_least_fp32, feature_dim
 from .method import Output
 
 
@@ -37,7 +37,7 @@ def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int
     if isinstance(encoder, MapEncoder):
         twin = copy.deepcopy(encoder).to("meta").eval()
         shape = tuple(cast(MapEncoder, twin).maps(image).shape)
-    if len(shape) != 4:
+    if len(shape) != 4 or shape[1] != feature_dim(encoder, method):
         raise ContractError(
             f"{method} needs an encoder with maps(images) of shape (B, D, h, w); "
             f"{type(encoder).__name__} gives {shape or 'none'}. Set train.backbone to a ResNet, "

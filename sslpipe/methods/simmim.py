@@ -26,8 +26,8 @@ def simmim_loss(
     error_BHW = (at_least_fp32(pred_BCHW) - at_least_fp32(images_BCHW)).abs().sum(1)
     pixels_BHW = hidden_BN.view(size, height // patch_size, width // patch_size).to(error_BHW)
     pixels_BHW = pixels_BHW.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
-    # 1e-5 as officially; here something is always hidden
-    loss: Tensor = (error_BHW * pixels_BHW).sum() / (pixels_BHW.sum() + 1e-5) / channels
+    # officially + 1e-5 below, for masks that hide nothing; it would make the loss that of a rank
+    loss: Tensor = (error_BHW * pixels_BHW).sum() / pixels_BHW.sum() / channels
     return loss
 
 

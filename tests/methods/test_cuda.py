@@ -8,6 +8,8 @@ import torch
 from sslpipe import backbones, methods
 from sslpipe.lookup import Entry
 
+from . import masked
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -18,6 +20,7 @@ SETTINGS = {
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
     "rotation": {},
     "simclr": {"projector": [16, 8]},
+    **masked.SETTINGS,
 }
 
 
@@ -26,7 +29,7 @@ def test_a_step_never_synchronises(name, make_batch, rand):
     turns = torch.arange(4)[:, None].expand(4, 8).contiguous()
     batch, spec = make_batch(
         {"global": rand(4, 8, 3, 16, 16).float(), "local": rand(2, 8, 3, 8, 8).float()},
-        {"random": rand(1, 8, 16).argsort(-1) < 12},
+        {"random": rand(1, 8, 16).argsort(-1) < 12, **masked.masks(8)},
         {"rotation": turns},
     )
     encoder = backbones.build(Entry("vit_tiny", VIT), image_size=16)
