@@ -86,7 +86,7 @@ class IJEPA(nn.Module):
         pred_RTD = self.predictor(tokens_BSD, context, targets)
         loss = ijepa_loss(pred_RTD, target_RTD, targets.real_BS)
         # over images, at the same place: 0 = the teacher says the same of every image
-        spread = F.layer_norm(whole_BND.float(), whole_BND.shape[-1:]).std(0).mean()
+        spread = F.layer_norm(whole_BND.float(), whole_BND.shape[-1:]).std(0, correction=0).mean()
         return Output(loss, {"target_std": spread})
 
     @staticmethod

@@ -57,7 +57,9 @@ class SimMIM(nn.Module):
         pred_BCHW = self.decoder(on_grid(tokens_BTD[:, 1:], self.grid))
         loss = simmim_loss(pred_BCHW, images_BCHW, hidden_BN, patch_size=self.patch_size)
         # 0 = every image gets the same picture: the encoder ignores what is visible
-        return Output(loss, {"prediction_std": pred_BCHW.detach().float().std(0).mean()})
+        return Output(
+            loss, {"prediction_std": pred_BCHW.detach().float().std(0, correction=0).mean()}
+        )
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""

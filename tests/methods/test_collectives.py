@@ -117,7 +117,7 @@ def test_two_ranks_equal_one_on_the_joined_batch(tmp_path):
     processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(2)]
     try:
         expected = results(0, 1)
-        assert [process.wait(60) for process in processes] == [0, 0]
+        assert [process.wait(120) for process in processes] == [0, 0]
     finally:
         for process in processes:  # the other one waits for ever if one fails
             process.kill()
