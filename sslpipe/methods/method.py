@@ -23,7 +23,13 @@ class Output:
 
 
 class Method(Protocol):
-    """A module that is built as `method(encoder, spec, *, settings)`."""
+    """A module that is built as `method(encoder, spec, *, settings)`.
+
+    Two more members are optional, and read by the trainer where they exist:
+    `fixed_lr_parameters() -> Iterable[nn.Parameter]` keep the peak learning rate (SimSiam's
+    predictor); `chance_loss: float` is the loss of outputs that tell nothing, e.g. ln(classes):
+    a run whose loss stays there is said to learn nothing.
+    """
 
     @property
     def encoder(self) -> nn.Module:

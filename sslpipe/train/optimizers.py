@@ -1,18 +1,20 @@
 """Optimizers of the recipes, their parameter groups, and clipping.
 
-An optimizer is a function `(named, scale, *, lr, ...)`: the trainable parameters with their names,
-and the factor that turns `lr` of the recipe into that of the whole batch. Its groups carry
-`lr_scale` and `decay_scale`, the factors of the scheduled rates.
+An optimizer is a function `(method, scale, *, lr, ...)`: a module, of which it trains what takes
+gradients, and the factor that turns `lr` of the recipe into that of the whole batch. Its groups
+carry `lr_scale` and `decay_scale`, the factors of the scheduled rates, and `fixed_lr` where the
+learning rate stays at its peak.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExtraError
 from ..lookup import Entry, call, choose
+from ..methods.heads import library
 
 Named = Sequence[tuple[str, nn.Parameter]]
 Groups = list[dict[str, Any]]
@@ -21,20 +23,37 @@ Groups = list[dict[str, Any]]
 def build(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optimizer:
     """Build the optimizer of a recipe over the trainable parameters of `method`.
 
-    `scale` is global_batch * accumulate / lr_batch (the linear rule, Goyal et al. 2017).
+    `scale` turns its lr into that of the whole batch. What `method.fixed_lr_parameters()` yields,
+    if it has that member, keeps the peak learning rate.
 
     Raises:
         RecipeError: unknown optimizer or setting.
         ExtraError: the optimizer's package is not installed.
     """
     known = {"sgd": sgd, "adamw": adamw, "lars": lars}
-    named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-    optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, named, scale)
+    optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
+    fixed = getattr(method, "fixed_lr_parameters", tuple)
+    set_apart(optimizer, fixed())
     return optimizer
 
 
+def set_apart(optimizer: torch.optim.Optimizer, fixed: Iterable[nn.Parameter]) -> None:
+    """Move parameters whose learning rate is not scheduled into groups of their own."""
+    ids = {id(p) for p in fixed}
+    for g in list(optimizer.param_groups):
+        apart = [p for p in g["params"] if id(p) in ids]
+        if apart:
+            g["params"] = [p for p in g["params"] if id(p) not in ids]
+            optimizer.add_param_group({**g, "params": apart, "fixed_lr": True})
+
+
+def trained(method: nn.Module) -> Named:
+    """The parameters that take gradients, with their names."""
+    return [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+
+
 def sgd(
-    named: Named,
+    method: nn.Module,
     scale: float,
     *,
     lr: float,
@@ -44,29 +63,71 @@ def sgd(
     decay: Literal["weights", "all"] = "weights",
 ) -> torch.optim.Optimizer:
     """SGD with momentum; `decay: all` also decays biases and norms, as MoCo and SimSiam do."""
-    groups = [group(named)] if decay == "all" else split(named)
+    groups = split(trained(method)) if decay == "weights" else [group(trained(method))]
     return torch.optim.SGD(
         groups, lr=lr * scale, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
     )
 
 
 def adamw(
-    named: Named,
+    method: nn.Module,
     scale: float,
     *,
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.05,
+    layer_decay: float = 1.0,
+    patch_embed_lr: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019)."""
-    return torch.optim.AdamW(
-        split(named), lr=lr * scale, betas=betas, eps=eps, weight_decay=weight_decay
-    )
+    """AdamW (Loshchilov and Hutter 2019).
+
+    A layer of a timm encoder has `layer_decay` times the rate of the layer above it, and the patch
+    embedding `patch_embed_lr` times its layer's (DINOv2, ssl_meta_arch.py: .9 and .2).
+
+    Raises:
+        ValueError: layer_decay without a layered encoder, or factors out of (0, 1].
+    """
+    if not (0 < layer_decay <= 1 and 0 < patch_embed_lr <= 1):
+        raise ValueError(
+            f"layer_decay = {layer_decay}, patch_embed_lr = {patch_embed_lr}; set both in (0, 1]"
+        )
+    scales = layer_scales(method, layer_decay, patch_embed_lr)
+    layers = defaultdict(list)
+    for name, p in trained(method):
+        layers[scales.get(name, 1.0)].append((name, p))
+    groups = [g for factor, named in layers.items() for g in split(named, factor, factor)]
+    return torch.optim.AdamW(groups, lr=lr * scale, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
+    """Parameter name -> factor of its rate, for the timm models within `method`; others have 1.
+
+    Raises:
+        ValueError: there is no such model to decay.
+    """
+    if layer_decay == patch_embed_lr == 1:
+        return {}
+    scales = {}
+    for prefix, model in method.named_modules():
+        # timm's own grouping, so that decoders and heads, whose blocks look alike, are left alone
+        if hasattr(model, "group_matcher"):
+            layers = library("timm.models").group_parameters(
+                model, model.group_matcher(), reverse=True
+            )
+            # heads stand above the last block; timm counts the final norm to that block, where
+            # the official codes have it above too
+            top = max(layers.values()) + 1
+            for name, layer in layers.items():
+                first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
+                scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
+    if not scales:
+        raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
+    return scales
 
 
 def lars(
-    named: Named,
+    method: nn.Module,
     scale: float,
     *,
     lr: float,
@@ -74,26 +135,26 @@ def lars(
     weight_decay: float = 1e-6,
     trust_coefficient: float = 0.001,
     bias_lr: float | None = None,
+    decay: Literal["weights", "all"] = "weights",
 ) -> torch.optim.Optimizer:
     """LARS (You et al. 2017) of timm; 1-D parameters get neither weight decay nor adaptation.
 
     `bias_lr` is the learning rate of those parameters where it is its own (Barlow Twins).
+    `decay: all` decays and adapts them too: with it this is apex's LARC(clip=False) of SwAV.
 
     Raises:
         ExtraError: timm is not installed.
+        ValueError: bias_lr with `decay: all`.
     """
-    try:
-        from timm.optim import Lars
-    except ImportError as error:
-        raise ExtraError("lars: timm is not installed; pip install 'sslpipe[train]'") from error
+    if decay == "all" and bias_lr is not None:
+        raise ValueError("bias_lr needs decay: weights, which sets biases apart; remove one")
+    named = trained(method)
+    groups = [group(named)] if decay == "all" else split(named, 1.0, (bias_lr or lr) / lr)
     # timm's trust ratio is that of LARC, c |w| / (|g| + d |w|) with decay d; the official SSL
     # codes take c |w| / |g + d w|. At d = 1e-6 the two agree to about one part in a million.
     # always_adapt: timm stops adapting a group whose weight decay happens to be 0.
-    groups = [
-        g | {"always_adapt": g["decay_scale"] > 0} for g in split(named, (bias_lr or lr) / lr)
-    ]
-    optimizer: torch.optim.Optimizer = Lars(
-        groups,
+    optimizer: torch.optim.Optimizer = library("timm.optim").Lars(
+        [g | {"always_adapt": g["decay_scale"] > 0} for g in groups],
         lr=lr * scale,
         momentum=momentum,
         weight_decay=weight_decay,
@@ -102,7 +163,7 @@ def lars(
     return optimizer
 
 
-def split(named: Named, exempt_lr_scale: float = 1.0) -> Groups:
+def split(named: Named, lr_scale: float = 1.0, exempt_lr_scale: float = 1.0) -> Groups:
     """Groups of decayed weights and of exempt biases, norms and scalars; empty ones are left out.
 
     Exempt is what is at most 1-D or called `bias`, so DINO's pos_embed and cls_token are decayed.
@@ -110,7 +171,7 @@ def split(named: Named, exempt_lr_scale: float = 1.0) -> Groups:
     weights = [(name, p) for name, p in named if not is_exempt(name, p)]
     exempt = [(name, p) for name, p in named if is_exempt(name, p)]
     groups = [
-        group(weights),
+        group(weights, lr_scale=lr_scale),
         group(exempt, lr_scale=exempt_lr_scale, decay_scale=0.0) | {"weight_decay": 0.0},
     ]
     return [g for g in groups if g["params"]]
@@ -129,8 +190,9 @@ def group(named: Named, *, lr_scale: float = 1.0, decay_scale: float = 1.0) -> d
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
     """Write the rates of a step into the groups, times their scales."""
+    peak = optimizer.defaults["lr"]
     for g in optimizer.param_groups:
-        g["lr"] = lr * g.get("lr_scale", 1.0)
+        g["lr"] = (peak if g.get("fixed_lr") else lr) * g.get("lr_scale", 1.0)
         g["weight_decay"] = weight_decay * g.get("decay_scale", 1.0)
 
 

@@ -1,5 +1,6 @@
 """What a training run consists of: built, saved and restored here, driven by loop.py."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
     # convolutions run faster on channels-last weights, on GPUs and CPUs alike
     module.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     replica = replicate(module, pipeline)
-    scale = pipeline.spec.global_size * settings.accumulate / settings.lr_batch
+    scale = lr_scale(settings, pipeline.spec.global_size)
     optimizer = optimizers.build(settings.optimizer, module, scale=scale)
     return Run(
         pipeline=pipeline,
@@ -105,6 +106,12 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
     )
 
 
+def lr_scale(settings: Train, batch_size: int) -> float:
+    """What turns the recipe's lr into that of a step: linear (Goyal et al. 2017) or a root."""
+    ratio = batch_size * settings.accumulate / settings.lr_batch
+    return math.sqrt(ratio) if settings.lr_rule == "sqrt" else ratio
+
+
 def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> Plan:
     """The rates of a run of `settings.epochs` epochs of `length` batches.
 
@@ -117,11 +124,17 @@ def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> P
             f"train: {settings.epochs} epochs of {length} batches are less than one step of "
             f"{settings.accumulate}; lower train.accumulate or raise train.epochs"
         )
+    lr, ratio = optimizer.defaults["lr"], settings.final_lr_ratio
     return Plan(
         total=total,
+        epoch=length / settings.accumulate,
+        schedule=settings.schedule,
         warmup=round(settings.warmup_epochs * length / settings.accumulate),
-        lr=optimizer.defaults["lr"],
-        final_lr=settings.final_lr,
+        warmup_lr=settings.warmup_lr,
+        lr=lr,
+        final_lr=settings.final_lr if ratio is None else ratio * lr,
+        milestones=settings.milestones,
+        gamma=settings.gamma,
         weight_decay=optimizer.defaults["weight_decay"],
         final_weight_decay=settings.final_weight_decay,
     )

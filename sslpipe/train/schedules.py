@@ -1,25 +1,27 @@
 """Learning rate and weight decay as pure functions of the optimizer step, counted from 0.
 
 The end points are those of `cosine_scheduler` in facebookresearch/dino, utils.py: the warm-up
-starts at 0 and includes its peak, which therefore stands twice (last warm-up step, first cosine
-step); the cosine would reach its end one step after the last one, so the run ends just above it.
+starts at its start value and includes its peak, which therefore stands twice (last warm-up step,
+first cosine step); the cosine would reach its end one step after the last one, so the run ends
+just above it.
 """
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["cosine", "cosine_per_epoch", "multistep"]
 
 
-def cosine(step: int, *, total: int, start: float, end: float) -> float:
-    """Half a cosine: exactly `start` at step 0, exactly `end` at step `total`."""
-    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * step / total))
+def cosine(at: float, *, total: float, start: float, end: float) -> float:
+    """Half a cosine: exactly `start` at 0, exactly `end` at `total`."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * at / total))
 
 
-def warmup_cosine(step: int, *, total: int, warmup: int, peak: float, final: float) -> float:
-    """Linear from 0 to `peak` in `warmup` steps, then a cosine to `final` at step `total`."""
-    assert 0 <= step < total
-    if step < warmup:
-        return peak * step / max(warmup - 1, 1)
-    return cosine(step - warmup, total=total - warmup, start=peak, end=final)
+def warmup(step: int, *, steps: int, start: float, peak: float) -> float:
+    """Linear: `start` at step 0, exactly `peak` at the last one, `steps - 1`."""
+    return start + (peak - start) * step / max(steps - 1, 1)
 
 
 def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
@@ -31,21 +33,39 @@ def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
     return after if after > before else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Every rate of a run of `total` optimizer steps; `final_weight_decay` None: constant."""
+    """Every rate of a run of `total` optimizer steps, `epoch` of them (or a fraction more) each.
+
+    `final_lr` ends the cosines; `milestones` are the epochs from which a multistep rate is
+    multiplied by `gamma` once more. `final_weight_decay` None: constant.
+    """
 
     total: int
+    epoch: float
     warmup: int
     lr: float
-    final_lr: float
     weight_decay: float
-    final_weight_decay: float | None
+    schedule: Schedule = "cosine"
+    warmup_lr: float = 0.0
+    final_lr: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    final_weight_decay: float | None = None
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, before the scale of its parameter group."""
-        return warmup_cosine(
-            step, total=self.total, warmup=self.warmup, peak=self.lr, final=self.final_lr
+        assert 0 <= step < self.total
+        if step < self.warmup:
+            return warmup(step, steps=self.warmup, start=self.warmup_lr, peak=self.lr)
+        if self.schedule == "multistep":
+            passed = bisect_right(self.milestones, step / self.epoch)
+            return self.lr * self.gamma**passed
+        at: float = step
+        if self.schedule == "cosine_per_epoch":  # MoCo, SimSiam: one rate for a whole epoch
+            at = max(step // self.epoch * self.epoch, self.warmup)
+        return cosine(
+            at - self.warmup, total=self.total - self.warmup, start=self.lr, end=self.final_lr
         )
 
     def weight_decay_at(self, step: int) -> float:

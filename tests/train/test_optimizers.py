@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from sslpipe import backbones
 from sslpipe.errors import RecipeError
 from sslpipe.lookup import Entry
 from sslpipe.train.optimizers import build, clip_per_parameter, set_rates
@@ -98,6 +99,93 @@ def test_lars_is_that_of_the_official_codes(decay):
     bias = lars_by_hand(before["bias"], grads["bias"], lr=0.25, adapt=False, **settings)
     torch.testing.assert_close(net.weight.detach(), weight, rtol=1e-7, atol=0)
     torch.testing.assert_close(net.bias.detach(), bias, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+def test_lars_that_decays_all_is_larc_of_swav(decay):
+    """NVIDIA apex, LARC(clip=False): the trust ratio has the decay in its denominator."""
+    torch.manual_seed(0)
+    net = nn.Linear(5, 3).double()
+    weights = [p.detach().clone() for p in net.parameters()]
+    buffers = [torch.zeros_like(w) for w in weights]
+    entry = Entry("lars", {"lr": 2.0, "weight_decay": decay, "decay": "all"})
+    optimizer = build(entry, net, scale=1.0)
+    set_rates(optimizer, lr=2.0, weight_decay=decay)
+    for _ in range(3):
+        for p, w, mu in zip(net.parameters(), weights, buffers, strict=True):
+            p.grad = torch.randn_like(p)
+            ratio = 0.001 * w.norm() / (p.grad.norm() + decay * w.norm() + 1e-8)
+            mu.mul_(0.9).add_((p.grad + decay * w) * ratio)
+            w.sub_(2.0 * mu)
+        optimizer.step()
+    for p, w in zip(net.parameters(), weights, strict=True):
+        torch.testing.assert_close(p.detach(), w, rtol=1e-9, atol=0)
+
+
+class Fixed(Net):
+    def fixed_lr_parameters(self):
+        yield from self.linear.parameters()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_fixed_parameters_keep_the_peak_and_are_in_one_group_only(name):
+    net = Fixed()
+    optimizer = build(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
+    set_rates(optimizer, lr=0.003, weight_decay=0.2)
+    trained = [n for n, p in net.named_parameters() if p.requires_grad]
+    held = [n for g in optimizer.param_groups for n in names(net, g)]
+    assert sorted(held) == sorted(trained)
+    for g in optimizer.param_groups:
+        for held in names(net, g):
+            assert g["lr"] == (0.4 if held.startswith("linear") else 0.003)
+            assert g["weight_decay"] == (0.2 if held in WEIGHTS else 0.0)
+
+
+class Layered(nn.Module):
+    """A student's encoder of two blocks, a decoder whose blocks look alike, a frozen teacher."""
+
+    def __init__(self):
+        super().__init__()
+        settings = {"embed_dim": 8, "depth": 2, "num_heads": 2, "patch_size": 4}
+        self.encoder = backbones.build(Entry("vit_tiny", settings), image_size=8)
+        self.decoder = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8)])})
+        self.teacher = backbones.build(Entry("vit_tiny", settings), image_size=8)
+        self.teacher.requires_grad_(False)
+
+
+def test_layer_decay_is_that_of_dinov2_and_of_mae_s_fine_tuning():
+    net = Layered()
+    entry = Entry("adamw", {"lr": 1.0, "layer_decay": 0.5, "patch_embed_lr": 0.2})
+    optimizer = build(entry, net, scale=1.0)
+    set_rates(optimizer, lr=0.1, weight_decay=0.04)
+    rates = {name: g["lr"] for g in optimizer.param_groups for name in names(net, g)}
+    decays = {name: g["weight_decay"] for g in optimizer.param_groups for name in names(net, g)}
+    assert sorted(rates) == sorted(n for n, p in net.named_parameters() if p.requires_grad)
+    model = "encoder.model."
+    assert rates["decoder.blocks.0.weight"] == pytest.approx(0.1)
+    assert rates[model + "blocks.1.attn.qkv.weight"] == pytest.approx(0.05)
+    assert rates[model + "blocks.0.norm1.bias"] == pytest.approx(0.025)
+    assert rates[model + "pos_embed"] == pytest.approx(0.0125)
+    assert rates[model + "patch_embed.proj.weight"] == pytest.approx(0.0025)
+    assert decays[model + "patch_embed.proj.weight"] == decays[model + "pos_embed"] == 0.04
+    assert decays[model + "patch_embed.proj.bias"] == decays[model + "blocks.0.norm1.weight"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer_decay": 0.9}, "need an encoder of timm; leave them out"),
+        ({"layer_decay": 1.5}, r"layer_decay = 1\.5, .*; set both in"),
+    ],
+)
+def test_layer_decay_that_cannot_be(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        build(Entry("adamw", {"lr": 1.0, **settings}), Net(), scale=1.0)
+
+
+def test_larc_has_no_rate_of_its_own_for_biases():
+    with pytest.raises(RecipeError, match="bias_lr needs decay: weights"):
+        build(Entry("lars", {"lr": 1.0, "bias_lr": 0.1, "decay": "all"}), Net(), scale=1.0)
 
 
 def test_clip_per_parameter_is_dinos():

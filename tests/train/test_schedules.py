@@ -1,7 +1,17 @@
+import math
+
 import numpy as np
 import pytest
 
-from sslpipe.train.schedules import Plan, cosine, ended_epoch, warmup_cosine
+from sslpipe.train.schedules import Plan, cosine, ended_epoch
+
+
+def plan(total, warmup, lr=1.0, **more):
+    return Plan(**{"epoch": 1, "weight_decay": 0.0, **more}, total=total, warmup=warmup, lr=lr)
+
+
+def rates(plan):
+    return [plan.lr_at(step) for step in range(plan.total)]
 
 
 def dino_schedule(base, final, total, warmup, start=0.0):
@@ -12,19 +22,42 @@ def dino_schedule(base, final, total, warmup, start=0.0):
     return np.concatenate([ramp, curve])
 
 
+@pytest.mark.parametrize("start", [0.0, 1e-4])
 @pytest.mark.parametrize(("total", "warmup"), [(100, 10), (100, 0), (7, 1), (7, 2), (5, 4)])
-def test_warmup_cosine_is_dinos(total, warmup):
-    ours = [
-        warmup_cosine(s, total=total, warmup=warmup, peak=5e-4, final=1e-6) for s in range(total)
-    ]
-    np.testing.assert_allclose(ours, dino_schedule(5e-4, 1e-6, total, warmup), rtol=1e-12)
+def test_warmup_and_cosine_are_dinos(total, warmup, start):
+    ours = rates(plan(total, warmup, 5e-4, final_lr=1e-6, warmup_lr=start))
+    np.testing.assert_allclose(ours, dino_schedule(5e-4, 1e-6, total, warmup, start), rtol=1e-12)
 
 
 def test_ends_of_the_warmup():
-    rate = [warmup_cosine(s, total=100, warmup=10, peak=0.3, final=0.0) for s in range(100)]
+    rate = rates(plan(100, 10, 0.3))
     assert rate[0] == 0.0
     assert rate[9] == rate[10] == 0.3 == max(rate)
     assert 0 < rate[-1] < 1e-3 * 0.3
+
+
+def test_a_cosine_per_epoch_is_mocos():
+    """main_moco.py, adjust_learning_rate: lr * 0.5 * (1 + cos(pi * epoch / epochs))."""
+    rate = rates(plan(21, 0, 0.03, schedule="cosine_per_epoch", epoch=3))
+    expected = [0.03 * 0.5 * (1 + math.cos(math.pi * (s // 3) / 7)) for s in range(21)]
+    np.testing.assert_allclose(rate, expected, rtol=1e-12)
+
+
+def test_a_cosine_per_epoch_whose_steps_take_two_batches():
+    """5 batches an epoch: steps 0, 1, 2 begin in epoch 0, steps 3, 4 in epoch 1."""
+    rate = rates(plan(10, 0, schedule="cosine_per_epoch", epoch=2.5))
+    assert [rate.index(value) for value in rate] == [0, 0, 0, 3, 3, 5, 5, 5, 8, 8]
+
+
+def test_a_cosine_per_epoch_stays_at_the_peak_until_the_epoch_of_the_warmup_ends():
+    rate = rates(plan(12, 4, schedule="cosine_per_epoch", epoch=3))
+    assert rate[3:6] == [1.0, 1.0, 1.0]
+    assert rate[6] == rate[8] == pytest.approx(0.5 * (1 + math.cos(math.pi * 2 / 8)))
+
+
+def test_milestones_are_epochs():
+    rate = rates(plan(10, 2, 4.0, schedule="multistep", epoch=2, milestones=(2, 4), gamma=0.5))
+    assert rate == [0.0, 4.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0]
 
 
 def test_cosine_ends_are_exact():
@@ -34,17 +67,16 @@ def test_cosine_ends_are_exact():
 
 
 def test_weight_decay_is_constant_or_a_cosine_without_warmup():
-    constant = Plan(10, 3, 1.0, 0.0, 0.05, None)
+    constant = plan(10, 3, weight_decay=0.05)
     assert {constant.weight_decay_at(s) for s in range(10)} == {0.05}
-    rising = Plan(10, 3, 1.0, 0.0, 0.04, 0.4)
+    rising = plan(10, 3, weight_decay=0.04, final_weight_decay=0.4)
     np.testing.assert_allclose(
         [rising.weight_decay_at(s) for s in range(10)], dino_schedule(0.04, 0.4, 10, 0)
     )
 
 
 def test_a_warmup_longer_than_the_run_never_reaches_the_peak():
-    rates = [warmup_cosine(s, total=5, warmup=10, peak=9.0, final=0.0) for s in range(5)]
-    assert rates == pytest.approx([0, 1, 2, 3, 4])
+    assert rates(plan(5, 10, 9.0)) == pytest.approx([0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 5, 7])
