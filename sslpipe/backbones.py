@@ -219,6 +219,7 @@ def vit(
     *,
     patch_size: int | None = None,
     drop_path_rate: float = 0.0,
+    layer_scale: float | None = None,
     pos_embed: Literal["learned", "sincos"] = "learned",
     pool: Literal["token", "mean"] = "token",
     embed_dim: int | None = None,
@@ -227,8 +228,9 @@ def vit(
 ) -> ViT:
     """Build timm's ViT; what is None is as the name says.
 
-    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. pool: features are the
-    class token, or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
+    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. layer_scale: initial
+    factor of every residual branch, learned; None: no factors. pool: features are the class token,
+    or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
 
     Raises:
         ValueError: sizes do not fit each other.
@@ -237,7 +239,7 @@ def vit(
         name, img_size=image_size, dynamic_img_size=True,
         global_pool={"token": "token", "mean": "avg"}[pool],
         patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
-        num_heads=num_heads, fc_norm=False,
+        num_heads=num_heads, init_values=layer_scale, fc_norm=False,
     )  # fmt: skip
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:
