@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import lookup
 from .errors import RecipeError
 from .methods.heads import library
-from .methods.vit import sincos
+from .methods.vit import on_grid, sincos
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -46,8 +47,26 @@ class Encoder(nn.Module):
         return cast(Tensor, self.model(images_BCHW))
 
 
+class ResNet(Encoder):
+    """A torchvision ResNet; features are the means of its maps."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """What is pooled to features: (B, D, h, w)."""
+        model = self.model
+        x = model.maxpool(model.relu(model.bn1(model.conv1(images_BCHW))))
+        return cast(Tensor, model.layer4(model.layer3(model.layer2(model.layer1(x)))))
+
+
+class TimmModel(Encoder):
+    """Any model of timm, with its own pooling."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """What is pooled to features; (B, D, h, w) in convolutional models."""
+        return cast(Tensor, self.model.forward_features(images_BCHW))
+
+
 class ViT(Encoder):
-    """A timm VisionTransformer; features are the class token after the final norm."""
+    """A timm VisionTransformer; features are pooled after the final norm."""
 
     patch_size: int
 
@@ -60,13 +79,16 @@ class ViT(Encoder):
         images_BCHW: Tensor,
         visible_BS: Tensor | None = None,
         *,
+        real_BS: Tensor | None = None,
         hidden_BN: Tensor | None = None,
         mask_token_D: Tensor | None = None,
     ) -> Tensor:
         """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
 
         `visible_BS`, int64 patch numbers: the transformer sees these patches only, in this order,
-        each with the position it has in the image. Indices, not a mask: the shape is known.
+        each with the position it has in the image. Indices, not a mask: the shape is known. With
+        M * B rows, row m * B + b is choice m of image b, which is embedded once.
+        `real_BS`, bool: False is padding of `visible_BS`, which no token attends to.
         `hidden_BN`: `mask_token_D` stands for these patches, at their positions (SimMIM, iBOT).
         """
         x = self.model.patch_embed(images_BCHW)
@@ -76,9 +98,40 @@ class ViT(Encoder):
             x = torch.where(hidden, mask_token_D.to(x.dtype), x)
         x = self.model._pos_embed(x)
         if visible_BS is not None:
-            index_BSD = visible_BS[:, :, None].expand(-1, -1, x.shape[2])
-            x = torch.cat([x[:, :1], x[:, 1:].gather(1, index_BSD)], dim=1)
-        return cast(Tensor, self.model.norm(self.model.blocks(self.model.norm_pre(x))))
+            x = choose(x, visible_BS)
+        attended = None if real_BS is None else F.pad(real_BS, (1, 0), value=True)[:, None, None]
+        x = self.model.norm_pre(x)
+        for block in self.model.blocks:
+            x = block(x, attn_mask=attended)
+        return cast(Tensor, self.model.norm(x))
+
+    def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
+        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
+        outputs: list[Tensor] = []
+        hooks = [
+            block.mlp.register_forward_hook(lambda _, __, output: outputs.append(output))
+            for block in self.model.blocks
+        ]
+        try:
+            self.tokens(images_BCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(outputs)
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """The patches' tokens on their grid: (B, D, rows, columns)."""
+        rows, columns = (side // self.patch_size for side in images_BCHW.shape[2:])
+        return on_grid(self.tokens(images_BCHW)[:, 1:], (rows, columns))
+
+
+def choose(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
+    """The class token and the patches `visible_BS`, of M choices per image mask by mask."""
+    index_MBSD = visible_BS.view(-1, len(tokens_BTD), visible_BS.shape[1], 1)
+    index_MBSD = index_MBSD.expand(-1, -1, -1, tokens_BTD.shape[2])
+    tokens_MBTD = tokens_BTD.expand(len(index_MBSD), -1, -1, -1)
+    patches_MBSD = tokens_MBTD[:, :, 1:].gather(2, index_MBSD)
+    return torch.cat([tokens_MBTD[:, :, :1], patches_MBSD], dim=2).flatten(0, 1)
 
 
 def build(entry: lookup.Entry, *, image_size: int) -> Encoder:
@@ -132,7 +185,7 @@ def resnet(
     model.fc = nn.Identity()
     if stem == "cifar":
         cifar_stem(model)
-    return Encoder(model, dim)
+    return ResNet(model, dim)
 
 
 def cifar_resnet(
@@ -150,7 +203,7 @@ def cifar_resnet(
     channels = tuple(width << stage for stage in range(len(blocks)))
     model = create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
     cifar_stem(model)
-    return Encoder(model, channels[-1])
+    return TimmModel(model, channels[-1])
 
 
 def cifar_stem(model: Any) -> None:
@@ -168,6 +221,7 @@ def vit(
     drop_path_rate: float = 0.0,
     layer_scale: float | None = None,
     pos_embed: Literal["learned", "sincos"] = "learned",
+    pool: Literal["token", "mean"] = "token",
     embed_dim: int | None = None,
     depth: int | None = None,
     num_heads: int | None = None,
@@ -175,15 +229,17 @@ def vit(
     """Build timm's ViT; what is None is as the name says.
 
     pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. layer_scale: initial
-    factor of every residual branch, learned; None: no factors.
+    factor of every residual branch, learned; None: no factors. pool: features are the class token,
+    or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
 
     Raises:
         ValueError: sizes do not fit each other.
     """
     model = create(
-        name, img_size=image_size, dynamic_img_size=True, global_pool="token",
+        name, img_size=image_size, dynamic_img_size=True,
+        global_pool={"token": "token", "mean": "avg"}[pool],
         patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
-        num_heads=num_heads, init_values=layer_scale,
+        num_heads=num_heads, init_values=layer_scale, fc_norm=False,
     )  # fmt: skip
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:
@@ -203,7 +259,7 @@ def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = Non
     fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
     size = image_size if fixed else None  # convolutional models know no such setting
     model = create(name, img_size=size, drop_path_rate=drop_path_rate)
-    return Encoder(model, model.head_hidden_size)
+    return TimmModel(model, model.head_hidden_size)
 
 
 def create(name: str, **settings: Any) -> Any:

@@ -96,6 +96,53 @@ def test_tokens_of_all_patches_are_the_tokens_without_a_choice(images):
     torch.testing.assert_close(shuffled[:, 1:], encoder.tokens(images)[:, 1 + order])
 
 
+def test_many_choices_per_image_are_encoded_as_if_alone(images):
+    encoder = build("vit_tiny", **TINY)
+    generator = torch.Generator().manual_seed(3)
+    choices = torch.rand(3, 2, 64, generator=generator).argsort(-1)[..., :10]
+    together = encoder.tokens(images, choices.flatten(0, 1))  # rows: choice by choice
+    for m in range(3):
+        alone = encoder.tokens(images, choices[m])
+        torch.testing.assert_close(together[2 * m : 2 * m + 2], alone)
+
+
+def test_padding_of_a_choice_is_seen_by_nobody(images):
+    encoder = build("vit_tiny", **TINY)
+    order = torch.arange(64).expand(2, 64)
+    real = torch.arange(64)[:20] < torch.tensor([[20], [12]])
+    tokens = encoder.tokens(images, order[:, :20], real_BS=real)
+    shorter = encoder.tokens(images[1:], order[1:, :12])
+    torch.testing.assert_close(tokens[1:, :13], shorter)
+    torch.testing.assert_close(tokens[:1], encoder.tokens(images[:1], order[:1, :20]))
+
+
+def test_feed_forwards_are_what_the_mlps_add(images):
+    encoder = build("vit_tiny", **TINY, drop_path_rate=0.1)
+    outputs = encoder.feed_forwards(images)
+    assert outputs.shape == (2, 2, 65, 24)
+    x = encoder.model.norm_pre(encoder.model._pos_embed(encoder.model.patch_embed(images)))
+    for block, output in zip(encoder.model.blocks, outputs, strict=True):
+        x = x + block.attn(block.norm1(x))
+        torch.testing.assert_close(output, block.mlp(block.norm2(x)))
+        x = x + output
+    assert not any(block.mlp._forward_hooks for block in encoder.model.blocks)
+
+
+def test_maps_are_what_is_pooled(images):
+    for encoder in (build("resnet18"), build("resnet10t"), build("vit_tiny", **TINY, pool="mean")):
+        maps = encoder.maps(images)
+        assert maps.shape[:2] == (2, encoder.dim)
+        torch.testing.assert_close(maps.mean((2, 3)), encoder(images))
+    tokens = encoder.tokens(images)
+    assert maps[:, :, 3, 5].equal(tokens[:, 1 + 3 * 8 + 5])
+
+
+def test_pooling_leaves_weights_and_their_names_as_they_are(images):
+    token, mean = (build("vit_tiny", **TINY, pool=pool) for pool in ("token", "mean"))
+    mean.load_state_dict(token.state_dict())
+    torch.testing.assert_close(mean(images), token.tokens(images)[:, 1:].mean(1))
+
+
 def test_sincos_positions_are_fixed_and_learned_ones_learn():
     fixed = build("vit_tiny", **TINY, pos_embed="sincos").model.pos_embed
     assert not fixed.requires_grad

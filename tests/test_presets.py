@@ -118,6 +118,7 @@ PUBLISHED = {
     "msn": {"target": msn(1, 224, (0.3, 1.0)), "anchor": msn(1, 224, (0.3, 1.0)),
             "focal": msn(10, 96, (0.05, 0.3))},
     "mae": masked((0.2, 1.0), "bicubic"),
+    "data2vec2": masked((0.2, 1.0), "bicubic"),
     "simmim": masked((0.67, 1.0), "bilinear"),
     "beit": masked((0.08, 1.0), "bicubic", "crop jitter flip norm", jitter=BEIT, jitter_p=(1.0,)),
     "ijepa": masked((0.3, 1.0), "bilinear", "crop norm"),
@@ -140,6 +141,8 @@ MASKS = {  # recipe -> mask -> sampler, view group, masks, grid, hidden patches
     "msn": {"drop": (masks.Random(ratio=0.15, mode="reference"), "anchor", 1, SIXTEEN,
                      196 - int(196 * 0.85))},
     "simmim": {"units": (masks.SimMIM(ratio=0.6, unit=2), "global", 1, SIXTEEN, 4 * 30)},
+    "data2vec2": {"inverse": (masks.InverseBlock(ratio=0.8, adjust=0.07, length=3), "global", 16,
+                              SIXTEEN, 196 - 39)},
     "beit": {"blocks": (masks.Blockwise(patches=75, min_patches=16, aspect=0.3, finish="stop"),
                         "global", 1, SIXTEEN, None)},
     "ibot": {"blocks": (masks.IBOT(ratio=(0.0, 0.3), spread=(0.0, 0.2), aspect=0.3), "global", 2,
@@ -149,7 +152,8 @@ MASKS = {  # recipe -> mask -> sampler, view group, masks, grid, hidden patches
     "ijepa": {"context": (ijepa("context"), "global", 1, FOURTEEN, None),
               "targets": (ijepa("targets"), "global", 4, FOURTEEN, None)},
 }  # fmt: skip
-OTHER_SETTINGS = {"rotation", "demo"}  # and *_cifar: not in the table of 224-px view policies
+# and *_cifar: not in the table of 224-px view policies
+OTHER_SETTINGS = {"rotation", "autoencoder", "denoising_autoencoder", "demo"}
 
 
 def views_of(name):

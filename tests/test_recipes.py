@@ -13,17 +13,18 @@ from sslpipe.train.run import prepare
 
 NAMES = sorted(sslpipe.recipes())
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
-# eight groups of batch norm need more samples; at full size the others take half a minute and 6 GB
+DINOV2 = ["train.backbone.vit_large.depth=2", "method.dinov2.prototypes=1024"]
+# eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
-    **dict.fromkeys(
-        ("moco_v1", "moco_v2", "moco_v1_cifar", "moco_v2_cifar"), ["method.moco.bn_groups=2"]
-    ),
+    **{
+        f"moco_{name}": ["method.moco.bn_groups=2"] for name in ("v1", "v2", "v1_cifar", "v2_cifar")
+    },
     "barlow_twins": ["method.barlow_twins.projector=[512, 512, 512]"],
+    "data2vec2": ["masks.inverse.count=2", "train.backbone.vit_base.depth=4"],
+    "dinov2": DINOV2,
+    "dinov2_documented": DINOV2,
+    "ijepa": ["train.backbone.vit_huge_patch14_224.depth=1", "method.ijepa.predictor_depth=2"],
     "vicreg": ["method.vicreg.projector=[512, 512, 512]"],
-    **dict.fromkeys(
-        ("dinov2", "dinov2_documented"),
-        ["train.backbone.vit_large.depth=2", "method.dinov2.prototypes=1024"],
-    ),
 }
 
 
@@ -33,7 +34,12 @@ def recipe_of(name, batch_size=2):
 
 
 def test_the_issue_s_recipes_are_all_there():
-    papers = {"simclr", "dino", "ibot", "dinov2", "mae", "rotation"}
+    papers = {
+        *{"simclr", "moco_v1", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg"},
+        *{"swav", "deepcluster_v2", "nnclr", "lejepa", "dino", "msn", "ibot", "dinov2"},
+        *{"mae", "simmim", "beit", "data2vec2", "ijepa", "autoencoder", "denoising_autoencoder"},
+        *{"rotation", "jigsaw", "relative_patch", "colorization", "inpainting"},
+    }
     assert {*papers, *(f"{name}_cifar" for name in papers), "demo"} <= set(NAMES)
 
 

@@ -11,12 +11,16 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import lookup
 from ..batch import BatchSpec
+from .autoencoder import Autoencoder
 from .barlow_twins import BarlowTwins
+from .beit import BEiT
 from .byol import BYOL
+from .data2vec2 import Data2Vec2
 from .deepcluster import DeepClusterV2
 from .dino import DINO
 from .dinov2 import DINOv2
 from .ibot import IBOT
+from .ijepa import IJEPA
 from .lejepa import LeJEPA
 from .mae import MAE
 from .method import Method, Output
@@ -26,6 +30,7 @@ from .msn import MSN
 from .nnclr import NNCLR
 from .rotation import Rotation
 from .simclr import SimCLR
+from .simmim import SimMIM
 from .simsiam import SimSiam
 from .swav import SwAV
 from .vicreg import VICReg
@@ -51,6 +56,11 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "vicreg": VICReg,
         "dinov2": DINOv2,
         "ibot": IBOT,
+        "autoencoder": Autoencoder,
+        "beit": BEiT,
+        "data2vec2": Data2Vec2,
+        "ijepa": IJEPA,
+        "simmim": SimMIM,
     }
 )
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..errors import ContractError
 from .heads import at_least_fp32, feature_dim
 from .method import Output
-from .vit import MaskedDecoder, PatchEncoder, patch_mask, visible_first
+from .vit import MaskedDecoder, PatchEncoder, hidden_patches, patch_mask, visible_first
 
 
 def patchify(images_BCHW: Tensor, patch: int) -> Tensor:
@@ -67,15 +66,10 @@ class MAE(nn.Module):
     ) -> None:
         super().__init__()
         mask = patch_mask("mae", encoder, spec, "random")
-        if mask.hidden is None:
-            raise ContractError(
-                "mae needs masks.random to hide the same number of patches in every row; "
-                "set its sampler to random"
-            )
         self.encoder = encoder
         self.norm_pix = norm_pix
         self.patch_size = mask.patch_size
-        self.num_visible = mask.patches - mask.hidden
+        self.num_visible = mask.patches - hidden_patches("mae", mask, "random")
         self.decoder = MaskedDecoder(
             feature_dim(encoder, "mae"), mask.patch_size**2 * spec.views["global"].channels,
             mask.grid, dim=decoder_dim, heads=decoder_heads, depth=decoder_depth,

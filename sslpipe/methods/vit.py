@@ -25,6 +25,7 @@ class PatchEncoder(Protocol):
         images_BCHW: Tensor,
         visible_BS: Tensor | None = None,
         *,
+        real_BS: Tensor | None = None,
         hidden_BN: Tensor | None = None,
         mask_token_D: Tensor | None = None,
     ) -> Tensor:
@@ -58,6 +59,20 @@ def patch_mask(
     return mask
 
 
+def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
+    """How many patches every row of the mask called `name` hides.
+
+    Raises:
+        ContractError: rows differ.
+    """
+    if mask.hidden is None:
+        raise ContractError(
+            f"{method} needs masks.{name} to hide the same number of patches in every row; "
+            "set its sampler to an exact one, such as random"
+        )
+    return mask.hidden
+
+
 def sincos(dim: int, grid: tuple[int, int]) -> Tensor:
     """Fixed 2-D position embedding with a zero row for the class token: (1, 1 + N, dim) float32.
 
@@ -88,6 +103,11 @@ def visible_first(hidden_BN: Tensor) -> Tensor:
 def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
     """Tokens in the order of `index_BN`."""
     return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
+
+
+def on_grid(patches_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patches as a map: (B, D, rows, columns)."""
+    return patches_BND.mT.reshape(len(patches_BND), -1, *grid)
 
 
 class MaskedDecoder(nn.Module):

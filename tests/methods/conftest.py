@@ -25,6 +25,11 @@ class TinyEncoder(nn.Module):
         return self.linear(torch.cat(moments, dim=1))
 
 
+def exact_count(mask_MBN: Tensor) -> int | None:
+    counts = mask_MBN.sum(-1).unique().tolist()
+    return counts[0] if len(counts) == 1 else None
+
+
 def fake(
     views: dict[str, Tensor],
     masks: dict[str, Tensor] | None = None,
@@ -37,8 +42,7 @@ def fake(
     grid = (height // patch_size, width // patch_size)
     view_specs = {k: ViewSpec(len(v), *v.shape[2:]) for k, v in views.items()}
     mask_specs = {
-        k: MaskSpec("global", len(m), patch_size, grid, int(m[0, 0].sum()))
-        for k, m in masks.items()
+        k: MaskSpec("global", len(m), patch_size, grid, exact_count(m)) for k, m in masks.items()
     }
     target_specs = {k: TargetSpec("global", len(t), 4) for k, t in targets.items()}
     labels, uids = torch.full((size,), -1), torch.arange(size)

@@ -8,6 +8,8 @@ import torch
 from sslpipe import backbones, methods
 from sslpipe.lookup import Entry
 
+from . import masked
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -31,6 +33,7 @@ SETTINGS = {
     "moco_v3": PREDICTOR,
     "simsiam": PREDICTOR,
     "vicreg": {"projector": [16, 8]},
+    **masked.SETTINGS,
 }
 
 
@@ -43,6 +46,7 @@ def test_a_step_never_synchronises(name, make_batch, rand):
             "random": rand(1, 8, 16).argsort(-1) < 12,
             "blocks": rand(4, 8, 16).argsort(-1) < torch.arange(8)[:, None],
         },
+        {"random": rand(1, 8, 16).argsort(-1) < 12, **masked.masks(8)},
         {"rotation": turns},
     )
     encoder = backbones.build(Entry("vit_tiny", VIT), image_size=16)

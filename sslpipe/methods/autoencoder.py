@@ -1,0 +1,119 @@
+"""Autoencoders, plain and denoising: rebuild the whole image from the encoder's maps.
+
+Denoising: Vincent et al. 2008, "Extracting and composing robust features with denoising
+autoencoders" (ICML); both are reviewed in arXiv:1206.5538. There is no reference code: encoder,
+decoder and noise are our choice; the squared error of the FULL clean image is the paper's.
+"""
+
+import copy
+from typing import Protocol, cast, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec, ViewSpec
+from ..errors import ContractError
+from .heads import at_least_fp32, feature_dim
+from .method import Output
+
+
+@runtime_checkable
+class MapEncoder(Protocol):
+    """An encoder that shows its maps; those of backbones do."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """(B, D, h, w)."""
+
+
+def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int, int]:
+    """(D, h, w) of the encoder's maps of a view, found on the meta device: nothing is computed.
+
+    Raises:
+        ContractError: the encoder has no such maps.
+    """
+    image = torch.empty(1, view.channels, view.height, view.width, device="meta")
+    shape: tuple[int, ...] = ()
+    if isinstance(encoder, MapEncoder):
+        twin = copy.deepcopy(encoder).to("meta").eval()
+        shape = tuple(cast(MapEncoder, twin).maps(image).shape)
+    if len(shape) != 4 or shape[1] != feature_dim(encoder, method):
+        raise ContractError(
+            f"{method} needs an encoder with maps(images) of shape (B, D, h, w); "
+            f"{type(encoder).__name__} gives {shape or 'none'}. Set train.backbone to a ResNet, "
+            "another convolutional model, or a ViT"
+        )
+    return shape[1], shape[2], shape[3]
+
+
+def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:
+    """Add normal noise of deviation `noise`, then set a share `drop` of the pixels to 0.
+
+    Drawn from torch's generator, as dropout is.
+    """
+    # pixels and not single values: one channel would tell the others
+    keep_B1HW = torch.rand_like(images_BCHW[:, :1]) >= drop
+    return (images_BCHW + noise * torch.randn_like(images_BCHW)) * keep_B1HW
+
+
+def autoencoder_loss(pred_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
+    """Mean squared error of all pixels of the clean image."""
+    return F.mse_loss(at_least_fp32(pred_BCHW), at_least_fp32(images_BCHW))
+
+
+class Autoencoder(nn.Module):
+    """Needs 1 'global' view; uses the first. Denoising where `noise` or `drop` is above 0.
+
+    noise: standard deviation, in units of the normalised image. drop: share of pixels lost.
+    bottleneck: channels that the decoder gets; too many, and copying is enough.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        noise: float = 0.0,
+        drop: float = 0.0,
+        bottleneck: int = 64,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        spec.require("autoencoder", views={"global": 1})
+        if noise < 0 or not 0 <= drop < 1 or min(bottleneck, hidden) < 1:
+            raise ValueError(
+                f"noise = {noise} must not be negative, drop = {drop} lie in [0, 1), "
+                f"bottleneck = {bottleneck} and hidden = {hidden} be 1 or more"
+            )
+        view = spec.views["global"]
+        dim, rows, columns = map_shape("autoencoder", encoder, view)
+        stride = view.height // rows
+        if (rows * stride, columns * stride) != (view.height, view.width):
+            raise ContractError(
+                f"autoencoder: maps of {rows} x {columns} do not tile a view of {view.height} x "
+                f"{view.width} px; make the view's size a multiple of the encoder's stride"
+            )
+        self.encoder = encoder
+        self.noise = noise
+        self.drop = drop
+        self.decoder = nn.Sequential(
+            nn.Conv2d(dim, bottleneck, kernel_size=1),
+            nn.Conv2d(bottleneck, hidden, kernel_size=3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(hidden, stride**2 * view.channels, kernel_size=3, padding=1),
+            nn.PixelShuffle(stride),
+        )
+
+    def forward(self, batch: Batch) -> Output:
+        """Corrupt, encode, decode, compare with what was before the corruption."""
+        images_BCHW = batch.views["global"][0]
+        encoder = cast(MapEncoder, self.encoder)
+        noisy_BCHW = corrupt(images_BCHW, noise=self.noise, drop=self.drop)
+        pred_BCHW = self.decoder(encoder.maps(noisy_BCHW))
+        # 1 would be the error of guessing the mean image: a share of what there is to explain
+        variance = images_BCHW.float().var(0, correction=0).mean()
+        loss = autoencoder_loss(pred_BCHW, images_BCHW)
+        return Output(loss, {"unexplained": loss.detach() / variance.clamp(min=1e-12)})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""

@@ -1,0 +1,139 @@
+"""data2vec 2.0: from few visible patches, guess what a teacher's layers make of the whole image.
+
+Baevski et al. 2022, "Efficient self-supervised learning with contextualized target
+representations", arXiv:2212.07525; fairseq, examples/data2vec/models/data2vec2.py.
+M masks per image (multi-mask training, section 3.3), R = M * B masked images, mask by mask, L
+blocks here. Deviation: timm's ViT normalises before attention and MLP, the official one after.
+"""
+
+import math
+from typing import Protocol, cast, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from ..errors import ContractError
+from .conv_decoder import ConvDecoder
+from .heads import at_least_fp32, feature_dim
+from .method import Output
+from .teachers import ema_update, frozen_copy, linear
+from .vit import PatchEncoder, hidden_patches, patch_mask, visible_first
+
+
+@runtime_checkable
+class LayeredEncoder(Protocol):
+    """An encoder that shows what its blocks add; backbones.ViT is one."""
+
+    def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
+        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
+
+
+def data2vec_targets(outputs_LBND: Tensor, *, top_k: int) -> Tensor:
+    """Section 3.2: the mean of the last `top_k` layers, each instance-normed; (B, N, D), fp32.
+
+    Instance norm: each channel of each image over its patches, without which one layer or the
+    patches' common part decides (and a constant output would be a solution). Layer norm of the
+    mean is in the configuration for images.
+    """
+    with torch.autocast(outputs_LBND.device.type, enabled=False):
+        outputs_LBND = at_least_fp32(outputs_LBND[-top_k:])
+        var, mean = torch.var_mean(outputs_LBND, dim=2, correction=0, keepdim=True)
+        target_BND = ((outputs_LBND - mean) / (var + 1e-5).sqrt()).mean(0)
+        return F.layer_norm(target_BND, target_BND.shape[-1:])
+
+
+def data2vec_error(pred: Tensor, target: Tensor) -> Tensor:
+    """Squared error of vectors (..., D), summed over D and divided by sqrt(D): `d2v_loss`."""
+    difference = at_least_fp32(pred) - target.detach()
+    return difference.square().sum(-1) / math.sqrt(pred.shape[-1])
+
+
+def data2vec_loss(pred_MBND: Tensor, target_BND: Tensor, hidden_MBN: Tensor) -> Tensor:
+    """Section 3.3: mean error of the hidden patches of all masks; one target for all masks."""
+    error_MBN = data2vec_error(pred_MBND, target_BND)
+    return (error_MBN * hidden_MBN).sum() / hidden_MBN.sum()
+
+
+class Data2Vec2(nn.Module):
+    """Needs 1 'global' view and masks 'inverse', as many as an image shall be used for."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        top_k: int = 10,
+        momentum: tuple[float, float] = (0.9998, 0.99999),
+        momentum_warmup: float = 0.27,
+        cls_weight: float = 0.01,
+        mask_noise: float = 0.01,
+        decoder_dim: int = 768,
+        decoder_depth: int = 6,
+        decoder_groups: int = 16,
+    ) -> None:
+        super().__init__()
+        mask = patch_mask("data2vec2", encoder, spec, "inverse")
+        check(encoder, top_k, momentum, momentum_warmup)
+        self.num_visible = mask.patches - hidden_patches("data2vec2", mask, "inverse")
+        self.top_k = top_k
+        self.momentum = momentum
+        self.momentum_warmup = momentum_warmup
+        self.cls_weight = cls_weight
+        # the student is what the authors fine-tune: they drop the teacher after pretraining
+        self.encoder = encoder
+        self.teacher = frozen_copy(encoder)
+        self.decoder = ConvDecoder(
+            feature_dim(encoder, "data2vec2"), mask.grid, dim=decoder_dim, depth=decoder_depth,
+            groups=decoder_groups, noise=mask_noise,
+        )  # fmt: skip
+
+    def forward(self, batch: Batch) -> Output:
+        """The teacher sees each image once and whole, the student M times in part."""
+        images_BCHW, hidden_MBN = batch.views["global"][0], batch.masks["inverse"]
+        with torch.no_grad():
+            teacher = cast(LayeredEncoder, self.teacher)
+            outputs_LBND = teacher.feed_forwards(images_BCHW)[:, :, 1:]
+            target_BND = data2vec_targets(outputs_LBND, top_k=self.top_k)
+        order_RN = visible_first(hidden_MBN.flatten(0, 1))
+        student = cast(PatchEncoder, self.encoder)
+        tokens_RSD = student.tokens(images_BCHW, order_RN[:, : self.num_visible])
+        pred_MBND = self.decoder(tokens_RSD, order_RN).view(len(hidden_MBN), *target_BND.shape)
+        cls_MBD = tokens_RSD[:, 0].view(len(hidden_MBN), len(images_BCHW), -1)
+        patch_loss = data2vec_loss(pred_MBND, target_BND, hidden_MBN)
+        cls_loss = data2vec_error(cls_MBD, target_BND.mean(1)).mean()
+        metrics = {
+            "patch_loss": patch_loss.detach(),
+            "cls_loss": cls_loss.detach(),
+            # 0 = all images and places alike: collapse (the authors stop a run for it)
+            "prediction_std": pred_MBND.detach().float().flatten(0, 2).std(0).mean(),
+            "target_std": target_BND.flatten(0, 1).std(0).mean(),
+        }
+        return Output(patch_loss + self.cls_weight * cls_loss, metrics)
+
+    def after_step(self, progress: float) -> None:
+        """The teacher's EMA: linear over `momentum_warmup`, a fraction of the run, then fixed."""
+        annealed = min(progress / max(self.momentum_warmup, 1e-12), 1.0)
+        ema_update(self.teacher, self.encoder, linear(*self.momentum, annealed))
+
+
+def check(
+    encoder: nn.Module, top_k: int, momentum: tuple[float, float], momentum_warmup: float
+) -> None:
+    """Raise what the encoder or the settings make impossible.
+
+    Raises:
+        ContractError: the encoder does not show its layers.
+        ValueError: a setting out of its range.
+    """
+    if not isinstance(encoder, LayeredEncoder):
+        raise ContractError(
+            f"data2vec2 needs an encoder with feed_forwards(images); {type(encoder).__name__} has "
+            "none. Set train.backbone to a ViT, such as vit_base"
+        )
+    if top_k < 1 or not all(0 <= m <= 1 for m in (*momentum, momentum_warmup)):
+        raise ValueError(
+            f"top_k = {top_k} must be 1 or more, momentum = {list(momentum)} and momentum_warmup "
+            f"= {momentum_warmup} within [0, 1]"
+        )

@@ -1,0 +1,104 @@
+"""I-JEPA: from a context block, guess a teacher's tokens of target blocks of the same image.
+
+Assran et al. 2023, "Self-supervised learning from images with a joint-embedding predictive
+architecture", arXiv:2301.08243; facebookresearch/ijepa, src/train.py. M target blocks per image,
+R = M * B blocks, block by block, S tokens of a context, T of a target here.
+The official encoder has no class token: ours keeps timm's, which the context encoder may use as a
+scratch pad, the predictor never sees, and `pool: mean` on the backbone leaves out of the features.
+Masks of mode `per_sample` have contexts and targets of different lengths: they are padded, and
+nothing attends to the padding.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from .heads import at_least_fp32, feature_dim
+from .jepa_predictor import JEPAPredictor
+from .method import Output
+from .ragged import Padded, mean_of_real, padded
+from .teachers import ema_update, frozen_copy, linear
+from .vit import PatchEncoder, patch_mask, take
+
+
+def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:
+    """(R, T, D): the teacher's tokens, layer-normed without weights, at the target places."""
+    with torch.autocast(tokens_BND.device.type, enabled=False):
+        tokens_BND = F.layer_norm(at_least_fp32(tokens_BND), tokens_BND.shape[-1:])
+        return take(tokens_BND.repeat(len(index_RT) // len(tokens_BND), 1, 1), index_RT)
+
+
+def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
+    """Smooth L1 (beta 1), the mean over all target tokens. `real_RT` False: padding.
+
+    The paper's section 3 writes an L2 distance; smooth L1 is that of the official code.
+    """
+    with torch.autocast(pred_RTD.device.type, enabled=False):
+        pred_RTD, target_RTD = at_least_fp32(pred_RTD), target_RTD.detach()
+        error_RT = F.smooth_l1_loss(pred_RTD, target_RTD, reduction="none").mean(-1)
+        return mean_of_real(error_RT, real_RT)
+
+
+class IJEPA(nn.Module):
+    """Needs 1 'global' view, masks 'context' (uses the first) and 'targets' (uses all)."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        spec: BatchSpec,
+        *,
+        predictor_dim: int = 384,
+        predictor_depth: int = 12,
+        predictor_heads: int = 12,
+        momentum: tuple[float, float] = (0.996, 1.0),
+    ) -> None:
+        super().__init__()
+        mask = patch_mask("ijepa", encoder, spec, "context")
+        patch_mask("ijepa", encoder, spec, "targets")
+        if not all(0 <= m <= 1 for m in momentum):
+            raise ValueError(f"momentum = {list(momentum)} must lie within [0, 1]; correct it")
+        self.momentum = momentum
+        self.student = encoder
+        self.teacher = frozen_copy(encoder)
+        self.predictor = JEPAPredictor(
+            feature_dim(encoder, "ijepa"), mask.grid, dim=predictor_dim, heads=predictor_heads,
+            depth=predictor_depth,
+        )  # fmt: skip
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The TEACHER, the paper's target encoder, which it evaluates."""
+        return self.teacher
+
+    def forward(self, batch: Batch) -> Output:
+        """The student sees the context alone, the teacher the whole image."""
+        images_BCHW = batch.views["global"][0]
+        context, targets = self.chosen(batch)
+        with torch.no_grad():
+            whole_BND = cast(PatchEncoder, self.teacher).tokens(images_BCHW)[:, 1:]
+            target_RTD = ijepa_targets(whole_BND, targets.index_BS)
+        student = cast(PatchEncoder, self.student)
+        keys = None if context.even else context.real_BS
+        tokens_BSD = student.tokens(images_BCHW, context.index_BS, real_BS=keys)[:, 1:]
+        pred_RTD = self.predictor(tokens_BSD, context, targets)
+        loss = ijepa_loss(pred_RTD, target_RTD, targets.real_BS)
+        # over images, at the same place: 0 = the teacher says the same of every image
+        spread = F.layer_norm(whole_BND.float(), whole_BND.shape[-1:]).std(0, correction=0).mean()
+        return Output(loss, {"target_std": spread})
+
+    @staticmethod
+    def chosen(batch: Batch) -> tuple[Padded, Padded]:
+        """Patches of the contexts, B rows, and of the targets, M * B rows."""
+        hidden_BN, targets_MBN = batch.masks["context"][0], batch.masks["targets"]
+        visible = hidden_BN.shape[-1] - batch.hidden["context"][0]
+        return (
+            padded(~hidden_BN, visible),
+            padded(targets_MBN.flatten(0, 1), batch.hidden["targets"]),
+        )
+
+    def after_step(self, progress: float) -> None:
+        """The teacher's EMA; its momentum rises linearly."""
+        ema_update(self.teacher, self.student, linear(*self.momentum, progress))

@@ -1,0 +1,65 @@
+"""SimMIM: mask tokens stand for hidden patches; one linear layer guesses their pixels.
+
+Xie et al. 2021, "SimMIM: a simple framework for masked image modeling", arXiv:2111.09886;
+microsoft/SimMIM, models/simmim.py. Encoders are ViTs; the paper's Swin has no tokens() here.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from .heads import at_least_fp32, feature_dim
+from .method import Output
+from .vit import PatchEncoder, hidden_patches, on_grid, patch_mask
+
+
+def simmim_loss(
+    pred_BCHW: Tensor, images_BCHW: Tensor, hidden_BN: Tensor, *, patch_size: int
+) -> Tensor:
+    """Eq. 1: mean absolute error of the hidden pixels, all channels alike.
+
+    The target is the normalised image itself, not scaled patch by patch as in MAE.
+    """
+    size, channels, height, width = images_BCHW.shape
+    error_BHW = (at_least_fp32(pred_BCHW) - at_least_fp32(images_BCHW)).abs().sum(1)
+    pixels_BHW = hidden_BN.view(size, height // patch_size, width // patch_size).to(error_BHW)
+    pixels_BHW = pixels_BHW.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
+    # officially + 1e-5 below, for masks that hide nothing; it would make the loss that of a rank
+    loss: Tensor = (error_BHW * pixels_BHW).sum() / pixels_BHW.sum() / channels
+    return loss
+
+
+class SimMIM(nn.Module):
+    """Needs 1 'global' view and masks 'units'; uses the first of each."""
+
+    def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
+        super().__init__()
+        mask = patch_mask("simmim", encoder, spec, "units")
+        hidden_patches("simmim", mask, "units")
+        dim = feature_dim(encoder, "simmim")
+        self.encoder = encoder
+        self.patch_size = mask.patch_size
+        self.grid = mask.grid
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        values = mask.patch_size**2 * spec.views["global"].channels
+        self.decoder = nn.Sequential(
+            nn.Conv2d(dim, values, kernel_size=1), nn.PixelShuffle(mask.patch_size)
+        )
+
+    def forward(self, batch: Batch) -> Output:
+        """Encode with mask tokens at the hidden places, decode every patch, compare hidden ones."""
+        images_BCHW, hidden_BN = batch.views["global"][0], batch.masks["units"][0]
+        encoder = cast(PatchEncoder, self.encoder)
+        tokens_BTD = encoder.tokens(images_BCHW, hidden_BN=hidden_BN, mask_token_D=self.mask_token)
+        pred_BCHW = self.decoder(on_grid(tokens_BTD[:, 1:], self.grid))
+        loss = simmim_loss(pred_BCHW, images_BCHW, hidden_BN, patch_size=self.patch_size)
+        # 0 = every image gets the same picture: the encoder ignores what is visible
+        return Output(
+            loss, {"prediction_std": pred_BCHW.detach().float().std(0, correction=0).mean()}
+        )
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""

@@ -1,0 +1,49 @@
+"""The same weights and masks in lightly's parts give the same numbers."""
+
+import torch
+from lightly.models import utils
+from lightly.models.modules import IJEPAPredictorTIMM
+
+from sslpipe.methods.jepa_predictor import JEPAPredictor
+from sslpipe.methods.ragged import padded
+from sslpipe.methods.vit import take
+
+from . import masked
+
+
+def test_the_predictor_is_lightlys(rand):
+    torch.manual_seed(0)
+    ours = JEPAPredictor(24, masked.GRID, dim=16, heads=2, depth=2).eval()
+    theirs = IJEPAPredictorTIMM(
+        num_patches=16, depth=2, mlp_dim=24, predictor_embed_dim=16, num_heads=2
+    ).eval()
+    positions = ours.positions_ND[None]
+    torch.testing.assert_close(theirs.decoder.pos_embed, positions)
+    theirs.load_state_dict(renamed(ours.state_dict()) | {"decoder.pos_embed": positions})
+    context = masked.choose(torch.full((1, 3), 7), 0)[0]
+    targets = masked.choose(torch.full((2, 3), 3), 1)
+    shown = padded(context, context.sum(-1).numpy())
+    asked = padded(targets.flatten(0, 1), targets.sum(-1).numpy())
+    tokens = rand(3, 7, 24).float()
+    expected = theirs(tokens, shown.index_BS, list(asked.index_BS.view(2, 3, 3)))
+    torch.testing.assert_close(ours(tokens, shown, asked), expected)
+
+
+def renamed(state):
+    """Our names of the predictor's weights -> lightly's."""
+    outer = {"embed": "predictor_embed", "predict": "predictor_proj"}
+    names = {name: name.split(".")[0] for name in state}
+    found = {
+        name.replace(first, outer[first], 1) if first in outer else f"decoder.{name}": state[name]
+        for name, first in names.items()
+    }
+    return found | {"decoder.mask_token": found["decoder.mask_token"].view(1, 1, -1)}
+
+
+def test_patches_are_taken_as_lightlys_masks_take_them(rand):
+    tokens = rand(3, 16, 5)
+    chosen = masked.choose(torch.full((2, 3), 4), 0)
+    index = padded(chosen.flatten(0, 1), chosen.sum(-1).numpy()).index_BS
+    assert take(tokens.repeat(2, 1, 1), index).equal(
+        utils.apply_masks(tokens, list(index.view(2, 3, 4)))
+    )

@@ -1,0 +1,128 @@
+"""What all methods of masked and latent prediction must do."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sslpipe import methods
+from sslpipe.errors import ContractError
+from sslpipe.lookup import Entry
+
+from . import masked
+
+NAMES = sorted(masked.SETTINGS)
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount"}
+MASKS = {"beit": "blocks", "data2vec2": "inverse", "ijepa": "context", "simmim": "units"}
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where a GPU's host would wait: values read, or shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        waits = by_mask or name in WAITING
+        assert not waits, f"{name} would wait for the device"
+        return func(*args, **(kwargs or {}))
+
+
+def build(name, encoder=None, spec=None):
+    encoder = masked.vit() if encoder is None else encoder
+    return methods.build(Entry(name, masked.SETTINGS[name]), encoder, spec or masked.spec_of(4))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_never_waits_for_the_device(name):
+    method, batch = build(name), masked.batch_of()
+    with NoWaiting():
+        output = method(batch)
+        output.loss.backward()
+        method.after_step(0.5)
+    assert output.loss.isfinite()
+
+
+def test_waiting_is_noticed():
+    x = torch.ones(3)
+    for wait in (lambda: x.sum().item(), lambda: x[x > 0], lambda: bool(x[0]), x.nonzero):
+        with NoWaiting(), pytest.raises(AssertionError, match="would wait"):
+            wait()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_that_can_learn_does(name):
+    method = build(name)
+    output = method(masked.batch_of())
+    output.loss.backward()
+    for part, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.isfinite().all(), part
+            assert parameter.grad.abs().sum() > 0, part
+        else:
+            assert parameter.grad is None, part
+    assert not any(metric.requires_grad for metric in output.metrics.values())
+    assert all(metric.shape == () for metric in output.metrics.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_fp32_under_autocast_and_near_that_without(name):
+    method, batch = build(name), masked.batch_of()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = method(batch).loss
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(method(batch).loss.item(), rel=0.03)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_few_steps_lower_the_loss(name):
+    method, batch = build(name), masked.batch_of()
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 3e-3)
+    methods.follow(optimizer, method, total_steps=1000)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = method(batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", sorted(MASKS))
+def test_what_does_not_fit_is_named(name, encoder):
+    spec, mask = masked.spec_of(4), MASKS[name]
+    bare = dataclasses.replace(spec, masks={})
+    with pytest.raises(ContractError, match=rf"{name} needs masks\['{mask}'\].*Add masks\.{mask}"):
+        build(name, spec=bare)
+    with pytest.raises(ContractError, match=rf"{name} needs an encoder with tokens.*vit_base"):
+        build(name, encoder=encoder)
+    if name in ("data2vec2", "simmim"):
+        uneven = dataclasses.replace(spec.masks[mask], hidden=None)
+        with pytest.raises(ContractError, match=rf"{name} needs masks\.{mask} to hide the same"):
+            build(name, spec=dataclasses.replace(spec, masks={mask: uneven}))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "half"), [("data2vec2", 0.5, 0.9), ("ijepa", 0.996, 0.998)]
+)
+def test_teachers_follow_linearly(name, start, half):
+    """data2vec 2.0 anneals over 27 % of the run and then stays; I-JEPA reaches 1 at its end."""
+    method = build(name)
+    student = method.encoder if name == "data2vec2" else method.student
+    assert method.encoder is (student if name == "data2vec2" else method.teacher)
+    for mine, theirs in zip(student.parameters(), method.teacher.parameters(), strict=True):
+        assert mine.equal(theirs)
+        assert mine.data_ptr() != theirs.data_ptr()
+        mine.data.add_(1.0)
+    for progress, momentum in ((0.0, start), (0.5, half)):
+        old = copy.deepcopy(method.teacher.state_dict())
+        method.after_step(progress)
+        new = student.state_dict()
+        for key, value in method.teacher.state_dict().items():
+            torch.testing.assert_close(value, momentum * old[key] + (1 - momentum) * new[key])
+    if name == "ijepa":
+        held = copy.deepcopy(method.teacher.state_dict())
+        method.after_step(1.0)
+        assert all(v.equal(held[k]) for k, v in method.teacher.state_dict().items())
