@@ -46,6 +46,24 @@ class Encoder(nn.Module):
         return cast(Tensor, self.model(images_BCHW))
 
 
+class ResNet(Encoder):
+    """A torchvision ResNet; features are the means of its maps."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """What is pooled to features: (B, D, h, w)."""
+        model = self.model
+        x = model.maxpool(model.relu(model.bn1(model.conv1(images_BCHW))))
+        return cast(Tensor, model.layer4(model.layer3(model.layer2(model.layer1(x)))))
+
+
+class TimmModel(Encoder):
+    """Any model of timm, with its own pooling."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """What is pooled to features; (B, D, h, w) in convolutional models."""
+        return cast(Tensor, self.model.forward_features(images_BCHW))
+
+
 class ViT(Encoder):
     """A timm VisionTransformer; features are the class token after the final norm."""
 
@@ -79,6 +97,11 @@ class ViT(Encoder):
             index_BSD = visible_BS[:, :, None].expand(-1, -1, x.shape[2])
             x = torch.cat([x[:, :1], x[:, 1:].gather(1, index_BSD)], dim=1)
         return cast(Tensor, self.model.norm(self.model.blocks(self.model.norm_pre(x))))
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """The patches' tokens on their grid: (B, D, rows, columns)."""
+        rows = images_BCHW.shape[2] // self.patch_size
+        return self.tokens(images_BCHW)[:, 1:].mT.unflatten(2, (rows, -1))
 
 
 def build(entry: lookup.Entry, *, image_size: int) -> Encoder:
@@ -132,7 +155,7 @@ def resnet(
     model.fc = nn.Identity()
     if stem == "cifar":
         cifar_stem(model)
-    return Encoder(model, dim)
+    return ResNet(model, dim)
 
 
 def cifar_resnet(
@@ -150,7 +173,7 @@ def cifar_resnet(
     channels = tuple(width << stage for stage in range(len(blocks)))
     model = create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
     cifar_stem(model)
-    return Encoder(model, channels[-1])
+    return TimmModel(model, channels[-1])
 
 
 def cifar_stem(model: Any) -> None:
@@ -201,7 +224,7 @@ def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = Non
     fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
     size = image_size if fixed else None  # convolutional models know no such setting
     model = create(name, img_size=size, drop_path_rate=drop_path_rate)
-    return Encoder(model, model.head_hidden_size)
+    return TimmModel(model, model.head_hidden_size)
 
 
 def create(name: str, **settings: Any) -> Any:

@@ -11,16 +11,29 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import lookup
 from ..batch import BatchSpec
+from .colorization import Colorization
 from .dino import DINO
+from .inpainting import Inpainting
+from .jigsaw import Jigsaw
 from .mae import MAE
 from .method import Method, Output
+from .relative_patch import RelativePatch
 from .rotation import Rotation
 from .simclr import SimCLR
 
 __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
-    {"dino": DINO, "mae": MAE, "rotation": Rotation, "simclr": SimCLR}
+    {
+        "colorization": Colorization,
+        "dino": DINO,
+        "inpainting": Inpainting,
+        "jigsaw": Jigsaw,
+        "mae": MAE,
+        "relative_patch": RelativePatch,
+        "rotation": Rotation,
+        "simclr": SimCLR,
+    }
 )
 
 
