@@ -1,6 +1,7 @@
 """The colours that colorization chooses from: a grid of (a, b) that sRGB can show, or nearly."""
 
 import torch
+from kornia.color import rgb_to_lab
 from torch import Tensor
 
 BINS = 313  # of arXiv:1603.08511
@@ -14,7 +15,7 @@ def ab_bins() -> Tensor:
     The paper's number but maybe not its very set: pts_in_hull.npy was shipped, not explained, and
     holds points like (-90, 50) that no colour has as its nearest; those that have one are 261.
     """
-    axis = torch.arange(-13, 14, dtype=torch.float32) * STEP
+    axis = torch.arange(-11, 12, dtype=torch.float32) * STEP
     grid_K2 = torch.cartesian_prod(axis, axis)
     nearest_K = torch.cdist(grid_K2, gamut_surface()).amin(1)
     kept = nearest_K.argsort(stable=True)[:BINS].sort().values
@@ -32,6 +33,4 @@ def gamut_surface() -> Tensor:
 
 def lab_ab(rgb_N3: Tensor) -> Tensor:
     """(N, 3) sRGB in [0, 1] -> (N, 2) a and b of CIE Lab, D65."""
-    from kornia.color import rgb_to_lab
-
     return rgb_to_lab(rgb_N3.T[None, :, :, None])[0, 1:, :, 0].T

@@ -70,9 +70,9 @@ class Inpainting(nn.Module):
             raise ContractError(
                 f"inpainting paints 'global'; set masks.hole.view to it, not {mask.view!r}"
             )
-        if not 0 <= overlap < mask.patch_size:
+        if not 0 <= 2 * overlap < mask.patch_size:
             raise ContractError(
-                f"inpainting: overlap = {overlap} px may fill holes of one patch of "
+                f"inpainting: overlap = {overlap} px either side may close a hole of one patch of "
                 f"{mask.patch_size} px; set method.inpainting.overlap or masks.hole.patch_size"
             )
         self.grid, self.patch_size = mask.grid, mask.patch_size
