@@ -6,7 +6,7 @@ from torch import Tensor
 
 BINS = 313  # of arXiv:1603.08511
 STEP = 10  # between bins, in a and b
-SAMPLES = 33  # per side of the colour cube: the set is the same with 17 to 129
+SAMPLES = 33  # per side of the colour cube: the set is the same with 65 and 129
 
 
 def ab_bins() -> Tensor:

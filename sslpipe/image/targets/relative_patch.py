@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...batch import TargetSpec, ViewSpec
 from ...rng import Keys, philox_torch
-from .tiles import cut, one_view, standardise
+from .tiles import cut, one_view, over_rms
 
 I64 = npt.NDArray[np.int64]
 # row-major around the centre, as `pos2lbl`; place 7 - k is opposite to k
@@ -94,7 +94,7 @@ class RelativePatch:
         pair_2BCHW = cut(views_VBCHW[0], corners_2BC2, self.patch)
         pair_2BCHW = coarsened(pair_2BCHW, patches_2B8[..., 3])
         pair_2BCHW = one_channel(pair_2BCHW, patches_2B8[..., 2], patches_2B8[..., 4:])
-        return standardise(pair_2BCHW, (-3, -2, -1)), there[..., 0]
+        return over_rms(pair_2BCHW, (-3, -2, -1)), there[..., 0]
 
 
 def coarsened(patches: Tensor, sides: Tensor) -> Tensor:

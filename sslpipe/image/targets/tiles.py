@@ -27,8 +27,12 @@ def cut(views_BCHW: Tensor, corners_TBC2: Tensor, size: int) -> Tensor:
     return views_BCHW[samples[:, None, None, None], channels[:, None, None], rows, columns]
 
 
+def over_rms(tiles: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Divide by the root mean square over `dims`; what is flat stays near 0."""
+    # 1e-3: far below the contrast of any picture, far above rounding
+    return tiles / tiles.square().mean(dims, keepdim=True).sqrt().clamp(min=1e-3)
+
+
 def standardise(tiles: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Mean 0 and standard deviation 1 over `dims`; what is flat becomes 0."""
-    centred = tiles - tiles.mean(dims, keepdim=True)
-    # 1e-3: far below the deviation of any picture, far above rounding
-    return centred / centred.square().mean(dims, keepdim=True).sqrt().clamp(min=1e-3)
+    return over_rms(tiles - tiles.mean(dims, keepdim=True), dims)
