@@ -100,8 +100,9 @@ class ViT(Encoder):
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
         """The patches' tokens on their grid: (B, D, rows, columns)."""
-        rows = images_BCHW.shape[2] // self.patch_size
-        return self.tokens(images_BCHW)[:, 1:].mT.unflatten(2, (rows, -1))
+        rows, columns = (side // self.patch_size for side in images_BCHW.shape[2:])
+        patches_BND = self.tokens(images_BCHW)[:, 1:]
+        return patches_BND.mT.reshape(len(patches_BND), -1, rows, columns)
 
 
 def build(entry: lookup.Entry, *, image_size: int) -> Encoder:

@@ -33,4 +33,5 @@ def gamut_surface() -> Tensor:
 
 def lab_ab(rgb_N3: Tensor) -> Tensor:
     """(N, 3) sRGB in [0, 1] -> (N, 2) a and b of CIE Lab, D65."""
-    return rgb_to_lab(rgb_N3.T[None, :, :, None])[0, 1:, :, 0].T
+    lab_13N1: Tensor = rgb_to_lab(rgb_N3.T[None, :, :, None])
+    return lab_13N1[0, 1:, :, 0].T

@@ -37,7 +37,7 @@ def map_encoder(method: str, encoder: nn.Module) -> MapEncoder:
 class MapDecoder(nn.Module):
     """Transposed convolutions that double the maps once per width, then a linear one.
 
-    The decoder of context encoders (pathak22/context-encoder, train.lua: 4 x 4, stride 2, BN, ReLU).
+    Context encoders' (pathak22/context-encoder, train.lua: 4 x 4, stride 2, BN, ReLU).
     """
 
     def __init__(self, dim: int, widths: Sequence[int], channels: int) -> None:

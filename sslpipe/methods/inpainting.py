@@ -18,8 +18,8 @@ from .method import Output
 
 def pixels_of(hidden_BN: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """A mask of patches as one of pixels: (B, 1, H, W) float, 1 = hidden."""
-    hidden_BHW = hidden_BN.unflatten(1, grid).to(torch.float32)
-    return F.interpolate(hidden_BHW[:, None], scale_factor=patch, mode="nearest")
+    hidden_B1HW = hidden_BN.view(-1, 1, *grid).to(torch.float32)
+    return F.interpolate(hidden_B1HW, scale_factor=patch, mode="nearest")
 
 
 def shrunk(region_B1HW: Tensor, margin: int) -> Tensor:

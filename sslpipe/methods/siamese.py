@@ -40,7 +40,7 @@ class Siamese(nn.Module):
     def forward(self, views_VBCHW: Tensor) -> Tensor:
         """(V, B, C, H, W) -> (V, B, dim) in one pass: BN sees all views together."""
         z: Tensor = self.project(self.encoder(views_VBCHW.flatten(0, 1)))
-        return z.unflatten(0, views_VBCHW.shape[:2])
+        return z.view(*views_VBCHW.shape[:2], -1)
 
 
 def joined(z_VBD: Tensor) -> Tensor:

@@ -116,6 +116,6 @@ def test_views_that_do_not_suit_are_refused_before_any_data():
             pretext("t", Entry(name), view="global", spec=ViewSpec(2, 3, side, side))
     with pytest.raises(RecipeError, match="stride = 3 divides"):
         build("colorization", stride=3)
-    with pytest.raises(RecipeError, match=r"pixels in \[0, 1\], but views.global.ops has Normalize"):
-        spec = ViewSpec(1, 3, 32, 32)
+    spec, match = ViewSpec(1, 3, 32, 32), r"pixels in \[0, 1\], but views.global.ops has Normalize"
+    with pytest.raises(RecipeError, match=match):
         pretext("t", Entry("colorization"), view="global", spec=spec, normalised=True)

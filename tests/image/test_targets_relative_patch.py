@@ -1,4 +1,4 @@
-"""Relative patches: places, gap and jitter, colours that are dropped, patches that are coarsened."""
+"""Relative patches: places, gap and jitter, colours that are dropped, coarse patches."""
 
 import numpy as np
 import pytest

@@ -27,5 +27,7 @@ class NoWait(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.__name__.split(".")[0]
         assert name not in ("_local_scalar_dense", "nonzero", "bincount", "lift_fresh"), name
-        assert not (name == "index" and any(i.dtype == torch.bool for i in args[1] if i is not None))
+        assert not (
+            name == "index" and any(i.dtype == torch.bool for i in args[1] if i is not None)
+        )
         return func(*args, **(kwargs or {}))

@@ -5,6 +5,7 @@ The processes run this file as a script, so that nothing depends on how pytest i
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslpipe import methods
-from sslpipe.batch import Batch, BatchSpec, ViewSpec
+from sslpipe.batch import Batch, BatchSpec, TargetSpec, ViewSpec
 from sslpipe.methods import collectives
+from sslpipe.methods.colorization import Colorization
 from sslpipe.methods.dino import DINO
 from sslpipe.methods.simclr import nt_xent
 
@@ -35,6 +37,9 @@ class Contrast(nn.Module):
 
 class Flat(nn.Sequential):
     dim = 6
+
+    def maps(self, images):
+        return self(images)[:, :, None, None]
 
 
 def make_spec():
@@ -81,8 +86,27 @@ def dino_steps(rank, size):
     return dict(method.state_dict())
 
 
+def colorization_steps(rank, size):
+    """The weights of rare colours come from all ranks' pixels; batch norm is frozen by eval."""
+    torch.manual_seed(0)
+    targets = {"colorization": TargetSpec("global", 2, None, (2, 2, 2))}
+    encoder = Flat(nn.Flatten(), nn.Linear(12, 6))
+    method = Colorization(encoder, replace(make_spec(), targets=targets), decoder=(3,)).double()
+    model = wrap(method.eval())
+    batch = make_batch(rank, size)
+    ab = {"colorization": 40 * batch.views["global"][:, :, :2]}
+    losses = [collectives.all_mean(model(replace(batch, targets=ab)).loss) for _ in range(2)]
+    model(replace(batch, targets=ab)).loss.backward()
+    weight = method.encoder[1].weight.grad
+    return {"losses": torch.stack(losses), "weight": weight, "counts": method.counts_K * size}
+
+
 def results(rank, size):
-    return {"contrast": contrast_step(rank, size), "dino": dino_steps(rank, size)}
+    return {
+        "contrast": contrast_step(rank, size),
+        "dino": dino_steps(rank, size),
+        "colorization": colorization_steps(rank, size),
+    }
 
 
 def script(folder, rank):
@@ -109,7 +133,7 @@ def test_two_ranks_equal_one_on_the_joined_batch(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["world"] == (rank, 2)
         assert found["gather"].tolist() == [0.0, 1.0, 10.0, 11.0]
-        for part in ("contrast", "dino"):
+        for part in ("contrast", "dino", "colorization"):
             torch.testing.assert_close(found[part], expected[part], rtol=0, atol=1e-10)
 
 

@@ -18,7 +18,7 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Jigsaw:
-    """Cut one view into grid x grid cells, a tile out of each; view v of the batch is tile order[v].
+    """Cut one view into grid x grid cells, a tile out of each; view v is tile order[v].
 
     Noroozi and Favaro 2016, arXiv:1603.09246; the defaults are those of VISSL's ResNet-50 (view of
     255 px, 2000 orders); the authors' differ where it says official. Tiles leave random gaps, or
@@ -85,7 +85,7 @@ class Jigsaw:
             there[0, :, 1, None, None, None] == 1, without_green_magenta(views_VBCHW[0]),
             views_VBCHW[0],
         )  # fmt: skip
-        corners_BTC2 = there[0, :, 2:].unflatten(1, (self.grid**2, view_BCHW.shape[1], 2))
+        corners_BTC2 = there[0, :, 2:].reshape(-1, self.grid**2, 3, 2)
         tiles_TBCHW = cut(view_BCHW, corners_BTC2.transpose(0, 1), self.tile)
         if self.normalise == "tile":
             tiles_TBCHW = standardise(tiles_TBCHW, (-2, -1))

@@ -89,7 +89,7 @@ class RelativePatch:
 
     def apply(self, views_VBCHW: Tensor, table: I64, there: Tensor) -> tuple[Tensor, Tensor]:
         """Cut, blur, drop two channels, and give every patch the same mean and contrast."""
-        patches_2B8 = there[0, :, 1:].unflatten(1, (2, 8)).transpose(0, 1)
+        patches_2B8 = there[0, :, 1:].reshape(-1, 2, 8).transpose(0, 1)
         corners_2BC2 = patches_2B8[:, :, None, :2].expand(-1, -1, 3, -1)
         pair_2BCHW = cut(views_VBCHW[0], corners_2BC2, self.patch)
         pair_2BCHW = coarsened(pair_2BCHW, patches_2B8[..., 3])
@@ -134,5 +134,5 @@ def even_noise(key: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     blocks = torch.arange(-(-shape.numel() // 4), device=key.device)
     k0, k1, c2, c3 = (key[..., i, None] for i in range(4))
     words = philox_torch((blocks, torch.zeros_like(blocks), c2, c3), (k0, k1))
-    flat = torch.stack(torch.broadcast_tensors(*words), -1).flatten(-2)[..., : shape.numel()]
-    return ((flat >> 8).to(dtype) * 2.0**-24 - 0.5).unflatten(-1, shape)
+    flat = torch.stack(words, -1).flatten(-2)[..., : shape.numel()]
+    return ((flat >> 8).to(dtype) * 2.0**-24 - 0.5).view(*key.shape[:-1], *shape)
