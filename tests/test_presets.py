@@ -139,7 +139,8 @@ MASKS = {  # recipe -> mask -> sampler, view group, masks, grid, hidden patches
     "ijepa": {"context": (ijepa("context"), "global", 1, FOURTEEN, None),
               "targets": (ijepa("targets"), "global", 4, FOURTEEN, None)},
 }  # fmt: skip
-OTHER_SETTINGS = {"rotation", "demo"}  # and *_cifar: not in the table of 224-px view policies
+# and *_cifar: not in the table of 224-px view policies
+OTHER_SETTINGS = {"colorization", "demo", "inpainting", "jigsaw", "relative_patch", "rotation"}
 
 
 def views_of(name):
