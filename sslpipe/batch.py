@@ -28,7 +28,8 @@ class Batch:
     hidden: dict[str, npt.NDArray[np.int64]]  # name -> (M, B) hidden patches, known on the host
     targets: dict[str, Tensor]  # name -> (V, B) int64 class ids, or as TargetSpec says
     labels: Tensor  # (B,) int64, the data set's own, -1 = none; evaluation only, never for methods
-    params: dict[str, Tensor]  # group -> (V, B, P) float32 table; spec.views[group].columns names P
+    # group -> (V, B, P) float32 table of the views as drawn, before a task cut them into more;
+    params: dict[str, Tensor]  # spec.views[group].columns names P
     uids: Tensor  # (B,) int64 stable sample ids
     keys: tuple[str, ...]  # B sample keys
     valid: Tensor  # (B,) bool; False: a stand-in (stream.remainder pad, stream.on_bad mask)

@@ -198,3 +198,24 @@ def test_building_twice_shares_nothing():
     one, two = build("vit_tiny", **TINY), build("vit_tiny", **TINY)
     pointers = {p.data_ptr() for p in one.parameters()}
     assert not pointers & {p.data_ptr() for p in two.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("resnet18", {"stem": "cifar"}), ("cifar_resnet", {"width": 8, "blocks": (1, 1, 1, 1)})],
+)
+def test_maps_are_what_is_pooled_to_features(images, name, settings):
+    encoder = build(name, **settings)
+    maps = encoder.maps(images)
+    assert maps.shape == (2, encoder.dim, 4, 4)
+    torch.testing.assert_close(maps.mean((2, 3)), encoder(images))
+
+
+def test_maps_of_a_vit_are_its_patches_on_their_grid(images):
+    encoder = build("vit_tiny", **TINY)
+    wide = images[:, :, :16]  # 4 rows of 8 patches
+    tokens = encoder.tokens(wide)
+    maps = encoder.maps(wide)
+    assert maps.shape == (2, 24, 4, 8)
+    for row, column in ((0, 0), (1, 5), (3, 7)):
+        assert torch.equal(maps[:, :, row, column], tokens[:, 1 + 8 * row + column])

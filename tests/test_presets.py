@@ -153,7 +153,10 @@ MASKS = {  # recipe -> mask -> sampler, view group, masks, grid, hidden patches
               "targets": (ijepa("targets"), "global", 4, FOURTEEN, None)},
 }  # fmt: skip
 # and *_cifar: not in the table of 224-px view policies
-OTHER_SETTINGS = {"rotation", "autoencoder", "denoising_autoencoder", "demo"}
+OTHER_SETTINGS = {
+    *{"autoencoder", "colorization", "demo", "denoising_autoencoder", "inpainting", "jigsaw"},
+    *{"relative_patch", "rotation"},
+}
 
 
 def views_of(name):

@@ -13,6 +13,7 @@ from sslpipe.train.run import prepare
 
 NAMES = sorted(sslpipe.recipes())
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
+GROUPS = ["method.moco.bn_groups=2"]
 DINOV2 = ["train.backbone.vit_large.depth=2", "method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
@@ -60,7 +61,7 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
     assert recipe.method is None
     assert recipe.train is None
     with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
-        honours(pipe.make_batch(pipe.load_share(0), 0), pipe.spec)
+        honours(pipe.make_batch(pipe.load_share(0), 0), pipe.spec, recipe.views)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -68,7 +69,7 @@ def test_one_batch_one_step_one_backward(name, sample):
     torch.manual_seed(0)  # the caller's; nothing may depend on it
     with sslpipe.load(recipe_of(name), shards=sample, device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
-        honours(batch, pipe.spec)
+        honours(batch, pipe.spec, pipe.recipe.views)
         run = prepare(pipe, build_method(pipe.recipe, pipe.spec), pipe.recipe.train)
         if name.startswith("deepcluster"):  # its first epoch only fills the memory
             assert run.method(batch).loss == 0
@@ -85,21 +86,24 @@ def test_one_batch_one_step_one_backward(name, sample):
         assert all(torch.isfinite(p).all() for p in trained)
 
 
-def honours(batch, spec):
+def honours(batch, spec, drawn):
     assert set(batch.views) == set(spec.views) == set(batch.params)
     for group, view in spec.views.items():
         views = batch.views[group]
         assert views.shape == (view.count, spec.size, view.channels, view.height, view.width)
         assert views.dtype == torch.float32
         assert torch.isfinite(views).all()
-        assert batch.params[group].shape == (view.count, spec.size, len(view.columns))
+        assert batch.params[group].shape == (drawn[group].count, spec.size, len(view.columns))
     for name, mask in spec.masks.items():
         assert batch.masks[name].shape == (mask.count, spec.size, mask.patches)
         counts = batch.masks[name].sum(-1)
         assert counts.tolist() == batch.hidden[name].tolist()
         assert mask.hidden is None or (counts == mask.hidden).all()
     for name, target in spec.targets.items():
-        assert batch.targets[name].shape == (target.count, spec.size)
+        assert batch.targets[name].shape == (target.count, spec.size, *target.shape)
+        if target.classes is None:
+            assert batch.targets[name].dtype == torch.float32
+            continue
         assert batch.targets[name].min() >= 0
         assert batch.targets[name].max() < target.classes
 

@@ -83,8 +83,16 @@ def picture(view_BCHW: Tensor, policy: Policy) -> U8:
         if isinstance(step.op, ops.Normalize):
             mean, std = (torch.tensor(v)[:, None, None] for v in (step.op.mean, step.op.std))
             view = view * std + mean
-    levels = (view * 255).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
+    levels = (stretched(view) * 255).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
+
+
+def stretched(view_BCHW: Tensor) -> Tensor:
+    """Pictures that a task has moved far out of [0, 1], each by its own range; others as are."""
+    low, high = view_BCHW.amin((1, 2, 3), keepdim=True), view_BCHW.amax((1, 2, 3), keepdim=True)
+    # bicubic views overshoot a little, which is to be cut off and not shown
+    far = (low < -0.1) | (high > 1.1)
+    return torch.where(far, (view_BCHW - low) / (high - low).clamp(min=1e-6), view_BCHW)
 
 
 def grey_out(pictures_BHWC: U8, mask_BN: Tensor, mask: MaskSpec) -> U8:

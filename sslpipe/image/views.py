@@ -86,7 +86,13 @@ class Views:
         specs = {name: group.spec for name, group in self.policies.items()}
         self.maskers = maskers(masks, specs)
         self.pretexts = {
-            name: pretext(name, t.task, view=t.view, spec=specs[t.view])
+            name: pretext(
+                name,
+                t.task,
+                view=t.view,
+                spec=specs[t.view],
+                normalised=any(op.name == "Normalize" for op in views[t.view].ops),
+            )
             for name, t in targets.items()
         }
 

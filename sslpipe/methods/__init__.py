@@ -15,12 +15,15 @@ from .autoencoder import Autoencoder
 from .barlow_twins import BarlowTwins
 from .beit import BEiT
 from .byol import BYOL
+from .colorization import Colorization
 from .data2vec2 import Data2Vec2
 from .deepcluster import DeepClusterV2
 from .dino import DINO
 from .dinov2 import DINOv2
 from .ibot import IBOT
 from .ijepa import IJEPA
+from .inpainting import Inpainting
+from .jigsaw import Jigsaw
 from .lejepa import LeJEPA
 from .mae import MAE
 from .method import Method, Output
@@ -28,6 +31,7 @@ from .moco import MoCo
 from .moco_v3 import MoCoV3
 from .msn import MSN
 from .nnclr import NNCLR
+from .relative_patch import RelativePatch
 from .rotation import Rotation
 from .simclr import SimCLR
 from .simmim import SimMIM
@@ -39,28 +43,32 @@ __all__ = ["METHODS", "Method", "Output", "build", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
     {
+        "autoencoder": Autoencoder,
+        "barlow_twins": BarlowTwins,
+        "beit": BEiT,
+        "byol": BYOL,
+        "colorization": Colorization,
+        "data2vec2": Data2Vec2,
         "deepcluster_v2": DeepClusterV2,
         "dino": DINO,
-        "lejepa": LeJEPA,
-        "mae": MAE,
-        "msn": MSN,
-        "nnclr": NNCLR,
-        "rotation": Rotation,
-        "simclr": SimCLR,
-        "swav": SwAV,
-        "barlow_twins": BarlowTwins,
-        "byol": BYOL,
-        "moco": MoCo,
-        "moco_v3": MoCoV3,
-        "simsiam": SimSiam,
-        "vicreg": VICReg,
         "dinov2": DINOv2,
         "ibot": IBOT,
-        "autoencoder": Autoencoder,
-        "beit": BEiT,
-        "data2vec2": Data2Vec2,
         "ijepa": IJEPA,
+        "inpainting": Inpainting,
+        "jigsaw": Jigsaw,
+        "lejepa": LeJEPA,
+        "mae": MAE,
+        "moco": MoCo,
+        "moco_v3": MoCoV3,
+        "msn": MSN,
+        "nnclr": NNCLR,
+        "relative_patch": RelativePatch,
+        "rotation": Rotation,
+        "simclr": SimCLR,
         "simmim": SimMIM,
+        "simsiam": SimSiam,
+        "swav": SwAV,
+        "vicreg": VICReg,
     }
 )
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 import sslpipe
-from sslpipe.image.sheet import GREY, columns_of
+from sslpipe.image.sheet import GREY, columns_of, stretched
 from sslpipe.recipe import parse_recipe
 
 RECIPE = """\
@@ -29,3 +30,21 @@ def test_one_mask_per_view_lies_on_its_view_others_on_the_first(packed, count, v
         np.testing.assert_array_equal(made[~hidden], below[~hidden])
         assert (made[hidden] == GREY).all()
         assert columns[2 + m].captions == ["12 of 16 hidden"] * 8
+
+
+def test_views_far_out_of_range_are_shown_by_their_own_range():
+    dark = torch.linspace(0, 1, 12).view(1, 3, 2, 2)
+    views = torch.cat([dark, 6 * dark - 3, dark - 0.05])
+    shown = stretched(views)
+    torch.testing.assert_close(shown[1], dark[0])  # standardised by a task
+    assert torch.equal(shown[[0, 2]], views[[0, 2]])  # bicubic overshoot
+
+
+def test_lightness_alone_is_drawn_as_grey(packed):
+    text = RECIPE.split("masks:")[0].replace("count: 2", "count: 1").format()
+    text += "targets: {colorization: {task: {colorization: {channels: 1}}}}"
+    with sslpipe.load(parse_recipe(text), shards=packed, device="cpu") as pipe:
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+        (column,) = columns_of(batch, pipe.spec, pipe.views.policies, 8)
+    assert column.pictures_BHWC.shape == (8, 128, 128, 3)
+    assert (column.pictures_BHWC[..., :1] == column.pictures_BHWC).all()

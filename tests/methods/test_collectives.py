@@ -14,11 +14,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sslpipe import backbones, methods
-from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
+from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.lookup import Entry
 from sslpipe.methods import collectives
 from sslpipe.methods.barlow_twins import BarlowTwins
 from sslpipe.methods.byol import BYOL
+from sslpipe.methods.colorization import Colorization
 from sslpipe.methods.moco import MoCo
 from sslpipe.methods.moco_v3 import MoCoV3
 from sslpipe.methods.simclr import nt_xent
@@ -55,6 +56,9 @@ class Contrast(nn.Module):
 
 class Flat(nn.Sequential):
     dim = 6
+
+    def maps(self, images):
+        return self(images)[:, :, None, None]
 
 
 def make_spec(size=1):
@@ -160,11 +164,27 @@ def masked_step(name, rank, size):
     return {"loss": collectives.all_mean(loss), **grads}
 
 
+def colorization_steps(rank, size):
+    """The weights of rare colours come from all ranks' pixels; batch norm is frozen by eval."""
+    torch.manual_seed(0)
+    targets = {"colorization": TargetSpec("global", 2, None, (2, 2, 2))}
+    encoder = Flat(nn.Flatten(), nn.Linear(12, 6))
+    method = Colorization(encoder, replace(make_spec(), targets=targets), decoder=(3,)).double()
+    model = wrap(method.eval())
+    batch = make_batch(rank, size)
+    ab = {"colorization": 40 * batch.views["global"][:, :, :2]}
+    losses = [collectives.all_mean(model(replace(batch, targets=ab)).loss) for _ in range(2)]
+    model(replace(batch, targets=ab)).loss.backward()
+    weight = method.encoder[1].weight.grad
+    return {"losses": torch.stack(losses), "weight": weight, "counts": method.counts_K * size}
+
+
 def results(rank, size):
     # without KoLeo, whose neighbours are those of a rank
     sinkhorn = {"koleo_weight": 0.0, "centering": "sinkhorn", "heads": "separate"}
     found = {
         "contrast": contrast_step(rank, size),
+        "colorization": colorization_steps(rank, size),
         "dino": steps(rank, size, "dino", flat),
         "ibot": steps(rank, size, "ibot", vit),
         "dinov2": steps(rank, size, "dinov2", vit, koleo_weight=0.0),

@@ -1,5 +1,6 @@
 """Pretext tasks: what the method must guess, and what it does to the views. Keyed per sample.
 
+Decided on the host as a table, made on the views' device from that table, without a wait.
 Letters: V views, B samples.
 """
 
@@ -10,14 +11,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from .. import lookup
-from ..batch import TargetSpec, ViewSpec
-from ..errors import RecipeError
-from ..lookup import Entry
-from ..rng import Keys
+from ... import lookup
+from ...batch import TargetSpec, ViewSpec
+from ...errors import RecipeError
+from ...lookup import Entry
+from ...rng import Keys
+from .colorization import Colorization
+from .jigsaw import Jigsaw
+from .relative_patch import RelativePatch
+from .rotation import Rotation, RotationOne
 
 I64 = npt.NDArray[np.int64]
 Table = npt.NDArray[Any]
@@ -31,7 +35,7 @@ class Task(Protocol):
         ...
 
     def draw(self, keys: Keys, stream: str) -> Table:
-        """What is random, (V, B, ...)."""
+        """What is random, (V, B, ...), V = targets per sample."""
         ...
 
     def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,38 +46,15 @@ class Task(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rotation:
-    """All four quarter turns of every image: view v is turned v times, counter-clockwise.
-
-    RotNet, arXiv:1803.07728; `dataloader.py` of FeatureLearningRotNet. Turned by moving pixels, not
-    by interpolation, which would leave a shortcut. The paper turns one augmented image four times:
-    set views.<group>.draws to shared.
-    """
-
-    def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
-        """Four square views."""
-        if spec.count != 4:
-            raise ValueError(f"views.{view}.count is {spec.count}; set it to 4, one per turn")
-        if spec.height != spec.width:
-            raise ValueError(f"views.{view} is {spec.height} x {spec.width} px; make it square")
-        return spec, TargetSpec(view, spec.count, 4)
-
-    def draw(self, keys: Keys, stream: str) -> Table:
-        """Nothing is random: the view's index."""
-        turns_V = np.arange(len(keys.views), dtype=np.int64)
-        return np.repeat(turns_V[:, None], len(keys.uids), axis=1)
-
-    def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn each view by its target."""
-        turned = [
-            torch.rot90(view_BCHW, int(turns_B[0]), (-2, -1))
-            for view_BCHW, turns_B in zip(views_VBCHW, table, strict=True)
-        ]
-        return torch.stack(turned), there
-
-
-TASKS: Mapping[str, type[Task]] = MappingProxyType({"rotation": Rotation})
+TASKS: Mapping[str, type[Task]] = MappingProxyType(
+    {
+        "colorization": Colorization,
+        "jigsaw": Jigsaw,
+        "relative_patch": RelativePatch,
+        "rotation": Rotation,
+        "rotation_one": RotationOne,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +72,20 @@ class Pretext:
         return self.task.draw(keys, f"targets/{self.name}")
 
 
-def pretext(name: str, entry: Entry, *, view: str, spec: ViewSpec) -> Pretext:
-    """Build the task called `name` on view group `view`.
+def pretext(
+    name: str, entry: Entry, *, view: str, spec: ViewSpec, normalised: bool = False
+) -> Pretext:
+    """Build the task called `name` on view group `view`; `normalised`: its pixels leave [0, 1].
 
     Raises:
         RecipeError: unknown task or setting, or a view group that does not suit it.
     """
     task: Task = lookup.call(lookup.choose(entry, TASKS, "task"), entry)
+    if normalised and isinstance(task, Colorization):
+        raise RecipeError(
+            f"{entry.where}: {entry.name} needs pixels in [0, 1], but views.{view}.ops has "
+            "Normalize; take it out"
+        )
     try:
         return Pretext(name, task, *task.specs(view, spec))
     except ValueError as error:

@@ -1,0 +1,58 @@
+"""Context prediction: tell on which side of the first patch the second one lies.
+
+Doersch et al. 2015, "Unsupervised visual representation learning by context prediction",
+arXiv:1505.05192; cdoersch/deepcontext, train.py. The loss is plain cross entropy; the official sum
+over pairs and its rate of 1e-5 are a mean here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..batch import Batch, BatchSpec
+from ..errors import ContractError
+from .heads import at_least_fp32
+from .method import Output
+from .siamese import Siamese, joined, question
+
+
+class RelativePatch(nn.Module):
+    """Needs targets 'relative_patch' and two views: the patches.
+
+    Places are numbered row by row around the first patch, so the one opposite to k is K - 1 - k.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, spec: BatchSpec, *, patch_dim: int = 4096, hidden: int = 4096
+    ) -> None:
+        super().__init__()
+        asked = question("relative_patch", spec)
+        if asked.views != 2:
+            raise ContractError(
+                f"relative_patch needs 2 {asked.view!r} views; this recipe makes {asked.views}. "
+                "Set targets.relative_patch.task to relative_patch"
+            )
+        self.view, self.classes = asked.view, asked.classes
+        self.siamese = Siamese(encoder, patch_dim, "relative_patch")
+        self.head = nn.Sequential(
+            nn.Linear(2 * patch_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, asked.classes),
+        )  # fmt: skip
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder of one patch; it takes whole images as well."""
+        return self.siamese.encoder
+
+    def forward(self, batch: Batch) -> Output:
+        """Ask both ways round, as the official code does: of the pair and of the pair swapped."""
+        place_B = batch.targets["relative_patch"][0]
+        z_VBD = self.siamese(batch.views[self.view])
+        logits = self.head(torch.cat([joined(z_VBD), joined(z_VBD.flip(0))]))
+        logits = at_least_fp32(logits)
+        places = torch.cat([place_B, self.classes - 1 - place_B])
+        accuracy = (logits.argmax(1) == places).float().mean()
+        return Output(F.cross_entropy(logits, places), {"accuracy": accuracy})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""
