@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+import urllib.request
 from collections import deque
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,3 +82,8 @@ def serve(folder):
         finally:
             server.shutdown()
             thread.join()
+
+
+def reset_moto(host, port):
+    """Forget all buckets: moto keeps them per process, not per server."""
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()

@@ -13,7 +13,7 @@ from sslpipe.recipe import parse_recipe
 from sslpipe.shards import open_manifest
 
 from .conftest import RECIPE
-from .servers import serve
+from .servers import reset_moto, serve
 
 
 def batches(shards, *overrides, **world):
@@ -99,6 +99,7 @@ def bucket(packed, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3fs.S3FileSystem.clear_instance_cache()
+    reset_moto(host, port)
     store = s3fs.S3FileSystem()
     store.mkdir("photos")
     store.put(f"{packed}/", "photos/set/", recursive=True)

@@ -26,16 +26,21 @@ import sslpipe
 from sslpipe.image.codec import ImageCodec
 from sslpipe.image.decode import decode
 from sslpipe.pipeline import Pipeline
-from sslpipe.recipe import parse_recipe
+from sslpipe.recipe import Recipe, parse_recipe
 from sslpipe.shards import Manifest, open_manifest, pack
 from sslpipe.stream import order
 from sslpipe.stream.reader import Sample
 
 RECIPE = """
-stream: {{batch_size: 256, order: {order}}}
+stream: {{batch_size: 256}}
 views: {{global: {{ops: [RandomResizedCrop: {{size: [32, 32]}}]}}}}
-run: {{threads: auto}}
+run: {{threads: {threads}}}
 """
+
+
+def recipe(threads: str = "auto") -> Recipe:
+    """The stream of all cases."""
+    return parse_recipe(RECIPE.format(threads=threads))
 
 
 def main() -> None:
@@ -45,7 +50,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=Path("/tmp/sslpipe-bench"))
     chosen = options.parse_args()
     shards = prepare(chosen.folder, chosen.images)
-    with sslpipe.load(parse_recipe(RECIPE.format(order="lanes")), shards=shards) as pipe:
+    with sslpipe.load(recipe(), shards=shards) as pipe:
         cases = cases_of(pipe, open_manifest(shards))
         rates: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(chosen.rounds):
@@ -131,7 +136,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def memory_growth(shards: Path) -> float:
     """MB of resident memory between the first three epochs and the last three of nine (medians)."""
-    with sslpipe.load(parse_recipe(RECIPE.format(order="lanes")), shards=shards) as pipe:
+    with sslpipe.load(recipe(), shards=shards) as pipe:
         resident = []
         for _ in range(9):
             for _batch in pipe:

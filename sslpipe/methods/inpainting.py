@@ -14,6 +14,7 @@ from ..errors import ContractError
 from .feature_maps import MapDecoder, map_encoder
 from .heads import at_least_fp32
 from .method import Output
+from .vit import hidden_patches
 
 
 def pixels_of(hidden_BN: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
@@ -66,6 +67,8 @@ class Inpainting(nn.Module):
         super().__init__()
         spec.require("inpainting", views={"global": 1}, masks=("hole",))
         mask = spec.masks["hole"]
+        # the mean over ranks is that of the joined batch only if all regions are equally large
+        hidden_patches("inpainting", mask, "hole")
         if mask.view != "global":
             raise ContractError(
                 f"inpainting paints 'global'; set masks.hole.view to it, not {mask.view!r}"

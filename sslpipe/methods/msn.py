@@ -25,7 +25,7 @@ from .vit import PatchEncoder, patch_mask, visible_first
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
     """Eq. 1 in logarithms: softmax of cosines to the prototypes, (..., K)."""
-    cosines = F.linear(F.normalize(z, dim=-1), F.normalize(prototypes_KD, dim=1))
+    cosines = F.linear(F.normalize(z, dim=-1), F.normalize(at_least_fp32(prototypes_KD), dim=1))
     return F.log_softmax(cosines / temperature, dim=-1)
 
 

@@ -124,7 +124,7 @@ def check_payload(tar: BinaryIO, record: Any, inspect: Inspect) -> None:
     """Compare the payload with its record.
 
     Raises:
-        SampleError: cut, changed, or it does not decode to the size in the index.
+        SampleError: cut, changed, or it does not decode to the size in the index, if that has one.
     """
     tar.seek(int(record["offset"]))
     data = tar.read(int(record["size"]))
@@ -133,7 +133,7 @@ def check_payload(tar: BinaryIO, record: Any, inspect: Inspect) -> None:
     if zlib.crc32(data) != record["crc"]:
         raise SampleError("its bytes were changed (CRC-32 differs from the index)")
     width, height = inspect(data)
-    if (width, height) != (record["width"], record["height"]):
+    if record["width"] and (width, height) != (record["width"], record["height"]):
         raise SampleError(
             f"decodes to {width} x {height} pixels, "
             f"the index says {record['width']} x {record['height']}"

@@ -23,7 +23,7 @@ from .reader import Reader, Sample
 from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
 
 T = TypeVar("T")
-TASK = 16  # samples per task at most
+TASK = 32  # samples per task at most
 TASKS_PER_THREAD = 4  # per batch at least, so that all threads end at about the same time
 Place = tuple[int, int, int, int, int]  # corpus, position, epoch, shard, row
 
@@ -163,7 +163,7 @@ class Packed:
         for attempt in range(1, SUBSTITUTES + 1):
             found = try_sample(corpus, shard, row, epoch, decode)
             if isinstance(found, Loaded):
-                return replace(found, faults=tuple(faults))
+                return replace(found, faults=tuple(faults)) if faults else found
             fault, error = found
             if self._on_bad == "raise":
                 raise error

@@ -9,6 +9,8 @@ import s3fs
 from sslpipe.shards.listing import list_inputs
 from sslpipe.shards.source import Place, read
 
+from ..servers import reset_moto
+
 moto_server = pytest.importorskip("moto.server", reason="moto[server] is missing")
 
 
@@ -22,6 +24,7 @@ def bucket(monkeypatch):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3fs.S3FileSystem.clear_instance_cache()
+    reset_moto(host, port)
     store = s3fs.S3FileSystem()
     store.mkdir("photos")
     yield store
