@@ -27,7 +27,8 @@ from sslpipe.image.codec import ImageCodec
 from sslpipe.image.decode import decode
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import Recipe, parse_recipe
-from sslpipe.shards import Manifest, open_manifest, pack
+from sslpipe.shards import Manifest, Shard, open_manifest, pack, read_manifest
+from sslpipe.shards.manifest import write_manifest
 from sslpipe.stream import order
 from sslpipe.stream.reader import Sample
 
@@ -50,8 +51,12 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=Path("/tmp/sslpipe-bench"))
     chosen = options.parse_args()
     shards = prepare(chosen.folder, chosen.images)
-    with sslpipe.load(recipe(), shards=shards) as pipe:
-        cases = cases_of(pipe, open_manifest(shards))
+    with (
+        sslpipe.load(recipe(), shards=shards) as pipe,
+        # where nothing is decoded, threads only wait for each other
+        sslpipe.load(recipe(threads="1"), shards=shards) as single,
+    ):
+        cases = cases_of(pipe, single, open_manifest(shards))
         rates: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(chosen.rounds):
             for name, case in cases.items():
@@ -62,13 +67,14 @@ def main() -> None:
     table = Table("case", "images/s (median)")
     for name, values in rates.items():
         table.add_row(name, f"{statistics.median(values):,.0f}")
-    growth, starts = memory_growth(shards), start_ups()
+    growth, starts, opening = memory_growth(shards), start_ups(), open_100_000(chosen.folder)
     console = Console()
     console.print(table)
     figures = (
         f"reader + decoder / bare decoder: {decoding:.2f}; reader (CRC checked) / webdataset: "
-        f"{reading:.1f}; memory over nine epochs: {growth:+.0f} MB; first plan for "
+        f"{reading:.1f} ({statistics.median(rates['reader']):,.0f} samples/s); memory over nine epochs: {growth:+.0f} MB; first plan for "
         + ", ".join(f"1e{power} samples: {ms:.0f} ms" for power, ms in starts.items())
+        + f"; manifest of 1e5 shards: {opening:.0f} ms; then {planning():.2f} us per sample"
     )
     console.print(figures)
     console.print(row(figures, "simplejpeg", "webdataset"), soft_wrap=True)
@@ -93,7 +99,7 @@ def length(sample: Sample, epoch: int) -> int:
     return len(sample.data)
 
 
-def cases_of(pipe: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]:
+def cases_of(pipe: Pipeline, single: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]:
     """Each case goes over all whole batches of an epoch once and returns how many images it did."""
     steps = range(len(pipe))
     images = len(steps) * pipe.spec.size
@@ -112,7 +118,7 @@ def cases_of(pipe: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]
 
     def read() -> int:
         for step in steps:
-            pipe.source.share(step, length)
+            single.source.share(step, length)
         return images
 
     def plain() -> int:
@@ -156,6 +162,32 @@ def start_ups() -> dict[int, float]:
         made.locate(order.slots(batch_size=1024, lanes=256, rank=0, world_size=8))
         out[power] = (time.perf_counter() - start) * 1e3
     return out
+
+
+def open_100_000(folder: Path) -> float:
+    """Milliseconds to read the manifest of 1e5 shards."""
+    shards = tuple(
+        Shard(f"c-{i:06d}.tar", 10_000, 10**9, f"{i:064x}", f"{i:064x}") for i in range(100_000)
+    )
+    place = folder / "manifest-1e5"
+    place.mkdir(exist_ok=True)
+    write_manifest(Manifest("c", place, (), shards, 0, None))
+    start = time.perf_counter()
+    read_manifest(place)
+    return (time.perf_counter() - start) * 1e3
+
+
+def planning() -> float:
+    """Microseconds per sample to locate the batches of one of 8 ranks in 1e9 samples."""
+    sizes = np.full(100_000, 10_000, dtype=np.int64)
+    made = order.build(sizes, kind="lanes", seed=0, lanes=256, window=4)
+    slots = order.slots(batch_size=1024, lanes=256, rank=0, world_size=8)
+    steps = range(1000, 1400)
+    made.locate(1000 * 1024 + slots)
+    start = time.perf_counter()
+    for step in steps:
+        made.locate(step * 1024 + slots)
+    return (time.perf_counter() - start) * 1e6 / (len(steps) * len(slots))
 
 
 if __name__ == "__main__":
