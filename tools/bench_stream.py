@@ -72,7 +72,8 @@ def main() -> None:
     console.print(table)
     figures = (
         f"reader + decoder / bare decoder: {decoding:.2f}; reader (CRC checked) / webdataset: "
-        f"{reading:.1f} ({statistics.median(rates['reader']):,.0f} samples/s); memory over nine epochs: {growth:+.0f} MB; first plan for "
+        f"{reading:.1f} ({statistics.median(rates['reader']):,.0f} samples/s); "
+        f"memory over nine epochs: {growth:+.0f} MB; first plan for "
         + ", ".join(f"1e{power} samples: {ms:.0f} ms" for power, ms in starts.items())
         + f"; manifest of 1e5 shards: {opening:.0f} ms; then {planning():.2f} us per sample"
     )

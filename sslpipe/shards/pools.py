@@ -69,7 +69,13 @@ class Processes:
 
 
 def begin_worker() -> None:
-    """Let the parent decide on Ctrl-C, and end with it when it is killed."""
+    """Let the parent decide on Ctrl-C, end with it when it is killed, and keep to one core.
+
+    Resizing with torch's own threads beside as many processes as cores takes twice the time.
+    """
+    import torch  # in the worker only, where jobs need it anyway
+
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
