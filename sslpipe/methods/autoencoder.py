@@ -1,8 +1,8 @@
 """Autoencoders, plain and denoising: rebuild the whole image from the encoder's maps.
 
 Denoising: Vincent et al. 2008, "Extracting and composing robust features with denoising
-autoencoders" (ICML); both are reviewed in arXiv:2003.05991, section 1. There is no reference code: encoder,
-decoder and noise are our choice; the squared error of the FULL clean image is the paper's.
+autoencoders" (ICML); both are reviewed in arXiv:2003.05991, section 1. There is no reference code:
+encoder, decoder and noise are our choice; the squared error of the FULL clean image is the paper's.
 """
 
 import copy
