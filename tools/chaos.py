@@ -12,6 +12,7 @@ nothing lost, doubled or in another place.
 
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -33,7 +34,7 @@ from faulty_server import FaultyServer
 from PIL import Image
 from provenance import row
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 import sslpipe
 from sslpipe.batch import Batch
@@ -80,10 +81,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards = make_shards(folder)
-        for number in track(range(10**6), "trials", console=console, total=None):
-            if tally.faults >= chosen.faults or tally.wrong:
-                break
-            trial(folder / f"trial-{number}", shards, rng, tally)
+        with Progress(console=console) as progress:
+            task = progress.add_task("faults", total=chosen.faults)
+            for number in itertools.count():
+                if tally.faults >= chosen.faults or tally.wrong:
+                    break
+                trial(folder / f"trial-{number}", shards, rng, tally)
+                progress.update(task, completed=tally.faults)
     done = ", ".join(f"{count} {what}" for what, count in sorted(tally.done.items()))
     figures = f"{done}; {tally.samples:,} samples compared, {len(tally.wrong)} not as planned"
     console.print(figures)
