@@ -56,13 +56,18 @@ def index(
             threads=threads,
             progress=tar_progress(update),
         )
+    for kind in kinds:
+        console.print(f"{kind}: {write_export(made.manifest, kind)}")
+    show_adopted(made)
+
+
+def show_adopted(made: Any) -> None:
+    """What there is now, and what is wrong with it; exit code 1 if anything is."""
     manifest = made.manifest
     console.print(
         f"{manifest.samples:,} samples in {len(manifest.shards):,} tars: "
         f"{manifest.folder / 'manifest.json'}"
     )
-    for kind in kinds:
-        console.print(f"{kind}: {write_export(manifest, kind)}")
     for problem in made.problems[:10]:
         text = f"{problem.shard} {problem.key}: {problem.what}"
         notes.print(text, markup=False, highlight=False)

@@ -52,9 +52,7 @@ def pack(
     shard_samples: Annotated[int | None, typer.Option(help="Images per shard instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of the shuffle before packing.")] = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
-    columns: Annotated[
-        str, typer.Option(help="Of a table: path=file,label=class,caption=text,key=id")
-    ] = "",
+    columns: Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id")] = "",
     dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
     near_bits: Annotated[int, typer.Option(help="Of 64 that near ones may differ in.")] = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
@@ -74,27 +72,30 @@ def pack(
 
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
+    from . import shards
     from .image.codec import ImageCodec
-    from .shards import estimate, open_pool, parse_columns
-    from .shards import pack as pack_shards
 
-    codec = ImageCodec()
+    codec, chosen = ImageCodec(), shards.parse_columns(columns)
     if dry_run:
-        planned = estimate(
+        planned = shards.estimate(
             inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
             shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
-            columns=parse_columns(columns), workers=workers,
+            columns=chosen, workers=workers,
         )  # fmt: skip
         show_tables(planned.summary)
         return
-    with bar("images") as update, open_pool(workers, ray) as pool:
-        report = pack_shards(
+    with bar("images") as update, shards.open_pool(workers, ray) as pool:
+        report = shards.pack(
             inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
             shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed, name=name,
-            columns=parse_columns(columns),
-            dedupe=dedupe.value, near_bits=near_bits, keep_names=keep_names, overwrite=overwrite,
-            pool=pool, progress=pack_progress(update),
+            columns=chosen, dedupe=dedupe.value, near_bits=near_bits,
+            keep_names=keep_names, overwrite=overwrite, pool=pool, progress=pack_progress(update),
         )  # fmt: skip
+    show_packed(report, out)
+
+
+def show_packed(report: Any, out: Path) -> None:
+    """The summary; exit code 1 if anything failed."""
     show_tables(report.summary)
     console.print(f"wrote {out / 'manifest.json'}")
     for failure in report.failures[:10]:

@@ -109,14 +109,7 @@ class Pipeline:
         )
         worker = Worker(rank, world_size, self._threads, self.threads)
         self.source = open_source(recipe, shards, worker)
-        self.spec = BatchSpec(
-            recipe.stream.batch_size // world_size,
-            recipe.stream.batch_size,
-            self.views.view_specs,
-            self.views.mask_specs,
-            self.views.target_specs,
-            epoch_size=len(self.source) * recipe.stream.batch_size,
-        )
+        self.spec = batch_spec(recipe, self.views, world_size=world_size, batches=len(self.source))
         self.decoder = Decoder(
             self.views.policies,
             seed=recipe.stream.seed,
@@ -264,6 +257,19 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def batch_spec(recipe: Recipe, views: Views, *, world_size: int, batches: int) -> BatchSpec:
+    """What the batches hold; an epoch has `batches` of them."""
+    size = recipe.stream.batch_size
+    return BatchSpec(
+        size // world_size,
+        size,
+        views.view_specs,
+        views.mask_specs,
+        views.target_specs,
+        epoch_size=batches * size,
+    )
 
 
 def blank_canvas(recipe: Recipe, spec: BatchSpec) -> Canvas:

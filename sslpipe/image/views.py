@@ -19,7 +19,7 @@ from .draws import draw, keys_of, policy
 from .handoff import Send
 from .masks import MaskSettings, maskers
 from .scale import Canvas, fitted
-from .targets import pretext
+from .targets import Table, pretext
 
 I64 = npt.NDArray[np.int64]
 
@@ -159,12 +159,7 @@ class Views:
             )
             for name, p in self.policies.items()
         }
-        targets = {}
-        for (name, task), table, there in zip(
-            self.pretexts.items(), tasks, tasks_there, strict=True
-        ):
-            group = task.spec.view
-            views[group], targets[name] = task.task.apply(views[group], table, there)
+        targets = self._apply(views, tasks, tasks_there)
         return Made(
             views=views,
             masks=dict(zip(self.maskers, masks_there, strict=True)),
@@ -173,6 +168,16 @@ class Views:
             params={name: torch.from_numpy(table) for name, table in tables.items()},
             labels=labels,
         )
+
+    def _apply(
+        self, views: dict[str, Tensor], tables: Sequence[Table], there: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Let each task change its group in `views`; returns the targets."""
+        targets = {}
+        for (name, made), table, sent in zip(self.pretexts.items(), tables, there, strict=True):
+            group = made.spec.view
+            views[group], targets[name] = made.task.apply(views[group], table, sent)
+        return targets
 
 
 def send_groups(send: Send, *groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -71,22 +71,19 @@ def pack(
 ) -> PackReport:
     """Pack `inputs` into `out`; the same files and settings give the same bytes, in any pool.
 
-    First-level folders are the classes, sorted; files at the root get label -1. Files that do not
-    decode are listed in `out/report.jsonl`, and the run goes on. A run that was killed is gone on
-    with by the same call.
+    Files that do not decode are listed in `out/report.jsonl`. The same call goes on with a run that
+    was killed. First-level folders are the classes, sorted; files at the root get label -1.
 
     `resize`: shorter side in pixels, never up, re-encoded as JPEG of `quality`; None keeps the
     original bytes. `check` of original bytes: "decode" everything, or look at the "header" alone.
     `shard_bytes`: upper limit of a tar with more than one sample where sizes are known, else about
     that. `shard_samples` takes its place. `name`: prefix of the shards, else the first input's.
-    `columns`: of tables, see `Columns`.
-    `dedupe`: drop all but the first by key of "exact"ly equal files, or of "near" ones: perceptual
-    hashes within `near_bits`. `keep_names`: original names in `.name.json` members. `overwrite`:
-    replace another packing in `out`. `pool`: see `pools`; default: threads, one per core.
+    `columns`: of tables. `dedupe`: drop all but the first by key of "exact"ly equal files, or of
+    "near" ones: perceptual hashes within `near_bits`. `keep_names`: original names in `.name.json`
+    members. `overwrite`: replace another packing in `out`. `pool`: default: threads.
 
     Raises:
-        ShardError: nothing to pack, nothing that decodes, `out` holds other things or cannot be
-            written, or a worker was lost.
+        ShardError: nothing to pack or to keep, `out` is taken or full, or a worker was lost.
     """
     start, out, tell = time.perf_counter(), Path(out), progress or (lambda packed: None)
     settings = Settings(
