@@ -27,10 +27,13 @@ class Dedupe(StrEnum):
 
 def pack_progress(update: Any) -> Any:
     """What `pack` calls after each shard: images and megabytes per second, failures."""
-    done: dict[str, list[float]] = {}  # stage -> images, bytes, failures, time of the first call
+    done: dict[str, list[float]] = {}  # stage -> images, bytes, failures, time of its start
+    last = time.perf_counter()
 
     def progress(packed: Any) -> None:
-        sums = done.setdefault(packed.stage, [0, 0, 0, time.perf_counter()])
+        nonlocal last
+        sums = done.setdefault(packed.stage, [0, 0, 0, last])
+        last = time.perf_counter()
         sums[0] += packed.images
         sums[1] += packed.bytes_in
         sums[2] += packed.failed

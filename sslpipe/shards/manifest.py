@@ -186,7 +186,8 @@ def places(path: str | Path) -> tuple[Path | str, Path | str]:
         root = str(path).removesuffix("/" + FILE).rstrip("/")
         return root, f"{root}/{FILE}"
     named = local_path(path)
-    file = named / FILE if named.is_dir() else named
+    is_file = named.is_file() or named.suffix == ".json"
+    file = named if is_file else named / FILE
     return file.parent, file
 
 
@@ -198,7 +199,7 @@ def checked_exclude(document: Document, file: Path | str) -> dict[str, tuple[int
     """
     samples = {shard.file: shard.samples for shard in document.shards}
     for name, rows in document.exclude.items():
-        if not set(rows) <= set(range(samples.get(name, 0))):
+        if rows and not 0 <= min(rows) <= max(rows) < samples.get(name, 0):
             raise ShardError(
                 f"{file}: exclude.{name} = {rows}: the shard has rows 0 to "
                 f"{samples.get(name, 0) - 1}; correct the list or remove it"
