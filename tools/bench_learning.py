@@ -34,7 +34,6 @@ from sslpipe.evaluate.central import central_batches
 from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.evaluate.finetune import finetune, labelled_images
 from sslpipe.lookup import Entry
-from sslpipe.methods import METHODS
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, build_method, load_encoder, train
 from sslpipe.train.alarm import Alarm
@@ -57,7 +56,7 @@ SAID = {
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("methods", nargs="*")
-    options.add_argument("--all", action="store_true", help="every METHOD with a recipe")
+    options.add_argument("--all", action="store_true", help="every recipe for 32 px")
     options.add_argument("--budget", type=float, required=True, help="minutes of each pretraining")
     options.add_argument("--train", type=Path, required=True)
     options.add_argument("--test", type=Path, required=True)
@@ -67,7 +66,7 @@ def main() -> None:
     options.add_argument("--finetune", action="store_true")
     options.add_argument("--set", action="append", default=[], dest="sets")
     chosen = options.parse_args()
-    known = [n for n in METHODS if n + SUFFIX in recipes()]
+    known = [name.removesuffix(SUFFIX) for name in recipes() if name.endswith(SUFFIX)]
     console, results = Console(width=170), {}
     for name in known if chosen.all else chosen.methods:
         results[name] = result_of(name, chosen)
