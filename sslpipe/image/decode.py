@@ -80,14 +80,10 @@ def decode_jpeg(
 
     Pixels may be shrunk already, by `scale_factor`.
     """
-    if not data.startswith(b"\xff\xd8"):
+    sides = stored_sides(data)
+    if sides is None:
         return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    if colours in ("CMYK", "YCCK"):
-        return None
+    height, width = sides
     check_size(width, height)
     check_scans(data)
     # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
@@ -106,6 +102,17 @@ def decode_jpeg(
         buffer=buffers.empty((height, width, 3), np.uint8),
     )
     return pixels, jpeg_orientation(data)
+
+
+def stored_sides(data: bytes) -> tuple[int, int] | None:
+    """Height and width, before any turn, of a JPEG that takes the fast way; None: it does not."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return None if colours in ("CMYK", "YCCK") else (height, width)
 
 
 def jpeg_orientation(data: bytes) -> int:

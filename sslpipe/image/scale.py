@@ -23,13 +23,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 import torch
 from torch import Tensor
 
 from . import ops
 from .buffers import Buffers
-from .decode import MAX_SIDE, TURNS, decode, jpeg_orientation, scale_factor, shrunk
+from .decode import MAX_SIDE, TURNS, decode, jpeg_orientation, scale_factor, shrunk, stored_sides
 from .draws import Policy, keys_of
 from .ops import Draw
 
@@ -154,15 +153,10 @@ def least_box(policy: Policy) -> Sides:
 
 def jpeg_sides(data: bytes) -> Sides | None:
     """Of an upright JPEG by its header; None: it is none, or libjpeg cannot scale it."""
-    if not data.startswith(b"\xff\xd8"):
+    stored = stored_sides(data)
+    if stored is None:
         return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    if colours in ("CMYK", "YCCK"):
-        return None
-    return (width, height) if TURNS[jpeg_orientation(data)][0] else (height, width)
+    return stored[::-1] if TURNS[jpeg_orientation(data)][0] else stored
 
 
 def canvas_sides(sides: Sides, size: int | None, factor: int = 1) -> Sides:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import fsspec
-
 from ..errors import ExtraError, ShardError
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
@@ -81,6 +79,8 @@ def find_store(url: str) -> tuple[Any, str]:
         ExtraError: the client of this store is not installed.
         ShardError: no such kind of store.
     """
+    import fsspec  # here: it takes 0.1 s, which local files need not pay
+
     # s3fs asks for the size before each file, to fetch it in parts, unless it may fetch but one
     options = {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
     try:
