@@ -6,22 +6,26 @@
 
 For each METHOD the recipe METHOD_cifar: its step time is measured, the epochs are chosen so that
 the whole run, schedule included, fits the budget, and warm-up and milestones shrink in proportion.
-Beside the trained encoder: the same one untrained, and raw pixels. `--finetune` also trains each
-encoder on 50 labels per class. `--small`: narrow backbones, for CPUs.
+Beside the trained encoder: the same one untrained (once for all methods that begin alike), and
+pixels less their mean. `--finetune` also trains each encoder on 50 labels per class. `--small`:
+narrow backbones, for CPUs.
 A run that was killed goes on, a method with a result is skipped: delete OUT/METHOD to repeat it.
 OUT/METHOD/result.json holds all numbers; the table and the rows come from these files.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from provenance import row
 from rich.console import Console
@@ -29,10 +33,10 @@ from rich.table import Table
 from torch import nn
 
 import sslpipe
-from sslpipe.evaluate import extract, knn, linear
+from sslpipe.evaluate import Features, extract, knn, linear
 from sslpipe.evaluate.central import central_batches
 from sslpipe.evaluate.command import fresh_encoder
-from sslpipe.evaluate.finetune import finetune, labelled_images
+from sslpipe.evaluate.finetune import Images, finetune, labelled_images
 from sslpipe.lookup import Entry
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, build_method, load_encoder, train
@@ -43,14 +47,16 @@ from sslpipe.train.loop import endless, optimizer_step
 from sslpipe.train.run import prepare
 
 SUFFIX = "_cifar"
-RESNET = Entry("cifar_resnet", {"width": 32, "blocks": [1, 1, 1, 1]})
-VIT = MappingProxyType({"embed_dim": 128, "depth": 6, "num_heads": 4})
+RESNET = Entry("cifar_resnet", {"width": 16, "blocks": [1, 1, 1, 1]})
+VIT = MappingProxyType({"embed_dim": 96, "depth": 4, "num_heads": 3})
 PER_CLASS, TUNING_EPOCHS = 50, 20  # labels; 20,000 images for both encoders of CIFAR-10
 SAID = {
     "knn": "k-NN", "untrained_knn": "untrained", "pixels_knn": "pixels", "linear": "linear",
     "untrained_linear": "untrained", "finetuned": "fine-tuned", "untrained_finetuned": "scratch",
-    "epochs": "epochs", "minutes": "min", "first_loss": "first loss", "last_loss": "last loss",
+    "epochs": "epochs", "minutes": "min",
 }  # fmt: skip
+
+Numbers = dict[str, Any]
 
 
 def main() -> None:
@@ -75,29 +81,36 @@ def main() -> None:
         console.print(row(f"`{name}{SUFFIX}`: {sentence(result)}", "timm"), soft_wrap=True)
 
 
-def result_of(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
+def result_of(name: str, chosen: argparse.Namespace) -> Numbers:
     """The numbers of a method: read, or measured and written."""
-    path = chosen.out / name / "result.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recipe = planned(name, chosen, path.with_name("recipe.json"))
-    folder = path.parent / "run"
-    alarms = pretrain(recipe, folder, chosen)
+    return remembered(chosen.out / name / "result.json", lambda: measured(name, chosen))
+
+
+def remembered(path: Path, measure: Callable[[], Numbers]) -> Numbers:
+    """The numbers of a file, which is made if it is missing."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(measure(), indent=1))
+        part.replace(path)
+    return json.loads(path.read_text())
+
+
+def measured(name: str, chosen: argparse.Namespace) -> Numbers:
+    """Pretrain and judge one method."""
+    folder = chosen.out / name
+    recipe = planned(name, chosen, folder / "recipe.json")
+    alarms = pretrain(recipe, folder / "run", chosen)
     backbone = recipe.train.backbone
-    result = {
+    return {
         "recipe": name + SUFFIX,
         "backbone": [backbone.name, dict(backbone.settings)],
         "epochs": recipe.train.epochs,
         "device": chosen.device,
-        **history(folder / "metrics.jsonl", recipe),
+        **history(folder / "run" / "metrics.jsonl", recipe),
         "alarms": alarms,
-        **judged(folder / "last.pt", chosen),
+        **judged(folder / "run" / "last.pt", chosen),
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1))
-    part.replace(path)
-    return result
 
 
 def planned(name: str, chosen: argparse.Namespace, path: Path) -> Recipe:
@@ -173,60 +186,90 @@ def pretrain(recipe: Recipe, out: Path, chosen: argparse.Namespace) -> list[str]
     return [m for line in rows_until(out / "metrics.jsonl", done.total) for m in alarm.read(line)]
 
 
-def history(path: Path, recipe: Recipe) -> dict[str, float]:
-    """The first logged loss, the mean of the last ten, and the time of all steps."""
+def history(path: Path, recipe: Recipe) -> Numbers:
+    """The time of all steps, and the loss: means of tenths of the run, first to last."""
     rows = rows_until(path, 2**62)
     steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *rows])]
     images = recipe.stream.batch_size * recipe.train.accumulate
     seconds = sum(s * images / r["images_per_s"] for s, r in zip(steps, rows, strict=True))
-    last = [r["loss"] for r in rows[-10:]]
-    return {
-        "minutes": seconds / 60,
-        "first_loss": rows[0]["loss"],
-        "last_loss": sum(last) / len(last),
-    }
+    tenths = np.array_split([row["loss"] for row in rows], min(10, len(rows)))
+    return {"minutes": seconds / 60, "losses": [float(tenth.mean()) for tenth in tenths]}
 
 
-def judged(checkpoint: Path, chosen: argparse.Namespace) -> dict[str, float | None]:
-    """k-NN and linear of trained and untrained encoder, k-NN of pixels, fine-tuning if wanted."""
+def judged(checkpoint: Path, chosen: argparse.Namespace) -> Numbers:
+    """The accuracies of the trained encoder, of the untrained one, and of pixels."""
     encoder, recipe = load_encoder(checkpoint)
     untrained = fresh_encoder(recipe, chosen.train)
-    device, numbers = torch.device(chosen.device), {}
-    for label, module in (("", encoder), ("untrained_", untrained), ("pixels_", nn.Flatten())):
-        bank, queries = (features(module, recipe, s, device) for s in (chosen.train, chosen.test))
-        numbers[label + "knn"] = knn(bank, queries).top1
-        if label != "pixels_":
-            numbers[label + "linear"] = linear(bank, queries).top1
+    base = chosen.out / "untrained" / f"{digest(untrained, recipe, chosen.finetune)}.json"
+
+    def baseline() -> Numbers:
+        numbers = accuracies(untrained, recipe, chosen)
+        bank, queries = (features(nn.Flatten(), recipe, s, chosen) for s in sets(chosen))
+        mean = bank.features.mean(0)
+        bank, queries = (replace(f, features=f.features - mean) for f in (bank, queries))
+        return {"pixels_knn": knn(bank, queries).top1, **prefixed("untrained_", numbers)}
+
+    return {**accuracies(encoder, recipe, chosen), **remembered(base, baseline)}
+
+
+def digest(encoder: nn.Module, recipe: Recipe, finetuned: bool) -> str:
+    """Names what the baseline depends on: first weights, normalisation, protocols."""
+    ops = [op for op in recipe.views["global"].ops if op.name == "Normalize"]
+    made = hashlib.sha256(repr((ops, finetuned)).encode())
+    for name, weight in encoder.state_dict().items():
+        made.update(name.encode() + weight.numpy().tobytes())
+    return made.hexdigest()[:16]
+
+
+def prefixed(prefix: str, numbers: Numbers) -> Numbers:
+    return {prefix + name: number for name, number in numbers.items()}
+
+
+def accuracies(encoder: nn.Module, recipe: Recipe, chosen: argparse.Namespace) -> Numbers:
+    """k-NN and linear probe of an encoder; fine-tuned on few labels, if wanted."""
+    bank, queries = (features(encoder, recipe, shards, chosen) for shards in sets(chosen))
+    numbers = {"knn": knn(bank, queries).top1, "linear": linear(bank, queries).top1}
     if chosen.finetune:
-        bank, queries = (images(recipe, s, device) for s in (chosen.train, chosen.test))
-        few = bank.few(PER_CLASS, seed=0)
-        for label, module in (("", encoder), ("untrained_", untrained)):
-            numbers[label + "finetuned"] = finetune(
-                module, few, queries, device, epochs=TUNING_EPOCHS
-            ).top1
+        few, test = (images(recipe, shards, chosen) for shards in sets(chosen))
+        few = few.few(PER_CLASS, seed=0)
+        device = torch.device(chosen.device)
+        numbers["finetuned"] = finetune(encoder, few, test, device, epochs=TUNING_EPOCHS).top1
     return numbers
 
 
-def features(module: nn.Module, recipe: Recipe, shards: Path, device: torch.device) -> Any:
-    with central_batches(recipe, shards=shards, device=device) as batches:
-        return extract(module, batches, device)
+def sets(chosen: argparse.Namespace) -> tuple[Path, Path]:
+    return chosen.train, chosen.test
 
 
-def images(recipe: Recipe, shards: Path, device: torch.device) -> Any:
-    with central_batches(recipe, shards=shards, device=device) as batches:
+def features(
+    module: nn.Module, recipe: Recipe, shards: Path, chosen: argparse.Namespace
+) -> Features:
+    with central_batches(recipe, shards=shards, device=chosen.device) as batches:
+        return extract(module, batches, chosen.device)
+
+
+def images(recipe: Recipe, shards: Path, chosen: argparse.Namespace) -> Images:
+    with central_batches(recipe, shards=shards, device=chosen.device) as batches:
         return labelled_images(batches)
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """One line per method."""
-    made = Table("method", *SAID.values(), "alarms")
+    made = Table("method", *SAID.values(), "loss", "alarms")
     for name, result in results.items():
-        made.add_row(name, *(shown(result.get(key)) for key in SAID), str(len(result["alarms"])))
+        cells = [shown(result.get(key)) for key in SAID]
+        made.add_row(name, *cells, curve(result["losses"]), str(len(result["alarms"])))
     return made
 
 
 def shown(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def curve(losses: list[float]) -> str:
+    """Four points of the loss, first and last among them."""
+    points = np.linspace(0, len(losses) - 1, 4).round().astype(int)
+    return " ".join(f"{losses[point]:.4g}" for point in points)
 
 
 def sentence(result: Mapping[str, Any]) -> str:
@@ -242,8 +285,8 @@ def sentence(result: Mapping[str, Any]) -> str:
         f"{name} {settings or ''}, {result['epochs']} epochs in {result['minutes']:.1f} min on "
         f"{result['device']}: k-NN {result['knn']:.3f} (untrained {result['untrained_knn']:.3f}, "
         f"pixels {result['pixels_knn']:.3f}), linear {result['linear']:.3f} (untrained "
-        f"{result['untrained_linear']:.3f}){tuned}; loss {result['first_loss']:.3f} to "
-        f"{result['last_loss']:.3f}{'; ' if result['alarms'] else ''}{'; '.join(result['alarms'])}"
+        f"{result['untrained_linear']:.3f}){tuned}; loss {curve(result['losses'])}"
+        f"{'; ' if result['alarms'] else ''}{'; '.join(result['alarms'])}"
     )
 
 
