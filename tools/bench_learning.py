@@ -8,7 +8,7 @@ For each METHOD the recipe METHOD_cifar: its step time is measured, the epochs a
 the whole run, schedule included, fits the budget, and warm-up and milestones shrink in proportion.
 Beside the trained encoder: the same one untrained (once for all methods that begin alike), and
 pixels less their mean. `--finetune` also trains each encoder on 50 labels per class. `--small`:
-narrow backbones, for CPUs.
+narrow backbones and heads, for CPUs.
 A run that was killed goes on, a method with a result is skipped: delete OUT/METHOD to repeat it.
 OUT/METHOD/result.json holds all numbers; the table and the rows come from these files.
 """
@@ -17,12 +17,9 @@ import argparse
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,25 +27,21 @@ import torch
 from provenance import row
 from rich.console import Console
 from rich.table import Table
+from short_recipes import planned
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sslpipe
 from sslpipe.evaluate import Features, extract, knn, linear
 from sslpipe.evaluate.central import central_batches
 from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.evaluate.finetune import Images, finetune, labelled_images
-from sslpipe.lookup import Entry
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, build_method, load_encoder, train
 from sslpipe.train.alarm import Alarm
-from sslpipe.train.guard import Guard
 from sslpipe.train.log import rows_until
-from sslpipe.train.loop import endless, optimizer_step
-from sslpipe.train.run import prepare
 
 SUFFIX = "_cifar"
-RESNET = Entry("cifar_resnet", {"width": 16, "blocks": [1, 1, 1, 1]})
-VIT = MappingProxyType({"embed_dim": 96, "depth": 4, "num_heads": 3})
 PER_CLASS, TUNING_EPOCHS = 50, 20  # labels; 20,000 images for both encoders of CIFAR-10
 SAID = {
     "knn": "k-NN", "untrained_knn": "untrained", "pixels_knn": "pixels", "linear": "linear",
@@ -56,6 +49,7 @@ SAID = {
     "epochs": "epochs", "minutes": "min",
 }  # fmt: skip
 
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 Numbers = dict[str, Any]
 
 
@@ -74,9 +68,12 @@ def main() -> None:
     chosen = options.parse_args()
     known = [name.removesuffix(SUFFIX) for name in recipes() if name.endswith(SUFFIX)]
     console, results = Console(width=170), {}
-    for name in known if chosen.all else chosen.methods:
-        results[name] = result_of(name, chosen)
-        console.print(table(results))
+    # on CPUs the fused kernel's backward takes over half of a ViT's step of 65 tokens
+    kernels = [SDPBackend.MATH] if chosen.device == "cpu" else FUSED
+    with sdpa_kernel(kernels):
+        for name in known if chosen.all else chosen.methods:
+            results[name] = result_of(name, chosen)
+            console.print(table(results))
     for name, result in results.items():
         console.print(row(f"`{name}{SUFFIX}`: {sentence(result)}", "timm"), soft_wrap=True)
 
@@ -99,7 +96,11 @@ def remembered(path: Path, measure: Callable[[], Numbers]) -> Numbers:
 def measured(name: str, chosen: argparse.Namespace) -> Numbers:
     """Pretrain and judge one method."""
     folder = chosen.out / name
-    recipe = planned(name, chosen, folder / "recipe.json")
+    recipe = planned(
+        load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets),
+        folder / "recipe.json", shards=chosen.train, device=chosen.device,
+        budget=chosen.budget, small=chosen.small,
+    )  # fmt: skip
     alarms = pretrain(recipe, folder / "run", chosen)
     backbone = recipe.train.backbone
     return {
@@ -111,59 +112,6 @@ def measured(name: str, chosen: argparse.Namespace) -> Numbers:
         "alarms": alarms,
         **judged(folder / "run" / "last.pt", chosen),
     }
-
-
-def planned(name: str, chosen: argparse.Namespace, path: Path) -> Recipe:
-    """The recipe with as many epochs as fit the budget; chosen once, so that a run can go on."""
-    recipe = load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets)
-    if chosen.small:
-        recipe = trained_by(recipe, backbone=narrow(recipe.train.backbone))
-    if not path.exists():
-        seconds, steps = step_time(recipe, chosen)
-        epochs = max(1, int(chosen.budget * 60 / (seconds * steps)))
-        path.write_text(json.dumps({"epochs": epochs, "step_seconds": seconds, "steps": steps}))
-    return shortened(recipe, json.loads(path.read_text())["epochs"])
-
-
-def narrow(backbone: Entry) -> Entry:
-    """A narrow backbone of the same kind."""
-    if not backbone.name.startswith("vit"):
-        return RESNET
-    return Entry(backbone.name, {**backbone.settings, **VIT}, backbone.where)
-
-
-def trained_by(recipe: Recipe, **settings: Any) -> Recipe:
-    """The recipe with other settings of its train section."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=settings)})
-
-
-def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """Another number of epochs, warm-up and milestones in proportion."""
-    share = epochs / recipe.train.epochs
-    milestones = sorted({max(1, round(m * share)) for m in recipe.train.milestones} - {epochs})
-    return trained_by(
-        recipe,
-        epochs=epochs,
-        warmup_epochs=recipe.train.warmup_epochs * min(share, 1.0),
-        milestones=tuple(milestones),
-        schedule=recipe.train.schedule if milestones or not recipe.train.milestones else "cosine",
-    )
-
-
-def step_time(recipe: Recipe, chosen: argparse.Namespace, *, steps: int = 8) -> tuple[float, int]:
-    """Seconds per batch, data included, after warming up; and batches per epoch."""
-    with opened(recipe, chosen) as pipe, closing(endless(pipe)) as batches:
-        run = prepare(pipe, build_method(recipe, pipe.spec), recipe.train)
-        guard = Guard(pipe.device)
-        for step in range(3):
-            optimizer_step(run, batches, min(step, run.plan.total - 1), guard)
-        guard.check(1)
-        start = time.perf_counter()
-        for step in range(steps):
-            optimizer_step(run, batches, min(step, run.plan.total - 1), guard)
-        guard.check(1)  # waits for the device
-        seconds = (time.perf_counter() - start) / steps / recipe.train.accumulate
-        return seconds, len(pipe)
 
 
 def opened(recipe: Recipe, chosen: argparse.Namespace) -> sslpipe.Pipeline:
