@@ -52,18 +52,21 @@ def without_predictor(method: Any) -> None:
 def without_stop_gradient(method: Any) -> None:
     """The target is the network that learns, and takes gradients; for BYOL and SimSiam."""
     if hasattr(method, "online"):
-        method.forward = partial(both_learn, method.online, method.predictor)
+        method.forward = partial(both_learn, method.online, method.predictor, (4.0, -4.0))
     else:
         network = nn.Sequential(method.encoder, method.projector)
-        method.forward = partial(both_learn, network, method.predictor)
+        method.forward = partial(both_learn, network, method.predictor, (0.0, -1.0))
 
 
-def both_learn(network: nn.Module, predictor: nn.Module, batch: Any) -> Output:
-    """SimSiam's loss with all gradients; BYOL's is 4 + 4 times this."""
+def both_learn(
+    network: nn.Module, predictor: nn.Module, loss: tuple[float, float], batch: Any
+) -> Output:
+    """`loss`: its value at cosine 0 and its slope."""
     z1_BD, z2_BD = (network(view_BCHW) for view_BCHW in batch.views["global"][:2])
     pairs = ((predictor(z1_BD), z2_BD), (predictor(z2_BD), z1_BD))
     cosine = sum(F.cosine_similarity(p.float(), z.float()).mean() for p, z in pairs) / 2
-    return Output(-cosine, monitors(z1_BD, z2_BD) | {"agreement": cosine.detach()})
+    metrics = monitors(z1_BD, z2_BD) | {"agreement": cosine.detach()}
+    return Output(loss[0] + loss[1] * cosine, metrics)
 
 
 class Variant(NamedTuple):
