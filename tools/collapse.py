@@ -70,7 +70,7 @@ def both_learn(
 
 
 class Variant(NamedTuple):
-    """A method with other settings, then changed; `said`: what its alarm must name, None: none."""
+    """A method with other settings, then changed. `said`: what its alarm must name; None: none."""
 
     method: str
     said: str | None
@@ -78,16 +78,17 @@ class Variant(NamedTuple):
     change: Callable[[Any], None] = whole
 
 
-STOP, PREDICTOR = "no stop-gradient", "no predictor"
+STOP = "no stop-gradient"
+SLOW = ""  # collapses too slowly for a short run to be told for certain
 WEIGHTS, TEMPERATURE = "an invariance term that outweighs", "a temperature that is too high"
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
         "byol": Variant("byol", None),
         "byol, no stop-gradient": Variant("byol", STOP, change=without_stop_gradient),
-        "byol, no predictor": Variant("byol", PREDICTOR, change=without_predictor),
+        "byol, no predictor": Variant("byol", SLOW, change=without_predictor),
         "simsiam": Variant("simsiam", None),
-        "simsiam, no stop-gradient": Variant("simsiam", STOP, change=without_stop_gradient),
-        "simsiam, no predictor": Variant("simsiam", PREDICTOR, change=without_predictor),
+        "simsiam, no stop-gradient": Variant("simsiam", SLOW, change=without_stop_gradient),
+        "simsiam, no predictor": Variant("simsiam", SLOW, change=without_predictor),
         "vicreg": Variant("vicreg", None),
         "vicreg, weights 100, 100, 1": Variant(
             "vicreg", None, {"invariance": 100.0, "variance": 100.0}
@@ -144,7 +145,9 @@ def recipe_of(variant: Variant, chosen: argparse.Namespace) -> Recipe:
 
 def judged(said: str | None, alarms: tuple[str, ...]) -> bool:
     """Whether the alarms are as they must be."""
-    return not alarms if said is None else bool(alarms) and all(said in a for a in alarms)
+    if said is None:
+        return not alarms
+    return said == SLOW or (bool(alarms) and all(said in a for a in alarms))
 
 
 def ends(path: Path) -> list[str]:
