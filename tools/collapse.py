@@ -32,12 +32,9 @@ from sslpipe.train.log import rows_until
 
 SHOWN = ("loss", "agreement", "variance", "embedding_std", "feature_rankme")
 SMALL = (
-    "stream.batch_size=128",
-    "stream.epoch_samples=2000",
+    "stream.batch_size=128", "stream.epoch_samples=2000", "train.warmup_epochs=1", "run.threads=1",
     "train.backbone={cifar_resnet: {width: 16, blocks: [1, 1, 1, 1]}}",
-    "train.warmup_epochs=1",
-    "run.threads=1",
-)
+)  # fmt: skip
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -51,11 +48,10 @@ def without_predictor(method: Any) -> None:
 
 def without_stop_gradient(method: Any) -> None:
     """The target is the network that learns, and takes gradients; for BYOL and SimSiam."""
-    if hasattr(method, "online"):
-        method.forward = partial(both_learn, method.online, method.predictor, (4.0, -4.0))
-    else:
-        network = nn.Sequential(method.encoder, method.projector)
-        method.forward = partial(both_learn, network, method.predictor, (0.0, -1.0))
+    byol = hasattr(method, "online")
+    network = method.online if byol else nn.Sequential(method.encoder, method.projector)
+    loss = (4.0, -4.0) if byol else (0.0, -1.0)
+    method.forward = partial(both_learn, network, method.predictor, loss)
 
 
 def both_learn(
@@ -78,6 +74,10 @@ class Variant(NamedTuple):
     change: Callable[[Any], None] = whole
 
 
+def weights(*values: float) -> Mapping[str, float]:
+    return dict(zip(("invariance", "variance", "covariance"), values, strict=True))
+
+
 STOP = "no stop-gradient"
 SLOW = ""  # collapses too slowly for a short run to be told for certain
 WEIGHTS, TEMPERATURE = "an invariance term that outweighs", "a temperature that is too high"
@@ -90,12 +90,8 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "simsiam, no stop-gradient": Variant("simsiam", SLOW, change=without_stop_gradient),
         "simsiam, no predictor": Variant("simsiam", SLOW, change=without_predictor),
         "vicreg": Variant("vicreg", None),
-        "vicreg, weights 100, 100, 1": Variant(
-            "vicreg", None, {"invariance": 100.0, "variance": 100.0}
-        ),
-        "vicreg, weights 100, 1, 0": Variant(
-            "vicreg", WEIGHTS, {"invariance": 100.0, "variance": 1.0, "covariance": 0.0}
-        ),
+        "vicreg, weights 100, 100, 1": Variant("vicreg", None, weights(100.0, 100.0, 1.0)),
+        "vicreg, weights 100, 1, 0": Variant("vicreg", WEIGHTS, weights(100.0, 1.0, 0.0)),
         "simclr": Variant("simclr", None),
         "simclr, temperature 10": Variant("simclr", TEMPERATURE, {"temperature": 10.0}),
     }
