@@ -15,7 +15,7 @@ from .log import Row
 
 # Healthy short runs on CIFAR-10 stayed far from all of these; figures in tests/train/test_alarm.py
 # and tests/train/test_collapse.py.
-RANK = 2.0  # effective rank of features, 1 = all alike; collapsed ones had 1.0 to 1.9
+RANK = 2.0  # effective rank of features, 1 = all alike; collapsed ones had 1.0 to 2.4
 SHARE = 0.2  # of the largest spread so far
 CHANCE = 0.02  # distance of the loss from that of outputs that tell nothing, as a share of it
 ENTROPY = 0.1  # nats, of the mean output: 0 = one prototype takes all
