@@ -66,7 +66,9 @@ class BYOL(nn.Module):
         with torch.no_grad():
             z1_BD, z2_BD = (self.target(view_BCHW) for view_BCHW in views)
         loss = byol_loss(p1_BD, z2_BD) + byol_loss(p2_BD, z1_BD)
-        return Output(loss, monitors(p1_BD, p2_BD))
+        # the mean cosine of prediction and target: near 1 is too good to be true
+        agreement = 1 - loss.detach() / 4
+        return Output(loss, monitors(p1_BD, p2_BD) | {"agreement": agreement})
 
     def after_step(self, progress: float) -> None:
         """The target's EMA; officially at progress (step - 1) / steps, which never reaches 1."""

@@ -49,7 +49,8 @@ class SimSiam(nn.Module):
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         p1_BD, p2_BD = self.predictor(z1_BD), self.predictor(z2_BD)
         loss = (negative_cosine(p1_BD, z2_BD) + negative_cosine(p2_BD, z1_BD)) / 2
-        return Output(loss, monitors(z1_BD, z2_BD))
+        # the mean cosine of prediction and target: near 1 is too good to be true
+        return Output(loss, monitors(z1_BD, z2_BD) | {"agreement": -loss.detach()})
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
         """The predictor keeps its learning rate, to follow the representation (section 4.2)."""

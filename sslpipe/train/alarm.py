@@ -1,7 +1,8 @@
 """Say when a run collapses or learns nothing, what was measured, and what usually causes it.
 
 It reads the rows that are logged anyway, on the host: no kernel, no synchronisation. Each sign
-must show in two readings, so a run is told within two epochs of its collapse.
+must show in two readings, so a run is told within two epochs of its collapse. The features of an
+encoder with batch norm may stay varied while the embeddings behind them are all alike.
 """
 
 import math
@@ -12,12 +13,15 @@ from typing import NamedTuple
 
 from .log import Row
 
-# Healthy short runs on CIFAR-10 stayed far from all of these; figures in tests/train/test_alarm.py.
-RANK = 1.5  # effective rank of features: 1 = all images alike
+# Healthy short runs on CIFAR-10 stayed far from all of these; figures in tests/train/test_alarm.py
+# and tests/train/test_collapse.py.
+RANK = 2.0  # effective rank of features, 1 = all alike; collapsed ones had 1.0 to 2.4
 SHARE = 0.2  # of the largest spread so far
 CHANCE = 0.02  # distance of the loss from that of outputs that tell nothing, as a share of it
 ENTROPY = 0.1  # nats, of the mean output: 0 = one prototype takes all
 INFORMATION = 0.01  # nats, of an output about its image
+AGREEMENT = 0.98  # mean cosine of prediction and target: two views of an image differ by more
+VARIANCE = 0.9  # VICReg's term: by so much standard deviations fall short of 1
 READINGS = 2
 
 SPREADS: Mapping[str, str] = MappingProxyType(
@@ -95,6 +99,10 @@ class Alarm:
         """All signs that a row can show."""
         if "feature_rankme" in row:
             yield rank_reading(row["feature_rankme"])
+        if "agreement" in row:
+            yield agreement_reading(row["agreement"])
+        if "variance" in row:
+            yield variance_reading(row["variance"])
         if "mean_entropy" in row:
             yield prototype_reading(row["mean_entropy"])
         if "mean_entropy" in row and "teacher_entropy" in row:
@@ -122,7 +130,7 @@ class Alarm:
             self._losses.popleft()
         mean = sum(value for _, value in self._losses) / len(self._losses)
         said = (
-            f"nothing is learned: the mean loss of the last epoch is {mean:.4g}, within "
+            f"the loss stays at chance: its mean over the last epoch is {mean:.4g}, within "
             f"{CHANCE:.0%} of the {chance:.4g} of outputs that tell nothing"
         )
         bad = epoch >= self._patience and abs(mean - chance) < CHANCE * chance
@@ -140,6 +148,27 @@ def rank_reading(rank: float) -> Reading:
         f"collapse: the effective rank of the features is {rank:.2f}, below {RANK}; 1 = all alike"
     )
     return Reading("feature_rankme", rank < RANK, said)
+
+
+def agreement_reading(cosine: float) -> Reading:
+    """The agreement of BYOL's and SimSiam's views: too good to be learned."""
+    said = (
+        f"collapse: prediction and target are nearly the same (agreement = {cosine:.3f}, a mean "
+        f"cosine above {AGREEMENT}), as when all embeddings are alike"
+    )
+    return Reading("agreement", cosine > AGREEMENT, said)
+
+
+def variance_reading(term: float) -> Reading:
+    """VICReg's variance term against 1, its value at collapse.
+
+    `embedding_std` cannot see embeddings that shrink in proportion: it normalises them.
+    """
+    said = (
+        f"collapse: the embeddings shrink to a point (variance term = {term:.2f}, above "
+        f"{VARIANCE}: standard deviations of about {1 - term:.2f} instead of 1)"
+    )
+    return Reading("variance", term > VARIANCE, said)
 
 
 def prototype_reading(entropy: float) -> Reading:
