@@ -23,9 +23,6 @@ def start(toy, out, *, length=5, method=None, pipe=None, **options):
     return method, train(pipe, method, recipe.train, out=out, **options)
 
 
-HALVES = (slice(0, 2), slice(2, 4))  # weight and bias of the encoder, and of the head
-
-
 def rate(step):
     """The toy's learning rate: 5 of 20 steps up to 1e-2, a cosine to 1e-5."""
     up = 1e-2 * step / 4
@@ -175,52 +172,6 @@ def test_accumulated_batches_are_one_large_batch(toy, tmp_path):
         torch.testing.assert_close(accumulated.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
     assert a.metrics["lr"] == b.metrics["lr"]
     assert a.metrics["loss"] == pytest.approx(b.metrics["loss"], rel=1e-5)
-
-
-@pytest.mark.parametrize("clip", ["global", "per_parameter"])
-def test_clipping_bounds_the_gradients(toy, tmp_path, clip):
-    seen = []
-
-    class Watch(toy.Method):
-        def after_step(self, progress):
-            seen.append([p.grad.norm() for p in self.parameters() if p.grad is not None])
-
-    start(toy, tmp_path, method=Watch(), train_clip_norm=0.01, train_clip=clip, max_steps=3)
-    for norms in seen:
-        total = torch.stack(norms).norm().item()
-        assert total == pytest.approx(0.01 if clip == "global" else 0.01 * len(norms) ** 0.5, 1e-3)
-
-
-def test_modules_are_clipped_each_for_itself(toy, tmp_path):
-    """DINOv2's train.py: clip_grad_norm_ of every module of the student."""
-    seen = []
-
-    class Watch(toy.Method):
-        def clipped_together(self):
-            yield self.encoder.parameters()
-            yield self.head.parameters()
-
-        def after_step(self, progress):
-            seen.append(
-                [p.grad for module in (self.encoder, self.head) for p in module.parameters()]
-            )
-
-    def start_watched(folder, **clip):
-        start(toy, tmp_path / folder, method=Watch(), max_steps=1, **clip)
-        return [grads.detach().clone() for grads in seen.pop()]
-
-    raw = start_watched("raw")
-    made = start_watched("clipped", train_clip_norm=0.37, train_clip="per_module")
-    norms = [torch.cat([g.flatten() for g in raw[half]]).norm() for half in HALVES]
-    assert min(norms) < 0.37 < max(norms)  # together they would both be clipped
-    for half, norm in zip(HALVES, norms, strict=True):
-        for before, after in zip(raw[half], made[half], strict=True):
-            torch.testing.assert_close(after, before * min(0.37 / (norm + 1e-6), 1.0))
-
-
-def test_modules_to_clip_are_the_method_s_to_name(toy, tmp_path):
-    with pytest.raises(RecipeError, match=r"'per_module' needs a method with clipped_together\(\)"):
-        start(toy, tmp_path, train_clip_norm=0.37, train_clip="per_module")
 
 
 def test_bf16_runs_the_forward_in_bf16(toy, tmp_path):
