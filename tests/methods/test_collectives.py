@@ -16,7 +16,7 @@ from torch import nn
 from sslpipe import methods
 from sslpipe.methods import collectives
 from sslpipe.methods.sinkhorn import sinkhorn_knopp
-from sslpipe.train.run import replicate
+from sslpipe.train import run
 
 from .every_method import build, make_batch, make_spec, without_batch_norm
 
@@ -38,10 +38,10 @@ class Grouped(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(768, 6), nn.BatchNorm1d(6))
 
 
-def wrap(module, rank, size):
-    """As the trainer does."""
-    return replicate(
-        module, SimpleNamespace(rank=rank, world_size=size, device=torch.device("cpu"))
+def wrap(module, rank, size, device="cpu"):
+    """As the trainer does for that device."""
+    return run.replicate(
+        module, SimpleNamespace(rank=rank, world_size=size, device=torch.device(device))
     )
 
 
@@ -127,6 +127,17 @@ def test_two_ranks_equal_one_on_the_joined_batch(name, ranks):
 def test_buffers_are_rank_0_s_at_the_start_and_never_travel_again(ranks):
     assert [found["buffers"][0] for found in ranks] == [[0.0, 0.0]] * 2
     assert [found["buffers"][1] for found in ranks] == [[5.0, 5.0], [6.0, 6.0]]
+
+
+def test_on_gpus_batch_norm_is_synchronised_and_moco_s_groups_stay(monkeypatch):
+    method = build("moco", make_spec(SIZE, 2), Grouped())
+    method.query[1].append(nn.BatchNorm1d(8))
+    # there is no DDP of SyncBatchNorm without GPUs
+    monkeypatch.setattr(run, "DistributedDataParallel", lambda module: SimpleNamespace())
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    wrap(method, 0, 2, device="cuda")
+    norms = [type(norm).__name__ for norm in (method.query[0][2], method.query[1][-1])]
+    assert norms == ["GroupedBatchNorm", "SyncBatchNorm"]
 
 
 def test_collectives(ranks):
