@@ -100,7 +100,7 @@ class Train(Rates, Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: Positive = 1  # batches per optimizer step
     clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
-    clip: Literal["global", "per_parameter"] = "global"
+    clip: Literal["global", "per_module", "per_parameter"] = "global"
 
 
 class Run(Section):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .method import Output
 
@@ -58,6 +59,7 @@ def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:
 
 def autoencoder_loss(pred_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
     """Mean squared error of all pixels of the clean image."""
+    check_axes("autoencoder_loss", pred_BCHW=pred_BCHW, images_BCHW=images_BCHW)
     return F.mse_loss(at_least_fp32(pred_BCHW), at_least_fp32(images_BCHW))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .collectives import joint_mean
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
 from .method import Output
@@ -20,6 +21,7 @@ def barlow_twins_loss(z1_BD: Tensor, z2_BD: Tensor, *, redundancy: float) -> Ten
     C is that of the joined batch of all ranks. A sum over D features, as officially: `redundancy`
     and learning rates belong to one D.
     """
+    check_axes("barlow_twins_loss", z1_BD=z1_BD, z2_BD=z2_BD)
     with torch.autocast(z1_BD.device.type, enabled=False):
         c_DD = cross_correlation(z1_BD, z2_BD)
         on_diagonal = (c_DD.diagonal() - 1).square().sum()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from . import tokenizers
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .method import Output
 from .ragged import mean_of_real, padded
@@ -25,6 +26,7 @@ def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
 
     Images hide different numbers of patches (65 to 75); each patch counts alike, as officially.
     """
+    check_axes("beit_loss", logits_BSK=logits_BSK, ids_BS=ids_BS, real_BS=real_BS)
     with torch.autocast(logits_BSK.device.type, enabled=False):
         logits_XK = at_least_fp32(logits_BSK).flatten(0, 1)
         nll_X = F.cross_entropy(logits_XK, ids_BS.flatten(), reduction="none")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
 from .method import Output
 from .simclr import monitors
@@ -19,6 +20,7 @@ def byol_loss(p_BD: Tensor, z_BD: Tensor) -> Tensor:
 
     No gradient reaches the target.
     """
+    check_axes("byol_loss", p_BD=p_BD, z_BD=z_BD)
     with torch.autocast(p_BD.device.type, enabled=False):
         # byol_experiment.py normalises by rsqrt(max(sum of squares, 1e-12))
         p_BD = F.normalize(at_least_fp32(p_BD), dim=1, eps=1e-6)

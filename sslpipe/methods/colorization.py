@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .collectives import all_mean
 from .colour_bins import ab_bins
 from .feature_maps import MapDecoder, map_encoder
@@ -54,6 +55,10 @@ def colorization_loss(
     The official layer multiplies the gradient by these weights and reports the loss without: the
     gradient is the same (of a mean, not of a sum over places), the value is not.
     """
+    check_axes(
+        "colorization_loss", logits_BKHW=logits_BKHW, index_BHWN=index_BHWN,
+        weight_BHWN=weight_BHWN, rebalance_BHW=rebalance_BHW,
+    )  # fmt: skip
     with torch.autocast(logits_BKHW.device.type, enabled=False):
         log_p_BHWK = F.log_softmax(at_least_fp32(logits_BKHW), dim=1).permute(0, 2, 3, 1)
         entropy_BHW = -(weight_BHWN * log_p_BHWK.gather(-1, index_BHWN)).sum(-1)

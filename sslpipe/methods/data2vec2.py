@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .conv_decoder import ConvDecoder
 from .heads import at_least_fp32, feature_dim
 from .method import Output
@@ -52,6 +53,7 @@ def data2vec_error(pred: Tensor, target: Tensor) -> Tensor:
 
 def data2vec_loss(pred_MBND: Tensor, target_BND: Tensor, hidden_MBN: Tensor) -> Tensor:
     """Section 3.3: mean error of the hidden patches of all masks; one target for all masks."""
+    check_axes("data2vec_loss", pred_MBND=pred_MBND, target_BND=target_BND, hidden_MBN=hidden_MBN)
     error_MBN = data2vec_error(pred_MBND, target_BND)
     return (error_MBN * hidden_MBN).sum() / hidden_MBN.sum()
 

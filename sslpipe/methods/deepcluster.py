@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .collectives import all_mean
 from .epoch_memory import EpochMemory
 from .heads import at_least_fp32
@@ -27,6 +28,7 @@ def deepcluster_loss(logits_VBK: Tensor, clusters_B: Tensor) -> Tensor:
     Divided by the mean number of such images per rank, so that the mean over ranks is the loss of
     the joined batch.
     """
+    check_axes("deepcluster_loss", logits_VBK=logits_VBK, clusters_B=clusters_B)
     with torch.autocast(logits_VBK.device.type, enabled=False):
         log_p_VBK = F.log_softmax(at_least_fp32(logits_VBK), dim=-1)
         known_B = clusters_B != UNKNOWN

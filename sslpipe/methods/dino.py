@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from . import heads
+from .axes import check_axes
 from .distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
 from .method import Output
 from .teachers import cosine, ema_update, frozen_copy
@@ -28,6 +29,7 @@ def dino_loss(
     The first T of the student's V views are the teacher's. No gradient reaches the teacher.
     The mean over the pairs, as in the official code; the paper writes their sum.
     """
+    check_axes("dino_loss", student_VBK=student_VBK, teacher_TBK=teacher_TBK, center_K=center_K)
     p_TBK = centred(teacher_TBK, center_K, teacher_temperature)
     return view_cross_entropy(student_VBK, p_TBK, temperature=student_temperature)
 

@@ -4,6 +4,7 @@ Oquab et al. 2023, "DINOv2: learning robust visual features without supervision"
 arXiv:2304.07193, section 4; facebookresearch/dinov2, train/ssl_meta_arch.py.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal, cast
 
@@ -98,6 +99,13 @@ class DINOv2(nn.Module):
     def after_step(self, progress: float) -> None:
         """The frozen last layers, then the teacher's EMA."""
         self.pair.after_step(progress)
+
+    def clipped_together(self) -> Iterator[list[nn.Parameter]]:
+        """The backbone with its mask token, and each head: `student.values()` of train.py."""
+        student = self.pair.student
+        yield [*student.encoder.parameters(), self.pair.mask_token_1D]
+        for head in dict.fromkeys((student.head, student.patch_head)):  # may be the same
+            yield list(head.parameters())
 
 
 def check_koleo(weight: float, spec: BatchSpec) -> None:

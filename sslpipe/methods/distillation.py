@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .axes import check_axes
 from .collectives import all_mean
 from .heads import at_least_fp32
 from .sinkhorn import sinkhorn_knopp
@@ -21,6 +22,7 @@ def centred(logits: Tensor, center_K: Tensor, temperature: float | Tensor) -> Te
 
 def view_cross_entropy(student_VBK: Tensor, p_TBK: Tensor, *, temperature: float) -> Tensor:
     """Cross entropy H(p_t, q_v) of the student's views to the targets: mean over pairs, v != t."""
+    check_axes("view_cross_entropy", student_VBK=student_VBK, p_TBK=p_TBK)
     with torch.autocast(student_VBK.device.type, enabled=False):
         log_q_VBK = F.log_softmax(at_least_fp32(student_VBK) / temperature, dim=-1)
         terms = [

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .distillation import Centring, entropies, view_cross_entropy, warmed_up
 from .heads import at_least_fp32
 from .masked_pair import (
@@ -29,6 +30,7 @@ def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperatur
     Mean over the hidden patches of a view, then over views; one without hidden patches counts as
     0. X = all that `hidden_RN` hides, ascending; `p_XK` are probabilities without gradient.
     """
+    check_axes("ibot_loss", student_XK=student_XK, p_XK=p_XK, hidden_RN=hidden_RN)
     with torch.autocast(student_XK.device.type, enabled=False):
         log_q_XK = F.log_softmax(at_least_fp32(student_XK) / temperature, dim=-1)
         cost_X = -(p_XK * log_q_XK).sum(-1)

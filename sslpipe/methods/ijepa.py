@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .jepa_predictor import JEPAPredictor
 from .method import Output
@@ -36,6 +37,7 @@ def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
 
     The paper's section 3 writes an L2 distance; smooth L1 is that of the official code.
     """
+    check_axes("ijepa_loss", pred_RTD=pred_RTD, target_RTD=target_RTD, real_RT=real_RT)
     with torch.autocast(pred_RTD.device.type, enabled=False):
         pred_RTD, target_RTD = at_least_fp32(pred_RTD), target_RTD.detach()
         error_RT = F.smooth_l1_loss(pred_RTD, target_RTD, reduction="none").mean(-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .feature_maps import MapDecoder, map_encoder
 from .heads import at_least_fp32
 from .method import Output
@@ -42,6 +43,10 @@ def inpainting_loss(
     The part of the region that is no hole is visible, and weighs `overlap_weight` times as much: so
     the hole is painted to match its rim (section 4.1; overlapPred and wtl2Matrix of train.lua).
     """
+    check_axes(
+        "inpainting_loss", pred_BCHW=pred_BCHW, images_BCHW=images_BCHW,
+        region_B1HW=region_B1HW, hole_B1HW=hole_B1HW,
+    )  # fmt: skip
     error_BCHW = (at_least_fp32(pred_BCHW) - at_least_fp32(images_BCHW)).square()
     weight_B1HW = hole_B1HW + overlap_weight * (region_B1HW - hole_B1HW)
     return (error_BCHW * weight_B1HW).sum() / (region_B1HW.sum() * images_BCHW.shape[1])

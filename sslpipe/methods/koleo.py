@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .axes import check_axes
 from .heads import at_least_fp32
 
 
@@ -16,6 +17,7 @@ def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
 
     Neighbours are sought among this rank's B samples, 2 or more; nothing is gathered.
     """
+    check_axes("koleo_loss", features_BD=features_BD)
     with torch.autocast(features_BD.device.type, enabled=False):
         x_BD = F.normalize(at_least_fp32(features_BD), dim=1, eps=eps)
         cosines_BB = (x_BD @ x_BD.T).detach()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32
 from .method import Output
@@ -46,6 +47,7 @@ def random_slices(dim: int, slices: int, *, step: int) -> Tensor:
 
 def sigreg(z_VBD: Tensor, slices_DM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor:
     """Sketched isotropic Gaussian regularisation (section 4): the mean over views and slices."""
+    check_axes("sigreg", z_VBD=z_VBD, slices_DM=slices_DM)
     with torch.autocast(z_VBD.device.type, enabled=False):
         x_VBM = at_least_fp32(z_VBD) @ slices_DM.to(torch.promote_types(z_VBD.dtype, torch.float32))
         return epps_pulley(x_VBM, knots=knots, limit=limit).mean()
@@ -56,6 +58,7 @@ def prediction_loss(z_VBD: Tensor, global_views: int) -> Tensor:
 
     Mean over views, samples and dimensions. No stop-gradient anywhere.
     """
+    check_axes("prediction_loss", z_VBD=z_VBD)
     z_VBD = at_least_fp32(z_VBD)
     return (z_VBD - z_VBD[:global_views].mean(0)).square().mean()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .method import Output
 from .vit import MaskedDecoder, PatchEncoder, hidden_patches, patch_mask, visible_first
@@ -43,7 +44,9 @@ def mae_loss(
     `normalise` scales each target patch by its own mean and (unbiased) variance, all channels
     together; predicting the mean everywhere then costs just below 1.
     """
+    check_axes("mae_loss", pred_BNP=pred_BNP, images_BCHW=images_BCHW, hidden_BN=hidden_BN)
     target_BNP = patchify(at_least_fp32(images_BCHW), patch_size)
+    check_axes("mae_loss", target_BNP=target_BNP, pred_BNP=pred_BNP)
     if normalise:
         var_BN1, mean_BN1 = torch.var_mean(target_BNP, dim=-1, keepdim=True)
         target_BNP = (target_BNP - mean_BN1) / (var_BN1 + 1e-6).sqrt()

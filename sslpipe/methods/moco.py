@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .batch_norms import group_batch_norms
 from .collectives import gather, world
 from .heads import at_least_fp32, feature_dim, relu_mlp
@@ -28,6 +29,7 @@ def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float
     Queries and keys are L2-normalised inside; the queue's rows are so already. No gradient
     reaches keys and queue.
     """
+    check_axes("info_nce", q_BD=q_BD, k_BD=k_BD, queue_QD=queue_QD)
     with torch.autocast(q_BD.device.type, enabled=False):
         logits = cosines(q_BD, k_BD.detach(), queue_QD.detach()) / temperature
         return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
 from .method import Output
@@ -25,6 +26,7 @@ def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
 
     Embeddings are L2-normalised inside. No gradient reaches the keys.
     """
+    check_axes("moco_v3_loss", q_BD=q_BD, k_BD=k_BD)
     with torch.autocast(q_BD.device.type, enabled=False):
         q_BD = F.normalize(at_least_fp32(q_BD), dim=1)
         k_XD = gather(F.normalize(at_least_fp32(k_BD.detach()), dim=1))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from .axes import check_axes
 from .collectives import gather
 from .dino import teacher_monitors
 from .heads import at_least_fp32, feature_dim
@@ -40,6 +41,7 @@ def me_max(log_p_ABK: Tensor) -> Tensor:
 
     The mean prediction is that of the anchors of all ranks.
     """
+    check_axes("me_max", log_p_ABK=log_p_ABK)
     mean_K = gather(log_p_ABK.exp().mean((0, 1))[None]).mean(0)
     used: Tensor = torch.special.entr(mean_K).sum()
     return math.log(len(mean_K)) - used
@@ -53,6 +55,7 @@ def msn_loss(
 
     No gradient reaches the targets, nor the prototypes through them.
     """
+    check_axes("msn", anchors_ABD=anchors_ABD, targets_BD=targets_BD, prototypes_KD=prototypes_KD)
     with torch.autocast(anchors_ABD.device.type, enabled=False):
         anchors_ABD, targets_BD = at_least_fp32(anchors_ABD), at_least_fp32(targets_BD)
         log_target_BK = log_assignments(targets_BD.detach(), prototypes_KD.detach(), temperature)

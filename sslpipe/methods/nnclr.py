@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32, batch_norm_mlp, feature_dim
 from .method import Output
@@ -22,6 +23,7 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
     Both are L2-normalised inside. No gradient reaches the neighbours. The mean over ranks is the
     loss of the joined batch, and so are the gradients.
     """
+    check_axes("nnclr_loss", neighbours_BD=neighbours_BD, predictions_BD=predictions_BD)
     with torch.autocast(predictions_BD.device.type, enabled=False):
         n_BD = F.normalize(at_least_fp32(neighbours_BD.detach()), dim=1)
         # with gradient: a prediction is a negative of the samples of other ranks, too

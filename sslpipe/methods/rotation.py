@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from .heads import feature_dim
+from .heads import at_least_fp32, feature_dim
 from .method import Output
 
 
@@ -32,7 +32,7 @@ class Rotation(nn.Module):
         """All turns in one forward: they must share BN's statistics (recipes that split cheat)."""
         views_VBCHW = batch.views[self.view]
         turns = batch.targets["rotation"].flatten()
-        logits = self.head(self.encoder(views_VBCHW.flatten(0, 1))).float()
+        logits = at_least_fp32(self.head(self.encoder(views_VBCHW.flatten(0, 1))))
         accuracy = (logits.argmax(1) == turns).float().mean()
         return Output(F.cross_entropy(logits, turns), {"accuracy": accuracy})
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32, batch_norm_mlp, feature_dim
 from .method import Output
@@ -21,6 +22,7 @@ def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
     Embeddings are L2-normalised inside. The mean over ranks, which DDP takes, is the loss of the
     joined batch, and so are the gradients.
     """
+    check_axes("nt_xent", z1_BD=z1_BD, z2_BD=z2_BD)
     with torch.autocast(z1_BD.device.type, enabled=False):
         z_XD = normalised(z1_BD, z2_BD)
         all_YD = gather(z_XD)  # with gradient: a negative on another rank must be pushed too

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .method import Output
 from .vit import PatchEncoder, hidden_patches, on_grid, patch_mask
@@ -22,6 +23,7 @@ def simmim_loss(
 
     The target is the normalised image itself, not scaled patch by patch as in MAE.
     """
+    check_axes("simmim_loss", pred_BCHW=pred_BCHW, images_BCHW=images_BCHW, hidden_BN=hidden_BN)
     size, channels, height, width = images_BCHW.shape
     error_BHW = (at_least_fp32(pred_BCHW) - at_least_fp32(images_BCHW)).abs().sum(1)
     pixels_BHW = hidden_BN.view(size, height // patch_size, width // patch_size).to(error_BHW)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
 from .method import Output
 from .simclr import monitors
@@ -18,6 +19,7 @@ from .simclr import monitors
 
 def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     """Eq. 1, D(p, z), with the stop-gradient of eq. 3 on z; mean over samples."""
+    check_axes("negative_cosine", p_BD=p_BD, z_BD=z_BD)
     with torch.autocast(p_BD.device.type, enabled=False):
         p_BD, z_BD = at_least_fp32(p_BD), at_least_fp32(z_BD.detach())
         return -F.cosine_similarity(p_BD, z_BD, dim=1).mean()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .collectives import world
 from .heads import at_least_fp32
 from .method import Output
@@ -25,6 +26,7 @@ def swav_loss(scores_VBK: Tensor, codes_ABK: Tensor, *, temperature: float) -> T
     The first A of the V crops are the assignment crops. The mean over the pairs, as in the official
     code; the paper writes their sum. No gradient reaches the codes.
     """
+    check_axes("swav_loss", scores_VBK=scores_VBK, codes_ABK=codes_ABK)
     with torch.autocast(scores_VBK.device.type, enabled=False):
         log_p_VBK = F.log_softmax(at_least_fp32(scores_VBK) / temperature, dim=-1)
         terms = [

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from .axes import check_axes
 from .barlow_twins import off_diagonal
 from .collectives import gather
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
@@ -50,6 +51,7 @@ def vicreg_terms(x_BD: Tensor, y_BD: Tensor) -> Terms:
     As coded: the squared distance is averaged over D, the variance terms of the two views are
     halved, the covariance terms are not. The paper sums over D and halves nothing.
     """
+    check_axes("vicreg_loss", x_BD=x_BD, y_BD=y_BD)
     with torch.autocast(x_BD.device.type, enabled=False):
         x_BD, y_BD = at_least_fp32(x_BD), at_least_fp32(y_BD)
         invariance = F.mse_loss(x_BD, y_BD)

@@ -147,11 +147,11 @@ def clip(run: Run) -> None:
     if norm is None:
         return
     run.scaler.unscale_(run.optimizer)
-    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    if run.settings.clip == "global":
-        nn.utils.clip_grad_norm_(parameters, norm)
-    else:
-        clip_per_parameter(parameters, norm)
+    clip_gradients = (
+        clip_per_parameter if run.settings.clip == "per_parameter" else nn.utils.clip_grad_norm_
+    )
+    for parameters in run.clipped:
+        clip_gradients(parameters, norm)
 
 
 def stop_agreed(run: Run, asked: bool, step: int, log_every: int) -> bool:

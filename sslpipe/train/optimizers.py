@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import RecipeError
 from ..lookup import Entry, call, choose
 from ..methods.heads import library
 
@@ -194,6 +195,25 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
     for g in optimizer.param_groups:
         g["lr"] = (peak if g.get("fixed_lr") else lr) * g.get("lr_scale", 1.0)
         g["weight_decay"] = weight_decay * g.get("decay_scale", 1.0)
+
+
+def clipped(
+    clip: Literal["global", "per_module", "per_parameter"], method: nn.Module, where: str
+) -> list[list[nn.Parameter]]:
+    """The parameters whose gradients are clipped together: all, or those of each module.
+
+    Raises:
+        RecipeError: the method does not say which modules.
+    """
+    if clip != "per_module":
+        return [[p for _, p in trained(method)]]
+    modules = getattr(method, "clipped_together", None)
+    if modules is None:
+        raise RecipeError(
+            f"{where}: train.clip = 'per_module' needs a method with clipped_together(), such as "
+            f"dinov2; {type(method).__name__} has none. Set global or per_parameter"
+        )
+    return [[p for p in module if p.requires_grad] for module in modules()]
 
 
 def clip_per_parameter(parameters: Sequence[nn.Parameter], norm: float) -> None:

@@ -32,6 +32,7 @@ class Run:
     module: nn.Module  # the same object as `method`
     replica: nn.Module  # its DDP wrapper; the module itself where there is one process
     optimizer: torch.optim.Optimizer
+    clipped: list[list[nn.Parameter]]  # what `settings.clip` takes together
     scaler: torch.amp.GradScaler
     plan: Plan
 
@@ -78,7 +79,7 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
     """Put the method on the device and everything else around it.
 
     Raises:
-        RecipeError: unknown optimizer or setting, or fp16 without CUDA.
+        RecipeError: unknown optimizer or setting, fp16 without CUDA, or no modules to clip.
         SslpipeError: a distributed pipeline outside a process group, or a run of no steps.
     """
     if settings.precision == "fp16" and pipeline.device.type != "cuda":
@@ -101,6 +102,7 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
         module=module,
         replica=replica,
         optimizer=optimizer,
+        clipped=optimizers.clipped(settings.clip, module, pipeline.recipe.path),
         scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
         plan=plan_of(settings, len(pipeline), optimizer),
     )
@@ -156,7 +158,14 @@ def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
     if pipeline.device.type == "cuda":
         # torch has no SyncBatchNorm on the CPU: there, statistics are those of each rank's share
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(module)
+    replica = DistributedDataParallel(module)
+    # All ranks begin with rank 0's buffers; from then on none travels. Queues, centres and memories
+    # are equal by construction (method.py), as are SyncBatchNorm's statistics, and a megabyte to a
+    # gigabyte at every forward pass. Statistics of unsynchronised norms are each rank's own; rank 0
+    # writes the checkpoints and monitors, so what counts is what DDP would have broadcast.
+    # Set and not passed: as an argument it would exclude buffers from the start, too.
+    replica.broadcast_buffers = False
+    return replica
 
 
 def save(run: Run, step: int, path: Path) -> None:

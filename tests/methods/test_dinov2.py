@@ -124,6 +124,23 @@ def test_separate_heads_share_nothing(vit, masked_crops):
     assert not ours & {p.data_ptr() for p in student.patch_head.parameters()}
 
 
+@pytest.mark.parametrize(("heads", "count"), [("shared", 2), ("separate", 3)])
+def test_gradients_are_clipped_by_the_modules_of_the_official_student(
+    heads, count, vit, masked_crops
+):
+    """Backbone, dino_head, ibot_head; the mask token lies in the official backbone."""
+    method = DINOv2(vit, masked_crops[1], **SMALL, heads=heads)
+    names = {id(p): name for name, p in method.named_parameters()}
+    modules = [[names[id(p)] for p in module] for module in method.clipped_together()]
+    assert len(modules) == count
+    trained = sorted(name for name, p in method.named_parameters() if p.requires_grad)
+    assert sorted(name for module in modules for name in module) == trained
+    first, *others = modules
+    assert "pair.mask_token_1D" in first
+    assert "pair.student.encoder.model.patch_embed.proj.weight" in first
+    assert all(".head." in n or ".patch_head." in n for module in others for n in module)
+
+
 def test_norms_of_the_prototypes_start_at_one_and_learn(vit, masked_crops):
     batch, spec = masked_crops
     method = DINOv2(vit, spec, **SMALL)

@@ -10,6 +10,7 @@ import torch
 
 from sslpipe.train import World, start_world, train
 
+ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
 
 
@@ -40,7 +41,8 @@ def torchrun(out, *options):
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "--master-port", str(free_port()), TOY, str(out), *options,
     ]  # fmt: skip
-    environ = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    # the package of this checkout, whatever is installed
+    environ = {**os.environ, "PYTHONFAULTHANDLER": "1", "PYTHONPATH": str(ROOT)}
     for _ in range(2):
         result = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
         # 1 of 23 runs with torch 2.14.1 died in native code with this message; once is its own

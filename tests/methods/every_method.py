@@ -1,0 +1,138 @@
+"""Tiny settings of every method, and batches with all that any of them asks for.
+
+Two 16-px views of 4 x 4 patches, three of 8 px, MSN's groups, and every mask and target.
+"""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sslpipe import backbones, methods
+from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+from sslpipe.lookup import Entry
+
+SIDE, SMALL_SIDE, PATCH, PATCHES = 16, 8, 4, 16
+VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2}
+PROJECTOR = {"projector": [16, 8]}
+PREDICTOR = PROJECTOR | {"predictor_hidden": 16}
+PROTOTYPES = {"prototypes": 12, "hidden": 16, "bottleneck": 8, "momentum": 0.5}
+FROZEN = {"freeze_last_layer": 0.4}  # of three steps the first
+SETTINGS = {
+    "autoencoder": {"bottleneck": 4, "hidden": 8},
+    "barlow_twins": PROJECTOR,
+    "beit": {"tokenizer": {"random_projection": {"vocabulary": 10}}},
+    "byol": PREDICTOR | {"momentum": 0.5},
+    "colorization": {"decoder": [4]},
+    "data2vec2": {"top_k": 2, "momentum": [0.5, 0.9], "mask_noise": 0.0, "decoder_dim": 16,
+                  "decoder_depth": 2, "decoder_groups": 4},
+    "deepcluster_v2": PROJECTOR | {"prototypes": 3},
+    "dino": PROTOTYPES | FROZEN,
+    "dinov2": PROTOTYPES | FROZEN | {"heads": "separate", "centering": "sinkhorn"},
+    "ibot": PROTOTYPES | FROZEN,
+    "ijepa": {"predictor_dim": 16, "predictor_depth": 2, "predictor_heads": 2},
+    "inpainting": {"decoder": [4], "overlap": 1},
+    "jigsaw": {"tile_dim": 4, "hidden": 8},
+    "lejepa": PROJECTOR | {"slices": 8},
+    "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "moco": PROJECTOR | {"queue": 8, "momentum": 0.5, "bn_groups": 2},
+    "moco_v3": PREDICTOR | {"momentum": 0.5},
+    "msn": PROJECTOR | {"prototypes": 6, "momentum": 0.5},
+    "nnclr": PREDICTOR | {"queue": 8},
+    "relative_patch": {"patch_dim": 4, "hidden": 8},
+    "rotation": {},
+    "simclr": PROJECTOR,
+    "simmim": {},
+    "simsiam": PREDICTOR,
+    "swav": PROJECTOR | {"prototypes": 6, "queue": 8, "freeze_prototypes": 0.4},
+    "vicreg": PROJECTOR,
+}  # fmt: skip
+COUNTS = {"global": 2, "local": 3, "target": 1, "anchor": 1, "focal": 2}
+# name -> view, and how many patches each sample hides; samples in turn where they differ
+MASKS = {
+    "random": ("global", [[12]]),
+    "units": ("global", [[8]]),
+    "hole": ("global", [[4]]),
+    "inverse": ("global", [[12], [12], [12]]),
+    "drop": ("anchor", [[3]]),
+    "context": ("global", [[8, 9, 10, 11]]),
+    "targets": ("global", [[2, 3, 4, 2], [3, 4, 2, 3]]),
+    "blocks": ("global", [[5, 3, 0, 0], [1, 4, 0, 0]]),  # the second of two ranks has none
+}
+TARGETS = {
+    "rotation": TargetSpec("global", 2, 4),
+    "jigsaw": TargetSpec("global", 1, 7),
+    "relative_patch": TargetSpec("global", 1, 8),
+    "colorization": TargetSpec("global", 2, None, (2, 4, 4)),
+}
+
+
+def vit() -> nn.Module:
+    return backbones.build(Entry("vit_tiny", VIT), image_size=SIDE)
+
+
+def build(name: str, spec: BatchSpec, encoder: nn.Module | None = None, **more) -> nn.Module:
+    """The method, on a ViT of two narrow blocks."""
+    entry = Entry(name, SETTINGS[name] | more)
+    return methods.build(entry, vit() if encoder is None else encoder, spec)
+
+
+def side(group: str) -> int:
+    return SMALL_SIDE if group in ("local", "focal") else SIDE
+
+
+def make_spec(size: int, world: int = 1) -> BatchSpec:
+    """Of a global batch of `size` samples."""
+    views = {name: ViewSpec(n, 3, side(name), side(name)) for name, n in COUNTS.items()}
+    grid = (SIDE // PATCH, SIDE // PATCH)
+    masks = {
+        name: MaskSpec(view, len(counts), PATCH, grid,
+                       counts[0][0] if len(counts[0]) == 1 else None)
+        for name, (view, counts) in MASKS.items()
+    }  # fmt: skip
+    return BatchSpec(size // world, size, views, masks, TARGETS, epoch_size=size)
+
+
+def make_batch(
+    size: int, step: int = 0, rank: int = 0, world: int = 1, dtype: torch.dtype = torch.float32
+) -> Batch:
+    """This rank's share of `size` random samples; the step is the epoch."""
+    generator = torch.Generator().manual_seed(step)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def share(x: torch.Tensor) -> torch.Tensor:
+        return x.chunk(world, dim=1)[rank].contiguous()
+
+    views = {k: normal(n, size, 3, side(k), side(k)).to(dtype) for k, n in COUNTS.items()}
+    masks = {k: share(mask(counts, size, normal)) for k, (_, counts) in MASKS.items()}
+    targets = {
+        name: 40 * normal(t.count, size, *t.shape).to(dtype) if t.classes is None
+        else torch.randint(t.classes, (t.count, size), generator=generator)
+        for name, t in TARGETS.items()
+    }  # fmt: skip
+    uids = (3 * torch.arange(size) + 2).chunk(world)[rank]
+    if step == 2 and rank == world - 1:  # a sample that was not met before, on one rank alone
+        uids = torch.cat([uids[:-1], uids[-1:] + 1])
+    return Batch(
+        views={k: share(v) for k, v in views.items()}, masks=masks,
+        hidden={k: m.sum(-1).numpy() for k, m in masks.items()},
+        targets={k: share(t) for k, t in targets.items()},
+        labels=uids, params={}, uids=uids, keys=("",) * len(uids),
+        valid=torch.ones(len(uids), dtype=torch.bool), epoch=step, step=step,
+    )  # fmt: skip
+
+
+def mask(counts, size, normal) -> torch.Tensor:
+    """(M, B, N) bool with random places."""
+    counts_MB = torch.tensor(counts)[:, torch.arange(size) % len(counts[0])]
+    return normal(len(counts), size, PATCHES).argsort(-1).argsort(-1) < counts_MB[..., None]
+
+
+def without_batch_norm(module: nn.Module) -> nn.Module:
+    """For processes on CPUs, which have no SyncBatchNorm; MoCo's groups, which need none, stay."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, nn.Identity())
+        without_batch_norm(child)
+    return module
