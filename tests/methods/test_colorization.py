@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from sslpipe.batch import TargetSpec
 from sslpipe.errors import ContractError
+from sslpipe.image.targets.colorization import rgb_to_lab
 from sslpipe.methods.colorization import (
     Colorization,
     colorization_loss,
@@ -18,7 +19,7 @@ from sslpipe.methods.colorization import (
     rebalancing,
     soft_encode,
 )
-from sslpipe.methods.colour_bins import ab_bins, lab_ab
+from sslpipe.methods.colour_bins import ab_bins
 
 from .maps_encoder import MapsEncoder, NoWait
 
@@ -54,11 +55,19 @@ def dense(index, weight):
 
 def test_there_are_313_bins_and_every_colour_is_near_one():
     assert BINS.shape == (313, 2)
-    assert len(set(map(tuple, BINS.tolist()))) == 313
+    pairs = list(map(tuple, BINS.tolist()))
+    assert pairs == sorted(set(pairs))  # a, then b: the order of pts_in_hull.npy
+    assert (pairs[0], pairs[-1]) == ((-90, 50), (100, 0))
     assert (BINS % 10 == 0).all()
     level = torch.linspace(0, 1, 12)
-    distance = torch.cdist(lab_ab(torch.cartesian_prod(level, level, level)), BINS).amin(1)
+    colours = torch.cartesian_prod(level, level, level).T[:, :, None]
+    distance = torch.cdist(rgb_to_lab(colours)[1:, :, 0].T, BINS).amin(1)
     assert distance.max() <= 5 * math.sqrt(2) + 1e-3  # the nearest of the grid is always there
+
+
+def test_as_many_b_of_each_a_as_in_the_official_file():
+    counts = [5, 8, 10, 12, 14, 15, 16, 16, 17, 18, 18, 18, 19, 20, 19, 20, 20, 19, 19, 10]
+    assert [int((BINS[:, 0] == a).sum()) for a in range(-90, 101, 10)] == counts
 
 
 @pytest.mark.parametrize(("neighbours", "sigma"), [(10, 5.0), (5, 3.0)])
