@@ -62,7 +62,7 @@ def sheet(
 def columns_of(
     batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
 ) -> Iterator[Column]:
-    """Every view of every group; every mask: one per view on its view, others on the first; colours.
+    """Views; masks, one per view on its view, others on the first; colours to be guessed.
 
     Targets of shape (2, h, w) are taken for (a, b), as colorization's are.
     """

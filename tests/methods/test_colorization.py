@@ -168,10 +168,12 @@ def test_gradients_reach_all_nothing_waits_and_one_batch_is_learned(coloured):
 
 def test_what_it_needs_is_said_at_construction(coloured, encoder):
     _, spec = coloured
-    with pytest.raises(ContractError, match=r"lacks one\. Set train"):
+    with pytest.raises(ContractError, match=r"needs an encoder with maps.* gives none\. Set train"):
         Colorization(encoder, spec)
     wrong = replace(spec, targets={"colorization": TargetSpec("global", 1, 4)})
     with pytest.raises(ContractError, match=r"needs targets of shape \(2, h, w\)"):
         Colorization(MapsEncoder(), wrong)
-    with pytest.raises(ValueError, match="neighbours and sigma must be above 0"):
+    with pytest.raises(ValueError, match=r"sigma = 0\.0 be above 0"):
         build(spec, sigma=0.0)
+    with pytest.raises(ValueError, match=r"neighbours = 314 must lie in \[1, 313\]"):
+        build(spec, neighbours=314)
