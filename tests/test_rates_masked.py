@@ -3,10 +3,12 @@
 Values: the official code of each method, or VISSL where a recipe says so.
 """
 
+import inspect
 from dataclasses import dataclass
 
 import pytest
 
+from sslpipe.methods import METHODS
 from sslpipe.recipe import find_recipe, load_recipe
 
 
@@ -69,6 +71,13 @@ SIZES = {
 }  # fmt: skip
 
 
+OTHER_DEFAULTS = {
+    "data2vec2": {"mask_noise": 0.01, "decoder_dim": 768, "decoder_depth": 6, "decoder_groups": 16},
+    "ijepa": {"predictor_heads": 12, "momentum": [0.996, 1.0]},
+    "inpainting": {"fill": 0.0},  # the mean colour, once normalised
+}
+
+
 def described(name):
     """A recipe in the words of the table."""
     recipe = load_recipe(find_recipe(name))
@@ -102,6 +111,18 @@ def test_rates_are_the_published_ones(name):
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_sizes_of_heads_and_losses_are_the_published_ones(name):
     assert load_recipe(find_recipe(name)).method.settings == SIZES[name]
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_defaults_of_methods_are_the_published_sizes(name):
+    found = {
+        key: list(p.default) if isinstance(p.default, tuple) else p.default
+        for key, p in inspect.signature(METHODS[name]).parameters.items()
+        if p.kind == p.KEYWORD_ONLY
+    }
+    # predictor_heads are those of the encoder: 16 of ViT-H, 12 by default, of ViT-B
+    expected = SIZES[name] | OTHER_DEFAULTS.get(name, {})
+    assert found == expected
 
 
 def test_tasks_are_as_published():

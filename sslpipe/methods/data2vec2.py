@@ -67,7 +67,7 @@ class Data2Vec2(nn.Module):
         *,
         top_k: int = 10,
         momentum: tuple[float, float] = (0.9998, 0.99999),
-        momentum_warmup: float = 0.27,
+        momentum_warmup: float = 0.2665,  # 100,000 of 375,300 steps
         cls_weight: float = 2.56,  # officially 0.01 of a SUM over 256 masked images: ours is a mean
         mask_noise: float = 0.01,
         decoder_dim: int = 768,

@@ -146,6 +146,10 @@ def test_the_prior_counts_all_colours_of_the_run(coloured):
     nearest = index[..., 0]
     weights = method.rebalance(nearest)
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)
+    expected = rebalancing(counts / counts.sum(), gamma=0.5)[nearest].float()
+    torch.testing.assert_close(weights, expected)  # of the colours in the run so far
+    often = counts[nearest] == counts.max()
+    assert weights[often].max() < weights[~often].min()  # rare colours weigh more
 
 
 def test_gradients_reach_all_nothing_waits_and_one_batch_is_learned(coloured):
