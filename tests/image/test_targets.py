@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslpipe.batch import ViewSpec
@@ -105,6 +106,19 @@ def test_rotation_one_moves_pixels_and_loses_none():
     assert set(turns[0].tolist()) == {0, 1, 2, 3}
     for b, turn in enumerate(turns[0].tolist()):
         assert torch.equal(torch.rot90(views[0, b], -turn, (-2, -1)), original[b])
+
+
+def test_all_four_turns_are_pillow_s_in_the_official_order():
+    task, spec = build("rotation")
+    pixels = views_of(spec, [3])[:1].expand(4, -1, -1, -1, -1)  # draws: shared
+    table = draw(task, [3])
+    views, turns = task.task.apply(pixels, table, torch.from_numpy(table))
+    assert turns[:, 0].tolist() == [0, 1, 2, 3]  # 0, 90, 180 and 270 degrees
+    ways = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+    for turned, way in zip(views[1:, 0], ways, strict=True):
+        for channel, original in zip(turned, pixels[0, 0], strict=True):
+            expected = np.asarray(Image.fromarray(original.numpy()).transpose(way))
+            np.testing.assert_array_equal(channel.numpy(), expected)
 
 
 def test_views_that_do_not_suit_are_refused_before_any_data():
