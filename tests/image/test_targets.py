@@ -6,10 +6,12 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import sslpipe
 from sslpipe.batch import ViewSpec
 from sslpipe.errors import RecipeError
 from sslpipe.image.targets import TASKS, pretext
 from sslpipe.lookup import Entry
+from sslpipe.recipe import parse_recipe
 
 SIDES = {"colorization": 32, "jigsaw": 48, "relative_patch": 32, "rotation": 8, "rotation_one": 8}
 SETTINGS = {
@@ -133,3 +135,31 @@ def test_views_that_do_not_suit_are_refused_before_any_data():
     spec, match = ViewSpec(1, 3, 32, 32), r"pixels in \[0, 1\], but views.global.ops has Normalize"
     with pytest.raises(RecipeError, match=match):
         pretext("t", Entry("colorization"), view="global", spec=spec, normalised=True)
+
+
+CUT = """\
+stream: {batch_size: 2}
+views:
+  global: {ops: [RandomResizedCrop: {size: [48, 48]}]}
+targets:
+  jigsaw: {task: {jigsaw: {cell: 16, tile: 8, permutations: 20}}}
+"""
+
+
+def test_a_task_sees_what_the_one_before_it_made_of_their_group(packed):
+    text = CUT + "  turn: {task: rotation_one}\n"
+    with sslpipe.load(parse_recipe(text), shards=packed, device="cpu") as pipe:
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+        spec = pipe.spec
+    assert (spec.views["global"].count, spec.targets["turn"].count) == (9, 9)
+    assert batch.views["global"].shape == (9, 2, 3, 8, 8)
+    assert batch.targets["turn"].shape == (9, 2)
+
+
+def test_a_mask_over_views_that_a_task_cuts_up_is_refused(packed):
+    text = CUT + "masks:\n  mine: {patch_size: 16, sampler: random}\n"
+    match = (
+        r"masks\.mine covers views\.global of 48 x 48 px, which a task makes 8 x 8; mask another"
+    )
+    with pytest.raises(RecipeError, match=match):
+        sslpipe.load(parse_recipe(text), shards=packed, device="cpu")
