@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from sslpipe.image import masks
+from sslpipe.image.masks.regions import cubic
 from sslpipe.rng import Keys, Place
 
 SIDE, STEP = 32, 4  # patches of 4 px in 128 px
@@ -59,3 +60,10 @@ def test_cells_and_density_are_as_set():
     assert together(ours(200, cells=3.0), 2) > together(ours(200), 2) + 0.1
     wide = ours(200, grid=(16, SIDE))  # blobs of the same size, whatever the shape
     assert abs(together(wide, 2) - together(ours(200), 2)) < 0.03
+
+
+def test_noise_is_enlarged_as_pillow_does():
+    line = np.random.default_rng(0).random((1, 12), dtype=np.float32)
+    enlarged = np.asarray(Image.fromarray(line).resize((96, 1), Image.Resampling.BICUBIC))[0]
+    made = cubic((np.arange(96) + 0.5) / 8 - 0.5, 12) @ line[0]
+    np.testing.assert_allclose(made[16:-16], enlarged[16:-16], atol=1e-6)
