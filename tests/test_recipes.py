@@ -21,7 +21,9 @@ SMALLER = {
         f"moco_{name}": ["method.moco.bn_groups=2"] for name in ("v1", "v2", "v1_cifar", "v2_cifar")
     },
     "barlow_twins": ["method.barlow_twins.projector=[512, 512, 512]"],
-    "data2vec2": ["masks.inverse.count=2", "train.backbone.vit_base.depth=4"],
+    "data2vec2": [
+        *("masks.inverse.count=2", "train.backbone.vit_base.depth=4", "method.data2vec2.top_k=4")
+    ],
     "dinov2": DINOV2,
     "dinov2_documented": DINOV2,
     "ijepa": ["train.backbone.vit_huge_patch14_224.depth=1", "method.ijepa.predictor_depth=2"],

@@ -1,6 +1,7 @@
 """A contact sheet of a batch: look before you train.
 
-Rows are samples, columns are views; masked patches are greyed, targets stand under the picture.
+Rows are samples, columns are views; masked patches are greyed, class ids stand under the picture,
+colours to be guessed are laid over it.
 """
 
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from kornia.color import lab_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -59,7 +62,10 @@ def sheet(
 def columns_of(
     batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
 ) -> Iterator[Column]:
-    """Every view of every group, then every mask: one per view on its view, others on the first."""
+    """Views; masks, one per view on its view, others on the first; colours to be guessed.
+
+    Targets of shape (2, h, w) are taken for (a, b), as colorization's are.
+    """
     for group, views_VBCHW in batch.views.items():
         for v, view_BCHW in enumerate(views_VBCHW):
             pictures = picture(view_BCHW[:rows], policies[group])
@@ -74,6 +80,12 @@ def columns_of(
             counts = batch.hidden[name][m, :rows].tolist()
             texts = [f"{count} of {mask.patches} hidden" for count in counts]
             yield Column(f"mask {name} {m}", enlarged(hidden), texts)
+    for name, target in spec.targets.items():
+        if target.classes is None and len(target.shape) == 3 and target.shape[0] == 2:
+            places = " x ".join(map(str, target.shape[1:]))
+            for v, ab_B2HW in enumerate(batch.targets[name]):
+                pictures = coloured(batch.views[target.view][v, :rows], ab_B2HW[:rows])
+                yield Column(f"target {name} {v}", enlarged(pictures), [f"{places} places"] * rows)
 
 
 def picture(view_BCHW: Tensor, policy: Policy) -> U8:
@@ -83,8 +95,20 @@ def picture(view_BCHW: Tensor, policy: Policy) -> U8:
         if isinstance(step.op, ops.Normalize):
             mean, std = (torch.tensor(v)[:, None, None] for v in (step.op.mean, step.op.std))
             view = view * std + mean
-    levels = (stretched(view) * 255).round().clamp(0, 255).to(torch.uint8)
+    return in_levels(stretched(view))
+
+
+def in_levels(view_BCHW: Tensor) -> U8:
+    """Grey or colour in [0, 1] as (B, H, W, 3) uint8."""
+    levels = (view_BCHW * 255).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
+
+
+def coloured(lightness_BCHW: Tensor, ab_B2HW: Tensor) -> U8:
+    """Colours of places under the lightness (L / 100) of all pixels; (B, H, W, 3) uint8."""
+    lightness = 100 * lightness_BCHW[:, :1].detach().float().cpu()
+    ab = F.interpolate(ab_B2HW.detach().float().cpu(), size=tuple(lightness.shape[-2:]))
+    return in_levels(lab_to_rgb(torch.cat([lightness, ab], dim=1)))
 
 
 def stretched(view_BCHW: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..batch import MaskSpec, TargetSpec, ViewSpec
+from ..errors import RecipeError
 from ..lookup import Entry
 from ..rng import Place
 from . import executors
@@ -19,7 +20,7 @@ from .draws import draw, keys_of, policy
 from .handoff import Send
 from .masks import MaskSettings, maskers
 from .scale import Canvas, fitted
-from .targets import Table, pretext
+from .targets import Pretext, Table, pretext
 
 I64 = npt.NDArray[np.int64]
 
@@ -83,24 +84,11 @@ class Views:
             name: executors.choose(executor, group, device, threads=threads)
             for name, group in self.policies.items()
         }
-        specs = {name: group.spec for name, group in self.policies.items()}
-        self.maskers = maskers(masks, specs)
-        self.pretexts = {
-            name: pretext(
-                name,
-                t.task,
-                view=t.view,
-                spec=specs[t.view],
-                normalised=any(op.name == "Normalize" for op in views[t.view].ops),
-            )
-            for name, t in targets.items()
-        }
-
-    @property
-    def view_specs(self) -> dict[str, ViewSpec]:
-        """Per view group, as batches hold it."""
-        made = {name: group.spec for name, group in self.policies.items()}
-        return made | {task.spec.view: task.view_spec for task in self.pretexts.values()}
+        drawn = {name: group.spec for name, group in self.policies.items()}
+        self.maskers = maskers(masks, drawn)
+        self.view_specs, self.pretexts = asked(targets, views, drawn)  # as batches hold them
+        for name, mask in masks.items():
+            check_size(mask, name, drawn, self.view_specs)
 
     @property
     def mask_specs(self) -> dict[str, MaskSpec]:
@@ -178,6 +166,38 @@ class Views:
             group = made.spec.view
             views[group], targets[name] = made.task.apply(views[group], table, sent)
         return targets
+
+
+def asked(
+    targets: Mapping[str, TargetSettings],
+    views: Mapping[str, ViewSettings],
+    drawn: Mapping[str, ViewSpec],
+) -> tuple[dict[str, ViewSpec], dict[str, Pretext]]:
+    """The tasks of a recipe, each on what those before it made of its group, and what they leave.
+
+    Raises:
+        RecipeError: unknown task or setting, or a view group that does not suit it.
+    """
+    specs, pretexts = dict(drawn), {}
+    for name, target in targets.items():
+        normalised = any(op.name == "Normalize" for op in views[target.view].ops)
+        pretexts[name] = made = pretext(
+            name, target.task, view=target.view, spec=specs[target.view], normalised=normalised
+        )
+        specs[target.view] = made.view_spec
+    return specs, pretexts
+
+
+def check_size(
+    mask: MaskSettings, name: str, drawn: Mapping[str, ViewSpec], left: Mapping[str, ViewSpec]
+) -> None:
+    """Raise a RecipeError if a task cuts up the views that a mask covers."""
+    before, after = ((s.height, s.width) for s in (drawn[mask.view], left[mask.view]))
+    if before != after:
+        raise RecipeError(
+            f"{mask.sampler.where}: masks.{name} covers views.{mask.view} of {before[0]} x "
+            f"{before[1]} px, which a task makes {after[0]} x {after[1]}; mask another group"
+        )
 
 
 def send_groups(send: Send, *groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -5,46 +5,18 @@ autoencoders" (ICML); both are reviewed in arXiv:2003.05991, section 1. There is
 encoder, decoder and noise are our choice; the squared error of the FULL clean image is the paper's.
 """
 
-import copy
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec, ViewSpec
+from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .axes import check_axes
-from .heads import at_least_fp32, feature_dim
+from .feature_maps import MapEncoder, map_shape
+from .heads import at_least_fp32
 from .method import Output
-
-
-@runtime_checkable
-class MapEncoder(Protocol):
-    """An encoder that shows its maps; those of backbones do."""
-
-    def maps(self, images_BCHW: Tensor) -> Tensor:
-        """(B, D, h, w)."""
-
-
-def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int, int]:
-    """(D, h, w) of the encoder's maps of a view, found on the meta device: nothing is computed.
-
-    Raises:
-        ContractError: the encoder has no such maps.
-    """
-    image = torch.empty(1, view.channels, view.height, view.width, device="meta")
-    shape: tuple[int, ...] = ()
-    if isinstance(encoder, MapEncoder):
-        twin = copy.deepcopy(encoder).to("meta").eval()
-        shape = tuple(cast(MapEncoder, twin).maps(image).shape)
-    if len(shape) != 4 or shape[1] != feature_dim(encoder, method):
-        raise ContractError(
-            f"{method} needs an encoder with maps(images) of shape (B, D, h, w); "
-            f"{type(encoder).__name__} gives {shape or 'none'}. Set train.backbone to a ResNet, "
-            "another convolutional model, or a ViT"
-        )
-    return shape[1], shape[2], shape[3]
 
 
 def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:

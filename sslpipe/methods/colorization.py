@@ -4,6 +4,8 @@ Zhang et al. 2016, "Colorful image colorization", arXiv:1603.08511; richzhang/co
 resources/caffe_traininglayers.py. K bins, N nearest bins of a colour here.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from ..errors import ContractError
 from .axes import check_axes
 from .collectives import all_mean
 from .colour_bins import ab_bins
-from .feature_maps import MapDecoder, map_encoder
+from .feature_maps import MapDecoder, MapEncoder, map_shape
 from .heads import at_least_fp32
 from .method import Output
 
@@ -93,15 +95,19 @@ class Colorization(nn.Module):
                 f"colorization needs targets of shape (2, h, w), not {target.shape}; "
                 "set targets.colorization.task to colorization"
             )
-        if neighbours < 1 or sigma <= 0 or not 0 <= gamma <= 1:
-            raise ValueError("neighbours and sigma must be above 0, gamma in [0, 1]; correct them")
+        bins_K2 = ab_bins()
+        if not 1 <= neighbours <= len(bins_K2) or sigma <= 0 or not 0 <= gamma <= 1:
+            raise ValueError(
+                f"neighbours = {neighbours} must lie in [1, {len(bins_K2)}], sigma = {sigma} be "
+                f"above 0, gamma = {gamma} in [0, 1]"
+            )
         self.view = target.view
         self.neighbours, self.sigma, self.gamma = neighbours, sigma, gamma
         self.encoder = encoder
-        self.register_buffer("bins_K2", ab_bins(), persistent=False)
+        self.register_buffer("bins_K2", bins_K2, persistent=False)
         # float64: counts of pixels outgrow the 24 bits of float32 within hours
         self.register_buffer("counts_K", torch.zeros(len(self.bins_K2), dtype=torch.float64))
-        dim = map_encoder("colorization", encoder).dim
+        dim, *_ = map_shape("colorization", encoder, spec.views[target.view])
         self.decoder = MapDecoder(dim, decoder, len(self.bins_K2))
 
     def forward(self, batch: Batch) -> Output:
@@ -113,7 +119,7 @@ class Colorization(nn.Module):
         )
         nearest_BHW = index_BHWN[..., 0]
         rebalance_BHW = self.rebalance(nearest_BHW) * has_colour(ab_B2HW)[:, None, None]
-        maps = map_encoder("colorization", self.encoder).maps(images_BCHW)
+        maps = cast(MapEncoder, self.encoder).maps(images_BCHW)
         logits_BKHW = self.decoder(maps, tuple(ab_B2HW.shape[-2:]))
         loss = colorization_loss(logits_BKHW, index_BHWN, weight_BHWN, rebalance_BHW)
         accuracy = (logits_BKHW.argmax(1) == nearest_BHW).float().mean()

@@ -6,6 +6,7 @@ M masks per image (multi-mask training, section 3.3), R = M * B masked images, m
 blocks here. Deviation: timm's ViT normalises before attention and MLP, the official one after.
 """
 
+import copy
 import math
 from typing import Protocol, cast, runtime_checkable
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec
+from ..batch import Batch, BatchSpec, ViewSpec
 from ..errors import ContractError
 from .axes import check_axes
 from .conv_decoder import ConvDecoder
@@ -68,7 +69,7 @@ class Data2Vec2(nn.Module):
         *,
         top_k: int = 10,
         momentum: tuple[float, float] = (0.9998, 0.99999),
-        momentum_warmup: float = 0.27,
+        momentum_warmup: float = 0.2665,  # 100,000 of 375,300 steps
         cls_weight: float = 2.56,  # officially 0.01 of a SUM over 256 masked images: ours is a mean
         mask_noise: float = 0.01,
         decoder_dim: int = 768,
@@ -77,7 +78,8 @@ class Data2Vec2(nn.Module):
     ) -> None:
         super().__init__()
         mask = patch_mask("data2vec2", encoder, spec, "inverse")
-        check(encoder, top_k, momentum, momentum_warmup)
+        check(encoder, spec.views["global"], top_k)
+        check_settings(momentum, momentum_warmup, cls_weight, mask_noise)
         self.num_visible = mask.patches - hidden_patches("data2vec2", mask, "inverse")
         self.top_k = top_k
         self.momentum = momentum
@@ -120,22 +122,34 @@ class Data2Vec2(nn.Module):
         ema_update(self.teacher, self.encoder, linear(*self.momentum, annealed))
 
 
-def check(
-    encoder: nn.Module, top_k: int, momentum: tuple[float, float], momentum_warmup: float
-) -> None:
-    """Raise what the encoder or the settings make impossible.
+def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
+    """Raise what the encoder makes impossible; its layers are counted on the meta device.
 
     Raises:
-        ContractError: the encoder does not show its layers.
-        ValueError: a setting out of its range.
+        ContractError: it does not show its layers.
+        ValueError: it has fewer than `top_k`.
     """
     if not isinstance(encoder, LayeredEncoder):
         raise ContractError(
             f"data2vec2 needs an encoder with feed_forwards(images); {type(encoder).__name__} has "
             "none. Set train.backbone to a ViT, such as vit_base"
         )
-    if top_k < 1 or not all(0 <= m <= 1 for m in (*momentum, momentum_warmup)):
+    twin = copy.deepcopy(encoder).to("meta").eval()
+    image = torch.empty(1, view.channels, view.height, view.width, device="meta")
+    layers = len(cast(LayeredEncoder, twin).feed_forwards(image))
+    if not 1 <= top_k <= layers:
+        raise ValueError(f"top_k = {top_k} must lie in [1, {layers}], the encoder's layers")
+
+
+def check_settings(
+    momentum: tuple[float, float], momentum_warmup: float, cls_weight: float, mask_noise: float
+) -> None:
+    """Raise a ValueError for a setting out of its range."""
+    if (
+        not all(0 <= m <= 1 for m in (*momentum, momentum_warmup))
+        or min(cls_weight, mask_noise) < 0
+    ):
         raise ValueError(
-            f"top_k = {top_k} must be 1 or more, momentum = {list(momentum)} and momentum_warmup "
-            f"= {momentum_warmup} within [0, 1]"
+            f"momentum = {list(momentum)} and momentum_warmup = {momentum_warmup} must lie within "
+            f"[0, 1], cls_weight = {cls_weight} and mask_noise = {mask_noise} not be negative"
         )

@@ -1,37 +1,51 @@
 """Parts of methods that rebuild pictures from an encoder's feature maps: (B, D, h, w)."""
 
+import copy
 import itertools
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..batch import ViewSpec
 from ..errors import ContractError
+from .heads import feature_dim
 
 
 @runtime_checkable
 class MapEncoder(Protocol):
     """An encoder that shows what it pools; those of backbones do."""
 
-    dim: int
-
     def maps(self, images_BCHW: Tensor) -> Tensor:
         """(B, D, h, w) before pooling."""
 
 
-def map_encoder(method: str, encoder: nn.Module) -> MapEncoder:
-    """The encoder, which shows its maps.
+def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int, int]:
+    """(D, h, w) of the encoder's maps of a view, found on the meta device: nothing is computed.
 
     Raises:
-        ContractError: it does not.
+        ContractError: the encoder has no such maps, or does not take such a view.
     """
-    if not isinstance(encoder, MapEncoder):
+    image = torch.empty(1, view.channels, view.height, view.width, device="meta")
+    shape: tuple[int, ...] = ()
+    if isinstance(encoder, MapEncoder):
+        twin = copy.deepcopy(encoder).to("meta").eval()
+        try:
+            shape = tuple(cast(MapEncoder, twin).maps(image).shape)
+        except RuntimeError as error:
+            raise ContractError(
+                f"{method}: {type(encoder).__name__} does not take views of {view.channels} x "
+                f"{view.height} x {view.width} ({error}); set the views, or train.backbone"
+            ) from error
+    if len(shape) != 4 or shape[1] != feature_dim(encoder, method):
         raise ContractError(
-            f"{method} needs an encoder with dim and maps(images); {type(encoder).__name__} lacks "
-            "one. Set train.backbone to a ResNet or ViT, such as resnet50"
+            f"{method} needs an encoder with maps(images) of shape (B, D, h, w); "
+            f"{type(encoder).__name__} gives {shape or 'none'}. Set train.backbone to a ResNet, "
+            "another convolutional model, or a ViT"
         )
-    return encoder
+    return shape[1], shape[2], shape[3]
 
 
 class MapDecoder(nn.Module):

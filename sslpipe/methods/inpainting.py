@@ -5,6 +5,8 @@ pathak22/context-encoder, train.lua. Without the adversarial loss, which makes p
 paper trains features for its tasks with the L2 loss alone (section 5.2), and so do we.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .axes import check_axes
-from .feature_maps import MapDecoder, map_encoder
+from .feature_maps import MapDecoder, MapEncoder, map_shape
 from .heads import at_least_fp32
 from .method import Output
 from .vit import hidden_patches
@@ -83,10 +85,12 @@ class Inpainting(nn.Module):
                 f"inpainting: overlap = {overlap} px either side may close a hole of one patch of "
                 f"{mask.patch_size} px; set method.inpainting.overlap or masks.hole.patch_size"
             )
+        if overlap_weight < 0:
+            raise ValueError(f"overlap_weight = {overlap_weight} must not be negative")
         self.grid, self.patch_size = mask.grid, mask.patch_size
         self.overlap, self.overlap_weight, self.fill = overlap, overlap_weight, fill
         self.encoder = encoder
-        dim = map_encoder("inpainting", encoder).dim
+        dim, *_ = map_shape("inpainting", encoder, spec.views["global"])
         self.decoder = MapDecoder(dim, decoder, spec.views["global"].channels)
 
     def forward(self, batch: Batch) -> Output:
@@ -98,7 +102,7 @@ class Inpainting(nn.Module):
         region_B1HW = pixels_of(batch.masks["hole"][0], self.grid, self.patch_size)
         hole_B1HW = shrunk(region_B1HW, self.overlap)
         seen_BCHW = images_BCHW * (1 - hole_B1HW) + self.fill * hole_B1HW
-        maps = map_encoder("inpainting", self.encoder).maps(seen_BCHW)
+        maps = cast(MapEncoder, self.encoder).maps(seen_BCHW)
         pred_BCHW = self.decoder(maps, tuple(images_BCHW.shape[-2:]))
         loss = inpainting_loss(
             pred_BCHW, images_BCHW, region_B1HW, hole_B1HW, overlap_weight=self.overlap_weight

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .heads import library
 from .ragged import Padded, real_keys
-from .vit import sincos
+from .vit import check_blocks, sincos
 
 
 class JEPAPredictor(nn.Module):
@@ -24,8 +24,7 @@ class JEPAPredictor(nn.Module):
         self, encoder_dim: int, grid: tuple[int, int], *, dim: int, heads: int, depth: int
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"predictor_dim = {dim} is no multiple of predictor_heads = {heads}")
+        check_blocks("predictor", dim=dim, heads=heads, depth=depth)
         block = library("timm.models.vision_transformer").Block
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))

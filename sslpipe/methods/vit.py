@@ -110,6 +110,14 @@ def on_grid(patches_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches_BND.mT.reshape(len(patches_BND), -1, *grid)
 
 
+def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
+    """Raise a ValueError unless `part`, a small ViT, has blocks whose heads divide its width."""
+    if heads < 1 or dim % heads:
+        raise ValueError(f"{part}_dim = {dim} is no multiple of {part}_heads = {heads}")
+    if depth < 1:
+        raise ValueError(f"{part}_depth = {depth} must be 1 or more")
+
+
 class MaskedDecoder(nn.Module):
     """MAE's: mask tokens at the hidden places, then a light ViT with its own positions."""
 
@@ -120,8 +128,7 @@ class MaskedDecoder(nn.Module):
         depth: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"decoder_dim = {dim} is no multiple of decoder_heads = {heads}")
+        check_blocks("decoder", dim=dim, heads=heads, depth=depth)
         block = library("timm.models.vision_transformer").Block
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))

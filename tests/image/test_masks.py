@@ -28,6 +28,7 @@ PER_SAMPLE = {
     "context": (Multiblock(part="context"), 1),
     "targets": (Multiblock(part="targets"), 4),
     "inverse_block": (masks.InverseBlock(), 2),
+    "random_region": (masks.RandomRegion(), 2),
 }
 REFERENCE = {
     "random": (Random(mode="reference"), 2),
@@ -234,6 +235,9 @@ CONTEXT = "context: {patch_size: 16, sampler: {multiblock: {part: context}}}"
         ("multiblock: {part: context, blocks: 0}", "blocks = 0"),
         ("inverse_block: {length: 15}", "no block of 15 x 15 patches"),
         ("inverse_block: {length: 1}", "length = 1 must be 2"),
+        ("random_region: {density: 1}", r"density = 1\.0 must lie in \(0, 1\)"),
+        ("random_region: {cells: 0}", "cells = 0"),
+        ("random_region: {cells: 15}", "more than the 14 patches.*patch_size lower"),
     ],
 )
 def test_mistakes_are_named_with_their_line_before_any_data(sampler, message):
@@ -269,5 +273,6 @@ def test_a_user_s_own_sampler_is_tried_too():
 
 def test_samplers_go_by_these_names():
     assert set(SAMPLERS) == {
-        "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random", "simmim",
+        "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random",
+        "random_region", "simmim",
     }  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.image.sheet import GREY, columns_of, stretched
+from sslpipe.image.sheet import GREY, coloured, columns_of, stretched
 from sslpipe.recipe import parse_recipe
 
 RECIPE = """\
@@ -40,11 +40,30 @@ def test_views_far_out_of_range_are_shown_by_their_own_range():
     assert torch.equal(shown[[0, 2]], views[[0, 2]])  # bicubic overshoot
 
 
-def test_lightness_alone_is_drawn_as_grey(packed):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lightness_is_drawn_as_grey_and_its_colours_over_it(packed, channels):
     text = RECIPE.split("masks:")[0].replace("count: 2", "count: 1").format()
-    text += "targets: {colorization: {task: {colorization: {channels: 1}}}}"
-    with sslpipe.load(parse_recipe(text), shards=packed, device="cpu") as pipe:
-        batch = pipe.make_batch(pipe.load_share(0), 0)
-        (column,) = columns_of(batch, pipe.spec, pipe.views.policies, 8)
-    assert column.pictures_BHWC.shape == (8, 128, 128, 3)
-    assert (column.pictures_BHWC[..., :1] == column.pictures_BHWC).all()
+    colour = parse_recipe(text)
+    task = f"{{stride: 1, channels: {channels}}}"
+    grey = parse_recipe(text + f"targets: {{c: {{task: {{colorization: {task}}}}}}}")
+    made = []
+    for recipe in (colour, grey):
+        with sslpipe.load(recipe, shards=packed, device="cpu") as pipe:
+            batch = pipe.make_batch(pipe.load_share(0), 0)
+            made.append(list(columns_of(batch, pipe.spec, pipe.views.policies, 8)))
+    (picture,), (lightness, target) = made
+    assert lightness.pictures_BHWC.shape == (8, 128, 128, 3)
+    assert (lightness.pictures_BHWC[..., :1] == lightness.pictures_BHWC).all()
+    # of every pixel, and together with the lightness, they are the picture itself
+    assert (target.title, target.captions[0]) == ("target c 0", "128 x 128 places")
+    shown, real = (column.pictures_BHWC.astype(int) for column in (target, picture))
+    assert abs(shown - real).max() <= 1
+    assert abs(real - real[..., :1]).max() > 20  # they have colours
+
+
+def test_colours_are_those_of_their_place():
+    lightness, ab = torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 2, 2, 2)
+    ab[0, 0, 0, 1] = 60.0  # red, upper right
+    red, green, blue = np.moveaxis(coloured(lightness, ab)[0].astype(int), -1, 0)
+    reddish = (red - green > 50) & (red - blue > 30)
+    assert reddish.tolist() == [[False, False, True, True]] * 2 + [[False] * 4] * 2

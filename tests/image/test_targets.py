@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import sslpipe
 from sslpipe.batch import ViewSpec
 from sslpipe.errors import RecipeError
 from sslpipe.image.targets import TASKS, pretext
 from sslpipe.lookup import Entry
+from sslpipe.recipe import parse_recipe
 
 SIDES = {"colorization": 32, "jigsaw": 48, "relative_patch": 32, "rotation": 8, "rotation_one": 8}
 SETTINGS = {
@@ -107,6 +110,19 @@ def test_rotation_one_moves_pixels_and_loses_none():
         assert torch.equal(torch.rot90(views[0, b], -turn, (-2, -1)), original[b])
 
 
+def test_all_four_turns_are_pillow_s_in_the_official_order():
+    task, spec = build("rotation")
+    pixels = views_of(spec, [3])[:1].expand(4, -1, -1, -1, -1)  # draws: shared
+    table = draw(task, [3])
+    views, turns = task.task.apply(pixels, table, torch.from_numpy(table))
+    assert turns[:, 0].tolist() == [0, 1, 2, 3]  # 0, 90, 180 and 270 degrees
+    ways = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+    for turned, way in zip(views[1:, 0], ways, strict=True):
+        for channel, original in zip(turned, pixels[0, 0], strict=True):
+            expected = np.asarray(Image.fromarray(original.numpy()).transpose(way))
+            np.testing.assert_array_equal(channel.numpy(), expected)
+
+
 def test_views_that_do_not_suit_are_refused_before_any_data():
     wide = ViewSpec(1, 3, 8, 9)
     with pytest.raises(RecipeError, match=r"a.yaml:3: rotation_one: .* 8 x 9 px; make it square"):
@@ -119,3 +135,31 @@ def test_views_that_do_not_suit_are_refused_before_any_data():
     spec, match = ViewSpec(1, 3, 32, 32), r"pixels in \[0, 1\], but views.global.ops has Normalize"
     with pytest.raises(RecipeError, match=match):
         pretext("t", Entry("colorization"), view="global", spec=spec, normalised=True)
+
+
+CUT = """\
+stream: {batch_size: 2}
+views:
+  global: {ops: [RandomResizedCrop: {size: [48, 48]}]}
+targets:
+  jigsaw: {task: {jigsaw: {cell: 16, tile: 8, permutations: 20}}}
+"""
+
+
+def test_a_task_sees_what_the_one_before_it_made_of_their_group(packed):
+    text = CUT + "  turn: {task: rotation_one}\n"
+    with sslpipe.load(parse_recipe(text), shards=packed, device="cpu") as pipe:
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+        spec = pipe.spec
+    assert (spec.views["global"].count, spec.targets["turn"].count) == (9, 9)
+    assert batch.views["global"].shape == (9, 2, 3, 8, 8)
+    assert batch.targets["turn"].shape == (9, 2)
+
+
+def test_a_mask_over_views_that_a_task_cuts_up_is_refused(packed):
+    text = CUT + "masks:\n  mine: {patch_size: 16, sampler: random}\n"
+    match = (
+        r"masks\.mine covers views\.global of 48 x 48 px, which a task makes 8 x 8; mask another"
+    )
+    with pytest.raises(RecipeError, match=match):
+        sslpipe.load(parse_recipe(text), shards=packed, device="cpu")

@@ -80,6 +80,15 @@ def test_pixels_are_copied_not_resampled():
     assert equal.sum() == 1
 
 
+def test_every_tile_moves_by_itself_over_all_of_its_gap():
+    """Tiles that moved together would keep the lines that go on from one to the next."""
+    task, _ = build("jigsaw", chroma=0)
+    corners = draw(task, list(range(500)))[0, :, 2:].reshape(500, 9, 3, 2)[:, :, 0] % 16
+    assert set(corners.flatten().tolist()) == set(range(7))
+    coefficients = np.corrcoef(corners.reshape(500, 18).T)
+    assert abs(coefficients - np.eye(18)).max() < 0.25  # 5 standard errors
+
+
 def test_channels_of_a_tile_are_moved_apart_within_the_cell():
     task, _ = build("jigsaw", projection=0)
     rows = torch.arange(48.0)[:, None].expand(1, 200, 3, 48, 48)

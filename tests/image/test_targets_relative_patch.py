@@ -103,7 +103,25 @@ def test_a_third_of_the_patches_is_coarsened():
     sides = task.sides(*u)
     assert (sides < 96).mean() == pytest.approx(0.33, abs=0.01)
     assert (sides[sides < 96].min(), sides[sides < 96].max()) == (10, 94)
+    # pixels are evenly drawn, and not sides; 6 standard errors
+    areas = np.square(sides[sides < 96] + 0.5)
+    assert areas.mean() == pytest.approx((100 + 9025) / 2, rel=0.05)
     assert task.side == 398
+
+
+def test_patches_of_a_pair_are_jittered_thinned_and_coarsened_each_by_itself():
+    built, _ = build("relative_patch")
+    table = draw(built, list(range(3000)))
+    place, patches_B28 = table[0, :, 0], table[0, :, 1:].reshape(-1, 2, 8)
+    assert set(place.tolist()) == set(range(8))
+    channels = patches_B28[..., 2]
+    assert (
+        np.bincount(3 * channels[:, 0] + channels[:, 1]).min() > 3000 / 9 - 90
+    )  # 5 standard errors
+    coarse = patches_B28[..., 3] < 8
+    assert abs(np.corrcoef(coarse.T)[0, 1]) < 0.1
+    jitter = (corners_of(table) % 11).reshape(-1, 4)
+    assert abs(np.corrcoef(jitter.T) - np.eye(4)).max() < 0.1
 
 
 def test_edges_that_may_go_on_are_refused():

@@ -6,7 +6,7 @@ import torch
 from sslpipe import backbones
 from sslpipe.errors import ContractError
 from sslpipe.lookup import Entry
-from sslpipe.methods import autoencoder
+from sslpipe.methods import autoencoder, feature_maps
 
 from . import masked
 
@@ -74,7 +74,7 @@ def test_every_backbone_with_maps_can_be_used(name, settings, shape):
         view = dataclasses.replace(spec.views["global"], height=32, width=32)
         spec = dataclasses.replace(spec, views={"global": view})
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    found = autoencoder.map_shape("autoencoder", encoder, spec.views["global"])
+    found = feature_maps.map_shape("autoencoder", encoder, spec.views["global"])
     assert found == shape
     assert all(value.equal(before[name]) for name, value in encoder.state_dict().items())
     assert encoder.training
@@ -89,11 +89,12 @@ def test_what_has_no_maps_or_does_not_tile_is_named(encoder):
     swin = backbones.build(Entry("swin_tiny_patch4_window7_224"), image_size=224)
     view = dataclasses.replace(spec.views["global"], height=224, width=224)
     with pytest.raises(ContractError, match=r"gives \(1, 7, 7, 768\)"):
-        autoencoder.map_shape("autoencoder", swin, view)
+        feature_maps.map_shape("autoencoder", swin, view)
     odd = dataclasses.replace(spec.views["global"], height=33, width=33)
     odd_spec = dataclasses.replace(spec, views={"global": odd})
     resnet = encoder_of("resnet18")
     with pytest.raises(ContractError, match="2 x 2 do not tile a view of 33 x 33"):
         autoencoder.Autoencoder(resnet, odd_spec)
-    with pytest.raises(ValueError, match="drop = 1"):
-        autoencoder.Autoencoder(masked.vit(), spec, drop=1.0)
+    grey = dataclasses.replace(spec.views["global"], channels=1)
+    with pytest.raises(ContractError, match=r"ResNet does not take views of 1 x 16 x 16 \(.*views"):
+        feature_maps.map_shape("colorization", resnet, grey)

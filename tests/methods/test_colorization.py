@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from sslpipe.batch import TargetSpec
 from sslpipe.errors import ContractError
+from sslpipe.image.targets.colorization import rgb_to_lab
 from sslpipe.methods.colorization import (
     Colorization,
     colorization_loss,
@@ -18,7 +19,7 @@ from sslpipe.methods.colorization import (
     rebalancing,
     soft_encode,
 )
-from sslpipe.methods.colour_bins import ab_bins, lab_ab
+from sslpipe.methods.colour_bins import ab_bins
 
 from .maps_encoder import MapsEncoder, NoWait
 
@@ -54,11 +55,19 @@ def dense(index, weight):
 
 def test_there_are_313_bins_and_every_colour_is_near_one():
     assert BINS.shape == (313, 2)
-    assert len(set(map(tuple, BINS.tolist()))) == 313
+    pairs = list(map(tuple, BINS.tolist()))
+    assert pairs == sorted(set(pairs))  # a, then b: the order of pts_in_hull.npy
+    assert (pairs[0], pairs[-1]) == ((-90, 50), (100, 0))
     assert (BINS % 10 == 0).all()
     level = torch.linspace(0, 1, 12)
-    distance = torch.cdist(lab_ab(torch.cartesian_prod(level, level, level)), BINS).amin(1)
+    colours = torch.cartesian_prod(level, level, level).T[:, :, None]
+    distance = torch.cdist(rgb_to_lab(colours)[1:, :, 0].T, BINS).amin(1)
     assert distance.max() <= 5 * math.sqrt(2) + 1e-3  # the nearest of the grid is always there
+
+
+def test_as_many_b_of_each_a_as_in_the_official_file():
+    counts = [5, 8, 10, 12, 14, 15, 16, 16, 17, 18, 18, 18, 19, 20, 19, 20, 20, 19, 19, 10]
+    assert [int((BINS[:, 0] == a).sum()) for a in range(-90, 101, 10)] == counts
 
 
 @pytest.mark.parametrize(("neighbours", "sigma"), [(10, 5.0), (5, 3.0)])
@@ -137,6 +146,10 @@ def test_the_prior_counts_all_colours_of_the_run(coloured):
     nearest = index[..., 0]
     weights = method.rebalance(nearest)
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)
+    expected = rebalancing(counts / counts.sum(), gamma=0.5)[nearest].float()
+    torch.testing.assert_close(weights, expected)  # of the colours in the run so far
+    often = counts[nearest] == counts.max()
+    assert weights[often].max() < weights[~often].min()  # rare colours weigh more
 
 
 def test_gradients_reach_all_nothing_waits_and_one_batch_is_learned(coloured):
@@ -159,10 +172,12 @@ def test_gradients_reach_all_nothing_waits_and_one_batch_is_learned(coloured):
 
 def test_what_it_needs_is_said_at_construction(coloured, encoder):
     _, spec = coloured
-    with pytest.raises(ContractError, match=r"lacks one\. Set train"):
+    with pytest.raises(ContractError, match=r"needs an encoder with maps.* gives none\. Set train"):
         Colorization(encoder, spec)
     wrong = replace(spec, targets={"colorization": TargetSpec("global", 1, 4)})
     with pytest.raises(ContractError, match=r"needs targets of shape \(2, h, w\)"):
         Colorization(MapsEncoder(), wrong)
-    with pytest.raises(ValueError, match="neighbours and sigma must be above 0"):
+    with pytest.raises(ValueError, match=r"sigma = 0\.0 be above 0"):
         build(spec, sigma=0.0)
+    with pytest.raises(ValueError, match=r"neighbours = 314 must lie in \[1, 313\]"):
+        build(spec, neighbours=314)

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from sslpipe.methods import ijepa, mae
 from sslpipe.methods.ragged import padded, real_keys
+from sslpipe.methods.vit import xavier
 
 from . import masked
 
@@ -113,6 +114,7 @@ def test_the_student_sees_the_context_and_the_teacher_everything(method):
 
 
 def test_forward_is_the_loss_of_its_parts(method):
+    method.predictor.apply(xavier)  # weights start so small that the context hardly counts
     batch = masked.batch_of()
     images = batch.views["global"][0]
     whole = method.teacher.tokens(images)[:, 1:]
@@ -145,12 +147,3 @@ def test_weights_start_as_officially():
         assert block.mlp.fc2.weight.std().item() == pytest.approx(scaled, rel=0.05)
         assert block.mlp.fc2.bias.abs().sum() == 0
     assert not any("positions" in name for name, _ in net.named_parameters())
-
-
-def test_impossible_settings_are_named():
-    with pytest.raises(
-        ValueError, match="predictor_dim = 16 is no multiple of predictor_heads = 3"
-    ):
-        ijepa.IJEPA(masked.vit(), masked.spec_of(4), **SMALL | {"predictor_heads": 3})
-    with pytest.raises(ValueError, match="momentum"):
-        ijepa.IJEPA(masked.vit(), masked.spec_of(4), momentum=(0.9, 1.1))

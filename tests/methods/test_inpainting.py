@@ -94,12 +94,17 @@ def test_gradients_reach_all_and_nothing_waits(holed):
 
 def test_what_it_needs_is_said_at_construction(holed, encoder):
     batch, spec = holed
-    with pytest.raises(ContractError, match=r"lacks one\. Set train"):
+    with pytest.raises(ContractError, match=r"needs an encoder with maps.* gives none\. Set train"):
         Inpainting(encoder, spec, overlap=1)
     with pytest.raises(ContractError, match="overlap = 4 px either side may close a hole"):
         Inpainting(MapsEncoder(), spec, overlap=4)
     with pytest.raises(ContractError, match=r"needs masks\['hole'\]"):
         Inpainting(MapsEncoder(), replace(spec, masks={}))
+    uneven = replace(spec.masks["hole"], hidden=None)
+    with pytest.raises(ContractError, match=r"needs masks\.hole to hide the same number"):
+        Inpainting(MapsEncoder(), replace(spec, masks={"hole": uneven}))
+    with pytest.raises(ValueError, match=r"overlap_weight = -1\.0"):
+        Inpainting(MapsEncoder(), spec, overlap=1, overlap_weight=-1.0)
     with pytest.raises(ValueError, match="must hold one width"):
         Inpainting(MapsEncoder(), spec, decoder=(), overlap=1)
     assert batch.masks["hole"].shape == (1, 3, 16)

@@ -1,12 +1,14 @@
 """The same weights and masks in lightly's parts give the same numbers."""
 
 import torch
+import torch.nn.functional as F
 from lightly.models import utils
 from lightly.models.modules import IJEPAPredictorTIMM
 
+from sslpipe.methods import mae, simmim
 from sslpipe.methods.jepa_predictor import JEPAPredictor
 from sslpipe.methods.ragged import padded
-from sslpipe.methods.vit import take
+from sslpipe.methods.vit import sincos, take
 
 from . import masked
 
@@ -47,3 +49,21 @@ def test_patches_are_taken_as_lightlys_masks_take_them(rand):
     assert take(tokens.repeat(2, 1, 1), index).equal(
         utils.apply_masks(tokens, list(index.view(2, 3, 4)))
     )
+
+
+def test_pixel_losses_are_those_of_lightlys_examples(rand):
+    """They take the hidden patches out by index, then torch's own loss."""
+    images, pred = rand(3, 3, 16, 16), rand(3, 16, 48)
+    hidden = masked.choose(torch.full((1, 3), 12), 0)[0]
+    patches = utils.patchify(images, 4)
+    targets = utils.normalize_mean_var(patches)[hidden]
+    loss = mae.mae_loss(pred, images, hidden, patch_size=4)
+    torch.testing.assert_close(loss, F.mse_loss(pred[hidden], targets))
+    whole = utils.unpatchify(pred, 4)
+    loss = simmim.simmim_loss(whole, images, hidden, patch_size=4)
+    torch.testing.assert_close(loss, F.l1_loss(pred[hidden], patches[hidden]))
+
+
+def test_positions_are_lightlys():
+    theirs = utils.get_2d_sine_cosine_positional_embedding(24, 4)
+    torch.testing.assert_close(sincos(24, (4, 4))[0], torch.from_numpy(theirs).float())

@@ -78,6 +78,14 @@ def test_visible_predictions_cost_nothing(rand):
     assert mae.mae_loss(wrong, images, hidden, patch_size=4).equal(loss.detach())
 
 
+def test_flat_patches_are_scaled_by_the_root_of_variance_plus_epsilon(rand):
+    images = 1e-3 * rand(1, 3, 4, 4)
+    scale = (images.var() / (images.var() + 1e-6)).item()  # of variances; about a half here
+    loss = mae.mae_loss(torch.zeros(1, 1, 48), images, torch.ones(1, 1), patch_size=4)
+    assert 0.3 < scale < 0.7
+    assert loss.item() == pytest.approx(scale * 47 / 48)
+
+
 def test_predicting_the_mean_costs_just_below_one(rand):
     loss = mae.mae_loss(
         torch.zeros(2, 6, 48), rand(2, 3, 8, 12), torch.ones(2, 6, dtype=torch.bool), patch_size=4
@@ -151,6 +159,20 @@ def test_decoder_puts_every_token_back_in_its_place(vit, masked):
         torch.testing.assert_close(x[b, 1:][hidden], decoder.mask_token[0].expand(HIDDEN, -1))
 
 
+def test_the_decoder_starts_as_officially(vit, masked):
+    decoder = mae.MAE(vit, masked[1], **SMALL | {"decoder_dim": 64}).decoder
+    for layer in (decoder.embed, decoder.blocks[0].attn.qkv, decoder.predict):
+        bound = (6 / sum(layer.weight.shape)) ** 0.5  # xavier, uniform
+        assert layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert layer.bias.abs().sum() == 0
+    assert decoder.mask_token.std().item() == pytest.approx(0.02, rel=0.3)
+    assert decoder.mask_token.requires_grad
+    # its class token has a place, too, and positions are learned by nobody
+    assert decoder.positions.shape == (1, 1 + GRID * GRID, 64)
+    assert "positions" not in dict(decoder.named_parameters())
+
+
 def test_forward_trains_encoder_and_decoder(vit, masked):
     batch, spec = masked
     method = mae.MAE(vit, spec, **SMALL)
@@ -197,7 +219,15 @@ def test_contract_errors_say_what_to_change(vit, encoder, masked, make_batch, ra
         mae.MAE(vit, local)
 
 
-def test_impossible_decoder_is_an_error_of_the_recipe(vit, masked):
-    entry = Entry("mae", {"decoder_dim": 20, "decoder_heads": 3}, "r.yaml:9")
-    with pytest.raises(RecipeError, match=r"r\.yaml:9: mae: decoder_dim = 20"):
-        build(entry, vit, masked[1])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decoder_dim": 20, "decoder_heads": 3}, "decoder_dim = 20 is no multiple"),
+        ({"decoder_heads": 0}, "decoder_dim = 16 is no multiple of decoder_heads = 0"),
+        ({"decoder_depth": 0}, "decoder_depth = 0 must be 1 or more"),
+        ({"decoder_dim": 18, "decoder_heads": 2}, "width 18 of a sin-cos embedding"),
+    ],
+)
+def test_impossible_decoders_are_errors_of_the_recipe(vit, masked, settings, message):
+    with pytest.raises(RecipeError, match=rf"r\.yaml:9: mae: {message}"):
+        build(Entry("mae", SMALL | settings, "r.yaml:9"), vit, masked[1])

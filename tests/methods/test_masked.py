@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sslpipe import methods
-from sslpipe.errors import ContractError
+from sslpipe.errors import ContractError, RecipeError
 from sslpipe.lookup import Entry
 
 from . import masked
@@ -68,6 +68,11 @@ def test_what_does_not_fit_is_named(name, encoder):
         build(name, spec=bare)
     with pytest.raises(ContractError, match=rf"{name} needs an encoder with tokens.*vit_base"):
         build(name, encoder=encoder)
+    coarse = dataclasses.replace(spec.masks[mask], patch_size=8, grid=(2, 2))
+    with pytest.raises(
+        ContractError, match=rf"masks\.{mask}\.patch_size = 8, but the encoder's is 4"
+    ):
+        build(name, spec=dataclasses.replace(spec, masks=spec.masks | {mask: coarse}))
     if name in ("data2vec2", "simmim"):
         uneven = dataclasses.replace(spec.masks[mask], hidden=None)
         with pytest.raises(ContractError, match=rf"{name} needs masks\.{mask} to hide the same"):
@@ -75,9 +80,35 @@ def test_what_does_not_fit_is_named(name, encoder):
 
 
 @pytest.mark.parametrize(
-    ("name", "start", "half"), [("data2vec2", 0.5, 0.9), ("ijepa", 0.996, 0.998)]
+    ("name", "settings", "message"),
+    [
+        ("autoencoder", {"drop": 1.0}, r"drop = 1\.0 lie in \[0, 1\)"),
+        ("data2vec2", {"top_k": 0}, r"top_k = 0 must lie in \[1, 2\], the encoder's layers"),
+        ("data2vec2", {"top_k": 3}, "top_k = 3 must lie"),  # not quietly the mean of two
+        ("data2vec2", {"momentum": [0.9, 1.1]}, r"momentum = \[0\.9, 1\.1\]"),
+        ("data2vec2", {"mask_noise": -0.1}, r"mask_noise = -0\.1 not be negative"),
+        ("data2vec2", {"decoder_groups": 5}, "decoder_groups = 5 must divide"),
+        ("data2vec2", {"decoder_depth": 0}, "decoder_depth = 0 be 1 or more"),
+        ("ijepa", {"predictor_heads": 3}, "predictor_dim = 16 is no multiple of predictor_heads"),
+        ("ijepa", {"predictor_heads": 0}, "predictor_heads = 0"),
+        ("ijepa", {"predictor_depth": 0}, "predictor_depth = 0 must be 1"),  # would see no context
+        ("ijepa", {"momentum": [0.9, 1.1]}, "momentum"),
+    ],
 )
-def test_teachers_follow_linearly(name, start, half):
+def test_impossible_settings_are_named(name, settings, message):
+    entry = Entry(name, masked.SETTINGS[name] | settings, "r.yaml:7")
+    with pytest.raises(RecipeError, match=rf"r\.yaml:7: {name}: .*{message}"):
+        methods.build(entry, masked.vit(), masked.spec_of(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "momenta"),
+    [
+        ("data2vec2", {0.0: 0.5, 0.2665 / 4: 0.6, 0.2665: 0.9, 0.5: 0.9}),
+        ("ijepa", {0.0: 0.996, 0.25: 0.997, 0.5: 0.998, 1.0: 1.0}),
+    ],
+)
+def test_teachers_follow_linearly(name, momenta):
     """data2vec 2.0 anneals over 27 % of the run and then stays; I-JEPA reaches 1 at its end."""
     method = build(name)
     student = method.encoder if name == "data2vec2" else method.student
@@ -86,7 +117,7 @@ def test_teachers_follow_linearly(name, start, half):
         assert mine.equal(theirs)
         assert mine.data_ptr() != theirs.data_ptr()
         mine.data.add_(1.0)
-    for progress, momentum in ((0.0, start), (0.5, half)):
+    for progress, momentum in momenta.items():  # a quarter: where a cosine would differ
         old = copy.deepcopy(method.teacher.state_dict())
         method.after_step(progress)
         new = student.state_dict()

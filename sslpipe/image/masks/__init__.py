@@ -22,6 +22,7 @@ from ...rng import Keys, Place
 from .blockwise import IBOT, Blockwise, DINOv2
 from .inverse import InverseBlock
 from .multiblock import Multiblock
+from .regions import RandomRegion
 from .subsets import Centre, Random, SimMIM
 
 
@@ -51,6 +52,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
         "inverse_block": InverseBlock,
         "multiblock": Multiblock,
         "random": Random,
+        "random_region": RandomRegion,
         "simmim": SimMIM,
     }
 )
