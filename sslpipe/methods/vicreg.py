@@ -14,6 +14,7 @@ from ..batch import Batch, BatchSpec
 from .barlow_twins import off_diagonal
 from .collectives import gather
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .limits import not_negative, positive
 from .method import Output
 from .simclr import monitors
 
@@ -89,6 +90,8 @@ class VICReg(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("vicreg", views={"global": 2})
+        positive(projector=projector)
+        not_negative(invariance=invariance, variance=variance, covariance=covariance)
         self.weights = (invariance, variance, covariance)
         self.encoder = encoder
         sizes = (feature_dim(encoder, "vicreg"), *projector)

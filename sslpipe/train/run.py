@@ -129,6 +129,7 @@ def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> P
         total=total,
         epoch=length / settings.accumulate,
         schedule=settings.schedule,
+        stretch=settings.schedule_stretch,
         warmup=round(settings.warmup_epochs * length / settings.accumulate),
         warmup_lr=settings.warmup_lr,
         lr=lr,
