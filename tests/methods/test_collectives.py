@@ -20,6 +20,7 @@ from sslpipe.methods import collectives
 from sslpipe.methods.barlow_twins import BarlowTwins
 from sslpipe.methods.byol import BYOL
 from sslpipe.methods.colorization import Colorization
+from sslpipe.methods.koleo import koleo_loss
 from sslpipe.methods.moco import MoCo
 from sslpipe.methods.moco_v3 import MoCoV3
 from sslpipe.methods.simclr import nt_xent
@@ -194,12 +195,18 @@ def results(rank, size):
     return found | {name: two_view_steps(name, rank, size) for name in TWO_VIEWS}
 
 
+def koleo(rank):
+    """Of one rank's two samples: officially, nothing is gathered for it."""
+    return koleo_loss(make_batch(rank, 2).views["global"][0].flatten(1))
+
+
 def script(folder, rank):
     """What each of the two processes does."""
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     x = torch.arange(2.0) + 10 * rank
     found = {"world": tuple(collectives.world()), "gather": collectives.gather(x)}
+    found["koleo"] = koleo(rank)
     torch.save({**found, **results(rank, 2)}, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -217,6 +224,7 @@ def test_two_ranks_equal_one_on_the_joined_batch(tmp_path):
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["world"] == (rank, 2)
+        assert found["koleo"].equal(koleo(rank))
         assert found["gather"].tolist() == [0.0, 1.0, 10.0, 11.0]
         for part, state in expected.items():
             torch.testing.assert_close(found[part], state, rtol=0, atol=1e-10)

@@ -1,0 +1,27 @@
+"""How a run is put together, before its first batch."""
+
+import pytest
+import torch
+from torch import nn
+
+from sslpipe.errors import RecipeError
+from sslpipe.methods.batch_norms import GroupedBatchNorm
+from sslpipe.train import run
+
+
+def test_batch_norm_sees_all_ranks_on_gpus_but_for_mocos_groups(toy, monkeypatch):
+    monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(run, "DistributedDataParallel", lambda module: module)
+    pipe = toy.Pipe(toy.recipe(), world_size=2)
+    grouped = GroupedBatchNorm(nn.BatchNorm1d(3), 2)
+    pipe.device = torch.device("cuda")
+    module = run.replicate(nn.Sequential(nn.BatchNorm2d(3), grouped), pipe)
+    assert [type(part) for part in module] == [nn.SyncBatchNorm, GroupedBatchNorm]
+
+
+@pytest.mark.parametrize("stream", ["order: sequential", "remainder: short"])
+def test_a_last_batch_that_would_be_short_is_refused(toy, stream):
+    """Queues, groups of batch norm and BatchSpec.size know one batch size only."""
+    recipe = toy.recipe(toy.RECIPE.replace("seed: 3", f"seed: 3, {stream}"))
+    with pytest.raises(RecipeError, match=r"short last batch.*set stream\.remainder to wrap"):
+        run.prepare(toy.Pipe(recipe), toy.Method(), recipe.train)
