@@ -6,7 +6,7 @@ batch, which most recipes do not have: the recipe's rule must lead to them.
 
 import pytest
 
-from sslpipe.lookup import bind
+from sslpipe.lookup import bind, keyword_settings
 from sslpipe.methods import METHODS
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import optimizers
@@ -88,6 +88,12 @@ METHOD = {
                              "momentum": 0.992, "teacher_warmup": 30 / 100,
                              "norm_last_layer": False, "freeze_last_layer": 1 / 100},
 }  # fmt: skip
+# where a method's defaults are not those of the recipe of its name
+OTHERWISE = {
+    "swav": {"freeze_prototypes", "queue", "queue_start"},  # 800 epochs at 4096, without a queue
+    "dino": {"norm_last_layer"},
+    "ibot": {"norm_last_layer"},
+}
 
 
 @pytest.fixture(params=sorted(RATES))
@@ -121,3 +127,11 @@ def test_the_rest_of_the_train_section_is_as_published(name, train):
 def test_settings_of_the_method_are_as_published(name):
     entry = load_recipe(find_recipe(name)).method
     assert bind(METHODS[entry.name], entry) == METHOD[name]
+
+
+@pytest.mark.parametrize("name", sorted(METHOD.keys() - {"moco_v1", "moco_v3_r50"}))
+def test_defaults_are_published_values_too(name):
+    method = METHODS[load_recipe(find_recipe(name)).method.name]
+    defaults = {setting: default for setting, (_, default) in keyword_settings(method).items()}
+    differ = {setting for setting in defaults if defaults[setting] != METHOD[name][setting]}
+    assert differ == OTHERWISE.get(name, set())
