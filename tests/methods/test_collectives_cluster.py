@@ -1,6 +1,6 @@
 """Clustering, queues and SIGReg: two gloo processes on halves of a batch against one on the whole.
 
-The processes run this file as a script, so that nothing depends on how pytest imports it.
+The processes run this module by its name, so that nothing depends on how pytest imports it.
 """
 
 import subprocess
@@ -17,6 +17,7 @@ from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
 from sslpipe.methods import collectives
 from sslpipe.methods.sinkhorn import sinkhorn_knopp
 
+ROOT = Path(__file__).parents[2]  # the code beside these tests, whatever else is installed
 SIZE, STEPS = 4, 3
 COUNTS = {"global": 2, "local": 1, "target": 1, "anchor": 1, "focal": 2}
 # the first layer of a projector is all: no batch norm, whose statistics gloo cannot share
@@ -118,8 +119,8 @@ def script(folder, rank):
 
 
 def test_two_ranks_equal_one_on_the_joined_batch(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    command = [sys.executable, "-m", "tests.methods.test_collectives_cluster", str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(2)]
     try:
         expected = results(0, 1)
         assert [process.wait(60) for process in processes] == [0, 0]
