@@ -19,6 +19,8 @@ class Rates(pydantic.BaseModel):
     schedule: Literal["cosine", "cosine_per_epoch", "multistep"] = "cosine"
     milestones: Annotated[tuple[Positive, ...], Always] = ()  # epochs; multistep only
     gamma: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1  # factor of each milestone
+    # cosines are laid over this many times the run, which ends before they do (MSN)
+    schedule_stretch: Annotated[float, pydantic.Field(ge=1)] = 1.0
     final_lr: Fraction = 0.0  # absolute, not scaled; cosines only
     final_lr_ratio: Fraction | None = None  # the same, as a share of the peak
     final_weight_decay: Fraction | None = None  # None: constant

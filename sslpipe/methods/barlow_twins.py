@@ -11,6 +11,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .collectives import joint_mean
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .limits import not_negative, positive
 from .method import Output
 from .simclr import monitors
 
@@ -63,6 +64,8 @@ class BarlowTwins(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("barlow_twins", views={"global": 2})
+        positive(projector=projector)
+        not_negative(redundancy=redundancy)
         self.redundancy = redundancy
         self.encoder = encoder
         self.projector = hidden_norm_mlp((feature_dim(encoder, "barlow_twins"), *projector))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .limits import positive, shares
 from .method import Output
 from .simclr import monitors
 from .teachers import cosine, ema_update, frozen_copy
@@ -42,8 +43,8 @@ class BYOL(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("byol", views={"global": 2})
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum = {momentum}; set it in [0, 1]")
+        positive(projector=projector, predictor_hidden=predictor_hidden)
+        shares(momentum=momentum)
         self.momentum = momentum
         sizes = (feature_dim(encoder, "byol"), *projector)
         self.online = nn.Sequential(encoder, hidden_norm_mlp(sizes, hidden_bias=True))

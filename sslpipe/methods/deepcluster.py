@@ -15,6 +15,7 @@ from .collectives import all_mean
 from .epoch_memory import EpochMemory
 from .heads import at_least_fp32
 from .kmeans import spherical_kmeans
+from .limits import positive
 from .method import Output
 from .multicrop import CropEmbedder
 
@@ -66,8 +67,8 @@ class DeepClusterV2(nn.Module):
                 "deepcluster_v2 clusters every epoch, but the batches come without end; "
                 "set BatchSpec.epoch_size to the samples of an epoch"
             )
-        if temperature <= 0 or min(prototypes, heads) < 1:
-            raise ValueError("temperature, prototypes and heads must be above 0; correct them")
+        positive(temperature=temperature, projector=projector, prototypes=prototypes)
+        positive(heads=heads, iterations=iterations)
         self.temperature = temperature
         self.iterations = iterations
         self.epoch = 0

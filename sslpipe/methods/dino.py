@@ -12,8 +12,10 @@ from ..batch import Batch, BatchSpec
 from . import heads
 from .axes import check_axes
 from .distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
+from .limits import positive, shares
 from .method import Output
 from .teachers import cosine, ema_update, frozen_copy
+from .vit import whole_patches
 
 
 def dino_loss(
@@ -58,8 +60,10 @@ class DINO(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("dino", views={"global": 2})
-        if min(student_temperature, *teacher_temperature) <= 0 or not 0 <= momentum <= 1:
-            raise ValueError("temperatures must be above 0 and momentum in [0, 1]; correct them")
+        positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+        positive(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck)
+        shares(teacher_warmup=teacher_warmup, freeze_last_layer=freeze_last_layer)
+        shares(momentum=momentum, center_momentum=center_momentum)
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
         self.teacher_warmup = teacher_warmup
@@ -67,6 +71,7 @@ class DINO(nn.Module):
         self.center_momentum = center_momentum
         self.freeze_last_layer = freeze_last_layer
         self.groups = [group for group in ("global", "local") if group in spec.views]
+        whole_patches("dino", encoder, spec, self.groups)
         sizes = (heads.feature_dim(encoder, "dino"), hidden, hidden, bottleneck)
         head = heads.PrototypeHead(sizes, prototypes, learn_norm=not norm_last_layer)
         self.student = heads.Branch(encoder, head)

@@ -16,7 +16,8 @@ from ..errors import ContractError
 from .distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
 from .ibot import ibot_loss
 from .koleo import koleo_loss
-from .masked_pair import MASK, MaskedBranch, MaskedPair, check, check_settings, prototype_head
+from .limits import not_negative, positive, shares
+from .masked_pair import MASK, MaskedBranch, MaskedPair, check, prototype_head
 from .method import Output
 
 
@@ -50,7 +51,9 @@ class DINOv2(nn.Module):
     ) -> None:
         super().__init__()
         check("dinov2", encoder, spec)
-        check_settings(momentum, student_temperature, *teacher_temperature)
+        positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+        not_negative(cls_weight=cls_weight, patch_weight=patch_weight, koleo_weight=koleo_weight)
+        shares(teacher_warmup=teacher_warmup, center_momentum=center_momentum)
         check_koleo(koleo_weight, spec)
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature

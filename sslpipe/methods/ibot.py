@@ -12,12 +12,12 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .distillation import Centring, entropies, view_cross_entropy, warmed_up
 from .heads import at_least_fp32
+from .limits import not_negative, positive, shares
 from .masked_pair import (
     MASK,
     MaskedBranch,
     MaskedPair,
     check,
-    check_settings,
     hidden_index,
     prototype_head,
 )
@@ -67,7 +67,10 @@ class IBOT(nn.Module):
     ) -> None:
         super().__init__()
         check("ibot", encoder, spec)
-        check_settings(momentum, student_temperature, *teacher_temperature, *patch_temperature)
+        positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+        positive(patch_temperature=patch_temperature)
+        not_negative(cls_weight=cls_weight, patch_weight=patch_weight)
+        shares(teacher_warmup=teacher_warmup, center_momentum=center_momentum)
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
         self.patch_temperature = patch_temperature

@@ -12,6 +12,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32
+from .limits import positive, shares
 from .method import Output
 from .multicrop import CropEmbedder
 
@@ -78,10 +79,10 @@ class LeJEPA(nn.Module):
         limit: float = 3.0,
     ) -> None:
         super().__init__()
-        if not 0 <= weight <= 1 or min(slices, knots - 1, limit) <= 0:
-            raise ValueError(
-                "weight must be in [0, 1], slices, knots and limit positive; correct them"
-            )
+        positive(projector=projector, slices=slices, limit=limit)
+        shares(weight=weight)
+        if knots < 2:
+            raise ValueError(f"knots = {knots}; an integral takes 2 or more")
         self.weight = weight  # lambda
         self.slices = slices
         self.knots = knots

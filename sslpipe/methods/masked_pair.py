@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .heads import PrototypeHead, feature_dim
+from .limits import positive, shares
 from .teachers import cosine, ema_update, frozen_copy
-from .vit import PatchEncoder, patch_mask
+from .vit import PatchEncoder, patch_mask, whole_patches
 
 MASK = "blocks"  # mask m belongs to 'global' view m
 
@@ -25,6 +26,7 @@ def check(method: str, encoder: nn.Module, spec: BatchSpec) -> None:
     """
     spec.require(method, views={"global": 2}, masks=(MASK,))
     mask, views = patch_mask(method, encoder, spec, MASK), spec.views["global"].count
+    whole_patches(method, encoder, spec, {"global", "local"} & set(spec.views))
     if mask.count != views:
         raise ContractError(
             f"{method} needs a mask for each of the {views} 'global' views; this recipe makes "
@@ -92,6 +94,7 @@ class MaskedPair(nn.Module):
         self, student: MaskedBranch, spec: BatchSpec, *, momentum: float, freeze_last_layer: float
     ) -> None:
         super().__init__()
+        shares(momentum=momentum, freeze_last_layer=freeze_last_layer)
         self.groups = [group for group in ("global", "local") if group in spec.views]
         self.momentum = momentum
         self.freeze_last_layer = freeze_last_layer
@@ -123,15 +126,10 @@ class MaskedPair(nn.Module):
         self.progress.fill_(progress)
 
 
-def check_settings(momentum: float, *temperatures: float) -> None:
-    """Raise a ValueError for what cannot be a momentum or a temperature."""
-    if min(temperatures) <= 0 or not 0 <= momentum <= 1:
-        raise ValueError("temperatures must be above 0 and momentum in [0, 1]; correct them")
-
-
 def prototype_head(
     encoder: nn.Module, prototypes: int, hidden: int, bottleneck: int, *, learn_norm: bool
 ) -> PrototypeHead:
     """DINO's head on the tokens of `encoder`."""
+    positive(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck)
     sizes = (feature_dim(encoder, "masks"), hidden, hidden, bottleneck)
     return PrototypeHead(sizes, prototypes, learn_norm=learn_norm)

@@ -17,6 +17,7 @@ from .axes import check_axes
 from .batch_norms import group_batch_norms
 from .collectives import gather, world
 from .heads import at_least_fp32, feature_dim, relu_mlp
+from .limits import positive, shares
 from .method import Output
 from .queues import Queue, random_rows
 from .simclr import monitors
@@ -71,8 +72,8 @@ class MoCo(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("moco", views={"global": 2})
-        if temperature <= 0 or not 0 <= momentum <= 1:
-            raise ValueError("temperature must be above 0 and momentum in [0, 1]; correct them")
+        positive(temperature=temperature, projector=projector, queue=queue)
+        shares(momentum=momentum)
         self.temperature = temperature
         self.momentum = momentum
         self.bn_groups = bn_groups

@@ -16,6 +16,7 @@ from ..errors import ContractError
 from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .limits import positive, shares
 from .method import Output
 from .simclr import monitors
 from .teachers import cosine, ema_update, frozen_copy
@@ -51,8 +52,8 @@ class MoCoV3(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("moco_v3", views={"global": 2})
-        if temperature <= 0 or not 0 <= momentum <= 1:
-            raise ValueError("temperature must be above 0 and momentum in [0, 1]; correct them")
+        positive(temperature=temperature, projector=projector, predictor_hidden=predictor_hidden)
+        shares(momentum=momentum)
         if freeze_patches:
             freeze_patch_projection(encoder)
         self.temperature = temperature

@@ -17,11 +17,12 @@ from .axes import check_axes
 from .collectives import gather
 from .dino import teacher_monitors
 from .heads import at_least_fp32, feature_dim
+from .limits import not_negative, positive, shares
 from .method import Output
 from .multicrop import hidden_batch_norm_mlp
 from .sinkhorn import sinkhorn_knopp
 from .teachers import ema_update, frozen_copy, linear
-from .vit import PatchEncoder, patch_mask, visible_first
+from .vit import PatchEncoder, patch_mask, visible_first, whole_patches
 
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
@@ -105,14 +106,17 @@ class MSN(nn.Module):
         mask = patch_mask("msn", encoder, spec, "drop", view="anchor")
         if mask.hidden is None:
             raise ContractError("msn drops as much of every row; set masks.drop.sampler to random")
-        if min(temperature, sharpening) <= 0 or not 0 <= momentum <= 1:
-            raise ValueError("temperatures must be above 0 and momentum in [0, 1]; correct them")
+        positive(temperature=temperature, sharpening=sharpening)
+        positive(projector=projector, prototypes=prototypes)
+        not_negative(me_max_weight=me_max_weight)
+        shares(momentum=momentum)
         self.num_visible = mask.patches - mask.hidden
         self.temperature = temperature
         self.sharpening = sharpening
         self.me_max_weight = me_max_weight
         self.momentum = momentum
         self.focal = "focal" in spec.views
+        whole_patches("msn", encoder, spec, {"target", "anchor", "focal"} & set(spec.views))
         head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
         self.student = Branch(encoder, head.apply(trunc_normal))
         self.teacher = frozen_copy(self.student)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..batch import BatchSpec
 from .heads import feature_dim
+from .vit import whole_patches
 
 GROUPS = ("global", "local")  # in this order: views 0 and 1 are global
 
@@ -21,6 +22,7 @@ class CropEmbedder(nn.Module):
         super().__init__()
         spec.require(method, views={"global": 2})
         self.groups = [group for group in GROUPS if group in spec.views]
+        whole_patches(method, encoder, spec, self.groups)
         self.encoder = encoder
         self.projector = hidden_batch_norm_mlp((feature_dim(encoder, method), *projector))
 

@@ -12,6 +12,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32, batch_norm_mlp, feature_dim
+from .limits import positive
 from .method import Output
 from .multicrop import hidden_batch_norm_mlp
 from .queues import Queue, random_rows
@@ -54,16 +55,14 @@ class NNCLR(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("nnclr", views={"global": 2})
-        if temperature <= 0 or not projector:
-            raise ValueError("temperature must be above 0 and projector not empty; correct them")
+        positive(temperature=temperature, projector=projector)
+        positive(predictor_hidden=predictor_hidden, queue=queue)
         dim = projector[-1]
         self.temperature = temperature
         self.encoder = encoder
         self.projector = batch_norm_mlp((feature_dim(encoder, "nnclr"), *projector))
         self.predictor = hidden_batch_norm_mlp((dim, predictor_hidden, dim))
-        rows_QD = random_rows(
-            queue, dim
-        )  # until the first round is over, some neighbours are noise
+        rows_QD = random_rows(queue, dim)  # some neighbours are noise until it is filled once
         self.queue = Queue(rows_QD, batch=spec.global_size, setting="method.nnclr.queue")
 
     def forward(self, batch: Batch) -> Output:

@@ -13,6 +13,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .collectives import gather, world
 from .heads import at_least_fp32, batch_norm_mlp, feature_dim
+from .limits import positive
 from .method import Output
 
 
@@ -67,11 +68,7 @@ class SimCLR(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("simclr", views={"global": 2})
-        if temperature <= 0 or not projector:
-            raise ValueError(
-                f"temperature = {temperature}, projector = {list(projector)}; "
-                "set a temperature above 0 and one layer or more"
-            )
+        positive(temperature=temperature, projector=projector)
         self.temperature = temperature
         self.encoder = encoder
         self.chance_loss = math.log(2 * spec.global_size - 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .limits import positive
 from .method import Output
 from .simclr import monitors
 
@@ -38,6 +39,7 @@ class SimSiam(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("simsiam", views={"global": 2})
+        positive(projector=projector, predictor_hidden=predictor_hidden)
         self.encoder = encoder
         sizes = (feature_dim(encoder, "simsiam"), *projector)
         self.projector = hidden_norm_mlp(sizes, last_norm=True)

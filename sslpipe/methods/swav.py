@@ -12,6 +12,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .collectives import world
 from .heads import at_least_fp32
+from .limits import not_negative, positive, shares
 from .method import Output
 from .multicrop import CropEmbedder
 from .queues import Queue
@@ -56,8 +57,10 @@ class SwAV(nn.Module):
         queue_start: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(temperature, epsilon) <= 0:
-            raise ValueError("temperature and epsilon must be above 0; correct them")
+        positive(temperature=temperature, epsilon=epsilon, iterations=iterations)
+        positive(projector=projector, prototypes=prototypes)
+        shares(freeze_prototypes=freeze_prototypes, queue_start=queue_start)
+        not_negative(queue=queue)
         self.temperature = temperature
         self.epsilon = epsilon
         self.iterations = iterations

@@ -15,6 +15,7 @@ from .axes import check_axes
 from .barlow_twins import off_diagonal
 from .collectives import gather
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .limits import not_negative, positive
 from .method import Output
 from .simclr import monitors
 
@@ -91,6 +92,8 @@ class VICReg(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("vicreg", views={"global": 2})
+        positive(projector=projector)
+        not_negative(invariance=invariance, variance=variance, covariance=covariance)
         self.weights = (invariance, variance, covariance)
         self.encoder = encoder
         sizes = (feature_dim(encoder, "vicreg"), *projector)

@@ -3,6 +3,7 @@
 S visible patches, P values of a patch here.
 """
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -57,6 +58,22 @@ def patch_mask(
             f"{mask.patch_size}, but the encoder's is {encoder.patch_size}. Set one to the other"
         )
     return mask
+
+
+def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iterable[str]) -> None:
+    """Check that the views of `groups` are a whole number of the encoder's patches, if it has any.
+
+    Raises:
+        ContractError: a group's views are not.
+    """
+    patch = getattr(encoder, "patch_size", 1)
+    for group in groups:
+        height, width = spec.views[group].height, spec.views[group].width
+        if height % patch or width % patch:
+            raise ContractError(
+                f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
+                f"{patch} px; set the crop of views.{group}, or patch_size of train.backbone"
+            )
 
 
 def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:

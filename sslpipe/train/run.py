@@ -16,6 +16,7 @@ from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method
 from ..pipeline import Pipeline
 from ..recipe import Recipe, Train
+from ..sources import remainder_of
 from . import checkpoint, optimizers
 from .randomness import keyed
 from .schedules import Plan
@@ -79,13 +80,19 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
     """Put the method on the device and everything else around it.
 
     Raises:
-        RecipeError: unknown optimizer or setting, fp16 without CUDA, or no modules to clip.
+        RecipeError: unknown optimizer or setting, fp16 without CUDA, no modules to clip, or
+            batches of two sizes.
         SslpipeError: a distributed pipeline outside a process group, or a run of no steps.
     """
     if settings.precision == "fp16" and pipeline.device.type != "cuda":
         raise RecipeError(
             f"{pipeline.recipe.path}: train.precision = 'fp16' needs a CUDA device, this is "
             f"{pipeline.device}; set bf16 or fp32"
+        )
+    if remainder_of(pipeline.recipe) == "short":  # a queue would fail at the end of the epoch
+        raise RecipeError(
+            f"{pipeline.recipe.path}: methods are built for one batch size, and stream.order and "
+            "stream.remainder make a short last batch; set stream.remainder to wrap or drop"
         )
     assert isinstance(method, nn.Module)
     module: nn.Module = method.train()
@@ -131,6 +138,7 @@ def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> P
         total=total,
         epoch=length / settings.accumulate,
         schedule=settings.schedule,
+        stretch=settings.schedule_stretch,
         warmup=round(settings.warmup_epochs * length / settings.accumulate),
         warmup_lr=settings.warmup_lr,
         lr=lr,

@@ -37,8 +37,9 @@ def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
 class Plan:
     """Every rate of a run of `total` optimizer steps, `epoch` of them (or a fraction more) each.
 
-    `final_lr` ends the cosines; `milestones` are the epochs from which a multistep rate is
-    multiplied by `gamma` once more. `final_weight_decay` None: constant.
+    `final_lr` ends the cosines, which take `stretch` times the run and are cut off; `milestones`
+    are the epochs from which a multistep rate is multiplied by `gamma` once more.
+    `final_weight_decay` None: constant.
     """
 
     total: int
@@ -47,6 +48,7 @@ class Plan:
     lr: float
     weight_decay: float
     schedule: Schedule = "cosine"
+    stretch: float = 1.0
     warmup_lr: float = 0.0
     final_lr: float = 0.0
     milestones: tuple[int, ...] = ()
@@ -64,12 +66,12 @@ class Plan:
         at: float = step
         if self.schedule == "cosine_per_epoch":  # MoCo, SimSiam: one rate for a whole epoch
             at = max(step // self.epoch * self.epoch, self.warmup)
-        return cosine(
-            at - self.warmup, total=self.total - self.warmup, start=self.lr, end=self.final_lr
-        )
+        total = self.stretch * self.total - self.warmup
+        return cosine(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
 
     def weight_decay_at(self, step: int) -> float:
         """Weight decay of a step; no warm-up, as in DINO."""
         if self.final_weight_decay is None:
             return self.weight_decay
-        return cosine(step, total=self.total, start=self.weight_decay, end=self.final_weight_decay)
+        total = self.stretch * self.total
+        return cosine(step, total=total, start=self.weight_decay, end=self.final_weight_decay)

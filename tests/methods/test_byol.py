@@ -95,8 +95,3 @@ def test_heads_are_the_official_ones(encoder, views):
         assert [tuple(part.weight.shape) for part in (head[0], head[3])] == sizes
         assert head[0].bias is not None
         assert head[3].bias is None
-
-
-def test_a_momentum_above_one_is_refused(encoder, views):
-    with pytest.raises(ValueError, match=r"momentum = 1\.2"):
-        byol.BYOL(encoder, views[1], **SMALL, momentum=1.2)

@@ -15,6 +15,7 @@ from torch import nn
 
 from sslpipe import methods
 from sslpipe.methods import collectives
+from sslpipe.methods.koleo import koleo_loss
 from sslpipe.methods.sinkhorn import sinkhorn_knopp
 from sslpipe.train import run
 
@@ -83,6 +84,12 @@ def buffers_of_a_rank(rank):
     return start.tolist(), norm.running_mean.tolist()
 
 
+def koleo(rank):
+    """Of one rank's samples: officially, nothing is gathered for it."""
+    own = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))[rank]
+    return koleo_loss(own)
+
+
 def script(folder, rank):
     """What each of the two processes does."""
     store = f"file://{folder}/store"
@@ -91,7 +98,7 @@ def script(folder, rank):
     found = {name: steps(name, rank, 2) for name in NAMES}
     found |= {
         "world": tuple(collectives.world()), "gather": gathered, "sinkhorn": sinkhorn(rank, 2),
-        "buffers": buffers_of_a_rank(rank),
+        "buffers": buffers_of_a_rank(rank), "koleo": koleo(rank),
     }  # fmt: skip
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -143,6 +150,7 @@ def test_on_gpus_batch_norm_is_synchronised_and_moco_s_groups_stay(monkeypatch):
 def test_collectives(ranks):
     for rank, found in enumerate(ranks):
         assert found["world"] == (rank, 2)
+        assert found["koleo"].equal(koleo(rank))
         assert found["gather"].tolist() == [0.0, 1.0, 10.0, 11.0]
     joined = torch.cat([found["sinkhorn"] for found in ranks])
     torch.testing.assert_close(joined, sinkhorn(0, 1), rtol=0, atol=1e-12)

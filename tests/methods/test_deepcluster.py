@@ -113,6 +113,21 @@ def test_first_epoch_fills_the_memory_and_the_second_learns_its_clusters(encoder
         assert method.lookup(batch.uids)[head].tolist() == clusters.tolist()
 
 
+def test_heads_are_averaged_and_cosines_sharpened(encoder, crops):
+    batch, spec = crops
+    method = deepcluster.DeepClusterV2(encoder, spec, **SMALL)
+    method(batch)
+    method.eval().cluster()
+    z_VBD = F.normalize(method.embedder(batch.views), dim=-1)
+    losses = [
+        F.cross_entropy((z_VBD @ centroids_KD.T / 0.1).flatten(0, 1), clusters_B.repeat(5))
+        for centroids_KD, clusters_B in zip(
+            method.centroids_LKD, method.lookup(batch.uids), strict=True
+        )
+    ]
+    torch.testing.assert_close(method(batch).loss, sum(losses) / 3)
+
+
 def test_clusters_are_looked_up_by_sample_in_any_order(encoder, crops):
     batch, spec = crops
     method = deepcluster.DeepClusterV2(encoder, spec, **SMALL)

@@ -104,9 +104,3 @@ def test_training_turns_a_collapsed_embedding_into_a_gaussian(rand):
     covariance = torch.cov(z.detach()[0].T)
     torch.testing.assert_close(covariance, torch.eye(4, dtype=torch.float64), rtol=0, atol=0.15)
     assert z.mean((0, 1)).abs().max() < 0.1
-
-
-def test_settings_are_checked(encoder, make_batch, rand):
-    _, spec = make_batch({"global": rand(2, 4, 3, 8, 8).float()})
-    with pytest.raises(ValueError, match="weight must be"):
-        lejepa.LeJEPA(encoder, spec, weight=1.5)

@@ -47,6 +47,12 @@ def test_the_warmup_starts_where_it_is_said():
     assert [made.lr_at(0), made.lr_at(7), made.lr_at(8)] == pytest.approx([0.03, 0.1, 0.1])
 
 
+def test_a_recipe_stretches_its_cosines():
+    made = plan("schedule_stretch=1.25", "final_weight_decay=0.4")
+    assert (made.stretch, plan().stretch) == (1.25, 1.0)
+    assert made.lr_at(25) == pytest.approx(0.05)  # the middle of 50 steps, of which 40 are run
+
+
 def test_milestones_of_a_recipe_are_its_epochs():
     made = plan("schedule=multistep", "milestones=[6, 8]", "accumulate=2")
     assert made.total == 20
@@ -65,6 +71,7 @@ def test_milestones_of_a_recipe_are_its_epochs():
         (["schedule=cosin"], "train.schedule=.*'cosine', 'cosine_per_epoch' or 'multistep'"),
         (["lr_rule=cubic"], "train.lr_rule = 'cubic'"),
         (["gamma=1.5"], "train.gamma = 1.5"),
+        (["schedule_stretch=0.8"], "train.schedule_stretch = 0.8"),
     ],
 )
 def test_settings_that_do_not_go_together(overrides, message):

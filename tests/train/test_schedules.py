@@ -75,6 +75,19 @@ def test_weight_decay_is_constant_or_a_cosine_without_warmup():
     )
 
 
+def test_stretched_cosines_are_msns():
+    """WarmupCosineSchedule and CosineWDSchedule of facebookresearch/msn, T_max = 1.25 * the run."""
+    made = plan(
+        100, 10, 1e-3, final_lr=1e-6, stretch=1.25, weight_decay=0.04, final_weight_decay=0.4
+    )
+    for step in range(10, 100):
+        at = math.pi * (step - 10) / (1.25 * 100 - 10)
+        assert made.lr_at(step) == pytest.approx(1e-6 + (1e-3 - 1e-6) * 0.5 * (1 + math.cos(at)))
+    for step in range(100):
+        wd = 0.4 + (0.04 - 0.4) * 0.5 * (1 + math.cos(math.pi * step / 125))
+        assert made.weight_decay_at(step) == pytest.approx(wd)
+
+
 def test_a_warmup_longer_than_the_run_never_reaches_the_peak():
     assert rates(plan(5, 10, 9.0)) == pytest.approx([0, 1, 2, 3, 4])
 

@@ -1,0 +1,35 @@
+"""How a run is put together, before its first batch."""
+
+import pytest
+import torch
+from torch import nn
+
+from sslpipe.errors import RecipeError
+from sslpipe.methods.batch_norms import GroupedBatchNorm
+from sslpipe.train import run
+
+
+def test_batch_norm_sees_all_ranks_on_gpus_but_for_mocos_groups(toy, monkeypatch):
+    monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(run, "DistributedDataParallel", lambda module: module)
+    pipe = toy.Pipe(toy.recipe(), world_size=2)
+    grouped = GroupedBatchNorm(nn.BatchNorm1d(3), 2)
+    pipe.device = torch.device("cuda")
+    module = run.replicate(nn.Sequential(nn.BatchNorm2d(3), grouped), pipe)
+    assert [type(part) for part in module] == [nn.SyncBatchNorm, GroupedBatchNorm]
+
+
+@pytest.mark.parametrize("stream", ["order: sequential", "remainder: short"])
+def test_a_last_batch_that_would_be_short_is_refused(toy, stream):
+    """Queues, groups of batch norm and BatchSpec.size know one batch size only."""
+    recipe = toy.recipe(toy.RECIPE.replace("seed: 3", f"seed: 3, {stream}"))
+    with pytest.raises(RecipeError, match=r"short last batch.*set stream\.remainder to wrap"):
+        run.prepare(toy.Pipe(recipe), toy.Method(), recipe.train)
+
+
+def test_rates_are_those_of_the_batch_of_all_ranks(toy, monkeypatch):
+    monkeypatch.setattr(run, "replicate", lambda module, pipeline: module)
+    recipe = toy.recipe(lr_batch=2)
+    pipe = toy.Pipe(recipe, world_size=2)
+    made = run.prepare(pipe, toy.Method(), recipe.train)
+    assert (pipe.spec.size, made.plan.lr) == (4, 1e-2 * 8 / 2)
