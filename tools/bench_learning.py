@@ -8,7 +8,7 @@ For each METHOD the recipe METHOD_cifar: its step time is measured, the epochs a
 the whole run, schedule included, fits the budget, and warm-up and milestones shrink in proportion.
 Beside the trained encoder: the same one untrained (once for all methods that begin alike), and
 pixels less their mean. `--finetune` also trains each encoder on 50 labels per class. `--small`:
-narrow backbones and heads, for CPUs.
+narrow backbones and heads and faster teachers, for CPUs.
 A run that was killed goes on, a method with a result is skipped: delete OUT/METHOD to repeat it.
 OUT/METHOD/result.json holds all numbers; the table and the rows come from these files.
 """
@@ -106,6 +106,7 @@ def measured(name: str, chosen: argparse.Namespace) -> Numbers:
     return {
         "recipe": name + SUFFIX,
         "backbone": [backbone.name, dict(backbone.settings)],
+        "sets": chosen.sets,
         "epochs": recipe.train.epochs,
         "device": chosen.device,
         **history(folder / "run" / "metrics.jsonl", recipe),

@@ -18,14 +18,17 @@ from sslpipe.train.run import prepare
 
 RESNET = Entry("cifar_resnet", {"width": 16, "blocks": [1, 1, 1, 1]})
 VIT = MappingProxyType({"embed_dim": 96, "depth": 4, "num_heads": 3})
-PROTOTYPES = MappingProxyType({"prototypes": 1024, "hidden": 256, "bottleneck": 64})
-HEADS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+# teachers of runs of hundreds of steps: at 0.99 and more they would stay near where they began
+FAST = MappingProxyType({"momentum": 0.97})
+PROTOTYPES = MappingProxyType({"prototypes": 1024, "hidden": 256, "bottleneck": 64, **FAST})
+SMALL: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "barlow_twins": {"projector": [512, 512, 512]},
         "vicreg": {"projector": [512, 512, 512]},
         "simsiam": {"projector": [512, 512], "predictor_hidden": 128},
         "mae": {"decoder_dim": 96, "decoder_depth": 2},
         **dict.fromkeys(("dino", "ibot", "dinov2"), PROTOTYPES),
+        **dict.fromkeys(("msn", "moco_v3"), FAST),
     }
 )
 
@@ -36,7 +39,7 @@ def planned(
     """The recipe with as many epochs as fit the budget; chosen once, so that a run can go on."""
     if small:
         recipe = trained_by(recipe, backbone=narrow(recipe.train.backbone))
-        recipe = recipe.model_copy(update={"method": narrow_heads(recipe.method)})
+        recipe = recipe.model_copy(update={"method": small_method(recipe.method)})
     if not path.exists():
         seconds, steps = step_time(recipe, shards, device)
         epochs = max(1, int(budget * 60 / (seconds * steps)))
@@ -51,9 +54,9 @@ def narrow(backbone: Entry) -> Entry:
     return Entry(backbone.name, {**backbone.settings, **VIT}, backbone.where)
 
 
-def narrow_heads(method: Entry) -> Entry:
-    """The method with the small heads that fit small backbones; most have them already."""
-    settings = {**method.settings, **HEADS.get(method.name, {})}
+def small_method(method: Entry) -> Entry:
+    """The method with heads and teachers for small backbones and few steps; most have them."""
+    settings = {**method.settings, **SMALL.get(method.name, {})}
     return Entry(method.name, settings, method.where)
 
 
