@@ -102,6 +102,14 @@ class Train(Rates, Section):
     clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
     clip: Literal["global", "per_module", "per_parameter"] = "global"
 
+    @pydantic.field_validator("clip")
+    @classmethod
+    def _has_a_norm(cls, value: str, info: pydantic.ValidationInfo) -> str:
+        """Without a norm nothing would be clipped."""
+        if value != "global" and info.data.get("clip_norm") is None:
+            raise ValueError("is of no use without clip_norm; set it, e.g. to 3.0")
+        return value
+
 
 class Run(Section):
     """Speed only: nothing here may change a result (executors: but for the rounding of pixels)."""

@@ -99,7 +99,7 @@ def measured(name: str, chosen: argparse.Namespace) -> Numbers:
     recipe = planned(
         load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets),
         folder / "recipe.json", shards=chosen.train, device=chosen.device,
-        budget=chosen.budget, small=chosen.small,
+        budget=chosen.budget, is_small=chosen.small,
     )  # fmt: skip
     alarms = pretrain(recipe, folder / "run", chosen)
     backbone = recipe.train.backbone

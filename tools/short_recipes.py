@@ -29,22 +29,28 @@ SMALL: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mae": {"decoder_dim": 96, "decoder_depth": 2},
         **dict.fromkeys(("dino", "ibot", "dinov2"), PROTOTYPES),
         **dict.fromkeys(("msn", "moco_v3"), FAST),
+        "data2vec2": {"top_k": 3},
     }
 )
 
 
 def planned(
-    recipe: Recipe, path: Path, *, shards: Path, device: str, budget: float, small: bool
+    recipe: Recipe, path: Path, *, shards: Path, device: str, budget: float, is_small: bool
 ) -> Recipe:
     """The recipe with as many epochs as fit the budget; chosen once, so that a run can go on."""
-    if small:
-        recipe = trained_by(recipe, backbone=narrow(recipe.train.backbone))
-        recipe = recipe.model_copy(update={"method": small_method(recipe.method)})
+    if is_small:
+        recipe = small(recipe)
     if not path.exists():
         seconds, steps = step_time(recipe, shards, device)
         epochs = max(1, int(budget * 60 / (seconds * steps)))
         path.write_text(json.dumps({"epochs": epochs, "step_seconds": seconds, "steps": steps}))
     return shortened(recipe, json.loads(path.read_text())["epochs"])
+
+
+def small(recipe: Recipe) -> Recipe:
+    """The recipe for CPUs."""
+    narrowed = trained_by(recipe, backbone=narrow(recipe.train.backbone))
+    return narrowed.model_copy(update={"method": small_method(recipe.method)})
 
 
 def narrow(backbone: Entry) -> Entry:

@@ -58,3 +58,9 @@ def test_modules_are_clipped_each_for_itself(toy, tmp_path):
 def test_modules_to_clip_are_the_method_s_to_name(toy, tmp_path):
     with pytest.raises(RecipeError, match=r"'per_module' needs a method with clipped_together\(\)"):
         start(toy, tmp_path, toy.Method(), clip_norm=0.37, clip="per_module")
+
+
+@pytest.mark.parametrize("clip", ["per_module", "per_parameter"])
+def test_a_way_to_clip_needs_a_norm(toy, clip):
+    with pytest.raises(RecipeError, match=r"train\.clip.*of no use without clip_norm"):
+        toy.recipe(clip=clip)
