@@ -30,7 +30,7 @@ from sslpipe.recipe import Recipe, find_recipe, load_recipe
 from sslpipe.train import build_method, train
 from sslpipe.train.log import rows_until
 
-SHOWN = ("loss", "agreement", "variance", "embedding_std", "feature_rankme")
+SHOWN = ("loss", "agreement", "variance", "embedding_std", "embedding_rank", "feature_rankme")
 SMALL = (
     "stream.batch_size=128", "stream.epoch_samples=2000", "train.warmup_epochs=1", "run.threads=1",
     "train.backbone={cifar_resnet: {width: 16, blocks: [1, 1, 1, 1]}}",

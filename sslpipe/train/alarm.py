@@ -16,6 +16,7 @@ from .log import Row
 # Healthy short runs on CIFAR-10 stayed far from all of these; figures in tests/train/test_alarm.py
 # and tests/train/test_collapse.py.
 RANK = 2.0  # effective rank of features, 1 = all alike; collapsed ones had 1.0 to 2.4
+DIRECTIONS = 1.3  # of the embeddings' variance: 1 = along a line; collapsed SimSiam 1.05 to 1.25
 SHARE = 0.2  # of the largest spread so far
 CHANCE = 0.02  # distance of the loss from that of outputs that tell nothing, as a share of it
 ENTROPY = 0.1  # nats, of the mean output: 0 = one prototype takes all
@@ -99,6 +100,8 @@ class Alarm:
         """All signs that a row can show."""
         if "feature_rankme" in row:
             yield rank_reading(row["feature_rankme"])
+        if "embedding_rank" in row:
+            yield direction_reading(row["embedding_rank"])
         if "agreement" in row:
             yield agreement_reading(row["agreement"])
         if "variance" in row:
@@ -148,6 +151,15 @@ def rank_reading(rank: float) -> Reading:
         f"collapse: the effective rank of the features is {rank:.2f}, below {RANK}; 1 = all alike"
     )
     return Reading("feature_rankme", rank < RANK, said)
+
+
+def direction_reading(directions: float) -> Reading:
+    """The directions in which embeddings vary against those of a line, 1."""
+    said = (
+        f"collapse: the embeddings vary along one direction only (embedding_rank = "
+        f"{directions:.2f}, below {DIRECTIONS})"
+    )
+    return Reading("embedding_rank", directions < DIRECTIONS, said)
 
 
 def agreement_reading(cosine: float) -> Reading:

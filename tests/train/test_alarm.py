@@ -172,6 +172,7 @@ def told(alarm, rows):
         ("feature_std", 0.05, 0.005),
         ("embedding_std", 0.09, 0.01),
         ("prediction_std", 0.4, 0.05),
+        ("embedding_rank", 1.6, 1.2),
         ("agreement", 0.95, 0.985),
         ("variance", 0.77, 0.95),
     ],
