@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sslpipe
 from sslpipe.evaluate import Features, extract, knn, linear
-from sslpipe.evaluate.central import central_batches
+from sslpipe.evaluate.central import central, central_batches
 from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.evaluate.finetune import Images, finetune, labelled_images
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
@@ -162,8 +162,8 @@ def judged(checkpoint: Path, chosen: argparse.Namespace) -> Numbers:
 
 
 def digest(encoder: nn.Module, recipe: Recipe, finetuned: bool) -> str:
-    """Names what the baseline depends on: first weights, normalisation, protocols."""
-    ops = [op for op in recipe.views["global"].ops if op.name == "Normalize"]
+    """Names what the baseline depends on: first weights, images, protocols."""
+    ops = [(op.name, op.settings) for op in central(recipe).views["global"].ops]
     made = hashlib.sha256(repr((ops, finetuned)).encode())
     for name, weight in encoder.state_dict().items():
         made.update(name.encode() + weight.numpy().tobytes())

@@ -18,7 +18,8 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
 
     Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom.
     """
-    group = recipe.views["global"]
+    # MSN has no global views: its first group, the targets, are of whole size as well
+    group = recipe.views.get("global") or next(iter(recipe.views.values()))
     size = group.ops[0].settings["size"]
     resize = max(size) if max(size) <= SMALL else round(max(size) * MARGIN)
     crop = Entry(CenterCrop.__name__, {"size": size, "resize": resize})
