@@ -1,8 +1,8 @@
-"""A recipe made to fit a budget of minutes: fewer epochs, and narrow networks for CPUs."""
+"""A recipe made shorter, to fit a budget of minutes, and smaller, for CPUs."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
@@ -34,17 +34,17 @@ SMALL: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-def planned(
-    recipe: Recipe, path: Path, *, shards: Path, device: str, budget: float, is_small: bool
-) -> Recipe:
-    """The recipe with as many epochs as fit the budget; chosen once, so that a run can go on."""
-    if is_small:
-        recipe = small(recipe)
+def planned(recipe: Recipe, path: Path, *, fitting: Callable[[Recipe], int]) -> Recipe:
+    """The recipe with other epochs; `fitting` says how many, once, so that a run can go on."""
     if not path.exists():
-        seconds, steps = step_time(recipe, shards, device)
-        epochs = max(1, int(budget * 60 / (seconds * steps)))
-        path.write_text(json.dumps({"epochs": epochs, "step_seconds": seconds, "steps": steps}))
+        path.write_text(json.dumps({"epochs": fitting(recipe)}))
     return shortened(recipe, json.loads(path.read_text())["epochs"])
+
+
+def fitting_epochs(recipe: Recipe, *, shards: Path, device: str, minutes: float) -> int:
+    """As many as a budget holds, at least one."""
+    seconds, steps = step_time(recipe, shards, device)
+    return max(1, int(minutes * 60 / (seconds * steps)))
 
 
 def small(recipe: Recipe) -> Recipe:
