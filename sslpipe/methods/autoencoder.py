@@ -16,6 +16,7 @@ from ..errors import ContractError
 from .axes import check_axes
 from .feature_maps import MapEncoder, map_shape
 from .heads import at_least_fp32
+from .limits import not_negative, positive, shares
 from .method import Output
 
 
@@ -54,11 +55,11 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         spec.require("autoencoder", views={"global": 1})
-        if noise < 0 or not 0 <= drop < 1 or min(bottleneck, hidden) < 1:
-            raise ValueError(
-                f"noise = {noise} must not be negative, drop = {drop} lie in [0, 1), "
-                f"bottleneck = {bottleneck} and hidden = {hidden} be 1 or more"
-            )
+        not_negative(noise=noise)
+        shares(drop=drop)
+        if drop == 1:
+            raise ValueError("drop = 1 leaves nothing to rebuild from; set it below 1")
+        positive(bottleneck=bottleneck, hidden=hidden)
         view = spec.views["global"]
         dim, rows, columns = map_shape("autoencoder", encoder, view)
         stride = view.height // rows

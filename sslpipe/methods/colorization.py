@@ -17,6 +17,7 @@ from .collectives import all_mean
 from .colour_bins import ab_bins
 from .feature_maps import MapDecoder, MapEncoder, map_shape
 from .heads import at_least_fp32
+from .limits import positive, shares
 from .method import Output
 
 
@@ -96,11 +97,10 @@ class Colorization(nn.Module):
                 "set targets.colorization.task to colorization"
             )
         bins_K2 = ab_bins()
-        if not 1 <= neighbours <= len(bins_K2) or sigma <= 0 or not 0 <= gamma <= 1:
-            raise ValueError(
-                f"neighbours = {neighbours} must lie in [1, {len(bins_K2)}], sigma = {sigma} be "
-                f"above 0, gamma = {gamma} in [0, 1]"
-            )
+        if not 1 <= neighbours <= len(bins_K2):
+            raise ValueError(f"neighbours = {neighbours}; set it in [1, {len(bins_K2)}], the bins")
+        positive(sigma=sigma)
+        shares(gamma=gamma)
         self.view = target.view
         self.neighbours, self.sigma, self.gamma = neighbours, sigma, gamma
         self.encoder = encoder

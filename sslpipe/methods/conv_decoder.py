@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .limits import positive
 from .vit import on_grid, take
 
 
@@ -21,10 +22,11 @@ class ConvDecoder(nn.Module):
         noise: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        if depth < 1 or dim % groups or encoder_dim % groups:
+        positive(decoder_dim=dim, decoder_depth=depth, decoder_groups=groups)
+        if dim % groups or encoder_dim % groups:
             raise ValueError(
-                f"decoder_groups = {groups} must divide decoder_dim = {dim} and the encoder's "
-                f"{encoder_dim}, and decoder_depth = {depth} be 1 or more"
+                f"decoder_groups = {groups} divides not both decoder_dim = {dim} and the encoder's "
+                f"{encoder_dim}; set a divisor"
             )
         self.grid = grid
         self.noise = noise

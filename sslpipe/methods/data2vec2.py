@@ -19,6 +19,7 @@ from ..errors import ContractError
 from .axes import check_axes
 from .conv_decoder import ConvDecoder
 from .heads import at_least_fp32, feature_dim
+from .limits import not_negative, shares
 from .method import Output
 from .teachers import ema_update, frozen_copy, linear
 from .vit import PatchEncoder, hidden_patches, patch_mask, visible_first
@@ -79,7 +80,8 @@ class Data2Vec2(nn.Module):
         super().__init__()
         mask = patch_mask("data2vec2", encoder, spec, "inverse")
         check(encoder, spec.views["global"], top_k)
-        check_settings(momentum, momentum_warmup, cls_weight, mask_noise)
+        shares(momentum=momentum, momentum_warmup=momentum_warmup)
+        not_negative(cls_weight=cls_weight, mask_noise=mask_noise)
         self.num_visible = mask.patches - hidden_patches("data2vec2", mask, "inverse")
         self.top_k = top_k
         self.momentum = momentum
@@ -138,18 +140,4 @@ def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
     image = torch.empty(1, view.channels, view.height, view.width, device="meta")
     layers = len(cast(LayeredEncoder, twin).feed_forwards(image))
     if not 1 <= top_k <= layers:
-        raise ValueError(f"top_k = {top_k} must lie in [1, {layers}], the encoder's layers")
-
-
-def check_settings(
-    momentum: tuple[float, float], momentum_warmup: float, cls_weight: float, mask_noise: float
-) -> None:
-    """Raise a ValueError for a setting out of its range."""
-    if (
-        not all(0 <= m <= 1 for m in (*momentum, momentum_warmup))
-        or min(cls_weight, mask_noise) < 0
-    ):
-        raise ValueError(
-            f"momentum = {list(momentum)} and momentum_warmup = {momentum_warmup} must lie within "
-            f"[0, 1], cls_weight = {cls_weight} and mask_noise = {mask_noise} not be negative"
-        )
+        raise ValueError(f"top_k = {top_k}; set it in [1, {layers}], the encoder's layers")

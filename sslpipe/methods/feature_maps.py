@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..batch import ViewSpec
 from ..errors import ContractError
 from .heads import feature_dim
+from .limits import positive
 
 
 @runtime_checkable
@@ -56,8 +57,7 @@ class MapDecoder(nn.Module):
 
     def __init__(self, dim: int, widths: Sequence[int], channels: int) -> None:
         super().__init__()
-        if min(widths, default=0) < 1:
-            raise ValueError(f"decoder = {list(widths)} must hold one width or more, all above 0")
+        positive(decoder=widths)
         layers: list[nn.Module] = []
         for wide, narrow in itertools.pairwise([dim, *widths]):
             layers += [

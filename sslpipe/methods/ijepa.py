@@ -19,6 +19,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .jepa_predictor import JEPAPredictor
+from .limits import shares
 from .method import Output
 from .ragged import Padded, mean_of_real, padded
 from .teachers import ema_update, frozen_copy, linear
@@ -60,8 +61,7 @@ class IJEPA(nn.Module):
         super().__init__()
         mask = patch_mask("ijepa", encoder, spec, "context")
         patch_mask("ijepa", encoder, spec, "targets")
-        if not all(0 <= m <= 1 for m in momentum):
-            raise ValueError(f"momentum = {list(momentum)} must lie within [0, 1]; correct it")
+        shares(momentum=momentum)
         self.momentum = momentum
         self.student = encoder
         self.teacher = frozen_copy(encoder)

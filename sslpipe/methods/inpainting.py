@@ -16,6 +16,7 @@ from ..errors import ContractError
 from .axes import check_axes
 from .feature_maps import MapDecoder, MapEncoder, map_shape
 from .heads import at_least_fp32
+from .limits import not_negative
 from .method import Output
 from .vit import hidden_patches
 
@@ -85,8 +86,7 @@ class Inpainting(nn.Module):
                 f"inpainting: overlap = {overlap} px either side may close a hole of one patch of "
                 f"{mask.patch_size} px; set method.inpainting.overlap or masks.hole.patch_size"
             )
-        if overlap_weight < 0:
-            raise ValueError(f"overlap_weight = {overlap_weight} must not be negative")
+        not_negative(overlap_weight=overlap_weight)
         self.grid, self.patch_size = mask.grid, mask.patch_size
         self.overlap, self.overlap_weight, self.fill = overlap, overlap_weight, fill
         self.encoder = encoder

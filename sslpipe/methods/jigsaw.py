@@ -9,8 +9,9 @@ from torch import nn
 
 from ..batch import Batch, BatchSpec
 from .heads import at_least_fp32
+from .limits import positive
 from .method import Output
-from .siamese import Siamese, check_sizes, joined, question
+from .siamese import Siamese, joined, question
 
 
 class Jigsaw(nn.Module):
@@ -24,7 +25,7 @@ class Jigsaw(nn.Module):
         self, encoder: nn.Module, spec: BatchSpec, *, tile_dim: int = 1024, hidden: int = 4096
     ) -> None:
         super().__init__()
-        check_sizes("tile_dim", tile_dim, hidden)
+        positive(tile_dim=tile_dim, hidden=hidden)
         asked = question("jigsaw", spec)
         self.view = asked.view
         self.siamese = Siamese(encoder, tile_dim, "jigsaw")

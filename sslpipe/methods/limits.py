@@ -29,12 +29,13 @@ def not_negative(**settings: float) -> None:
             raise ValueError(f"{name} = {value}; set 0 or more")
 
 
-def shares(**settings: float) -> None:
+def shares(**settings: float | Sequence[float]) -> None:
     """Check momenta, and shares of a run or a sum.
 
     Raises:
-        ValueError: a setting is outside [0, 1].
+        ValueError: a setting, or one of its numbers, is outside [0, 1].
     """
     for name, value in settings.items():
-        if not 0 <= value <= 1:
+        parts = value if isinstance(value, Sequence) else [value]
+        if not all(0 <= part <= 1 for part in parts):
             raise ValueError(f"{name} = {value}; set it in [0, 1]")

@@ -116,11 +116,10 @@ class MoCo(nn.Module):
         return own(keys_XD[order_X.argsort()])
 
     def after_step(self, progress: float) -> None:
-        """The key encoder's EMA.
+        """The key encoder's EMA: officially between a step's query and key passes.
 
-        Officially it stands between a step's query and key passes, before the optimizer's step. The
-        weights that the key pass sees are the same here, also when gradients are accumulated: then
-        the official order would move it with every batch.
+        The weights that the key pass sees are the same here, also when gradients are accumulated:
+        then the official order would move the key encoder with every batch.
         """
         ema_update(self.key, self.query, self.momentum)
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..errors import ContractError
 from .axes import check_axes
 from .collectives import gather
 from .dino import teacher_monitors
@@ -22,7 +21,7 @@ from .method import Output
 from .multicrop import hidden_batch_norm_mlp
 from .sinkhorn import sinkhorn_knopp
 from .teachers import ema_update, frozen_copy, linear
-from .vit import PatchEncoder, patch_mask, visible_first, whole_patches
+from .vit import PatchEncoder, hidden_patches, patch_mask, visible_first, whole_patches
 
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
@@ -104,13 +103,11 @@ class MSN(nn.Module):
         super().__init__()
         spec.require("msn", views={"target": 1, "anchor": 1})
         mask = patch_mask("msn", encoder, spec, "drop", view="anchor")
-        if mask.hidden is None:
-            raise ContractError("msn drops as much of every row; set masks.drop.sampler to random")
         positive(temperature=temperature, sharpening=sharpening)
         positive(projector=projector, prototypes=prototypes)
         not_negative(me_max_weight=me_max_weight)
         shares(momentum=momentum)
-        self.num_visible = mask.patches - mask.hidden
+        self.num_visible = mask.patches - hidden_patches("msn", mask, "drop")
         self.temperature = temperature
         self.sharpening = sharpening
         self.me_max_weight = me_max_weight

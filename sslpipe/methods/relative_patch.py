@@ -12,8 +12,9 @@ from torch import nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .heads import at_least_fp32
+from .limits import positive
 from .method import Output
-from .siamese import Siamese, check_sizes, joined, question
+from .siamese import Siamese, joined, question
 
 
 class RelativePatch(nn.Module):
@@ -26,7 +27,7 @@ class RelativePatch(nn.Module):
         self, encoder: nn.Module, spec: BatchSpec, *, patch_dim: int = 4096, hidden: int = 4096
     ) -> None:
         super().__init__()
-        check_sizes("patch_dim", patch_dim, hidden)
+        positive(patch_dim=patch_dim, hidden=hidden)
         asked = question("relative_patch", spec)
         if asked.views != 2:
             raise ContractError(

@@ -29,12 +29,6 @@ def question(method: str, spec: BatchSpec) -> Question:
     return Question(target.view, spec.views[target.view].count, classes)
 
 
-def check_sizes(view_dim: str, dim: int, hidden: int) -> None:
-    """Raise a ValueError unless layers have width; `view_dim` is what the method calls `dim`."""
-    if min(dim, hidden) < 1:
-        raise ValueError(f"{view_dim} = {dim} and hidden = {hidden} must be 1 or more")
-
-
 class Siamese(nn.Module):
     """One encoder and one linear layer (fc6) for every view, joined in the order of views."""
 

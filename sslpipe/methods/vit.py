@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..batch import BatchSpec, MaskSpec
 from ..errors import ContractError
 from .heads import library
+from .limits import positive
 
 
 @runtime_checkable
@@ -129,10 +130,11 @@ def on_grid(patches_BND: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
     """Raise a ValueError unless `part`, a small ViT, has blocks whose heads divide its width."""
-    if heads < 1 or dim % heads:
-        raise ValueError(f"{part}_dim = {dim} is no multiple of {part}_heads = {heads}")
-    if depth < 1:
-        raise ValueError(f"{part}_depth = {depth} must be 1 or more")
+    positive(**{f"{part}_dim": dim, f"{part}_heads": heads, f"{part}_depth": depth})
+    if dim % heads:
+        raise ValueError(
+            f"{part}_dim = {dim} is no multiple of {part}_heads = {heads}; set one of them"
+        )
 
 
 class MaskedDecoder(nn.Module):

@@ -1,4 +1,4 @@
-"""What the methods that compare views refuse when they are built, each with the setting to change.
+"""What methods refuse when they are built, each with the setting to change.
 
 Every number among their settings is tried, so a new one without a check is found.
 """
@@ -9,32 +9,23 @@ import pytest
 from torch import nn
 
 from sslpipe import methods
-from sslpipe.batch import MaskSpec
 from sslpipe.errors import ContractError, SslpipeError
 from sslpipe.lookup import Entry, keyword_settings
 
-PREDICTOR = {"projector": [12, 5], "predictor_hidden": 9}
-PROTOTYPES = {"projector": [12, 5], "prototypes": 6}
-HEAD = {"prototypes": 12, "hidden": 16, "bottleneck": 8}
-SETTINGS = {
-    "barlow_twins": {"projector": [12, 5]},
-    "byol": PREDICTOR,
-    "deepcluster_v2": PROTOTYPES,
-    "dino": HEAD,
-    "dinov2": HEAD,
-    "ibot": HEAD,
-    "lejepa": {"projector": [12, 5], "slices": 8},
-    "moco": {"projector": [12, 5], "queue": 8, "bn_groups": 2},
-    "moco_v3": PREDICTOR,
-    "msn": PROTOTYPES,
-    "nnclr": PREDICTOR | {"queue": 8},
-    "simclr": {"projector": [12, 5]},
-    "simsiam": PREDICTOR,
-    "swav": PROTOTYPES | {"queue": 8},
-    "vicreg": {"projector": [12, 5]},
-}
-SHARES = ("momentum", "warmup", "freeze_last_layer", "freeze_prototypes", "queue_start")
-OFF = ("weight", "redundancy", "invariance", "variance", "covariance", *SHARES)  # may be 0
+from .every_method import SETTINGS, make_spec
+
+OTHERS = {
+    "autoencoder", "beit", "colorization", "data2vec2", "ijepa", "inpainting", "jigsaw", "mae",
+    "relative_patch", "rotation", "simmim",
+}  # fmt: skip
+COMPARE_VIEWS = sorted(SETTINGS.keys() - OTHERS)
+SHARES = (  # in [0, 1]
+    "momentum", "drop", "gamma", "warmup", "freeze_last_layer", "freeze_prototypes", "queue_start",
+)  # fmt: skip
+OFF = (  # may be 0
+    "weight", "noise", "overlap", "redundancy", "invariance", "variance", "covariance", *SHARES,
+)  # fmt: skip
+ANY = ("fill",)  # a colour
 
 
 @pytest.fixture(params=sorted(SETTINGS))
@@ -43,13 +34,9 @@ def name(request):
 
 
 @pytest.fixture
-def spec(make_batch, rand, masked_crops):
+def spec():
     """All that any of the methods needs."""
-    sizes = {"global": 2, "local": 2, "target": 1, "anchor": 1, "focal": 1}
-    batch, _ = masked_crops
-    views = {group: rand(count, 4, 3, 16, 16).float() for group, count in sizes.items()}
-    spec = make_batch(views, batch.masks)[1]
-    return replace(spec, masks={**spec.masks, "drop": MaskSpec("anchor", 1, 4, (4, 4), 3)})
+    return make_spec(4)
 
 
 def build(name, encoder, spec, **settings):
@@ -62,21 +49,24 @@ def numbers(name):
     return {
         setting: default
         for setting, (_, default) in known.items()
-        if not isinstance(default, bool | str)
+        if not isinstance(default, bool | str) and setting not in ANY
     }
+
+
+def wrong(name, setting, default):
+    """Values that cannot be."""
+    if isinstance(default, tuple):
+        above = 2 if setting.endswith(SHARES) else 0
+        return [[-1] * len(default), [*default[1:], above]]
+    if setting.endswith(SHARES) or (name, setting) == ("lejepa", "weight"):
+        return [-1, 1.5]
+    return [-1] if setting == "queue" or setting.endswith(OFF) else [-1, 0]
 
 
 def test_a_number_that_cannot_be_is_named_with_its_value(name, vit, spec):
     build(name, vit, spec)
     for setting, default in numbers(name).items():
-        wrong = [-1]
-        if isinstance(default, tuple):
-            wrong = [[-1] * len(default), [*default[1:], 0]]
-        elif setting.endswith(SHARES) or (name, setting) == ("lejepa", "weight"):
-            wrong.append(1.5)
-        elif setting != "queue" and not setting.endswith(OFF):
-            wrong.append(0)
-        for value in wrong:
+        for value in wrong(name, setting, default):
             with pytest.raises(SslpipeError, match=rf"{setting} = .*(set|takes|multiple)"):
                 build(name, vit, spec, **{setting: value})
 
@@ -87,6 +77,7 @@ def test_no_layer_is_no_projector(name, vit, spec):
             build(name, vit, spec, projector=[])
 
 
+@pytest.mark.parametrize("name", COMPARE_VIEWS)
 def test_views_that_are_missing_are_named(name, vit, spec):
     needed = "anchor" if name == "msn" else "global"
     fewer = replace(spec.views[needed], count=spec.views[needed].count - 1)
@@ -95,6 +86,7 @@ def test_views_that_are_missing_are_named(name, vit, spec):
         build(name, vit, replace(spec, views={**spec.views, needed: fewer}))
 
 
+@pytest.mark.parametrize("name", COMPARE_VIEWS)
 def test_an_encoder_without_what_is_needed_of_it_is_named(name, spec):
     wanted = "tokens" if name in {"dinov2", "ibot", "msn"} else r"encoder\.dim"
     settings = {"freeze_patches": False} if name == "moco_v3" else {}
