@@ -26,6 +26,7 @@ import sslpipe
 from sslpipe.lookup import Entry
 from sslpipe.methods import Output
 from sslpipe.methods.simclr import monitors
+from sslpipe.methods.simsiam import participation_ratio
 from sslpipe.recipe import Recipe, find_recipe, load_recipe
 from sslpipe.train import build_method, train
 from sslpipe.train.log import rows_until
@@ -61,8 +62,8 @@ def both_learn(
     z1_BD, z2_BD = (network(view_BCHW) for view_BCHW in batch.views["global"][:2])
     pairs = ((predictor(z1_BD), z2_BD), (predictor(z2_BD), z1_BD))
     cosine = sum(F.cosine_similarity(p.float(), z.float()).mean() for p, z in pairs) / 2
-    metrics = monitors(z1_BD, z2_BD) | {"agreement": cosine.detach()}
-    return Output(loss[0] + loss[1] * cosine, metrics)
+    signs = {"agreement": cosine.detach(), "embedding_rank": participation_ratio(z1_BD)}
+    return Output(loss[0] + loss[1] * cosine, monitors(z1_BD, z2_BD) | signs)
 
 
 class Variant(NamedTuple):

@@ -47,7 +47,7 @@ def monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
     """Contrastive top-1 among this rank's samples, and SimSiam's collapse monitor.
 
     `embedding_std` is the std of each channel of the normalised embeddings, averaged: about
-    1 / sqrt(D) when healthy, 0 at collapse. `embedding_rank`: see `participation_ratio`.
+    1 / sqrt(D) when healthy, 0 at collapse.
     """
     z_XD = normalised(z1_BD, z2_BD)
     nearest_X = (z_XD @ z_XD.T).fill_diagonal_(-torch.inf).argmax(1)
@@ -55,22 +55,7 @@ def monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
     return {
         "top1": (nearest_X == pair_X).float().mean(),
         "embedding_std": z_XD.std(0).mean(),
-        "embedding_rank": participation_ratio(z1_BD),
     }
-
-
-def participation_ratio(z_BD: Tensor) -> Tensor:
-    """In how many directions embeddings vary: (sum of variances)^2 / sum of their squares.
-
-    1: along a line, which batch norm without scale at the end of a head hides from the std. Of the
-    (B, B) Gram matrix, whose eigenvalues are those variances: no decomposition.
-    """
-    with torch.autocast(z_BD.device.type, enabled=False):
-        z_BD = at_least_fp32(z_BD)
-        z_BD = z_BD - z_BD.mean(0)
-        gram_BB = z_BD @ z_BD.T
-        tiny = torch.finfo(gram_BB.dtype).tiny
-        return gram_BB.trace().square() / gram_BB.square().sum().clamp_min(tiny)
 
 
 class SimCLR(nn.Module):

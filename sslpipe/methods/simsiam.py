@@ -26,6 +26,21 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
         return -F.cosine_similarity(p_BD, z_BD, dim=1).mean()
 
 
+@torch.no_grad()
+def participation_ratio(z_BD: Tensor) -> Tensor:
+    """In how many directions embeddings vary: (sum of variances)^2 / sum of their squares.
+
+    1: along a line, which batch norm without scale at the end of a head hides from the std. Of the
+    (B, B) Gram matrix, whose eigenvalues are those variances: no decomposition.
+    """
+    with torch.autocast(z_BD.device.type, enabled=False):
+        z_BD = at_least_fp32(z_BD)
+        z_BD = z_BD - z_BD.mean(0)
+        gram_BB = z_BD @ z_BD.T
+        tiny = torch.finfo(gram_BB.dtype).tiny
+        return gram_BB.trace().square() / gram_BB.square().sum().clamp_min(tiny)
+
+
 class SimSiam(nn.Module):
     """Needs 2 'global' views; the loss is at least -1, which a collapse reaches too."""
 
@@ -54,7 +69,8 @@ class SimSiam(nn.Module):
         p1_BD, p2_BD = self.predictor(z1_BD), self.predictor(z2_BD)
         loss = (negative_cosine(p1_BD, z2_BD) + negative_cosine(p2_BD, z1_BD)) / 2
         # the mean cosine of prediction and target: near 1 is too good to be true
-        return Output(loss, monitors(z1_BD, z2_BD) | {"agreement": -loss.detach()})
+        signs = {"agreement": -loss.detach(), "embedding_rank": participation_ratio(z1_BD)}
+        return Output(loss, monitors(z1_BD, z2_BD) | signs)
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
         """The predictor keeps its learning rate, to follow the representation (section 4.2)."""

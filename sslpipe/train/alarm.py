@@ -16,7 +16,9 @@ from .log import Row
 # Healthy short runs on CIFAR-10 stayed far from all of these; figures in tests/train/test_alarm.py
 # and tests/train/test_collapse.py.
 RANK = 2.0  # effective rank of features, 1 = all alike; collapsed ones had 1.0 to 2.4
-DIRECTIONS = 1.3  # of the embeddings' variance: 1 = along a line; collapsed SimSiam 1.05 to 1.25
+# of SimSiam's embeddings: 1 = along a line, collapsed 1.05 to 1.25, whole 2.1 and more. Not BYOL's:
+# its predictions begin at 1.1
+DIRECTIONS = 1.3
 SHARE = 0.2  # of the largest spread so far
 CHANCE = 0.02  # distance of the loss from that of outputs that tell nothing, as a share of it
 ENTROPY = 0.1  # nats, of the mean output: 0 = one prototype takes all

@@ -116,11 +116,3 @@ def test_an_encoder_must_say_its_width(make_batch, rand):
     _, spec = make_batch({"global": rand(2, 4, 3, 8, 8)})
     with pytest.raises(ContractError, match=r"needs encoder\.dim.*Identity"):
         simclr.SimCLR(torch.nn.Identity(), spec)
-
-
-def test_participation_ratio_counts_directions():
-    line_BD = torch.linspace(-1, 1, 9)[:, None] * torch.tensor([1.0, -2.0, 0.5]) + 7
-    assert simclr.participation_ratio(line_BD).item() == pytest.approx(1)
-    even_BD = torch.cat([torch.eye(4), -torch.eye(4)]) + 7
-    assert simclr.participation_ratio(even_BD).item() == pytest.approx(4)
-    assert simclr.participation_ratio(torch.ones(5, 3)).item() == 0

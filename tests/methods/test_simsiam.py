@@ -75,3 +75,11 @@ def test_the_predictors_learning_rate_stays(encoder, views):
     fixed = {id(p) for p in method.predictor.parameters()}
     assert {rate for key, rate in rates.items() if key in fixed} == {0.5}
     assert {rate for key, rate in rates.items() if key not in fixed} == {0.1}
+
+
+def test_participation_ratio_counts_directions():
+    line_BD = torch.linspace(-1, 1, 9)[:, None] * torch.tensor([1.0, -2.0, 0.5]) + 7
+    assert simsiam.participation_ratio(line_BD).item() == pytest.approx(1)
+    even_BD = torch.cat([torch.eye(4), -torch.eye(4)]) + 7
+    assert simsiam.participation_ratio(even_BD).item() == pytest.approx(4)
+    assert simsiam.participation_ratio(torch.ones(5, 3)).item() == 0

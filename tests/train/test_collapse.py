@@ -6,7 +6,7 @@ The same on CIFAR-10 with the recipes and tools/collapse.py: tools/LOG.md.
 
 SimSiam's collapse is that of `embedding_rank`: the batch norm without scale that ends its projector
 holds each feature's spread. Broken either way it was 1.05 to 1.25 from some epoch on, whole 2.7 to
-3.1 (BYOL's 1.6 to 2.2); in what epoch depends on the seed, so these runs are longer.
+3.1; in what epoch depends on the seed, so these runs are longer.
 Not covered: BYOL without predictor, whose collapse is slow; figures there.
 """
 
