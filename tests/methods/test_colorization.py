@@ -177,7 +177,7 @@ def test_what_it_needs_is_said_at_construction(coloured, encoder):
     wrong = replace(spec, targets={"colorization": TargetSpec("global", 1, 4)})
     with pytest.raises(ContractError, match=r"needs targets of shape \(2, h, w\)"):
         Colorization(MapsEncoder(), wrong)
-    with pytest.raises(ValueError, match=r"sigma = 0\.0 be above 0"):
+    with pytest.raises(ValueError, match=r"sigma = 0\.0; set what is above 0"):
         build(spec, sigma=0.0)
     with pytest.raises(ValueError, match=r"neighbours = 314 must lie in \[1, 313\]"):
         build(spec, neighbours=314)

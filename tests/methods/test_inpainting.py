@@ -105,6 +105,6 @@ def test_what_it_needs_is_said_at_construction(holed, encoder):
         Inpainting(MapsEncoder(), replace(spec, masks={"hole": uneven}))
     with pytest.raises(ValueError, match=r"overlap_weight = -1\.0"):
         Inpainting(MapsEncoder(), spec, overlap=1, overlap_weight=-1.0)
-    with pytest.raises(ValueError, match="must hold one width"):
+    with pytest.raises(ValueError, match=r"decoder = \(\); set what is above 0"):
         Inpainting(MapsEncoder(), spec, decoder=(), overlap=1)
     assert batch.masks["hole"].shape == (1, 3, 16)

@@ -82,16 +82,20 @@ def test_what_does_not_fit_is_named(name, encoder):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("autoencoder", {"drop": 1.0}, r"drop = 1\.0 lie in \[0, 1\)"),
-        ("data2vec2", {"top_k": 0}, r"top_k = 0 must lie in \[1, 2\], the encoder's layers"),
-        ("data2vec2", {"top_k": 3}, "top_k = 3 must lie"),  # not quietly the mean of two
-        ("data2vec2", {"momentum": [0.9, 1.1]}, r"momentum = \[0\.9, 1\.1\]"),
-        ("data2vec2", {"mask_noise": -0.1}, r"mask_noise = -0\.1 not be negative"),
-        ("data2vec2", {"decoder_groups": 5}, "decoder_groups = 5 must divide"),
-        ("data2vec2", {"decoder_depth": 0}, "decoder_depth = 0 be 1 or more"),
+        ("autoencoder", {"drop": 1.0}, r"drop = 1 leaves nothing"),
+        ("data2vec2", {"top_k": 0}, r"top_k = 0; set it in \[1, 2\], the encoder's layers"),
+        ("data2vec2", {"top_k": 3}, "top_k = 3; set it in"),  # not quietly the mean of two
+        ("data2vec2", {"momentum": [0.9, 1.1]}, r"momentum = \(0\.9, 1\.1\); set it in"),
+        ("data2vec2", {"mask_noise": -0.1}, r"mask_noise = -0\.1; set 0 or more"),
+        ("data2vec2", {"decoder_groups": 5}, "decoder_groups = 5 divides not both"),
+        ("data2vec2", {"decoder_depth": 0}, "decoder_depth = 0; set what is above 0"),
         ("ijepa", {"predictor_heads": 3}, "predictor_dim = 16 is no multiple of predictor_heads"),
         ("ijepa", {"predictor_heads": 0}, "predictor_heads = 0"),
-        ("ijepa", {"predictor_depth": 0}, "predictor_depth = 0 must be 1"),  # would see no context
+        (
+            "ijepa",
+            {"predictor_depth": 0},
+            "predictor_depth = 0; set what is above 0",
+        ),  # would see no context
         ("ijepa", {"momentum": [0.9, 1.1]}, "momentum"),
     ],
 )

@@ -95,7 +95,7 @@ def test_what_they_need_is_said_at_construction(encoder, puzzle, pair):
     numbers = {"jigsaw": TargetSpec("global", 1, None)}
     with pytest.raises(ContractError, match="needs class ids"):
         Jigsaw(encoder, replace(puzzle[1], targets=numbers))
-    with pytest.raises(ValueError, match="tile_dim = 1024 and hidden = 0 must be 1 or more"):
+    with pytest.raises(ValueError, match="hidden = 0; set what is above 0"):
         Jigsaw(encoder, puzzle[1], hidden=0)
-    with pytest.raises(ValueError, match="patch_dim = 0 and hidden"):
+    with pytest.raises(ValueError, match="patch_dim = 0; set what is above 0"):
         RelativePatch(encoder, pair[1], patch_dim=0)
