@@ -179,5 +179,5 @@ def test_what_it_needs_is_said_at_construction(coloured, encoder):
         Colorization(MapsEncoder(), wrong)
     with pytest.raises(ValueError, match=r"sigma = 0\.0; set what is above 0"):
         build(spec, sigma=0.0)
-    with pytest.raises(ValueError, match=r"neighbours = 314 must lie in \[1, 313\]"):
+    with pytest.raises(ValueError, match=r"neighbours = 314; set it in \[1, 313\]"):
         build(spec, neighbours=314)
