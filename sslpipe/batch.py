@@ -157,3 +157,9 @@ class BatchSpec:
                 f"set targets.{target}.task to one that gives class ids"
             )
         return classes
+
+
+def whole_group(groups: Iterable[str]) -> str:
+    """The group whose views show most of an image: 'global', or the first (MSN's targets)."""
+    names = list(groups)
+    return "global" if "global" in names else names[0]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ..batch import whole_group
 from ..image.ops import CenterCrop
 from ..lookup import Entry
 from ..pipeline import Pipeline, load
@@ -18,8 +19,7 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
 
     Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom.
     """
-    # MSN has no global views: its first group, the targets, are of whole size as well
-    group = recipe.views.get("global") or next(iter(recipe.views.values()))
+    group = recipe.views[whole_group(recipe.views)]
     size = group.ops[0].settings["size"]
     resize = max(size) if max(size) <= SMALL else round(max(size) * MARGIN)
     crop = Entry(CenterCrop.__name__, {"size": size, "resize": resize})

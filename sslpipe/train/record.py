@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..batch import Batch
+from ..batch import Batch, whole_group
 from ..evaluate.monitors import monitor
 from ..methods import Output
 from .alarm import Alarm
@@ -92,9 +92,9 @@ class Record:
 
     def _monitors(self, batch: Batch) -> dict[str, float]:
         """Label-free monitors on the first view of a batch."""
-        group = "global" if "global" in batch.views else next(iter(batch.views))
+        images_BCHW = batch.views[whole_group(batch.views)][0]
         with self._run.autocast():
-            values = monitor(self._run.method.encoder, batch.views[group][0])
+            values = monitor(self._run.method.encoder, images_BCHW)
         return {name: value.item() for name, value in values.items()}
 
     def checkpoint(self, step: int, *, epoch: int | None) -> None:

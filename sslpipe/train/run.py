@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import backbones, methods
-from ..batch import BatchSpec
+from ..batch import BatchSpec, whole_group
 from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method
 from ..pipeline import Pipeline
@@ -72,8 +72,7 @@ def build_method(recipe: Recipe, spec: BatchSpec) -> Method:
 
 def image_size(spec: BatchSpec) -> int:
     """Pixels: the height of the global views, or of the first group."""
-    name = "global" if "global" in spec.views else next(iter(spec.views))
-    return spec.views[name].height
+    return spec.views[whole_group(spec.views)].height
 
 
 def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
