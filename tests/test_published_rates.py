@@ -43,18 +43,27 @@ REST = {
     "deepcluster_v2": {"final_lr": 3e-4, "warmup_lr": 0.3 / 16},  # absolute, a 16th of theirs
     "dino": VIT | {"clip": "per_parameter"},
     "ibot": VIT | {"clip": "per_parameter"},
-    "msn": VIT | {"warmup_lr": 2e-4 / 4, "schedule_stretch": 1.25, "lr_batch": 1024},
+    "msn": VIT
+    | {"warmup_lr": 2e-4 / 4, "schedule_stretch": 1.25, "lr_batch": 1024, "clip": "per_module"},
     "dinov2": VIT | {"lr_rule": "sqrt", "lr_batch": 1024, "clip": "per_module"},
 }
 OPTIMIZERS = {  # beyond rate and decay
     "sgd": {"momentum": 0.9, "nesterov": False, "decay": "weights"},
     "lars": {"momentum": 0.9, "trust_coefficient": 0.001, "bias_lr": None, "decay": "weights"},
-    "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "layer_decay": 1.0, "patch_embed_lr": 1.0},
+    "adamw": {
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "layer_decay": 1.0,
+        "patch_embed_lr": 1.0,
+        "decay": "weights",
+    },
 }
 OWN = {  # "all" with lars: LARC
     "barlow_twins": {"bias_lr": 0.0048},
     "dinov2": {"layer_decay": 0.9, "patch_embed_lr": 0.2},
-} | {key: {"decay": "all"} for key in ("moco_v1", "moco_v2", "simsiam", "swav", "deepcluster_v2")}
+}
+DECAY_ALL = ("moco_v1", "moco_v2", "moco_v3", "simsiam", "swav", "deepcluster_v2")
+OWN |= {key: {"decay": "all"} for key in DECAY_ALL}
 SWAV = {"temperature": 0.1, "projector": (2048, 128), "prototypes": 3000}
 WARM = {"student_temperature": 0.1, "teacher_temperature": (0.04, 0.07), "center_momentum": 0.9}
 HEAD = {"hidden": 2048, "bottleneck": 256}

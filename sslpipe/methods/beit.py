@@ -6,6 +6,7 @@ Deviation: the default tokenizer is not the paper's dVAE (tokenizers.py says wha
 reads the student's own view, not a second one of 112 px from the same box.
 """
 
+from collections.abc import Iterable
 from typing import Any, Self, cast
 
 import torch
@@ -18,7 +19,7 @@ from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .method import Output
 from .ragged import mean_of_real, padded
-from .vit import PatchEncoder, patch_mask, take
+from .vit import PatchEncoder, patch_mask, take, undecayed_by_name
 
 
 def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
@@ -95,6 +96,10 @@ class BEiT(nn.Module):
         ids_BS = ids_BN.gather(1, hidden.index_BS)
         loss = beit_loss(logits_BSK, ids_BS, hidden.real_BS)
         return Output(loss, monitors(logits_BSK, ids_BS, hidden.real_BS))
+
+    def undecayed_parameters(self) -> Iterable[nn.Parameter]:
+        """Class token and positions of the encoder (run_beit_pretraining.py)."""
+        return undecayed_by_name(self.encoder)
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""

@@ -113,11 +113,15 @@ def gelu_mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with GELU between them; weights trunc_normal(.02), biases 0."""
     layers: list[nn.Module] = []
     for wide, narrow in itertools.pairwise(sizes):
-        linear = nn.Linear(wide, narrow)
-        nn.init.trunc_normal_(linear.weight, std=0.02)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.GELU()]
-    return nn.Sequential(*layers[:-1])
+        layers += [nn.Linear(wide, narrow), nn.GELU()]
+    return nn.Sequential(*layers[:-1]).apply(trunc_normal)
+
+
+def trunc_normal(module: nn.Module) -> None:
+    """For `module.apply`: weights of linear layers at 0 +- .02, cut at 2; biases 0 (as ViTs)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
 
 
 class Prototypes(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .heads import library
+from .heads import library, trunc_normal
 from .ragged import Padded, real_keys
 from .vit import check_blocks, sincos
 
@@ -37,10 +37,7 @@ class JEPAPredictor(nn.Module):
     def initialise(self) -> None:
         """The official weights: trunc_normal(.02), residual branches scaled by their depth."""
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.apply(trunc_normal)
         with torch.no_grad():
             for number, block in enumerate(cast(Any, self.blocks), start=1):
                 block.attn.proj.weight /= math.sqrt(2.0 * number)

@@ -28,10 +28,11 @@ class Method(Protocol):
     Its buffers must be equal on all ranks by construction (fed by `collectives`, or functions of
     the step): the trainer sends them at the start and never again.
 
-    Three more members are optional, and read by the trainer where they exist:
+    Four more members are optional, and read by the trainer where they exist:
     `fixed_lr_parameters() -> Iterable[nn.Parameter]` keep the peak learning rate (SimSiam's
-    predictor); `clipped_together() -> Iterable[Iterable[nn.Parameter]]` are the modules of
-    `train.clip: per_module` (DINOv2); `chance_loss: float` is the loss of outputs that tell
+    predictor); `undecayed_parameters() -> Iterable[nn.Parameter]` get no weight decay (MSN's
+    prototypes); `clipped_together() -> Iterable[Iterable[nn.Parameter]]` are the modules of
+    `train.clip: per_module` (DINOv2, MSN); `chance_loss: float` is the loss of outputs that tell
     nothing, e.g. ln(classes): a run whose loss stays there is said to learn nothing.
     """
 

@@ -5,6 +5,7 @@ facebookresearch/msn, src/losses.py and src/msn_train.py. A anchor views of each
 """
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .collectives import gather
 from .dino import teacher_monitors
-from .heads import at_least_fp32, feature_dim
+from .heads import at_least_fp32, feature_dim, trunc_normal
 from .limits import not_negative, positive, shares
 from .method import Output
 from .multicrop import hidden_batch_norm_mlp
@@ -64,13 +65,6 @@ def msn_loss(
         return -(q_BK * log_p_ABK).sum(-1).mean() + me_max_weight * me_max(log_p_ABK)
 
 
-def trunc_normal(module: nn.Module) -> None:
-    """The official initialisation of the head's linear layers (init_model)."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-
-
 class Branch(nn.Module):
     """A ViT with its head: the anchors' network, and the targets'."""
 
@@ -115,10 +109,9 @@ class MSN(nn.Module):
         self.focal = "focal" in spec.views
         whole_patches("msn", encoder, spec, {"target", "anchor", "focal"} & set(spec.views))
         head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
-        self.student = Branch(encoder, head.apply(trunc_normal))
+        self.student = Branch(encoder, head.apply(trunc_normal))  # init_model
         self.teacher = frozen_copy(self.student)
-        # DDP averages their gradient, which fits the joined batch; officially it is SUMMED
-        # over ranks (msn_train.py:367). Nor is there weight decay; the cosines do not see lengths.
+        # DDP averages their gradient over ranks; officially it is SUMMED (msn_train.py:367)
         start_KD = (2 * torch.rand(prototypes, projector[-1]) - 1) * projector[-1] ** -0.5
         self.prototypes_KD = nn.Parameter(start_KD)
 
@@ -129,14 +122,13 @@ class MSN(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """The teacher sees the target, the student the rest of the anchor and the focal crops."""
-        size = batch.views["target"].shape[1]
         with torch.no_grad():
             targets_BD = self.teacher(batch.views["target"][0])
         visible_BS = visible_first(batch.masks["drop"][0])[:, : self.num_visible]
         anchors = [self.student(batch.views["anchor"][0], visible_BS)]
         if self.focal:
             anchors.append(self.student(batch.views["focal"].flatten(0, 1)))
-        anchors_ABD = torch.cat(anchors).view(-1, size, targets_BD.shape[1])
+        anchors_ABD = torch.cat(anchors).view(-1, *targets_BD.shape)
         loss = msn_loss(
             anchors_ABD, targets_BD, self.prototypes_KD, temperature=self.temperature,
             sharpening=self.sharpening, me_max_weight=self.me_max_weight,
@@ -144,6 +136,14 @@ class MSN(nn.Module):
         with torch.no_grad():
             log_p_BK = log_assignments(targets_BD, self.prototypes_KD, self.temperature)
         return Output(loss, teacher_monitors(log_p_BK[None]))
+
+    def undecayed_parameters(self) -> Iterable[nn.Parameter]:
+        """The prototypes: init_opt gives them a group without decay."""
+        yield self.prototypes_KD
+
+    def clipped_together(self) -> Iterable[Iterable[nn.Parameter]]:
+        """The encoder with its head; the gradient of the prototypes is not clipped."""
+        yield self.student.parameters()
 
     def after_step(self, progress: float) -> None:
         """The teacher's EMA. The official schedule is stretched: it ends at 4/5 of the way to 1."""

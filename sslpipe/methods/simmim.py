@@ -4,6 +4,7 @@ Xie et al. 2021, "SimMIM: a simple framework for masked image modeling", arXiv:2
 microsoft/SimMIM, models/simmim.py. Encoders are ViTs; the paper's Swin has no tokens() here.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from ..batch import Batch, BatchSpec
 from .axes import check_axes
 from .heads import at_least_fp32, feature_dim
 from .method import Output
-from .vit import PatchEncoder, hidden_patches, on_grid, patch_mask
+from .vit import PatchEncoder, hidden_patches, on_grid, patch_mask, undecayed_by_name
 
 
 def simmim_loss(
@@ -62,6 +63,10 @@ class SimMIM(nn.Module):
         return Output(
             loss, {"prediction_std": pred_BCHW.detach().float().std(0, correction=0).mean()}
         )
+
+    def undecayed_parameters(self) -> Iterable[nn.Parameter]:
+        """Class token and positions of the encoder (optimizer.py)."""
+        return undecayed_by_name(self.encoder)
 
     def after_step(self, progress: float) -> None:
         """Nothing follows a step."""

@@ -3,8 +3,8 @@
 S visible patches, P values of a patch here.
 """
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,13 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
                 f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
                 f"{patch} px; set the crop of views.{group}, or patch_size of train.backbone"
             )
+
+
+def undecayed_by_name(encoder: nn.Module) -> Iterator[nn.Parameter]:
+    """The class token and learned positions of timm models, which some codes do not decay."""
+    for model in encoder.modules():
+        names = cast(Any, getattr(model, "no_weight_decay", tuple))()
+        yield from (p for name, p in model.named_parameters() if name in names)
 
 
 def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:

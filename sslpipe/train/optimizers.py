@@ -7,7 +7,8 @@ learning rate stays at its peak.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -19,13 +20,23 @@ from ..methods.heads import library
 
 Named = Sequence[tuple[str, nn.Parameter]]
 Groups = list[dict[str, Any]]
+Decay = Literal["weights", "all"]
+Rates = Mapping[str, Any]  # what a group carries beside its parameters
+EXEMPT: Rates = MappingProxyType({"decay_scale": 0.0, "weight_decay": 0.0})
+APART: Mapping[str, Rates] = MappingProxyType(  # optional members of methods (methods/method.py)
+    {
+        "fixed_lr_parameters": MappingProxyType({"fixed_lr": True}),
+        "undecayed_parameters": EXEMPT,
+    }
+)
 
 
 def build(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optimizer:
     """Build the optimizer of a recipe over the trainable parameters of `method`.
 
     `scale` turns its lr into that of the whole batch. What `method.fixed_lr_parameters()` yields,
-    if it has that member, keeps the peak learning rate.
+    if it has that member, keeps the peak learning rate; what `undecayed_parameters()` yields is
+    not decayed.
 
     Raises:
         RecipeError: unknown optimizer or setting.
@@ -33,19 +44,21 @@ def build(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optim
     """
     known = {"sgd": sgd, "adamw": adamw, "lars": lars}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
-    fixed = getattr(method, "fixed_lr_parameters", tuple)
-    set_apart(optimizer, fixed())
+    for member, rates in APART.items():
+        set_apart(optimizer, getattr(method, member, tuple)(), rates)
     return optimizer
 
 
-def set_apart(optimizer: torch.optim.Optimizer, fixed: Iterable[nn.Parameter]) -> None:
-    """Move parameters whose learning rate is not scheduled into groups of their own."""
-    ids = {id(p) for p in fixed}
+def set_apart(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rates: Rates
+) -> None:
+    """Move parameters with rates of their own into groups of their own."""
+    ids = {id(p) for p in parameters}
     for g in list(optimizer.param_groups):
         apart = [p for p in g["params"] if id(p) in ids]
         if apart:
             g["params"] = [p for p in g["params"] if id(p) not in ids]
-            optimizer.add_param_group({**g, "params": apart, "fixed_lr": True})
+            optimizer.add_param_group({**g, **rates, "params": apart})
 
 
 def trained(method: nn.Module) -> Named:
@@ -61,12 +74,15 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 1e-4,
-    decay: Literal["weights", "all"] = "weights",
+    decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
     """SGD with momentum; `decay: all` also decays biases and norms, as MoCo and SimSiam do."""
-    groups = split(trained(method)) if decay == "weights" else [group(trained(method))]
     return torch.optim.SGD(
-        groups, lr=lr * scale, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        split(trained(method), decay),
+        lr=lr * scale,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
     )
 
 
@@ -80,8 +96,9 @@ def adamw(
     weight_decay: float = 0.05,
     layer_decay: float = 1.0,
     patch_embed_lr: float = 1.0,
+    decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019).
+    """AdamW (Loshchilov and Hutter 2019); `decay: all` also decays biases and norms (MoCo v3).
 
     A layer of a timm encoder has `layer_decay` times the rate of the layer above it, and the patch
     embedding `patch_embed_lr` times its layer's (DINOv2, ssl_meta_arch.py: .9 and .2).
@@ -97,7 +114,7 @@ def adamw(
     layers = defaultdict(list)
     for name, p in trained(method):
         layers[scales.get(name, 1.0)].append((name, p))
-    groups = [g for factor, named in layers.items() for g in split(named, factor, factor)]
+    groups = [g for factor, named in layers.items() for g in split(named, decay, factor, factor)]
     return torch.optim.AdamW(groups, lr=lr * scale, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
@@ -136,7 +153,7 @@ def lars(
     weight_decay: float = 1e-6,
     trust_coefficient: float = 0.001,
     bias_lr: float | None = None,
-    decay: Literal["weights", "all"] = "weights",
+    decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
     """LARS (You et al. 2017) of timm; 1-D parameters get neither weight decay nor adaptation.
 
@@ -149,8 +166,7 @@ def lars(
     """
     if decay == "all" and bias_lr is not None:
         raise ValueError("bias_lr needs decay: weights, which sets biases apart; remove one")
-    named = trained(method)
-    groups = [group(named)] if decay == "all" else split(named, 1.0, (bias_lr or lr) / lr)
+    groups = split(trained(method), decay, 1.0, (bias_lr or lr) / lr)
     # timm's trust ratio is that of LARC, c |w| / (|g| + d |w|) with decay d; the official SSL
     # codes take c |w| / |g + d w|. At d = 1e-6 the two agree to about one part in a million.
     # always_adapt: timm stops adapting a group whose weight decay happens to be 0.
@@ -164,16 +180,21 @@ def lars(
     return optimizer
 
 
-def split(named: Named, lr_scale: float = 1.0, exempt_lr_scale: float = 1.0) -> Groups:
+def split(
+    named: Named, decay: Decay, lr_scale: float = 1.0, exempt_lr_scale: float = 1.0
+) -> Groups:
     """Groups of decayed weights and of exempt biases, norms and scalars; empty ones are left out.
 
-    Exempt is what is at most 1-D or called `bias`, so DINO's pos_embed and cls_token are decayed.
+    Exempt is what is at most 1-D or called `bias`, so DINO's pos_embed and cls_token are decayed;
+    with `decay: all` nothing is.
     """
+    if decay == "all":
+        return [group(named, lr_scale=lr_scale)]
     weights = [(name, p) for name, p in named if not is_exempt(name, p)]
     exempt = [(name, p) for name, p in named if is_exempt(name, p)]
     groups = [
         group(weights, lr_scale=lr_scale),
-        group(exempt, lr_scale=exempt_lr_scale, decay_scale=0.0) | {"weight_decay": 0.0},
+        {**group(exempt, lr_scale=exempt_lr_scale), **EXEMPT},
     ]
     return [g for g in groups if g["params"]]
 

@@ -54,6 +54,26 @@ def test_a_step_never_waits_for_the_device(name):
             assert parameter.grad is None  # teachers, tokenizers
 
 
+EMBEDDINGS = ("encoder.model.cls_token", "encoder.model.pos_embed")
+UNDECAYED = {"beit": EMBEDDINGS, "simmim": EMBEDDINGS, "msn": ("prototypes_KD",)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_each_method_exempts_from_weight_decay(name):
+    """Beside biases and what is 1-D: run_beit_pretraining.py, SimMIM's optimizer.py, init_opt."""
+    method = build(name, make_spec(4))
+    names = {id(p): key for key, p in method.named_parameters()}
+    undecayed = getattr(method, "undecayed_parameters", tuple)()
+    assert sorted(names[id(p)] for p in undecayed) == sorted(UNDECAYED.get(name, ()))
+
+
+def test_msn_clips_its_student_without_the_prototypes():
+    method = build("msn", make_spec(4))
+    ((*clipped,),) = method.clipped_together()
+    everything = {id(p) for p in method.parameters() if p.requires_grad}
+    assert {id(p) for p in clipped} == everything - {id(method.prototypes_KD)}
+
+
 # Momentum of the last step; methods that are not here have no teacher. All start at 0.5 but I-JEPA.
 LAST_MOMENTUM = {
     "byol": 1.0, "data2vec2": 0.9, "dino": 1.0, "dinov2": 1.0, "ibot": 1.0, "ijepa": 1.0,

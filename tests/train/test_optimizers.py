@@ -41,10 +41,12 @@ def test_groups_and_linear_scaling(name):
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.3, 0.2), (0.3, 0)]
 
 
-def test_sgd_can_decay_everything():
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_everything_can_be_decayed(name):
     net = Net()
-    (group,) = build(Entry("sgd", {"lr": 1, "decay": "all"}), net, scale=1.0).param_groups
+    (group,) = build(Entry(name, {"lr": 1, "decay": "all"}), net, scale=1.0).param_groups
     assert names(net, group) == WEIGHTS | EXEMPT
+    assert group["weight_decay"] > 0
 
 
 def test_numbers_that_yaml_reads_as_strings_are_bound():
@@ -139,6 +141,27 @@ def test_fixed_parameters_keep_the_peak_and_are_in_one_group_only(name):
         for held in names(net, g):
             assert g["lr"] == (0.4 if held.startswith("linear") else 0.003)
             assert g["weight_decay"] == (0.2 if held in WEIGHTS else 0.0)
+
+
+class Undecayed(Fixed):
+    def undecayed_parameters(self):
+        yield self.pos_embed
+        yield self.linear.weight
+
+
+@pytest.mark.parametrize("decay", ["weights", "all"])
+def test_undecayed_parameters_follow_the_rate_and_are_in_one_group_only(decay):
+    net = Undecayed()
+    entry = Entry("adamw", {"lr": 0.1, "weight_decay": 0.5, "decay": decay})
+    optimizer = build(entry, net, scale=1.0)
+    set_rates(optimizer, lr=0.003, weight_decay=0.2)
+    held = [n for g in optimizer.param_groups for n in names(net, g)]
+    assert sorted(held) == sorted(n for n, p in net.named_parameters() if p.requires_grad)
+    decayed = [n for g in optimizer.param_groups if g["weight_decay"] for n in names(net, g)]
+    assert set(decayed) == (EXEMPT if decay == "all" else set())
+    for g in optimizer.param_groups:
+        for name in names(net, g):
+            assert g["lr"] == (0.1 if name.startswith("linear") else 0.003)
 
 
 class Layered(nn.Module):
