@@ -1,13 +1,14 @@
 """What a method costs beyond its backbone: step time against the bare forward and backward.
 
-    python tools/bench_methods.py [METHOD ...] [--suffix _cifar] [--batch 64] [--rounds 5]
+    python tools/bench_methods.py [NAME ...] [--suffix _cifar] [--batch 64] [--rounds 5]
                                   [--device cpu] [--precision fp32]
 
-For each METHOD the recipe METHOD + suffix with its own backbone. One batch is made of the photos of
-shards/sample and used again and again: no decoding, no augmentation. `step` is the whole optimizer
-step of the reference loop, after_step included. `bare` is forward and backward of the backbone
-alone, on as many images of as many pixels as the batch holds; a masked method, whose encoder sees
-fewer tokens, may stay below 1. Rounds run both after each other; ratios are medians over rounds.
+For each recipe NAME + suffix, all of them unless named, with its own backbone. One batch is made of
+the photos of shards/sample and used again and again: no decoding, no augmentation. `step` is the
+whole optimizer step of the reference loop, after_step included. `bare` is forward and backward of
+the backbone alone, on as many images of as many pixels as the batch holds; a masked method, whose
+encoder sees fewer tokens, may stay below 1. Rounds run both after each other; ratios are medians
+over rounds.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from rich.table import Table
 import sslpipe
 from sslpipe import backbones
 from sslpipe.batch import Batch
-from sslpipe.methods import METHODS
 from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train import build_method
 from sslpipe.train.guard import Guard
@@ -37,17 +37,17 @@ Work = Callable[[], object]
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("methods", nargs="*", default=[])
+    options.add_argument("names", nargs="*", default=[])
     options.add_argument("--suffix", default="_cifar")
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--precision", default="fp32")
     chosen = options.parse_args()
-    known = [n for n in METHODS if n + chosen.suffix in recipes()]
+    known = [n.removesuffix(chosen.suffix) for n in recipes() if n.endswith(chosen.suffix)]
     table = Table("method", "backbone", "images", "step ms", "bare ms", "step / bare")
     figures = []
-    for name in chosen.methods or known:
+    for name in chosen.names or known:
         line = measured(name + chosen.suffix, chosen)
         table.add_row(name, *line)
         figures.append(f"{name} {line[-1]}")

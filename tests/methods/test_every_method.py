@@ -1,5 +1,6 @@
 """What holds for every method, those to come included: a new one has to be entered here."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_step_never_waits_for_the_device(name):
             assert parameter.grad.isfinite().all()
         else:
             assert parameter.grad is None  # teachers, tokenizers
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_run_without_any_value(name, monkeypatch):
+    """The meta device has shapes only: whoever asks for a value fails."""
+    # torch has no autocast for it; every region of ours is full precision anyway
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    method = build(name, make_spec(4)).to("meta")
+    for step in range(3):
+        batch = replace(make_batch(4, step), epoch=min(step, 1)).to("meta")
+        output = method(batch)
+        output.loss.backward()
+        method.after_step((step + 1) / 4)
+    assert output.loss.device.type == "meta"
 
 
 EMBEDDINGS = ("encoder.model.cls_token", "encoder.model.pos_embed")
