@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from .errors import RecipeError
 from .recipe import Recipe
+from .shards.pools import cores
 from .stream import order
 
 
@@ -39,11 +40,7 @@ def world(rank: int | None, world_size: int | None) -> tuple[int, int]:
 def thread_count(recipe: Recipe) -> int:
     """Decoding threads; auto is one per core that this process may use."""
     if recipe.run.threads == "auto":
-        return (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        return cores()
     return recipe.run.threads
 
 

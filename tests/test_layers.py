@@ -22,7 +22,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "shards": BELOW,
     "stream": BELOW,
     "image": BELOW,
-    "worker": {"errors", "recipe", "stream"},
+    "worker": {"errors", "recipe", "shards", "stream"},
     "sources": {*DATA, "worker"},
     "pipeline": {*DATA, "sources", "worker"},
     "methods": {"batch", "errors", "lookup"},

@@ -6,7 +6,6 @@ An index that is as new as its tar is kept, so an interrupted run goes on where 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from .index import Index, file_sha256, index_path, read_index, replace_file, wri
 from .journal import REPORT
 from .manifest import FILE, Manifest, Shard, read_manifest, write_manifest
 from .pack import shard_prefix
+from .pools import cores
 from .scan import Rules, index_stream
 from .source import is_local
 from .urls import Tar, find_tars, local_folder, open_tar
@@ -85,7 +85,7 @@ def adopt(
     told = {} if rebuild else old_report(folder)
     work = partial(index_one, folder=folder, rules=rules, told=told, rebuild=rebuild)
     found = []
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         for done in pool.map(work, tars):
             found.append(done)
             if progress:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import ExtraError, ShardError
+from ..errors import ShardError
+from .stores import find_store
 
 BLOCK = 16 << 20  # bytes per request: what a dropped connection loses at most
-TIMEOUT = 60.0  # seconds without a byte after which a request counts as failed
 RETRIED = {408, 429}  # HTTP states of the 400s that may pass
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def read_whole(place: str | Path, patience: Patience) -> bytes:
     """
     if not is_url(place):
         return local_path(place).read_bytes()
-    fs, path = file_system(str(place))
+    fs, path = find_store(str(place))
     return persist(lambda: bytes(fs.cat_file(path)), str(place), patience)
 
 
@@ -66,7 +66,7 @@ def read_range(url: str, start: int, end: int, patience: Patience) -> bytes:
     Raises:
         FileNotFoundError, ShardError: as `read_whole`.
     """
-    fs, path = file_system(url)
+    fs, path = find_store(url)
 
     def request() -> bytes:
         block = bytes(fs.cat_file(path, start=start, end=end))
@@ -119,36 +119,3 @@ def is_final(error: Exception) -> bool:
     """Whether trying again is useless: refused by permission or as a request."""
     status = getattr(error, "status", 0)
     return isinstance(error, PermissionError) or (400 <= status < 500 and status not in RETRIED)
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL (made once per process and options), and the path in it.
-
-    Raises:
-        ExtraError: its package is not installed.
-        ShardError: nobody knows the protocol.
-    """
-    import fsspec  # here: it takes 0.1 s, which local shards need not pay
-
-    protocol = url.partition("://")[0]
-    try:
-        return fsspec.core.url_to_fs(url, **options(protocol))  # type: ignore[no-any-return]
-    except ImportError as error:
-        extra = {"https": "http"}.get(protocol, protocol)
-        raise ExtraError(
-            f"{url}: {protocol}:// needs a package that is not installed ({error}); "
-            f'pip install "sslpipe[{extra}]" or that package'
-        ) from error
-    except ValueError as error:
-        raise ShardError(f"{url}: {error}; see fsspec's list of protocols") from error
-
-
-def options(protocol: str) -> dict[str, Any]:
-    """Options of a file system that its users cannot set by environment variables."""
-    if protocol not in {"http", "https"}:
-        return {}
-    import aiohttp
-
-    # aiohttp's own limit is five minutes for the whole answer, however fast it flows
-    silence = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
-    return {"client_kwargs": {"timeout": silence}}

@@ -8,9 +8,10 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-from ..errors import ExtraError, ShardError
+from ..errors import ExtraError
+from .stores import find_store
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
 OPEN_ZIPS = 4  # per process; a directory of a million members takes about 0.5 GB
@@ -70,28 +71,6 @@ class Listing:
 def is_local(url: str) -> bool:
     """Whether `url` is a path of this machine, not a URL."""
     return SCHEME.match(url) is None
-
-
-def find_store(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and its path there.
-
-    Raises:
-        ExtraError: the client of this store is not installed.
-        ShardError: no such kind of store.
-    """
-    import fsspec  # here: it takes 0.1 s, which local files need not pay
-
-    # s3fs asks for the size before each file, to fetch it in parts, unless it may fetch but one
-    options = {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
-    try:
-        store, path = fsspec.core.url_to_fs(url, **options)
-    except ImportError as error:
-        scheme = url.partition(":")[0]
-        what = "pip install sslpipe[s3]" if scheme in ("s3", "s3a") else str(error)
-        raise ExtraError(f"{url}: its store needs a client that is missing; {what}") from error
-    except ValueError as error:
-        raise ShardError(f"{url}: {error}; use a path or a URL that fsspec knows") from error
-    return store, path
 
 
 def open_file(url: str) -> BinaryIO:

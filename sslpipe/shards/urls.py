@@ -16,7 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import ShardError
 from .forward import CHUNK
-from .source import find_store, is_local
+from .source import is_local
+from .stores import find_store
 
 REQUESTS = 32  # at once, when asking for sizes
 AHEAD = 8 * CHUNK  # bytes of one request to a distant store

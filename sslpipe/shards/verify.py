@@ -1,6 +1,5 @@
 """Check packed shards against their manifest, down to every sample."""
 
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from ..errors import SampleError, ShardError
 from ..rng import sample_id
 from .index import Index, file_sha256, header_range, parse_header, parse_index, split_name
 from .manifest import Manifest, Shard, size_fault
+from .pools import cores
 from .scan import Inspect
 
 AGAIN = "pack again or copy it again"
@@ -42,7 +42,7 @@ def verify(
     """
     problems: list[Problem] = []
     check = partial(check_shard, manifest, inspect=inspect)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(check, manifest.shards)
         for shard, faults in zip(manifest.shards, found, strict=True):
             problems.extend(faults)

@@ -10,7 +10,9 @@ import torch
 
 from sslpipe.errors import ExtraError, ShardError
 from sslpipe.shards import download as module
-from sslpipe.shards.download import Patience, download, file_system, read_range, read_whole
+from sslpipe.shards import stores
+from sslpipe.shards.download import Patience, download, read_range, read_whole
+from sslpipe.shards.stores import find_store
 from tests.servers import serve
 
 QUICK = Patience(attempts=3, first=0.001, longest=0.002)
@@ -85,7 +87,7 @@ def test_a_file_that_ends_early_spends_the_budget(server):
 
 
 def test_a_server_that_is_silent_is_left_after_a_while(server, content, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT", 0.3)
+    monkeypatch.setattr(stores, "TIMEOUT", 0.3)
     server.faults.extend(["slow"])  # a second
     assert fetched(server) == content
     assert [r[1:] for r in server.ranges][:2] == [(0, 4096), (0, 4096)]
@@ -118,11 +120,11 @@ def test_any_protocol_of_fsspec_and_local_files(tmp_path):
 
 def test_unknown_protocols_and_missing_packages_are_named(monkeypatch):
     with pytest.raises(ShardError, match="nonsense://x/y: Protocol not known: nonsense"):
-        file_system("nonsense://x/y")
+        find_store("nonsense://x/y")
 
     def missing(*_, **__):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(ExtraError, match=r'pip install "sslpipe\[s3\]"'):
-        file_system("s3://bucket/x")
+        find_store("s3://bucket/x")

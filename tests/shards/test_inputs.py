@@ -231,7 +231,7 @@ def test_a_missing_client_is_named(monkeypatch):
         raise ImportError("Install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(ExtraError, match=r"pip install sslpipe\[s3\]"):
+    with pytest.raises(ExtraError, match=r"pip install \"sslpipe\[s3\]\""):
         offer("s3://bucket/photos")
     with pytest.raises(ExtraError, match="gcsfs"):
         read(Place("gs://bucket/a.jpg"))

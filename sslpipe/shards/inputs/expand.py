@@ -9,7 +9,8 @@ from pathlib import Path
 import braceexpand
 
 from ...errors import ShardError
-from ..source import Note, find_store, is_local
+from ..source import Note, is_local
+from ..stores import find_store
 from .archives import list_tar, list_zip
 from .folders import list_folder
 from .found import Found, Options

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from ...errors import ShardError
-from ..source import Note, Place, find_store, is_local, why
+from ..source import Note, Place, is_local, why
+from ..stores import find_store
 from .found import Found, Options, offered
 
 Folder = tuple[str, dict[str, int]]  # path below the root, file name -> bytes

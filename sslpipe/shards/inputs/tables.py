@@ -12,7 +12,8 @@ from typing import Any
 
 from ...errors import ExtraError, ShardError
 from ...lookup import suggest
-from ..source import SCHEME, Note, Place, find_store, is_local, open_file, why
+from ..source import SCHEME, Note, Place, is_local, open_file, why
+from ..stores import find_store
 from .found import Columns, Found, Options, safe_key, split_file
 
 GUESSES = {  # looked for in this order, in any case
