@@ -87,15 +87,21 @@ class Alarm:
         self._largest: dict[str, float] = {}
         self._losses: deque[tuple[float, float]] = deque()  # (epoch, loss) of the last epoch
         self._seen: dict[str, int] = {}  # bad readings in a row of each sign
+        self._shown: dict[str, float] = {}  # epoch in which each sign showed last
 
     def read(self, row: Row) -> list[str]:
-        """Take a logged row; one message for each sign whose READINGS-th bad reading it is."""
-        messages = []
+        """Take a logged row; one message for each sign whose READINGS-th bad reading it is.
+
+        A sign that flickers about its limit is told once; again after it was gone for an epoch.
+        """
+        messages, epoch = [], row["epoch"]
         finite = {name: value for name, value in row.items() if is_finite(value)}
         for sign, bad, said in self._readings(finite):
             self._seen[sign] = self._seen.get(sign, 0) + 1 if bad else 0
-            if self._seen[sign] == READINGS:
-                messages.append(f"epoch {row['epoch']:.1f}: {said}. Usual causes: {self._causes}")
+            if self._seen[sign] == READINGS and epoch - self._shown.get(sign, -math.inf) > 1:
+                messages.append(f"epoch {epoch:.1f}: {said}. Usual causes: {self._causes}")
+            if self._seen[sign] >= READINGS:
+                self._shown[sign] = epoch
         return messages
 
     def _readings(self, row: Row) -> Iterator[Reading]:

@@ -160,8 +160,10 @@ def alarm(method="dino", chance_loss=None, warmup_epochs=1):
     return Alarm(method, chance_loss=chance_loss, warmup_epochs=warmup_epochs)
 
 
-def told(alarm, rows):
-    return [len(alarm.read({"epoch": 0.5 * i, "loss": 1.0, **row})) for i, row in enumerate(rows)]
+def told(alarm, rows, epochs=0.5):
+    """How many messages each row makes; `epochs` between rows."""
+    rows = [{"epoch": epochs * i, "loss": 1.0, **row} for i, row in enumerate(rows)]
+    return [len(alarm.read(row)) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,12 @@ def test_each_sign_must_show_twice_in_a_row_and_is_said_again_after_it_went(
     values = [healthy, collapsed, healthy, collapsed, collapsed, collapsed, healthy]
     values += [collapsed, collapsed]
     assert told(alarm(), [{name: v} for v in values]) == [0, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+def test_a_sign_that_flickers_is_told_once_until_it_was_gone_for_an_epoch():
+    values = [0.005, 0.005, 0.02] * 4 + [0.02] * 10 + [0.005, 0.005]
+    rows = [{"mean_entropy": 8.0 + v, "teacher_entropy": 8.0} for v in values]
+    assert [i for i, n in enumerate(told(alarm(), rows, epochs=0.1)) if n] == [1, 23]
 
 
 def test_embeddings_that_never_spread_are_seen_too():
