@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -258,8 +257,8 @@ def test_learning_rate_scales_with_batch_and_accumulation(toy, tmp_path):
 def test_a_user_interrupting_twice_is_not_held_up(toy, tmp_path):
     class Impatient(Silent):
         def step(self, step):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         start(toy, tmp_path, progress=Impatient())

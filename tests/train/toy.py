@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import os
 import signal
 from pathlib import Path
 
@@ -132,7 +131,7 @@ class KillAt(Silent):
 
     def step(self, step):
         if step == self.at:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
     def message(self, text):
         self.messages.append(text)
@@ -144,7 +143,7 @@ def terminate_at(step):
 
     def hook(*_):
         if next(calls) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     return hook
 
