@@ -9,6 +9,24 @@ import pytest
 
 from .conftest import ROOT
 
+COLLECT = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1].split(",")))  # None: as if not installed
+sys.path.insert(0, "tools")
+import gpu_parts, pytest
+words = ["--collect-only", "-m", "gpu", "-p", "no:cacheprovider"]
+sys.exit(pytest.main(words + gpu_parts.gpu_tests()))
+"""
+
+
+def test_its_tests_need_no_package_beyond_the_wheels_it_brings():
+    absent = "aiohttp,lightly,moto,pyarrow,ray,s3fs,sklearn,tensorboard,wids"
+    command = [sys.executable, "-c", COLLECT, absent]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    named = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert {"tests/image/test_gpu.py", "tests/methods/test_cuda.py"} <= named
+
 
 @pytest.mark.slow
 def test_its_timings_run_on_a_cpu(tmp_path):

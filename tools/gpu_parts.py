@@ -115,7 +115,14 @@ def command_of(part: str, chosen: argparse.Namespace) -> list[str]:
         return [sys.executable, script, "--cases", "augment", *sizes]
     which = "gpu and slow" if part == "slow_tests" else "gpu and not slow"
     report = str(chosen.folder.resolve() / f"{part}.xml")
-    return [sys.executable, "-m", "pytest", "-m", which, "--durations", "10", "--junit-xml", report]
+    options = ["-m", which, "--durations", "10", "--junit-xml", report]
+    return [sys.executable, "-m", "pytest", *options, *gpu_tests()]
+
+
+def gpu_tests() -> list[str]:
+    """The files that hold such tests: others import packages that a borrowed machine may lack."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file) for file in files if "mark.gpu" in file.read_text()]
 
 
 def attempts(named: Mapping[str, Callable[[], Row]]) -> Iterator[Row]:
