@@ -1,5 +1,7 @@
 """What many tests share: small packed data sets, made once."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,19 @@ masks:
   random: {view: global, patch_size: 8, sampler: random}
 run: {threads: 2, prefetch: 2}
 """
+
+
+def load_tool(name: str):
+    """A script of tools/ as a module; its neighbours are importable while it is loaded."""
+    tools = str(ROOT / "tools")
+    sys.path.insert(0, tools)
+    try:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(tools)
 
 
 def write_images(folder: Path, count: int, *, classes: int = 3) -> None:

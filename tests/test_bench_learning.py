@@ -1,8 +1,6 @@
 """The plan of tools/bench_learning.py: a shorter run of the same recipe."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 from torch import nn
@@ -12,32 +10,19 @@ from sslpipe.recipe import find_recipe, load_recipe, parse_recipe, recipes
 from sslpipe.train.checkpoint import recipe_text
 from sslpipe.train.run import build_method
 
-from .conftest import ROOT
+from .conftest import load_tool
 
 
 @pytest.fixture(scope="module")
 def bench():
     """tools/bench_learning.py as a module."""
-    return tool("bench_learning")
+    return load_tool("bench_learning")
 
 
 @pytest.fixture(scope="module")
 def short():
     """tools/short_recipes.py as a module."""
-    return tool("short_recipes")
-
-
-def tool(name):
-    """A script of tools/; its neighbours are importable while it is loaded."""
-    tools = str(ROOT / "tools")
-    sys.path.insert(0, tools)
-    try:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(tools)
+    return load_tool("short_recipes")
 
 
 def made(*overrides):

@@ -32,6 +32,7 @@ from lightly.utils.scheduler import cosine_schedule
 from PIL.Image import Image
 from provenance import row
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from short_recipes import shortened, small
 from torch import Tensor, nn
@@ -192,7 +193,8 @@ def pretrain(module: nn.Module, batches: DataLoader, recipe: Recipe, device: tor
     optimizer = optimizers.build(settings.optimizer, module, scale=scale)
     plan = plan_of(settings, len(batches), optimizer)
     endless = itertools.chain.from_iterable(itertools.repeat(batches))
-    for step, views in enumerate(itertools.islice(endless, plan.total)):
+    steps = track(itertools.islice(endless, plan.total), "lightly", plan.total)
+    for step, views in enumerate(steps):
         optimizers.set_rates(
             optimizer, lr=plan.lr_at(step), weight_decay=plan.weight_decay_at(step)
         )

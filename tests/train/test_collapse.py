@@ -10,9 +10,6 @@ holds each feature's spread. Broken either way it was 1.05 to 1.25 from some epo
 Not covered: BYOL without predictor, whose collapse is slow; figures there.
 """
 
-import importlib.util
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,8 +20,7 @@ from sslpipe.methods import METHODS
 from sslpipe.recipe import parse_recipe
 from sslpipe.train import train
 from sslpipe.train.log import rows_until
-
-from ..conftest import ROOT
+from tests.conftest import load_tool
 
 SIZE, BATCH, LENGTH = 16, 32, 12
 RECIPE = """
@@ -45,17 +41,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def bed():
-    """tools/collapse.py as a module; its neighbours are importable while it is loaded."""
-    tools = str(ROOT / "tools")
-    sys.path.insert(0, tools)
-    try:
-        path = ROOT / "tools" / "collapse.py"
-        spec = importlib.util.spec_from_file_location("collapse", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(tools)
+    """tools/collapse.py as a module."""
+    return load_tool("collapse")
 
 
 @pytest.fixture(scope="module")
