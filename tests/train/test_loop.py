@@ -264,6 +264,12 @@ def test_a_user_interrupting_twice_is_not_held_up(toy, tmp_path):
         start(toy, tmp_path, progress=Impatient())
 
 
+def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    result = start(toy, tmp_path, progress=toy.KillAt(3, signal.SIGINT))[1]
+    assert result.steps == 20
+
+
 def test_frozen_parts_of_the_encoder_stay_frozen_under_monitors(toy, tmp_path):
     method = toy.Method(norm=True)
     modes = []
