@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from provenance import row
-from torch import nn
+from torch import Tensor, nn
 
 import sslpipe
 from sslpipe.lookup import Entry
@@ -50,21 +50,32 @@ def without_predictor(method: Any) -> None:
 
 def without_stop_gradient(method: Any) -> None:
     """The target is the network that learns, and takes gradients; for BYOL and SimSiam."""
-    byol = hasattr(method, "online")
-    network = method.online if byol else nn.Sequential(method.encoder, method.projector)
-    loss = (4.0, -4.0) if byol else (0.0, -1.0)
-    method.forward = partial(both_learn, network, method.predictor, loss)
+    if hasattr(method, "online"):
+        parts = method.online, method.predictor, as_byol
+    else:
+        parts = nn.Sequential(method.encoder, method.projector), method.predictor, as_simsiam
+    method.forward = partial(both_learn, *parts)
 
 
 def both_learn(
-    network: nn.Module, predictor: nn.Module, loss: tuple[float, float], batch: Any
+    network: nn.Module, predictor: nn.Module, output: Callable[..., Output], batch: Any
 ) -> Output:
-    """`loss`: its value at cosine 0 and its slope."""
-    z1_BD, z2_BD = (network(view_BCHW) for view_BCHW in batch.views["global"][:2])
-    pairs = ((predictor(z1_BD), z2_BD), (predictor(z2_BD), z1_BD))
+    z_VBD = [network(view_BCHW) for view_BCHW in batch.views["global"][:2]]
+    p_VBD = [predictor(z_BD) for z_BD in z_VBD]
+    pairs = ((p_VBD[0], z_VBD[1]), (p_VBD[1], z_VBD[0]))
     cosine = sum(F.cosine_similarity(p.float(), z.float()).mean() for p, z in pairs) / 2
-    signs = {"agreement": cosine.detach(), "embedding_rank": participation_ratio(z1_BD)}
-    return Output(loss[0] + loss[1] * cosine, monitors(z1_BD, z2_BD) | signs)
+    return output(z_VBD, p_VBD, cosine)
+
+
+def as_byol(z_VBD: list[Tensor], p_VBD: list[Tensor], cosine: Tensor) -> Output:
+    """The loss of BYOL, and the metrics that it shows itself."""
+    return Output(4 - 4 * cosine, monitors(*p_VBD) | {"agreement": cosine.detach()})
+
+
+def as_simsiam(z_VBD: list[Tensor], p_VBD: list[Tensor], cosine: Tensor) -> Output:
+    """The loss of SimSiam, and the metrics that it shows itself."""
+    signs = {"agreement": cosine.detach(), "embedding_rank": participation_ratio(z_VBD[0])}
+    return Output(-cosine, monitors(*z_VBD) | signs)
 
 
 class Variant(NamedTuple):
