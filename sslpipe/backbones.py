@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import lookup
 from .errors import RecipeError
 from .methods.heads import library
 from .methods.vit import on_grid, sincos
+from .recipe import names
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -134,7 +134,7 @@ def choose(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
     return torch.cat([tokens_MBTD[:, :, :1], patches_MBSD], dim=2).flatten(0, 1)
 
 
-def build(entry: lookup.Entry, *, image_size: int) -> Encoder:
+def build(entry: names.Entry, *, image_size: int) -> Encoder:
     """Make the encoder that an entry names, randomly initialised.
 
     Names: torchvision's resnet18 to resnet101, cifar_resnet, vit_tiny to vit_large (patch 16), any
@@ -145,12 +145,12 @@ def build(entry: lookup.Entry, *, image_size: int) -> Encoder:
         RecipeError: unknown name or setting, or a combination that cannot be built.
     """
     if ":" in entry.name:
-        return cast(Encoder, lookup.call(lookup.imported(entry), entry, image_size))
+        return cast(Encoder, names.call(names.imported(entry), entry, image_size))
     name = SHORT.get(entry.name, entry.name)
-    return cast(Encoder, lookup.call(builder(name, entry), entry, name, image_size))
+    return cast(Encoder, names.call(builder(name, entry), entry, name, image_size))
 
 
-def builder(name: str, entry: lookup.Entry) -> Callable[..., Encoder]:
+def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
     """The function that builds `name`.
 
     Raises:
@@ -165,7 +165,7 @@ def builder(name: str, entry: lookup.Entry) -> Callable[..., Encoder]:
         # timm knows more than a thousand: show ours and the nearest of theirs
         known = [*RESNETS, "cifar_resnet", *SHORT, *difflib.get_close_matches(name, timm_names)]
         raise RecipeError(
-            f"{entry.where}: unknown backbone {entry.name!r}; {lookup.suggest(name, known)}, "
+            f"{entry.where}: unknown backbone {entry.name!r}; {names.suggest(name, known)}, "
             "and every name of timm"
         )
     return vit if VIT_NAME.fullmatch(name) else timm_model

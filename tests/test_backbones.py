@@ -7,7 +7,7 @@ import torchvision
 
 from sslpipe import backbones
 from sslpipe.errors import RecipeError
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 4}
 

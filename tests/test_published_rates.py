@@ -6,9 +6,9 @@ batch, which most recipes do not have: the recipe's rule must lead to them.
 
 import pytest
 
-from sslpipe.lookup import bind, keyword_settings
 from sslpipe.methods import METHODS
 from sslpipe.recipe import find_recipe, load_recipe
+from sslpipe.recipe.names import bind, keyword_settings
 from sslpipe.train import optimizers
 from sslpipe.train.run import lr_scale
 

@@ -54,7 +54,8 @@ def test_commands_are_commands():
 
 def test_the_schema_page_names_every_key_and_op():
     from sslpipe.image.draws import OPS
-    from sslpipe.recipe import SECTIONS, Recipe
+    from sslpipe.recipe import Recipe
+    from sslpipe.recipe.schema import SECTIONS
 
     page = (ROOT / "pipelines" / "README.md").read_text()
     for section in Recipe.model_fields:

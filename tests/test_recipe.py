@@ -3,8 +3,8 @@
 import pytest
 
 from sslpipe.errors import RecipeError
-from sslpipe.lookup import Entry, bind, call, choose
 from sslpipe.recipe import load_recipe, parse_recipe
+from sslpipe.recipe.names import Entry, bind, call, choose
 
 TEXT = """\
 modality: image

@@ -24,11 +24,11 @@ from provenance import row
 from torch import Tensor, nn
 
 import sslpipe
-from sslpipe.lookup import Entry
 from sslpipe.methods import Output
 from sslpipe.methods.simclr import monitors
 from sslpipe.methods.simsiam import participation_ratio
 from sslpipe.recipe import Recipe, find_recipe, load_recipe
+from sslpipe.recipe.names import Entry
 from sslpipe.train import build_method, train
 from sslpipe.train.log import rows_until
 

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 import sslpipe
-from sslpipe.lookup import Entry
 from sslpipe.recipe import Recipe
+from sslpipe.recipe.names import Entry
 from sslpipe.train import build_method
 from sslpipe.train.guard import Guard
 from sslpipe.train.loop import endless, optimizer_step

@@ -6,9 +6,10 @@ import torch
 
 from ..batch import whole_group
 from ..image.ops import CenterCrop
-from ..lookup import Entry
 from ..pipeline import Pipeline, load
-from ..recipe import Recipe, Stream, Views
+from ..recipe import Recipe
+from ..recipe.names import Entry
+from ..recipe.schema import Stream, Views
 
 SMALL = 64  # pixels: images of CIFAR's kind are taken whole
 MARGIN = 256 / 224  # the field's test transform: resize to 256, crop 224

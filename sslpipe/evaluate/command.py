@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..pipeline import load
-from ..recipe import Recipe, Stream
+from ..recipe import Recipe
+from ..recipe.schema import Stream
 from ..train import build_method, load_encoder
 from . import Report, evaluate
 from .central import central_batches

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..errors import ContractError, SslpipeError
-from ..lookup import suggest
+from ..recipe.names import suggest
 
 
 @dataclass(frozen=True, slots=True)

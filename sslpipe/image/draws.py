@@ -12,10 +12,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from .. import lookup
 from ..batch import ViewSpec
 from ..errors import RecipeError
-from ..lookup import Entry
+from ..recipe.names import Entry, call, choose
 from ..rng import Keys, stream_id
 from . import ops
 from .ops import Draw, Op
@@ -115,7 +114,7 @@ def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) ->
 def build(entry: Entry) -> Op:
     """One of our ops, a user's `package.module:Class`, or any other class of Kornia."""
     if entry.name in OPS or ":" in entry.name:
-        op: Op = lookup.call(lookup.choose(entry, OPS, "op"), entry)
+        op: Op = call(choose(entry, OPS, "op"), entry)
         if entry.name not in OPS and not isinstance(op, ops.OwnPixels):
             raise RecipeError(
                 f"{entry.where}: {entry.name} has no method `apply(images, rows)`; add it: "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batch import MaskSpec, TargetSpec, ViewSpec
 from ..errors import RecipeError
-from ..lookup import Entry
+from ..recipe.names import Entry
 from ..rng import Place
 from . import executors
 from .draws import draw, keys_of, policy

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .. import lookup
 from ..batch import BatchSpec
+from ..recipe.names import Entry, call, choose
 from .autoencoder import Autoencoder
 from .barlow_twins import BarlowTwins
 from .beit import BEiT
@@ -73,15 +73,15 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
 )
 
 
-def build(entry: lookup.Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
+def build(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
     """Make the method that an entry names; a user's own is `package.module:Class`.
 
     Raises:
         RecipeError: unknown name or setting.
         ContractError: the batches or the encoder cannot feed the method.
     """
-    method = lookup.choose(entry, METHODS, "method")
-    return cast(Method, lookup.call(method, entry, encoder, spec))
+    method = choose(entry, METHODS, "method")
+    return cast(Method, call(method, entry, encoder, spec))
 
 
 def follow(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import lookup
+from ..recipe.names import Entry, call, choose
 from .mae import patchify
 
 
@@ -76,17 +76,17 @@ TOKENIZERS: Mapping[str, type[RandomProjection]] = MappingProxyType(
 )
 
 
-def build(entry: lookup.Entry, *, patch_size: int, channels: int) -> Tokenizer:
+def build(entry: Entry, *, patch_size: int, channels: int) -> Tokenizer:
     """Make the tokenizer that an entry names; a user's own is `package.module:Class`.
 
     Raises:
         RecipeError: unknown name or setting.
     """
-    chosen = lookup.choose(entry, TOKENIZERS, "tokenizer")
-    return cast(Tokenizer, lookup.call(chosen, entry, patch_size, channels))
+    chosen = choose(entry, TOKENIZERS, "tokenizer")
+    return cast(Tokenizer, call(chosen, entry, patch_size, channels))
 
 
-def entry(setting: str | dict[str, dict[str, Any]], where: str) -> lookup.Entry:
+def entry(setting: str | dict[str, dict[str, Any]], where: str) -> Entry:
     """A method's setting, `name` or `{name: {setting: value}}`, as an entry.
 
     Raises:
@@ -96,4 +96,4 @@ def entry(setting: str | dict[str, dict[str, Any]], where: str) -> lookup.Entry:
     if len(named) != 1:
         raise ValueError(f"{where} = {setting}; give one name, or one name with its settings")
     ((name, settings),) = named.items()
-    return lookup.Entry(name, settings, where)
+    return Entry(name, settings, where)

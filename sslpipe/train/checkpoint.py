@@ -14,8 +14,9 @@ from torch import nn
 
 from .. import backbones
 from ..errors import StateError
-from ..lookup import Entry
-from ..recipe import Recipe, Section, parse_recipe
+from ..recipe import Recipe, parse_recipe
+from ..recipe.names import Entry
+from ..recipe.schema import Section
 
 FORMAT = 1
 

@@ -20,7 +20,7 @@ from ..batch import Batch
 from ..errors import StateError
 from ..methods import Method, Output
 from ..pipeline import Pipeline
-from ..recipe import Train
+from ..recipe.schema import Train
 from .guard import Guard
 from .log import Row
 from .optimizers import clip_per_parameter, set_rates

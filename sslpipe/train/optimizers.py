@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError
-from ..lookup import Entry, call, choose
 from ..methods.heads import library
+from ..recipe.names import Entry, call, choose
 
 Named = Sequence[tuple[str, nn.Parameter]]
 Groups = list[dict[str, Any]]

@@ -15,7 +15,8 @@ from ..batch import BatchSpec, whole_group
 from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method
 from ..pipeline import Pipeline
-from ..recipe import Recipe, Train
+from ..recipe import Recipe
+from ..recipe.schema import Train
 from ..sources import remainder_of
 from . import checkpoint, optimizers
 from .randomness import keyed

@@ -8,7 +8,7 @@ import torch
 
 from sslpipe.image.draws import draw, keys_of, policy
 from sslpipe.image.executors import arena, compiled, kornia, planar, planar_crop
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 LEVEL = 1 / 255
 CPU = torch.device("cpu")

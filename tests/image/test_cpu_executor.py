@@ -16,8 +16,8 @@ from sslpipe.image.draws import OPS, Policy, Step, draw, keys_of, policy
 from sslpipe.image.executors import cpu, cpu_jit, kornia
 from sslpipe.image.scale import Canvas
 from sslpipe.image.views import Views
-from sslpipe.lookup import Entry
 from sslpipe.recipe import load_recipe
+from sslpipe.recipe.names import Entry
 from sslpipe.rng import Place
 
 from ..conftest import ROOT

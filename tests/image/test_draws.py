@@ -12,7 +12,7 @@ from torchvision.transforms import RandomErasing, RandomResizedCrop
 
 from sslpipe.errors import RecipeError
 from sslpipe.image.draws import draw, keys_of, policy
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 CROP = Entry("RandomResizedCrop", {"size": [32, 32]})
 JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "p": 0.8}

@@ -9,7 +9,7 @@ import torchvision.transforms.v2.functional as TF
 
 from sslpipe.image.draws import draw, keys_of, policy
 from sslpipe.image.executors import kornia
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 LEVEL = 1 / 255
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ import torch._inductor.config as config
 from torch._inductor import metrics
 from sslpipe.image.draws import draw, keys_of, policy
 from sslpipe.image.executors import arena, planar, planar_crop
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 config.compile_threads, config.fx_graph_cache = 1, False
 torch._logging.set_logs(inductor_metrics=True)  # or the bytes are not counted

@@ -13,7 +13,7 @@ from sslpipe.image.draws import OPS, Crop, draw, keys_of, policy
 from sslpipe.image.executors import kornia
 from sslpipe.image.keyed import KeyedRandom
 from sslpipe.image.ops.foreign import foreign_names
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 CPU = torch.device("cpu")
 SETTINGS = {  # of ops that do nothing, or too little to be seen, by default

@@ -12,8 +12,8 @@ from sslpipe.image.decode import decode
 from sslpipe.image.draws import draw, keys_of, policy
 from sslpipe.image.executors import kornia
 from sslpipe.image.scale import Canvas, Decoder, canvas_sides, fitted, side_at
-from sslpipe.lookup import Entry
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.names import Entry
 from sslpipe.shards import pack
 from sslpipe.stream.reader import Sample
 

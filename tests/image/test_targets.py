@@ -10,8 +10,8 @@ import sslpipe
 from sslpipe.batch import ViewSpec
 from sslpipe.errors import RecipeError
 from sslpipe.image.targets import TASKS, pretext
-from sslpipe.lookup import Entry
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.names import Entry
 
 SIDES = {"colorization": 32, "jigsaw": 48, "relative_patch": 32, "rotation": 8, "rotation_one": 8}
 SETTINGS = {

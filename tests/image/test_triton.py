@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sslpipe.image.draws import policy
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 triton = pytest.importorskip("triton")  # comes with torch on Linux only
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -24,7 +24,7 @@ import sys
 import numpy as np, torch
 from sslpipe.image.draws import draw, keys_of, policy
 from sslpipe.image.executors import kornia, triton
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 CPU, FLIP = torch.device("cpu"), ("RandomHorizontalFlip", {})
 JITTER = ("ColorJitter", {"brightness": .8, "contrast": .8, "saturation": .8, "hue": .2, "p": .8})

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslpipe import backbones
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 
 class TinyEncoder(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslpipe import backbones, methods
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 SIDE, SMALL_SIDE, PATCH, PATCHES = 16, 8, 4, 16
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2}

@@ -4,7 +4,7 @@ import torch
 
 from sslpipe import backbones
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 PATCH, GRID, PATCHES = 4, (4, 4), 16
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2}

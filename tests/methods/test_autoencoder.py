@@ -5,8 +5,8 @@ import torch
 
 from sslpipe import backbones
 from sslpipe.errors import ContractError
-from sslpipe.lookup import Entry
 from sslpipe.methods import autoencoder, feature_maps
+from sslpipe.recipe.names import Entry
 
 from . import masked
 

@@ -4,8 +4,8 @@ from torch import nn
 
 from sslpipe import backbones
 from sslpipe.errors import ContractError
-from sslpipe.lookup import Entry
 from sslpipe.methods.batch_norms import GroupedBatchNorm, group_batch_norms
+from sslpipe.recipe.names import Entry
 
 
 @pytest.mark.parametrize("shape", [(8, 3), (8, 3, 4, 4)])

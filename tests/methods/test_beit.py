@@ -7,8 +7,8 @@ from torch import nn
 
 from sslpipe import methods
 from sslpipe.errors import RecipeError
-from sslpipe.lookup import Entry
 from sslpipe.methods import beit, mae, tokenizers
+from sslpipe.recipe.names import Entry
 
 from . import masked
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from sslpipe import methods
 from sslpipe.errors import ContractError, RecipeError
-from sslpipe.lookup import Entry, keyword_settings
+from sslpipe.recipe.names import Entry, keyword_settings
 
 
 class Counter(nn.Module):

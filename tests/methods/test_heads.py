@@ -4,8 +4,8 @@ from torch import nn
 
 from sslpipe import backbones
 from sslpipe.errors import ExtraError
-from sslpipe.lookup import Entry
 from sslpipe.methods import heads, teachers, vit
+from sslpipe.recipe.names import Entry
 
 
 def test_ema_is_exact_arithmetic_on_parameters_only():

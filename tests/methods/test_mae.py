@@ -6,9 +6,9 @@ import torch
 
 from sslpipe import backbones
 from sslpipe.errors import ContractError, RecipeError
-from sslpipe.lookup import Entry
 from sslpipe.methods import build, mae
 from sslpipe.methods.vit import sincos, visible_first
+from sslpipe.recipe.names import Entry
 
 PATCH, GRID, HIDDEN = 4, 4, 12
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2, "pos_embed": "sincos"}

@@ -8,7 +8,7 @@ import torch
 
 from sslpipe import methods
 from sslpipe.errors import ContractError, RecipeError
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 
 from . import masked
 

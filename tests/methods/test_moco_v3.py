@@ -7,8 +7,8 @@ from torch import nn
 
 from sslpipe import backbones
 from sslpipe.errors import ContractError
-from sslpipe.lookup import Entry
 from sslpipe.methods import moco_v3, teachers
+from sslpipe.recipe.names import Entry
 
 SMALL = {"projector": (12, 12, 5), "predictor_hidden": 9, "freeze_patches": False}
 

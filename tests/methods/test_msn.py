@@ -8,8 +8,8 @@ from torch import nn
 from sslpipe import backbones
 from sslpipe.batch import MaskSpec
 from sslpipe.errors import ContractError
-from sslpipe.lookup import Entry
 from sslpipe.methods import msn
+from sslpipe.recipe.names import Entry
 
 SMALL = {"projector": (16, 16, 8), "prototypes": 6}
 VIT = Entry("vit_tiny", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2})

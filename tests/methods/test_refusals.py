@@ -10,7 +10,7 @@ from torch import nn
 
 from sslpipe import methods
 from sslpipe.errors import ContractError, SslpipeError
-from sslpipe.lookup import Entry, keyword_settings
+from sslpipe.recipe.names import Entry, keyword_settings
 
 from .every_method import SETTINGS, make_spec
 

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from sslpipe.lookup import Entry
 from sslpipe.methods import simsiam
+from sslpipe.recipe.names import Entry
 from sslpipe.train import optimizers
 
 SMALL = {"projector": (12, 12, 5), "predictor_hidden": 3}

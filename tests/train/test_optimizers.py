@@ -4,7 +4,7 @@ from torch import nn
 
 from sslpipe import backbones
 from sslpipe.errors import RecipeError
-from sslpipe.lookup import Entry
+from sslpipe.recipe.names import Entry
 from sslpipe.train.optimizers import build, clip_per_parameter, set_rates
 
 

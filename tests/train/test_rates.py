@@ -4,8 +4,8 @@ import pytest
 from torch import nn
 
 from sslpipe.errors import RecipeError
-from sslpipe.lookup import Entry
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.names import Entry
 from sslpipe.train.checkpoint import recipe_text
 from sslpipe.train.optimizers import build
 from sslpipe.train.run import lr_scale, plan_of

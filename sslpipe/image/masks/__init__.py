@@ -14,10 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ... import lookup
 from ...batch import MaskSpec, ViewSpec
 from ...errors import RecipeError
-from ...lookup import Entry
+from ...recipe.names import Entry, call, choose
 from ...rng import Keys, Place
 from .blockwise import IBOT, Blockwise, DINOv2
 from .inverse import InverseBlock
@@ -107,7 +106,7 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     """Build one mask and try it."""
     entry, size = mask.sampler, mask.patch_size
-    sampler: Sampler = lookup.call(lookup.choose(entry, SAMPLERS, "mask sampler"), entry)
+    sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
     if view.height % size or view.width % size:
         raise RecipeError(
             f"{entry.where}: masks.{name}.patch_size = {size} does not divide views.{mask.view} "

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ... import lookup
 from ...errors import RecipeError
-from ...lookup import Entry, suggest
+from ...recipe.names import Entry, bind, choose, suggest
 from ..keyed import KeyedRandom
 from .op import F32, F64, Draw, PerView, probabilities
 
@@ -105,7 +104,7 @@ def foreign(entry: Entry, known: Mapping[str, Any]) -> Foreign:
     gate = Entry(entry.name, {"p": entry.settings.get("p", default)}, entry.where)
     settings = {name: tuples(value) for name, value in entry.settings.items() if name != "p"}
     try:
-        op = Foreign(kind=kind, settings=settings, **lookup.bind(gate_settings, gate))
+        op = Foreign(kind=kind, settings=settings, **bind(gate_settings, gate))
         op.build()
     except Exception as error:  # whatever a foreign constructor raises
         raise RecipeError(f"{entry.where}: {entry.name}: {error}; correct the settings") from error
@@ -121,7 +120,7 @@ def foreign_class(entry: Entry, known: Mapping[str, Any]) -> type[nn.Module]:
     if reason:
         raise RecipeError(f"{entry.where}: {entry.name} cannot be an op: {reason}")
     classes = {**known, **dict.fromkeys(names, kind)}
-    return lookup.choose(entry, classes, "op")  # type: ignore[no-any-return]
+    return choose(entry, classes, "op")  # type: ignore[no-any-return]
 
 
 def check_names(entry: Entry, names: Collection[str]) -> None:

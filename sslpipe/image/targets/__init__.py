@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ... import lookup
 from ...batch import TargetSpec, ViewSpec
 from ...errors import RecipeError
-from ...lookup import Entry
+from ...recipe.names import Entry, call, choose
 from ...rng import Keys
 from .colorization import Colorization
 from .jigsaw import Jigsaw
@@ -80,7 +79,7 @@ def pretext(
     Raises:
         RecipeError: unknown task or setting, or a view group that does not suit it.
     """
-    task: Task = lookup.call(lookup.choose(entry, TASKS, "task"), entry)
+    task: Task = call(choose(entry, TASKS, "task"), entry)
     if normalised and isinstance(task, Colorization):
         raise RecipeError(
             f"{entry.where}: {entry.name} needs pixels in [0, 1], but views.{view}.ops has "

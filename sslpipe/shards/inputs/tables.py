@@ -11,7 +11,7 @@ from itertools import chain, islice
 from typing import Any
 
 from ...errors import ExtraError, ShardError
-from ...lookup import suggest
+from ...recipe.names import suggest
 from ..source import SCHEME, Note, Place, is_local, open_file, why
 from ..stores import find_store
 from .found import Columns, Found, Options, safe_key, split_file

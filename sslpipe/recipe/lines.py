@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .errors import RecipeError
+from ..errors import RecipeError
 
 Place = tuple[str | int, ...]  # keys and indices from the root
 

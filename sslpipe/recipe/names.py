@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 import pydantic
 
-from .errors import RecipeError
+from ..errors import RecipeError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,17 @@
-"""A recipe: YAML -> frozen, validated Recipe, with file:line in every message.
+"""The schema of a recipe: its sections, keys and types. `parse.py` makes a Recipe of a file.
 
-It checks the shape of the file: sections, keys, types. What an op, mask, task, method or optimizer
-accepts is checked by its own signature (lookup.py) when the pipeline or the trainer is built; for
-that every entry carries the place where it stands.
+What an op, mask, task, method or optimizer accepts is checked by its own signature (names.py) when
+the pipeline or the trainer is built; for that every entry carries the place where it stands.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from .errors import RecipeError
-from .lookup import Entry, suggest
-from .rates import Positive, Rates
-from .yamlfile import Place, YamlFile, parse_yaml
-
-NONE: Mapping[str, Any] = MappingProxyType({})
+from .names import Entry
 
 
 def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
@@ -35,6 +27,10 @@ def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
     raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
 
 
+Positive = Annotated[int, pydantic.Field(gt=0)]
+Fraction = Annotated[float, pydantic.Field(ge=0)]
+Info = pydantic.ValidationInfo
+Always = pydantic.Field(validate_default=True)
 Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
 Weight = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
@@ -92,7 +88,43 @@ class Target(Section):
     task: Named
 
 
-class Train(Rates, Section):
+class Rates(Section):
+    """How long a run is and how its rates change: a part of the train section."""
+
+    epochs: Positive
+    lr_batch: Positive = 256
+    lr_rule: Literal["linear", "sqrt"] = "linear"  # how lr grows with the batch
+    schedule: Literal["cosine", "cosine_per_epoch", "multistep"] = "cosine"
+    milestones: Annotated[tuple[Positive, ...], Always] = ()  # epochs; multistep only
+    gamma: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1  # factor of each milestone
+    # cosines are laid over this many times the run, which ends before they do (MSN)
+    schedule_stretch: Annotated[float, pydantic.Field(ge=1)] = 1.0
+    final_lr: Fraction = 0.0  # absolute, not scaled; cosines only
+    final_lr_ratio: Fraction | None = None  # the same, as a share of the peak
+    final_weight_decay: Fraction | None = None  # None: constant
+    warmup_epochs: Fraction = 0.0
+    warmup_lr: Fraction = 0.0  # absolute, where the warm-up starts
+
+    @pydantic.field_validator("milestones")
+    @classmethod
+    def _fit_the_schedule(cls, value: tuple[int, ...], info: Info) -> tuple[int, ...]:
+        """Milestones and the multistep schedule come together, in order, before the end."""
+        if (info.data.get("schedule") == "multistep") != bool(value):
+            raise ValueError("schedule: multistep needs milestones, and only it has them")
+        if list(value) != sorted({*value}) or value[-1:] >= (info.data.get("epochs", 0),):
+            raise ValueError("milestones must rise and lie before the last epoch")
+        return value
+
+    @pydantic.field_validator("final_lr", "final_lr_ratio")
+    @classmethod
+    def _one_end(cls, value: float | None, info: Info) -> float | None:
+        """A cosine has one end, a multistep schedule none."""
+        if value and (info.data.get("schedule") == "multistep" or info.data.get("final_lr")):
+            raise ValueError("is for cosines, and one of final_lr and final_lr_ratio is enough")
+        return value
+
+
+class Train(Rates):
     """Settings of the reference trainer; a user's own trainer ignores them."""
 
     backbone: Named
@@ -166,124 +198,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe file; overrides are `section.key=value`.
-
-    Raises:
-        RecipeError: the file is missing, is not YAML, or breaks the schema; says file:line.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    return parse_recipe(text, path=str(path), overrides=overrides)
-
-
-def find_recipe(name: str | Path) -> Path:
-    """A path as it is; a bare name among the recipes that ship with the package.
-
-    Raises:
-        RecipeError: neither exists; says which recipes there are.
-    """
-    path = Path(name)
-    if path.is_file() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        return path
-    shipped = recipes()
-    if str(name) not in shipped:
-        raise RecipeError(
-            f"recipe {str(name)!r}: no such file and no such recipe; {suggest(str(name), shipped)}"
-        )
-    return shipped[str(name)]
-
-
-def recipes() -> dict[str, Path]:
-    """The recipes that ship with the package, by name."""
-    inside = Path(__file__).parent / "pipelines"  # in a wheel
-    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "pipelines"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
-    """Validate the text of a recipe.
-
-    Raises:
-        RecipeError: it is not YAML, or breaks the schema; says file:line.
-    """
-    source = parse_yaml(text, path, overrides)
-    if not isinstance(source.data, dict):
-        raise RecipeError(f"{path}:1: a recipe is a mapping of sections; see pipelines/README.md")
-    try:
-        recipe = Recipe.model_validate({**located(source.data, (), source), "path": path})
-    except pydantic.ValidationError as error:
-        raise RecipeError(explain(error, source)) from None
-    check_names(recipe, source)
-    return recipe
-
-
-ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
-
-
-def located(data: Any, place: Place, source: YamlFile) -> Any:
-    """Turn the named entries into Entry objects that know their file:line."""
-    if isinstance(data, dict):
-        return {k: located_value(k, v, (*place, k), source) for k, v in data.items()}
-    return data
-
-
-def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
-    """One value of a section: an entry, a list of entries, or a deeper section."""
-    if key not in ENTRIES:
-        return located(value, place, source)
-    if key == "ops" and isinstance(value, list):
-        return [to_entry(v, (*place, i), source) for i, v in enumerate(value)]
-    return to_entry(value, place, source)
-
-
-def to_entry(value: Any, place: Place, source: YamlFile) -> Entry:
-    """An Entry with its place.
-
-    Raises:
-        RecipeError: it is neither a name nor one name with settings.
-    """
-    try:
-        entry = parse_entry(value, None)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise RecipeError(f"{source.where(place)}: {value!r} is no entry; {error}") from None
-    return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
-
-
-def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
-    """The first fault of a failed validation as one sentence with file:line."""
-    faults = error.errors()  # a misspelt key is also a missing one: say the first
-    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    place = tuple(part for part in fault["loc"] if part != "[key]")
-    where, name = source.where(place), ".".join(map(str, place))
-    if fault["type"] == "extra_forbidden":
-        known = known_keys(place[:-1])
-        return f"{where}: unknown key {place[-1]!r}; {suggest(str(place[-1]), known)}"
-    if fault["type"] == "missing":
-        return f"{where}: {name} is missing; add it (see pipelines/README.md)"
-    return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
-
-
 SECTIONS: Mapping[str, type[Section]] = {
     "stream": Stream, "decode": Decode, "views": Views, "masks": Mask, "targets": Target,
     "train": Train, "run": Run,
 }  # fmt: skip
-
-
-def known_keys(place: Place) -> list[str]:
-    """The keys that a section knows."""
-    model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
-    return [name for name in model.model_fields if name != "path"]
-
-
-def check_names(recipe: Recipe, source: YamlFile) -> None:
-    """Masks and targets must point at a view group that exists."""
-    for section, entries in (("masks", recipe.masks), ("targets", recipe.targets)):
-        for name, entry in entries.items():
-            if entry.view not in recipe.views:
-                raise RecipeError(
-                    f"{source.where((section, name, 'view'))}: {section}.{name}.view = "
-                    f"{entry.view!r} is no view group; {suggest(entry.view, recipe.views)}"
-                )

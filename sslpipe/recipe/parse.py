@@ -1,0 +1,129 @@
+"""From a recipe file to a validated Recipe, with file:line in every message."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from ..errors import RecipeError
+from .lines import Place, YamlFile, parse_yaml
+from .names import Entry, suggest
+from .schema import SECTIONS, Recipe, parse_entry
+
+
+def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe file; overrides are `section.key=value`.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or breaks the schema; says file:line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return parse_recipe(text, path=str(path), overrides=overrides)
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A path as it is; a bare name among the recipes that ship with the package.
+
+    Raises:
+        RecipeError: neither exists; says which recipes there are.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        return path
+    shipped = recipes()
+    if str(name) not in shipped:
+        raise RecipeError(
+            f"recipe {str(name)!r}: no such file and no such recipe; {suggest(str(name), shipped)}"
+        )
+    return shipped[str(name)]
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with the package, by name."""
+    inside = Path(__file__).parents[1] / "pipelines"  # in a wheel
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "pipelines"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+    """Validate the text of a recipe.
+
+    Raises:
+        RecipeError: it is not YAML, or breaks the schema; says file:line.
+    """
+    source = parse_yaml(text, path, overrides)
+    if not isinstance(source.data, dict):
+        raise RecipeError(f"{path}:1: a recipe is a mapping of sections; see pipelines/README.md")
+    try:
+        recipe = Recipe.model_validate({**located(source.data, (), source), "path": path})
+    except pydantic.ValidationError as error:
+        raise RecipeError(explain(error, source)) from None
+    check_names(recipe, source)
+    return recipe
+
+
+ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
+
+
+def located(data: Any, place: Place, source: YamlFile) -> Any:
+    """Turn the named entries into Entry objects that know their file:line."""
+    if isinstance(data, dict):
+        return {k: located_value(k, v, (*place, k), source) for k, v in data.items()}
+    return data
+
+
+def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
+    """One value of a section: an entry, a list of entries, or a deeper section."""
+    if key not in ENTRIES:
+        return located(value, place, source)
+    if key == "ops" and isinstance(value, list):
+        return [to_entry(v, (*place, i), source) for i, v in enumerate(value)]
+    return to_entry(value, place, source)
+
+
+def to_entry(value: Any, place: Place, source: YamlFile) -> Entry:
+    """An Entry with its place.
+
+    Raises:
+        RecipeError: it is neither a name nor one name with settings.
+    """
+    try:
+        entry = parse_entry(value, None)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise RecipeError(f"{source.where(place)}: {value!r} is no entry; {error}") from None
+    return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
+
+
+def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
+    """The first fault of a failed validation as one sentence with file:line."""
+    faults = error.errors()  # a misspelt key is also a missing one: say the first
+    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    place = tuple(part for part in fault["loc"] if part != "[key]")
+    where, name = source.where(place), ".".join(map(str, place))
+    if fault["type"] == "extra_forbidden":
+        known = known_keys(place[:-1])
+        return f"{where}: unknown key {place[-1]!r}; {suggest(str(place[-1]), known)}"
+    if fault["type"] == "missing":
+        return f"{where}: {name} is missing; add it (see pipelines/README.md)"
+    return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
+
+
+def known_keys(place: Place) -> list[str]:
+    """The keys that a section knows."""
+    model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
+    return [name for name in model.model_fields if name != "path"]
+
+
+def check_names(recipe: Recipe, source: YamlFile) -> None:
+    """Masks and targets must point at a view group that exists."""
+    for section, entries in (("masks", recipe.masks), ("targets", recipe.targets)):
+        for name, entry in entries.items():
+            if entry.view not in recipe.views:
+                raise RecipeError(
+                    f"{source.where((section, name, 'view'))}: {section}.{name}.view = "
+                    f"{entry.view!r} is no view group; {suggest(entry.view, recipe.views)}"
+                )
