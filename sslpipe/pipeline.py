@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from .batch import Batch, BatchSpec
+from .device.handoff import Mark, handoff
 from .errors import RecipeError
 from .image.gpu_decode import GpuDecoder, TorchCodec
-from .image.handoff import Mark, handoff
 from .image.scale import Canvas, Decoder
 from .image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe

@@ -9,41 +9,55 @@ import pytest
 from .conftest import ROOT
 
 PACKAGE = ROOT / "sslpipe"
-BELOW = {"errors", "batch", "rng", "recipe"}
-DATA = {*BELOW, "shards", "stream", "image"}
+GROUND = {"errors", "rng", "batch", "ranks"}
+DATA = {
+    *GROUND,
+    "recipe",
+    "shards",
+    "masks",
+    "device",
+    "stream",
+    "modalities",
+    "sources",
+    "worker",
+    "image",
+}
+MODEL = {"encoders", "methods", "backbones"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
     "rng": set(),
     "batch": {"errors"},
     "recipe": {"errors"},
-    "shards": BELOW,
-    "stream": BELOW,
-    "image": BELOW,
+    "shards": {*GROUND, "recipe"},
+    "masks": {*GROUND, "recipe"},
+    "device": GROUND,
+    "stream": {*GROUND, "recipe", "shards", "worker"},
+    "modalities": {*GROUND, "recipe", "shards", "masks", "device", "stream"},
+    "image": {*GROUND, "recipe", "masks", "device"},
     "worker": {"errors", "recipe", "shards", "stream"},
-    "sources": {*DATA, "worker"},
-    "pipeline": {*DATA, "sources", "worker"},
-    "methods": {"batch", "errors", "recipe"},
+    "sources": DATA,
+    "pipeline": DATA,
+    "encoders": {"batch", "errors", "recipe"},
+    "methods": {"batch", "errors", "recipe", "encoders"},
     "backbones": {"batch", "errors", "recipe", "methods"},
-    "train": {*DATA, "sources", "pipeline", "methods", "backbones", "evaluate"},
-    "evaluate": {*DATA, "pipeline", "methods", "backbones", "train"},
-    "bench": {*DATA, "sources", "pipeline", "methods", "backbones", "train"},
+    "train": {*DATA, "pipeline", *MODEL, "evaluate"},
+    "evaluate": {*DATA, "pipeline", *MODEL, "train"},
+    "bench": {*DATA, "pipeline", *MODEL, "train"},
     "cli": {
         *DATA,
-        "cli_index",
-        "cli_shards",
-        "terminal",
-        "sources",
         "pipeline",
-        "methods",
-        "backbones",
+        *MODEL,
         "train",
         "evaluate",
         "bench",
+        "cli_index",
+        "cli_shards",
+        "terminal",
     },
     "cli_index": {*DATA, "terminal"},
     "cli_shards": {*DATA, "terminal"},
     "terminal": set(),
-    "__init__": {*BELOW, "recipe", "pipeline"},
+    "__init__": {*GROUND, "recipe", "pipeline"},
     "__main__": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.image import masks, ops
+from sslpipe import masks
+from sslpipe.image import ops
 from sslpipe.image.views import Views
 from sslpipe.recipe import find_recipe, load_recipe
 

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
+from ..device.buffers import Buffers
 from ..errors import SampleError
-from .buffers import Buffers
 from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame
 
 Pixels = npt.NDArray[np.uint8]

@@ -26,8 +26,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..device.buffers import Buffers
 from . import ops
-from .buffers import Buffers
 from .decode import MAX_SIDE, TURNS, decode, jpeg_orientation, scale_factor, shrunk, stored_sides
 from .draws import Policy, keys_of
 from .ops import Draw

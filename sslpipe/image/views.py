@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..batch import MaskSpec, TargetSpec, ViewSpec
+from ..device.handoff import Send
 from ..errors import RecipeError
+from ..masks import MaskSettings, maskers
 from ..recipe.names import Entry
 from ..rng import Place
 from . import executors
 from .draws import draw, keys_of, policy
-from .handoff import Send
-from .masks import MaskSettings, maskers
 from .scale import Canvas, fitted
 from .targets import Pretext, Table, pretext
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sslpipe.device import arena
 from sslpipe.image.draws import draw, keys_of, policy
-from sslpipe.image.executors import arena, compiled, kornia, planar, planar_crop
+from sslpipe.image.executors import compiled, kornia, planar, planar_crop
 from sslpipe.recipe.names import Entry
 
 LEVEL = 1 / 255

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from sslpipe.device.buffers import Buffers
 from sslpipe.errors import RecipeError
 from sslpipe.image import executors, ops
-from sslpipe.image.buffers import Buffers
 from sslpipe.image.draws import OPS, Policy, Step, draw, keys_of, policy
 from sslpipe.image.executors import cpu, cpu_jit, kornia
 from sslpipe.image.scale import Canvas

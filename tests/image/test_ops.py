@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from sslpipe.device.keyed_random import KeyedRandom
 from sslpipe.errors import RecipeError
 from sslpipe.image.draws import OPS, Crop, draw, keys_of, policy
 from sslpipe.image.executors import kornia
-from sslpipe.image.keyed import KeyedRandom
 from sslpipe.image.ops.foreign import foreign_names
 from sslpipe.recipe.names import Entry
 

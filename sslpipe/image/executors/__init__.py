@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...device.buffers import Buffers
 from ...errors import RecipeError
-from ..buffers import Buffers
 from ..draws import Policy
 from . import kornia
 

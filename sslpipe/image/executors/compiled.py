@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...device import arena
 from ..draws import Policy
-from . import arena, planar
+from . import planar
 from .planar import unsupported
 from .planar_crop import tap_count
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...device.buffers import Buffers
 from .. import ops
-from ..buffers import Buffers
 from ..draws import Crop, Policy, Step
 from . import cpu_colour, cpu_filters, cpu_weights
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...device.arena import rung
 from .. import ops
 from ..draws import Policy
-from .arena import rung
 
 Planes = tuple[Tensor, Tensor, Tensor]
 Load = Callable[[Tensor, Tensor], Planes]

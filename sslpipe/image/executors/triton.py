@@ -16,10 +16,10 @@ import torch
 import triton
 from torch import Tensor
 
+from ...device.arena import Arena, upload
 from .. import ops
 from ..draws import Policy
 from . import triton_kernels
-from .arena import Arena, upload
 from .planar_crop import FLIPS, RADIUS
 
 F32 = npt.NDArray[np.float32]

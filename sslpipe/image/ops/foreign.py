@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...device.keyed_random import KeyedRandom
 from ...errors import RecipeError
 from ...recipe.names import Entry, bind, choose, suggest
-from ..keyed import KeyedRandom
 from .op import F32, F64, Draw, PerView, probabilities
 
 WORD = 2**24  # the largest range of whole numbers that float32 holds exactly

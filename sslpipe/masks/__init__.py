@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ...batch import MaskSpec, ViewSpec
-from ...errors import RecipeError
-from ...recipe.names import Entry, call, choose
-from ...rng import Keys, Place
+from ..batch import MaskSpec, ViewSpec
+from ..errors import RecipeError
+from ..recipe.names import Entry, call, choose
+from ..rng import Keys, Place
 from .blockwise import IBOT, Blockwise, DINOv2
 from .inverse import InverseBlock
 from .multiblock import Multiblock

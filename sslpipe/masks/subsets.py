@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...rng import U64, Keys, Place
+from ..rng import U64, Keys, Place
 from .boxes import Bools, Grid
 from .coupling import one_for_all
 

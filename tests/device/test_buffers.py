@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe.image.buffers import SLACK, Buffers
+from sslpipe.device.buffers import SLACK, Buffers
 
 
 def address(array):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...rng import Keys, Place
+from ..rng import Keys, Place
 
 
 def all_slots(keys: Keys, place: Place) -> Keys:

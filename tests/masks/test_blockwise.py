@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from sslpipe.image.masks import IBOT, Blockwise, DINOv2
-from sslpipe.image.masks.blockwise import Blocks
+from sslpipe.masks import IBOT, Blockwise, DINOv2
+from sslpipe.masks.blockwise import Blocks
 from sslpipe.rng import Keys, Place, permutation
 
 STREAM = "masks/mine"

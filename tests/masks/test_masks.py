@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe import masks
 from sslpipe.errors import RecipeError
-from sslpipe.image import masks
-from sslpipe.image.masks import SAMPLERS, Multiblock, Random
-from sslpipe.image.masks.subsets import choose
 from sslpipe.image.views import Views
+from sslpipe.masks import SAMPLERS, Multiblock, Random
+from sslpipe.masks.subsets import choose
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Keys, Place
 
@@ -265,7 +265,7 @@ class Twice:
 
 
 def test_a_user_s_own_sampler_is_tried_too():
-    own = "mine: {{count: {}, patch_size: 16, sampler: tests.image.test_masks:Twice}}"
+    own = "mine: {{count: {}, patch_size: 16, sampler: tests.masks.test_masks:Twice}}"
     assert built(own.format(2)).mask_specs["mine"].hidden == 1
     with pytest.raises(RecipeError, match=r"makes 2 masks per sample.*count is 1"):
         built(own.format(1))

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...rng import Keys, Place, permutation
+from ..rng import Keys, Place, permutation
 from .boxes import Bools, Grid, boxes
 from .coupling import all_slots
 from .subsets import choose

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .executors.arena import rung, section_starts
+from .arena import rung, section_starts
 
 SLOTS = 2  # one is packed while the other one's copy runs
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...rng import Keys, Place
+from ..rng import Keys, Place
 from .boxes import Bools, Grid, boxes
 from .subsets import check_fraction, choose
 

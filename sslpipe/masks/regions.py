@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...rng import Keys, Place
+from ..rng import Keys, Place
 from .boxes import Bools, Grid, Numbers
 from .subsets import check_fraction
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sslpipe.image.masks import Multiblock
+from sslpipe.masks import Multiblock
 from sslpipe.rng import Keys, Place
 
 GRID = (16, 16)

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from sslpipe.image import masks
-from sslpipe.image.masks.regions import cubic
+from sslpipe import masks
+from sslpipe.masks.regions import cubic
 from sslpipe.rng import Keys, Place
 
 SIDE, STEP = 32, 4  # patches of 4 px in 128 px

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.image.executors import arena
-from sslpipe.image.handoff import SLOTS, CudaStreams, Direct, Staged, handoff
+from sslpipe.device import arena
+from sslpipe.device.handoff import SLOTS, CudaStreams, Direct, Staged, handoff
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ...rng import Keys, Place
+from ..rng import Keys, Place
 from .boxes import Bools, Grid, boxes
 from .coupling import all_slots, one_for_all
 
