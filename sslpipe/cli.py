@@ -60,7 +60,7 @@ def show(
 
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
-    from .image.sheet import sheet
+    from .modalities.image.sheet import sheet
     from .pipeline import load
     from .recipe import find_recipe, load_recipe
     from .sources import parse_shards

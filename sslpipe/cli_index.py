@@ -36,7 +36,7 @@ def index(
 
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
-    from .image.codec import ImageCodec
+    from .modalities.image.codec import ImageCodec
     from .shards.adopt import adopt
     from .shards.exports import check_kinds
     from .shards.exports import export as write_export
@@ -183,7 +183,7 @@ def readable(ext: str, data: bytes) -> str:
 
 def draw_sheet(manifest: Any, path: Path, count: int) -> None:
     """Thumbnails of samples that are spread evenly over the set."""
-    from .image.thumbnails import Thumbnail, thumbnails
+    from .modalities.image.thumbnails import Thumbnail, thumbnails
     from .shards.contents import read_payload, spread
 
     items = []

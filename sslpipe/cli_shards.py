@@ -76,7 +76,7 @@ def pack(
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
     from . import shards
-    from .image.codec import ImageCodec
+    from .modalities.image.codec import ImageCodec
 
     codec, chosen = ImageCodec(), shards.parse_columns(columns)
     if dry_run:
@@ -124,7 +124,7 @@ def verify(
 
     Example: `sslpipe verify shards/sample`
     """
-    from .image.codec import ImageCodec
+    from .modalities.image.codec import ImageCodec
     from .shards import exclude_rows, read_manifest
     from .shards import verify as verify_shards
 

@@ -2,8 +2,8 @@
 
     step -> samples                     stream/plan.py ...    decide
     samples -> bytes -> canvases        stream/packed.py      do, in threads
-    (seed, epoch, uid, view) -> tables  image/draws.py ...    decide
-    canvases + tables -> views          image/executors/      do, on the device
+    (seed, epoch, uid, view) -> tables  modalities/image/draws.py ...    decide
+    canvases + tables -> views          modalities/image/     do, on the device
 
 Over packed shards, the stream of global batches is a function of (manifest, recipe) alone: ranks,
 threads, prefetch depth and resuming change nothing.
@@ -22,9 +22,9 @@ import torch
 from .batch import Batch, BatchSpec
 from .device.handoff import Mark, handoff
 from .errors import RecipeError
-from .image.gpu_decode import GpuDecoder, TorchCodec
-from .image.scale import Canvas, Decoder
-from .image.views import Views
+from .modalities.image.gpu_decode import GpuDecoder, TorchCodec
+from .modalities.image.scale import Canvas, Decoder
+from .modalities.image.views import Views
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
 from .shards.index import GPU_JPEG

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .errors import RecipeError, ShardError
-from .image.codec import ImageCodec
+from .modalities.image.codec import ImageCodec
 from .recipe import Recipe
 from .rng import sample_id
 from .shards import index as shard_format

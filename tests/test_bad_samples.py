@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sslpipe.errors import SampleError, ShardError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import exclude_rows, open_manifest, pack
 
 from .conftest import write_images

@@ -25,7 +25,7 @@ def test_its_tests_need_no_package_beyond_the_wheels_it_brings():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     named = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
-    assert {"tests/image/test_gpu.py", "tests/methods/test_cuda.py"} <= named
+    assert {"tests/modalities/image/test_gpu.py", "tests/methods/test_cuda.py"} <= named
 
 
 @pytest.mark.slow

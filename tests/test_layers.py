@@ -91,8 +91,8 @@ def test_imports_go_one_way(path):
 
 
 def test_the_walker_sees_imports_of_every_form(tmp_path):
-    found = set(imported_rooms(PACKAGE / "image" / "draws.py"))
-    assert {"batch", "errors", "rng", "image"} <= found
+    found = set(imported_rooms(PACKAGE / "modalities" / "image" / "draws.py"))
+    assert {"batch", "errors", "rng", "recipe"} <= found
     assert "methods" in set(imported_rooms(PACKAGE / "train" / "run.py"))
 
 

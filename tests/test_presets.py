@@ -11,8 +11,8 @@ import torch
 
 import sslpipe
 from sslpipe import masks
-from sslpipe.image import ops
-from sslpipe.image.views import Views
+from sslpipe.modalities.image import ops
+from sslpipe.modalities.image.views import Views
 from sslpipe.recipe import find_recipe, load_recipe
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -53,7 +53,7 @@ def test_commands_are_commands():
 
 
 def test_the_schema_page_names_every_key_and_op():
-    from sslpipe.image.draws import OPS
+    from sslpipe.modalities.image.draws import OPS
     from sslpipe.recipe import Recipe
     from sslpipe.recipe.schema import SECTIONS
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sslpipe.errors import RecipeError, StateError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import pack
 from sslpipe.sources import parse_shards
 

@@ -23,8 +23,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
 
-from sslpipe.image.executors import Name
-from sslpipe.image.views import Views
+from sslpipe.modalities.image.executors import Name
+from sslpipe.modalities.image.views import Views
 from sslpipe.recipe import find_recipe, load_recipe
 
 SIZE, SCALE, JITTER, SIGMA = 224, (0.08, 1.0), (0.8, 0.8, 0.8, 0.2), (0.1, 2.0)

@@ -36,7 +36,7 @@ from provenance import ROOT, row, write_corpus
 from rich.console import Console
 from rich.table import Table
 
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import pack
 
 Rounds = Mapping[str, Sequence["Cost"]]

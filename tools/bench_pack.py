@@ -26,7 +26,7 @@ from provenance import row, write_corpus
 from rich.console import Console
 from rich.table import Table
 
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import Processes, open_threads, pack
 from sslpipe.shards.plan import Check
 from sslpipe.shards.pools import Pool, cores

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import sslpipe
-from sslpipe.image.codec import ImageCodec
-from sslpipe.image.decode import decode
+from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.image.decode import decode
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import Recipe, parse_recipe
 from sslpipe.shards import Manifest, Shard, open_manifest, pack, read_manifest

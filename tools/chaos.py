@@ -38,7 +38,7 @@ from rich.progress import Progress
 
 import sslpipe
 from sslpipe.batch import Batch
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import open_manifest, pack, read_index

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sslpipe.image.draws import Policy
-from sslpipe.image.executors import compiled, kornia
+from sslpipe.modalities.image.draws import Policy
+from sslpipe.modalities.image.executors import compiled, kornia
 
 Make = Callable[[], Tensor]
 Builder = Callable[[], Make]  # compiles and uploads; a failure is that contender's alone
@@ -37,7 +37,7 @@ def contenders(
         "compiled kernels": lambda: compiled.prepare(*given, device=device, dtype=HALF),
     }
     if device.type == "cuda":
-        from sslpipe.image.executors import triton  # it is for CUDA alone
+        from sslpipe.modalities.image.executors import triton  # it is for CUDA alone
 
         made |= {
             "compiled graph": lambda: captured(compiled.prepare(*given, device=device, dtype=HALF)),

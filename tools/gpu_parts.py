@@ -149,8 +149,8 @@ def views(size: Size) -> Iterator[Row]:
     import numpy as np
     import torch
 
-    from sslpipe.image.decode import decode
-    from sslpipe.image.views import Views
+    from sslpipe.modalities.image.decode import decode
+    from sslpipe.modalities.image.views import Views
     from sslpipe.recipe import find_recipe, load_recipe
 
     device = torch.device(size.device)
@@ -175,7 +175,7 @@ def views(size: Size) -> Iterator[Row]:
 
 def step(size: Size) -> Iterator[Row]:
     """Per executor: a step on the pipeline's batches, and on one that is there."""
-    from sslpipe.image.codec import ImageCodec
+    from sslpipe.modalities.image.codec import ImageCodec
     from sslpipe.shards import pack
 
     with tempfile.TemporaryDirectory() as folder:
@@ -235,9 +235,9 @@ def decode(size: Size) -> Iterator[Row]:
     import torch
     from gpu_augment import timed
 
-    from sslpipe.image.decode import decode as on_cpu
-    from sslpipe.image.gpu_decode import GpuDecoder, TorchCodec
-    from sslpipe.image.scale import Decoder
+    from sslpipe.modalities.image.decode import decode as on_cpu
+    from sslpipe.modalities.image.gpu_decode import GpuDecoder, TorchCodec
+    from sslpipe.modalities.image.scale import Decoder
 
     device, data = torch.device(size.device), jpegs(size.images)
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
@@ -280,7 +280,7 @@ class OnCpu:
     def __call__(self, encoded: list[Any]) -> list[Any]:
         import torch
 
-        from sslpipe.image.decode import decode
+        from sslpipe.modalities.image.decode import decode
 
         return [torch.from_numpy(decode(bytes(e.numpy()))).permute(2, 0, 1) for e in encoded]
 

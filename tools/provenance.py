@@ -13,7 +13,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from sslpipe.image.decode import decode
+from sslpipe.modalities.image.decode import decode
 from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest
 from sslpipe.shards.store import open_store

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ..batch import whole_group
-from ..image.ops import CenterCrop
+from ..modalities.image.ops import CenterCrop
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import Entry

@@ -11,9 +11,9 @@ import torch
 import sslpipe
 from sslpipe import masks
 from sslpipe.errors import RecipeError
-from sslpipe.image.views import Views
 from sslpipe.masks import SAMPLERS, Multiblock, Random
 from sslpipe.masks.subsets import choose
+from sslpipe.modalities.image.views import Views
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Keys, Place
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from sslpipe.batch import TargetSpec
 from sslpipe.errors import ContractError
-from sslpipe.image.targets.colorization import rgb_to_lab
 from sslpipe.methods.colorization import (
     Colorization,
     colorization_loss,
@@ -20,6 +19,7 @@ from sslpipe.methods.colorization import (
     soft_encode,
 )
 from sslpipe.methods.colour_bins import ab_bins
+from sslpipe.modalities.image.targets.colorization import rgb_to_lab
 
 from .maps_encoder import MapsEncoder, NoWait
 

@@ -9,7 +9,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import read_index
 from sslpipe.shards.index import header_range, parse_header, split_name
 

@@ -16,7 +16,7 @@ import pytest
 import webdataset
 
 from sslpipe.errors import ShardError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import read_index, read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.index import header_range, index_path, member_key

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import pack, read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.contents import (

@@ -14,7 +14,7 @@ import pytest
 import wids
 
 from sslpipe.errors import ShardError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import read_manifest
 from sslpipe.shards.adopt import adopt
 from sslpipe.shards.exports import check_kinds, export

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sslpipe.errors import ExtraError, ShardError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import Processes, open_pool, open_threads, pack
 
 SETTINGS = {"name": "p", "shard_samples": 4, "dedupe": "near", "resize": 20, "keep_names": True}
@@ -71,7 +71,7 @@ def test_pools_of_the_standard_library(mixed, tmp_path, codec, clean):
 RAY = """
 import sys
 import ray
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import open_pool, pack
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -16,7 +16,7 @@ SETTINGS = {"name": "p", "shard_bytes": 20_000}
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import pack
 
 folder, outs, draws = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(1)

@@ -8,7 +8,7 @@ import pytest
 from webdataset import TarWriter
 
 from sslpipe.errors import SampleError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import estimate, index_tar, open_threads, pack, read_index
 from sslpipe.shards.plan import Settings, cut, keyed_sample, tar_bytes
 from sslpipe.shards.source import Place, Source

@@ -8,7 +8,7 @@ import pytest
 import webdataset
 
 from sslpipe.errors import SampleError, ShardError
-from sslpipe.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import Manifest, open_manifest, pack, read_index
 from sslpipe.shards import index as shard_format
 from sslpipe.shards.store import open_store

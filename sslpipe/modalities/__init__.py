@@ -1,0 +1,1 @@
+"""Modalities: a folder for each, with the same parts."""

@@ -1,0 +1,97 @@
+"""What packing and verifying need to know about images; see `shards.plan.Codec`."""
+
+from importlib.metadata import version
+
+import simplejpeg
+
+from ...errors import SampleError
+from .decode import check_size, decode, jpeg_orientation
+from .describe import Description, describe
+from .hashing import SIDE, perceptual_hash
+from .headers import BASELINE, FORMATS, explain, jpeg_frame, sniff
+
+
+class ImageCodec:
+    """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, by the rules of `decode`."""
+
+    extensions = frozenset({*FORMATS.values(), "jpeg", "jfif", "tiff"})
+    shrunk_extension = "jpg"
+
+    @property
+    def version(self) -> str:
+        """The packages that make the pixels of `shrink` and the hashes, with their versions."""
+        return ", ".join(f"{name} {version(name)}" for name in ("torch", "simplejpeg", "pillow"))
+
+    def extension(self, data: bytes) -> str:
+        """The extension that the content deserves, one per format: jpg, png, webp, avif ...
+
+        Raises:
+            SampleError: it is none of these formats; says what it is instead.
+        """
+        name = sniff(data)
+        if name is None:
+            raise SampleError(explain(data))
+        return FORMATS[name]
+
+    def inspect(self, data: bytes) -> tuple[int, int]:
+        """Width and height in pixels, by decoding everything.
+
+        Raises:
+            SampleError: it does not decode.
+        """
+        height, width, _ = decode(data).shape
+        return width, height
+
+    def header(self, data: bytes) -> tuple[int, int]:
+        """Width and height in pixels as `inspect` finds them, by the header: nothing is decoded.
+
+        Raises:
+            SampleError: it is no image that `decode` reads, or too large for it.
+        """
+        said = describe(data)
+        check_size(said.width, said.height)
+        return said.width, said.height
+
+    def describe(self, data: bytes) -> Description:
+        """What the header says.
+
+        Raises:
+            SampleError: it is no image that `decode` reads.
+        """
+        return describe(data)
+
+    def shrink(self, data: bytes, *, side: int, quality: int) -> bytes:
+        """A baseline JPEG, upright, shorter side at most `side` pixels; `data` if it is that.
+
+        Else it is re-encoded with 4:2:0 chroma. Encoding anew what fits would only lose quality.
+
+        Raises:
+            SampleError: it does not decode.
+        """
+        pixels = decode(data, size=side)
+        if fits(data, side):
+            return data
+        jpeg: bytes = simplejpeg.encode_jpeg(
+            pixels, quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False
+        )
+        return jpeg
+
+    def perceptual_hash(self, data: bytes) -> int:
+        """The hash of a picture: see `hashing.perceptual_hash`.
+
+        Raises:
+            SampleError: it does not decode.
+        """
+        return perceptual_hash(decode(data, size=2 * SIDE))
+
+
+def fits(data: bytes, side: int) -> bool:
+    """Whether `shrink` has nothing to change: baseline YCbCr, upright, small enough."""
+    frame = jpeg_frame(data) if sniff(data) == "JPEG" else None
+    return (
+        frame is not None
+        and (frame.marker, frame.components) == (BASELINE, 3)
+        and min(frame.width, frame.height) <= side
+        and jpeg_orientation(data) == 1
+        and simplejpeg.decode_jpeg_header(data)[2] == "YCbCr"
+    )

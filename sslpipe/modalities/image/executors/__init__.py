@@ -1,0 +1,78 @@
+"""Executors: canvases + parameter table -> views. Stateless; all agree with `kornia`.
+
+kornia     the reference: genuine Kornia operations, CPU and CUDA, every op
+cpu        numba, sample by sample in the cache
+compiled   one Inductor graph of planar ops per group, for CUDA; has not run on a GPU yet
+triton     two to four kernels per group, for CUDA; has not run on a GPU yet
+"""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ....device.buffers import Buffers
+from ....errors import RecipeError
+from ..draws import Policy
+from . import kornia
+
+Name = Literal["auto", "kornia", "cpu", "compiled", "triton"]
+
+
+class Executor(Protocol):
+    """Makes the views of one group: (V, B, 3, h, w) float32 on the device."""
+
+    def __call__(
+        self,
+        policy: Policy,
+        canvases: Sequence[Tensor],
+        table_VBP: npt.NDArray[np.float32],
+        *,
+        device: torch.device,
+    ) -> Tensor: ...
+
+
+def choose(
+    name: Name, policy: Policy, device: torch.device, *, threads: ThreadPoolExecutor | None = None
+) -> Executor:
+    """The executor of that name. `auto`: `cpu` on a CPU where it knows all ops, else `kornia`.
+
+    threads: for those that work on the CPU; None: the caller's alone.
+
+    Raises:
+        RecipeError: it is not installed, not for this device, or does not know an op.
+    """
+    if name == "auto":
+        # compiled and triton must be seen to work on a GPU before anyone gets them unasked
+        fast = device.type == "cpu" and obstacle("cpu", policy, device) is None
+        name = "cpu" if fast else "kornia"
+    if name == "kornia":
+        return kornia.execute
+    reason = obstacle(name, policy, device)
+    if reason is not None:
+        raise RecipeError(f"run.executor = {name!r}: {reason}, or write executor: auto")
+    module = importlib.import_module(f".{name}", __package__)  # each takes a second to import
+    if name == "cpu":
+        return functools.partial(module.execute, threads=threads, buffers=Buffers())
+    return module.execute  # type: ignore[no-any-return]
+
+
+def obstacle(name: Name, policy: Policy, device: torch.device) -> str | None:
+    """Why an executor cannot do a policy on a device, and what to do; None: it can."""
+    package, install = {
+        "cpu": ("numba", 'pip install "sslpipe[cpu]"'),
+        "triton": ("triton", "it comes with torch on Linux"),
+    }.get(name, ("torch", ""))
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is missing; {install}"
+    if name == "triton" and device.type != "cuda":
+        return f"it needs a CUDA device, this is {device}; use cpu"
+    names = importlib.import_module(f".{name}", __package__).unsupported(policy)
+    return f"it does not know {', '.join(names)}; leave the op out" if names else None

@@ -1,0 +1,209 @@
+"""JPEG decoding on a CUDA device, in lists; everything else stays with the CPU.
+
+A list fails as a whole on one bad image, so it is halved until the offenders stand alone. What the
+device cannot decode, or decodes to one flat colour though its bytes say otherwise, is left to the
+CPU, which also has the last word on what is bad. Its pixels differ from the CPU's (the inverse DCT,
+how colour is enlarged), so which of the two decodes belongs to the recipe, not to `run`.
+
+To the CPU go at once: what the index does not call baseline JPEG of three components, what EXIF
+turns, and what does not end as a JPEG ends, since devices fill up cut pictures without a word.
+
+The logic is tested on the CPU with engines that fail on purpose. It has not run on a GPU.
+"""
+
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import ExtraError, RecipeError
+from .decode import jpeg_orientation, shrunk
+from .scale import Canvas, Decoder, Stored
+
+log = logging.getLogger(__name__)
+
+OLDEST = (0, 17)  # of torchcodec; before it, decoding races with other streams' use of the memory
+BYTES_OF_HEADERS = 2048
+FLAT_BYTES_PER_BLOCK = 2  # a block of 8 x 8 pixels of one colour takes about one byte
+BROKEN = 8  # images of which none decodes: it is the engine that is at fault
+
+
+class Engine(Protocol):
+    """A decoder of lists."""
+
+    def __call__(self, encoded: list[Tensor]) -> list[Tensor]:
+        """(n,) uint8 on the CPU -> (3, H, W) uint8 on the device; RuntimeError, ValueError."""
+        ...
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Where it decodes; what was queued within is done when it is left."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A JPEG that waits for the device."""
+
+    data: bytes
+
+
+class GpuDecoder:
+    """In two stages: `prepare` in many threads, `finish` for a whole share in one.
+
+    It counts what the device decoded, and what came back to the CPU: `done`, `returned`.
+    """
+
+    def __init__(self, cpu: Decoder, engine: Engine, *, baseline: int) -> None:
+        """`baseline`: the flag of the index that says baseline JPEG of three components."""
+        self._cpu, self._engine, self._baseline = cpu, engine, baseline
+        self.done = self.returned = 0
+
+    def prepare(self, sample: Stored, epoch: int) -> Canvas | Encoded:
+        """Leave a sample to the device, or decode it on the CPU.
+
+        Raises:
+            SampleError: the CPU cannot decode it.
+        """
+        data = sample.data
+        whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
+        if sample.flags & self._baseline and whole and jpeg_orientation(data) == 1:
+            return Encoded(data)
+        return self._cpu(sample, epoch)
+
+    def finish(self, prepared: Sequence[Canvas | Encoded]) -> list[Canvas | None]:
+        """Decode what waits; None: the CPU must do it."""
+        waiting = [item.data for item in prepared if isinstance(item, Encoded)]
+        with self._engine.stream():
+            images = iter(self.decode(waiting))
+        return [next(images) if isinstance(item, Encoded) else item for item in prepared]
+
+    def decode(self, jpegs: Sequence[bytes]) -> list[Canvas | None]:
+        """Canvases of JPEGs, in their order."""
+        encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in jpegs]
+        images = halve(self._engine, encoded)
+        keep = sane(images, [len(data) for data in jpegs])
+        canvases = [
+            canvas_of(image, self._cpu.size) if good and image is not None else None
+            for image, good in zip(images, keep, strict=True)
+        ]
+        missed = canvases.count(None)
+        self.done, self.returned = self.done + len(jpegs) - missed, self.returned + missed
+        if missed:
+            log.warning("the device left %d of %d images to the CPU", missed, len(jpegs))
+        return canvases
+
+
+def halve(engine: Engine, encoded: list[Tensor]) -> list[Tensor | None]:
+    """Decode a list that may hold bad images: None stands for each of them.
+
+    Raises:
+        RuntimeError, ValueError: the engine's own, if none of several images decodes.
+    """
+    failures: list[Exception] = []
+
+    def attempt(part: list[Tensor]) -> list[Tensor | None]:
+        try:
+            return list(engine(part)) if part else []
+        except (RuntimeError, ValueError) as error:
+            failures.append(error)
+        if len(part) == 1:
+            return [None]
+        middle = len(part) // 2
+        return attempt(part[:middle]) + attempt(part[middle:])
+
+    images = attempt(encoded)
+    if len(encoded) >= BROKEN and all(image is None for image in images):
+        raise failures[-1]
+    return images
+
+
+def sane(images: Sequence[Tensor | None], sizes: Sequence[int]) -> list[bool]:
+    """Whether each image is one, and is not of one colour where `sizes` in bytes say it is not.
+
+    Reads the device once: its result is awaited anyway.
+    """
+    found = [image for image in images if image is not None]
+    if not found:
+        return [False] * len(images)
+    spans = torch.stack([torch.stack([*image.aminmax()]) for image in found]).cpu().tolist()
+    flat = iter([low == high for low, high in spans])
+    return [
+        image is not None and not (next(flat) and size > most_bytes_if_flat(image))
+        for image, size in zip(images, sizes, strict=True)
+    ]
+
+
+def most_bytes_if_flat(image: Tensor) -> float:
+    """The length of a JPEG of one colour and this size, at most."""
+    return BYTES_OF_HEADERS + FLAT_BYTES_PER_BLOCK * image.shape[-2] * image.shape[-1] / 64
+
+
+def canvas_of(image_CHW: Tensor, size: int | None) -> Canvas:
+    """(H, W, 3) on its device, shrunk as `decode` does, in float32 rounded to levels."""
+    target = shrunk(image_CHW.shape[1], image_CHW.shape[2], size)
+    if target != image_CHW.shape[1:]:
+        small_BCHW = F.interpolate(image_CHW[None].float(), target, mode="bicubic", antialias=True)
+        image_CHW = small_BCHW[0].round().clamp(0, 255).to(torch.uint8)
+    return Canvas(image_CHW.permute(1, 2, 0).contiguous(), target)
+
+
+class TorchCodec:
+    """The engine: nvJPEG by TorchCodec, on a stream of its own; call it from one thread.
+
+    Raises:
+        RecipeError: the device is no CUDA device.
+        ExtraError: TorchCodec is missing, or older than OLDEST.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        check_device(device)
+        check_version()
+        from torchcodec.decoders import decode_jpeg
+
+        self._decode, self._device = decode_jpeg, device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, encoded: list[Tensor]) -> list[Tensor]:
+        """Decode when the stream has come to rest.
+
+        The decoder's hardware does not follow streams, so it is the host that must wait.
+        """
+        self._stream.synchronize()
+        images: list[Tensor] = self._decode(encoded, mode="RGB", device=self._device)
+        return images
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Its own."""
+        with torch.cuda.stream(self._stream):
+            yield
+            self._stream.synchronize()
+
+
+def check_device(device: torch.device) -> None:
+    """Raise RecipeError unless it is a CUDA device."""
+    if device.type != "cuda":
+        raise RecipeError(
+            f"decode.device = 'cuda': views are made on {device}; write decode: {{device: cpu}}"
+        )
+
+
+def check_version() -> None:
+    """Raise ExtraError unless a TorchCodec is installed that is safe on CUDA streams."""
+    if importlib.util.find_spec("torchcodec") is None:
+        raise ExtraError(
+            "decode.device = 'cuda': torchcodec is missing; pip install 'sslpipe[gpu]'"
+        )
+    version = importlib.metadata.version("torchcodec")
+    if tuple(map(int, version.split("+")[0].split(".")[:2])) < OLDEST:
+        raise ExtraError(
+            f"decode.device = 'cuda': torchcodec {version} may corrupt memory that other streams "
+            f"use; pip install 'torchcodec>={OLDEST[0]}.{OLDEST[1]}'"
+        )

@@ -1,0 +1,327 @@
+"""The cpu executor against the reference, op by op and recipe by recipe, on the same tables."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from sslpipe.device.buffers import Buffers
+from sslpipe.errors import RecipeError
+from sslpipe.modalities.image import executors, ops
+from sslpipe.modalities.image.draws import OPS, Policy, Step, draw, keys_of, policy
+from sslpipe.modalities.image.executors import cpu, cpu_jit, kornia
+from sslpipe.modalities.image.scale import Canvas
+from sslpipe.modalities.image.views import Views
+from sslpipe.recipe import load_recipe
+from sslpipe.recipe.names import Entry
+from sslpipe.rng import Place
+
+from ...conftest import ROOT
+
+LEVEL = 1 / 255
+CPU = torch.device("cpu")
+CROP = ("RandomResizedCrop", {"size": [40, 56]})
+JITTER = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+NAMES = sorted(set(OPS) & {op.__name__ for op in (*cpu.CROPS, *cpu.APPLY)})
+SETTINGS = {
+    "Resize": {"size": [40, 56]},
+    "CenterCrop": {"size": [40, 56], "resize": 64},
+    "ColorJitter": JITTER,
+    "RandomCrop": {"size": [40, 56], "padding": 9},
+    "RandomGaussianBlur": {"kernel_size": [9, 5], "sigma": [0.05, 3.0]},
+    "RandomResizedCrop": {"size": [40, 56]},
+    "RandomSolarize": {"thresholds": [0.2, 0.9]},
+}
+
+
+def canvases(count=12, low=30, high=160, seed=0):
+    """Half of them noise, half smooth with flat and grey parts."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i, (h, w) in enumerate(rng.integers(low, high, (count, 2))):
+        pixels = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        if i % 2:
+            pixels = np.kron(pixels[: h // 8 + 1, : w // 8 + 1], np.ones((8, 8, 1), np.uint8))
+            pixels[:9] = pixels[:9, :, :1]
+            pixels = pixels[:h, :w]
+        made.append(torch.from_numpy(np.ascontiguousarray(pixels)))
+    return made
+
+
+def build(listed, count=1, shared=False):
+    entries = [Entry(name, settings) for name, settings in listed]
+    return policy("global", entries, count=count, shared=shared)
+
+
+def table_of(group, images, seed=5, uids=None):
+    uids = np.arange(len(images), dtype=np.int64) + 7 if uids is None else uids
+    keys = keys_of(group, seed=seed, epochs=np.zeros_like(uids), uids=uids)
+    return draw(group, keys, np.array([image.shape[:2] for image in images], dtype=np.int64))
+
+
+def both(group, images, table=None):
+    table = table_of(group, images) if table is None else table
+    assert not cpu.unsupported(group)
+    made = cpu.execute(group, images, table, device=CPU)
+    want = kornia.execute(group, images, table, device=CPU)
+    assert made.shape == want.shape
+    assert made.dtype == torch.float32
+    return made, want
+
+
+def difference(made, want):
+    return float((made - want).abs().max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_op_agrees_with_the_reference(name):
+    listed = [(name, SETTINGS.get(name, {}))]
+    if OPS[name] not in cpu.CROPS:
+        listed = [CROP, (name, SETTINGS.get(name, {}))]
+    group, images = build(listed, count=3), canvases()
+    made, want = both(group, images)
+    if name == "RandomSolarize":  # a jump where a pixel lies on the threshold to rounding
+        jumps = (made - want).abs() > 0.001 * LEVEL
+        assert jumps.float().mean() < 1e-4
+        made = torch.where(jumps, want, made)
+    assert difference(made, want) < 0.001 * LEVEL * (4.5 if name == "Normalize" else 1)
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [(8, 8), (33, 47), (96, 80), (1, 1), (1, 300)])
+def test_resized_crop_up_and_down_with_and_without_antialias(size, resample, antialias):
+    settings = {"size": list(size), "resample": resample, "antialias": antialias}
+    made, want = both(build([("RandomResizedCrop", settings)], count=4), canvases())
+    assert difference(made, want) < 0.002 * LEVEL
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_boxes_of_one_pixel_and_of_the_whole_canvas(antialias):
+    settings = {"size": [24, 20], "resample": "bicubic", "antialias": antialias}
+    group = build([("RandomResizedCrop", settings)])
+    images = canvases(6, low=50)
+    boxes = [(3, 4, 30, 1), (49, 0, 1, 50), (49, 49, 1, 1), (0, 0, 2, 2), (5, 6, 20, 24)]
+    whole = (0, 0, images[5].shape[1], images[5].shape[0])
+    made, want = both(group, images, np.array([[*boxes, whole]], dtype=np.float32))
+    assert difference(made, want) < 0.001 * LEVEL
+
+
+def test_a_box_outside_the_canvas_is_refused():
+    table = np.array([[[0, 0, 61, 20]]], dtype=np.float32)
+    with pytest.raises(AssertionError, match="leaves the canvas"):
+        cpu.execute(build([CROP]), [torch.zeros(60, 60, 3, dtype=torch.uint8)], table, device=CPU)
+
+
+def test_random_crop_far_outside_is_zero():
+    group = build([("RandomCrop", {"size": [16, 16], "padding": 30})], count=8)
+    made, want = both(group, canvases(4, 5, 20))
+    assert difference(made, want) < 1e-6
+    assert torch.equal(made == 0, want == 0)
+
+
+def test_all_24_orders_of_color_jitter():
+    group, images = build([CROP, ("ColorJitter", JITTER)]), canvases(24)
+    table = table_of(group, images)
+    start = group.columns.index("ColorJitter.order0")
+    table[0, :, start : start + 4] = list(itertools.permutations(range(4)))
+    assert difference(*both(group, images, table)) < 0.001 * LEVEL
+
+
+def test_hue_of_grey_black_and_primary_pixels():
+    colours = list(itertools.product((0, 127, 128, 255), repeat=3))
+    image = torch.tensor(colours, dtype=torch.uint8).reshape(8, 8, 3)
+    group = build([("CenterCrop", {"size": [8, 8]}), ("ColorJitter", {"hue": 0.5})], count=20)
+    assert difference(*both(group, [image])) < 0.001 * LEVEL
+
+
+@pytest.mark.parametrize("kernel_size", [[23, 23], [3, 9], [1, 1]])
+def test_taps_of_a_blur_are_cut_without_being_seen(kernel_size):
+    blur = {"kernel_size": kernel_size, "sigma": [0.05, 8.0], "p": 1.0}
+    group, images = build([CROP, ("RandomGaussianBlur", blur)]), canvases(24)
+    table = table_of(group, images)
+    table[0, :, -1] = np.linspace(0.05, 8, 24)
+    assert difference(*both(group, images, table)) < 0.001 * LEVEL
+
+
+def flips(p):
+    return [("RandomHorizontalFlip", {"p": p}), ("RandomVerticalFlip", {"p": p})]
+
+
+OTHERS = [
+    ("ColorJitter", {**JITTER, "p": 0.8}),
+    ("RandomGrayscale", {}),
+    ("RandomGaussianBlur", {"kernel_size": [9, 9]}),
+    ("RandomSolarize", {}),
+    ("Normalize", {}),
+]
+
+
+@pytest.mark.parametrize("place", range(len(OTHERS) + 1))
+def test_a_flip_may_stand_anywhere(place):
+    listed = [CROP, *OTHERS[:place], *flips(0.5), *OTHERS[place:], *flips(0.5)]
+    group = build(listed, count=2)
+    (vertical, horizontal), steps = cpu.fold_flips(group.steps[1:])
+    assert (len(vertical), len(horizontal), len(steps)) == (2, 2, len(OTHERS))
+    assert difference(*both(group, canvases())) < 0.001 * LEVEL * 4.5
+
+
+@dataclass(frozen=True)
+class Shade:
+    """An op that does not commute with a flip: the left half goes black."""
+
+    columns = ("on",)
+
+    def draw(self, source):
+        return source.gates(source.uniforms(1)[..., 0], 0.5)[..., None]
+
+
+def test_a_flip_after_an_op_that_it_does_not_commute_with_is_done_in_place(monkeypatch):
+    def shade(op, image, row):
+        image[:, :, :20] = 0
+
+    monkeypatch.setattr(cpu, "APPLY", {**cpu.APPLY, Shade: shade})
+    plain = build([CROP, flips(0.5)[0]])
+    crop, flip = plain.steps
+    steps = (crop, Step(Shade(), "s", 5, "s"), Step(flip.op, flip.stream, 4, flip.name))
+    group = Policy(1, False, steps, (*plain.columns, "s"))
+    images = canvases()
+    table = np.concatenate([table_of(plain, images), np.ones((1, 12, 1), np.float32)], -1)
+    made = cpu.execute(group, images, table, device=CPU)[0]
+    want = cpu.execute(build([CROP]), images, table, device=CPU)[0]
+    want[..., :20] = 0
+    on = torch.from_numpy(table[0, :, 4]) > 0
+    assert 0 < on.sum() < 12
+    assert torch.equal(made[on], want[on].flip(-1))
+    assert torch.equal(made[~on], want[~on])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        (path.stem, name)
+        for path in sorted((ROOT / "pipelines").glob("*.yaml"))
+        for name in load_recipe(path).views
+    ],
+)
+def test_recipes_agree_with_the_reference(recipe, name):
+    views = load_recipe(ROOT / "pipelines" / f"{recipe}.yaml").views[name]
+    group = policy(name, views.ops, count=views.count, shared=views.draws == "shared")
+    images = canvases(4, 50, 400)
+    made, want = both(group, images)
+    assert difference(made, want) < 0.001 * LEVEL * 4.5
+
+
+CHAIN = [CROP, *flips(0.5), *OTHERS]
+
+
+def test_threads_change_no_bit():
+    group, images = build(CHAIN, count=3), canvases(67)
+    table = table_of(group, images)
+    alone = cpu.execute(group, images, table, device=CPU)
+    for count in (1, 2, 5):
+        with ThreadPoolExecutor(count) as threads:
+            shared = cpu.execute(group, images, table, device=CPU, threads=threads)
+        assert torch.equal(alone, shared)
+
+
+def test_a_sample_alone_is_the_same_bit_for_bit():
+    group, images = build(CHAIN, count=2), canvases(9)
+    uids = np.arange(9, dtype=np.int64)
+    together = cpu.execute(group, images, table_of(group, images, uids=uids), device=CPU)
+    for b in (0, 4, 8):
+        table = table_of(group, images[b : b + 1], uids=uids[b : b + 1])
+        alone = cpu.execute(group, images[b : b + 1], table, device=CPU)
+        assert torch.equal(alone[:, 0], together[:, b])
+
+
+class Poisoned(Buffers):
+    """Memory in which something stands already."""
+
+    def empty(self, shape, dtype):
+        memory = super().empty(shape, dtype)
+        memory.fill(np.nan)
+        return memory
+
+
+def test_every_pixel_is_written():
+    group, images = build(CHAIN, count=2), canvases(9)
+    table = table_of(group, images)
+    made = cpu.execute(group, images, table, device=CPU, buffers=Poisoned())
+    assert torch.equal(made, cpu.execute(group, images, table, device=CPU))
+
+
+def test_canvases_are_left_alone_and_need_not_be_contiguous():
+    images = canvases()
+    before = [image.clone() for image in images]
+    group = build(CHAIN, count=2)
+    table = table_of(group, images)
+    made = cpu.execute(group, images, table, device=CPU)
+    strided = [image.repeat(1, 2, 1)[:, : image.shape[1]] for image in images]
+    assert not strided[0].is_contiguous()
+    assert torch.equal(made, cpu.execute(group, strided, table, device=CPU))
+    assert all(torch.equal(a, b) for a, b in zip(images, before, strict=True))
+
+
+def test_an_empty_batch_makes_an_empty_group():
+    group = build(CHAIN, count=2)
+    empty = np.zeros((2, 0, len(group.columns)), np.float32)
+    assert cpu.execute(group, [], empty, device=CPU).shape == (2, 0, 3, 40, 56)
+
+
+def test_an_error_in_a_thread_is_raised():
+    group = build([CROP])
+    table = np.array([[[0, 0, 61, 20]]], dtype=np.float32)
+    image = torch.zeros(60, 60, 3, dtype=torch.uint8)
+    with ThreadPoolExecutor(2) as threads, pytest.raises(AssertionError, match="leaves"):
+        cpu.execute(group, [image], table, device=CPU, threads=threads)
+
+
+def test_choice_of_the_executor(monkeypatch):
+    group = build(CHAIN)
+    assert executors.choose("kornia", group, CPU) is kornia.execute
+    assert executors.choose("auto", group, torch.device("cuda")) is kornia.execute
+    assert executors.choose("auto", group, CPU).func is cpu.execute
+    foreign = Policy(1, False, (*group.steps, Step(Shade(), "s", 0, "s")), group.columns)
+    assert cpu.unsupported(foreign) == ["Shade"]
+    assert executors.choose("auto", foreign, CPU) is kornia.execute
+    with pytest.raises(RecipeError, match="does not know Shade"):
+        executors.choose("cpu", foreign, CPU)
+    with pytest.raises(RecipeError, match="needs a CUDA device, this is cpu"):
+        executors.choose("triton", group, CPU)
+    assert executors.choose("compiled", group, CPU).__module__.endswith("compiled")
+    monkeypatch.setattr(executors.importlib.util, "find_spec", lambda name: None)
+    assert executors.choose("auto", group, CPU) is kornia.execute
+    with pytest.raises(RecipeError, match=r'numba is missing; pip install "sslpipe\[cpu\]"'):
+        executors.choose("cpu", group, CPU)
+
+
+def test_views_come_from_the_executor_of_the_recipe():
+    recipe = load_recipe(ROOT / "pipelines" / "demo.yaml")
+    images = canvases(4)
+    made = {}
+    for name in ("kornia", "cpu"):
+        views = Views(recipe.views, {}, {}, seed=1, device=CPU, executor=name)
+        uids = np.arange(4, dtype=np.int64)
+        made[name] = views.make(
+            [Canvas(image, tuple(image.shape[:2])) for image in images],
+            torch.zeros(4),
+            epochs=uids * 0,
+            uids=uids,
+            place=Place(0, uids, len(uids)),
+            send=list,
+        ).views["global"]
+    assert 0 < difference(made["cpu"], made["kornia"]) < 0.02 * LEVEL
+
+
+def test_where_nothing_can_be_cached_kernels_compile_anew(monkeypatch):
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    assert cpu_jit.kernel(lambda x: x + 1)(2) == 3
+
+
+def test_ops_of_the_vocabulary_are_all_known():
+    assert {ops.RandomHorizontalFlip, ops.RandomVerticalFlip} <= cpu.COMMUTE <= set(cpu.APPLY)

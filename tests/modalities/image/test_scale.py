@@ -1,0 +1,207 @@
+"""Scaled decoding: the table is the same, no view is enlarged, and the views look alike."""
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from PIL import Image
+
+import sslpipe
+from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.image.decode import decode
+from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.executors import kornia
+from sslpipe.modalities.image.scale import Canvas, Decoder, canvas_sides, fitted, side_at
+from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.names import Entry
+from sslpipe.shards import pack
+from sslpipe.stream.reader import Sample
+
+CPU = torch.device("cpu")
+CROP = ("RandomResizedCrop", {"size": [32, 24], "scale": [0.2, 1.0], "resample": "bicubic"})
+LOCAL = ("RandomResizedCrop", {"size": [12, 12], "scale": [0.05, 0.4], "resample": "bicubic"})
+
+
+def group(*ops, count=2):
+    return policy("global", [Entry(*op) for op in ops], count=count, shared=False)
+
+
+def decoder(*groups, size=None, scaled="auto"):
+    return Decoder(dict(enumerate(groups)), seed=3, size=size, scaled=scaled)
+
+
+def photo(height, width, seed=0):
+    """A smooth picture with texture."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (max(2, height // 150), max(2, width // 150), 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return (smooth + rng.normal(0, 4, (height, width, 1))).clip(0, 255).astype(np.uint8)
+
+
+def stored(pixels, uid=0, sides=(0, 0)):
+    jpeg = simplejpeg.encode_jpeg(pixels, quality=92, colorspace="RGB", colorsubsampling="420")
+    return Sample(uid, "key", -1, jpeg, 1, sides)
+
+
+def table(policy, canvas, uid, epoch=0):
+    keys = keys_of(policy, seed=3, epochs=np.array([epoch]), uids=np.array([uid]))
+    return draw(policy, keys, np.array([canvas.nominal]))
+
+
+def placed(policy, canvas, uid, epoch=0):
+    nominal, actual = np.array([canvas.nominal]), np.array([canvas.pixels.shape[:2]])
+    return fitted(policy, table(policy, canvas, uid, epoch), nominal, actual)
+
+
+@pytest.mark.parametrize("size", [None, 64, 75, 200])
+def test_the_canvas_is_known_from_the_header(size):
+    for height, width in [(300, 401), (333, 250), (60, 90), (1021, 777)]:
+        pixels = photo(height, width)
+        sides = decode(stored(pixels).data, size=size).shape[:2]
+        assert canvas_sides((height, width), size) == sides
+
+
+@pytest.mark.parametrize("size", [None, 100, 203])
+def test_no_view_is_enlarged_and_the_next_factor_would_enlarge_one(size):
+    groups = group(CROP), group(LOCAL, count=4)
+    ours, factors = decoder(*groups, size=size), []
+    for uid in range(60):
+        sides = (60 + 11 * uid, 90 + 9 * uid)
+        factor = ours.factor(sides, uid, 0)
+        factors.append(factor)
+        actual = canvas_sides(sides, side_at(sides, size, factor), factor)
+        canvas = Canvas(torch.empty(*actual, 0), canvas_sides(sides, size))
+        for g in groups:
+            if factor > 1:
+                assert (placed(g, canvas, uid)[..., 3:1:-1] >= g.crop.size).all()
+        room = [(table(g, canvas, uid)[..., 3:1:-1] / g.crop.size).min() for g in groups]
+        assert factor == 8 or min(room) < 2 * factor
+    assert len(set(factors)) > 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("size", [None, 150])
+def test_the_table_is_the_same_and_the_views_look_alike(size, turned):
+    ours, plain = group(CROP), decoder(group(CROP), size=size, scaled="never")
+    scaled = decoder(ours, size=size)
+    for uid in range(6):
+        sample = stored(photo(401, 600, uid), uid)
+        if turned:
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            segment = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+            marker = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
+            sample = sample._replace(data=sample.data[:2] + marker + sample.data[2:])
+        small, whole = scaled(sample, 0), plain(sample, 0)
+        assert small.nominal == whole.nominal == tuple(whole.pixels.shape[:2])
+        assert np.array_equal(table(ours, small, uid), table(ours, whole, uid))
+        a, b = (
+            kornia.execute(ours, [c.pixels], placed(ours, c, uid), device=CPU)
+            for c in (small, whole)
+        )
+        assert (a - b).abs().mean() * 255 < 5  # half a pixel of the view; unrelated: 70
+    assert plain.scaled == 0
+    assert plain.done == scaled.done == 6
+    assert scaled.scaled >= 3
+    assert scaled.summary.startswith(f"{scaled.scaled} of 6 images")
+
+
+def test_boxes_that_lie_on_the_scaled_pixels_give_the_same_view_within_a_level():
+    crop, sample = group(CROP, count=1), stored(photo(800, 1200))
+    box = np.array([[[160, 80, 640, 480]]], dtype=np.float32)
+    views = [
+        kornia.execute(crop, [torch.from_numpy(decode(sample.data, factor=f))], box / f, device=CPU)
+        for f in (1, 2, 4, 8)
+    ]
+    for view in views[1:]:
+        assert (view - views[0]).abs().mean() * 255 < 0.7
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        ("RandomCrop", {"size": [24, 24]}),
+        ("Resize", {"size": [24, 24], "antialias": False}),
+        ("RandomResizedCrop", {"size": [24, 24], "antialias": False}),
+    ],
+)
+def test_crops_that_do_not_average_are_never_scaled(op):
+    assert decoder(group(op)).factor((2000, 3000), 0, 0) == 1
+    assert decoder(group(CROP), group(op)).factor((2000, 3000), 0, 0) == 1
+
+
+def test_other_crops_follow_the_same_rule():
+    central = ("CenterCrop", {"size": [24, 24], "resize": 32})
+    assert decoder(group(("Resize", {"size": [24, 24]}))).factor((192, 400), 0, 0) == 8
+    assert decoder(group(central)).factor((128, 400), 0, 0) == 4
+    assert decoder(group(central)).factor((127, 400), 0, 0) == 2
+
+
+def test_the_index_spares_a_look_into_small_images(monkeypatch):
+    scaled, small = decoder(group(CROP)), photo(60, 90)
+    monkeypatch.setattr("sslpipe.image.scale.jpeg_sides", lambda data: pytest.fail("looked"))
+    assert not scaled(stored(small, sides=(60, 90)), 0).scaled
+
+
+def test_unscaled_rows_keep_their_boxes_wherever_they_lie():
+    crop = group(("RandomCrop", {"size": [40, 40], "padding": 8}))
+    rows = np.array([[[-8, 70, 40, 40], [-8, 70, 40, 40]]], dtype=np.float32)
+    nominal, actual = np.array([[80, 80], [80, 80]]), np.array([[80, 80], [40, 40]])
+    found = fitted(crop, rows, nominal, actual)
+    assert found[0].tolist() == [[-8, 70, 40, 40], [-4, 20, 20, 20]]
+    assert fitted(crop, rows, nominal, nominal) is rows
+
+
+RECIPE = """\
+modality: image
+stream: {batch_size: 4, seed: 0}
+decode: {size: null}
+run: {threads: 2}
+views:
+  global:
+    count: 2
+    ops: [RandomResizedCrop: {size: [32, 32], scale: [0.2, 1.0]}, RandomHorizontalFlip]
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """12 photos of several sizes, and a PNG among them."""
+    folder, out = tmp_path_factory.mktemp("large"), tmp_path_factory.mktemp("shards") / "large"
+    for i in range(12):
+        picture = Image.fromarray(photo(120 + 40 * i, 200 + 20 * i, i))
+        picture.save(folder / f"{i:02d}.{'png' if i == 11 else 'jpg'}")
+    pack(folder, out, codec=ImageCodec())
+    return out
+
+
+def run(large, *overrides, rank=0, world_size=1):
+    recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
+    with sslpipe.load(recipe, shards=large, device="cpu", rank=rank, world_size=world_size) as pipe:
+        share = [pipe.load_share(step).loaded for step in range(3)]
+        canvases = {i.sample.uid: tuple(i.decoded.pixels.shape) for s in share for i in s}
+        params = {
+            int(uid): batch.params["global"][:, b].tolist()
+            for batch in pipe
+            for b, uid in enumerate(batch.uids)
+        }
+        return canvases, params, pipe.decoder.scaled
+
+
+def test_a_run_scales_alike_on_every_topology_and_leaves_the_tables_alone(large):
+    canvases, params, scaled = run(large)
+    assert scaled >= 8
+    joined = {}
+    for rank in range(2):
+        joined |= run(large, "run.threads=3", rank=rank, world_size=2)[0]
+    assert joined == canvases
+    never = run(large, "decode.scaled=never")
+    assert never[1] == params
+    assert never[2] == 0
+    assert never[0] != canvases
+
+
+def test_scaling_and_the_device_change_the_fingerprint():
+    plain = parse_recipe(RECIPE).data_fingerprint
+    for override in ("decode.scaled=never", "decode.device=cuda"):
+        assert parse_recipe(RECIPE, overrides=[override]).data_fingerprint != plain
