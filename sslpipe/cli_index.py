@@ -37,9 +37,9 @@ def index(
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
     from .modalities.image.codec import ImageCodec
-    from .shards.adopt import adopt
-    from .shards.exports import check_kinds
-    from .shards.exports import export as write_export
+    from .shards.make.adopt import adopt
+    from .shards.make.exports import check_kinds
+    from .shards.make.exports import export as write_export
     from .shards.scan import Rules
 
     codec = ImageCodec()

@@ -12,7 +12,7 @@ from .recipe import Recipe
 from .rng import sample_id
 from .shards import index as shard_format
 from .shards.manifest import Manifest, open_manifest
-from .shards.store import open_store
+from .shards.read.store import open_store
 from .stream import order
 from .stream.foreign import Foreign, epoch_length
 from .stream.mixture import Mixture, turns_of

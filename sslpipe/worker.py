@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from .errors import RecipeError
 from .recipe import Recipe
-from .shards.pools import cores
+from .shards.make.pools import cores
 from .stream import order
 
 

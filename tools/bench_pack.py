@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Processes, open_threads, pack
-from sslpipe.shards.plan import Check
-from sslpipe.shards.pools import Pool, cores
+from sslpipe.shards import Processes, open_threads
+from sslpipe.shards.make import pack
+from sslpipe.shards.make.plan import Check
+from sslpipe.shards.make.pools import Pool, cores
 
 CODEC = ImageCodec()
 Case = Callable[[Path], None]

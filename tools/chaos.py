@@ -41,7 +41,8 @@ from sslpipe.batch import Batch
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import open_manifest, pack, read_index
+from sslpipe.shards import open_manifest, read_index
+from sslpipe.shards.make import pack
 
 RECIPE = """
 stream: {batch_size: 12, seed: 3, max_bad_fraction: 1.0}

@@ -16,7 +16,7 @@ from PIL import Image
 from sslpipe.modalities.image.decode import decode
 from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest
-from sslpipe.shards.store import open_store
+from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import numpy as np
 
 from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest, read_index
-from sslpipe.shards.store import open_store
+from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
 
 shards, folder = sys.argv[1], Path(sys.argv[2]).resolve()

@@ -1,13 +1,13 @@
 """Data at rest: tar shards, their indexes and manifest. The format: shards/README.md."""
 
-from .estimate import estimate
 from .exclude import exclude_rows
 from .index import Index, read_index, write_index
-from .inputs.found import Columns, parse_columns
+from .make.estimate import estimate
+from .make.inputs.found import Columns, parse_columns
+from .make.pack import pack
+from .make.pools import Processes, open_pool, open_threads
+from .make.report import Duplicate, Estimate, Packed, PackReport
 from .manifest import Manifest, Shard, open_manifest, read_manifest
-from .pack import pack
-from .pools import Processes, open_pool, open_threads
-from .report import Duplicate, Estimate, Packed, PackReport
 from .scan import index_tar
 from .verify import Problem, verify
 

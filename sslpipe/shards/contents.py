@@ -10,11 +10,11 @@ import numpy as np
 
 from ..errors import ShardError
 from ..rng import sample_id
-from .download import Patience, read_whole
-from .exports import list_members
 from .index import GPU_JPEG, Index, header_range, member_key, parse_index
+from .make.exports import list_members
 from .manifest import Manifest, Shard
-from .urls import open_tar
+from .read.download import Patience, read_whole
+from .read.tars import open_tar
 
 SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048)  # pixels: edges of the histogram
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pydantic
 
 from ..errors import ShardError
-from .download import Patience, is_url, local_path, read_whole
 from .index import replace_file
+from .read.download import Patience, is_url, local_path, read_whole
 
 FILE = "manifest.json"
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"

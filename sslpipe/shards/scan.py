@@ -16,8 +16,8 @@ import numpy as np
 
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
-from .forward import CHUNK, Forward, Stream
 from .index import BLOCK, EXTRA_BLOCKS, GPU_JPEG, RECORD, Index, split_name
+from .tar_streams import CHUNK, Forward, Stream
 
 Inspect = Callable[[bytes], tuple[int, int]]  # payload -> width, height; SampleError
 Report = Callable[[str, str], None]  # key, reason

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
 from .index import Index, file_sha256, header_range, parse_header, parse_index, split_name
+from .make.pools import cores
 from .manifest import Manifest, Shard, size_fault
-from .pools import cores
 from .scan import Inspect
 
 AGAIN = "pack again or copy it again"

@@ -2,7 +2,7 @@
 
 Every read is compared with the index: bounds, tar header, CRC32. What webdataset passes over
 without a word (a cut tar, a flipped bit) is an error here that names shard and sample.
-Where the shards lie is the store's affair (`sslpipe.shards.store`).
+Where the shards lie is the store's affair (`sslpipe.shards.read.store`).
 """
 
 from collections.abc import Sequence

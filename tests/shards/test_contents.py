@@ -8,8 +8,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import pack, read_manifest
-from sslpipe.shards.adopt import adopt
+from sslpipe.shards import read_manifest
 from sslpipe.shards.contents import (
     extract,
     find_key,
@@ -19,6 +18,8 @@ from sslpipe.shards.contents import (
     spread,
     survey,
 )
+from sslpipe.shards.make import pack
+from sslpipe.shards.make.adopt import adopt
 from sslpipe.shards.scan import Rules
 
 

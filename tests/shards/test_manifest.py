@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import open_manifest, pack, read_manifest
+from sslpipe.shards import open_manifest, read_manifest
+from sslpipe.shards.make import pack
 from sslpipe.shards.manifest import write_manifest
 
 

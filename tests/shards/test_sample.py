@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sslpipe.shards import open_manifest, pack, verify
+from sslpipe.shards import open_manifest, verify
+from sslpipe.shards.make import pack
 
 ROOT = Path(__file__).parents[2] / "shards"
 

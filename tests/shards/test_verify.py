@@ -6,7 +6,8 @@ import tarfile
 import pytest
 
 from sslpipe.errors import SampleError
-from sslpipe.shards import open_manifest, pack, read_index, read_manifest, verify
+from sslpipe.shards import open_manifest, read_index, read_manifest, verify
+from sslpipe.shards.make import pack
 
 
 @pytest.fixture

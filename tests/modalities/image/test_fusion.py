@@ -17,7 +17,8 @@ import numpy as np, torch
 import torch._inductor.config as config
 from torch._inductor import metrics
 from sslpipe.modalities.image.draws import draw, keys_of, policy
-from sslpipe.modalities.image.executors import arena, planar, planar_crop
+from sslpipe.device import arena
+from sslpipe.modalities.image.executors import planar, planar_crop
 from sslpipe.recipe.names import Entry
 
 config.compile_threads, config.fx_graph_cache = 1, False

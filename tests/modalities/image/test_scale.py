@@ -14,7 +14,7 @@ from sslpipe.modalities.image.executors import kornia
 from sslpipe.modalities.image.scale import Canvas, Decoder, canvas_sides, fitted, side_at
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.names import Entry
-from sslpipe.shards import pack
+from sslpipe.shards.make import pack
 from sslpipe.stream.reader import Sample
 
 CPU = torch.device("cpu")
@@ -139,7 +139,9 @@ def test_other_crops_follow_the_same_rule():
 
 def test_the_index_spares_a_look_into_small_images(monkeypatch):
     scaled, small = decoder(group(CROP)), photo(60, 90)
-    monkeypatch.setattr("sslpipe.image.scale.jpeg_sides", lambda data: pytest.fail("looked"))
+    monkeypatch.setattr(
+        "sslpipe.modalities.image.scale.jpeg_sides", lambda data: pytest.fail("looked")
+    )
     assert not scaled(stored(small, sides=(60, 90)), 0).scaled
 
 

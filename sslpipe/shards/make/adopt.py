@@ -1,0 +1,228 @@
+"""Make anyone's tars a shard set: an index for each and a manifest, nothing rewritten.
+
+    URLs -> tars -> one pass over each (threads) -> X.tar.idx -> report.jsonl -> manifest.json
+
+An index that is as new as its tar is kept, so an interrupted run goes on where it was.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import ShardError
+from ..index import Index, file_sha256, index_path, read_index, replace_file, write_index
+from ..manifest import FILE, Manifest, Shard, read_manifest, write_manifest
+from ..read.tars import Tar, find_tars, local_folder, open_tar
+from ..scan import Rules, index_stream
+from ..verify import Problem
+from .journal import REPORT
+from .pack import shard_prefix
+from .pools import cores
+from .source import is_local
+
+KIND = "index"  # of our lines in report.jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """Progress: one tar is finished, of `total`."""
+
+    url: str
+    bytes: int
+    samples: int
+    kept: bool  # its index was there and up to date
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A shard set made of existing tars; `problems` also stand in its `report.jsonl`."""
+
+    manifest: Manifest
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What indexing one tar gave; no shard if it cannot be read or holds no sample."""
+
+    tar: Tar
+    shard: Shard | None
+    problems: tuple[Problem, ...]
+    kept: bool = False
+
+
+def adopt(
+    urls: Iterable[str],
+    *,
+    rules: Rules,
+    out: str | Path | None = None,
+    name: str | None = None,
+    rebuild: bool = False,
+    threads: int | None = None,
+    progress: Callable[[Indexed], None] | None = None,
+) -> Adopted:
+    """Index tars where they lie and write the manifest of all of them.
+
+    `urls`: files, folders, globs, braces (`{000..123}`), anything that fsspec opens. `out`: folder
+    of indexes and manifest; None: beside the tars, which then lie in one local folder. `name`: of
+    the set, else the folder's. `rebuild`: index again what has an index that is as new as its tar.
+    A tar that cannot be read is a problem, and the run goes on.
+
+    Raises:
+        ShardError: no tar, a compressed one, or none that holds a sample; `out` is missing, or
+            has a manifest of other tars.
+    """
+    tars = find_tars(urls)
+    folder = Path(out) if out is not None else local_folder(tars)
+    folder.mkdir(parents=True, exist_ok=True)
+    old = old_manifest(folder, tars)
+    told = {} if rebuild else old_report(folder)
+    work = partial(index_one, folder=folder, rules=rules, told=told, rebuild=rebuild)
+    found = []
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        for done in pool.map(work, tars):
+            found.append(done)
+            if progress:
+                samples = done.shard.samples if done.shard else 0
+                progress(Indexed(done.tar.url, done.tar.bytes, samples, done.kept, len(tars)))
+    shards = tuple(done.shard for done in found if done.shard)
+    problems = [*(problem for done in found for problem in done.problems)]
+    problems += repeated_keys(folder, shards)
+    write_report(folder, problems)
+    if not shards:
+        raise ShardError(
+            f"{folder}: no tar holds a sample that can be used; all reasons stand in "
+            f"{folder / REPORT}, the first: {problems[0].what}"
+        )
+    prefix = old.name if old and name is None else shard_prefix(name, folder)
+    manifest = Manifest(prefix, folder, (), shards, 0, None)
+    if old:
+        manifest = inherit(manifest, old)
+    write_manifest(manifest)
+    return Adopted(manifest, tuple(problems))
+
+
+def index_one(
+    tar: Tar, *, folder: Path, rules: Rules, told: dict[str, list[Problem]], rebuild: bool
+) -> Found:
+    """The index of one tar: the one that is there, or a new one."""
+    place = folder / tar.file
+    if not rebuild and (index := current_index(place, tar)):
+        return Found(tar, describe(tar, place, index), tuple(told.get(tar.file, ())), kept=True)
+    problems: list[Problem] = []
+    try:
+        with open_tar(tar.url) as file:
+            index = index_stream(
+                file, tar.url, rules, lambda key, why: problems.append(Problem(tar.file, key, why))
+            )
+    except ShardError as error:
+        return Found(tar, None, (Problem(tar.file, "", str(error)),))
+    except Exception as error:  # distant stores raise what they like
+        if is_local(tar.url) and not isinstance(error, OSError):
+            raise
+        what = f"{tar.url}: cannot be read ({type(error).__name__}: {error}); index it again"
+        return Found(tar, None, (Problem(tar.file, "", what),))
+    if not len(index):
+        problems.append(Problem(tar.file, "", "holds no sample that can be used; it is left out"))
+        return Found(tar, None, tuple(problems))
+    write_index(place, index)
+    return Found(tar, describe(tar, place, index), tuple(problems))
+
+
+def current_index(place: Path, tar: Tar) -> Index | None:
+    """The index that is there, if it is whole, not older than the tar, and of the tar's size."""
+    path = index_path(place)
+    if not path.is_file() or (tar.modified and path.stat().st_mtime < tar.modified):
+        return None
+    try:
+        index = read_index(place)
+    except ShardError:
+        return None
+    return index if len(index) and index.tar_bytes == tar.bytes else None
+
+
+def describe(tar: Tar, place: Path, index: Index) -> Shard:
+    """The manifest's entry."""
+    digest = file_sha256(index_path(place))
+    beside = is_local(tar.url) and Path(tar.url).parent.resolve() == place.parent.resolve()
+    url = None if beside else tar.url
+    return Shard(tar.file, len(index), index.tar_bytes, index.tar_sha256, digest, url)
+
+
+def repeated_keys(folder: Path, shards: tuple[Shard, ...]) -> Iterator[Problem]:
+    """One problem for each shard with keys that a shard before it has too."""
+    uids = [read_index(folder / shard.file).records["uid"] for shard in shards]
+    numbers = np.repeat(np.arange(len(shards)), [len(of_shard) for of_shard in uids])
+    line = np.concatenate([*uids, np.empty(0, np.int64)])
+    order = np.argsort(line, kind="stable")
+    later = order[1:][line[order][1:] == line[order][:-1]]
+    for number, count in zip(*np.unique(numbers[later], return_counts=True), strict=True):
+        shard = shards[number]
+        yield Problem(
+            shard.file,
+            "",
+            f"{count:,} of its {shard.samples:,} keys are keys of shards before it too; a sample's "
+            "id is that of its key, so they also share their augmentation",
+        )
+
+
+def old_manifest(folder: Path, tars: list[Tar]) -> Manifest | None:
+    """The manifest that is there.
+
+    Raises:
+        ShardError: it is of other tars.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    old = read_manifest(folder)
+    missing = {shard.file for shard in old.shards} - {tar.file for tar in tars}
+    if missing:
+        raise ShardError(
+            f"{folder / FILE}: lists {min(missing)}, which is not among the tars to index; "
+            "give all of them, name another --out, or remove the manifest"
+        )
+    return old
+
+
+def inherit(manifest: Manifest, old: Manifest) -> Manifest:
+    """What only an earlier manifest knows; excluded rows stay those of unchanged tars."""
+    same = {s.file: s.sha256 for s in manifest.shards}
+    exclude = {
+        shard.file: old.exclude[shard.file]
+        for shard in old.shards
+        if shard.file in old.exclude and same.get(shard.file) == shard.sha256
+    }
+    return replace(manifest, classes=old.classes, seed=old.seed, resize=old.resize, exclude=exclude)
+
+
+def old_report(folder: Path) -> dict[str, list[Problem]]:
+    """Problems of an earlier run, by shard, for tars that are not read again."""
+    told: dict[str, list[Problem]] = {}
+    for row in map(json.loads, report_lines(folder)):
+        if row["kind"] == KIND:
+            told.setdefault(row["file"], []).append(Problem(row["file"], row["key"], row["reason"]))
+    return told
+
+
+def report_lines(folder: Path) -> list[str]:
+    path = folder / REPORT
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def write_report(folder: Path, problems: list[Problem]) -> None:
+    """Our lines of `report.jsonl`, one per problem, beside those of `pack`; no empty file."""
+    lines = [line for line in report_lines(folder) if json.loads(line)["kind"] != KIND]
+    lines += [
+        json.dumps({"kind": KIND, "file": p.shard, "key": p.key, "reason": p.what})
+        for p in problems
+    ]
+    if lines:
+        replace_file(folder / REPORT, ("\n".join(lines) + "\n").encode())
+    else:
+        (folder / REPORT).unlink(missing_ok=True)

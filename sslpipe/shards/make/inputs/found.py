@@ -1,0 +1,102 @@
+"""What every kind of input yields: files with a wished key and label, or notes."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ....errors import ShardError
+from ..source import Note, Place
+
+TEXTS = frozenset({"txt", "json", "caption"})  # kept beside an image of the same name
+# control characters break headers and line-based tools; lone surrogates are names in no encoding
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that an input offers."""
+
+    place: Place
+    file: str  # as named by the input
+    key: str  # safe, not yet unique
+    ext: str
+    label: int | str | None = None  # class number or class name
+    size: int = 0
+    extras: tuple[tuple[str, bytes | Place], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the columns of a table; None: the first of `tables.GUESSES` that it has."""
+
+    path: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the kinds of inputs need to know."""
+
+    extensions: frozenset[str]  # of payloads: lower case, no dot
+    away: str  # path or URL of a folder to leave out: the shards
+    columns: Columns
+
+
+def split_file(name: str) -> tuple[str, str]:
+    """Stem and extension of a file name; a leading dot starts none (`.a` -> `.a`, ``)."""
+    stem, _, ext = name.rpartition(".")
+    return (name, "") if "/" in ext or not stem or stem.endswith("/") else (stem, ext.lower())
+
+
+def safe_key(stem: str) -> str:
+    """A path without extension, such that webdataset reads it back whole.
+
+    Dots in the base name would end the key, `__` starts metadata, `..` leaves the folder.
+    """
+    parts = [part for part in UNSAFE.sub("_", stem).split("/") if part not in ("", ".")] or ["_"]
+    parts[:-1] = [part.replace("..", "_") for part in parts[:-1]]
+    parts[-1] = parts[-1].replace(".", "_")
+    return "/".join(METADATA.sub("_", part) for part in parts)
+
+
+def offered(
+    here: str, sizes: Mapping[str, int], place: Callable[[str], Place], options: Options
+) -> Iterator[Found | Note]:
+    """What the files of one folder offer: payloads, with the texts of the same stem beside them.
+
+    `here`: the folder, relative to the input; its first part is the class.
+    """
+    prefix = f"{here}/" if here else ""
+    label = here.partition("/")[0] or None
+    names = {name: split_file(name) for name in sorted(sizes)}
+    payloads = {n: s for n, (s, ext) in names.items() if ext in options.extensions and n[0] != "."}
+    texts: dict[str, dict[str, bytes | Place]] = {stem: {} for stem in payloads.values()}
+    for name, (stem, ext) in names.items():
+        if name in payloads:
+            continue
+        if name[0] == ".":
+            yield Note(prefix + name, "hidden file")
+        elif ext in TEXTS and stem in texts and ext not in texts[stem]:
+            texts[stem][ext] = place(name)
+        else:
+            yield Note(prefix + name, "not an image extension")
+    for name, stem in payloads.items():
+        key, extras = safe_key(prefix + stem), tuple(texts[stem].items())
+        yield Found(place(name), prefix + name, key, names[name][1], label, sizes[name], extras)
+
+
+def parse_columns(text: str) -> Columns:
+    """`path=file,label=class` as Columns.
+
+    Raises:
+        ShardError: something else, or an unknown or repeated name.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    names = {name.strip(): column.strip() for name, _, column in pairs}
+    known = Columns.__slots__
+    if len(names) < len(pairs) or not all(names.values()) or not set(names) <= set(known):
+        raise ShardError(f"columns {text!r}: write {','.join(f'{name}=COLUMN' for name in known)}")
+    return Columns(**names)

@@ -1,0 +1,134 @@
+"""Where the jobs of packing run: anything with `imap_unordered`.
+
+`multiprocessing.pool.ThreadPool`, `multiprocessing.Pool` and `ray.util.multiprocessing.Pool` have
+it; so has `Processes`, which unlike `multiprocessing.Pool` notices that a worker was killed.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.pool import ThreadPool
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from ...errors import ExtraError, ShardError
+
+
+class Pool(Protocol):
+    """What packing needs of a pool."""
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int
+    ) -> Iterator[Any]:
+        """Call `func` on every item somewhere; results as they come."""
+
+
+class Processes:
+    """Spawned processes, as a context manager. A killed worker ends the iteration by an error.
+
+    A script that uses it needs `if __name__ == "__main__":`, as all of multiprocessing does.
+    """
+
+    def __init__(self, workers: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.executor = ProcessPoolExecutor(workers, spawn, initializer=begin_worker)
+        self.ahead = 2 * workers  # enough that none waits, few enough that a stop is quick
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> Iterator[Any]:
+        """Results as they come; items are taken as workers get free, `chunksize` is always 1.
+
+        Raises:
+            BrokenProcessPool: a worker was killed.
+        """
+        pending: set[Future[Any]] = set()
+        for item in iterable:
+            if len(pending) >= self.ahead:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+            pending.add(self.executor.submit(func, item))
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.executor.shutdown(cancel_futures=True)
+
+
+def begin_worker() -> None:
+    """Let the parent decide on Ctrl-C, end with it when it is killed, and keep to one core.
+
+    Resizing with torch's own threads beside as many processes as cores takes twice the time.
+    """
+    import torch  # in the worker only, where jobs need it anyway
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_threads(workers: int | None = None) -> Iterator[Pool]:
+    """Threads of this process, one per core unless told; when left, none of them runs any more."""
+    pool = ThreadPool(workers or cores())
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Pool]:
+    """Processes, one per core unless told, or the actors of a Ray cluster ("auto" or its address).
+
+    A single worker is a thread of this process.
+
+    Raises:
+        ExtraError: Ray is asked for and not installed.
+        ShardError: the cluster cannot be reached, or has fewer cores than `workers`.
+    """
+    if workers is not None and workers < 1:
+        raise ShardError(f"workers = {workers}: must be 1 or more")
+    if ray is not None:
+        return open_ray(workers, ray)
+    workers = workers or cores()
+    return Processes(workers) if workers > 1 else open_threads(1)
+
+
+def open_ray(workers: int | None, address: str) -> AbstractContextManager[Pool]:
+    try:
+        from ray.util.multiprocessing import Pool as RayPool
+    except ImportError as error:
+        raise ExtraError("--ray needs Ray; install it with `pip install sslpipe[ray]`") from error
+    try:
+        pool: AbstractContextManager[Pool] = RayPool(workers, ray_address=address)
+    except (ConnectionError, ValueError) as error:
+        raise ShardError(
+            f"--ray {address}: {error}; start a cluster with `ray start --head` or give its address"
+        ) from error
+    return pool

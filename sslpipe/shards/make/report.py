@@ -1,0 +1,143 @@
+"""What packing has to tell: progress, what was left out, and the closing summary."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..index import replace_file
+from ..manifest import Manifest
+from .journal import REPORT
+from .source import Note
+from .work import SIDES, Done
+
+MOST = 10  # reasons in the summary
+
+Table = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Progress: this many more images of `total` have gone through a stage ("hash" or "pack")."""
+
+    stage: str
+    images: int
+    bytes_in: int
+    bytes_out: int
+    failed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Duplicate:
+    """A file that repeats another one, which comes first by key."""
+
+    file: str
+    of: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What `pack` made, and what it left out."""
+
+    manifest: Manifest
+    failures: tuple[Note, ...]  # files that do not read or decode
+    skipped: tuple[Note, ...]  # files that were not meant
+    duplicates: tuple[Duplicate, ...]
+    done: tuple[Done, ...]
+    bytes_in: int  # read in this run, not in one that it went on with
+    seconds: float
+
+    @property
+    def summary(self) -> dict[str, Table]:
+        """Small tables by title: totals, formats, shorter sides and reasons of failures."""
+        size = sum(shard.bytes for shard in self.manifest.shards)
+        totals = {
+            "images": self.manifest.samples,
+            "shards": len(self.manifest.shards),
+            "classes": len(self.manifest.classes),
+            "failed": len(self.failures),
+            "skipped": len(self.skipped),
+            "duplicates": len(self.duplicates),
+        }
+        sides = total(done.sides for done in self.done)
+        return {
+            "packed": {
+                **counts(totals),
+                "size": f"{size / 1e6:,.1f} MB",
+                "rate": f"{self.bytes_in / 1e6 / max(self.seconds, 1e-9):,.1f} MB/s read",
+            },
+            "formats": counts(total(done.formats for done in self.done)),
+            "shorter side, px": {
+                interval(low): f"{sides[str(low)]:,}" for low in SIDES if sides[str(low)]
+            },
+            "failures": counts(
+                dict(Counter(note.reason for note in self.failures).most_common(MOST))
+            ),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What packing would make. Duplicates and failures are not known before."""
+
+    images: int
+    shards: int
+    bytes_out: int
+    sampled: int  # images that were read, and encoded if asked, to know
+    seconds: float  # on as many workers as asked, at the rate of the sampled ones
+
+    @property
+    def summary(self) -> dict[str, Table]:
+        """As that of `PackReport`."""
+        minutes, seconds = divmod(round(self.seconds), 60)
+        return {
+            "would pack": {
+                "images": f"{self.images:,}",
+                "shards": f"about {self.shards:,}",
+                "size": f"about {self.bytes_out / 1e6:,.1f} MB",
+                "time": f"about {minutes}:{seconds:02d} min",
+                "estimated from": f"{self.sampled:,} images",
+            }
+        }
+
+
+def total(parts: Iterable[dict[str, int]]) -> Counter[str]:
+    """The sum of counts by name."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        found.update(part)
+    return found
+
+
+def counts(numbers: dict[str, int]) -> Table:
+    return {name: f"{number:,}" for name, number in numbers.items()}
+
+
+def interval(low: int) -> str:
+    """`256 to 383`: the bin of the histogram that begins at `low`."""
+    following = SIDES.index(low) + 1
+    return f"{low} to {SIDES[following] - 1}" if following < len(SIDES) else f"{low} or more"
+
+
+def write_report(
+    out: Path,
+    failures: Iterable[Note],
+    skipped: Iterable[Note],
+    duplicates: Iterable[Duplicate],
+) -> None:
+    """`report.jsonl`: one line per file that is not in the shards; no file if there is none."""
+    rows: list[dict[str, str]] = [
+        {"kind": kind, "file": note.file, "reason": note.reason}
+        for kind, notes in (("failed", failures), ("skipped", skipped))
+        for note in sorted(notes)
+    ]
+    rows += [
+        {"kind": "duplicate", "file": twin.file, "of": twin.of, "reason": twin.reason}
+        for twin in sorted(duplicates)
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    if lines:
+        replace_file(out / REPORT, ("\n".join(lines) + "\n").encode("utf-8", "replace"))

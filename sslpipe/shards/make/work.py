@@ -1,0 +1,229 @@
+"""What a worker of packing does, in whatever thread, process or machine: it decides nothing.
+
+Every function takes one picklable job and returns what came of it, faults included: what is
+raised in a worker loses its place on the way home in some pools.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import SampleError
+from ..index import Index, file_sha256, index_path, write_index
+from ..manifest import Shard
+from .plan import NAMES, Job, Settings
+from .source import Note, Place, Source, read
+from .writer import ShardWriter
+
+SIDES = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)  # px: lower ends of the histogram
+UNKNOWN_BYTES = 100_000  # of an image: what ImageNet's take
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished shard; None where no source of it was good."""
+
+    number: int
+    shard: Shard | None
+    bytes_in: int
+    failures: tuple[Note, ...]
+    formats: dict[str, int]  # extension -> samples
+    sides: dict[str, int]  # shorter side in pixels, from -> samples
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a job came to nothing."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A source as it goes into the tar."""
+
+    source: Source
+    bytes_in: int
+    payload: bytes
+    ext: str  # of the payload
+    size: tuple[int, int]  # width, height
+    extras: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class HashJob:
+    """Sources to hash, so that equal ones are found."""
+
+    number: int
+    sources: tuple[Source, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """Per source of the job: hash of the content, or None where it does not read or decode."""
+
+    number: int
+    hashes: tuple[str | None, ...]  # hexadecimal
+    bytes_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeJob:
+    """Sources whose payload sizes stand for others."""
+
+    sources: Sequence[Source]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Bytes of the payloads of those sources that can be packed."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def mean(self) -> int:
+        """Bytes of a payload, rounded up; a guess where there is none."""
+        return -(-sum(self.sizes) // len(self.sizes)) if self.sizes else UNKNOWN_BYTES
+
+
+def size_payloads(job: SizeJob) -> Sized | Fault:
+    """Make every payload in order to know its size."""
+    sizes = []
+    for source in job.sources:
+        try:
+            sizes.append(len(load(source, job.settings).payload))
+        except SampleError:  # packing it fails too, and says why
+            pass
+        except Exception as error:
+            return Fault(source.file, f"{type(error).__name__}: {error}")
+    return Sized(tuple(sizes))
+
+
+def pack_shard(job: Job) -> Done | Fault:
+    """Write one tar and its index, each under its final name only when it is whole."""
+    try:
+        return write_shard(job)
+    except OSError as error:
+        return Fault(job.file, error.strerror or str(error))
+    except Exception as error:
+        return Fault(job.file, f"{type(error).__name__}: {error}")
+
+
+def write_shard(job: Job) -> Done:
+    path = Path(job.folder) / job.file
+    part = path.with_name(f"{path.name}.{job.run}.part")
+    failures: list[Note] = []
+    try:
+        index, bytes_in = write_tar(part, job, failures)
+        shard = publish(part, path, index) if len(index) else None
+    finally:
+        part.unlink(missing_ok=True)
+    return Done(job.number, shard, bytes_in, tuple(failures), formats(index), sides(index))
+
+
+def write_tar(part: Path, job: Job, failures: list[Note]) -> tuple[Index, int]:
+    """The index of what was written, and how many bytes were read for it."""
+    bytes_in = 0
+    with part.open("wb") as file:
+        writer = ShardWriter(file)
+        for loaded in load_all(job, failures):
+            writer.add(
+                loaded.source.key,
+                loaded.ext,
+                loaded.payload,
+                label=loaded.source.label if job.labelled else None,
+                size=loaded.size,
+                extras=loaded.extras,
+            )
+            bytes_in += loaded.bytes_in
+        return writer.finish(), bytes_in
+
+
+def publish(part: Path, path: Path, index: Index) -> Shard:
+    """Give tar and index their final names."""
+    write_index(part, index)
+    part.replace(path)
+    index_path(part).replace(index_path(path))
+    sums = index.tar_bytes, index.tar_sha256, file_sha256(index_path(path))
+    return Shard(path.name, len(index), *sums)
+
+
+def load_all(job: Job, failures: list[Note]) -> Iterator[Loaded]:
+    """Pass on what has a payload; note the rest in `failures`."""
+    for source in job.sources:
+        try:
+            yield load(source, job.settings)
+        except SampleError as error:
+            failures.append(Note(source.file, str(error)))
+
+
+def load(source: Source, settings: Settings) -> Loaded:
+    """Read, check, and shrink if asked.
+
+    Raises:
+        SampleError: it cannot be read or does not decode.
+    """
+    data = readable(source.place)
+    codec = settings.codec
+    extras = {ext: readable(what) for ext, what in source.extras}
+    if settings.keep_names:
+        # lone surrogates are names in no encoding: ASCII with escapes keeps them
+        extras[NAMES] = json.dumps({"file": source.file}).encode()
+    if settings.resize is not None:
+        payload = codec.shrink(data, side=settings.resize, quality=settings.quality)
+        size = codec.header(payload)  # `shrink` decoded what can be broken
+        return Loaded(source, len(data), payload, codec.shrunk_extension, size, extras)
+    size = (codec.inspect if settings.check == "decode" else codec.header)(data)
+    return Loaded(source, len(data), data, codec.extension(data), size, extras)
+
+
+def readable(what: bytes | Place) -> bytes:
+    if isinstance(what, bytes):
+        return what
+    try:
+        return read(what)
+    except OSError as error:
+        raise SampleError(f"cannot be read: {error.strerror or error}") from error
+
+
+def formats(index: Index) -> dict[str, int]:
+    counts = np.bincount(index.records["ext"], minlength=len(index.extensions)).tolist()
+    return dict(zip(index.extensions, counts, strict=True))
+
+
+def sides(index: Index) -> dict[str, int]:
+    shorter = np.minimum(index.records["width"], index.records["height"])
+    bins = np.searchsorted(SIDES, shorter, side="right") - 1
+    return {str(SIDES[bin_]): count for bin_, count in sorted(Counter(bins.tolist()).items())}
+
+
+def hash_sources(job: HashJob) -> Hashed | Fault:
+    """Hash the content of every source, or what it looks like."""
+    try:
+        found = [hash_source(source, job.settings) for source in job.sources]
+    except Exception as error:
+        return Fault(f"hashes of chunk {job.number}", f"{type(error).__name__}: {error}")
+    hashes, sizes = zip(*found, strict=True)
+    return Hashed(job.number, hashes, sum(sizes))
+
+
+def hash_source(source: Source, settings: Settings) -> tuple[str | None, int]:
+    """The hash, and how many bytes were read."""
+    try:
+        data = readable(source.place)
+    except SampleError:  # packing it fails too, and says why
+        return None, 0
+    if settings.dedupe == "exact":
+        return hashlib.blake2b(data, digest_size=16).hexdigest(), len(data)
+    try:
+        return f"{settings.codec.perceptual_hash(data):016x}", len(data)
+    except SampleError:
+        return None, len(data)

@@ -1,0 +1,1 @@
+"""Reading shard sets: where tars lie, and how their bytes come here."""

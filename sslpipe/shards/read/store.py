@@ -1,0 +1,294 @@
+"""Shards where they lie: here, in the node's cache, or read in ranges from where they are.
+
+    local tar     opened; its size is compared with the manifest
+    distant tar   with a cache: downloaded once per node, checked, leased (cache.py)
+                  without: one range request per sample; right, but slow
+
+Every index is compared with the manifest before it is used. What a fault leads to is in the table
+of shards/README.md.
+"""
+
+import logging
+import os
+import resource
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ExtraError, ShardError
+from ..index import Index, Row, parse_index
+from ..manifest import MISSING, Manifest, Shard, cut_fault
+from .cache import Distant, NodeCache
+from .download import Patience, is_url, local_path, read_range, read_whole
+
+log = logging.getLogger(__name__)
+INDEXES = 1024  # kept in memory: 36 bytes per sample
+MOST_OPEN = 1024
+DOWNLOADS = 4  # at a time: one stream of an object store is slower than a network card
+T = TypeVar("T")
+
+
+class Opened(Protocol):
+    """A tar that can be read for as long as somebody refers to it."""
+
+    def record(self, row: int) -> Row:
+        """The record of one sample."""
+        ...
+
+    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
+        """Two blocks that lie one after the other; shorter where the tar ends."""
+        ...
+
+
+class LocalTar:
+    """An open file, closed (and its lease ended) with the last reference."""
+
+    def __init__(self, file: int, index: Index) -> None:
+        self.file = file
+        self.record = index.record
+
+    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
+        """Two calls: cutting one block in two would copy the payload."""
+        return os.pread(self.file, header, start), os.pread(self.file, payload, start + header)
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class DistantTar:
+    """Range requests."""
+
+    url: str
+    index: Index
+    patience: Patience
+
+    def record(self, row: int) -> Row:
+        """The record of one sample."""
+        return self.index.record(row)
+
+    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
+        """One request for both.
+
+        Raises:
+            ShardError: the server cannot be reached, or knows no ranges.
+        """
+        block = read_all_of(self.url, start, start + header + payload, self.patience)
+        return block[:header], block[header:]
+
+
+class Recent(Generic[T]):
+    """The last `size` things that were made, by number; thread-safe.
+
+    What is there is found without a lock: it is looked up for every sample.
+    """
+
+    def __init__(self, make: Callable[[int], T], size: int) -> None:
+        self._make, self._size = make, size
+        self._kept: dict[int, T] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, number: int) -> T:
+        kept = self._kept.get(number)
+        if kept is not None:
+            return kept
+        made = self._make(number)  # outside the lock: two threads may make the same, one is kept
+        with self._lock:
+            kept = self._kept.setdefault(number, made)
+            while len(self._kept) > self._size:
+                self._kept.pop(next(iter(self._kept)))
+        return kept
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._kept
+
+    def drop(self, unwanted: Callable[[int], bool]) -> None:
+        """Let go of some."""
+        with self._lock:
+            for number in [number for number in self._kept if unwanted(number)]:
+                del self._kept[number]
+
+
+class ShardStore:
+    """The shards of a manifest, by number. `open` may be called from many threads.
+
+    `room`: bytes of distant tars that this process may hold at a time.
+    `fetched`: (n,) bytes that each shard takes of it; 0: none, it is here or read in ranges.
+    """
+
+    def __init__(
+        self, manifest: Manifest, cache: NodeCache | None, *, room: int, patience: Patience
+    ) -> None:
+        self._manifest, self._cache, self._patience = manifest, cache, patience
+        self.room = room
+        self.fetched: npt.NDArray[np.int64] = np.array(
+            [s.bytes if cache and is_url(manifest.tar_place(s)) else 0 for s in manifest.shards],
+            dtype=np.int64,
+        )
+        self._indexes = Recent(self._read_index, INDEXES)
+        self._opened: Recent[Opened] = Recent(self._open, open_files())
+        self._queued: set[int] = set()
+        self._wanted: frozenset[int] = frozenset()
+        self._lock = threading.Lock()
+        self._downloads = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="fetch")
+
+    def open(self, shard: int) -> Opened:
+        """The shard, fetched if need be.
+
+        Raises:
+            ShardError: it or its index is missing, cut, changed, or cannot be fetched.
+        """
+        return self._opened(shard)
+
+    def name(self, shard: int) -> str:
+        """The file of a shard, for messages."""
+        return self._manifest.shards[shard].file
+
+    def want(self, shards: Sequence[int]) -> None:
+        """Fetch these in this order, in the background; end the leases of all other distant tars.
+
+        More than `room` holds, or more than files may be open, are left to `open`.
+        """
+        first = [number for number in shards if self.fetched[number]][: open_files() // 2]
+        self._wanted = frozenset(first)
+        self._opened.drop(lambda number: self.fetched[number] > 0 and number not in self._wanted)
+        with self._lock:
+            new = [n for n in first if n not in self._opened and n not in self._queued]
+            self._queued.update(new)
+        for number in new:
+            self._downloads.submit(self._fetch_ahead, number)
+
+    def close(self) -> None:
+        """Stop the downloads, those in hand at their end, and close the files."""
+        self._wanted = frozenset()
+        self._downloads.shutdown(cancel_futures=True)
+        self._opened.drop(lambda _: True)
+
+    def _fetch_ahead(self, number: int) -> None:
+        """One download of the background. The reader meets its error when it comes there."""
+        try:
+            if number in self._wanted:
+                self._opened(number)
+        except (ShardError, ExtraError) as error:
+            log.warning("not fetched ahead: %s", error)
+        finally:
+            with self._lock:
+                self._queued.discard(number)
+
+    def _open(self, number: int) -> Opened:
+        shard, index = self._manifest.shards[number], self._indexes(number)
+        place = self._manifest.tar_place(shard)
+        if not is_url(place):
+            return LocalTar(open_local(local_path(place), shard), index)
+        if self._cache is None:
+            return DistantTar(str(place), index, self._patience)
+        tar = Distant(str(place), shard.bytes, shard.sha256)
+        return LocalTar(self._cache.fetch(tar), index)
+
+    def _read_index(self, number: int) -> Index:
+        """The index that the manifest means.
+
+        Raises:
+            ShardError: it is missing, damaged, or another one.
+        """
+        shard = self._manifest.shards[number]
+        place = self._manifest.index_place(shard)
+        try:
+            data = read_whole(place, self._patience)
+        except OSError as error:
+            raise ShardError(f"{place}: cannot be read ({error}); pack or copy it again") from error
+        index = parse_index(data, str(place))
+        if (index.tar_sha256, len(index)) != (shard.sha256, shard.samples):
+            raise ShardError(f"{place}: is the index of another tar; pack again or copy it again")
+        if sha256(data).hexdigest() != shard.index_sha256:
+            raise ShardError(
+                f"{place}: was changed (SHA-256 differs from the manifest); pack again or copy it "
+                "again"
+            )
+        return index
+
+
+def open_store(
+    manifest: Manifest,
+    *,
+    cache: str | Path | None = None,
+    cache_gb: float | None = None,
+    processes: int | None = None,
+    corpora: int = 1,
+    patience: Patience | None = None,
+) -> ShardStore:
+    """The store of a manifest.
+
+    cache: a folder on this node's disk for tars that lie elsewhere; None: they are read in ranges.
+    cache_gb: 1e9 bytes that the cache may hold; None: nine tenths of what is free.
+    processes: of this node that share the cache, in equal parts; None: the launcher's number.
+    corpora: of each process, which share its part.
+
+    Raises:
+        ShardError: the cache folder cannot be made.
+    """
+    patience = patience or Patience()
+    places = map(manifest.tar_place, manifest.shards)
+    distant = next((place for place in places if is_url(place)), None)
+    if distant is None or cache is None:
+        if distant is not None:
+            log.warning("%s: read in ranges, which is slow; set run.cache to a folder", distant)
+        return ShardStore(manifest, None, room=0, patience=patience)
+    budget = None if cache_gb is None else int(cache_gb * 1e9)
+    node = NodeCache(Path(cache).expanduser(), budget=budget, patience=patience)
+    parts = corpora * (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    share = node.budget // parts
+    return ShardStore(manifest, node, room=share, patience=patience)
+
+
+def open_local(path: Path, shard: Shard) -> int:
+    """Open a tar on this machine, whose size must be that of the manifest.
+
+    Raises:
+        ShardError: it is missing, or of another size.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError as error:
+        raise ShardError(f"{path}: {MISSING}") from error
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be opened ({error.strerror}); check its rights"
+        ) from error
+    fault = cut_fault(os.fstat(file).st_size, shard)
+    if fault:
+        os.close(file)
+        raise ShardError(f"{path}: {fault}")
+    return file
+
+
+def read_all_of(url: str, start: int, end: int, patience: Patience) -> bytes:
+    """Bytes [start, end) of a distant file, in as many answers as it takes.
+
+    Raises:
+        ShardError: it is missing, cannot be read, or the server knows no ranges.
+    """
+    blocks: list[bytes] = []
+    while start < end:
+        try:
+            block = read_range(url, start, end, patience)
+        except FileNotFoundError as error:
+            raise ShardError(f"{url}: {MISSING}") from error
+        if len(block) > end - start:
+            raise ShardError(f"{url}: its server knows no byte ranges; set run.cache to a folder")
+        blocks.append(block)
+        start += len(block)
+    return b"".join(blocks)
+
+
+def open_files() -> int:
+    """Tars to keep open: a quarter of what this process may."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_OPEN if allowed < 0 else max(16, min(MOST_OPEN, allowed // 4))
