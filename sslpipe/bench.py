@@ -16,7 +16,7 @@ from .batch import Batch
 from .errors import RecipeError
 from .pipeline import Pipeline, load
 from .recipe import Recipe
-from .sources import Shards
+from .stream.open import Shards
 from .stream.reader import Sample
 from .train import build_method
 from .train.run import prepare

@@ -63,7 +63,7 @@ def show(
     from .modalities.image.sheet import sheet
     from .pipeline import load
     from .recipe import find_recipe, load_recipe
-    from .sources import parse_shards
+    from .stream.open import parse_shards
 
     overrides = [*(sets or []), f"stream.batch_size={rows}"]
     chosen = load_recipe(find_recipe(recipe), overrides=overrides)
@@ -95,7 +95,7 @@ def bench(
 
     from .bench import measure
     from .recipe import find_recipe, load_recipe
-    from .sources import parse_shards
+    from .stream.open import parse_shards
 
     chosen = load_recipe(find_recipe(recipe), overrides=sets or [])
     stages = measure(
@@ -132,7 +132,7 @@ def train(
     Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
     """
     from .recipe import find_recipe, load_recipe
-    from .sources import parse_shards
+    from .stream.open import parse_shards
     from .train.command import run
 
     path = find_recipe(recipe)

@@ -22,20 +22,21 @@ import torch
 from .batch import Batch, BatchSpec
 from .device.handoff import Mark, handoff
 from .errors import RecipeError
+from .modalities.image.codec import ImageCodec
 from .modalities.image.gpu_decode import GpuDecoder, TorchCodec
 from .modalities.image.scale import Canvas, Decoder
 from .modalities.image.views import Views
+from .process import cores, process_ranks
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
 from .shards.index import GPU_JPEG
-from .sources import Shards, open_source, remainder_of
-from .stream.ahead import Ahead
+from .stream.batch_decode import BatchDecode
+from .stream.open import Reading, Shards, check_world, open_source, remainder_of
 from .stream.packed import Packed
+from .stream.prefetch import Prefetch
 from .stream.quarantine import Quarantine
 from .stream.source import Fault, Share
 from .stream.state import check_state
-from .stream.together import Together
-from .worker import Worker, check_world, thread_count, world
 
 log = logging.getLogger(__name__)
 STATE = 2  # version
@@ -65,13 +66,13 @@ def load(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    found = world(rank, world_size)
+    ranks = process_ranks()
     return Pipeline(
         loaded,
         shards,
         device=chosen,
-        rank=found[0],
-        world_size=found[1],
+        rank=ranks.rank if rank is None else rank,
+        world_size=ranks.size if world_size is None else world_size,
         quarantine=Path(quarantine) if quarantine else None,
     )
 
@@ -95,7 +96,7 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.device = recipe, device
         self.rank, self.world_size = rank, world_size
-        self.threads = thread_count(recipe)
+        self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
         # one pool for decoding and augmentation: two of them would fight for the cores
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.views = Views(
@@ -107,8 +108,8 @@ class Pipeline:
             executor=recipe.run.executor,
             threads=self._threads,
         )
-        worker = Worker(rank, world_size, self._threads, self.threads)
-        self.source = open_source(recipe, shards, worker)
+        reading = Reading(rank, world_size, self._threads, self.threads)
+        self.source = open_source(recipe, shards, reading, extensions=ImageCodec.extensions)
         self.spec = batch_spec(recipe, self.views, world_size=world_size, batches=len(self.source))
         self.decoder = Decoder(
             self.views.policies,
@@ -124,8 +125,8 @@ class Pipeline:
             quarantine if stream.on_bad == "exclude" else None,
             max_fraction=stream.max_bad_fraction,
         )
-        self._shares = Ahead(self.load_share, depth=recipe.run.prefetch, name="load")
-        self._batches = Ahead(self._make, depth=recipe.run.prefetch, name="augment")
+        self._shares = Prefetch(self.load_share, depth=recipe.run.prefetch, name="load")
+        self._batches = Prefetch(self._make, depth=recipe.run.prefetch, name="augment")
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
 
@@ -176,7 +177,7 @@ class Pipeline:
                 "indexed shards, or write decode: {device: cpu}"
             )
         gpu = GpuDecoder(self.decoder, TorchCodec(self.device), baseline=GPU_JPEG)
-        return Together(self.source, first=gpu.prepare, finish=gpu.finish, alone=self.decoder)
+        return BatchDecode(self.source, first=gpu.prepare, finish=gpu.finish, alone=self.decoder)
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""

@@ -9,7 +9,7 @@ import pytest
 from .conftest import ROOT
 
 PACKAGE = ROOT / "sslpipe"
-GROUND = {"errors", "rng", "batch", "ranks"}
+GROUND = {"errors", "rng", "batch", "process"}
 DATA = {
     *GROUND,
     "recipe",
@@ -18,27 +18,22 @@ DATA = {
     "device",
     "stream",
     "modalities",
-    "sources",
-    "worker",
-    "image",
 }
 MODEL = {"encoders", "methods", "backbones"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
     "rng": set(),
     "batch": {"errors"},
+    "process": set(),
     "recipe": {"errors"},
     "shards": {*GROUND, "recipe"},
     "masks": {*GROUND, "recipe"},
     "device": GROUND,
-    "stream": {*GROUND, "recipe", "shards", "worker"},
+    "stream": {*GROUND, "recipe", "shards"},
     "modalities": {*GROUND, "recipe", "shards", "masks", "device", "stream"},
-    "image": {*GROUND, "recipe", "masks", "device"},
-    "worker": {"errors", "recipe", "shards", "stream"},
-    "sources": DATA,
     "pipeline": DATA,
     "encoders": {"batch", "errors", "recipe"},
-    "methods": {"batch", "errors", "recipe", "encoders"},
+    "methods": {"batch", "errors", "process", "recipe", "encoders"},
     "backbones": {"batch", "errors", "recipe", "methods"},
     "train": {*DATA, "pipeline", *MODEL, "evaluate"},
     "evaluate": {*DATA, "pipeline", *MODEL, "train"},

@@ -3,25 +3,13 @@
 All ranks must hold equally many samples, as the pipeline deals them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-class World(NamedTuple):
-    """This process among all."""
-
-    rank: int
-    size: int
-
-
-def world() -> World:
-    """The default process group, or (0, 1) where none is initialised."""
-    if dist.is_available() and dist.is_initialized():
-        return World(dist.get_rank(), dist.get_world_size())
-    return World(0, 1)
+from ..process import group_ranks
 
 
 class AllGather(torch.autograd.Function):
@@ -30,7 +18,7 @@ class AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """(B, ...) of each rank -> (size * B, ...), in the order of ranks."""
-        parts = [torch.empty_like(x) for _ in range(world().size)]
+        parts = [torch.empty_like(x) for _ in range(group_ranks().size)]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
@@ -39,7 +27,7 @@ class AllGather(torch.autograd.Function):
         """Sum over ranks, own slice. A reduce-scatter moves less, but gloo has none."""
         total = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.chunk(world().size)[world().rank]
+        return total.chunk(group_ranks().size)[group_ranks().rank]
 
 
 def gather(x: Tensor) -> Tensor:
@@ -48,7 +36,7 @@ def gather(x: Tensor) -> Tensor:
     The gradient is that of the SUM of all ranks' losses. DDP then averages parameter gradients,
     which makes it the gradient of the mean over ranks: nothing is to be rescaled.
     """
-    if world().size == 1:
+    if group_ranks().size == 1:
         return x
     gathered: Tensor = AllGather.apply(x)
     return gathered
@@ -70,7 +58,7 @@ class AllMean(torch.autograd.Function):
 
 def joint_mean(x: Tensor) -> Tensor:
     """Differentiable mean over ranks, of the SUM of all ranks' losses as with `gather`."""
-    if world().size == 1:
+    if group_ranks().size == 1:
         return x
     mean: Tensor = AllMean.apply(x)
     return mean
@@ -79,8 +67,8 @@ def joint_mean(x: Tensor) -> Tensor:
 @torch.no_grad()
 def all_mean(x: Tensor) -> Tensor:
     """Mean over ranks, without gradient; `x` itself stays as it is."""
-    if world().size == 1:
+    if group_ranks().size == 1:
         return x.detach()
     total = x.detach().clone()
     dist.all_reduce(total)
-    return total / world().size
+    return total / group_ranks().size

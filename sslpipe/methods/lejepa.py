@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..process import group_ranks
 from .axes import check_axes
-from .collectives import gather, world
+from .collectives import gather
 from .heads import at_least_fp32
 from .limits import positive, shares
 from .method import Output
@@ -31,7 +32,7 @@ def epps_pulley(x_VBM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor
     # with gradient: the statistic of the joined batch is no mean of the ranks' statistics
     cos_VMT, sin_VMT = gather(means_2VMT[None]).mean(0)
     error_VMT = (cos_VMT - phi_T).square() + sin_VMT.square()
-    samples = x_VBM.shape[1] * world().size
+    samples = x_VBM.shape[1] * group_ranks().size
     half_VM = torch.trapezoid(error_VMT * phi_T, t_T)
     statistic_VM: Tensor = 2 * samples * half_VM
     return statistic_VM

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from ..process import group_ranks
 from .axes import check_axes
 from .batch_norms import group_batch_norms
-from .collectives import gather, world
+from .collectives import gather
 from .heads import at_least_fp32, feature_dim, relu_mlp
 from .limits import positive, shares
 from .method import Output
@@ -110,7 +111,7 @@ class MoCo(nn.Module):
         if self.bn_groups == 1:
             keys_BD: Tensor = self.key(images_BCHW)
             return keys_BD
-        order_X = random_order(len(images_BCHW) * world().size, step)
+        order_X = random_order(len(images_BCHW) * group_ranks().size, step)
         order_X = order_X.to(images_BCHW.device, non_blocking=True)
         keys_XD = gather(self.key(gather(images_BCHW)[own(order_X)]))
         return own(keys_XD[order_X.argsort()])
@@ -126,7 +127,7 @@ class MoCo(nn.Module):
 
 def own(all_X: Tensor) -> Tensor:
     """This rank's share of what is laid out in the order of ranks."""
-    return all_X.chunk(world().size)[world().rank]
+    return all_X.chunk(group_ranks().size)[group_ranks().rank]
 
 
 def random_order(count: int, step: int) -> Tensor:

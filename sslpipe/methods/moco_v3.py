@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from ..process import group_ranks
 from .axes import check_axes
-from .collectives import gather, world
+from .collectives import gather
 from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
 from .limits import positive, shares
 from .method import Output
@@ -31,7 +32,7 @@ def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
     with torch.autocast(q_BD.device.type, enabled=False):
         q_BD = F.normalize(at_least_fp32(q_BD), dim=1)
         k_XD = gather(F.normalize(at_least_fp32(k_BD.detach()), dim=1))
-        own_B = world().rank * len(q_BD) + torch.arange(len(q_BD), device=q_BD.device)
+        own_B = group_ranks().rank * len(q_BD) + torch.arange(len(q_BD), device=q_BD.device)
         return 2 * temperature * F.cross_entropy(q_BD @ k_XD.T / temperature, own_B)
 
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..process import group_ranks
 from .axes import check_axes
-from .collectives import gather, world
+from .collectives import gather
 from .heads import at_least_fp32, batch_norm_mlp, feature_dim
 from .limits import positive
 from .method import Output
@@ -29,7 +30,7 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
         n_BD = F.normalize(at_least_fp32(neighbours_BD.detach()), dim=1)
         # with gradient: a prediction is a negative of the samples of other ranks, too
         p_YD = gather(F.normalize(at_least_fp32(predictions_BD), dim=1))
-        own_B = world().rank * len(n_BD) + torch.arange(len(n_BD), device=n_BD.device)
+        own_B = group_ranks().rank * len(n_BD) + torch.arange(len(n_BD), device=n_BD.device)
         return F.cross_entropy(n_BD @ p_YD.T / temperature, own_B)
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..process import group_ranks
 from .axes import check_axes
-from .collectives import world
 from .heads import at_least_fp32
 from .limits import not_negative, positive, shares
 from .method import Output
@@ -120,7 +120,7 @@ class SwAV(nn.Module):
         queue, (_, dim) = self.queue, self.prototypes_KD.shape
         if queue is None or not queue.full:
             return self.prototypes_KD.new_zeros(ASSIGN, 0, len(self.prototypes_KD))
-        rows_XAD = queue.rows_QD.chunk(world().size)[world().rank].view(-1, ASSIGN, dim)
+        rows_XAD = queue.rows_QD.chunk(group_ranks().size)[group_ranks().rank].view(-1, ASSIGN, dim)
         with torch.autocast(rows_XAD.device.type, enabled=False):
             return F.linear(rows_XAD.transpose(0, 1), self.prototypes_KD)
 

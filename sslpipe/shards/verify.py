@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from ..errors import SampleError, ShardError
+from ..process import cores
 from ..rng import sample_id
 from .index import Index, file_sha256, header_range, parse_header, parse_index, split_name
-from .make.pools import cores
 from .manifest import Manifest, Shard, size_fault
 from .scan import Inspect
 

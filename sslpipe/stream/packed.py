@@ -16,10 +16,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ..errors import SampleError, ShardError
-from .foresight import Fetching, Foresight
 from .order import I64, Located, Order
 from .plan import Picks, Plan
 from .reader import Reader, Sample
+from .shard_lookahead import Fetching, ShardLookahead
 from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
 
 T = TypeVar("T")
@@ -101,8 +101,8 @@ class Packed:
     ) -> None:
         self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
         self._on_bad, self._threads, self._count = on_bad, threads, count
-        self._foresights = [
-            Foresight(partial(self._shards, number), corpus.store, epoch=len(plan))
+        self._lookaheads = [
+            ShardLookahead(partial(self._shards, number), corpus.store, epoch=len(plan))
             for number, corpus in enumerate(corpora)
         ]
 
@@ -112,8 +112,8 @@ class Packed:
 
     def share(self, step: int, decode: Decode[T]) -> Share[T]:
         """This rank's samples of global batch `step`."""
-        for foresight in self._foresights:
-            foresight.at(step)
+        for lookahead in self._lookaheads:
+            lookahead.at(step)
         return self.load(self.picks(step), decode)
 
     def picks(self, step: int) -> Picks:
@@ -147,8 +147,8 @@ class Packed:
 
     def close(self) -> None:
         """Stop what fetches ahead, and close the stores."""
-        for foresight in self._foresights:
-            foresight.close()
+        for lookahead in self._lookaheads:
+            lookahead.close()
         for corpus in self.corpora:
             corpus.store.close()
 

@@ -5,7 +5,7 @@ from .loop import TrainResult, train
 from .record import Every
 from .report import Bar, Reporter, Silent
 from .run import build_method
-from .world import World, start_world
+from .world import start_world
 
 __all__ = [
     "Bar",
@@ -13,7 +13,6 @@ __all__ = [
     "Reporter",
     "Silent",
     "TrainResult",
-    "World",
     "build_method",
     "load_encoder",
     "start_world",

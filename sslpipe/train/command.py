@@ -7,11 +7,11 @@ import torch
 from ..errors import RecipeError
 from ..pipeline import load
 from ..recipe import Recipe
-from ..sources import Shards
+from ..stream.open import Shards
 from .loop import TrainResult, train
 from .report import Bar
 from .run import build_method
-from .world import start_world
+from .world import device_of, start_world
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
         load(
             recipe,
             shards=shards,
-            device=world.device(kind),
+            device=device_of(world, kind),
             quarantine=out / "quarantine.jsonl",
         ) as pipeline,
     ):

@@ -17,7 +17,7 @@ from ..methods import Method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
 from ..recipe.schema import Train
-from ..sources import remainder_of
+from ..stream.open import remainder_of
 from . import checkpoint, optimizers
 from .randomness import keyed
 from .schedules import Plan

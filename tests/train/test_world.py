@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslpipe.train import World, start_world, train
+from sslpipe.process import Ranks, launcher_ranks
+from sslpipe.train import start_world, train
+from sslpipe.train.world import device_of
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
 
 
 def test_detect():
-    assert World.detect({}) == World(rank=0, size=1, local_rank=0)
+    assert launcher_ranks({}) == Ranks(rank=0, size=1, local_rank=0)
     environ = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-    assert World.detect(environ) == World(5, 8, 1)
-    assert World.detect(environ).device("cuda") == torch.device("cuda:1")
-    assert World.detect(environ).device("cpu") == torch.device("cpu")
-    assert World.detect(environ).device("cuda:3") == torch.device("cuda:3")
+    assert launcher_ranks(environ) == Ranks(5, 8, 1)
+    assert device_of(launcher_ranks(environ), "cuda") == torch.device("cuda:1")
+    assert device_of(launcher_ranks(environ), "cpu") == torch.device("cpu")
+    assert device_of(launcher_ranks(environ), "cuda:3") == torch.device("cuda:3")
 
 
 def test_one_process_needs_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with start_world("cpu") as world:
-        assert world == World()
+        assert world == Ranks()
         assert not torch.distributed.is_initialized()
 
 

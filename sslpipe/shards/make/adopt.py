@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ShardError
+from ...process import cores
 from ..index import Index, file_sha256, index_path, read_index, replace_file, write_index
 from ..manifest import FILE, Manifest, Shard, read_manifest, write_manifest
 from ..read.tars import Tar, find_tars, local_folder, open_tar
@@ -22,7 +23,6 @@ from ..scan import Rules, index_stream
 from ..verify import Problem
 from .journal import REPORT
 from .pack import shard_prefix
-from .pools import cores
 from .source import is_local
 
 KIND = "index"  # of our lines in report.jsonl

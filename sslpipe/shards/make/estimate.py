@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 from ...errors import ShardError
+from ...process import cores
 from .inputs.found import Columns
 from .listing import shuffled
 from .pack import Inputs, find_sources, shard_prefix
 from .plan import KEYED_SAMPLE, Check, Codec, Settings, cut, tar_bytes
-from .pools import cores
 from .report import Estimate
 from .work import Fault, SizeJob, size_payloads
 

@@ -14,10 +14,10 @@ from sslpipe.modalities.image import gpu_decode
 from sslpipe.modalities.image.decode import decode
 from sslpipe.modalities.image.gpu_decode import Encoded, GpuDecoder, TorchCodec, halve
 from sslpipe.modalities.image.scale import Canvas, Decoder
+from sslpipe.stream.batch_decode import BatchDecode
 from sslpipe.stream.plan import Picks
 from sslpipe.stream.reader import Sample
 from sslpipe.stream.source import Loaded, Share
-from sslpipe.stream.together import Together
 
 BASELINE = 1
 
@@ -149,7 +149,7 @@ class Numbers:
 
 def test_a_share_is_finished_at_once_and_what_is_missed_is_loaded_alone():
     source = Numbers()
-    together = Together(
+    together = BatchDecode(
         source,
         first=lambda p, epoch: p,
         finish=lambda prepared: [None if p % 4 == 1 else f"gpu {p}" for p in prepared],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.stream.foresight import Foresight
+from sslpipe.stream.shard_lookahead import ShardLookahead
 
 
 class Store:
@@ -25,18 +25,18 @@ def pairs(step):
     return np.array([step // 2 % 50, (step // 2 + 1) % 50], dtype=np.int64)
 
 
-def look(foresight, step):
-    foresight.at(step)
-    if foresight._job is not None:
-        foresight._job.result()
+def look(lookahead, step):
+    lookahead.at(step)
+    if lookahead._job is not None:
+        lookahead._job.result()
 
 
 def test_as_many_shards_as_the_room_holds_from_the_step_on():
     store = Store(90, [10] * 50)
-    foresight = Foresight(pairs, store, epoch=1000)
+    lookahead = ShardLookahead(pairs, store, epoch=1000)
     for step in (0, 1, 2, 10, 3):
-        look(foresight, step)
-    foresight.close()
+        look(lookahead, step)
+    lookahead.close()
     assert store.wanted == [
         [0, 1, 2, 3],
         [0, 1, 2, 3],
@@ -56,51 +56,51 @@ def test_a_reader_that_is_faster_is_followed_at_once_not_step_by_step():
         return pairs(step)
 
     store = Store(90, [10] * 50)
-    foresight = Foresight(slow, store, epoch=1000)
+    lookahead = ShardLookahead(slow, store, epoch=1000)
     gate.clear()
     begun.clear()
-    foresight.at(0)
+    lookahead.at(0)
     assert begun.wait(5)
     for step in (10, 20, 30):
-        foresight.at(step)
+        lookahead.at(step)
     gate.set()
-    foresight._job.result()
-    foresight.close()
+    lookahead._job.result()
+    lookahead.close()
     assert store.wanted == [[0, 1, 2, 3], [15, 16, 17, 18]]
 
 
 def test_a_set_that_fits_is_wanted_whole_and_not_looked_for_without_end():
     store = Store(10_000, [10] * 50)
-    foresight = Foresight(pairs, store, epoch=1000)
+    lookahead = ShardLookahead(pairs, store, epoch=1000)
     for step in range(7, 90):
-        look(foresight, step)
-    foresight.close()
+        look(lookahead, step)
+    lookahead.close()
     assert store.wanted[0] == [*range(3, 37)]  # 64 steps in one go
     assert sorted(store.wanted[-1]) == [*range(50)]
-    assert len(foresight._steps) <= 4096
+    assert len(lookahead._steps) <= 4096
 
 
 def test_local_shards_take_no_room_and_no_thread():
     store = Store(0, [0] * 50)
-    foresight = Foresight(pairs, store, epoch=1000)
-    look(foresight, 0)
+    lookahead = ShardLookahead(pairs, store, epoch=1000)
+    look(lookahead, 0)
     assert store.wanted == []
 
 
 def test_what_is_needed_at_a_time_must_fit():
-    Foresight(pairs, Store(2000, [1000] * 50), epoch=1000).close()
+    ShardLookahead(pairs, Store(2000, [1000] * 50), epoch=1000).close()
     message = r"2 shards of 2,000 bytes are needed at a time, the share .* is 1,999 bytes; raise"
     with pytest.raises(ShardError, match=message):
-        Foresight(pairs, Store(1999, [1000] * 50), epoch=1000)
+        ShardLookahead(pairs, Store(1999, [1000] * 50), epoch=1000)
 
 
 def test_needed_at_a_time_are_shards_between_their_first_and_last_use():
     def returning(step):
         return np.array([0] if step in (0, 9) else [step % 9], dtype=np.int64)
 
-    Foresight(returning, Store(9 * 10, [10] * 9), epoch=1000).close()
+    ShardLookahead(returning, Store(9 * 10, [10] * 9), epoch=1000).close()
     with pytest.raises(ShardError, match="9 shards of 90 bytes"):
-        Foresight(returning, Store(9 * 10 - 1, [10] * 9), epoch=1000)
+        ShardLookahead(returning, Store(9 * 10 - 1, [10] * 9), epoch=1000)
 
 
 def test_an_error_in_the_background_is_raised_at_the_next_step():
@@ -109,13 +109,13 @@ def test_an_error_in_the_background_is_raised_at_the_next_step():
             raise ShardError("no more")
         return pairs(step)
 
-    foresight = Foresight(broken, Store(10_000, [10] * 50), epoch=1000)
-    foresight.at(0)
-    foresight._job.result()  # 64 steps are fine
-    look(foresight, 5)
-    foresight.at(6)
+    lookahead = ShardLookahead(broken, Store(10_000, [10] * 50), epoch=1000)
+    lookahead.at(0)
+    lookahead._job.result()  # 64 steps are fine
+    look(lookahead, 5)
+    lookahead.at(6)
     with pytest.raises(ShardError, match="no more"):
-        foresight._job.result()
+        lookahead._job.result()
     with pytest.raises(ShardError, match="no more"):
-        foresight.at(7)
-    foresight.close()
+        lookahead.at(7)
+    lookahead.close()

@@ -9,10 +9,10 @@ import torch
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards.make import pack
-from sslpipe.sources import parse_shards
+from sslpipe.stream.open import parse_shards
 
-from .conftest import write_images
-from .streaming import load, steps, trace
+from ..conftest import write_images
+from ..streaming import load, steps, trace
 
 MIX = 'stream.mix={"photos": 0.7, "sketches": 0.3}'
 

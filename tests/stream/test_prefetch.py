@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from sslpipe.stream.ahead import Ahead
+from sslpipe.stream.prefetch import Prefetch
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_results_do_not_depend_on_the_depth(depth):
-    ahead = Ahead(lambda step: step * step, depth=depth, name="test")
+    ahead = Prefetch(lambda step: step * step, depth=depth, name="test")
     assert [ahead.take(step) for step in range(7)] == [step * step for step in range(7)]
     assert ahead.take(3) == 9
     assert ahead.take(4) == 16
@@ -26,7 +26,7 @@ def test_at_most_depth_steps_are_made_ahead():
             started.set()
         return step
 
-    ahead = Ahead(make, depth=3, name="test")
+    ahead = Prefetch(make, depth=3, name="test")
     assert ahead.take(0) == 0
     assert started.wait(10)
     ahead.close()
@@ -40,7 +40,7 @@ def test_an_error_comes_at_its_own_step_and_the_next_step_still_works(depth):
             raise ValueError("two")
         return step
 
-    ahead = Ahead(make, depth=depth, name="test")
+    ahead = Prefetch(make, depth=depth, name="test")
     assert [ahead.take(0), ahead.take(1)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         ahead.take(2)

@@ -27,7 +27,7 @@ class Fetching(Protocol):
         ...
 
 
-class Foresight:
+class ShardLookahead:
     """Tells a store what to fetch: the shards of the next steps, up to half of its room.
 
     No setting says how far ahead: the budget of the cache does.
@@ -49,7 +49,7 @@ class Foresight:
         self._job: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
         if store.fetched.any():
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="foresight")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="lookahead")
             check_room(self._shards_of, store, steps=min(STEPS, epoch))
 
     def at(self, step: int) -> None:

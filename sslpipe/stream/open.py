@@ -1,39 +1,59 @@
 """What `load(shards=...)` may be, made a source: a packed set, several of them, or an iterable."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import RecipeError, ShardError
-from .modalities.image.codec import ImageCodec
-from .recipe import Recipe
-from .rng import sample_id
-from .shards import index as shard_format
-from .shards.manifest import Manifest, open_manifest
-from .shards.read.store import open_store
-from .stream import order
-from .stream.foreign import Foreign, epoch_length
-from .stream.mixture import Mixture, turns_of
-from .stream.packed import Corpus, Packed, mixture_identity
-from .stream.plan import Remainder, Single
-from .stream.reader import Reader
-from .stream.source import Source
-from .worker import Worker
+from ..errors import RecipeError, ShardError
+from ..recipe import Recipe
+from ..rng import sample_id
+from ..shards import index as shard_format
+from ..shards.manifest import Manifest, open_manifest
+from ..shards.read.store import open_store
+from . import order
+from .foreign import Foreign, epoch_length
+from .mixture import Mixture, turns_of
+from .packed import Corpus, Packed, mixture_identity
+from .plan import Remainder, Single
+from .reader import Reader
+from .source import Source
 
 Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
 
 
-def open_source(recipe: Recipe, shards: Shards, worker: Worker) -> Source:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which rank of how many reads, and with which threads."""
+
+    rank: int
+    world_size: int
+    threads: ThreadPoolExecutor
+    count: int  # of threads
+
+    def slots(self, batch_size: int, lanes: int) -> order.I64:
+        """This rank's places in every batch."""
+        return order.slots(
+            batch_size=batch_size, lanes=lanes, rank=self.rank, world_size=self.world_size
+        )
+
+
+def open_source(
+    recipe: Recipe, shards: Shards, reading: Reading, *, extensions: Collection[str]
+) -> Source:
     """The stream of a recipe over what the user gave.
+
+    extensions: of the field of an iterable's samples that is decoded; lower case, no dot.
 
     Raises:
         RecipeError: the recipe's stream section does not suit it.
         ShardError: shards that are missing, cut, or empty.
     """
     if isinstance(shards, Mapping):
-        return mixture(recipe, {name: shards[name] for name in sorted(shards)}, worker)
+        return mixture(recipe, {name: shards[name] for name in sorted(shards)}, reading)
     if recipe.stream.mix:
         names = ", ".join(f"{name}=PATH" for name in recipe.stream.mix)
         raise RecipeError(
@@ -41,8 +61,8 @@ def open_source(recipe: Recipe, shards: Shards, worker: Worker) -> Source:
             f"given; give {names}, or leave stream.mix out"
         )
     if isinstance(shards, str | Path):
-        return single(recipe, open_manifest(shards), worker)
-    return foreign(recipe, shards, worker)
+        return single(recipe, open_manifest(shards), reading)
+    return foreign(recipe, shards, reading, extensions)
 
 
 def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
@@ -63,13 +83,13 @@ def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
     return paths
 
 
-def single(recipe: Recipe, manifest: Manifest, worker: Worker) -> Packed:
+def single(recipe: Recipe, manifest: Manifest, reading: Reading) -> Packed:
     """One packed set."""
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, seed=stream.seed, lanes=lanes)
     remainder = remainder_of(recipe)
-    check_short(recipe, remainder, corpus.order.samples, worker.world_size)
+    check_short(recipe, remainder, corpus.order.samples, reading.world_size)
     plan = Single(
         corpus.order.samples,
         batch_size=stream.batch_size,
@@ -79,15 +99,15 @@ def single(recipe: Recipe, manifest: Manifest, worker: Worker) -> Packed:
     return Packed(
         [corpus],
         plan,
-        worker.slots(stream.batch_size, corpus.order.stride),
+        reading.slots(stream.batch_size, corpus.order.stride),
         on_bad=stream.on_bad,
-        threads=worker.threads,
-        count=worker.count,
+        threads=reading.threads,
+        count=reading.count,
         identity=manifest.fingerprint,
     )
 
 
-def mixture(recipe: Recipe, paths: Mapping[str, str | Path], worker: Worker) -> Packed:
+def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: Reading) -> Packed:
     """Several packed sets by weight; each has an order, a cursor and epochs of its own."""
     stream = recipe.stream
     check_mixture(recipe, paths)
@@ -116,15 +136,17 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], worker: Worker) -> 
     return Packed(
         list(corpora.values()),
         plan,
-        worker.slots(stream.batch_size, 1),
+        reading.slots(stream.batch_size, 1),
         on_bad=stream.on_bad,
-        threads=worker.threads,
-        count=worker.count,
+        threads=reading.threads,
+        count=reading.count,
         identity=mixture_identity(corpora, turns),
     )
 
 
-def foreign(recipe: Recipe, samples: Iterable[Any], worker: Worker) -> Foreign:
+def foreign(
+    recipe: Recipe, samples: Iterable[Any], reading: Reading, extensions: Collection[str]
+) -> Foreign:
     """Somebody's iterable: this rank's part of the data, split by its owner."""
     stream = recipe.stream
     if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
@@ -134,15 +156,15 @@ def foreign(recipe: Recipe, samples: Iterable[Any], worker: Worker) -> Foreign:
             "other; use replace, mask or raise, and wrap"
         )
     length = epoch_length(
-        samples, given=stream.epoch_samples, world_size=worker.world_size, where=recipe.path
+        samples, given=stream.epoch_samples, world_size=reading.world_size, where=recipe.path
     )
     return Foreign(
         samples,
-        slots=worker.slots(stream.batch_size, 1),
+        slots=reading.slots(stream.batch_size, 1),
         epoch_samples=length,
-        extensions=ImageCodec.extensions,
+        extensions=extensions,
         on_bad=stream.on_bad,
-        threads=worker.threads,
+        threads=reading.threads,
     )
 
 
@@ -236,4 +258,19 @@ def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
             f"{recipe.path}: stream.order = {stream.order!r} with stream.remainder = "
             f"{stream.remainder!r}: a mixture goes on for ever and has no last batch; use lanes or "
             "global, and leave the remainder out"
+        )
+
+
+def check_world(recipe: Recipe, rank: int, world_size: int) -> None:
+    """Every rank gets the same number of samples of every batch.
+
+    Raises:
+        RecipeError: the batch does not divide, or there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise RecipeError(f"rank = {rank} is not in [0, {world_size}); check the launcher")
+    if recipe.stream.batch_size % world_size:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is not divisible by "
+            f"the {world_size} ranks; choose a multiple of {world_size}"
         )

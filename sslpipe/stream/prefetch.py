@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetch(Generic[T]):
     """`make(step)` for consecutive steps, up to `depth` of them ahead; depth 0 makes on demand.
 
     An exception of `make(step)` is raised by `take(step)`.

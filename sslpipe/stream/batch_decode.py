@@ -13,7 +13,7 @@ from .source import Decode, Share
 T = TypeVar("T")
 
 
-class Together(Generic[T]):
+class BatchDecode(Generic[T]):
     """`together(step)` -> Share; of one thread.
 
     first: prepares one sample, in threads.
