@@ -10,7 +10,7 @@ from PIL import Image
 
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 
 ROOT = Path(__file__).parents[1]
 

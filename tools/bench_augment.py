@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 
 Rounds = Mapping[str, Sequence["Cost"]]
 Columns = Mapping[str, Sequence[str]]  # head -> a cell per case

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import Processes, open_threads
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.shards.make.plan import Check
 from sslpipe.shards.make.pools import Pool, cores
 

@@ -28,7 +28,7 @@ from sslpipe.modalities.image.decode import decode
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import Recipe, parse_recipe
 from sslpipe.shards import Manifest, Shard, open_manifest, read_manifest
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.stream import order
 from sslpipe.stream.reader import Sample

@@ -42,7 +42,7 @@ from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import open_manifest, read_index
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 
 RECIPE = """
 stream: {batch_size: 12, seed: 3, max_bad_fraction: 1.0}

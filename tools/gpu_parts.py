@@ -176,7 +176,7 @@ def views(size: Size) -> Iterator[Row]:
 def step(size: Size) -> Iterator[Row]:
     """Per executor: a step on the pipeline's batches, and on one that is there."""
     from sslpipe.modalities.image.codec import ImageCodec
-    from sslpipe.shards.make import pack
+    from sslpipe.shards import pack
 
     with tempfile.TemporaryDirectory() as folder:
         photos, shards = Path(folder) / "photos", Path(folder) / "shards"

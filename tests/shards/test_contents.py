@@ -18,7 +18,7 @@ from sslpipe.shards.contents import (
     spread,
     survey,
 )
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.shards.make.adopt import adopt
 from sslpipe.shards.scan import Rules
 

@@ -6,7 +6,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.shards import exclude_rows, open_manifest, read_index, verify
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.shards import open_manifest, read_manifest
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.shards.manifest import write_manifest
 
 

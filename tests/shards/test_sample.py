@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sslpipe.shards import open_manifest, verify
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 
 ROOT = Path(__file__).parents[2] / "shards"
 

@@ -7,7 +7,7 @@ import pytest
 
 from sslpipe.errors import SampleError
 from sslpipe.shards import open_manifest, read_index, read_manifest, verify
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.stream.open import parse_shards
 
 from ..conftest import write_images

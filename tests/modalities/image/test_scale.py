@@ -14,7 +14,7 @@ from sslpipe.modalities.image.executors import kornia
 from sslpipe.modalities.image.scale import Canvas, Decoder, canvas_sides, fitted, side_at
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.names import Entry
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.stream.reader import Sample
 
 CPU = torch.device("cpu")

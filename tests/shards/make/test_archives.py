@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.shards.make.listing import list_inputs
 from sslpipe.shards.make.source import Note, read
 

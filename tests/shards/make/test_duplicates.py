@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sslpipe.shards.make import pack
+from sslpipe.shards import pack
 from sslpipe.shards.make.duplicates import exact, masks, near
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.shards import verify
-from sslpipe.shards.make import listing, pack
+from sslpipe.shards import pack
+from sslpipe.shards.make import listing
 
 
 def test_classes_are_the_sorted_first_level_folders(folder, tmp_path, codec, picture, by_index):

@@ -9,8 +9,8 @@ import pytest
 from sslpipe.errors import ShardError
 from sslpipe.rng import sample_id
 from sslpipe.shards import read_index, verify
-from sslpipe.shards.make import pack
-from sslpipe.shards.make import pack as pack_folder
+from sslpipe.shards import pack
+from sslpipe.shards import pack as pack_folder
 from sslpipe.shards.make.inputs import folders
 
 

@@ -10,7 +10,7 @@ import torch
 
 from sslpipe.errors import ExtraError, ShardError
 from sslpipe.shards.read import download as module
-from sslpipe.shards.read import file_systems as stores
+from sslpipe.shards.read import file_systems
 from sslpipe.shards.read.download import Patience, download, read_range, read_whole
 from sslpipe.shards.read.file_systems import find_store
 from tests.servers import serve
@@ -87,7 +87,7 @@ def test_a_file_that_ends_early_spends_the_budget(server):
 
 
 def test_a_server_that_is_silent_is_left_after_a_while(server, content, monkeypatch):
-    monkeypatch.setattr(stores, "TIMEOUT", 0.3)
+    monkeypatch.setattr(file_systems, "TIMEOUT", 0.3)
     server.faults.extend(["slow"])  # a second
     assert fetched(server) == content
     assert [r[1:] for r in server.ranges][:2] == [(0, 4096), (0, 4096)]
