@@ -1,5 +1,5 @@
 """`python -m sslpipe`, which torchrun starts."""
 
-from .cli import main
+from .cli.commands import main
 
 main()

@@ -18,7 +18,7 @@ from .pipeline import Pipeline, load
 from .recipe import Recipe
 from .stream.open import Shards
 from .stream.reader import Sample
-from .train import build_method
+from .train import initial_method
 from .train.run import prepare
 
 RATES = ("read", "decode", "augment", "step", "end_to_end")
@@ -114,7 +114,7 @@ def trainer(pipe: Pipeline) -> Callable[[Batch], None]:
     """
     if pipe.recipe.train is None:
         raise RecipeError(f"{pipe.recipe.path}: no train section; add one, or measure data only")
-    run = prepare(pipe, build_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+    run = prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
 
     def step(batch: Batch) -> None:
         run.optimizer.zero_grad()

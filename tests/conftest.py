@@ -32,11 +32,11 @@ run: {threads: 2, prefetch: 2}
 
 
 def load_tool(name: str):
-    """A script of tools/ as a module; its neighbours are importable while it is loaded."""
-    tools = str(ROOT / "tools")
+    """A script of tools/bench/ as a module; its neighbours are importable while it is loaded."""
+    tools = str(ROOT / "tools" / "bench")
     sys.path.insert(0, tools)
     try:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / "bench" / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

@@ -9,8 +9,7 @@ import torch
 
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import exclude_rows, open_manifest
-from sslpipe.shards import pack
+from sslpipe.shards import exclude_rows, open_manifest, pack
 
 from .conftest import write_images
 from .streaming import damage, load, steps, trace

@@ -8,7 +8,7 @@ import torch
 
 import sslpipe
 from sslpipe.recipe import find_recipe, load_recipe
-from sslpipe.train import build_method
+from sslpipe.train import initial_method
 from sslpipe.train.run import prepare
 
 NAMES = sorted(sslpipe.recipes())
@@ -72,7 +72,7 @@ def test_one_batch_one_step_one_backward(name, sample):
     with sslpipe.load(recipe_of(name), shards=sample, device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
         honours(batch, pipe.spec, pipe.recipe.views)
-        run = prepare(pipe, build_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+        run = prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
         if name.startswith("deepcluster"):  # its first epoch only fills the memory
             assert run.method(batch).loss == 0
             batch = replace(batch, epoch=1)

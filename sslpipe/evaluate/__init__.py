@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ..batch import Batch
+from ..encoders.monitors import embedding_std, monitor, rankme
 from .features import Features, extract
 from .knn import KNN, knn, leave_one_out
 from .linear import Linear, cross_validated, linear
-from .monitors import embedding_std, monitor, rankme
 
 __all__ = [
     "KNN",

@@ -8,7 +8,7 @@ from torch import nn
 from ..pipeline import load
 from ..recipe import Recipe
 from ..recipe.schema import Stream
-from ..train import build_method, load_encoder
+from ..train import initial_method, load_encoder
 from . import Report, evaluate
 from .central import central_batches
 
@@ -41,7 +41,7 @@ def fresh_encoder(recipe: Recipe, shards: str | Path) -> nn.Module:
     stream = Stream(batch_size=recipe.stream.batch_size)
     plain = recipe.model_copy(update={"stream": stream})
     with load(plain, shards=shards, device="cpu", rank=0, world_size=1) as pipeline:
-        return build_method(recipe, pipeline.spec).encoder
+        return initial_method(recipe, pipeline.spec).encoder
 
 
 def one(

@@ -1,7 +1,6 @@
 """Frozen features of a data set: what every protocol of this room starts from."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..encoders.monitors import evaluating
 from ..errors import ContractError, SslpipeError
 from ..recipe.names import suggest
 
@@ -39,22 +39,6 @@ class Features:
     def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Features as float64 and labels, for scikit-learn."""
         return self.features.double().numpy(), self.labels.numpy()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients; afterwards every submodule is back in the mode it had.
-
-    `module.train()` would not do: it also wakes the parts that were frozen on purpose.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def extract(

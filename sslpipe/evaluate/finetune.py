@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
 from ..train.randomness import keyed
-from .features import evaluating, first_view
+from .features import first_view
 
 
 @dataclass(frozen=True, slots=True)

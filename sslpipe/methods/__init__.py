@@ -39,7 +39,7 @@ from .simsiam import SimSiam
 from .swav import SwAV
 from .vicreg import VICReg
 
-__all__ = ["METHODS", "Method", "Output", "build", "follow"]
+__all__ = ["METHODS", "Method", "Output", "build_method", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
     {
@@ -73,7 +73,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
 )
 
 
-def build(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
+def build_method(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
     """Make the method that an entry names; a user's own is `package.module:Class`.
 
     Raises:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .axes import check_axes
-from .feature_maps import MapEncoder, map_shape
-from .heads import at_least_fp32
-from .limits import not_negative, positive, shares
 from .method import Output
+from .parts.axes import check_axes
+from .parts.feature_maps import MapEncoder, map_shape
+from .parts.heads import at_least_fp32
+from .parts.limits import not_negative, positive, shares
 
 
 def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .collectives import joint_mean
-from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .limits import not_negative, positive
 from .method import Output
+from .parts.axes import check_axes
+from .parts.collectives import joint_mean
+from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .parts.limits import not_negative, positive
 from .simclr import monitors
 
 

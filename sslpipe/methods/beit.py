@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.patches import PatchEncoder
 from . import tokenizers
-from .axes import check_axes
-from .heads import at_least_fp32, feature_dim
 from .method import Output
-from .ragged import mean_of_real, padded
-from .vit import PatchEncoder, patch_mask, take, undecayed_by_name
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim
+from .parts.patches import patch_mask, take, undecayed_by_name
+from .parts.ragged import mean_of_real, padded
 
 
 def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class BEiT(nn.Module):
         mask = patch_mask("beit", encoder, spec, "blocks")
         dim = feature_dim(encoder, "beit")
         self.encoder = encoder
-        self.tokenizer = tokenizers.build(
+        self.tokenizer = tokenizers.build_tokenizer(
             tokenizers.entry(tokenizer, "method.beit.tokenizer"),
             patch_size=mask.patch_size,
             channels=spec.views["global"].channels,

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .limits import positive, shares
 from .method import Output
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .parts.limits import positive, shares
+from .parts.teachers import cosine, ema_update, frozen_copy
 from .simclr import monitors
-from .teachers import cosine, ema_update, frozen_copy
 
 
 def byol_loss(p_BD: Tensor, z_BD: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .axes import check_axes
-from .collectives import all_mean
 from .colour_bins import ab_bins
-from .feature_maps import MapDecoder, MapEncoder, map_shape
-from .heads import at_least_fp32
-from .limits import positive, shares
 from .method import Output
+from .parts.axes import check_axes
+from .parts.collectives import all_mean
+from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
+from .parts.heads import at_least_fp32
+from .parts.limits import positive, shares
 
 
 def soft_encode(

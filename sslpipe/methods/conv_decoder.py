@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .limits import positive
-from .vit import on_grid, take
+from ..encoders.patches import on_grid
+from .parts.limits import positive
+from .parts.patches import take
 
 
 class ConvDecoder(nn.Module):

@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
+from ..encoders.patches import PatchEncoder
 from ..errors import ContractError
-from .axes import check_axes
 from .conv_decoder import ConvDecoder
-from .heads import at_least_fp32, feature_dim
-from .limits import not_negative, shares
 from .method import Output
-from .teachers import ema_update, frozen_copy, linear
-from .vit import PatchEncoder, hidden_patches, patch_mask, visible_first
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim
+from .parts.limits import not_negative, shares
+from .parts.patches import hidden_patches, patch_mask, visible_first
+from .parts.teachers import ema_update, frozen_copy, linear
 
 
 @runtime_checkable
 class LayeredEncoder(Protocol):
-    """An encoder that shows what its blocks add; backbones.ViT is one."""
+    """An encoder that shows what its blocks add; image.ViT is one."""
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
         """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .axes import check_axes
-from .collectives import all_mean
 from .epoch_memory import EpochMemory
-from .heads import at_least_fp32
 from .kmeans import spherical_kmeans
-from .limits import positive
 from .method import Output
-from .multicrop import CropEmbedder
+from .parts.axes import check_axes
+from .parts.collectives import all_mean
+from .parts.heads import at_least_fp32
+from .parts.limits import positive
+from .parts.multicrop import CropEmbedder
 
 MEMORIES = 2  # crops_for_assign of the official code: the first two views
 UNKNOWN = -100  # the cluster of a sample that was not clustered

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from . import heads
-from .axes import check_axes
-from .distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
-from .limits import positive, shares
 from .method import Output
-from .teachers import cosine, ema_update, frozen_copy
-from .vit import whole_patches
+from .parts import heads
+from .parts.axes import check_axes
+from .parts.distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
+from .parts.limits import positive, shares
+from .parts.patches import whole_patches
+from .parts.teachers import cosine, ema_update, frozen_copy
 
 
 def dino_loss(

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
 from .ibot import ibot_loss
 from .koleo import koleo_loss
-from .limits import not_negative, positive, shares
-from .masked_pair import MASK, MaskedBranch, MaskedPair, check, prototype_head
 from .method import Output
+from .parts.distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
+from .parts.limits import not_negative, positive, shares
+from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, prototype_head
 
 
 class DINOv2(nn.Module):

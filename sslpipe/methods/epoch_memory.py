@@ -6,7 +6,7 @@ A views per sample, N places: the samples of an epoch.
 import torch
 from torch import Tensor, nn
 
-from .collectives import gather
+from .parts.collectives import gather
 
 
 class EpochMemory(nn.Module):

@@ -9,19 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .distillation import Centring, entropies, view_cross_entropy, warmed_up
-from .heads import at_least_fp32
-from .limits import not_negative, positive, shares
-from .masked_pair import (
-    MASK,
-    MaskedBranch,
-    MaskedPair,
-    check,
-    hidden_index,
-    prototype_head,
-)
 from .method import Output
+from .parts.axes import check_axes
+from .parts.distillation import Centring, entropies, view_cross_entropy, warmed_up
+from .parts.heads import at_least_fp32
+from .parts.limits import not_negative, positive, shares
+from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, hidden_index, prototype_head
 
 
 def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperature: float) -> Tensor:

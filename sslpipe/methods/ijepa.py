@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .heads import at_least_fp32, feature_dim
+from ..encoders.patches import PatchEncoder
 from .jepa_predictor import JEPAPredictor
-from .limits import shares
 from .method import Output
-from .ragged import Padded, mean_of_real, padded
-from .teachers import ema_update, frozen_copy, linear
-from .vit import PatchEncoder, patch_mask, take
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim
+from .parts.limits import shares
+from .parts.patches import patch_mask, take
+from .parts.ragged import Padded, mean_of_real, padded
+from .parts.teachers import ema_update, frozen_copy, linear
 
 
 def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .axes import check_axes
-from .feature_maps import MapDecoder, MapEncoder, map_shape
-from .heads import at_least_fp32
-from .limits import not_negative
 from .method import Output
-from .vit import hidden_patches
+from .parts.axes import check_axes
+from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
+from .parts.heads import at_least_fp32
+from .parts.limits import not_negative
+from .parts.patches import hidden_patches
 
 
 def pixels_of(hidden_BN: Tensor, grid: tuple[int, int], patch: int) -> Tensor:

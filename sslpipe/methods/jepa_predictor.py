@@ -10,9 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .heads import library, trunc_normal
-from .ragged import Padded, real_keys
-from .vit import check_blocks, sincos
+from ..encoders.patches import library, sincos
+from .parts.heads import trunc_normal
+from .parts.patches import check_blocks
+from .parts.ragged import Padded, real_keys
 
 
 class JEPAPredictor(nn.Module):

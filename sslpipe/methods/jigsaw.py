@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from .heads import at_least_fp32
-from .limits import positive
 from .method import Output
-from .siamese import Siamese, joined, question
+from .parts.heads import at_least_fp32
+from .parts.limits import positive
+from .parts.siamese import Siamese, joined, question
 
 
 class Jigsaw(nn.Module):

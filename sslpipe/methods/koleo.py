@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .axes import check_axes
-from .heads import at_least_fp32
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32
 
 
 def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:

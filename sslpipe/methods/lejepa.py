@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .axes import check_axes
-from .collectives import gather
-from .heads import at_least_fp32
-from .limits import positive, shares
 from .method import Output
-from .multicrop import CropEmbedder
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32
+from .parts.limits import positive, shares
+from .parts.multicrop import CropEmbedder
 
 
 def epps_pulley(x_VBM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .heads import at_least_fp32, feature_dim
+from ..encoders.patches import PatchEncoder
 from .method import Output
-from .vit import MaskedDecoder, PatchEncoder, hidden_patches, patch_mask, visible_first
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim
+from .parts.patches import MaskedDecoder, hidden_patches, patch_mask, visible_first
 
 
 def patchify(images_BCHW: Tensor, patch: int) -> Tensor:

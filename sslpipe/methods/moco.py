@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
-from .axes import check_axes
 from .batch_norms import group_batch_norms
-from .collectives import gather
-from .heads import at_least_fp32, feature_dim, relu_mlp
-from .limits import positive, shares
 from .method import Output
-from .queues import Queue, random_rows
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32, feature_dim, relu_mlp
+from .parts.limits import positive, shares
+from .parts.queues import Queue, random_rows
+from .parts.teachers import ema_update, frozen_copy
 from .simclr import monitors
-from .teachers import ema_update, frozen_copy
 
 
 def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float) -> Tensor:

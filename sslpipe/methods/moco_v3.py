@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
-from .axes import check_axes
-from .collectives import gather
-from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .limits import positive, shares
 from .method import Output
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .parts.limits import positive, shares
+from .parts.teachers import cosine, ema_update, frozen_copy
 from .simclr import monitors
-from .teachers import cosine, ema_update, frozen_copy
 
 
 def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:

@@ -13,16 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .collectives import gather
+from ..encoders.patches import PatchEncoder
 from .dino import teacher_monitors
-from .heads import at_least_fp32, feature_dim, trunc_normal
-from .limits import not_negative, positive, shares
 from .method import Output
-from .multicrop import hidden_batch_norm_mlp
-from .sinkhorn import sinkhorn_knopp
-from .teachers import ema_update, frozen_copy, linear
-from .vit import PatchEncoder, hidden_patches, patch_mask, visible_first, whole_patches
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32, feature_dim, trunc_normal
+from .parts.limits import not_negative, positive, shares
+from .parts.multicrop import hidden_batch_norm_mlp
+from .parts.patches import hidden_patches, patch_mask, visible_first, whole_patches
+from .parts.sinkhorn import sinkhorn_knopp
+from .parts.teachers import ema_update, frozen_copy, linear
 
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .axes import check_axes
-from .collectives import gather
-from .heads import at_least_fp32, batch_norm_mlp, feature_dim
-from .limits import positive
 from .method import Output
-from .multicrop import hidden_batch_norm_mlp
-from .queues import Queue, random_rows
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
+from .parts.limits import positive
+from .parts.multicrop import hidden_batch_norm_mlp
+from .parts.queues import Queue, random_rows
 
 
 def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: float) -> Tensor:

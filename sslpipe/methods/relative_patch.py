@@ -11,10 +11,10 @@ from torch import nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .heads import at_least_fp32
-from .limits import positive
 from .method import Output
-from .siamese import Siamese, joined, question
+from .parts.heads import at_least_fp32
+from .parts.limits import positive
+from .parts.siamese import Siamese, joined, question
 
 
 class RelativePatch(nn.Module):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from .heads import at_least_fp32, feature_dim
 from .method import Output
+from .parts.heads import at_least_fp32, feature_dim
 
 
 class Rotation(nn.Module):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .axes import check_axes
-from .collectives import gather
-from .heads import at_least_fp32, batch_norm_mlp, feature_dim
-from .limits import positive
 from .method import Output
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
+from .parts.limits import positive
 
 
 def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:

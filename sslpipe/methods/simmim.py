@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .heads import at_least_fp32, feature_dim
+from ..encoders.patches import PatchEncoder, on_grid
 from .method import Output
-from .vit import PatchEncoder, hidden_patches, on_grid, patch_mask, undecayed_by_name
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim
+from .parts.patches import hidden_patches, patch_mask, undecayed_by_name
 
 
 def simmim_loss(

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
-from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .limits import positive
 from .method import Output
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .parts.limits import positive
 from .simclr import monitors
 
 

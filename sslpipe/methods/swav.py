@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .axes import check_axes
-from .heads import at_least_fp32
-from .limits import not_negative, positive, shares
 from .method import Output
-from .multicrop import CropEmbedder
-from .queues import Queue
-from .sinkhorn import sinkhorn_knopp
+from .parts.axes import check_axes
+from .parts.heads import at_least_fp32
+from .parts.limits import not_negative, positive, shares
+from .parts.multicrop import CropEmbedder
+from .parts.queues import Queue
+from .parts.sinkhorn import sinkhorn_knopp
 
 ASSIGN = 2  # crops_for_assign of the official code: the first two
 

@@ -76,7 +76,7 @@ TOKENIZERS: Mapping[str, type[RandomProjection]] = MappingProxyType(
 )
 
 
-def build(entry: Entry, *, patch_size: int, channels: int) -> Tokenizer:
+def build_tokenizer(entry: Entry, *, patch_size: int, channels: int) -> Tokenizer:
     """Make the tokenizer that an entry names; a user's own is `package.module:Class`.
 
     Raises:

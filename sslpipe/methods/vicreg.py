@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .axes import check_axes
 from .barlow_twins import off_diagonal
-from .collectives import gather
-from .heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .limits import not_negative, positive
 from .method import Output
+from .parts.axes import check_axes
+from .parts.collectives import gather
+from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
+from .parts.limits import not_negative, positive
 from .simclr import monitors
 
 

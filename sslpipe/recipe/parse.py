@@ -46,7 +46,7 @@ def recipes() -> dict[str, Path]:
     """The recipes that ship with the package, by name."""
     inside = Path(__file__).parents[1] / "pipelines"  # in a wheel
     folder = inside if inside.is_dir() else Path(__file__).parents[2] / "pipelines"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
 
 
 def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:

@@ -193,7 +193,7 @@ def corpus_of(
     return Corpus(
         store,
         Reader(store, shard_format),
-        order.build(
+        order.build_order(
             np.array(sizes, dtype=np.int64),
             kind=recipe.stream.order,
             seed=seed,

@@ -174,7 +174,7 @@ class Lanes:
         return self.short + (lane < self.longer)
 
 
-def build(sizes: I64, *, kind: Kind, seed: int, lanes: int, window: int) -> Order:
+def build_order(sizes: I64, *, kind: Kind, seed: int, lanes: int, window: int) -> Order:
     """The order of a corpus whose shards have the given sizes (samples)."""
     if kind == "sequential":
         return Order(sizes, Sequential(sizes), 1)

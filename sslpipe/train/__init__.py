@@ -4,7 +4,7 @@ from .checkpoint import load_encoder
 from .loop import TrainResult, train
 from .record import Every
 from .report import Bar, Reporter, Silent
-from .run import build_method
+from .run import initial_method
 from .world import start_world
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Reporter",
     "Silent",
     "TrainResult",
-    "build_method",
+    "initial_method",
     "load_encoder",
     "start_world",
     "train",

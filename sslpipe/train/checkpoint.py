@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from .. import backbones
+from ..encoders import build_encoder
 from ..errors import StateError
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import Entry
@@ -133,7 +133,7 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
     checkpoint = load(path)
     recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
     assert recipe.train is not None
-    encoder = backbones.build(recipe.train.backbone, image_size=checkpoint.image_size)
+    encoder = build_encoder(recipe.train.backbone, image_size=checkpoint.image_size)
     try:
         encoder.load_state_dict(checkpoint.encoder)
     except RuntimeError as error:

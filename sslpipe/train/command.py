@@ -10,7 +10,7 @@ from ..recipe import Recipe
 from ..stream.open import Shards
 from .loop import TrainResult, train
 from .report import Bar
-from .run import build_method
+from .run import initial_method
 from .world import device_of, start_world
 
 
@@ -41,7 +41,7 @@ def run(
             quarantine=out / "quarantine.jsonl",
         ) as pipeline,
     ):
-        method = build_method(recipe, pipeline.spec)
+        method = initial_method(recipe, pipeline.spec)
         return train(
             pipeline,
             method,

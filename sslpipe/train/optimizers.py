@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..encoders.patches import library
 from ..errors import RecipeError
-from ..methods.heads import library
 from ..recipe.names import Entry, call, choose
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -31,7 +31,7 @@ APART: Mapping[str, Rates] = MappingProxyType(  # optional members of methods (m
 )
 
 
-def build(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optimizer:
+def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optimizer:
     """Build the optimizer of a recipe over the trainable parameters of `method`.
 
     `scale` turns its lr into that of the whole batch. What `method.fixed_lr_parameters()` yields,

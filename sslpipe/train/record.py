@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..batch import Batch, whole_group
-from ..evaluate.monitors import monitor
+from ..encoders.monitors import monitor
 from ..methods import Output
 from .alarm import Alarm
 from .checkpoint import recipe_text

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import backbones, methods
+from .. import methods
 from ..batch import BatchSpec, whole_group
+from ..encoders import build_encoder
 from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method
 from ..pipeline import Pipeline
@@ -56,7 +57,7 @@ class Run:
         return context
 
 
-def build_method(recipe: Recipe, spec: BatchSpec) -> Method:
+def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
     """Backbone and method of a recipe; the initial weights are a function of its seed.
 
     Raises:
@@ -67,8 +68,8 @@ def build_method(recipe: Recipe, spec: BatchSpec) -> Method:
         missing = "method" if recipe.method is None else "train"
         raise RecipeError(f"{recipe.path}: has no {missing!r} section; add it to train")
     with keyed("init", seed=recipe.stream.seed):
-        encoder = backbones.build(recipe.train.backbone, image_size=image_size(spec))
-        return methods.build(recipe.method, encoder, spec)
+        encoder = build_encoder(recipe.train.backbone, image_size=image_size(spec))
+        return methods.build_method(recipe.method, encoder, spec)
 
 
 def image_size(spec: BatchSpec) -> int:
@@ -100,7 +101,7 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
     module.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     replica = replicate(module, pipeline)
     scale = lr_scale(settings, pipeline.spec.global_size)
-    optimizer = optimizers.build(settings.optimizer, module, scale=scale)
+    optimizer = optimizers.build_optimizer(settings.optimizer, module, scale=scale)
     return Run(
         pipeline=pipeline,
         recipe=pipeline.recipe.model_copy(update={"train": settings}),

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sslpipe import backbones, methods
+from sslpipe import methods
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+from sslpipe.encoders import build_encoder
 from sslpipe.recipe.names import Entry
 
 SIDE, SMALL_SIDE, PATCH, PATCHES = 16, 8, 4, 16
@@ -67,13 +68,13 @@ TARGETS = {
 
 
 def vit() -> nn.Module:
-    return backbones.build(Entry("vit_tiny", VIT), image_size=SIDE)
+    return build_encoder(Entry("vit_tiny", VIT), image_size=SIDE)
 
 
 def build(name: str, spec: BatchSpec, encoder: nn.Module | None = None, **more) -> nn.Module:
     """The method, on a ViT of two narrow blocks."""
     entry = Entry(name, SETTINGS[name] | more)
-    return methods.build(entry, vit() if encoder is None else encoder, spec)
+    return methods.build_method(entry, vit() if encoder is None else encoder, spec)
 
 
 def side(group: str) -> int:

@@ -2,8 +2,8 @@
 
 import torch
 
-from sslpipe import backbones
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
+from sslpipe.encoders import build_encoder
 from sslpipe.recipe.names import Entry
 
 PATCH, GRID, PATCHES = 4, (4, 4), 16
@@ -20,7 +20,7 @@ SETTINGS = {
 
 def vit(**settings):
     torch.manual_seed(0)
-    return backbones.build(Entry("vit_tiny", VIT | settings), image_size=16)
+    return build_encoder(Entry("vit_tiny", VIT | settings), image_size=16)
 
 
 def choose(counts_MB, seed):

@@ -16,7 +16,9 @@ PATCH, SMALL = 4, {"random_projection": {"vocabulary": 10}}
 
 
 def build(**settings):
-    return methods.build(Entry("beit", settings, "r.yaml:5"), masked.vit(), masked.spec_of(4))
+    return methods.build_method(
+        Entry("beit", settings, "r.yaml:5"), masked.vit(), masked.spec_of(4)
+    )
 
 
 def slow_beit_loss(logits, ids, real):

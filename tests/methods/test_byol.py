@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe.methods import byol, teachers
+from sslpipe.methods import byol
+from sslpipe.methods.parts import teachers
 
 SMALL = {"projector": (12, 5), "predictor_hidden": 9}
 

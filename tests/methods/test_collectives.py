@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import nn
 
 from sslpipe import methods
-from sslpipe.methods import collectives
 from sslpipe.methods.koleo import koleo_loss
-from sslpipe.methods.sinkhorn import sinkhorn_knopp
+from sslpipe.methods.parts import collectives
+from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 from sslpipe.process import group_ranks
 from sslpipe.train import run
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from sslpipe import methods
 from sslpipe.errors import ContractError
-from sslpipe.methods import dino, heads
+from sslpipe.methods import dino
+from sslpipe.methods.parts import heads
 
 SMALL = {"prototypes": 12, "hidden": 16, "bottleneck": 8}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sslpipe import backbones, methods
+from sslpipe import methods
+from sslpipe.encoders import image
 
 from . import every_method
 from .every_method import build, make_batch, make_spec
@@ -163,7 +164,7 @@ PASSES = {
 def test_an_encoder_sees_what_it_must_and_no_more(name):
     """Crops of one size in one pass; hidden patches never, where the paper drops them."""
     method, seen = build(name, make_spec(4)), {}
-    networks = [m for m in method.modules() if isinstance(m, backbones.ViT)]
+    networks = [m for m in method.modules() if isinstance(m, image.ViT)]
     networks.sort(key=lambda vit: not vit.model.norm.weight.requires_grad)  # teachers last
     for vit in networks:
         passes = seen.setdefault(id(vit), [])

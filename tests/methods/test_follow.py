@@ -61,25 +61,25 @@ def test_hook_runs_after_the_weights_moved(stepped):
 def test_build_binds_settings_strictly(encoder, make_batch, rand):
     _, spec = make_batch({"global": rand(2, 4, 3, 8, 8)})
     entry = Entry("simclr", {"temperature": 0.5, "projector": [16, 8]}, "r.yaml:3")
-    method = methods.build(entry, encoder, spec)
+    method = methods.build_method(entry, encoder, spec)
     assert isinstance(method, methods.METHODS["simclr"])
     assert method.temperature == 0.5
     assert method.encoder is encoder
     with pytest.raises(RecipeError, match=r"r\.yaml:3: .*temprature.*did you mean 'temperature'"):
-        methods.build(Entry("simclr", {"temprature": 1}, "r.yaml:3"), encoder, spec)
+        methods.build_method(Entry("simclr", {"temprature": 1}, "r.yaml:3"), encoder, spec)
     with pytest.raises(RecipeError, match="unknown method 'simcrl'; did you mean 'simclr'"):
-        methods.build(Entry("simcrl"), encoder, spec)
+        methods.build_method(Entry("simcrl"), encoder, spec)
     with pytest.raises(RecipeError, match=r"temperature = 0\.0; set"):
-        methods.build(Entry("simclr", {"temperature": 0}), encoder, spec)
+        methods.build_method(Entry("simclr", {"temperature": 0}), encoder, spec)
     with pytest.raises(ContractError):
-        methods.build(Entry("mae"), encoder, spec)
+        methods.build_method(Entry("mae"), encoder, spec)
 
 
 def test_build_takes_a_users_own_class(encoder, monkeypatch, tmp_path):
     source = "from torch import nn\n\n\n" + inspect.getsource(Counter)
     (tmp_path / "my_methods.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    method = methods.build(Entry("my_methods:Counter", {"gain": 2}), encoder, "spec")
+    method = methods.build_method(Entry("my_methods:Counter", {"gain": 2}), encoder, "spec")
     assert (method.encoder, method.spec, method.gain) == (encoder, "spec", 2.0)
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe import backbones
+from sslpipe.encoders import build_encoder
+from sslpipe.encoders.patches import library, sincos
 from sslpipe.errors import ExtraError
-from sslpipe.methods import heads, teachers, vit
+from sslpipe.methods.parts import teachers
 from sslpipe.recipe.names import Entry
 
 
@@ -51,7 +52,7 @@ def test_frozen_copy_zeroes_known_rates_and_nothing_else():
 def test_frozen_copy_switches_off_timms_drop_path():
     settings = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     entry = Entry("vit_tiny", {**settings, "drop_path_rate": 0.9})
-    student = backbones.build(entry, image_size=8).train()
+    student = build_encoder(entry, image_size=8).train()
     teacher = teachers.frozen_copy(student).train()
     images = torch.ones(16, 3, 8, 8)
     assert teacher(images).equal(teacher(images))
@@ -60,9 +61,9 @@ def test_frozen_copy_switches_off_timms_drop_path():
 
 def test_sincos_refuses_a_width_it_cannot_split():
     with pytest.raises(ValueError, match="multiple of 4"):
-        vit.sincos(6, (2, 2))
+        sincos(6, (2, 2))
 
 
 def test_a_missing_library_says_what_to_install():
     with pytest.raises(ExtraError, match=r"sslpipe\[train\]"):
-        heads.library("no_such_library")
+        library("no_such_library")

@@ -8,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sslpipe import methods
 from sslpipe.errors import ContractError
-from sslpipe.methods import ibot, masked_pair
+from sslpipe.methods import ibot
 from sslpipe.methods.dinov2 import DINOv2
+from sslpipe.methods.parts import masked_pair
 
 SMALL = {"prototypes": 12, "hidden": 16, "bottleneck": 8}
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sslpipe.methods.lejepa import epps_pulley, prediction_loss
 from sslpipe.methods.msn import msn_loss
 from sslpipe.methods.nnclr import nearest_neighbours, nnclr_loss
-from sslpipe.methods.sinkhorn import sinkhorn_knopp
+from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 from sslpipe.methods.swav import swav_loss
 
 loss = pytest.importorskip("lightly.loss", reason="needs lightly")

@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from lightly.models import utils
 from lightly.models.modules import IJEPAPredictorTIMM
 
+from sslpipe.encoders.patches import sincos
 from sslpipe.methods import mae, simmim
 from sslpipe.methods.jepa_predictor import JEPAPredictor
-from sslpipe.methods.ragged import padded
-from sslpipe.methods.vit import sincos, take
+from sslpipe.methods.parts.patches import take
+from sslpipe.methods.parts.ragged import padded
 
 from . import masked
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe import backbones
+from sslpipe.encoders import build_encoder
+from sslpipe.encoders.patches import sincos
 from sslpipe.errors import ContractError, RecipeError
-from sslpipe.methods import build, mae
-from sslpipe.methods.vit import sincos, visible_first
+from sslpipe.methods import build_method, mae
+from sslpipe.methods.parts.patches import visible_first
 from sslpipe.recipe.names import Entry
 
 PATCH, GRID, HIDDEN = 4, 4, 12
@@ -18,7 +19,7 @@ SMALL = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
 @pytest.fixture
 def vit():
     torch.manual_seed(0)
-    return backbones.build(Entry("vit_tiny", VIT), image_size=PATCH * GRID).eval()
+    return build_encoder(Entry("vit_tiny", VIT), image_size=PATCH * GRID).eval()
 
 
 @pytest.fixture
@@ -230,4 +231,4 @@ def test_contract_errors_say_what_to_change(vit, encoder, masked, make_batch, ra
 )
 def test_impossible_decoders_are_errors_of_the_recipe(vit, masked, settings, message):
     with pytest.raises(RecipeError, match=rf"r\.yaml:9: mae: {message}"):
-        build(Entry("mae", SMALL | settings, "r.yaml:9"), vit, masked[1])
+        build_method(Entry("mae", SMALL | settings, "r.yaml:9"), vit, masked[1])

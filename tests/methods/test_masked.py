@@ -18,7 +18,9 @@ MASKS = {"beit": "blocks", "data2vec2": "inverse", "ijepa": "context", "simmim":
 
 def build(name, encoder=None, spec=None):
     encoder = masked.vit() if encoder is None else encoder
-    return methods.build(Entry(name, masked.SETTINGS[name]), encoder, spec or masked.spec_of(4))
+    return methods.build_method(
+        Entry(name, masked.SETTINGS[name]), encoder, spec or masked.spec_of(4)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,7 +104,7 @@ def test_what_does_not_fit_is_named(name, encoder):
 def test_impossible_settings_are_named(name, settings, message):
     entry = Entry(name, masked.SETTINGS[name] | settings, "r.yaml:7")
     with pytest.raises(RecipeError, match=rf"r\.yaml:7: {name}: .*{message}"):
-        methods.build(entry, masked.vit(), masked.spec_of(4))
+        methods.build_method(entry, masked.vit(), masked.spec_of(4))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe import backbones
 from sslpipe.batch import MaskSpec
+from sslpipe.encoders import build_encoder
 from sslpipe.errors import ContractError
 from sslpipe.methods import msn
 from sslpipe.recipe.names import Entry
@@ -49,7 +49,7 @@ def slow_msn_loss(anchors, targets, prototypes, temperature, sharpening, weight)
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
-    return backbones.build(VIT, image_size=16)
+    return build_encoder(VIT, image_size=16)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sslpipe.errors import ContractError
-from sslpipe.methods.queues import Queue, random_rows
+from sslpipe.methods.parts.queues import Queue, random_rows
 
 
 def column(*values):

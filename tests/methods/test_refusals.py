@@ -40,7 +40,7 @@ def spec():
 
 
 def build(name, encoder, spec, **settings):
-    return methods.build(Entry(name, SETTINGS[name] | settings, "r.yaml:7"), encoder, spec)
+    return methods.build_method(Entry(name, SETTINGS[name] | settings, "r.yaml:7"), encoder, spec)
 
 
 def numbers(name):

@@ -69,7 +69,9 @@ def test_heads_are_the_official_ones(encoder, views):
 
 def test_the_predictors_learning_rate_stays(encoder, views):
     method = simsiam.SimSiam(encoder, views[1], **SMALL)
-    optimizer = optimizers.build(Entry("sgd", {"lr": 0.5, "decay": "all"}), method, scale=1.0)
+    optimizer = optimizers.build_optimizer(
+        Entry("sgd", {"lr": 0.5, "decay": "all"}), method, scale=1.0
+    )
     optimizers.set_rates(optimizer, lr=0.1, weight_decay=1e-4)
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     fixed = {id(p) for p in method.predictor.parameters()}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sslpipe.methods.sinkhorn import sinkhorn_knopp
+from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 
 
 def slow_sinkhorn(scores, epsilon, iterations):

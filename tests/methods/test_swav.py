@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sslpipe import methods
 from sslpipe.errors import ContractError
 from sslpipe.methods import swav
-from sslpipe.methods.sinkhorn import sinkhorn_knopp
+from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 
 SMALL = {"projector": (16, 8), "prototypes": 6}
 

@@ -8,7 +8,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import read_manifest
+from sslpipe.shards import pack, read_manifest
 from sslpipe.shards.contents import (
     extract,
     find_key,
@@ -18,7 +18,6 @@ from sslpipe.shards.contents import (
     spread,
     survey,
 )
-from sslpipe.shards import pack
 from sslpipe.shards.make.adopt import adopt
 from sslpipe.shards.scan import Rules
 

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import exclude_rows, open_manifest, read_index, verify
-from sslpipe.shards import pack
+from sslpipe.shards import exclude_rows, open_manifest, pack, read_index, verify
 
 
 @pytest.fixture

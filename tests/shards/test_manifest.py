@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import open_manifest, read_manifest
-from sslpipe.shards import pack
+from sslpipe.shards import open_manifest, pack, read_manifest
 from sslpipe.shards.manifest import write_manifest
 
 

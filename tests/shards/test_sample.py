@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sslpipe.shards import open_manifest, verify
-from sslpipe.shards import pack
+from sslpipe.shards import open_manifest, pack, verify
 
 ROOT = Path(__file__).parents[2] / "shards"
 

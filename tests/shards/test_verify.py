@@ -6,8 +6,7 @@ import tarfile
 import pytest
 
 from sslpipe.errors import SampleError
-from sslpipe.shards import open_manifest, read_index, read_manifest, verify
-from sslpipe.shards import pack
+from sslpipe.shards import open_manifest, pack, read_index, read_manifest, verify
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import webdataset
 
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Manifest, open_manifest, read_index
+from sslpipe.shards import Manifest, open_manifest, pack, read_index
 from sslpipe.shards import index as shard_format
-from sslpipe.shards import pack
 from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
 from tests.conftest import write_images

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sslpipe.evaluate.monitors import embedding_std
+from sslpipe.encoders.monitors import embedding_std
 from sslpipe.methods import Output
 from sslpipe.methods.simclr import nt_xent
 from sslpipe.train import Every, Silent, train

@@ -48,7 +48,7 @@ def test_recipe_text_keeps_the_fingerprint():
 
 
 def test_recipe_text_of_every_shipped_recipe(request):
-    recipes = sorted((request.config.rootpath / "pipelines").glob("*.yaml"))
+    recipes = sorted((request.config.rootpath / "pipelines").glob("*/*.yaml"))
     assert recipes
     for path in recipes:
         recipe = load_recipe(path)

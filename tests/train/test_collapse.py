@@ -1,8 +1,8 @@
-"""The real methods, broken as in tools/collapse.py: their runs are told so, whole ones are not.
+"""The real methods, broken as in tools/bench/collapse.py, are told so; whole ones are not.
 
 64 photos at 16 px, two crops of random brightness each, a convolutional encoder with batch norm,
 heads of 64 and 32, epochs of 12 steps of 32 images, fp32, SGD: seconds instead of minutes.
-The same on CIFAR-10 with the recipes and tools/collapse.py: tools/LOG.md.
+The same on CIFAR-10 with the recipes and tools/bench/collapse.py: tools/LOG.md.
 
 SimSiam's collapse is that of `embedding_rank`: the batch norm without scale that ends its projector
 holds each feature's spread. Broken either way it was 1.05 to 1.25 from some epoch on, whole 2.7 to
@@ -41,7 +41,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def bed():
-    """tools/collapse.py as a module."""
+    """tools/bench/collapse.py as a module."""
     return load_tool("collapse")
 
 

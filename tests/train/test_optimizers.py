@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe import backbones
+from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.recipe.names import Entry
-from sslpipe.train.optimizers import build, clip_per_parameter, set_rates
+from sslpipe.train.optimizers import build_optimizer, clip_per_parameter, set_rates
 
 
 class Net(nn.Module):
@@ -31,7 +31,7 @@ EXEMPT = {"linear.bias", "norm.weight", "norm.bias", "table_bias", "scale"}
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_groups_and_linear_scaling(name):
     net = Net()
-    optimizer = build(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
+    optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
     weights, exempt = optimizer.param_groups
     assert names(net, weights) == WEIGHTS
     assert names(net, exempt) == EXEMPT
@@ -44,13 +44,15 @@ def test_groups_and_linear_scaling(name):
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_everything_can_be_decayed(name):
     net = Net()
-    (group,) = build(Entry(name, {"lr": 1, "decay": "all"}), net, scale=1.0).param_groups
+    (group,) = build_optimizer(Entry(name, {"lr": 1, "decay": "all"}), net, scale=1.0).param_groups
     assert names(net, group) == WEIGHTS | EXEMPT
     assert group["weight_decay"] > 0
 
 
 def test_numbers_that_yaml_reads_as_strings_are_bound():
-    optimizer = build(Entry("adamw", {"lr": "5e-4", "betas": [0.9, 0.95]}), Net(), scale=2.0)
+    optimizer = build_optimizer(
+        Entry("adamw", {"lr": "5e-4", "betas": [0.9, 0.95]}), Net(), scale=2.0
+    )
     assert optimizer.param_groups[0]["lr"] == 1e-3
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
 
@@ -66,7 +68,7 @@ def test_numbers_that_yaml_reads_as_strings_are_bound():
 )
 def test_bad_entries(entry, message):
     with pytest.raises(RecipeError, match=message):
-        build(entry, Net(), scale=1.0)
+        build_optimizer(entry, Net(), scale=1.0)
 
 
 def lars_by_hand(w, grads, *, lr, momentum, decay, trust, adapt):
@@ -90,7 +92,7 @@ def test_lars_is_that_of_the_official_codes(decay):
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     grads = {name: torch.randn(4, *p.shape).double() for name, p in before.items()}
     entry = Entry("lars", {"lr": 2.0, "weight_decay": decay, "bias_lr": 0.5})
-    optimizer = build(entry, net, scale=0.5)
+    optimizer = build_optimizer(entry, net, scale=0.5)
     set_rates(optimizer, lr=1.0, weight_decay=decay)
     for step in range(4):
         for name, p in net.named_parameters():
@@ -111,7 +113,7 @@ def test_lars_that_decays_all_is_larc_of_swav(decay):
     weights = [p.detach().clone() for p in net.parameters()]
     buffers = [torch.zeros_like(w) for w in weights]
     entry = Entry("lars", {"lr": 2.0, "weight_decay": decay, "decay": "all"})
-    optimizer = build(entry, net, scale=1.0)
+    optimizer = build_optimizer(entry, net, scale=1.0)
     set_rates(optimizer, lr=2.0, weight_decay=decay)
     for _ in range(3):
         for p, w, mu in zip(net.parameters(), weights, buffers, strict=True):
@@ -132,7 +134,7 @@ class Fixed(Net):
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_fixed_parameters_keep_the_peak_and_are_in_one_group_only(name):
     net = Fixed()
-    optimizer = build(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
+    optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
     set_rates(optimizer, lr=0.003, weight_decay=0.2)
     trained = [n for n, p in net.named_parameters() if p.requires_grad]
     held = [n for g in optimizer.param_groups for n in names(net, g)]
@@ -153,7 +155,7 @@ class Undecayed(Fixed):
 def test_undecayed_parameters_follow_the_rate_and_are_in_one_group_only(decay):
     net = Undecayed()
     entry = Entry("adamw", {"lr": 0.1, "weight_decay": 0.5, "decay": decay})
-    optimizer = build(entry, net, scale=1.0)
+    optimizer = build_optimizer(entry, net, scale=1.0)
     set_rates(optimizer, lr=0.003, weight_decay=0.2)
     held = [n for g in optimizer.param_groups for n in names(net, g)]
     assert sorted(held) == sorted(n for n, p in net.named_parameters() if p.requires_grad)
@@ -170,16 +172,16 @@ class Layered(nn.Module):
     def __init__(self):
         super().__init__()
         settings = {"embed_dim": 8, "depth": 2, "num_heads": 2, "patch_size": 4}
-        self.encoder = backbones.build(Entry("vit_tiny", settings), image_size=8)
+        self.encoder = build_encoder(Entry("vit_tiny", settings), image_size=8)
         self.decoder = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8)])})
-        self.teacher = backbones.build(Entry("vit_tiny", settings), image_size=8)
+        self.teacher = build_encoder(Entry("vit_tiny", settings), image_size=8)
         self.teacher.requires_grad_(False)
 
 
 def test_layer_decay_is_that_of_dinov2_and_of_mae_s_fine_tuning():
     net = Layered()
     entry = Entry("adamw", {"lr": 1.0, "layer_decay": 0.5, "patch_embed_lr": 0.2})
-    optimizer = build(entry, net, scale=1.0)
+    optimizer = build_optimizer(entry, net, scale=1.0)
     set_rates(optimizer, lr=0.1, weight_decay=0.04)
     rates = {name: g["lr"] for g in optimizer.param_groups for name in names(net, g)}
     decays = {name: g["weight_decay"] for g in optimizer.param_groups for name in names(net, g)}
@@ -203,12 +205,14 @@ def test_layer_decay_is_that_of_dinov2_and_of_mae_s_fine_tuning():
 )
 def test_layer_decay_that_cannot_be(settings, message):
     with pytest.raises(RecipeError, match=message):
-        build(Entry("adamw", {"lr": 1.0, **settings}), Net(), scale=1.0)
+        build_optimizer(Entry("adamw", {"lr": 1.0, **settings}), Net(), scale=1.0)
 
 
 def test_larc_has_no_rate_of_its_own_for_biases():
     with pytest.raises(RecipeError, match="bias_lr needs decay: weights"):
-        build(Entry("lars", {"lr": 1.0, "bias_lr": 0.1, "decay": "all"}), Net(), scale=1.0)
+        build_optimizer(
+            Entry("lars", {"lr": 1.0, "bias_lr": 0.1, "decay": "all"}), Net(), scale=1.0
+        )
 
 
 def test_clip_per_parameter_is_dinos():

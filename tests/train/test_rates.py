@@ -7,7 +7,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.names import Entry
 from sslpipe.train.checkpoint import recipe_text
-from sslpipe.train.optimizers import build
+from sslpipe.train.optimizers import build_optimizer
 from sslpipe.train.run import lr_scale, plan_of
 
 TEXT = """
@@ -26,7 +26,7 @@ def settings(*overrides):
 
 
 def plan(*overrides, scale=1.0, length=4):
-    optimizer = build(Entry("sgd", {"lr": 0.1}), nn.Linear(2, 2), scale=scale)
+    optimizer = build_optimizer(Entry("sgd", {"lr": 0.1}), nn.Linear(2, 2), scale=scale)
     return plan_of(settings(*overrides), length, optimizer)
 
 

@@ -97,7 +97,7 @@ def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) ->
     steps: list[Step] = []
     columns: list[str] = []
     for entry in entries:
-        op = build(entry)
+        op = build_op(entry)
         seen[entry.name] += 1
         name = entry.name if seen[entry.name] == 1 else f"{entry.name}#{seen[entry.name]}"
         steps.append(Step(op, f"views/{group}/{name}", len(columns), name))
@@ -111,7 +111,7 @@ def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) ->
     return made
 
 
-def build(entry: Entry) -> Op:
+def build_op(entry: Entry) -> Op:
     """One of our ops, a user's `package.module:Class`, or any other class of Kornia."""
     if entry.name in OPS or ":" in entry.name:
         op: Op = call(choose(entry, OPS, "op"), entry)

@@ -204,12 +204,12 @@ def test_a_flip_after_an_op_that_it_does_not_commute_with_is_done_in_place(monke
     ("recipe", "name"),
     [
         (path.stem, name)
-        for path in sorted((ROOT / "pipelines").glob("*.yaml"))
+        for path in sorted((ROOT / "pipelines").glob("*/*.yaml"))
         for name in load_recipe(path).views
     ],
 )
 def test_recipes_agree_with_the_reference(recipe, name):
-    views = load_recipe(ROOT / "pipelines" / f"{recipe}.yaml").views[name]
+    views = load_recipe(ROOT / "pipelines" / "image" / f"{recipe}.yaml").views[name]
     group = policy(name, views.ops, count=views.count, shared=views.draws == "shared")
     images = canvases(4, 50, 400)
     made, want = both(group, images)
@@ -301,7 +301,7 @@ def test_choice_of_the_executor(monkeypatch):
 
 
 def test_views_come_from_the_executor_of_the_recipe():
-    recipe = load_recipe(ROOT / "pipelines" / "demo.yaml")
+    recipe = load_recipe(ROOT / "pipelines" / "image" / "demo.yaml")
     images = canvases(4)
     made = {}
     for name in ("kornia", "cpu"):

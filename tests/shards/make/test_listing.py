@@ -5,8 +5,7 @@ import os
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import verify
-from sslpipe.shards import pack
+from sslpipe.shards import pack, verify
 from sslpipe.shards.make import listing
 
 

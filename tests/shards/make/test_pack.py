@@ -8,8 +8,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.rng import sample_id
-from sslpipe.shards import read_index, verify
-from sslpipe.shards import pack
+from sslpipe.shards import pack, read_index, verify
 from sslpipe.shards import pack as pack_folder
 from sslpipe.shards.make.inputs import folders
 

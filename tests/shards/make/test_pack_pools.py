@@ -14,8 +14,7 @@ import pytest
 
 from sslpipe.errors import ExtraError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Processes, open_pool, open_threads
-from sslpipe.shards import pack
+from sslpipe.shards import Processes, open_pool, open_threads, pack
 
 SETTINGS = {"name": "p", "shard_samples": 4, "dedupe": "near", "resize": 20, "keep_names": True}
 

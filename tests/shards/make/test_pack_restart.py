@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import open_manifest, open_threads
-from sslpipe.shards import pack
+from sslpipe.shards import open_manifest, open_threads, pack
 from sslpipe.shards.make import work
 
 SETTINGS = {"name": "p", "shard_bytes": 20_000}

@@ -9,8 +9,7 @@ from webdataset import TarWriter
 
 from sslpipe.errors import SampleError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import index_tar, open_threads, read_index
-from sslpipe.shards import estimate, pack
+from sslpipe.shards import estimate, index_tar, open_threads, pack, read_index
 from sslpipe.shards.make.plan import Settings, cut, keyed_sample, tar_bytes
 from sslpipe.shards.make.source import Place, Source
 from sslpipe.shards.make.writer import ShardWriter

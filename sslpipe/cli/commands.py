@@ -1,0 +1,201 @@
+"""The command line. No logic: each command calls one function and shows what it returns."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import SslpipeError
+from . import shards, tars
+from .terminal import console, notes
+
+app = typer.Typer(
+    name="sslpipe",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Pack image folders into shards, look at what a recipe makes of them, pretrain, evaluate.",
+)
+app.command()(shards.pack)
+app.command()(shards.verify)
+app.command()(tars.index)
+app.command()(tars.inspect)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
+Shards = Annotated[
+    list[str],
+    typer.Option(help="A packed folder or its manifest.json; several to mix: NAME=PATH, repeated."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting of the recipe: stream.batch_size=64"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one red line and exit code 2."""
+    try:
+        app()
+    except SslpipeError as error:
+        notes.print(f"[red]error:[/red] {type(error).__name__}: ", end="")
+        notes.print(str(error), markup=False, highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def show(
+    recipe: RecipeArgument,
+    shards: Shards,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("show.png"),
+    rows: Annotated[int, typer.Option(help="Samples to show.")] = 8,
+    step: Annotated[int, typer.Option(help="Which batch of the run.")] = 0,
+    sets: Sets = None,
+) -> None:
+    """Draw a contact sheet of one batch: rows are samples, columns are views.
+
+    Example: `sslpipe show dino --shards shards/sample --out dino.png`
+    """
+    from ..modalities.image.sheet import sheet
+    from ..pipeline import load
+    from ..recipe import find_recipe, load_recipe
+    from ..stream.open import parse_shards
+
+    overrides = [*(sets or []), f"stream.batch_size={rows}"]
+    chosen = load_recipe(find_recipe(recipe), overrides=overrides)
+    with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
+        batch = pipe.make_batch(pipe.load_share(step), step)
+        sheet(batch, pipe.spec, pipe.views.policies, rows=rows).save(out)
+        for group, policy in pipe.views.policies.items():
+            console.print(
+                f"{group}: {policy.summary}", markup=False, highlight=False, soft_wrap=True
+            )
+    console.print(f"wrote {out}")
+
+
+@app.command()
+def bench(
+    recipe: RecipeArgument,
+    shards: Shards,
+    seconds: Annotated[float, typer.Option(help="Per stage.")] = 5.0,
+    data_only: Annotated[bool, typer.Option(help="Leave the method out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: Device = None,
+    sets: Sets = None,
+) -> None:
+    """Measure images/s of each stage and of all together, and name the bottleneck.
+
+    Example: `sslpipe bench simclr --shards shards/sample --set stream.batch_size=32`
+    """
+    from dataclasses import asdict
+
+    from ..bench import measure
+    from ..recipe import find_recipe, load_recipe
+    from ..stream.open import parse_shards
+
+    chosen = load_recipe(find_recipe(recipe), overrides=sets or [])
+    stages = measure(
+        chosen,
+        shards=parse_shards(shards),
+        device=device,
+        seconds=seconds,
+        with_method=not data_only,
+    )
+    if as_json:
+        console.print_json(json.dumps({**asdict(stages), "verdict": stages.verdict}))
+        return
+    table = Table("stage", "images/s")
+    for name, value in stages.rates.items():
+        table.add_row(name.replace("_", " "), f"{value:,.0f}")
+    console.print(table)
+    console.print(stages.verdict)
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    shards: Shards,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    max_steps: Annotated[int | None, typer.Option(help="Stop there; can be resumed.")] = None,
+    device: Device = None,
+    sets: Sets = None,
+) -> None:
+    """Pretrain with the reference trainer: checkpoints, metrics.jsonl and TensorBoard in OUT.
+
+    Several GPUs: `torchrun --nproc-per-node 8 -m sslpipe train simclr --shards S --out runs/a`
+
+    Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
+    """
+    from ..recipe import find_recipe, load_recipe
+    from ..stream.open import parse_shards
+    from ..train.command import run
+
+    path = find_recipe(recipe)
+    chosen = load_recipe(path, overrides=sets or [])
+    run(
+        chosen,
+        shards=parse_shards(shards),
+        out=out or Path("runs") / path.stem,
+        resume=resume,
+        max_steps=max_steps,
+        device=device,
+    )
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="last.pt of a run.")],
+    shards: Annotated[Path, typer.Argument(help="Labelled shards: the bank of the k-NN.")],
+    test: Annotated[Path | None, typer.Option(help="Shards to test on; default: left out.")] = None,
+    untrained: Annotated[
+        bool, typer.Option(help="Also evaluate the same encoder untrained.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: Device = None,
+) -> None:
+    """Weighted k-NN and a linear probe on frozen features, beside the untrained encoder.
+
+    Without `--test`: leave-one-out k-NN and a cross-validated probe.
+
+    Example: `sslpipe eval runs/cifar/last.pt cifar/train --test cifar/test`
+    """
+    from ..evaluate.command import compare
+
+    reports = compare(checkpoint, shards=shards, test=test, untrained=untrained, device=device)
+    if as_json:
+        rows = {
+            name: {row.name: row.value for row in report.rows} for name, report in reports.items()
+        }
+        console.print_json(json.dumps(rows))
+        return
+    first = next(iter(reports.values()))
+    table = Table("", *reports, "protocol")
+    for index, row in enumerate(first.rows):
+        values = [f"{report.rows[index].value:.3f}" for report in reports.values()]
+        table.add_row(row.name, *values, row.protocol)
+    console.print(first.protocol)
+    console.print(table)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="last.pt of a run.")],
+    out: Annotated[Path, typer.Argument(help="The state dict to write, e.g. encoder.pt.")],
+) -> None:
+    """Write the encoder's weights under torchvision's or timm's own names.
+
+    Example: `sslpipe export runs/cifar/last.pt encoder.pt`
+    """
+    import torch
+
+    from ..train import load_encoder
+
+    encoder, recipe = load_encoder(checkpoint)
+    torch.save(encoder.get_submodule("model").state_dict(), out)
+    assert recipe.train is not None
+    console.print(f"wrote {out}: the weights of {recipe.train.backbone.name}, without a classifier")

@@ -1,0 +1,150 @@
+"""The commands of data at rest: pack and verify."""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .terminal import bar, console, notes, show_tables
+
+
+class Check(StrEnum):
+    """How closely original bytes are looked at."""
+
+    decode = "decode"
+    header = "header"
+
+
+class Dedupe(StrEnum):
+    """What counts as a repetition."""
+
+    none = "none"
+    exact = "exact"
+    near = "near"
+
+
+def pack_progress(update: Any) -> Any:
+    """What `pack` calls after each shard: images and megabytes per second, failures."""
+    done: dict[str, list[float]] = {}  # stage -> images, bytes, failures, time of its start
+    last = time.perf_counter()
+
+    def progress(packed: Any) -> None:
+        nonlocal last
+        sums = done.setdefault(packed.stage, [0, 0, 0, last])
+        last = time.perf_counter()
+        sums[0] += packed.images
+        sums[1] += packed.bytes_in
+        sums[2] += packed.failed
+        passed = max(time.perf_counter() - sums[3], 1e-3)
+        rates = f"{sums[0] / passed:,.0f}/s {sums[1] / 1e6 / passed:,.0f} MB/s"
+        numbers = f"{packed.stage}: {rates}, {sums[2]:.0f} failed"
+        update(completed=sums[0], total=packed.total, numbers=numbers)
+
+    return progress
+
+
+def pack(
+    inputs: Annotated[list[str], typer.Argument(help="Folders, tables, tars, zips; s3://...")],
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
+    resize: Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.")] = None,
+    quality: Annotated[int, typer.Option(help="JPEG quality when resizing.")] = 90,
+    check: Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")] = Check.decode,
+    shard_mb: Annotated[float, typer.Option(help="Megabytes per shard, about.")] = 64,
+    shard_samples: Annotated[int | None, typer.Option(help="Images per shard instead.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the shuffle before packing.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
+    columns: Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id")] = "",
+    dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
+    near_bits: Annotated[int, typer.Option(help="Of 64 that near ones may differ in.")] = 4,
+    keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a packing in OUT.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be made; write nothing.")] = False,
+) -> None:
+    """Pack images into WebDataset shards with indexes and a manifest.
+
+    First-level folders are the classes. Tables are CSV, TSV, Parquet or a list of paths in .txt.
+    Killed? The same command goes on where it stopped and ends in the same bytes. Every image is
+    decoded once to see that it can be (`--check header` looks at its header alone); what cannot
+    is listed in `report.jsonl`, and the exit code is 1. Without `--resize` the original bytes are
+    kept. `--dedupe exact` drops equal files, `near` also those that look alike. With `--ray`
+    all machines must see the inputs and OUT.
+
+    Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
+    """
+    from .. import shards
+    from ..modalities.image.codec import ImageCodec
+
+    codec, chosen = ImageCodec(), shards.parse_columns(columns)
+    if dry_run:
+        planned = shards.estimate(
+            inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
+            shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
+            columns=chosen, workers=workers,
+        )  # fmt: skip
+        show_tables(planned.summary)
+        return
+    with bar("images") as update, shards.open_pool(workers, ray) as pool:
+        report = shards.pack(
+            inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
+            shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed, name=name,
+            columns=chosen, dedupe=dedupe.value, near_bits=near_bits,
+            keep_names=keep_names, overwrite=overwrite, pool=pool, progress=pack_progress(update),
+        )  # fmt: skip
+    show_packed(report, out)
+
+
+def show_packed(report: Any, out: Path) -> None:
+    """The summary; exit code 1 if anything failed."""
+    show_tables(report.summary)
+    console.print(f"wrote {out / 'manifest.json'}")
+    for failure in report.failures[:10]:
+        notes.print(f"failed: {failure.file}: {failure.reason}", markup=False, highlight=False)
+    if report.failures:
+        notes.print(f"{len(report.failures)} failed, all listed in {out / 'report.jsonl'}")
+        raise typer.Exit(1)
+
+
+def verify(
+    shards: Annotated[Path, typer.Argument(help="A packed folder.")],
+    exclude: Annotated[
+        bool, typer.Option("--exclude", help="Leave the bad samples out from now on.")
+    ] = False,
+    exclude_log: Annotated[
+        list[Path] | None, typer.Option(help="Leave out what a run's quarantine.jsonl names.")
+    ] = None,
+) -> None:
+    """Check hashes, CRCs and that every sample decodes; exit code 1 if anything is wrong.
+
+    To exclude writes a new manifest.json and keeps the old one beside it; the tars stay as they
+    are.
+
+    Example: `sslpipe verify shards/sample`
+    """
+    from ..modalities.image.codec import ImageCodec
+    from ..shards import exclude_rows, read_manifest
+    from ..shards import verify as verify_shards
+
+    manifest = read_manifest(shards)
+    with bar("samples") as update:
+        update(total=manifest.samples)
+        done = [0]
+
+        def progress(samples: int) -> None:
+            done[0] += samples
+            update(completed=done[0])
+
+        problems = verify_shards(manifest, inspect=ImageCodec().inspect, progress=progress)
+    for problem in problems:
+        text = f"{problem.shard} {problem.key}: {problem.what}"
+        notes.print(text, markup=False, highlight=False)
+    if exclude or exclude_log:
+        new = exclude_rows(manifest, logs=exclude_log or (), problems=problems if exclude else ())
+        rows = sum(map(len, new.exclude.values()))
+        console.print(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
+    if problems:
+        raise typer.Exit(1)
+    console.print(f"{manifest.samples:,} samples in {len(manifest.shards)} shards: all good")

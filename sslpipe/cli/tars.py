@@ -1,0 +1,196 @@
+"""Commands for tars that are already there: index and inspect. No logic, as in cli.py."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..errors import ShardError
+from .terminal import bar, console, notes
+
+MOST = 20  # rows of a table of labels
+
+
+def index(
+    urls: Annotated[list[str], typer.Argument(help="Tars, folders, globs, {000..123}, URLs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="For indexes and manifest; default: beside the tars.")
+    ] = None,
+    export: Annotated[str, typer.Option(help="Also for others: dali,wids,energon.")] = "",
+    ext: Annotated[
+        str | None, typer.Option(help="Of the payload, where samples have several images.")
+    ] = None,
+    label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
+    decode: Annotated[bool, typer.Option(help="Decode every image, not only its header.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Tars at once; default: a core each.")] = None,
+) -> None:
+    """Make existing WebDataset tars usable without rewriting them: an index for each, a manifest.
+
+    Distant tars are streamed once. What is wrong or was left out is listed in `report.jsonl`, and
+    the exit code is 1.
+
+    Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
+    """
+    from ..modalities.image.codec import ImageCodec
+    from ..shards.make.adopt import adopt
+    from ..shards.make.exports import check_kinds
+    from ..shards.make.exports import export as write_export
+    from ..shards.scan import Rules
+
+    codec = ImageCodec()
+    kinds = check_kinds(export)
+    look = codec.inspect if decode else codec.header
+    rules = Rules(codec.extensions, look, label_key, ext.lower().lstrip(".") if ext else None)
+    with bar("tars") as update:
+        made = adopt(
+            urls,
+            rules=rules,
+            out=out,
+            name=name,
+            rebuild=rebuild,
+            threads=threads,
+            progress=tar_progress(update),
+        )
+    for kind in kinds:
+        console.print(f"{kind}: {write_export(made.manifest, kind)}")
+    show_adopted(made)
+
+
+def show_adopted(made: Any) -> None:
+    """What there is now, and what is wrong with it; exit code 1 if anything is."""
+    manifest = made.manifest
+    console.print(
+        f"{manifest.samples:,} samples in {len(manifest.shards):,} tars: "
+        f"{manifest.folder / 'manifest.json'}"
+    )
+    for problem in made.problems[:10]:
+        text = f"{problem.shard} {problem.key}: {problem.what}"
+        notes.print(text, markup=False, highlight=False)
+    if made.problems:
+        report = manifest.folder / "report.jsonl"
+        notes.print(f"{len(made.problems):,} problems, all listed in {report}")
+        raise typer.Exit(1)
+
+
+def tar_progress(update: Any) -> Any:
+    """What `adopt` calls after each tar: tars, MB/s of those that were read, kept ones."""
+    start, done = time.perf_counter(), [0, 0, 0]
+
+    def progress(tar: Any) -> None:
+        done[0] += 1
+        done[1] += 0 if tar.kept else max(0, tar.bytes)
+        done[2] += tar.kept
+        rate = done[1] / 1e6 / (time.perf_counter() - start)
+        update(completed=done[0], total=tar.total, numbers=f"{rate:,.0f} MB/s, {done[2]} kept")
+
+    return progress
+
+
+def inspect(
+    shards: Annotated[Path, typer.Argument(help="A shard folder.")],
+    key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
+    row: Annotated[int | None, typer.Option(help="A sample by its place in the set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the sample's image there.")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List all keys, one a line.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Draw samples with keys and labels.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Samples on the sheet.")] = 40,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say what a shard set holds; or show, list, draw or extract its samples.
+
+    Example: `sslpipe inspect shards/sample --sheet sheet.png`
+    """
+    from ..shards import read_manifest
+    from ..shards.contents import extract, find_key, find_row, list_keys, survey
+
+    manifest = read_manifest(shards)
+    if keys:
+        for found in list_keys(manifest):
+            typer.echo(found)
+    elif key is not None or row is not None:
+        place = find_key(manifest, key) if key is not None else find_row(manifest, row or 0)
+        show_sample(extract(manifest, *place), out, as_json)
+    elif sheet is not None:
+        draw_sheet(manifest, sheet, count)
+    elif out is not None:
+        raise ShardError("--out writes one sample: name it by its key or --row")
+    else:
+        show_set(survey(manifest), as_json)
+
+
+def show_set(contents: Any, as_json: bool) -> None:
+    """Tables of totals and histograms."""
+    from dataclasses import asdict
+
+    if as_json:
+        console.print_json(json.dumps(asdict(contents)))
+        return
+    totals = Table("", contents.name, title="set")
+    for name in ("samples", "excluded", "shards", "gpu_jpegs"):
+        totals.add_row(name.replace("_", " "), f"{getattr(contents, name):,}")
+    totals.add_row("MB of tars", f"{contents.tar_bytes / 1e6:,.1f}")
+    totals.add_row("kB per sample", f"{contents.payload_bytes / contents.samples / 1e3:,.1f}")
+    totals.add_row("classes", f"{len(contents.classes):,}")
+    totals.add_row("fingerprint", contents.fingerprint)
+    console.print(totals)
+    console.print(histogram("format", contents.formats))
+    console.print(histogram("shorter side, px", contents.sides))
+    classes = dict(enumerate(contents.classes))
+    named = {classes.get(k, "none" if k < 0 else str(k)): n for k, n in contents.labels.items()}
+    console.print(histogram("label", named))
+
+
+def histogram(title: str, numbers: dict[str, int]) -> Table:
+    """Names, numbers, and bars as long as the largest one allows; the first MOST."""
+    table = Table(title, "samples", "")
+    most = max(numbers.values(), default=1)
+    for name, number in list(numbers.items())[:MOST]:
+        table.add_row(str(name), f"{number:,}", "█" * round(30 * number / most))
+    if len(numbers) > MOST:
+        rest = sum(list(numbers.values())[MOST:])
+        table.add_row(f"{len(numbers) - MOST:,} more", f"{rest:,}", "")
+    return table
+
+
+def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
+    """What the index and the members say of one sample."""
+    fields = ("key", "uid", "shard", "row", "label", "width", "height", "excluded", "payload")
+    shown: dict[str, Any] = {name: getattr(sample, name) for name in fields}
+    members = {ext: readable(ext, data) for ext, data in sample.members.items()}
+    if as_json:
+        console.print_json(json.dumps(shown | {"members": members}))
+    else:
+        table = Table("", sample.key)
+        for name, value in [*list(shown.items())[1:], *members.items()]:
+            table.add_row(name if name in shown else f".{name}", str(value))
+        console.print(table, markup=False)
+    if out is not None:
+        out.write_bytes(sample.members[sample.payload])
+        notes.print(f"wrote {out}")
+
+
+def readable(ext: str, data: bytes) -> str:
+    """Text as it is, everything else by its size."""
+    if ext.rpartition(".")[2] in ("txt", "cls", "json", "url", "caption"):
+        return data.decode("utf-8", "replace")
+    return f"{len(data):,} bytes"
+
+
+def draw_sheet(manifest: Any, path: Path, count: int) -> None:
+    """Thumbnails of samples that are spread evenly over the set."""
+    from ..modalities.image.thumbnails import Thumbnail, thumbnails
+    from ..shards.contents import read_payload, spread
+
+    items = []
+    for shard, row in spread(manifest, count):
+        key, label, data = read_payload(manifest, shard, row)
+        known = 0 <= label < len(manifest.classes)
+        name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"
+        items.append(Thumbnail(data, (key, name)))
+    thumbnails(items).save(path)
+    console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples", soft_wrap=True)

@@ -1,0 +1,274 @@
+"""Encoders: images (B, C, H, W) -> features (B, D), from torchvision and timm.
+
+`encoder.model` is the library's own module without its classifier, so its state_dict loads back
+into torchvision or timm by name. Nothing is pretrained.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import RecipeError
+from ..recipe import names
+from .patches import library, on_grid, sincos
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+SHORT: Mapping[str, str] = MappingProxyType(
+    {
+        "vit_tiny": "vit_tiny_patch16_224",
+        "vit_small": "vit_small_patch16_224",
+        "vit_base": "vit_base_patch16_224",
+        "vit_large": "vit_large_patch16_224",
+    }
+)
+VIT_NAME = re.compile(r"vit_[a-z0-9]+_patch\d+_\d+")  # timm's plain ViTs with a class token
+
+
+class Encoder(nn.Module):
+    """A library's model without classifier; `dim` is D."""
+
+    dim: int
+    model: Any
+
+    def __init__(self, model: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.model = model
+        self.dim = dim
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Pooled features, (B, D)."""
+        return cast(Tensor, self.model(images_BCHW))
+
+
+class ResNet(Encoder):
+    """A torchvision ResNet; features are the means of its maps."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """What is pooled to features: (B, D, h, w)."""
+        model = self.model
+        x = model.maxpool(model.relu(model.bn1(model.conv1(images_BCHW))))
+        return cast(Tensor, model.layer4(model.layer3(model.layer2(model.layer1(x)))))
+
+
+class TimmModel(Encoder):
+    """Any model of timm, with its own pooling."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """What is pooled to features; (B, D, h, w) in convolutional models."""
+        return cast(Tensor, self.model.forward_features(images_BCHW))
+
+
+class ViT(Encoder):
+    """A timm VisionTransformer; features are pooled after the final norm."""
+
+    patch_size: int
+
+    def __init__(self, model: nn.Module, dim: int, *, patch_size: int) -> None:
+        super().__init__(model, dim)
+        self.patch_size = patch_size
+
+    def tokens(
+        self,
+        images_BCHW: Tensor,
+        visible_BS: Tensor | None = None,
+        *,
+        real_BS: Tensor | None = None,
+        hidden_BN: Tensor | None = None,
+        mask_token_D: Tensor | None = None,
+    ) -> Tensor:
+        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
+
+        `visible_BS`, int64 patch numbers: the transformer sees these patches only, in this order,
+        each with the position it has in the image. Indices, not a mask: the shape is known. With
+        M * B rows, row m * B + b is choice m of image b, which is embedded once.
+        `real_BS`, bool: False is padding of `visible_BS`, which no token attends to.
+        `hidden_BN`: `mask_token_D` stands for these patches, at their positions (SimMIM, iBOT).
+        """
+        x = self.model.patch_embed(images_BCHW)
+        if hidden_BN is not None and mask_token_D is not None:
+            # dynamic_img_size keeps the grid: (B, rows, columns, D)
+            hidden = hidden_BN.view(*x.shape[:-1], 1)
+            x = torch.where(hidden, mask_token_D.to(x.dtype), x)
+        x = self.model._pos_embed(x)
+        if visible_BS is not None:
+            x = choose(x, visible_BS)
+        attended = None if real_BS is None else F.pad(real_BS, (1, 0), value=True)[:, None, None]
+        x = self.model.norm_pre(x)
+        for block in self.model.blocks:
+            x = block(x, attn_mask=attended)
+        return cast(Tensor, self.model.norm(x))
+
+    def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
+        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
+        outputs: list[Tensor] = []
+        hooks = [
+            block.mlp.register_forward_hook(lambda _, __, output: outputs.append(output))
+            for block in self.model.blocks
+        ]
+        try:
+            self.tokens(images_BCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(outputs)
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """The patches' tokens on their grid: (B, D, rows, columns)."""
+        rows, columns = (side // self.patch_size for side in images_BCHW.shape[2:])
+        return on_grid(self.tokens(images_BCHW)[:, 1:], (rows, columns))
+
+
+def choose(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
+    """The class token and the patches `visible_BS`, of M choices per image mask by mask."""
+    index_MBSD = visible_BS.view(-1, len(tokens_BTD), visible_BS.shape[1], 1)
+    index_MBSD = index_MBSD.expand(-1, -1, -1, tokens_BTD.shape[2])
+    tokens_MBTD = tokens_BTD.expand(len(index_MBSD), -1, -1, -1)
+    patches_MBSD = tokens_MBTD[:, :, 1:].gather(2, index_MBSD)
+    return torch.cat([tokens_MBTD[:, :, :1], patches_MBSD], dim=2).flatten(0, 1)
+
+
+def build_encoder(entry: names.Entry, *, image_size: int) -> Encoder:
+    """Make the encoder that an entry names, randomly initialised.
+
+    Names: torchvision's resnet18 to resnet101, cifar_resnet, vit_tiny to vit_large (patch 16), any
+    timm name, or the user's own `package.module:Thing`, called as `Thing(image_size, *, settings)`.
+    `image_size` in pixels fixes the grid of learned positions; ViTs take other sizes too.
+
+    Raises:
+        RecipeError: unknown name or setting, or a combination that cannot be built.
+    """
+    if ":" in entry.name:
+        return cast(Encoder, names.call(names.imported(entry), entry, image_size))
+    name = SHORT.get(entry.name, entry.name)
+    return cast(Encoder, names.call(builder(name, entry), entry, name, image_size))
+
+
+def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
+    """The function that builds `name`.
+
+    Raises:
+        RecipeError: no such backbone.
+    """
+    if name in RESNETS:
+        return resnet
+    if name == "cifar_resnet":
+        return cifar_resnet
+    timm_names = library("timm").list_models()
+    if name not in timm_names:
+        # timm knows more than a thousand: show ours and the nearest of theirs
+        known = [*RESNETS, "cifar_resnet", *SHORT, *difflib.get_close_matches(name, timm_names)]
+        raise RecipeError(
+            f"{entry.where}: unknown backbone {entry.name!r}; {names.suggest(name, known)}, "
+            "and every name of timm"
+        )
+    return vit if VIT_NAME.fullmatch(name) else timm_model
+
+
+def resnet(
+    name: str, image_size: int, *, stem: Literal["imagenet", "cifar"] = "imagenet"
+) -> Encoder:
+    """Build torchvision's ResNet with zero-initialised residual branches (Goyal et al. 2017).
+
+    stem "cifar": 3x3 convolution of stride 1 and no max-pool, for images of about 32 px (SimCLR,
+    appendix B.9); its conv1 does not load back into torchvision's.
+    """
+    models = library("torchvision").models
+    model = models.get_model(name, weights=None, zero_init_residual=True)
+    dim = model.fc.in_features
+    model.fc = nn.Identity()
+    if stem == "cifar":
+        cifar_stem(model)
+    return ResNet(model, dim)
+
+
+def cifar_resnet(
+    name: str,
+    image_size: int,
+    *,
+    width: int = 64,
+    blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+) -> Encoder:
+    """Build timm's ResNet of basic blocks with the CIFAR stem, as narrow and shallow as wanted.
+
+    `width` channels in the first stage, twice as many in each further one; `blocks` per stage. The
+    defaults are ResNet-18.
+    """
+    channels = tuple(width << stage for stage in range(len(blocks)))
+    model = create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
+    cifar_stem(model)
+    return TimmModel(model, channels[-1])
+
+
+def cifar_stem(model: Any) -> None:
+    """Begin a ResNet with a 3x3 convolution of stride 1 and no max-pool."""
+    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+
+
+def vit(
+    name: str,
+    image_size: int,
+    *,
+    patch_size: int | None = None,
+    drop_path_rate: float = 0.0,
+    layer_scale: float | None = None,
+    pos_embed: Literal["learned", "sincos"] = "learned",
+    pool: Literal["token", "mean"] = "token",
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+) -> ViT:
+    """Build timm's ViT; what is None is as the name says.
+
+    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. layer_scale: initial
+    factor of every residual branch, learned; None: no factors. pool: features are the class token,
+    or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
+
+    Raises:
+        ValueError: sizes do not fit each other.
+    """
+    model = create(
+        name, img_size=image_size, dynamic_img_size=True,
+        global_pool={"token": "token", "mean": "avg"}[pool],
+        patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
+        num_heads=num_heads, init_values=layer_scale, fc_norm=False,
+    )  # fmt: skip
+    patch = model.patch_embed.patch_size[0]
+    if image_size % patch:
+        raise ValueError(f"image size {image_size} is no multiple of patch_size {patch}; set one")
+    if pos_embed == "sincos":
+        fixed = sincos(model.embed_dim, model.patch_embed.grid_size)
+        model.pos_embed = nn.Parameter(fixed, requires_grad=False)
+    return ViT(model, model.embed_dim, patch_size=patch)
+
+
+def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = None) -> Encoder:
+    """Build any other model of timm, with its own pooling; None: the model's own rate.
+
+    Raises:
+        ValueError: the model has no drop path, or cannot take the image size.
+    """
+    fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
+    size = image_size if fixed else None  # convolutional models know no such setting
+    model = create(name, img_size=size, drop_path_rate=drop_path_rate)
+    return TimmModel(model, model.head_hidden_size)
+
+
+def create(name: str, **settings: Any) -> Any:
+    """timm.create_model without classifier; settings that are None stay the model's own.
+
+    Raises:
+        ValueError: timm refuses the settings.
+    """
+    try:
+        return library("timm").create_model(name, pretrained=False, num_classes=0, **settings)
+    except (AssertionError, TypeError) as error:
+        given = {key: value for key, value in settings.items() if value is not None}
+        raise ValueError(f"timm refuses {given} ({error}); change these settings") from error

@@ -1,0 +1,140 @@
+"""Parts of methods that hide patches from a ViT: what they need of it, positions, MAE's decoder.
+
+S visible patches, P values of a patch here.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...batch import BatchSpec, MaskSpec
+from ...encoders.patches import PatchEncoder, library, sincos
+from ...errors import ContractError
+from .limits import positive
+
+
+def patch_mask(
+    method: str, encoder: nn.Module, spec: BatchSpec, name: str, view: str = "global"
+) -> MaskSpec:
+    """The mask called `name`, over the encoder's patches of the views of group `view`.
+
+    Raises:
+        ContractError: views, mask or encoder do not fit each other.
+    """
+    spec.require(method, views={view: 1}, masks=(name,))
+    mask = spec.masks[name]
+    if not isinstance(encoder, PatchEncoder):
+        raise ContractError(
+            f"{method} needs an encoder with tokens(images, visible); {type(encoder).__name__} has "
+            "none. Set train.backbone to a ViT, such as vit_base"
+        )
+    if mask.view != view:
+        raise ContractError(
+            f"{method} masks {view!r}; set masks.{name}.view to it, not {mask.view!r}"
+        )
+    if mask.patch_size != encoder.patch_size:
+        raise ContractError(
+            f"{method} needs a mask of the encoder's patches: masks.{name}.patch_size = "
+            f"{mask.patch_size}, but the encoder's is {encoder.patch_size}. Set one to the other"
+        )
+    return mask
+
+
+def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iterable[str]) -> None:
+    """Check that the views of `groups` are a whole number of the encoder's patches, if it has any.
+
+    Raises:
+        ContractError: a group's views are not.
+    """
+    patch = getattr(encoder, "patch_size", 1)
+    for group in groups:
+        height, width = spec.views[group].height, spec.views[group].width
+        if height % patch or width % patch:
+            raise ContractError(
+                f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
+                f"{patch} px; set the crop of views.{group}, or patch_size of train.backbone"
+            )
+
+
+def undecayed_by_name(encoder: nn.Module) -> Iterator[nn.Parameter]:
+    """The class token and learned positions of timm models, which some codes do not decay."""
+    for model in encoder.modules():
+        names = cast(Any, getattr(model, "no_weight_decay", tuple))()
+        yield from (p for name, p in model.named_parameters() if name in names)
+
+
+def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
+    """How many patches every row of the mask called `name` hides.
+
+    Raises:
+        ContractError: rows differ.
+    """
+    if mask.hidden is None:
+        raise ContractError(
+            f"{method} needs masks.{name} to hide the same number of patches in every row; "
+            "set its sampler to an exact one, such as random"
+        )
+    return mask.hidden
+
+
+def visible_first(hidden_BN: Tensor) -> Tensor:
+    """Patch numbers, visible before hidden, each in raster order: (B, N) int64.
+
+    A stable sort and not boolean indexing, whose size would have to come back to the host.
+    """
+    return hidden_BN.to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
+    """Tokens in the order of `index_BN`."""
+    return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
+
+
+def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
+    """Raise a ValueError unless `part`, a small ViT, has blocks whose heads divide its width."""
+    positive(**{f"{part}_dim": dim, f"{part}_heads": heads, f"{part}_depth": depth})
+    if dim % heads:
+        raise ValueError(
+            f"{part}_dim = {dim} is no multiple of {part}_heads = {heads}; set one of them"
+        )
+
+
+class MaskedDecoder(nn.Module):
+    """MAE's: mask tokens at the hidden places, then a light ViT with its own positions."""
+
+    positions: Tensor
+
+    def __init__(
+        self, encoder_dim: int, patch_values: int, grid: tuple[int, int], *, dim: int, heads: int,
+        depth: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_blocks("decoder", dim=dim, heads=heads, depth=depth)
+        block = library("timm.models.vision_transformer").Block
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("positions", sincos(dim, grid), persistent=False)
+        self.blocks = nn.Sequential(*(block(dim, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.predict = nn.Linear(dim, patch_values)
+        self.apply(xavier)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens_BSD: Tensor, order_BN: Tensor) -> Tensor:
+        """(B, 1 + S, D) tokens and `visible_first` of the mask -> (B, N, P)."""
+        x = self.embed(tokens_BSD)
+        missing = order_BN.shape[1] + 1 - x.shape[1]
+        patches = torch.cat([x[:, 1:], self.mask_token.expand(len(x), missing, -1)], dim=1)
+        patches = take(patches, order_BN.argsort(dim=1))  # back to raster order
+        x = torch.cat([x[:, :1], patches], dim=1) + self.positions
+        pred_BNP: Tensor = self.predict(self.norm(self.blocks(x)))[:, 1:]
+        return pred_BNP
+
+
+def xavier(module: nn.Module) -> None:
+    """The official initialisation of linear layers."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

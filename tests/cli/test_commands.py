@@ -1,0 +1,181 @@
+"""The command line as a user types it, with right and wrong input."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from sslpipe.cli import commands, shards, terminal
+from sslpipe.shards import open_manifest, read_index
+
+from ..conftest import RECIPE, write_images
+
+TRAINABLE = (
+    RECIPE
+    + """\
+method: {simclr: {projector: [16, 8]}}
+train:
+  backbone: {cifar_resnet: {width: 8, blocks: [1, 1, 1, 1]}}
+  optimizer: {sgd: {lr: 0.1}}
+  epochs: 2
+"""
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
+    for module in (commands, shards, terminal):
+        monkeypatch.setattr(module, "console", Console(width=400))
+        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True))
+
+    def run(*words, code=0, cwd="."):
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["sslpipe", *map(str, words)])
+            with pytest.raises(SystemExit) as exit_:
+                commands.main()
+        out, err = capfd.readouterr()
+        assert exit_.value.code == code, err
+        return out, err
+
+    return run
+
+
+def test_help_has_an_example_for_every_command(run):
+    out, _ = run("--help")
+    commands = ["pack", "index", "verify", "inspect", "show", "bench", "train", "eval", "export"]
+    for command in commands:
+        assert command in out
+        assert "Example" in run(command, "--help")[0]
+
+
+def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
+    write_images(tmp_path / "photos", 24)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TRAINABLE)
+    out, _ = run("pack", "photos", "shards", "--resize", 40, "--workers", 1, cwd=tmp_path)
+    assert re.search("images +│ +24 .*shards +│ +1 ", out, re.DOTALL)
+    assert "all good" in run("verify", "shards", cwd=tmp_path)[0]
+    out, _ = run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)
+    assert "global: 2 x 32 x 32: RandomResizedCrop, RandomHorizontalFlip" in out
+    with Image.open(tmp_path / "s.png") as picture:
+        assert picture.size[0] > 3 * 96
+    words = ("train", recipe, "--shards", "shards", "--out", "run")
+    run(*words, "--max-steps", 2, cwd=tmp_path)
+    _, err = run(*words, "--resume", cwd=tmp_path)
+    assert "finished 6 steps" in err
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 6
+    out, _ = run("eval", "run/last.pt", "shards", "--json", cwd=tmp_path)
+    report = json.loads(out)
+    assert set(report) == {"trained", "untrained"}
+    assert 0 <= report["trained"]["knn top-1"] <= 1
+    assert report["trained"] != report["untrained"]
+    run("export", "run/last.pt", "encoder.pt", cwd=tmp_path)
+    assert "conv1.weight" in torch.load(tmp_path / "encoder.pt", weights_only=True)
+
+
+def test_unreadable_files_are_listed_and_the_exit_code_says_so(run, tmp_path):
+    write_images(tmp_path / "photos", 6)
+    whole = (tmp_path / "photos/class0/000.jpg").read_bytes()
+    (tmp_path / "photos/class0/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "photos/class1/lie.png").write_bytes(b"not a picture")
+    _, err = run("pack", tmp_path / "photos", tmp_path / "shards", code=1)
+    assert "class0/cut.jpg" in err
+    assert "class1/lie.png" in err
+    assert open_manifest(tmp_path / "shards").samples == 6
+    rows = [json.loads(r) for r in (tmp_path / "shards/report.jsonl").read_text().splitlines()]
+    assert {row["file"] for row in rows} == {"class0/cut.jpg", "class1/lie.png"}
+
+
+def test_packing_by_every_choice(run, tmp_path):
+    write_images(tmp_path / "photos", 12)
+    (tmp_path / "list.csv").write_text(
+        "where,what\n" + "".join(f"photos/class{i % 3}/{i:03d}.jpg,{i % 2}\n" for i in range(12))
+    )
+    table = ("pack", "list.csv", "out", "--columns", "path=where,label=what", "--workers", 1)
+    out, _ = run(*table, "--dry-run", "--shard-samples", 5, cwd=tmp_path)
+    assert re.search("images +│ +12 .*shards +│ +about 3 ", out, re.DOTALL)
+    assert not (tmp_path / "out").exists()
+    words = ("--resize", 32, "--dedupe", "near", "--near-bits", 0, "--keep-names", "--name", "p")
+    run(*table, "--shard-samples", 5, *words, cwd=tmp_path)
+    manifest = open_manifest(tmp_path / "out")
+    assert (manifest.name, manifest.classes) == ("p", ("0", "1"))
+    assert [shard.samples for shard in manifest.shards] == [5, 5, 2]
+    _, err = run(*table, code=2, cwd=tmp_path)
+    assert "already holds packed shards" in err
+    run(*table, "--overwrite", "--check", "header", cwd=tmp_path)
+    assert open_manifest(tmp_path / "out").name == "list"
+    _, err = run("pack", "photos", "o", "--columns", "path=a,what=b", code=2, cwd=tmp_path)
+    assert "write path=COLUMN,label=COLUMN,caption=COLUMN,key=COLUMN" in err
+
+
+def test_verify_finds_a_flipped_bit(run, tmp_path):
+    write_images(tmp_path / "photos", 6)
+    run("pack", tmp_path / "photos", tmp_path / "shards")
+    (tar,) = (tmp_path / "shards").glob("*.tar")
+    data = np.fromfile(tar, dtype=np.uint8)
+    data[1000] ^= 1
+    data.tofile(tar)
+    _, err = run("verify", tmp_path / "shards", code=1)
+    assert "SHA-256 differs" in err
+
+
+def test_bad_samples_can_be_left_out_and_sets_be_mixed_by_name(run, tmp_path):
+    write_images(tmp_path / "photos", 6)
+    run("pack", tmp_path / "photos", tmp_path / "shards")
+    (tar,) = (tmp_path / "shards").glob("*.tar")
+    data = np.fromfile(tar, dtype=np.uint8)
+    data[int(read_index(tar).records["offset"][2]) + 9] ^= 1
+    data.tofile(tar)
+    out, _ = run("verify", tmp_path / "shards", "--exclude", code=1)
+    assert "1 samples are excluded in" in out
+    assert open_manifest(tmp_path / "shards").exclude == {tar.name: (2,)}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    named = [f"--shards={name}={tmp_path / 'shards'}" for name in ("a", "b")]
+    run("show", recipe, *named, "--rows", 2, "--out", tmp_path / "s.png")
+    _, err = run("show", recipe, *named[:1], "--shards", "c", code=2)
+    assert "several sets need a name each" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("show", "simclrr", "--shards", "."), "did you mean 'simclr'"),
+        (("show", "simclr", "--shards", "nowhere"), "no manifest"),
+        (("show", "nowhere.yaml", "--shards", "."), "nowhere.yaml: cannot be read"),
+        (("train", "simclr", "--shards", ".", "--set", "train.epoch=3"), "did you mean 'epochs'"),
+        (("eval", "nowhere.pt", "."), "there is no checkpoint"),
+        (("pack", "nowhere", "out"), "does not exist"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_exit_code_2(run, words, message, tmp_path):
+    _, err = run(*words, code=2, cwd=tmp_path)
+    assert message in err
+    assert "error:" in err
+
+
+def test_a_method_that_the_batches_cannot_feed_is_refused_before_data_is_read(
+    run, tmp_path, packed
+):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TRAINABLE.replace("count: 2", "count: 1"))
+    _, err = run("train", recipe, "--shards", packed, "--out", tmp_path / "run", code=2)
+    assert "simclr needs 2 'global' views; this recipe makes 1. Set views.global.count to 2" in err
+
+
+def test_bench_names_the_bottleneck(run, packed, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TRAINABLE)
+    out, _ = run("bench", recipe, "--shards", packed, "--seconds", 0.1, "--json")
+    rates = json.loads(out)
+    assert {"read", "decode", "augment", "step", "end_to_end"} <= set(rates)
+    assert "bottleneck" in rates["verdict"]
