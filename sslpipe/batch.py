@@ -1,12 +1,19 @@
 """THE CONTRACT between the data side and the method side; neither knows more of the other.
 
-Axis letters, used as suffixes of tensor names everywhere: V views in a group, B samples,
-C channels, H W pixels, M masks per sample, N patches (row-major), D features,
-K classes or prototypes, P columns of a parameter table.
+A batch is tensors with named axes. Their letters are used as suffixes of tensor names everywhere:
+
+    V  views of a group      C  channels             N  patches of a view, row-major
+    B  samples               H  W  pixels            D  features
+    M  masks per sample      T  frames or samples    K  classes or prototypes
+    P  columns of a table    F  frequencies          L  tokens
+
+The axes of one view are a word over C, T, F, H, W, L: "CHW" is an image, "CTHW" a clip, "T" a
+waveform, "CFT" a spectrogram, "L" tokens. A mask covers all axes of a view but its channels.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,28 +23,35 @@ from torch import Tensor
 
 from .errors import ContractError
 
+AXES = frozenset("CTFHWL")
+I64 = npt.NDArray[np.int64]
 
+
+# fmt: off
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One rank's share of one global batch."""
+    """One rank's share of one global batch. What a modality has no use for is empty, never None."""
 
-    views: dict[
-        str, Tensor
-    ]  # group -> (V, B, C, H, W) float, normalised; x1, x2 = batch.views["global"]
-    masks: dict[str, Tensor]  # name -> (M, B, N) bool, True = hidden
-    hidden: dict[str, npt.NDArray[np.int64]]  # name -> (M, B) hidden patches, known on the host
-    targets: dict[str, Tensor]  # name -> (V, B) int64 class ids, or as TargetSpec says
-    labels: Tensor  # (B,) int64, the data set's own, -1 = none; evaluation only, never for methods
-    # group -> (V, B, P) float32 table of the views as drawn, before a task cut them into more;
-    params: dict[str, Tensor]  # spec.views[group].columns names P
-    uids: Tensor  # (B,) int64 stable sample ids
-    keys: tuple[str, ...]  # B sample keys
-    valid: Tensor  # (B,) bool; False: a stand-in (stream.remainder pad, stream.on_bad mask)
-    epoch: int  # epoch of the first sample
-    step: int  # index in the run; with recipe and manifest enough to make the batch again
+    views:    dict[str, Tensor]  # group -> (V, B, *shape), see ViewSpec; x1, x2 = views["global"]
+    masks:    dict[str, Tensor]  # name  -> (M, B, N) bool, True = hidden
+    hidden:   dict[str, I64]     # name  -> (M, B) how many patches are hidden, known on the host
+    targets:  dict[str, Tensor]  # name  -> (count, B, *shape) as TargetSpec says
+    labels:   Tensor             # (B,) int64 of the data set, -1 = none; for evaluation only
+    params:   dict[str, Tensor]  # group -> (V, B, P) float32: what was drawn for the views before a
+                                 #          task cut them into more; ViewSpec.columns names P
+    uids:     Tensor             # (B,) int64: stable ids of the samples
+    keys:     tuple[str, ...]    # B keys of the samples
+    valid:    Tensor             # (B,) bool; False: a stand-in (stream.remainder pad, on_bad mask)
+    epoch:    int                # of the first sample
+    step:     int                # of the run; with recipe and manifest it makes the batch again
+    # group -> (V, B) int64: real steps of the last axis, where views are padded to one size
+    lengths:  dict[str, Tensor] = field(default_factory=dict)
+    # group -> (2, B, L) int64, of packed rows: number of the document (-1: padding), position in it
+    segments: dict[str, Tensor] = field(default_factory=dict)
+# fmt: on
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """Views, masks, targets and labels on `device`; tables stay where they are."""
+        """All tensors that methods read, on `device`; ids, tables and flags stay where they are."""
 
         def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {k: t.to(device, non_blocking=non_blocking) for k, t in tensors.items()}
@@ -47,13 +61,15 @@ class Batch:
             views=move(self.views),
             masks=move(self.masks),
             targets=move(self.targets),
+            lengths=move(self.lengths),
+            segments=move(self.segments),
             labels=self.labels.to(device, non_blocking=non_blocking),
         )
 
     @property
     def tensors(self) -> list[Tensor]:
         """All that lies on the device."""
-        groups = (self.views, self.masks, self.targets)
+        groups = (self.views, self.masks, self.targets, self.lengths, self.segments)
         return [tensor for group in groups for tensor in group.values()] + [self.labels]
 
     def asdict(self) -> dict[str, Any]:
@@ -61,56 +77,91 @@ class Batch:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+# fmt: off
 @dataclass(frozen=True, slots=True)
 class ViewSpec:
-    """`count` views of (channels, height, width); `columns` names the P columns of the table."""
+    """What group `group` holds: (count, B, *shape)."""
 
-    count: int
-    channels: int
-    height: int
-    width: int
-    columns: tuple[str, ...] = ()
+    group:      str
+    count:      int                   # views per sample (V)
+    axes:       str                   # of one view, a letter each: "CHW"
+    shape:      tuple[int, ...]       # of one view, a size per axis: (3, 224, 224)
+    dtype:      torch.dtype = torch.float32
+    columns:    tuple[str, ...] = ()  # names of the P columns of its parameter table
+    vocabulary: int | None = None     # of token ids: they lie in [0, vocabulary)
+# fmt: on
+
+    def __post_init__(self) -> None:
+        assert len(self.axes) == len(self.shape), (self.axes, self.shape)
+        assert AXES.issuperset(self.axes), self.axes
+
+    def size(self, axis: str) -> int:
+        """How long an axis is.
+
+        Raises:
+            ContractError: the views of this group have no such axis.
+        """
+        if axis not in self.axes:
+            raise ContractError(
+                f"views {self.group!r} have the axes {self.axes}, not {axis!r}; give a method for "
+                "views of another kind, or another view group"
+            )
+        return self.shape[self.axes.index(axis)]
+
+    @property
+    def shown(self) -> str:
+        """The shape for messages: "3 x 224 x 224"."""
+        return " x ".join(map(str, self.shape))
+
+    @property
+    def grid_axes(self) -> str:
+        """The axes that a mask covers: all but channels."""
+        return self.axes.replace("C", "")
 
 
+# fmt: off
 @dataclass(frozen=True, slots=True)
 class MaskSpec:
-    """`count` masks over the patch grid of group `view`.
+    """`count` masks over the patches of group `view`: (count, B, N) bool."""
 
-    `hidden`: patches that every row hides; None: rows differ, `Batch.hidden` counts them.
-    """
-
-    view: str
-    count: int
-    patch_size: int  # pixels
-    grid: tuple[int, int]  # patches: rows, columns
-    hidden: int | None
+    view:   str
+    count:  int              # masks per sample (M)
+    axes:   str              # that the masks cover: "HW"
+    patch:  tuple[int, ...]  # steps of a patch along each of them: (16, 16)
+    grid:   tuple[int, ...]  # patches along each of them: (14, 14)
+    hidden: int | None       # patches that every mask hides; None: they differ, Batch.hidden counts
+# fmt: on
 
     @property
     def patches(self) -> int:
         """N, the number of patches."""
-        return self.grid[0] * self.grid[1]
+        return math.prod(self.grid)
 
 
+# fmt: off
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """What is to be guessed of group `view`: (count, B, *shape), ids in [0, classes) or numbers."""
+    """What is to be guessed of group `view`: (count, B, *shape), class ids or numbers."""
 
-    view: str
-    count: int  # targets per sample: one per view, or one for all views together
-    classes: int | None  # None: float32 numbers, not class ids
-    shape: tuple[int, ...] = ()  # of one target
+    view:    str
+    count:   int                   # targets per sample: one per view, or one for all views together
+    classes: int | None            # ids lie in [0, classes); None: float32 numbers, no ids
+    shape:   tuple[int, ...] = ()  # of one target
+# fmt: on
 
 
+# fmt: off
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
     """What every batch of a pipeline holds; known when the recipe is read, before any data."""
 
-    size: int  # samples per rank (B)
-    global_size: int  # samples over all ranks
-    views: Mapping[str, ViewSpec]
-    masks: Mapping[str, MaskSpec]
-    targets: Mapping[str, TargetSpec]
-    epoch_size: int | None = None  # samples in the whole batches of an epoch; None: not known
+    size:        int                      # samples per rank (B)
+    global_size: int                      # samples over all ranks
+    views:       Mapping[str, ViewSpec]
+    masks:       Mapping[str, MaskSpec]
+    targets:     Mapping[str, TargetSpec]
+    epoch_size:  int | None = None        # samples in whole batches of an epoch; None: not known
+# fmt: on
 
     def require(
         self,

@@ -275,6 +275,6 @@ def batch_spec(recipe: Recipe, views: Views, *, world_size: int, batches: int) -
 
 def blank_canvas(recipe: Recipe, spec: BatchSpec) -> Canvas:
     """Black, in place of a masked sample; no view of it needs padding."""
-    sides = [max(view.height, view.width) for view in spec.views.values()]
+    sides = [max(view.shape[1:]) for view in spec.views.values()]
     side = max(recipe.decode.size or 0, *sides)
     return Canvas(torch.zeros(side, side, 3, dtype=torch.uint8), (side, side))

@@ -92,7 +92,7 @@ def honours(batch, spec, drawn):
     assert set(batch.views) == set(spec.views) == set(batch.params)
     for group, view in spec.views.items():
         views = batch.views[group]
-        assert views.shape == (view.count, spec.size, view.channels, view.height, view.width)
+        assert views.shape == (view.count, spec.size, *view.shape)
         assert views.dtype == torch.float32
         assert torch.isfinite(views).all()
         assert batch.params[group].shape == (drawn[group].count, spec.size, len(view.columns))

@@ -31,7 +31,7 @@ class PatchEncoder(Protocol):
         """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D)."""
 
 
-def sincos(dim: int, grid: tuple[int, int]) -> Tensor:
+def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
     """Fixed 2-D position embedding with a zero row for the class token: (1, 1 + N, dim) float32.
 
     facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
@@ -50,7 +50,7 @@ def sincos(dim: int, grid: tuple[int, int]) -> Tensor:
     return F.pad(patches_ND, (0, 0, 1, 0)).float()[None]
 
 
-def on_grid(patches_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+def on_grid(patches_BND: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Patches as a map: (B, D, rows, columns)."""
     return patches_BND.mT.reshape(len(patches_BND), -1, *grid)
 

@@ -6,6 +6,7 @@ Decided on the host, keyed per sample; where an official method couples the samp
 Letters: M masks per sample, B samples, N patches (row-major).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from ..errors import RecipeError
 from ..recipe.names import Entry, call, choose
 from ..rng import Keys, Place
 from .blockwise import IBOT, Blockwise, DINOv2
+from .boxes import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
@@ -31,13 +33,11 @@ class Sampler(Protocol):
     Both raise a ValueError where the grid does not suit; they are tried before any data is read.
     """
 
-    def hidden(self, grid: tuple[int, int]) -> int | None:
+    def hidden(self, grid: Grid) -> int | None:
         """Patches that every mask hides; None: they differ."""
         ...
 
-    def draw(
-        self, keys: Keys, place: Place, stream: str, grid: tuple[int, int]
-    ) -> npt.NDArray[np.bool_]:
+    def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> npt.NDArray[np.bool_]:
         """(M, B, N) bool, M = len(keys.views) unless the sampler makes its own number."""
         ...
 
@@ -107,22 +107,27 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     """Build one mask and try it."""
     entry, size = mask.sampler, mask.patch_size
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
-    if view.height % size or view.width % size:
+    sides = tuple(view.size(axis) for axis in view.grid_axes)
+    if any(side % size for side in sides):
         raise RecipeError(
             f"{entry.where}: masks.{name}.patch_size = {size} does not divide views.{mask.view} "
-            f"of {view.height} x {view.width} px; choose a divisor"
+            f"of {' x '.join(map(str, sides))}; choose a divisor"
         )
-    grid = (view.height // size, view.width // size)
+    grid = tuple(side // size for side in sides)
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
         raise RecipeError(f"{entry.where}: masks.{name}: {error}") from error
-    if hidden is not None and not 0 < hidden < grid[0] * grid[1]:
+    if hidden is not None and not 0 < hidden < math.prod(grid):
         raise RecipeError(
-            f"{entry.where}: masks.{name} hides {hidden} of {grid[0] * grid[1]} patches; "
+            f"{entry.where}: masks.{name} hides {hidden} of {math.prod(grid)} patches; "
             f"change the settings of {entry.name}, or the patch_size"
         )
-    built = Masker(name, sampler, MaskSpec(mask.view, mask.count, size, grid, hidden))
+    built = Masker(
+        name,
+        sampler,
+        MaskSpec(mask.view, mask.count, view.grid_axes, (size,) * len(grid), grid, hidden),
+    )
     check_count(built, entry)
     return built
 
@@ -140,7 +145,7 @@ def check_count(masker: Masker, entry: Entry) -> None:
 
 def check_agreement(masks: Mapping[str, MaskSettings], built: Mapping[str, Masker]) -> None:
     """Raise a RecipeError if masks that share their draws differ in more than `part`."""
-    first: dict[str, tuple[str, Multiblock, tuple[int, int]]] = {}  # by view group
+    first: dict[str, tuple[str, Multiblock, Grid]] = {}  # by view group
     for name, made in built.items():
         if not isinstance(made.sampler, Multiblock):
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import Keys, Place, permutation
-from .boxes import Bools, Grid, boxes
+from .boxes import Bools, Grid, boxes, check_plane
 from .coupling import all_slots
 from .subsets import choose
 
@@ -126,6 +126,7 @@ class Blockwise:
 
     def hidden(self, grid: Grid) -> int | None:
         """`patches`, if they are completed."""
+        check_plane(grid)
         if not 0 < self.patches < grid[0] * grid[1]:
             raise ValueError(
                 f"patches = {self.patches} must lie in (0, {grid[0] * grid[1]}), the patches of "
@@ -169,6 +170,7 @@ class IBOT:
 
     def hidden(self, grid: Grid) -> None:
         """Differs from view to view."""
+        check_plane(grid)
         if min(grid) < 3:
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches is too small for blocks")
 
@@ -211,6 +213,7 @@ class DINOv2:
 
     def hidden(self, grid: Grid) -> None:
         """Differs from view to view."""
+        check_plane(grid)
         self.blocks(grid).check(grid)
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:

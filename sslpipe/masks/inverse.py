@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..rng import Keys, Place
-from .boxes import Bools, Grid, boxes
+from .boxes import Bools, Grid, boxes, check_plane
 from .subsets import check_fraction, choose
 
 
@@ -37,6 +37,7 @@ class InverseBlock:
 
     def hidden(self, grid: Grid) -> int:
         """All that is not kept."""
+        check_plane(grid)
         if self.length > min(grid) or self.blocks(grid) < 1:
             raise ValueError(
                 f"no block of {self.length} x {self.length} patches fits into the kept share of a "

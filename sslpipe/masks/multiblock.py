@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import Keys, Place
-from .boxes import Bools, Grid, boxes
+from .boxes import Bools, Grid, boxes, check_plane
 from .coupling import all_slots, one_for_all
 
 Pair = tuple[float, float]
@@ -57,6 +57,7 @@ class Multiblock:
 
     def hidden(self, grid: Grid) -> None:
         """Differs, at least from batch to batch."""
+        check_plane(grid)
         anything = np.linspace(0, 1, 1001)
         for name, scale, aspect in (
             ("scale", self.scale, self.aspect),

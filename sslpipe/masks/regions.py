@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..rng import Keys, Place
-from .boxes import Bools, Grid, Numbers
+from .boxes import Bools, Grid, Numbers, check_plane
 from .subsets import check_fraction
 
 
@@ -35,6 +35,7 @@ class RandomRegion:
         Raises:
             ValueError: the noise is finer than the patches.
         """
+        check_plane(grid)
         if self.cells > max(grid):
             raise ValueError(
                 f"cells = {self.cells} is more than the {max(grid)} patches along a side of "

@@ -1,5 +1,6 @@
 """Random subsets of patches (MAE, MSN), of units of patches (SimMIM), and the middle block."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import U64, Keys, Place
-from .boxes import Bools, Grid
+from .boxes import Bools, Grid, check_plane
 from .coupling import one_for_all
 
 
@@ -45,12 +46,12 @@ class Random:
 
     def hidden(self, grid: Grid) -> int:
         """N - int(N * (1 - ratio)), as the official code counts."""
-        patches = grid[0] * grid[1]
+        patches = math.prod(grid)
         return patches - int(patches * (1 - self.ratio))
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Keep the patches of the smallest random words."""
-        patches = grid[0] * grid[1]
+        patches = math.prod(grid)
         drawn_by = keys if self.mode == "per_sample" else one_for_all(keys, place)
         kept = choose(drawn_by.words(stream, patches), patches - self.hidden(grid))
         return np.broadcast_to(~kept, (len(keys.views), len(keys.uids), patches)).copy()
@@ -77,6 +78,7 @@ class SimMIM:
         Raises:
             ValueError: they do not fill the grid.
         """
+        check_plane(grid)
         if grid[0] % self.unit or grid[1] % self.unit:
             raise ValueError(
                 f"unit = {self.unit} does not divide the grid of {grid[0]} x {grid[1]} patches; "
@@ -126,6 +128,7 @@ class Centre:
 
     def hidden(self, grid: Grid) -> int:
         """Patches of the block."""
+        check_plane(grid)
         return int(np.prod([side - 2 * self.margin(side) for side in grid]))
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:

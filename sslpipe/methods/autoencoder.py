@@ -62,11 +62,12 @@ class Autoencoder(nn.Module):
         positive(bottleneck=bottleneck, hidden=hidden)
         view = spec.views["global"]
         dim, rows, columns = map_shape("autoencoder", encoder, view)
-        stride = view.height // rows
-        if (rows * stride, columns * stride) != (view.height, view.width):
+        height, width = view.size("H"), view.size("W")
+        stride = height // rows
+        if (rows * stride, columns * stride) != (height, width):
             raise ContractError(
-                f"autoencoder: maps of {rows} x {columns} do not tile a view of {view.height} x "
-                f"{view.width} px; make the view's size a multiple of the encoder's stride"
+                f"autoencoder: maps of {rows} x {columns} do not tile a view of {height} x "
+                f"{width} px; make the view's size a multiple of the encoder's stride"
             )
         self.encoder = encoder
         self.noise = noise
@@ -75,7 +76,7 @@ class Autoencoder(nn.Module):
             nn.Conv2d(dim, bottleneck, kernel_size=1),
             nn.Conv2d(bottleneck, hidden, kernel_size=3, padding=1),
             nn.GELU(),
-            nn.Conv2d(hidden, stride**2 * view.channels, kernel_size=3, padding=1),
+            nn.Conv2d(hidden, stride**2 * view.size("C"), kernel_size=3, padding=1),
             nn.PixelShuffle(stride),
         )
 

@@ -67,8 +67,8 @@ class BEiT(nn.Module):
         self.encoder = encoder
         self.tokenizer = tokenizers.build_tokenizer(
             tokenizers.entry(tokenizer, "method.beit.tokenizer"),
-            patch_size=mask.patch_size,
-            channels=spec.views["global"].channels,
+            patch_size=mask.patch[0],
+            channels=spec.views["global"].size("C"),
         )
         if isinstance(self.tokenizer, nn.Module):
             self.tokenizer.requires_grad_(False)

@@ -19,7 +19,7 @@ class ConvDecoder(nn.Module):
     """`depth` grouped 3 x 3 convolutions with layer norm, GELU and residuals; a linear layer."""
 
     def __init__(
-        self, encoder_dim: int, grid: tuple[int, int], *, dim: int, depth: int, groups: int,
+        self, encoder_dim: int, grid: tuple[int, ...], *, dim: int, depth: int, groups: int,
         noise: float,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -138,7 +138,7 @@ def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
             "none. Set train.backbone to a ViT, such as vit_base"
         )
     twin = copy.deepcopy(encoder).to("meta").eval()
-    image = torch.empty(1, view.channels, view.height, view.width, device="meta")
+    image = torch.empty(1, *view.shape, device="meta")
     layers = len(cast(LayeredEncoder, twin).feed_forwards(image))
     if not 1 <= top_k <= layers:
         raise ValueError(f"top_k = {top_k}; set it in [1, {layers}], the encoder's layers")

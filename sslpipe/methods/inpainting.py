@@ -21,7 +21,7 @@ from .parts.limits import not_negative
 from .parts.patches import hidden_patches
 
 
-def pixels_of(hidden_BN: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+def pixels_of(hidden_BN: Tensor, grid: tuple[int, ...], patch: int) -> Tensor:
     """A mask of patches as one of pixels: (B, 1, H, W) float, 1 = hidden."""
     hidden_B1HW = hidden_BN.view(-1, 1, *grid).to(torch.float32)
     return F.interpolate(hidden_B1HW, scale_factor=patch, mode="nearest")
@@ -81,17 +81,17 @@ class Inpainting(nn.Module):
             raise ContractError(
                 f"inpainting paints 'global'; set masks.hole.view to it, not {mask.view!r}"
             )
-        if not 0 <= 2 * overlap < mask.patch_size:
+        if not 0 <= 2 * overlap < mask.patch[0]:
             raise ContractError(
                 f"inpainting: overlap = {overlap} px either side may close a hole of one patch of "
-                f"{mask.patch_size} px; set method.inpainting.overlap or masks.hole.patch_size"
+                f"{mask.patch[0]} px; set method.inpainting.overlap or masks.hole.patch_size"
             )
         not_negative(overlap_weight=overlap_weight)
-        self.grid, self.patch_size = mask.grid, mask.patch_size
+        self.grid, self.patch_size = mask.grid, mask.patch[0]
         self.overlap, self.overlap_weight, self.fill = overlap, overlap_weight, fill
         self.encoder = encoder
         dim, *_ = map_shape("inpainting", encoder, spec.views["global"])
-        self.decoder = MapDecoder(dim, decoder, spec.views["global"].channels)
+        self.decoder = MapDecoder(dim, decoder, spec.views["global"].size("C"))
 
     def forward(self, batch: Batch) -> Output:
         """Cut the hole, encode, paint, compare the region.

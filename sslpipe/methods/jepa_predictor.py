@@ -22,7 +22,7 @@ class JEPAPredictor(nn.Module):
     positions_ND: Tensor
 
     def __init__(
-        self, encoder_dim: int, grid: tuple[int, int], *, dim: int, heads: int, depth: int
+        self, encoder_dim: int, grid: tuple[int, ...], *, dim: int, heads: int, depth: int
     ) -> None:
         super().__init__()
         check_blocks("predictor", dim=dim, heads=heads, depth=depth)

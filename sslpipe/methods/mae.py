@@ -72,10 +72,10 @@ class MAE(nn.Module):
         mask = patch_mask("mae", encoder, spec, "random")
         self.encoder = encoder
         self.norm_pix = norm_pix
-        self.patch_size = mask.patch_size
+        self.patch_size = mask.patch[0]
         self.num_visible = mask.patches - hidden_patches("mae", mask, "random")
         self.decoder = MaskedDecoder(
-            feature_dim(encoder, "mae"), mask.patch_size**2 * spec.views["global"].channels,
+            feature_dim(encoder, "mae"), mask.patch[0]**2 * spec.views["global"].size("C"),
             mask.grid, dim=decoder_dim, heads=decoder_heads, depth=decoder_depth,
         )  # fmt: skip
 

@@ -44,13 +44,13 @@ class SimMIM(nn.Module):
         hidden_patches("simmim", mask, "units")
         dim = feature_dim(encoder, "simmim")
         self.encoder = encoder
-        self.patch_size = mask.patch_size
+        self.patch_size = mask.patch[0]
         self.grid = mask.grid
         self.mask_token = nn.Parameter(torch.empty(dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-        values = mask.patch_size**2 * spec.views["global"].channels
+        values = mask.patch[0] ** 2 * spec.views["global"].size("C")
         self.decoder = nn.Sequential(
-            nn.Conv2d(dim, values, kernel_size=1), nn.PixelShuffle(mask.patch_size)
+            nn.Conv2d(dim, values, kernel_size=1), nn.PixelShuffle(mask.patch[0])
         )
 
     def forward(self, batch: Batch) -> Output:

@@ -74,7 +74,7 @@ def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
 
 def image_size(spec: BatchSpec) -> int:
     """Pixels: the height of the global views, or of the first group."""
-    return spec.views[whole_group(spec.views)].height
+    return spec.views[whole_group(spec.views)].size("H")
 
 
 def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:

@@ -40,9 +40,10 @@ def fake(
     masks, targets = masks or {}, targets or {}
     _, size, _, height, width = views["global"].shape
     grid = (height // patch_size, width // patch_size)
-    view_specs = {k: ViewSpec(len(v), *v.shape[2:]) for k, v in views.items()}
+    view_specs = {k: ViewSpec(k, len(v), "CHW", tuple(v.shape[2:])) for k, v in views.items()}
     mask_specs = {
-        k: MaskSpec("global", len(m), patch_size, grid, exact_count(m)) for k, m in masks.items()
+        k: MaskSpec("global", len(m), "HW", (patch_size, patch_size), grid, exact_count(m))
+        for k, m in masks.items()
     }
     target_specs = {k: TargetSpec("global", len(t), 4) for k, t in targets.items()}
     labels, uids = torch.full((size,), -1), torch.arange(size)

@@ -83,10 +83,12 @@ def side(group: str) -> int:
 
 def make_spec(size: int, world: int = 1) -> BatchSpec:
     """Of a global batch of `size` samples."""
-    views = {name: ViewSpec(n, 3, side(name), side(name)) for name, n in COUNTS.items()}
+    views = {
+        name: ViewSpec(name, n, "CHW", (3, side(name), side(name))) for name, n in COUNTS.items()
+    }
     grid = (SIDE // PATCH, SIDE // PATCH)
     masks = {
-        name: MaskSpec(view, len(counts), PATCH, grid,
+        name: MaskSpec(view, len(counts), "HW", (PATCH, PATCH), grid,
                        counts[0][0] if len(counts[0]) == 1 else None)
         for name, (view, counts) in MASKS.items()
     }  # fmt: skip

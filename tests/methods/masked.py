@@ -45,11 +45,16 @@ def masks(size):
 def spec_of(size):
     specs = {
         name: MaskSpec(
-            "global", len(m), PATCH, GRID, None if name in UNEVEN else int(m[0, 0].sum())
+            "global",
+            len(m),
+            "HW",
+            (PATCH, PATCH),
+            GRID,
+            None if name in UNEVEN else int(m[0, 0].sum()),
         )
         for name, m in masks(size).items()
     }
-    return BatchSpec(size, size, {"global": ViewSpec(1, 3, 16, 16)}, specs, {})
+    return BatchSpec(size, size, {"global": ViewSpec("global", 1, "CHW", (3, 16, 16))}, specs, {})
 
 
 UNEVEN = {"blocks", "context", "targets"}

@@ -72,7 +72,7 @@ def test_every_backbone_with_maps_can_be_used(name, settings, shape):
     spec = masked.spec_of(2)
     if shape[1:] == (1, 1):  # 32 px, the stride of these
         batch = dataclasses.replace(batch, views={"global": torch.randn(1, 2, 3, 32, 32)})
-        view = dataclasses.replace(spec.views["global"], height=32, width=32)
+        view = dataclasses.replace(spec.views["global"], shape=(3, 32, 32))
         spec = dataclasses.replace(spec, views={"global": view})
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     found = feature_maps.map_shape("autoencoder", encoder, spec.views["global"])
@@ -88,14 +88,14 @@ def test_what_has_no_maps_or_does_not_tile_is_named(encoder):
     with pytest.raises(ContractError, match=r"autoencoder needs an encoder with maps.*TinyEncoder"):
         autoencoder.Autoencoder(encoder, spec)
     swin = build_encoder(Entry("swin_tiny_patch4_window7_224"), image_size=224)
-    view = dataclasses.replace(spec.views["global"], height=224, width=224)
+    view = dataclasses.replace(spec.views["global"], shape=(3, 224, 224))
     with pytest.raises(ContractError, match=r"gives \(1, 7, 7, 768\)"):
         feature_maps.map_shape("autoencoder", swin, view)
-    odd = dataclasses.replace(spec.views["global"], height=33, width=33)
+    odd = dataclasses.replace(spec.views["global"], shape=(3, 33, 33))
     odd_spec = dataclasses.replace(spec, views={"global": odd})
     resnet = encoder_of("resnet18")
     with pytest.raises(ContractError, match="2 x 2 do not tile a view of 33 x 33"):
         autoencoder.Autoencoder(resnet, odd_spec)
-    grey = dataclasses.replace(spec.views["global"], channels=1)
+    grey = dataclasses.replace(spec.views["global"], shape=(1, 16, 16))
     with pytest.raises(ContractError, match=r"ResNet does not take views of 1 x 16 x 16 \(.*views"):
         feature_maps.map_shape("colorization", resnet, grey)

@@ -212,7 +212,7 @@ def test_contract_errors_say_what_to_change(vit, encoder, masked, make_batch, ra
     with pytest.raises(ContractError, match=r"mae needs masks\['random'\].*Add masks\.random"):
         mae.MAE(vit, bare)
     mask = spec.masks["random"]
-    other = dataclasses.replace(spec, masks={"random": dataclasses.replace(mask, patch_size=8)})
+    other = dataclasses.replace(spec, masks={"random": dataclasses.replace(mask, patch=(8, 8))})
     with pytest.raises(ContractError, match=r"patch_size = 8, but the encoder's is 4"):
         mae.MAE(vit, other)
     local = dataclasses.replace(spec, masks={"random": dataclasses.replace(mask, view="local")})

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_named(name, encoder):
         build(name, spec=bare)
     with pytest.raises(ContractError, match=rf"{name} needs an encoder with tokens.*vit_base"):
         build(name, encoder=encoder)
-    coarse = dataclasses.replace(spec.masks[mask], patch_size=8, grid=(2, 2))
+    coarse = dataclasses.replace(spec.masks[mask], patch=(8, 8), grid=(2, 2))
     with pytest.raises(
         ContractError, match=rf"masks\.{mask}\.patch_size = 8, but the encoder's is 4"
     ):

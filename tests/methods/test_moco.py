@@ -179,7 +179,7 @@ def test_a_queue_that_is_no_multiple_of_the_global_batch_is_refused(encoder, vie
 
 
 def test_the_batch_of_the_queue_is_that_of_all_ranks(encoder):
-    spec = BatchSpec(4, 8, {"global": ViewSpec(2, 3, 8, 8)}, {}, {})
+    spec = BatchSpec(4, 8, {"global": ViewSpec("global", 2, "CHW", (3, 8, 8))}, {}, {})
     with pytest.raises(ContractError, match=r"queue = 12 .* global batch of 8"):
         moco.MoCo(encoder, spec, **SMALL | {"queue": 12})
     assert moco.MoCo(encoder, spec, **SMALL | {"queue": 16}).queue.batch == 8
@@ -190,12 +190,16 @@ def test_the_batch_of_the_queue_is_that_of_all_ranks(encoder):
     [(256, 1, 8, 8), (32, 8, 8, 1), (64, 4, 8, 2), (32, 8, 1, 1), (256, 1, 1, 1)],
 )
 def test_groups_do_not_depend_on_the_number_of_ranks(size, world, groups, expected):
-    spec = BatchSpec(size, size * world, {"global": ViewSpec(2, 3, 8, 8)}, {}, {})
+    spec = BatchSpec(
+        size, size * world, {"global": ViewSpec("global", 2, "CHW", (3, 8, 8))}, {}, {}
+    )
     assert moco.groups_per_rank(spec, groups) == expected
 
 
 @pytest.mark.parametrize(("size", "world", "groups"), [(4, 1, 3), (32, 8, 4), (4, 1, 0), (4, 1, 8)])
 def test_groups_that_ranks_or_batches_would_cut_are_refused(size, world, groups):
-    spec = BatchSpec(size, size * world, {"global": ViewSpec(2, 3, 8, 8)}, {}, {})
+    spec = BatchSpec(
+        size, size * world, {"global": ViewSpec("global", 2, "CHW", (3, 8, 8))}, {}, {}
+    )
     with pytest.raises(ContractError, match=rf"bn_groups = {groups}.*multiple of the number"):
         moco.groups_per_rank(spec, groups)

@@ -60,7 +60,7 @@ def crops(make_batch, rand):
         {name: rand(count, 4, 3, size, size).float() for name, (count, size) in views.items()},
         {"drop": rand(1, 4, 16).argsort(-1) < 3},
     )
-    spec.masks["drop"] = MaskSpec("anchor", 1, 4, (4, 4), 3)
+    spec.masks["drop"] = MaskSpec("anchor", 1, "HW", (4, 4), (4, 4), 3)
     return batch, spec
 
 
@@ -188,11 +188,11 @@ def test_focal_views_are_optional_and_anchors_are_not(encoder, crops):
 
 def test_masks_must_lie_over_the_anchor_and_drop_as_much_of_every_row(encoder, crops):
     spec = crops[1]
-    spec.masks["drop"] = MaskSpec("anchor", 1, 4, (4, 4), None)
+    spec.masks["drop"] = MaskSpec("anchor", 1, "HW", (4, 4), (4, 4), None)
     with pytest.raises(
         ContractError, match=r"masks\.drop to hide the same number .* such as random"
     ):
         msn.MSN(encoder, spec, **SMALL)
-    spec.masks["drop"] = MaskSpec("target", 1, 4, (4, 4), 3)
+    spec.masks["drop"] = MaskSpec("target", 1, "HW", (4, 4), (4, 4), 3)
     with pytest.raises(ContractError, match="msn masks 'anchor'"):
         msn.MSN(encoder, spec, **SMALL)

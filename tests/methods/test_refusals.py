@@ -97,6 +97,6 @@ def test_an_encoder_without_what_is_needed_of_it_is_named(name, spec):
 @pytest.mark.parametrize("name", ["deepcluster_v2", "dino", "dinov2", "ibot", "lejepa", "msn"])
 def test_small_crops_that_are_no_whole_patches_are_named(name, vit, spec):
     small = "focal" if name == "msn" else "local"
-    odd = replace(spec.views[small], height=10, width=8)
+    odd = replace(spec.views[small], shape=(3, 10, 8))
     with pytest.raises(ContractError, match=rf"{name}: views '{small}' of 10 x 8 px.*of 4 px; set"):
         build(name, vit, replace(spec, views={**spec.views, small: odd}))

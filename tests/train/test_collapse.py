@@ -67,7 +67,9 @@ class Encoder(nn.Sequential):
 def pipe_of(toy, recipe, photos):
     """toy.Pipe with two random crops of photos instead of noise."""
     pipe = toy.Pipe(recipe, length=LENGTH)
-    pipe.spec = BatchSpec(BATCH, BATCH, {"global": ViewSpec(2, 3, SIZE, SIZE)}, {}, {})
+    pipe.spec = BatchSpec(
+        BATCH, BATCH, {"global": ViewSpec("global", 2, "CHW", (3, SIZE, SIZE))}, {}, {}
+    )
     noise = pipe.batch
 
     def batch(step):

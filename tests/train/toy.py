@@ -42,8 +42,13 @@ class Pipe:
         self.recipe, self.length, self.rank, self.world_size = recipe, length, rank, world_size
         self.device = torch.device("cpu")
         total = recipe.stream.batch_size
+        views = {"global": ViewSpec("global", 1, "CHW", (3, SIZE, SIZE))}
         self.spec = BatchSpec(
-            total // world_size, total, {"global": ViewSpec(1, 3, SIZE, SIZE)}, {}, {}
+            total // world_size,
+            total,
+            views,
+            {},
+            {},
         )
         self.step, self.wait_seconds, self.replaced, self.poison = 0, 0.0, 0, None
 

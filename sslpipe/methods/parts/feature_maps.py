@@ -29,7 +29,7 @@ def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int
     Raises:
         ContractError: the encoder has no such maps, or does not take such a view.
     """
-    image = torch.empty(1, view.channels, view.height, view.width, device="meta")
+    image = torch.empty(1, *view.shape, device="meta")
     shape: tuple[int, ...] = ()
     if isinstance(encoder, MapEncoder):
         twin = copy.deepcopy(encoder).to("meta").eval()
@@ -37,8 +37,8 @@ def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int
             shape = tuple(cast(MapEncoder, twin).maps(image).shape)
         except RuntimeError as error:
             raise ContractError(
-                f"{method}: {type(encoder).__name__} does not take views of {view.channels} x "
-                f"{view.height} x {view.width} ({error}); set the views, or train.backbone"
+                f"{method}: {type(encoder).__name__} does not take views of "
+                f"{view.shown} ({error}); set the views, or train.backbone"
             ) from error
     if len(shape) != 4 or shape[1] != feature_dim(encoder, method):
         raise ContractError(

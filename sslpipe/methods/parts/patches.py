@@ -34,10 +34,10 @@ def patch_mask(
         raise ContractError(
             f"{method} masks {view!r}; set masks.{name}.view to it, not {mask.view!r}"
         )
-    if mask.patch_size != encoder.patch_size:
+    if mask.patch != (encoder.patch_size, encoder.patch_size):
         raise ContractError(
             f"{method} needs a mask of the encoder's patches: masks.{name}.patch_size = "
-            f"{mask.patch_size}, but the encoder's is {encoder.patch_size}. Set one to the other"
+            f"{mask.patch[0]}, but the encoder's is {encoder.patch_size}. Set one to the other"
         )
     return mask
 
@@ -50,7 +50,7 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
     """
     patch = getattr(encoder, "patch_size", 1)
     for group in groups:
-        height, width = spec.views[group].height, spec.views[group].width
+        height, width = spec.views[group].size("H"), spec.views[group].size("W")
         if height % patch or width % patch:
             raise ContractError(
                 f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
@@ -107,7 +107,7 @@ class MaskedDecoder(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, encoder_dim: int, patch_values: int, grid: tuple[int, int], *, dim: int, heads: int,
+        self, encoder_dim: int, patch_values: int, grid: tuple[int, ...], *, dim: int, heads: int,
         depth: int,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -57,6 +57,7 @@ class Step:
 class Policy:
     """The ops of one view group in execution order; the first one is a crop."""
 
+    group: str
     count: int
     shared: bool  # all views draw as view 0 does
     steps: tuple[Step, ...]
@@ -73,7 +74,7 @@ class Policy:
     def spec(self) -> ViewSpec:
         """What the group looks like in a batch."""
         height, width = self.crop.size
-        return ViewSpec(self.count, 3, height, width, self.columns)
+        return ViewSpec(self.group, self.count, "CHW", (3, height, width), columns=self.columns)
 
     @property
     def summary(self) -> str:
@@ -106,7 +107,7 @@ def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) ->
     if not steps:
         raise RecipeError(f"views.{group}.ops is empty; begin it with a crop, e.g. CenterCrop")
     check_streams(steps, entries)
-    made = Policy(count, shared, tuple(steps), tuple(columns))
+    made = Policy(group, count, shared, tuple(steps), tuple(columns))
     check_view(made, entries)
     return made
 

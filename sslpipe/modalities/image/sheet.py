@@ -122,7 +122,7 @@ def stretched(view_BCHW: Tensor) -> Tensor:
 def grey_out(pictures_BHWC: U8, mask_BN: Tensor, mask: MaskSpec) -> U8:
     """The pictures with their hidden patches greyed."""
     grid = mask_BN.cpu().numpy().reshape(-1, *mask.grid)
-    pixels = grid.repeat(mask.patch_size, 1).repeat(mask.patch_size, 2)
+    pixels = grid.repeat(mask.patch[0], 1).repeat(mask.patch[1], 2)
     return np.where(pixels[..., None], np.uint8(GREY), pictures_BHWC)
 
 

@@ -192,7 +192,7 @@ def check_size(
     mask: MaskSettings, name: str, drawn: Mapping[str, ViewSpec], left: Mapping[str, ViewSpec]
 ) -> None:
     """Raise a RecipeError if a task cuts up the views that a mask covers."""
-    before, after = ((s.height, s.width) for s in (drawn[mask.view], left[mask.view]))
+    before, after = (s.shape[1:] for s in (drawn[mask.view], left[mask.view]))
     if before != after:
         raise RecipeError(
             f"{mask.sampler.where}: masks.{name} covers views.{mask.view} of {before[0]} x "

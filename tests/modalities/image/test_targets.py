@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 def build(name, **changes):
-    spec = ViewSpec(4 if name == "rotation" else 1, 3, SIDES[name], SIDES[name])
+    spec = ViewSpec("global", 4 if name == "rotation" else 1, "CHW", (3, SIDES[name], SIDES[name]))
     entry = Entry(name, {**SETTINGS.get(name, {}), **changes}, "a.yaml:3")
     return pretext("task", entry, view="global", spec=spec), spec
 
@@ -34,7 +34,7 @@ def draw(task, uids, seed=0, epoch=0):
 
 def views_of(spec, uids):
     """Every sample's pixels are a function of its id."""
-    shape = (spec.count, spec.channels, spec.height, spec.width)
+    shape = (spec.count, *spec.shape)
     made = [torch.rand(*shape, generator=torch.Generator().manual_seed(uid)) for uid in uids]
     return torch.stack(made, dim=1)
 
@@ -124,15 +124,20 @@ def test_all_four_turns_are_pillow_s_in_the_official_order():
 
 
 def test_views_that_do_not_suit_are_refused_before_any_data():
-    wide = ViewSpec(1, 3, 8, 9)
-    with pytest.raises(RecipeError, match=r"a.yaml:3: rotation_one: .* 8 x 9 px; make it square"):
+    wide = ViewSpec("global", 1, "CHW", (3, 8, 9))
+    with pytest.raises(RecipeError, match=r"a.yaml:3: rotation_one: .* 8 x 9; make it square"):
         pretext("t", Entry("rotation_one", {}, "a.yaml:3"), view="global", spec=wide)
     for name, side in (("jigsaw", 255), ("relative_patch", 398)):
         with pytest.raises(RecipeError, match=f"make it 1 view of {side} x {side} px"):
-            pretext("t", Entry(name), view="global", spec=ViewSpec(2, 3, side, side))
+            pretext(
+                "t", Entry(name), view="global", spec=ViewSpec("global", 2, "CHW", (3, side, side))
+            )
     with pytest.raises(RecipeError, match="stride = 3 divides"):
         build("colorization", stride=3)
-    spec, match = ViewSpec(1, 3, 32, 32), r"pixels in \[0, 1\], but views.global.ops has Normalize"
+    spec, match = (
+        ViewSpec("global", 1, "CHW", (3, 32, 32)),
+        r"pixels in \[0, 1\], but views.global.ops has Normalize",
+    )
     with pytest.raises(RecipeError, match=match):
         pretext("t", Entry("colorization"), view="global", spec=spec, normalised=True)
 

@@ -40,7 +40,7 @@ def test_views_hold_lightness_alone_and_targets_the_nearest_pixels_colour():
     assert 0 <= views.min() <= views.max() <= 1.0001
     torch.testing.assert_close(targets[0], lab[:, 1:, ::4, ::4], atol=1e-2, rtol=0)
     one, _ = build("colorization", channels=1)
-    assert one.view_spec.channels == 1
+    assert one.view_spec.size("C") == 1
     assert apply(one, spec, [1])[0].shape == (1, 1, 1, 32, 32)
 
 

@@ -39,13 +39,15 @@ class Colorization:
 
     def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
         """Views of three channels; per view, two numbers in [-110, 110] for each place."""
-        if spec.channels != 3 or spec.height % self.stride or spec.width % self.stride:
+        if spec.size("C") != 3 or spec.size("H") % self.stride or spec.size("W") % self.stride:
             raise ValueError(
-                f"views.{view} are {spec.channels} x {spec.height} x {spec.width}; make them "
+                f"views.{view} are {spec.shown}; make them "
                 f"3 channels and sides that stride = {self.stride} divides"
             )
-        shape = (2, spec.height // self.stride, spec.width // self.stride)
-        return replace(spec, channels=self.channels), TargetSpec(view, spec.count, None, shape)
+        shape = (2, spec.size("H") // self.stride, spec.size("W") // self.stride)
+        return replace(spec, shape=(self.channels, *spec.shape[1:])), TargetSpec(
+            view, spec.count, None, shape
+        )
 
     def draw(self, keys: Keys, stream: str) -> Table:
         """Nothing is random."""

@@ -59,7 +59,7 @@ class Jigsaw:
         """One view of three channels in, a view per tile out, one order per sample."""
         side = self.grid * self.cell
         one_view(view, spec, side)
-        tiles = replace(spec, count=self.grid**2, height=self.tile, width=self.tile)
+        tiles = replace(spec, count=self.grid**2, shape=(3, self.tile, self.tile))
         return tiles, TargetSpec(view, 1, len(self.orders))
 
     def draw(self, keys: Keys, stream: str) -> I64:

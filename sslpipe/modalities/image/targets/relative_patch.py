@@ -62,7 +62,7 @@ class RelativePatch:
     def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
         """One view in, two patches out, one of eight places per sample."""
         one_view(view, spec, self.side)
-        pair = replace(spec, count=2, height=self.patch, width=self.patch)
+        pair = replace(spec, count=2, shape=(3, self.patch, self.patch))
         return pair, TargetSpec(view, 1, len(PLACES))
 
     def draw(self, keys: Keys, stream: str) -> I64:

@@ -74,6 +74,6 @@ def square_target(view: str, spec: ViewSpec) -> TargetSpec:
     Raises:
         ValueError: the views are not square.
     """
-    if spec.height != spec.width:
-        raise ValueError(f"views.{view} is {spec.height} x {spec.width} px; make it square")
+    if spec.size("H") != spec.size("W"):
+        raise ValueError(f"views.{view} is {spec.shown}; make it square")
     return TargetSpec(view, spec.count, 4)

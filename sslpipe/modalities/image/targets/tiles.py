@@ -8,9 +8,9 @@ from ....batch import ViewSpec
 
 def one_view(view: str, spec: ViewSpec, side: int) -> None:
     """Raise a ValueError unless the group is one view of 3 channels and `side` x `side` px."""
-    if (spec.count, spec.channels, spec.height, spec.width) != (1, 3, side, side):
+    if (spec.count, spec.shape) != (1, (3, side, side)):
         raise ValueError(
-            f"views.{view} holds {spec.count} of {spec.channels} x {spec.height} x {spec.width}; "
+            f"views.{view} holds {spec.count} of {spec.shown}; "
             f"make it 1 view of {side} x {side} px with 3 channels"
         )
 
