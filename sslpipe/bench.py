@@ -75,7 +75,7 @@ def measure(
         step = rate(pipe, lambda: run(batch), seconds) if run else None
         batches = endless(pipe)
         whole = rate(pipe, lambda: (run or ignore)(next(batches)), seconds)
-    return Stages(read, decoded, augment, step, whole, pipe.decoder.summary)
+    return Stages(read, decoded, augment, step, whole, pipe.summary)
 
 
 def each_step(load: Callable[[int], object]) -> Callable[[], object]:

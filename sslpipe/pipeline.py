@@ -11,7 +11,7 @@ threads, prefetch depth and resuming change nothing.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -22,24 +22,23 @@ import torch
 from .batch import Batch, BatchSpec
 from .device.handoff import Mark, handoff
 from .errors import RecipeError
-from .modalities.image.codec import ImageCodec
-from .modalities.image.gpu_decode import GpuDecoder, TorchCodec
-from .modalities.image.scale import Canvas, Decoder
-from .modalities.image.views import Views
+from .modalities import Raw
+from .modalities.parts import Part, make_parts, merged, parts_of, tensors
 from .process import cores, process_ranks
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
-from .shards.index import GPU_JPEG
 from .stream.batch_decode import BatchDecode
 from .stream.open import Reading, Shards, check_world, open_source, remainder_of
 from .stream.packed import Packed
 from .stream.prefetch import Prefetch
 from .stream.quarantine import Quarantine
+from .stream.reader import Sample
 from .stream.source import Fault, Share
 from .stream.state import check_state
 
 log = logging.getLogger(__name__)
 STATE = 2  # version
+Raws = tuple[Raw, ...]  # a sample as each modality of the recipe decodes it
 
 
 def load(
@@ -99,27 +98,16 @@ class Pipeline:
         self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
         # one pool for decoding and augmentation: two of them would fight for the cores
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
-        self.views = Views(
-            recipe.views,
-            recipe.masks,
-            recipe.targets,
-            seed=recipe.stream.seed,
-            device=device,
-            executor=recipe.run.executor,
-            threads=self._threads,
-        )
+        self.parts = parts_of(recipe, device=device, threads=self._threads)
         reading = Reading(rank, world_size, self._threads, self.threads)
-        self.source = open_source(recipe, shards, reading, extensions=ImageCodec.extensions)
-        self.spec = batch_spec(recipe, self.views, world_size=world_size, batches=len(self.source))
-        self.decoder = Decoder(
-            self.views.policies,
-            seed=recipe.stream.seed,
-            size=recipe.decode.size,
-            scaled=recipe.decode.scaled,
+        self.source = open_source(
+            recipe, shards, reading, extensions=self.parts[0].modality.codec.extensions
         )
+        self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self._load = self._loading()
         self._handoff = handoff(device)
-        self._blank = blank_canvas(recipe, self.spec)
+        self._blank = tuple(part.maker.blank for part in self.parts)
+        self.loaded = self.reduced = 0  # samples, and those decoded at a smaller scale
         stream = recipe.stream
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None,
@@ -150,7 +138,7 @@ class Pipeline:
             self.step += 1
             self._report(faults, step=batch.step)
             yield batch
-        log.info("epoch done; %s", self.decoder.summary)
+        log.info("epoch done; %s", self.summary)
 
     def _report(self, faults: list[Fault], *, step: int) -> None:
         """Log and count the bad samples of a batch; too many stop the run."""
@@ -158,26 +146,54 @@ class Pipeline:
             log.warning("bad sample (%s): %s", self.recipe.stream.on_bad, fault.reason)
         self._quarantine.report(faults, samples=self.spec.size, step=step)
 
-    def load_share(self, step: int) -> Share[Canvas]:
-        """This rank's samples of global batch `step` as canvases."""
-        return self._load(step)
+    def load_share(self, step: int) -> Share[Raws]:
+        """This rank's samples of global batch `step`, decoded."""
+        share = self._load(step)
+        raws = [raw for item in share.loaded if item.decoded for raw in item.decoded]
+        self.loaded += len(raws)
+        self.reduced += sum(tuple(raw.data.shape[: len(raw.extent)]) != raw.extent for raw in raws)
+        return share
 
-    def _loading(self) -> Callable[[int], Share[Canvas]]:
-        """What decodes as the recipe says: the CPU, or a device and the CPU for what it cannot.
+    def load_sample(self, sample: Sample, epoch: int) -> Raws:
+        """One sample, decoded by each modality.
 
         Raises:
-            RecipeError: a device cannot decode what an iterable gives.
+            SampleError: one of them cannot decode it.
         """
-        if self.recipe.decode.device == "cpu":
-            return lambda step: self.source.share(step, self.decoder)
+        return tuple(part.load(sample, epoch) for part in self.parts)
+
+    @property
+    def summary(self) -> str:
+        """How often it was of use to know the views before decoding."""
+        return f"{self.reduced:,} of {self.loaded:,} samples were decoded at a smaller scale"
+
+    def _loading(self) -> Callable[[int], Share[Raws]]:
+        """What decodes as the recipe says: workers one by one, or a device whole shares.
+
+        Raises:
+            RecipeError: a device cannot decode what an iterable gives, or several modalities.
+        """
+        (*_, decode) = decoders = [part.share_decode for part in self.parts]
+        if not any(decoders):
+            return lambda step: self.source.share(step, self.load_sample)
+        device = f"{self.recipe.path}: decode.device = {self.recipe.decode.device!r}"
         if not isinstance(self.source, Packed):
             raise RecipeError(
-                f"{self.recipe.path}: decode.device = {self.recipe.decode.device!r}: what a device "
-                "cannot decode is read again, which an iterable does not allow; use packed or "
-                "indexed shards, or write decode: {device: cpu}"
+                f"{device}: what a device cannot decode is read again, which an iterable does not "
+                "allow; use packed or indexed shards, or write decode: {device: cpu}"
             )
-        gpu = GpuDecoder(self.decoder, TorchCodec(self.device), baseline=GPU_JPEG)
-        return BatchDecode(self.source, first=gpu.prepare, finish=gpu.finish, alone=self.decoder)
+        if len(self.parts) > 1 or decode is None:
+            raise RecipeError(
+                f"{device}: decodes recipes of one modality; write decode: {{device: cpu}}"
+            )
+        return BatchDecode(
+            self.source,
+            first=self.parts[0].prepare,
+            finish=lambda prepared: [
+                None if raw is None else (raw,) for raw in decode.finish(prepared)
+            ],
+            alone=self.load_sample,
+        )
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""
@@ -186,27 +202,28 @@ class Pipeline:
         with self._handoff.making():
             return self.make_batch(share, step), faults, self._handoff.mark()
 
-    def make_batch(self, share: Share[Canvas], step: int) -> Batch:
-        """Augment a share: decide the tables, then execute them on the device."""
-        uids = np.array([item.sample.uid for item in share.loaded], dtype=np.int64)
+    def make_batch(self, share: Share[Raws], step: int) -> Batch:
+        """Augment a share: decide the tables, then send all at once, then execute."""
+        samples = [item.sample for item in share.loaded]
+        uids = np.array([sample.uid for sample in samples], dtype=np.int64)
         slots = self.source.slots[: len(uids)]  # all of them but in a short last batch
-        made = self.views.make(
-            [self._blank if item.decoded is None else item.decoded for item in share.loaded],
-            torch.tensor([item.sample.label for item in share.loaded]),
-            epochs=share.epochs,
-            uids=uids,
-            place=Place(step, slots, self.spec.global_size),
-            send=self._handoff.send,
-        )
+        place = Place(step, slots, self.spec.global_size)
+        raws = [self._blank if item.decoded is None else item.decoded for item in share.loaded]
+        columns = list(zip(*raws, strict=True))  # the samples' arrays, by part
+        tables = [
+            part.decide(column, epochs=share.epochs, uids=uids, place=place)
+            for part, column in zip(self.parts, columns, strict=True)
+        ]
+        labels = torch.tensor([sample.label for sample in samples])
+        made, masks, labels = make_parts(self.parts, columns, tables, labels, send=self._handoff.send)
         return Batch(
-            views=made.views,
-            masks=made.masks,
-            hidden=made.hidden,
-            targets=made.targets,
-            labels=made.labels,
-            params=made.params,
+            **made._asdict(),
+            masks=masks,
+            hidden={name: mask.sum(-1) for t in tables for name, mask in t.masks.items()},
+            labels=labels,
+            params=tensors(merged(table.params for table in tables)),
             uids=torch.from_numpy(uids),
-            keys=tuple(item.sample.key for item in share.loaded),
+            keys=tuple(sample.key for sample in samples),
             valid=torch.from_numpy(share.valid),
             epoch=int(share.epochs[0]),
             step=step,
@@ -260,21 +277,16 @@ class Pipeline:
         self.close()
 
 
-def batch_spec(recipe: Recipe, views: Views, *, world_size: int, batches: int) -> BatchSpec:
+def batch_spec(
+    recipe: Recipe, parts: Sequence[Part], *, world_size: int, batches: int
+) -> BatchSpec:
     """What the batches hold; an epoch has `batches` of them."""
     size = recipe.stream.batch_size
     return BatchSpec(
         size // world_size,
         size,
-        views.view_specs,
-        views.mask_specs,
-        views.target_specs,
+        merged(part.decider.views for part in parts),
+        merged(part.decider.masks for part in parts),
+        merged(part.decider.targets for part in parts),
         epoch_size=batches * size,
     )
-
-
-def blank_canvas(recipe: Recipe, spec: BatchSpec) -> Canvas:
-    """Black, in place of a masked sample; no view of it needs padding."""
-    sides = [max(view.shape[1:]) for view in spec.views.values()]
-    side = max(recipe.decode.size or 0, *sides)
-    return Canvas(torch.zeros(side, side, 3, dtype=torch.uint8), (side, side))

@@ -60,7 +60,7 @@ def show(
 
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
-    from ..modalities.image.sheet import sheet
+    from ..modalities.parts import draw_sheet
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
@@ -69,11 +69,11 @@ def show(
     chosen = load_recipe(find_recipe(recipe), overrides=overrides)
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(step), step)
-        sheet(batch, pipe.spec, pipe.views.policies, rows=rows).save(out)
-        for group, policy in pipe.views.policies.items():
-            console.print(
-                f"{group}: {policy.summary}", markup=False, highlight=False, soft_wrap=True
-            )
+        draw_sheet(pipe.parts, batch, pipe.spec, rows=rows).save(out)
+        for part in pipe.parts:
+            for group, summary in part.decider.summaries.items():
+                text = f"{group}: {summary}"
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"wrote {out}")
 
 

@@ -1,34 +1,21 @@
-"""The batches that evaluation reads: every sample once, in packed order, its central crop."""
+"""The batches that evaluation reads: every sample once, in packed order, nothing random."""
 
 from pathlib import Path
 
 import torch
 
-from ..batch import whole_group
-from ..modalities.image.ops import CenterCrop
+from ..modalities.parts import find_modality
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
-from ..recipe.names import Entry
-from ..recipe.schema import Stream, Views
-
-SMALL = 64  # pixels: images of CIFAR's kind are taken whole
-MARGIN = 256 / 224  # the field's test transform: resize to 256, crop 224
+from ..recipe.schema import Stream
 
 
 def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
-    """The recipe with one central view per sample and the training views' normalisation.
-
-    Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom.
-    """
-    group = recipe.views[whole_group(recipe.views)]
-    size = group.ops[0].settings["size"]
-    resize = max(size) if max(size) <= SMALL else round(max(size) * MARGIN)
-    crop = Entry(CenterCrop.__name__, {"size": size, "resize": resize})
-    normalize = [op for op in group.ops if op.name == "Normalize"]
+    """The recipe with the view that its modality evaluates on: an image's central crop."""
     return recipe.model_copy(
         update={
             "stream": Stream(batch_size=batch_size, order="sequential", on_bad="raise"),
-            "views": {"global": Views(ops=(crop, *normalize))},
+            "views": find_modality(recipe.modality, recipe.path).evaluation_views(recipe),
             "masks": {},
             "targets": {},
         }

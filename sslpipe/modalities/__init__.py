@@ -1,1 +1,196 @@
-"""Modalities: a folder for each, with the same parts."""
+"""Modalities: a folder for each, all with the same four parts.
+
+    codec     at rest: which files are packed, what the index says of them         shards/
+    decider   DECIDE: crops, masks and tasks as tables, from ids and extents      main process
+    decode    bytes -> one array, as the decider's instructions say               workers
+    maker     DO: arrays + tables -> views and targets                            on the device
+
+A recipe names its modality: a folder here (`image`), or the user's own `package.module:Thing`. A
+view group may name another one than the recipe's: pictures and captions are two groups of a sample.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
+    from collections.abc import Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ..batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+    from ..recipe import Recipe
+    from ..recipe.schema import Views
+    from ..rng import Place
+    from ..shards.make.plan import Codec
+    from ..stream.reader import Sample
+
+    I64 = npt.NDArray[np.int64]
+
+
+class Raw(NamedTuple):
+    """A decoded sample, before views are made of it.
+
+    data: one array of any shape and type on the host, or a tensor on the device that decoded it.
+    extent: how large the sample is, for which its draws were made: an image's height and width.
+        `data` may be smaller where instructions said so.
+    """
+
+    data: npt.NDArray[Any] | Tensor
+    extent: tuple[int, ...]
+
+
+class Tables(NamedTuple):
+    """All that was decided for the samples of a batch; NumPy, on the host."""
+
+    params: dict[str, npt.NDArray[np.float32]]  # view group -> (V, B, P)
+    masks: dict[str, npt.NDArray[np.bool_]]  # mask -> (M, B, N), True = hidden
+    targets: dict[str, npt.NDArray[Any]]  # task -> (count, B, ...) as the task draws it
+    extents: I64  # (B, E), for which the parameters were drawn
+
+
+class Made(NamedTuple):
+    """What a maker makes: fields of `batch.Batch`, on the device."""
+
+    views: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    lengths: dict[str, Tensor]
+    segments: dict[str, Tensor]
+
+
+class Decider(Protocol):
+    """DECIDE: pure functions of ids and extents. Letters as in batch.py; E numbers of an extent."""
+
+    @property
+    def views(self) -> Mapping[str, ViewSpec]:
+        """What each view group holds, tasks applied."""
+        ...
+
+    @property
+    def masks(self) -> Mapping[str, MaskSpec]:
+        """What each mask covers."""
+        ...
+
+    @property
+    def targets(self) -> Mapping[str, TargetSpec]:
+        """What each task asks."""
+        ...
+
+    @property
+    def summaries(self) -> Mapping[str, str]:
+        """One line on each view group, for people."""
+        ...
+
+    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
+        """What workers must know before they decode: (B, anything) int64, read by `decode` alone.
+
+        extents: (B, E) of the index; zeros where it does not know them.
+        """
+        ...
+
+    def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
+        """The tables of a batch; extents: (B, E) of its decoded samples."""
+        ...
+
+
+class Decode(Protocol):
+    """Bytes to an array, in workers. It is picklable, and its module imports no torch."""
+
+    def extent(self, sample: Sample) -> tuple[int, ...]:
+        """The extent of a sample whose index does not say it, by a quick look; zeros: not told."""
+        ...
+
+    def __call__(self, sample: Sample, instructions: Sequence[int]) -> Raw:
+        """Decode as told.
+
+        Raises:
+            SampleError: the reason, without the place, which only the caller knows.
+        """
+        ...
+
+
+class ShareDecode(Protocol):
+    """Decoding of a whole share at once, in two stages: for devices, which are quick with lists."""
+
+    def prepare(self, sample: Sample, instructions: Sequence[int]) -> Any:
+        """In many threads: what `finish` needs of one sample, or its Raw at once; SampleError."""
+        ...
+
+    def finish(self, prepared: Sequence[Any]) -> Sequence[Raw | None]:
+        """In one thread: the samples of a share, decoded; None: `Decode` must do it."""
+        ...
+
+
+class Maker(Protocol):
+    """DO, on the device: arrays and tables become views and targets."""
+
+    @property
+    def blank(self) -> Raw:
+        """What stands in the place of a sample that is not shown (`stream.on_bad: mask`)."""
+        ...
+
+    def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
+        """The views of a batch.
+
+        arrays: `Raw.data` of each sample, on the device. targets: `tables.targets`, there too.
+        """
+        ...
+
+
+class Modality(Protocol):
+    """What a folder offers as MODALITY, and a user's own `package.module:Thing` is.
+
+    Subclassing it is not needed, but gives the defaults of what few modalities have.
+    """
+
+    codec: Codec
+
+    def decider(self, recipe: Recipe, groups: Sequence[str]) -> Decider:
+        """Check some view groups of a recipe, with their masks and tasks, and decide for them.
+
+        Raises:
+            RecipeError: an op, mask or task that does not exist or does not suit; says file:line.
+        """
+        ...
+
+    def decoder(self, recipe: Recipe) -> Decode:
+        """What workers decode with."""
+        ...
+
+    def maker(
+        self,
+        recipe: Recipe,
+        decider: Any,
+        *,
+        device: torch.device,
+        threads: ThreadPoolExecutor | None,
+    ) -> Maker:
+        """What makes the views that `decider`, one of its own, decides.
+
+        Raises:
+            RecipeError: `run.executor` does not suit the device or an op.
+        """
+        ...
+
+    def sheet(self, batch: Batch, spec: BatchSpec, decider: Any, *, rows: int) -> Image:
+        """The first `rows` samples of a batch as a picture, for `sslpipe show`."""
+        ...
+
+    def evaluation_views(self, recipe: Recipe) -> dict[str, Views]:
+        """One group, `global`, of one view in which nothing is random, for evaluation."""
+        ...
+
+    def share_decoder(
+        self, recipe: Recipe, decode: Any, *, device: torch.device
+    ) -> ShareDecode | None:
+        """Decode whole shares on the device, if the recipe says so; None: one by one, in workers.
+
+        Raises:
+            RecipeError: the device cannot do it.
+        """
+        return None

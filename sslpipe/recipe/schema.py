@@ -67,6 +67,7 @@ class Decode(Section):
 class Views(Section):
     """One view group."""
 
+    modality: str | None = None  # None: the recipe's
     count: Positive = 1
     draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
     ops: tuple[Named, ...]
@@ -157,7 +158,7 @@ class Recipe(Section):
     """A validated recipe. `fingerprint` covers everything but `run`."""
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
-    modality: Literal["image"] = "image"
+    modality: str = "image"  # a folder of modalities/, or package.module:Thing
     stream: Stream
     decode: Decode = Decode()
     views: dict[str, Views]
@@ -192,7 +193,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if set(value) == {"name", "settings", "where"}:
             return [value["name"], plain(value["settings"])]
-        return {str(k): plain(v) for k, v in value.items()}
+        # a group without a modality of its own hashes as before there were others
+        return {str(k): plain(v) for k, v in value.items() if (k, v) != ("modality", None)}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value

@@ -1,1 +1,100 @@
-"""The image modality: decode, ops, draws, executors, masks, targets; `views` puts them together."""
+"""Images. Whatever knows what an image is, is in this folder.
+
+at rest   codec, describe, headers, hashing            decode    decode, canvases; gpu_decode
+decide    decider: ops/, draws, scale, targets/        make      maker: executors/
+look      sheet, thumbnails
+
+MODALITY imports its parts when they are asked for: a worker needs `canvases` alone, not torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import Modality
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from PIL.Image import Image
+
+    from ...batch import Batch, BatchSpec
+    from ...recipe import Recipe
+    from ...recipe.schema import Views
+    from .canvases import CanvasDecode
+    from .codec import ImageCodec
+    from .decider import ImageDecider
+    from .gpu_decode import GpuDecode
+    from .maker import ImageMaker
+
+
+class ImageModality(Modality):
+    """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP to views of axes "CHW"."""
+
+    @property
+    def codec(self) -> ImageCodec:  # type: ignore[override]
+        """Images at rest."""
+        from .codec import ImageCodec
+
+        return ImageCodec()
+
+    def decider(self, recipe: Recipe, groups: Sequence[str]) -> ImageDecider:
+        """Crops and colours, masks over patches, pretext tasks."""
+        from .decider import ImageDecider
+
+        return ImageDecider.of_recipe(recipe, groups)
+
+    def decoder(self, recipe: Recipe) -> CanvasDecode:
+        """To uint8 canvases, no finer than the views can show."""
+        from .canvases import CanvasDecode
+
+        return CanvasDecode(recipe.decode.size)
+
+    def maker(
+        self,
+        recipe: Recipe,
+        decider: ImageDecider,
+        *,
+        device: torch.device,
+        threads: ThreadPoolExecutor | None,
+    ) -> ImageMaker:
+        """By the executor of `run.executor`."""
+        from .maker import ImageMaker
+
+        return ImageMaker(
+            decider,
+            device=device,
+            executor=recipe.run.executor,
+            threads=threads,
+            size=recipe.decode.size,
+        )
+
+    def sheet(
+        self, batch: Batch, spec: BatchSpec, decider: ImageDecider, *, rows: int = 8
+    ) -> Image:
+        """Rows are samples, columns are views."""
+        from .sheet import sheet
+
+        return sheet(batch, spec, decider.policies, rows=rows)
+
+    def evaluation_views(self, recipe: Recipe) -> dict[str, Views]:
+        """The central crop."""
+        from .evaluation import evaluation_views
+
+        return evaluation_views(recipe)
+
+    def share_decoder(
+        self, recipe: Recipe, decode: CanvasDecode, *, device: torch.device
+    ) -> GpuDecode | None:
+        """JPEGs on CUDA, if `decode.device` is `cuda`."""
+        if recipe.decode.device == "cpu":
+            return None
+        from .codec import GPU_JPEG
+        from .gpu_decode import GpuDecode, TorchCodec
+
+        return GpuDecode(decode, TorchCodec(device), baseline=GPU_JPEG)
+
+
+MODALITY = ImageModality()

@@ -10,6 +10,8 @@ from .describe import Description, describe
 from .hashing import SIDE, perceptual_hash
 from .headers import BASELINE, FORMATS, explain, jpeg_frame, sniff
 
+GPU_JPEG = 1  # flag of the index: baseline JPEG of three components, which GPU decoders take
+
 
 class ImageCodec:
     """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, by the rules of `decode`."""

@@ -21,8 +21,6 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-import torch
-import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 
 from ...device.buffers import Buffers
@@ -213,8 +211,10 @@ def shrink(pixels: Pixels, size: int | None) -> Pixels:
     target = shrunk(pixels.shape[0], pixels.shape[1], size)
     if target == pixels.shape[:2]:
         return pixels
+    import torch  # here: a worker that shrinks nothing need not wait for it
+
     image_BCHW = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    small_BCHW = F.interpolate(image_BCHW, target, mode="bicubic", antialias=True)
+    small_BCHW = torch.nn.functional.interpolate(image_BCHW, target, mode="bicubic", antialias=True)
     small: Pixels = small_BCHW[0].permute(1, 2, 0).contiguous().numpy()
     return small
 

@@ -24,8 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import ExtraError, RecipeError
+from ...stream.reader import Sample
+from .. import Raw
+from .canvases import CanvasDecode
 from .decode import jpeg_orientation, shrunk
-from .scale import Canvas, Decoder, Stored
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +56,18 @@ class Encoded:
     data: bytes
 
 
-class GpuDecoder:
+class GpuDecode:
     """In two stages: `prepare` in many threads, `finish` for a whole share in one.
 
     It counts what the device decoded, and what came back to the CPU: `done`, `returned`.
     """
 
-    def __init__(self, cpu: Decoder, engine: Engine, *, baseline: int) -> None:
+    def __init__(self, cpu: CanvasDecode, engine: Engine, *, baseline: int) -> None:
         """`baseline`: the flag of the index that says baseline JPEG of three components."""
         self._cpu, self._engine, self._baseline = cpu, engine, baseline
         self.done = self.returned = 0
 
-    def prepare(self, sample: Stored, epoch: int) -> Canvas | Encoded:
+    def prepare(self, sample: Sample, instructions: Sequence[int]) -> Raw | Encoded:
         """Leave a sample to the device, or decode it on the CPU.
 
         Raises:
@@ -75,16 +77,16 @@ class GpuDecoder:
         whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
         if sample.flags & self._baseline and whole and jpeg_orientation(data) == 1:
             return Encoded(data)
-        return self._cpu(sample, epoch)
+        return self._cpu(sample, instructions)
 
-    def finish(self, prepared: Sequence[Canvas | Encoded]) -> list[Canvas | None]:
+    def finish(self, prepared: Sequence[Raw | Encoded]) -> list[Raw | None]:
         """Decode what waits; None: the CPU must do it."""
         waiting = [item.data for item in prepared if isinstance(item, Encoded)]
         with self._engine.stream():
             images = iter(self.decode(waiting))
         return [next(images) if isinstance(item, Encoded) else item for item in prepared]
 
-    def decode(self, jpegs: Sequence[bytes]) -> list[Canvas | None]:
+    def decode(self, jpegs: Sequence[bytes]) -> list[Raw | None]:
         """Canvases of JPEGs, in their order."""
         encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in jpegs]
         images = halve(self._engine, encoded)
@@ -145,13 +147,13 @@ def most_bytes_if_flat(image: Tensor) -> float:
     return BYTES_OF_HEADERS + FLAT_BYTES_PER_BLOCK * image.shape[-2] * image.shape[-1] / 64
 
 
-def canvas_of(image_CHW: Tensor, size: int | None) -> Canvas:
+def canvas_of(image_CHW: Tensor, size: int | None) -> Raw:
     """(H, W, 3) on its device, shrunk as `decode` does, in float32 rounded to levels."""
     target = shrunk(image_CHW.shape[1], image_CHW.shape[2], size)
     if target != image_CHW.shape[1:]:
         small_BCHW = F.interpolate(image_CHW[None].float(), target, mode="bicubic", antialias=True)
         image_CHW = small_BCHW[0].round().clamp(0, 255).to(torch.uint8)
-    return Canvas(image_CHW.permute(1, 2, 0).contiguous(), target)
+    return Raw(image_CHW.permute(1, 2, 0).contiguous(), target)
 
 
 class TorchCodec:

@@ -1,0 +1,160 @@
+"""DECIDE for images: which scale to decode at, then the tables of views, masks and tasks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ...batch import MaskSpec, TargetSpec, ViewSpec
+from ...errors import RecipeError
+from ...masks import MaskSettings, maskers
+from ...recipe import Entry, Recipe
+from ...rng import Place
+from .. import Tables
+from .draws import draw, keys_of, policy
+from .scale import factors
+from .targets import Pretext, pretext
+
+I64 = npt.NDArray[np.int64]
+
+
+class ViewSettings(Protocol):
+    """A view group of a recipe."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def draws(self) -> str: ...
+    @property
+    def ops(self) -> Sequence[Entry]: ...
+
+
+class TargetSettings(Protocol):
+    """A pretext task of a recipe."""
+
+    @property
+    def view(self) -> str: ...
+    @property
+    def task(self) -> Entry: ...
+
+
+class ImageDecider:
+    """All that a recipe decides of its image groups, checked and ready.
+
+    size, scaled: the `decode` section of a recipe; they decide at which scale workers decode.
+
+    Raises:
+        RecipeError: an op, mask or task that does not exist or does not suit; says file:line.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, ViewSettings],
+        masks: Mapping[str, MaskSettings],
+        targets: Mapping[str, TargetSettings],
+        *,
+        seed: int,
+        size: int | None = None,
+        scaled: Literal["auto", "never"] = "never",
+    ) -> None:
+        self.seed, self.size, self.auto = seed, size, scaled == "auto"
+        self.policies = {
+            name: policy(name, group.ops, count=group.count, shared=group.draws == "shared")
+            for name, group in views.items()
+        }
+        drawn = {name: group.spec for name, group in self.policies.items()}
+        self.maskers = maskers(masks, drawn)
+        self.views, self.pretexts = asked(targets, views, drawn)  # as batches hold them
+        for name, mask in masks.items():
+            check_size(mask, name, drawn, self.views)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, groups: Sequence[str]) -> Self:
+        """For some view groups of a recipe, with the masks and tasks on them."""
+        return cls(
+            {name: recipe.views[name] for name in groups},
+            {name: mask for name, mask in recipe.masks.items() if mask.view in groups},
+            {name: target for name, target in recipe.targets.items() if target.view in groups},
+            seed=recipe.stream.seed,
+            size=recipe.decode.size,
+            scaled=recipe.decode.scaled,
+        )
+
+    @property
+    def masks(self) -> dict[str, MaskSpec]:
+        """What each mask covers."""
+        return {name: masker.spec for name, masker in self.maskers.items()}
+
+    @property
+    def targets(self) -> dict[str, TargetSpec]:
+        """What each task asks."""
+        return {name: made.spec for name, made in self.pretexts.items()}
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """How many views of which size each group has, and its ops."""
+        return {name: group.summary for name, group in self.policies.items()}
+
+    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
+        """(B, 1): the factor by which each image is scaled down while it is decoded.
+
+        extents: (B, 2) height and width of the stored, upright image; zeros: not known.
+        """
+        if not self.auto:
+            return np.ones((len(uids), 1), dtype=np.int64)
+        return factors(
+            tuple(self.policies.values()), seed=self.seed, size=self.size, epochs=epochs,
+            uids=uids, sides_B2=extents,
+        )[:, None]  # fmt: skip
+
+    def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
+        """The tables of a batch; extents: (B, 2) nominal height and width of its canvases."""
+        seed = self.seed
+        return Tables(
+            params={
+                name: draw(group, keys_of(group, seed=seed, epochs=epochs, uids=uids), extents)
+                for name, group in self.policies.items()
+            },
+            masks={
+                name: masker.draw(seed=seed, epochs=epochs, uids=uids, place=place)
+                for name, masker in self.maskers.items()
+            },
+            targets={
+                name: made.draw(seed=seed, epochs=epochs, uids=uids)
+                for name, made in self.pretexts.items()
+            },
+            extents=extents,
+        )
+
+
+def asked(
+    targets: Mapping[str, TargetSettings],
+    views: Mapping[str, ViewSettings],
+    drawn: Mapping[str, ViewSpec],
+) -> tuple[dict[str, ViewSpec], dict[str, Pretext]]:
+    """The tasks of a recipe, each on what those before it made of its group, and what they leave.
+
+    Raises:
+        RecipeError: unknown task or setting, or a view group that does not suit it.
+    """
+    specs, pretexts = dict(drawn), {}
+    for name, target in targets.items():
+        normalised = any(op.name == "Normalize" for op in views[target.view].ops)
+        pretexts[name] = made = pretext(
+            name, target.task, view=target.view, spec=specs[target.view], normalised=normalised
+        )
+        specs[target.view] = made.view_spec
+    return specs, pretexts
+
+
+def check_size(
+    mask: MaskSettings, name: str, drawn: Mapping[str, ViewSpec], left: Mapping[str, ViewSpec]
+) -> None:
+    """Raise a RecipeError if a task cuts up the views that a mask covers."""
+    before, after = (s.shape[1:] for s in (drawn[mask.view], left[mask.view]))
+    if before != after:
+        raise RecipeError(
+            f"{mask.sampler.where}: masks.{name} covers views.{mask.view} of {before[0]} x "
+            f"{before[1]} px, which a task makes {after[0]} x {after[1]}; mask another group"
+        )

@@ -1,0 +1,69 @@
+"""DO for images, on the device: canvases and tables to views and targets."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import Made, Raw, Tables
+from . import executors
+from .decider import ImageDecider
+from .scale import fitted
+
+
+class ImageMaker:
+    """The views of a decider, by the executor of a name.
+
+    threads: for executors that work on the CPU; None: the caller's alone. size: of the nominal
+    canvas, see `decode`.
+
+    Raises:
+        RecipeError: the executor does not suit the device, or does not know an op.
+    """
+
+    def __init__(
+        self,
+        decider: ImageDecider,
+        *,
+        device: torch.device,
+        executor: executors.Name = "auto",
+        threads: ThreadPoolExecutor | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.decider, self.device = decider, device
+        self.executors = {
+            name: executors.choose(executor, group, device, threads=threads)
+            for name, group in decider.policies.items()
+        }
+        self._size = size
+
+    @property
+    def blank(self) -> Raw:
+        """A black canvas, so large that no view of it needs padding."""
+        sides = [max(view.shape[1:]) for view in self.decider.views.values()]
+        side = max(self._size or 0, *sides)
+        return Raw(np.zeros((side, side, 3), dtype=np.uint8), (side, side))
+
+    def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
+        """Make the views, then let each task change its group.
+
+        arrays: (H, W, 3) uint8 canvases, of at most their nominal sides.
+        """
+        actual_B2 = np.array([canvas.shape[:2] for canvas in arrays], dtype=np.int64)
+        views = {
+            name: self.executors[name](
+                group,
+                arrays,
+                fitted(group, tables.params[name], tables.extents, actual_B2),
+                device=self.device,
+            )
+            for name, group in self.decider.policies.items()
+        }
+        guessed = {}
+        for name, made in self.decider.pretexts.items():
+            there = targets[name]
+            group = made.spec.view
+            views[group], guessed[name] = made.task.apply(views[group], tables.targets[name], there)
+        return Made(views, guessed, {}, {})
