@@ -215,7 +215,9 @@ class Pipeline:
             for part, column in zip(self.parts, columns, strict=True)
         ]
         labels = torch.tensor([sample.label for sample in samples])
-        made, masks, labels = make_parts(self.parts, columns, tables, labels, send=self._handoff.send)
+        made, masks, labels = make_parts(
+            self.parts, columns, tables, labels, send=self._handoff.send
+        )
         return Batch(
             **made._asdict(),
             masks=masks,

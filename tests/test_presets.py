@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
 import sslpipe
 from sslpipe import masks
 from sslpipe.modalities.image import ops
-from sslpipe.modalities.image.views import Views
+from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import find_recipe, load_recipe
+from sslpipe.rng import Place
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SWAV_SLIP = ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
@@ -162,8 +162,7 @@ OTHER_SETTINGS = {
 
 def views_of(name):
     recipe = load_recipe(find_recipe(name))
-    cpu = torch.device("cpu")
-    return Views(recipe.views, recipe.masks, recipe.targets, seed=0, device=cpu, executor="kornia")
+    return ImageDecider.of_recipe(recipe, list(recipe.views))
 
 
 def described(policy):
@@ -221,12 +220,17 @@ def test_first_views_are_blurred_and_second_solarized_as_often_as_said():
         ("dinov2", (0.0, 0.9), (0.0, 0.2)),
         ("moco_v2", (0.5, 0.5), None),
     ):
-        table_VBP = views_of(name).decide(
-            epochs=np.zeros(4000, dtype=np.int64),
-            uids=rng.integers(0, 2**62, 4000),
-            sizes_B2=np.tile([375, 500], (4000, 1)),
-        )["global"]
-        columns = views_of(name).view_specs["global"].columns
+        table_VBP = (
+            views_of(name)
+            .decide(
+                epochs=np.zeros(4000, dtype=np.int64),
+                uids=rng.integers(0, 2**62, 4000),
+                place=Place(0, np.arange(4000), 4000),
+                extents=np.tile([375, 500], (4000, 1)),
+            )
+            .params["global"]
+        )
+        columns = views_of(name).views["global"].columns
         gates = table_VBP.mean(1)[:, columns.index("RandomGaussianBlur.on")]
         np.testing.assert_allclose(gates, blur, atol=0.03)  # 3.8 standard errors at p .5
         if solarize:

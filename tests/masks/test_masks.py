@@ -6,14 +6,13 @@ alarm is rarer than 1 in 10**6.
 
 import numpy as np
 import pytest
-import torch
 
 import sslpipe
 from sslpipe import masks
 from sslpipe.errors import RecipeError
 from sslpipe.masks import SAMPLERS, Multiblock, Random
 from sslpipe.masks.subsets import choose
-from sslpipe.modalities.image.views import Views
+from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Keys, Place
 
@@ -174,7 +173,7 @@ masks:
 def built(*entries):
     text = RECIPE.format(masks="\n".join(f"  {entry}" for entry in entries))
     recipe = parse_recipe(text, path="test.yaml")
-    return Views(recipe.views, recipe.masks, recipe.targets, seed=0, device=torch.device("cpu"))
+    return ImageDecider.of_recipe(recipe, list(recipe.views))
 
 
 COUPLED = """\
@@ -247,7 +246,7 @@ def test_mistakes_are_named_with_their_line_before_any_data(sampler, message):
 
 def test_parts_of_one_multiblock_must_agree():
     targets = "targets: {{count: 4, patch_size: {}, sampler: {{multiblock: {{part: targets{}}}}}}}"
-    assert built(CONTEXT, targets.format(16, "")).mask_specs["targets"].count == 4
+    assert built(CONTEXT, targets.format(16, "")).masks["targets"].count == 4
     with pytest.raises(RecipeError, match=r"test\.yaml:6: masks\.targets and masks\.context"):
         built(CONTEXT, targets.format(16, ", mode: reference"))
     with pytest.raises(RecipeError, match="same settings and patch_size"):
@@ -266,7 +265,7 @@ class Twice:
 
 def test_a_user_s_own_sampler_is_tried_too():
     own = "mine: {{count: {}, patch_size: 16, sampler: tests.masks.test_masks:Twice}}"
-    assert built(own.format(2)).mask_specs["mine"].hidden == 1
+    assert built(own.format(2)).masks["mine"].hidden == 1
     with pytest.raises(RecipeError, match=r"makes 2 masks per sample.*count is 1"):
         built(own.format(1))
 

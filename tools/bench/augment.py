@@ -30,13 +30,14 @@ from types import MappingProxyType
 import augment_peers
 import numpy as np
 import torch
-from augment_peers import BASELINE, Images, Skip, Work, images_of, simclr_views
+from augment_peers import BASELINE, Images, Skip, Work, images_of, simclr_decider
 from memory import peak_memory, tree_memory
 from provenance import ROOT, row, write_corpus
 from rich.console import Console
 from rich.table import Table
 
 from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.rng import Place
 from sslpipe.shards import pack
 
 Rounds = Mapping[str, Sequence["Cost"]]
@@ -144,12 +145,13 @@ def copy_speed(device: torch.device) -> float:
 
 def floor_bytes(canvases: Sequence[torch.Tensor]) -> float:
     """Per view: the crops of a drawn table as bytes, and the view as float32."""
-    views = simclr_views()
+    decider = simclr_decider()
     count = len(canvases)
     sizes_B2 = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
-    zeros = np.zeros(count, dtype=np.int64)
-    table = views.decide(epochs=zeros, uids=np.arange(count, dtype=np.int64), sizes_B2=sizes_B2)
-    boxes = table["global"][..., views.policies["global"].steps[0].columns]
+    uids = np.arange(count, dtype=np.int64)
+    place = Place(0, uids, count)
+    tables = decider.decide(epochs=uids * 0, uids=uids, place=place, extents=sizes_B2)
+    boxes = tables.params["global"][..., decider.policies["global"].steps[0].columns]
     return float(3 * (boxes[..., 2] * boxes[..., 3]).mean() + 4 * 3 * augment_peers.SIZE**2)
 
 

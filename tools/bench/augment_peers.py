@@ -23,9 +23,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.modalities.image.executors import Name
-from sslpipe.modalities.image.views import Views
+from sslpipe.modalities.image.maker import ImageMaker
 from sslpipe.recipe import find_recipe, load_recipe
+from sslpipe.rng import Place
 
 SIZE, SCALE, JITTER, SIGMA = 224, (0.08, 1.0), (0.8, 0.8, 0.8, 0.2), (0.1, 2.0)
 # Our executors by name, and the devices that they run on.
@@ -62,13 +64,15 @@ def images_of(jpegs: Sequence[bytes], device: torch.device) -> Images:
     return Images(canvases, batch, pictures)
 
 
-def simclr_views(name: Name, device: torch.device) -> Views:
+def simclr_decider() -> ImageDecider:
+    """What is drawn for the recipe's view group."""
+    return ImageDecider(load_recipe(find_recipe("simclr")).views, {}, {}, seed=0)
+
+
+def simclr_maker(name: Name, device: torch.device) -> ImageMaker:
     """The recipe's view group, made by one of our executors on all cores."""
-    return Views(
-        load_recipe(find_recipe("simclr")).views,
-        {},
-        {},
-        seed=0,
+    return ImageMaker(
+        simclr_decider(),
         device=device,
         executor=name,
         threads=ThreadPoolExecutor(len(os.sched_getaffinity(0))),
@@ -81,17 +85,16 @@ def ours(name: Name) -> Builder:
     def build(images: Images, device: torch.device) -> Work:
         if device.type not in EXECUTORS[name]:
             raise Skip(f"runs on {', '.join(EXECUTORS[name])} only")
-        views, count = simclr_views(name, device), len(images.canvases)
-        execute = views.executors["global"]
+        maker, count = simclr_maker(name, device), len(images.canvases)
         uids = np.arange(count, dtype=np.int64) * 2**40
         sizes_B2 = np.array([canvas.shape[:2] for canvas in images.canvases], dtype=np.int64)
+        place = Place(0, np.arange(count, dtype=np.int64), count)
         passes = itertools.count()
 
         def work() -> Tensor:
             epochs = np.full(count, next(passes), dtype=np.int64)
-            table = views.decide(epochs=epochs, uids=uids, sizes_B2=sizes_B2)["global"]
-            made: Tensor = execute(views.policies["global"], images.canvases, table, device=device)
-            return made
+            tables = maker.decider.decide(epochs=epochs, uids=uids, place=place, extents=sizes_B2)
+            return maker.make(images.canvases, tables, {}).views["global"]
 
         return work
 

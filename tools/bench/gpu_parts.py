@@ -149,9 +149,10 @@ def views(size: Size) -> Iterator[Row]:
     import numpy as np
     import torch
 
+    from sslpipe.modalities.image.decider import ImageDecider
     from sslpipe.modalities.image.decode import decode
-    from sslpipe.modalities.image.views import Views
     from sslpipe.recipe import find_recipe, load_recipe
+    from sslpipe.rng import Place
 
     device = torch.device(size.device)
     canvases = [torch.from_numpy(decode(data)) for data in jpegs(size.images)]
@@ -159,8 +160,9 @@ def views(size: Size) -> Iterator[Row]:
     sides = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
     for name in size.recipes:
         groups = load_recipe(find_recipe(name)).views
-        made = Views(groups, {}, {}, seed=0, device=device, executor="kornia")
-        tables = made.decide(epochs=uids * 0, uids=uids, sizes_B2=sides)
+        made = ImageDecider(groups, {}, {}, seed=0)
+        place = Place(0, uids, len(uids))
+        tables = made.decide(epochs=uids * 0, uids=uids, place=place, extents=sides).params
         for group, policy in made.policies.items():
             built = gpu_augment.contenders(policy, canvases, tables[group], device=device)
             count = policy.count * len(canvases)
@@ -235,9 +237,10 @@ def decode(size: Size) -> Iterator[Row]:
     import torch
     from gpu_augment import timed
 
+    from sslpipe.modalities.image.canvases import CanvasDecode
+    from sslpipe.modalities.image.codec import GPU_JPEG
     from sslpipe.modalities.image.decode import decode as on_cpu
-    from sslpipe.modalities.image.gpu_decode import GpuDecoder, TorchCodec
-    from sslpipe.modalities.image.scale import Decoder
+    from sslpipe.modalities.image.gpu_decode import GpuDecode, TorchCodec
 
     device, data = torch.device(size.device), jpegs(size.images)
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
@@ -249,12 +252,11 @@ def decode(size: Size) -> Iterator[Row]:
     def lists(side: int | None) -> Callable[[], Row]:
         def measure() -> Row:
             engine = TorchCodec(device) if size.device == "cuda" else OnCpu()
-            cpu = Decoder({}, seed=0, size=side, scaled="never")
-            gpu = GpuDecoder(cpu, engine, baseline=1)
+            gpu = GpuDecode(CanvasDecode(side), engine, baseline=GPU_JPEG)
             with engine.stream():
                 canvases = gpu.decode(data)
             pairs = [
-                (c.pixels.cpu().float() - torch.from_numpy(on_cpu(d, size=side))).abs()
+                (c.data.cpu().float() - torch.from_numpy(on_cpu(d, size=side))).abs()
                 for c, d in zip(canvases, data, strict=True)
                 if c is not None
             ]

@@ -12,10 +12,10 @@ import torch
 from sslpipe.device.buffers import Buffers
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image import executors, ops
+from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.modalities.image.draws import OPS, Policy, Step, draw, keys_of, policy
 from sslpipe.modalities.image.executors import cpu, cpu_jit, kornia
-from sslpipe.modalities.image.scale import Canvas
-from sslpipe.modalities.image.views import Views
+from sslpipe.modalities.image.maker import ImageMaker
 from sslpipe.recipe import load_recipe
 from sslpipe.recipe.names import Entry
 from sslpipe.rng import Place
@@ -188,7 +188,7 @@ def test_a_flip_after_an_op_that_it_does_not_commute_with_is_done_in_place(monke
     plain = build([CROP, flips(0.5)[0]])
     crop, flip = plain.steps
     steps = (crop, Step(Shade(), "s", 5, "s"), Step(flip.op, flip.stream, 4, flip.name))
-    group = Policy(1, False, steps, (*plain.columns, "s"))
+    group = Policy("global", 1, False, steps, (*plain.columns, "s"))
     images = canvases()
     table = np.concatenate([table_of(plain, images), np.ones((1, 12, 1), np.float32)], -1)
     made = cpu.execute(group, images, table, device=CPU)[0]
@@ -286,7 +286,7 @@ def test_choice_of_the_executor(monkeypatch):
     assert executors.choose("kornia", group, CPU) is kornia.execute
     assert executors.choose("auto", group, torch.device("cuda")) is kornia.execute
     assert executors.choose("auto", group, CPU).func is cpu.execute
-    foreign = Policy(1, False, (*group.steps, Step(Shade(), "s", 0, "s")), group.columns)
+    foreign = Policy("global", 1, False, (*group.steps, Step(Shade(), "s", 0, "s")), group.columns)
     assert cpu.unsupported(foreign) == ["Shade"]
     assert executors.choose("auto", foreign, CPU) is kornia.execute
     with pytest.raises(RecipeError, match="does not know Shade"):
@@ -304,17 +304,14 @@ def test_views_come_from_the_executor_of_the_recipe():
     recipe = load_recipe(ROOT / "pipelines" / "image" / "demo.yaml")
     images = canvases(4)
     made = {}
+    decider = ImageDecider(recipe.views, {}, {}, seed=1)
+    uids = np.arange(4, dtype=np.int64)
+    sides = np.array([image.shape[:2] for image in images], dtype=np.int64)
+    place = Place(0, uids, len(uids))
+    tables = decider.decide(epochs=uids * 0, uids=uids, place=place, extents=sides)
     for name in ("kornia", "cpu"):
-        views = Views(recipe.views, {}, {}, seed=1, device=CPU, executor=name)
-        uids = np.arange(4, dtype=np.int64)
-        made[name] = views.make(
-            [Canvas(image, tuple(image.shape[:2])) for image in images],
-            torch.zeros(4),
-            epochs=uids * 0,
-            uids=uids,
-            place=Place(0, uids, len(uids)),
-            send=list,
-        ).views["global"]
+        maker = ImageMaker(decider, device=CPU, executor=name)
+        made[name] = maker.make(images, tables, {}).views["global"]
     assert 0 < difference(made["cpu"], made["kornia"]) < 0.02 * LEVEL
 
 

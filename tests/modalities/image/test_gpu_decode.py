@@ -10,10 +10,11 @@ import simplejpeg
 import torch
 
 from sslpipe.errors import ExtraError, RecipeError, SampleError
+from sslpipe.modalities import Raw
 from sslpipe.modalities.image import gpu_decode
+from sslpipe.modalities.image.canvases import CanvasDecode
 from sslpipe.modalities.image.decode import decode
-from sslpipe.modalities.image.gpu_decode import Encoded, GpuDecoder, TorchCodec, halve
-from sslpipe.modalities.image.scale import Canvas, Decoder
+from sslpipe.modalities.image.gpu_decode import Encoded, GpuDecode, TorchCodec, halve
 from sslpipe.stream.batch_decode import BatchDecode
 from sslpipe.stream.plan import Picks
 from sslpipe.stream.reader import Sample
@@ -57,7 +58,7 @@ class Engine:
 
 
 def gpu_decoder(engine, size=None):
-    return GpuDecoder(Decoder({}, seed=0, size=size, scaled="never"), engine, baseline=BASELINE)
+    return GpuDecode(CanvasDecode(size), engine, baseline=BASELINE)
 
 
 JPEGS = [jpeg(seed) for seed in range(11)]
@@ -68,9 +69,9 @@ def test_a_list_is_decoded_at_once_and_in_order():
     made = gpu_decoder(engine).finish([Encoded(data) for data in JPEGS])
     assert engine.calls == [11]
     for canvas, data in zip(made, JPEGS, strict=True):
-        assert torch.equal(canvas.pixels, torch.from_numpy(decode(data)))
-        assert canvas.pixels.is_contiguous()
-        assert not canvas.scaled
+        assert torch.equal(canvas.data, torch.from_numpy(decode(data)))
+        assert canvas.data.is_contiguous()
+        assert canvas.data.shape[:2] == canvas.extent
 
 
 @pytest.mark.parametrize("bad", [[0], [10], [3, 4], [0, 5, 10], range(10)])
@@ -103,21 +104,21 @@ def test_what_does_not_suit_a_device_is_decoded_by_the_cpu():
     entry = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # orientation 6
     exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
     turned = whole[:2] + exif + whole[2:]
-    assert isinstance(decoder.prepare(sample(whole), 0), Encoded)
-    assert isinstance(decoder.prepare(sample(whole + b"\0\0"), 0), Encoded)
-    assert decoder.prepare(sample(whole, flags=256), 0).pixels.shape == (69, 90, 3)
-    assert decoder.prepare(sample(turned), 0).pixels.shape == (90, 69, 3)
+    assert isinstance(decoder.prepare(sample(whole), (1,)), Encoded)
+    assert isinstance(decoder.prepare(sample(whole + b"\0\0"), (1,)), Encoded)
+    assert decoder.prepare(sample(whole, flags=256), (1,)).data.shape == (69, 90, 3)
+    assert decoder.prepare(sample(turned), (1,)).data.shape == (90, 69, 3)
     with pytest.raises(SampleError):  # a device would fill the rest with grey
-        decoder.prepare(sample(whole[:-900]), 0)
+        decoder.prepare(sample(whole[:-900]), (1,))
 
 
 def test_finish_keeps_what_is_decoded_and_shrinks_as_decode_does():
-    done = Canvas(torch.zeros(2, 2, 3, dtype=torch.uint8), (2, 2))
+    done = Raw(torch.zeros(2, 2, 3, dtype=torch.uint8), (2, 2))
     made = gpu_decoder(Engine(), size=40).finish([done, Encoded(JPEGS[3]), done])
     assert made[0] is made[2] is done
     want = torch.from_numpy(decode(JPEGS[3], size=40))
-    assert made[1].pixels.shape == want.shape
-    difference = (made[1].pixels.float() - want.float()).abs()  # uint8 rounds between two passes
+    assert made[1].data.shape == want.shape
+    difference = (made[1].data.float() - want.float()).abs()  # uint8 rounds between two passes
     assert difference.mean() < 0.5
     assert difference.max() <= 3
 
@@ -187,6 +188,6 @@ def test_the_device_decodes_as_the_cpu_does_and_returns_the_bad_one():
     made = decoder.finish([Encoded(data) for data in [*smooth, bad, *JPEGS]])
     assert made[11] is None
     for canvas, data in zip(made[:11] + made[12:], smooth + JPEGS, strict=True):
-        difference = (canvas.pixels.cpu().int() - torch.from_numpy(decode(data)).int()).abs()
+        difference = (canvas.data.cpu().int() - torch.from_numpy(decode(data)).int()).abs()
         assert difference.float().mean() < 8  # noise, whose enlarged colour is another
         assert data in JPEGS or difference.max() <= 2

@@ -1,5 +1,10 @@
 """Scaled decoding: the table is the same, no view is enlarged, and the views look alike."""
 
+import io
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import simplejpeg
@@ -7,11 +12,12 @@ import torch
 from PIL import Image
 
 import sslpipe
+from sslpipe.modalities.image.canvases import CanvasDecode, canvas_sides, side_at
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.image.decode import decode
 from sslpipe.modalities.image.draws import draw, keys_of, policy
 from sslpipe.modalities.image.executors import kornia
-from sslpipe.modalities.image.scale import Canvas, Decoder, canvas_sides, fitted, side_at
+from sslpipe.modalities.image.scale import factors, fitted
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.names import Entry
 from sslpipe.shards import pack
@@ -26,8 +32,10 @@ def group(*ops, count=2):
     return policy("global", [Entry(*op) for op in ops], count=count, shared=False)
 
 
-def decoder(*groups, size=None, scaled="auto"):
-    return Decoder(dict(enumerate(groups)), seed=3, size=size, scaled=scaled)
+def factor(policies, sides, uid=0, *, size=None):
+    """The factor of one sample in epoch 0."""
+    arrays = {"epochs": np.array([0]), "uids": np.array([uid]), "sides_B2": np.array([sides])}
+    return int(factors(policies, seed=3, size=size, **arrays)[0])
 
 
 def photo(height, width, seed=0):
@@ -43,14 +51,13 @@ def stored(pixels, uid=0, sides=(0, 0)):
     return Sample(uid, "key", -1, jpeg, 1, sides)
 
 
-def table(policy, canvas, uid, epoch=0):
-    keys = keys_of(policy, seed=3, epochs=np.array([epoch]), uids=np.array([uid]))
-    return draw(policy, keys, np.array([canvas.nominal]))
+def table(policy, nominal, uid):
+    keys = keys_of(policy, seed=3, epochs=np.array([0]), uids=np.array([uid]))
+    return draw(policy, keys, np.array([nominal]))
 
 
-def placed(policy, canvas, uid, epoch=0):
-    nominal, actual = np.array([canvas.nominal]), np.array([canvas.pixels.shape[:2]])
-    return fitted(policy, table(policy, canvas, uid, epoch), nominal, actual)
+def placed(policy, nominal, actual, uid):
+    return fitted(policy, table(policy, nominal, uid), np.array([nominal]), np.array([actual]))
 
 
 @pytest.mark.parametrize("size", [None, 64, 75, 200])
@@ -63,27 +70,37 @@ def test_the_canvas_is_known_from_the_header(size):
 
 @pytest.mark.parametrize("size", [None, 100, 203])
 def test_no_view_is_enlarged_and_the_next_factor_would_enlarge_one(size):
-    groups = group(CROP), group(LOCAL, count=4)
-    ours, factors = decoder(*groups, size=size), []
+    groups, found = [group(CROP), group(LOCAL, count=4)], []
     for uid in range(60):
         sides = (60 + 11 * uid, 90 + 9 * uid)
-        factor = ours.factor(sides, uid, 0)
-        factors.append(factor)
-        actual = canvas_sides(sides, side_at(sides, size, factor), factor)
-        canvas = Canvas(torch.empty(*actual, 0), canvas_sides(sides, size))
+        f = factor(groups, sides, uid, size=size)
+        found.append(f)
+        nominal, actual = (
+            canvas_sides(sides, size),
+            canvas_sides(sides, side_at(sides, size, f), f),
+        )
         for g in groups:
-            if factor > 1:
-                assert (placed(g, canvas, uid)[..., 3:1:-1] >= g.crop.size).all()
-        room = [(table(g, canvas, uid)[..., 3:1:-1] / g.crop.size).min() for g in groups]
-        assert factor == 8 or min(room) < 2 * factor
-    assert len(set(factors)) > 1
+            if f > 1:
+                assert (placed(g, nominal, actual, uid)[..., 3:1:-1] >= g.crop.size).all()
+        room = [(table(g, nominal, uid)[..., 3:1:-1] / g.crop.size).min() for g in groups]
+        assert f == 8 or min(room) < 2 * f
+    assert len(set(found)) > 1
+
+
+def test_many_samples_are_decided_as_each_alone():
+    groups, uids = [group(CROP), group(LOCAL, count=4)], np.arange(50)
+    sides = np.stack([50 + 40 * uids, 80 + 35 * uids], axis=1)
+    sides[::7] = 0  # not known
+    together = factors(groups, seed=3, size=None, epochs=uids * 0, uids=uids, sides_B2=sides)
+    assert together.tolist() == [factor(groups, s, u) for s, u in zip(sides, uids, strict=True)]
+    assert (together[::7] == 1).all()
+    assert set(together.tolist()) == {1, 2, 4, 8}
 
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("size", [None, 150])
 def test_the_table_is_the_same_and_the_views_look_alike(size, turned):
-    ours, plain = group(CROP), decoder(group(CROP), size=size, scaled="never")
-    scaled = decoder(ours, size=size)
+    ours, decode_canvas, scaled = group(CROP), CanvasDecode(size), 0
     for uid in range(6):
         sample = stored(photo(401, 600, uid), uid)
         if turned:
@@ -92,18 +109,48 @@ def test_the_table_is_the_same_and_the_views_look_alike(size, turned):
             segment = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
             marker = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
             sample = sample._replace(data=sample.data[:2] + marker + sample.data[2:])
-        small, whole = scaled(sample, 0), plain(sample, 0)
-        assert small.nominal == whole.nominal == tuple(whole.pixels.shape[:2])
-        assert np.array_equal(table(ours, small, uid), table(ours, whole, uid))
+        sides = decode_canvas.extent(sample)
+        assert sides == ((600, 401) if turned else (401, 600))
+        f = factor([ours], sides, uid, size=size)
+        small, whole = decode_canvas(sample, (f,)), decode_canvas(sample, (1,))
+        assert small.extent == whole.extent == whole.data.shape[:2]
+        scaled += small.data.shape != whole.data.shape
         a, b = (
-            kornia.execute(ours, [c.pixels], placed(ours, c, uid), device=CPU)
+            kornia.execute(
+                ours,
+                [torch.from_numpy(c.data)],
+                placed(ours, c.extent, c.data.shape[:2], uid),
+                device=CPU,
+            )
             for c in (small, whole)
         )
         assert (a - b).abs().mean() * 255 < 5  # half a pixel of the view; unrelated: 70
-    assert plain.scaled == 0
-    assert plain.done == scaled.done == 6
-    assert scaled.scaled >= 3
-    assert scaled.summary.startswith(f"{scaled.scaled} of 6 images")
+    assert scaled >= 3
+
+
+def test_what_libjpeg_cannot_scale_is_decoded_whole():
+    png = io.BytesIO()
+    Image.fromarray(photo(300, 400)).save(png, "PNG")
+    sample = Sample(0, "key", -1, png.getvalue())
+    assert CanvasDecode(None).extent(sample) == (0, 0)
+    raw = CanvasDecode(None)(sample, (4,))
+    assert raw.data.shape == (*raw.extent, 3) == (300, 400, 3)
+
+
+LIGHT = """
+import pickle, sys
+from types import SimpleNamespace
+decode, data = pickle.load(sys.stdin.buffer)
+raw = decode(SimpleNamespace(data=data), (2,))
+print(raw.data.shape, raw.extent, sorted({"torch", "pydantic", "kornia"} & {*sys.modules}))
+"""
+
+
+def test_a_worker_decodes_without_torch_pydantic_or_kornia():
+    content = pickle.dumps((CanvasDecode(None), stored(photo(90, 120)).data))
+    command = [sys.executable, "-c", LIGHT]
+    done = subprocess.run(command, input=content, capture_output=True, check=False)
+    assert done.stdout.decode().strip() == "(45, 60, 3) (90, 120) []", done.stderr.decode()
 
 
 def test_boxes_that_lie_on_the_scaled_pixels_give_the_same_view_within_a_level():
@@ -126,23 +173,15 @@ def test_boxes_that_lie_on_the_scaled_pixels_give_the_same_view_within_a_level()
     ],
 )
 def test_crops_that_do_not_average_are_never_scaled(op):
-    assert decoder(group(op)).factor((2000, 3000), 0, 0) == 1
-    assert decoder(group(CROP), group(op)).factor((2000, 3000), 0, 0) == 1
+    assert factor([group(op)], (2000, 3000)) == 1
+    assert factor([group(CROP), group(op)], (2000, 3000)) == 1
 
 
 def test_other_crops_follow_the_same_rule():
     central = ("CenterCrop", {"size": [24, 24], "resize": 32})
-    assert decoder(group(("Resize", {"size": [24, 24]}))).factor((192, 400), 0, 0) == 8
-    assert decoder(group(central)).factor((128, 400), 0, 0) == 4
-    assert decoder(group(central)).factor((127, 400), 0, 0) == 2
-
-
-def test_the_index_spares_a_look_into_small_images(monkeypatch):
-    scaled, small = decoder(group(CROP)), photo(60, 90)
-    monkeypatch.setattr(
-        "sslpipe.modalities.image.scale.jpeg_sides", lambda data: pytest.fail("looked")
-    )
-    assert not scaled(stored(small, sides=(60, 90)), 0).scaled
+    assert factor([group(("Resize", {"size": [24, 24]}))], (192, 400)) == 8
+    assert factor([group(central)], (128, 400)) == 4
+    assert factor([group(central)], (127, 400)) == 2
 
 
 def test_unscaled_rows_keep_their_boxes_wherever_they_lie():
@@ -181,13 +220,13 @@ def run(large, *overrides, rank=0, world_size=1):
     recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
     with sslpipe.load(recipe, shards=large, device="cpu", rank=rank, world_size=world_size) as pipe:
         share = [pipe.load_share(step).loaded for step in range(3)]
-        canvases = {i.sample.uid: tuple(i.decoded.pixels.shape) for s in share for i in s}
+        canvases = {i.sample.uid: i.decoded[0].data.shape for s in share for i in s}
         params = {
             int(uid): batch.params["global"][:, b].tolist()
             for batch in pipe
             for b, uid in enumerate(batch.uids)
         }
-        return canvases, params, pipe.decoder.scaled
+        return canvases, params, pipe.reduced
 
 
 def test_a_run_scales_alike_on_every_topology_and_leaves_the_tables_alone(large):

@@ -22,7 +22,7 @@ def test_one_mask_per_view_lies_on_its_view_others_on_the_first(packed, count, v
     recipe = parse_recipe(RECIPE.format(count=count))
     with sslpipe.load(recipe, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
-        columns = list(columns_of(batch, pipe.spec, pipe.views.policies, 8))
+        columns = list(columns_of(batch, pipe.spec, pipe.parts[0].decider.policies, 8))
     assert [column.title for column in columns[2:]] == [f"mask mine {m}" for m in range(count)]
     for m, view in enumerate(views):
         hidden = batch.masks["mine"][m].numpy().reshape(8, 4, 4).repeat(32, 1).repeat(32, 2)
@@ -50,7 +50,7 @@ def test_lightness_is_drawn_as_grey_and_its_colours_over_it(packed, channels):
     for recipe in (colour, grey):
         with sslpipe.load(recipe, shards=packed, device="cpu") as pipe:
             batch = pipe.make_batch(pipe.load_share(0), 0)
-            made.append(list(columns_of(batch, pipe.spec, pipe.views.policies, 8)))
+            made.append(list(columns_of(batch, pipe.spec, pipe.parts[0].decider.policies, 8)))
     (picture,), (lightness, target) = made
     assert lightness.pictures_BHWC.shape == (8, 128, 128, 3)
     assert (lightness.pictures_BHWC[..., :1] == lightness.pictures_BHWC).all()

@@ -60,7 +60,7 @@ def test_targets_and_views_are_as_declared_and_need_no_wait(name):
     with NoWait():
         views, targets = task.task.apply(images, table, there)
     after = task.view_spec
-    assert views.shape == (after.count, 3, after.channels, after.height, after.width)
+    assert views.shape == (after.count, 3, *after.shape)
     assert targets.shape == (task.spec.count, 3, *task.spec.shape)
     assert torch.isfinite(views).all()
     if task.spec.classes is None:
