@@ -28,7 +28,7 @@ from .process import cores, process_ranks
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
 from .stream.batch_decode import BatchDecode
-from .stream.open import Reading, Shards, check_world, open_source, remainder_of
+from .stream.open import ReadingRank, Shards, check_world, open_source, remainder_of
 from .stream.packed import Packed
 from .stream.prefetch import Prefetch
 from .stream.quarantine import Quarantine
@@ -99,7 +99,7 @@ class Pipeline:
         # one pool for decoding and augmentation: two of them would fight for the cores
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
-        reading = Reading(rank, world_size, self._threads, self.threads)
+        reading = ReadingRank(rank, world_size, self._threads, self.threads)
         self.source = open_source(
             recipe, shards, reading, extensions=self.parts[0].modality.codec.extensions
         )

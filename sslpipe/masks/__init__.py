@@ -8,9 +8,9 @@ Letters: M masks per sample, B samples, N patches (row-major).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,16 @@ class Sampler(Protocol):
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> npt.NDArray[np.bool_]:
         """(M, B, N) bool, M = len(keys.views) unless the sampler makes its own number."""
+        ...
+
+
+@runtime_checkable
+class PartOfOneDraw(Protocol):
+    """A sampler of which several masks of a view group are parts: I-JEPA's context and targets."""
+
+    @property
+    def whole(self) -> object:
+        """The settings that all parts must have in common."""
         ...
 
 
@@ -144,15 +154,16 @@ def check_count(masker: Masker, entry: Entry) -> None:
 
 
 def check_agreement(masks: Mapping[str, MaskSettings], built: Mapping[str, Masker]) -> None:
-    """Raise a RecipeError if masks that share their draws differ in more than `part`."""
-    first: dict[str, tuple[str, Multiblock, Grid]] = {}  # by view group
+    """Raise a RecipeError if masks that are parts of one draw differ in what they share."""
+    first: dict[tuple[str, type], tuple[str, object, Grid]] = {}  # by view group and sampler
     for name, made in built.items():
-        if not isinstance(made.sampler, Multiblock):
+        if not isinstance(made.sampler, PartOfOneDraw):
             continue
-        plan = replace(made.sampler, part="context")
-        other, *settings = first.setdefault(made.spec.view, (name, plan, made.spec.grid))
-        if settings != [plan, made.spec.grid]:
+        kind = (made.spec.view, type(made.sampler))
+        mine = (made.sampler.whole, made.spec.grid)
+        other, *theirs = first.setdefault(kind, (name, *mine))
+        if tuple(theirs) != mine:
             raise RecipeError(
                 f"{masks[name].sampler.where}: masks.{name} and masks.{other} are parts of one "
-                "multiblock; give them the same settings and patch_size"
+                f"{masks[name].sampler.name}; give them the same settings and patch_size"
             )

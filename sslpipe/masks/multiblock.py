@@ -55,6 +55,11 @@ class Multiblock:
                 f"blocks = {self.blocks} must be 1 or more, min_keep = {self.min_keep} 0 or more"
             )
 
+    @property
+    def whole(self) -> "Multiblock":
+        """The same draw, whichever part of it."""
+        return replace(self, part="context")
+
     def hidden(self, grid: Grid) -> None:
         """Differs, at least from batch to batch."""
         check_plane(grid)

@@ -26,7 +26,7 @@ Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadingRank:
     """Which rank of how many reads, and with which threads."""
 
     rank: int
@@ -42,7 +42,7 @@ class Reading:
 
 
 def open_source(
-    recipe: Recipe, shards: Shards, reading: Reading, *, extensions: Collection[str]
+    recipe: Recipe, shards: Shards, reading: ReadingRank, *, extensions: Collection[str]
 ) -> Source:
     """The stream of a recipe over what the user gave.
 
@@ -83,7 +83,7 @@ def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
     return paths
 
 
-def single(recipe: Recipe, manifest: Manifest, reading: Reading) -> Packed:
+def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     """One packed set."""
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
@@ -107,7 +107,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: Reading) -> Packed:
     )
 
 
-def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: Reading) -> Packed:
+def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRank) -> Packed:
     """Several packed sets by weight; each has an order, a cursor and epochs of its own."""
     stream = recipe.stream
     check_mixture(recipe, paths)
@@ -145,7 +145,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: Reading) -
 
 
 def foreign(
-    recipe: Recipe, samples: Iterable[Any], reading: Reading, extensions: Collection[str]
+    recipe: Recipe, samples: Iterable[Any], reading: ReadingRank, extensions: Collection[str]
 ) -> Foreign:
     """Somebody's iterable: this rank's part of the data, split by its owner."""
     stream = recipe.stream

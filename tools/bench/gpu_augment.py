@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sslpipe.modalities.image.draws import Policy
-from sslpipe.modalities.image.executors import compiled, kornia
+from sslpipe.modalities.image.executors import compiled, kornia, run_prepared
 
 Make = Callable[[], Tensor]
 Builder = Callable[[], Make]  # compiles and uploads; a failure is that contender's alone
@@ -33,7 +33,9 @@ def contenders(
     made: dict[str, Builder] = {
         "kornia": lambda: partial(kornia.execute, *given, device=device),
         "copy": lambda: copying(*given, device),
-        "compiled": lambda: partial(compiled.execute, *given, device=device, dtype=HALF),
+        "compiled": lambda: partial(
+            run_prepared, compiled.prepare, *given, device=device, dtype=HALF
+        ),
         "compiled kernels": lambda: compiled.prepare(*given, device=device, dtype=HALF),
     }
     if device.type == "cuda":
@@ -41,7 +43,9 @@ def contenders(
 
         made |= {
             "compiled graph": lambda: captured(compiled.prepare(*given, device=device, dtype=HALF)),
-            "triton": lambda: partial(triton.execute, *given, device=device, dtype=HALF),
+            "triton": lambda: partial(
+                run_prepared, triton.prepare, *given, device=device, dtype=HALF
+            ),
             "triton kernels": lambda: triton.prepare(*given, device=device, dtype=HALF),
             "triton graph": lambda: captured(triton.prepare(*given, device=device, dtype=HALF)),
         }

@@ -140,9 +140,9 @@ def asked(
     """
     specs, pretexts = dict(drawn), {}
     for name, target in targets.items():
-        normalised = any(op.name == "Normalize" for op in views[target.view].ops)
+        ops = [op.name for op in views[target.view].ops]
         pretexts[name] = made = pretext(
-            name, target.task, view=target.view, spec=specs[target.view], normalised=normalised
+            name, target.task, view=target.view, spec=specs[target.view], ops=ops
         )
         specs[target.view] = made.view_spec
     return specs, pretexts

@@ -8,7 +8,7 @@ import torch
 
 from sslpipe.device import arena
 from sslpipe.modalities.image.draws import draw, keys_of, policy
-from sslpipe.modalities.image.executors import compiled, kornia, planar, planar_crop
+from sslpipe.modalities.image.executors import compiled, kornia, planar, planar_crop, run_prepared
 from sslpipe.recipe.names import Entry
 
 LEVEL = 1 / 255
@@ -77,7 +77,7 @@ def both(ops, images, *, count=1, edit=None, **settings):
     group, table = decided(ops, images, count=count)
     if edit:
         edit(group, table)
-    views = compiled.execute(group, images, table, device=CPU, **settings)
+    views = run_prepared(compiled.prepare, group, images, table, device=CPU, **settings)
     return views, kornia.execute(group, images, table, device=CPU)
 
 
@@ -163,7 +163,7 @@ def test_rows_whose_gate_is_off_keep_their_bits():
         group, table = decided([BOX, gated], images)
         on = table[0, :, group.columns.index(f"{op[0]}.on")] > 0
         assert 0 < on.sum() < len(images)
-        views = compiled.execute(group, images, table, device=CPU)
+        views = run_prepared(compiled.prepare, group, images, table, device=CPU)
         same = (views[0] == plain[0]).flatten(1).all(1).numpy()
         assert (same == ~on).all()
 
@@ -180,7 +180,7 @@ def test_bfloat16_is_the_float32_view_rounded_once(name):
     count, ops = CHAINS[name]
     group, table = decided(ops, photos(), count=count)
     whole, half = (
-        compiled.execute(group, photos(), table, device=CPU, dtype=dtype)
+        run_prepared(compiled.prepare, group, photos(), table, device=CPU, dtype=dtype)
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert half.dtype == torch.bfloat16
@@ -192,14 +192,16 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     count, ops = CHAINS[name]
     images, uids = photos(6), np.arange(6, dtype=np.int64) + 7
     group, table = decided(ops, images, count=count)
-    views = compiled.execute(group, images, table, device=CPU)
+    views = run_prepared(compiled.prepare, group, images, table, device=CPU)
     shuffle = np.random.default_rng(1).permutation(6)
     again, permuted = decided(ops, [images[i] for i in shuffle], count=count, uids=uids[shuffle])
-    moved = compiled.execute(again, [images[i] for i in shuffle], permuted, device=CPU)
+    moved = run_prepared(
+        compiled.prepare, again, [images[i] for i in shuffle], permuted, device=CPU
+    )
     assert torch.equal(moved, views[:, shuffle])
     for b in range(6):
         one, row = decided(ops, images[b : b + 1], count=count, uids=uids[b : b + 1])
-        alone = compiled.execute(one, images[b : b + 1], row, device=CPU)
+        alone = run_prepared(compiled.prepare, one, images[b : b + 1], row, device=CPU)
         assert torch.equal(alone[:, 0], views[:, b])
 
 
@@ -229,7 +231,7 @@ def test_no_device_value_is_read_by_the_host(name):
     """On meta, as on CUDA, an .item(), a branch or a boolean index would need the value."""
     count, ops = CHAINS[name]
     group, table = decided(ops, photos(), count=count)
-    views = compiled.execute(group, photos(), table, device=torch.device("meta"))
+    views = run_prepared(compiled.prepare, group, photos(), table, device=torch.device("meta"))
     assert views.shape == (count, 5, 3, *group.crop.size)
 
 
@@ -257,8 +259,8 @@ CUDA = torch.device("cuda")
 def test_cuda_equals_the_cpu(name):
     count, ops = CHAINS[name]
     group, table = decided(ops, photos(), count=count)
-    views = compiled.execute(group, photos(), table, device=CUDA)
-    want = compiled.execute(group, photos(), table, device=CPU)
+    views = run_prepared(compiled.prepare, group, photos(), table, device=CUDA)
+    want = run_prepared(compiled.prepare, group, photos(), table, device=CPU)
     assert (views.cpu() - want).abs().max() < 0.05 * LEVEL
 
 
@@ -276,10 +278,10 @@ def test_the_table_arrives_on_cuda_bit_for_bit():
 def test_a_second_batch_on_cuda_does_not_synchronise():
     count, ops = CHAINS["simclr"]
     group, table = decided(ops, photos(), count=count)
-    compiled.execute(group, photos(), table, device=CUDA)
+    run_prepared(compiled.prepare, group, photos(), table, device=CUDA)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        compiled.execute(group, photos(), table, device=CUDA)
+        run_prepared(compiled.prepare, group, photos(), table, device=CUDA)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -8,7 +8,7 @@ import torch
 
 import sslpipe
 from sslpipe import rng
-from sslpipe.modalities.image.executors import kornia
+from sslpipe.modalities.image.executors import kornia, run_prepared
 from sslpipe.recipe import parse_recipe
 
 from ...conftest import RECIPE
@@ -44,27 +44,27 @@ def test_triton_equals_kornia_on_cuda(name, triton):
     count, ops = CHAINS[name]
     group, table = decided(ops, photos(), count=count)
     assert not triton.unsupported(group)
-    views = triton.execute(group, photos(), table, device=CUDA)
+    views = run_prepared(triton.prepare, group, photos(), table, device=CUDA)
     want = kornia.execute(group, photos(), table, device=CUDA)
     assert (views - want).abs().max() < 0.05 * LEVEL
-    assert torch.equal(views, triton.execute(group, photos(), table, device=CUDA))
+    assert torch.equal(views, run_prepared(triton.prepare, group, photos(), table, device=CUDA))
 
 
 def test_triton_takes_canvases_that_are_on_the_device(triton):
     count, ops = CHAINS["simclr"]
     group, table = decided(ops, photos(), count=count)
     there = [photo.to(CUDA) for photo in photos()]
-    views = triton.execute(group, there, table, device=CUDA)
-    assert torch.equal(views, triton.execute(group, photos(), table, device=CUDA))
+    views = run_prepared(triton.prepare, group, there, table, device=CUDA)
+    assert torch.equal(views, run_prepared(triton.prepare, group, photos(), table, device=CUDA))
 
 
 def test_triton_does_not_synchronise(triton):
     count, ops = CHAINS["simclr"]
     group, table = decided(ops, photos(), count=count)
-    triton.execute(group, photos(), table, device=CUDA)
+    run_prepared(triton.prepare, group, photos(), table, device=CUDA)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        triton.execute(group, photos(), table, device=CUDA)
+        run_prepared(triton.prepare, group, photos(), table, device=CUDA)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

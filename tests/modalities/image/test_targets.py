@@ -139,7 +139,7 @@ def test_views_that_do_not_suit_are_refused_before_any_data():
         r"pixels in \[0, 1\], but views.global.ops has Normalize",
     )
     with pytest.raises(RecipeError, match=match):
-        pretext("t", Entry("colorization"), view="global", spec=spec, normalised=True)
+        pretext("t", Entry("colorization"), view="global", spec=spec, ops=["Normalize"])
 
 
 CUT = """\

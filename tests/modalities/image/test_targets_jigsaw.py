@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sslpipe.errors import RecipeError
-from sslpipe.modalities.image.targets.jigsaw import Jigsaw, without_green_magenta
+from sslpipe.modalities.image.targets.jigsaw import JigsawTask, without_green_magenta
 from sslpipe.modalities.image.targets.permutations import permutation_set
 
 from .test_targets import apply, build, draw, views_of
@@ -137,5 +137,5 @@ def test_tiles_are_normalised_each_by_itself():
 
 
 def test_defaults_are_those_of_vissl():
-    task = Jigsaw()
+    task = JigsawTask()
     assert (task.grid * task.cell, task.cell - task.tile, task.permutations) == (255, 21, 2000)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image.targets.relative_patch import (
-    RelativePatch,
+    RelativePatchTask,
     coarsened,
     even_noise,
     one_channel,
@@ -98,7 +98,7 @@ def test_coarsening_is_an_antialiased_resize_and_back(side):
 
 
 def test_a_third_of_the_patches_is_coarsened():
-    task = RelativePatch()
+    task = RelativePatchTask()
     u = np.random.default_rng(0).random((2, 20000))
     sides = task.sides(*u)
     assert (sides < 96).mean() == pytest.approx(0.33, abs=0.01)

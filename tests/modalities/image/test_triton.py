@@ -23,7 +23,7 @@ START = """
 import sys
 import numpy as np, torch
 from sslpipe.modalities.image.draws import draw, keys_of, policy
-from sslpipe.modalities.image.executors import kornia, triton
+from sslpipe.modalities.image.executors import kornia, run_prepared, triton
 from sslpipe.recipe.names import Entry
 
 CPU, FLIP = torch.device("cpu"), ("RandomHorizontalFlip", {})
@@ -41,8 +41,8 @@ def error(ops, count=2):
     uids = np.arange(2) + 7
     keys = keys_of(group, seed=5, epochs=0 * uids, uids=uids)
     table = draw(group, keys, np.array([image.shape[:2] for image in images]))
-    views = triton.execute(group, images, table, device=CPU)
-    again = triton.execute(group, images, table, device=CPU)
+    views = run_prepared(triton.prepare, group, images, table, device=CPU)
+    again = run_prepared(triton.prepare, group, images, table, device=CPU)
     assert torch.equal(views, again)
     want = kornia.execute(group, images, table, device=CPU)
     assert views.shape == want.shape

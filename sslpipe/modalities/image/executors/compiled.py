@@ -23,26 +23,9 @@ from . import planar
 from .planar import unsupported
 from .planar_crop import tap_count
 
-__all__ = ["execute", "prepare", "unsupported"]
+__all__ = ["prepare", "unsupported"]
 
 GRAPHS = 64  # kinds of batch (bytes, taps, dtype) of all groups; dynamo's own limit is 8
-
-
-def execute(
-    policy: Policy,
-    canvases: Sequence[Tensor],
-    table_VBP: npt.NDArray[np.float32],
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Make the views of one group; `unsupported(policy)` must be empty.
-
-    canvases: B of (H, W, 3) uint8, RGB, each of its own size, on the CPU.
-    Returns: (V, B, 3, h, w) of `dtype` on `device`; in [0, 1] before Normalize. Within 0.2 of an
-        8-bit level of `kornia`.
-    """
-    return prepare(policy, canvases, table_VBP, device=device, dtype=dtype)()
 
 
 def prepare(
@@ -53,7 +36,7 @@ def prepare(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Callable[[], Tensor]:
-    """Upload, and return what makes the views: repeatable, for timing and for CUDA graphs."""
+    """Upload, and return what makes the views: see `executors.Prepare`."""
     make = graph(policy, tap_count(policy, table_VBP), dtype, device.type)
     inputs = arena.upload(canvases, table_VBP, device=device).tensors
     views, batch, _ = table_VBP.shape

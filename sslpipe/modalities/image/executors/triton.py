@@ -53,23 +53,6 @@ def unsupported(policy: Policy) -> list[str]:
     return names
 
 
-def execute(
-    policy: Policy,
-    canvases: Sequence[Tensor],
-    table_VBP: F32,
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Make the views of one group; `unsupported(policy)` must be empty.
-
-    canvases: B of (H, W, 3) uint8, RGB, each of its own size, on the CPU.
-    Returns: (V, B, 3, h, w) of `dtype` on `device`; in [0, 1] before Normalize. Within 0.2 of an
-        8-bit level of `kornia`.
-    """
-    return prepare(policy, canvases, table_VBP, device=device, dtype=dtype)()
-
-
 def prepare(
     policy: Policy,
     canvases: Sequence[Tensor],
@@ -78,7 +61,7 @@ def prepare(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Callable[[], Tensor]:
-    """Upload, and return what makes the views: repeatable, for timing and for CUDA graphs."""
+    """Upload, and return what makes the views: see `executors.Prepare`."""
     arena = upload(canvases, usual_table(policy, table_VBP), device=device)
     views, batch, _ = table_VBP.shape
 

@@ -4,13 +4,13 @@ Names and settings are Kornia's; every op is also built as the genuine Kornia cl
 the ranges. What is ours says so. An op draws a table with `columns`, one row per view and sample;
 its gate is always draw 0 of its stream, so switching an op off never changes another draw.
 A range may be a list of ranges, and p a list, with one entry per view.
-Any other Kornia class is a `Foreign` op, which draws the seeds of Kornia's own samplers.
+Any other Kornia class is a `KorniaOp` op, which draws the seeds of Kornia's own samplers.
 """
 
 from .colour import ColorJitter, Normalize, RandomGaussianBlur, RandomGrayscale, RandomSolarize
 from .crops import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 from .erase import RandomErasing
-from .foreign import Foreign
+from .foreign import KorniaOp
 from .op import F64, Draw, Op, OwnPixels, Pair, Particular, PerView, per_view
 from .spatial import RandomHorizontalFlip, RandomRotation, RandomRotation90, RandomVerticalFlip
 from .tone import (
@@ -22,7 +22,7 @@ from .tone import (
 )
 
 __all__ = [
-    "F64", "CenterCrop", "ColorJitter", "Draw", "Foreign", "Normalize", "Op", "OwnPixels", "Pair",
+    "F64", "CenterCrop", "ColorJitter", "Draw", "KorniaOp", "Normalize", "Op", "OwnPixels", "Pair",
     "Particular", "PerView", "RandomAutoContrast", "RandomCrop", "RandomEqualize",
     "RandomErasing", "RandomGaussianBlur", "RandomGrayscale", "RandomHorizontalFlip",
     "RandomInvert", "RandomPosterize", "RandomResizedCrop", "RandomRotation", "RandomRotation90",

@@ -26,7 +26,7 @@ REASONS: Mapping[str, str] = MappingProxyType({
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreign:
+class KorniaOp:
     """A Kornia class by name. Its samplers, which follow torch's generator, get a keyed seed each.
 
     So it is as keyed as the other ops, and slow: one sample at a time, in the kornia executor only.
@@ -89,7 +89,7 @@ def foreign_names() -> list[str]:
     ]
 
 
-def foreign(entry: Entry, known: Mapping[str, Any]) -> Foreign:
+def foreign(entry: Entry, known: Mapping[str, Any]) -> KorniaOp:
     """The Kornia class that an entry names, its settings checked by its own constructor.
 
     known: the ops that are not foreign, for the message.
@@ -104,7 +104,7 @@ def foreign(entry: Entry, known: Mapping[str, Any]) -> Foreign:
     gate = Entry(entry.name, {"p": entry.settings.get("p", default)}, entry.where)
     settings = {name: tuples(value) for name, value in entry.settings.items() if name != "p"}
     try:
-        op = Foreign(kind=kind, settings=settings, **bind(gate_settings, gate))
+        op = KorniaOp(kind=kind, settings=settings, **bind(gate_settings, gate))
         op.build()
     except Exception as error:  # whatever a foreign constructor raises
         raise RecipeError(f"{entry.where}: {entry.name}: {error}; correct the settings") from error

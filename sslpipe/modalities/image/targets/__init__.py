@@ -4,10 +4,10 @@ Decided on the host as a table, made on the views' device from that table, witho
 Letters: V views, B samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,10 @@ from ....batch import TargetSpec, ViewSpec
 from ....errors import RecipeError
 from ....recipe.names import Entry, call, choose
 from ....rng import Keys
-from .colorization import Colorization
-from .jigsaw import Jigsaw
-from .relative_patch import RelativePatch
-from .rotation import Rotation, RotationOne
+from .colorization import ColorizationTask
+from .jigsaw import JigsawTask
+from .relative_patch import RelativePatchTask
+from .rotation import RotationOneTask, RotationTask
 
 I64 = npt.NDArray[np.int64]
 Table = npt.NDArray[Any]
@@ -45,13 +45,22 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class ParticularTask(Protocol):
+    """A task that not every group of ops suits; most tasks have no such method."""
+
+    def check_ops(self, view: str, ops: Collection[str]) -> None:
+        """Raise a ValueError that says which op of group `view` is in the way."""
+        ...
+
+
 TASKS: Mapping[str, type[Task]] = MappingProxyType(
     {
-        "colorization": Colorization,
-        "jigsaw": Jigsaw,
-        "relative_patch": RelativePatch,
-        "rotation": Rotation,
-        "rotation_one": RotationOne,
+        "colorization": ColorizationTask,
+        "jigsaw": JigsawTask,
+        "relative_patch": RelativePatchTask,
+        "rotation": RotationTask,
+        "rotation_one": RotationOneTask,
     }
 )
 
@@ -72,20 +81,17 @@ class Pretext:
 
 
 def pretext(
-    name: str, entry: Entry, *, view: str, spec: ViewSpec, normalised: bool = False
+    name: str, entry: Entry, *, view: str, spec: ViewSpec, ops: Collection[str] = ()
 ) -> Pretext:
-    """Build the task called `name` on view group `view`; `normalised`: its pixels leave [0, 1].
+    """Build the task called `name` on view group `view`, whose ops have the names `ops`.
 
     Raises:
         RecipeError: unknown task or setting, or a view group that does not suit it.
     """
     task: Task = call(choose(entry, TASKS, "task"), entry)
-    if normalised and isinstance(task, Colorization):
-        raise RecipeError(
-            f"{entry.where}: {entry.name} needs pixels in [0, 1], but views.{view}.ops has "
-            "Normalize; take it out"
-        )
     try:
+        if isinstance(task, ParticularTask):
+            task.check_ops(view, ops)
         return Pretext(name, task, *task.specs(view, spec))
     except ValueError as error:
         raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error

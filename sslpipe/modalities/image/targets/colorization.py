@@ -1,5 +1,6 @@
 """Colorization: guess the colours of a picture from its lightness."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ XYZ = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colorization:
+class ColorizationTask:
     """Show the lightness, ask for (a, b) of every `stride`-th pixel.
 
     Zhang et al. 2016, arXiv:1603.08511; richzhang/colorization. Pixels must come in [0, 1]. The
@@ -48,6 +49,13 @@ class Colorization:
         return replace(spec, shape=(self.channels, *spec.shape[1:])), TargetSpec(
             view, spec.count, None, shape
         )
+
+    def check_ops(self, view: str, ops: Collection[str]) -> None:
+        """Colours are those of pixels in [0, 1]."""
+        if "Normalize" in ops:
+            raise ValueError(
+                f"needs pixels in [0, 1], but views.{view}.ops has Normalize; take it out"
+            )
 
     def draw(self, keys: Keys, stream: str) -> Table:
         """Nothing is random."""

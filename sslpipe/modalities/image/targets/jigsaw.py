@@ -17,7 +17,7 @@ I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jigsaw:
+class JigsawTask:
     """Cut one view into grid x grid cells, a tile out of each; view v is tile order[v].
 
     Noroozi and Favaro 2016, arXiv:1603.09246; the defaults are those of VISSL's ResNet-50 (view of

@@ -22,7 +22,7 @@ CENTRE = np.array([1, 1])
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativePatch:
+class RelativePatchTask:
     """The centre of a 3 x 3 grid of patches and one of its eight neighbours.
 
     Doersch et al. 2015, arXiv:1505.05192; cdoersch/deepcontext, train.py. Gap and jitter hide edges

@@ -15,7 +15,7 @@ Table = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotation:
+class RotationTask:
     """All four quarter turns of every image: view v is turned v times, counter-clockwise.
 
     RotNet, arXiv:1803.07728; `dataloader.py` of FeatureLearningRotNet. Turned by moving pixels, not
@@ -44,7 +44,7 @@ class Rotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotationOne:
+class RotationOneTask:
     """One quarter turn of each view, counter-clockwise, all four equally likely.
 
     A quarter of the work per image of `rotation`, and not the paper's: it reports that a batch with
