@@ -22,14 +22,13 @@ import torch
 from .batch import Batch, BatchSpec
 from .device.handoff import Mark, handoff
 from .errors import RecipeError
-from .modalities.image.codec import ImageCodec
+from .modalities.image.codec import GPU_JPEG, ImageCodec
 from .modalities.image.gpu_decode import GpuDecoder, TorchCodec
 from .modalities.image.scale import Canvas, Decoder
 from .modalities.image.views import Views
 from .process import cores, process_ranks
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
-from .shards.index import GPU_JPEG
 from .stream.batch_decode import BatchDecode
 from .stream.open import Reading, Shards, check_world, open_source, remainder_of
 from .stream.packed import Packed

@@ -133,7 +133,7 @@ def test_bad_samples_can_be_left_out_and_sets_be_mixed_by_name(run, tmp_path):
     run("pack", tmp_path / "photos", tmp_path / "shards")
     (tar,) = (tmp_path / "shards").glob("*.tar")
     data = np.fromfile(tar, dtype=np.uint8)
-    data[int(read_index(tar).records["offset"][2]) + 9] ^= 1
+    data[int(read_index(tar).payloads["offset"][2]) + 9] ^= 1
     data.tofile(tar)
     out, _ = run("verify", tmp_path / "shards", "--exclude", code=1)
     assert "1 samples are excluded in" in out
