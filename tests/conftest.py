@@ -10,7 +10,7 @@ from PIL import Image
 
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +61,7 @@ def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     out = tmp_path_factory.mktemp("shards") / "packed"
     write_images(folder, 45)
-    pack(folder, out, codec=ImageCodec(), shard_bytes=30_000)
+    pack(folder, out, PackSettings(codec=ImageCodec(), shard_bytes=30_000))
     return out
 
 

@@ -44,8 +44,8 @@ def damage(folder, shard, row):
     """Flip one byte in the middle of a payload; returns its uid."""
     manifest = open_manifest(folder)
     path = manifest.root / manifest.shards[shard].file
-    record = read_index(path).records[row]
-    data = bytearray(path.read_bytes())
-    data[int(record["offset"]) + int(record["size"]) // 2] ^= 0xFF
+    index = read_index(path)
+    payload, data = index.payload(row), bytearray(path.read_bytes())
+    data[payload.offset + payload.size // 2] ^= 0xFF
     path.write_bytes(data)
-    return int(record["uid"])
+    return index.sample(row).uid

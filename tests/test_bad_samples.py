@@ -9,7 +9,7 @@ import torch
 
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import exclude_rows, open_manifest, pack
+from sslpipe.shards import PackSettings, exclude_rows, open_manifest, pack
 
 from .conftest import write_images
 from .streaming import damage, load, steps, trace
@@ -66,7 +66,7 @@ class Lenient(ImageCodec):
 def test_an_image_that_does_not_decode_is_replaced_or_raised_by_name(tmp_path, caplog):
     write_images(tmp_path / "in", 12)
     (tmp_path / "in/class0/broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    pack(tmp_path / "in", tmp_path / "out", codec=Lenient())
+    pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=Lenient()))
     with load(tmp_path / "out") as pipe:
         keys = [key for batch in steps(pipe, 13) for key in batch.keys]
         assert pipe.replaced == 8  # once in each of 8 epochs of 13

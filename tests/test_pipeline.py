@@ -181,5 +181,5 @@ def test_sequential_order_yields_every_sample_once_in_packed_order(packed):
     assert [len(batch.keys) for batch in batches] == [8, 8, 8, 8, 8, 5]
     manifest = open_manifest(packed)
     paths = [manifest.root / shard.file for shard in manifest.shards]
-    want = np.concatenate([read_index(path).records["uid"] for path in paths])
+    want = np.concatenate([read_index(path).samples["uid"] for path in paths])
     assert torch.cat([batch.uids for batch in batches]).tolist() == want.tolist()

@@ -3,21 +3,18 @@
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
 
 shards, folder = sys.argv[1], Path(sys.argv[2]).resolve()
 manifest = open_manifest(shards)
-reader = Reader(open_store(manifest), shard_format)
+reader = Reader(open_store(manifest))
 for number, shard in enumerate(manifest.shards):
     index = read_index(manifest.tar(shard))
-    for row in np.arange(len(index.records)):
-        sample = reader.read(number, int(row))
-        extension = index.extensions[int(index.records[row]["ext"])]
+    for row in range(len(index)):
+        sample = reader.read(number, row)
+        extension = index.extensions[index.payload(row).ext]
         target = (folder / f"{sample.key}.{extension}").resolve()
         if not target.is_relative_to(folder):
             sys.exit(f"{shard.file}: the key {sample.key!r} leads outside of {folder}")

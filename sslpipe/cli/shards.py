@@ -26,15 +26,15 @@ class Dedupe(StrEnum):
 
 
 def pack_progress(update: Any) -> Any:
-    """What `pack` calls after each shard: images and megabytes per second, failures."""
-    done: dict[str, list[float]] = {}  # stage -> images, bytes, failures, time of its start
+    """What `pack` calls after each shard: samples and megabytes per second, failures."""
+    done: dict[str, list[float]] = {}  # stage -> samples, bytes, failures, time of its start
     last = time.perf_counter()
 
     def progress(packed: Any) -> None:
         nonlocal last
         sums = done.setdefault(packed.stage, [0, 0, 0, last])
         last = time.perf_counter()
-        sums[0] += packed.images
+        sums[0] += packed.samples
         sums[1] += packed.bytes_in
         sums[2] += packed.failed
         passed = max(time.perf_counter() - sums[3], 1e-3)
@@ -78,22 +78,24 @@ def pack(
     from .. import shards
     from ..modalities.image.codec import ImageCodec
 
-    codec, chosen = ImageCodec(), shards.parse_columns(columns)
+    settings = shards.PackSettings(
+        codec=ImageCodec(), name=name or "", resize=resize, quality=quality, check=check.value,
+        shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
+        columns=shards.parse_columns(columns), dedupe=dedupe.value, near_bits=near_bits,
+        keep_names=keep_names,
+    )  # fmt: skip
     if dry_run:
-        planned = shards.estimate(
-            inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
-            shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
-            columns=chosen, workers=workers,
-        )  # fmt: skip
-        show_tables(planned.summary)
+        show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)
         return
-    with bar("images") as update, shards.open_pool(workers, ray) as pool:
+    with bar("samples") as update, shards.open_pool(workers, ray) as pool:
         report = shards.pack(
-            inputs, out, codec=codec, resize=resize, quality=quality, check=check.value,
-            shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed, name=name,
-            columns=chosen, dedupe=dedupe.value, near_bits=near_bits,
-            keep_names=keep_names, overwrite=overwrite, pool=pool, progress=pack_progress(update),
-        )  # fmt: skip
+            inputs,
+            out,
+            settings,
+            overwrite=overwrite,
+            pool=pool,
+            progress=pack_progress(update),
+        )
     show_packed(report, out)
 
 

@@ -21,16 +21,17 @@ def index(
     ] = None,
     export: Annotated[str, typer.Option(help="Also for others: dali,wids,energon.")] = "",
     ext: Annotated[
-        str | None, typer.Option(help="Of the payload, where samples have several images.")
+        str | None, typer.Option(help="Of the payload, where samples have several.")
     ] = None,
     label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
-    decode: Annotated[bool, typer.Option(help="Decode every image, not only its header.")] = False,
+    decode: Annotated[bool, typer.Option(help="Decode all, not only headers.")] = False,
     rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Tars at once; default: a core each.")] = None,
 ) -> None:
     """Make existing WebDataset tars usable without rewriting them: an index for each, a manifest.
 
+    The folder of a set that an older sslpipe made becomes one of this version, labels and all.
     Distant tars are streamed once. What is wrong or was left out is listed in `report.jsonl`, and
     the exit code is 1.
 
@@ -42,10 +43,9 @@ def index(
     from ..shards.make.exports import export as write_export
     from ..shards.scan import Rules
 
-    codec = ImageCodec()
     kinds = check_kinds(export)
-    look = codec.inspect if decode else codec.header
-    rules = Rules(codec.extensions, look, label_key, ext.lower().lstrip(".") if ext else None)
+    only = ext.lower().lstrip(".") if ext else None
+    rules = Rules(ImageCodec(), "decode" if decode else "header", label_key, only)
     with bar("tars") as update:
         made = adopt(
             urls,
@@ -95,7 +95,7 @@ def inspect(
     shards: Annotated[Path, typer.Argument(help="A shard folder.")],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
     row: Annotated[int | None, typer.Option(help="A sample by its place in the set.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the sample's image there.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the sample's payload there.")] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List all keys, one a line.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Draw samples with keys and labels.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples on the sheet.")] = 40,
@@ -105,6 +105,7 @@ def inspect(
 
     Example: `sslpipe inspect shards/sample --sheet sheet.png`
     """
+    from ..modalities.image.codec import ImageCodec
     from ..shards import read_manifest
     from ..shards.contents import extract, find_key, find_row, list_keys, survey
 
@@ -120,7 +121,7 @@ def inspect(
     elif out is not None:
         raise ShardError("--out writes one sample: name it by its key or --row")
     else:
-        show_set(survey(manifest), as_json)
+        show_set(survey(manifest, ImageCodec()), as_json)
 
 
 def show_set(contents: Any, as_json: bool) -> None:
@@ -131,15 +132,19 @@ def show_set(contents: Any, as_json: bool) -> None:
         console.print_json(json.dumps(asdict(contents)))
         return
     totals = Table("", contents.name, title="set")
-    for name in ("samples", "excluded", "shards", "gpu_jpegs"):
-        totals.add_row(name.replace("_", " "), f"{getattr(contents, name):,}")
+    for name in ("samples", "excluded", "shards"):
+        totals.add_row(name, f"{getattr(contents, name):,}")
+    for name, number in contents.flags.items():
+        totals.add_row(name.replace("_", " "), f"{number:,}")
     totals.add_row("MB of tars", f"{contents.tar_bytes / 1e6:,.1f}")
     totals.add_row("kB per sample", f"{contents.payload_bytes / contents.samples / 1e3:,.1f}")
     totals.add_row("classes", f"{len(contents.classes):,}")
     totals.add_row("fingerprint", contents.fingerprint)
     console.print(totals)
     console.print(histogram("format", contents.formats))
-    console.print(histogram("shorter side, px", contents.sides))
+    if contents.members:
+        console.print(histogram("beside it", contents.members))
+    console.print(histogram(contents.measure, contents.sizes))
     classes = dict(enumerate(contents.classes))
     named = {classes.get(k, "none" if k < 0 else str(k)): n for k, n in contents.labels.items()}
     console.print(histogram("label", named))
@@ -159,8 +164,9 @@ def histogram(title: str, numbers: dict[str, int]) -> Table:
 
 def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
     """What the index and the members say of one sample."""
-    fields = ("key", "uid", "shard", "row", "label", "width", "height", "excluded", "payload")
+    fields = ("key", "uid", "shard", "row", "label", "excluded", "payload")
     shown: dict[str, Any] = {name: getattr(sample, name) for name in fields}
+    shown |= {**sample.extent, "flags": ", ".join(sample.flags)}
     members = {ext: readable(ext, data) for ext, data in sample.members.items()}
     if as_json:
         console.print_json(json.dumps(shown | {"members": members}))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..recipe import Recipe
     from ..recipe.schema import Views
     from ..rng import Place
-    from ..shards.make.plan import Codec
+    from ..shards.codec import Codec
     from ..stream.reader import Sample
 
     I64 = npt.NDArray[np.int64]

@@ -52,7 +52,7 @@ class Part:
 
     def instructions(self, sample: Sample, epoch: int) -> list[int]:
         """What the decider tells of one sample; where the index is silent, its bytes are asked."""
-        extent = sample.sides if any(sample.sides) else self.decode.extent(sample)
+        extent = sample.extent if any(sample.extent) else self.decode.extent(sample)
         (row,) = self.decider.instructions(
             epochs=np.array([epoch]), uids=np.array([sample.uid]), extents=np.array([extent])
         )

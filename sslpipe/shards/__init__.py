@@ -1,26 +1,30 @@
 """Data at rest: tar shards, their indexes and manifest. The format: shards/README.md."""
 
+from .codec import Codec
 from .exclude import exclude_rows
 from .index import Index, read_index, write_index
-from .make.estimate import estimate
 from .make.inputs.found import Columns, parse_columns
-from .make.pack import pack
+from .make.pack import estimate, pack
+from .make.plan import PackSettings
 from .make.pools import Processes, open_pool, open_threads
-from .make.report import Duplicate, Estimate, Packed, PackReport
+from .make.report import Duplicate, Estimate, PackProgress, PackReport
 from .manifest import Manifest, Shard, open_manifest, read_manifest
-from .scan import index_tar
+from .scan import Rules, index_tar
 from .verify import Problem, verify
 
 __all__ = [
+    "Codec",
     "Columns",
     "Duplicate",
     "Estimate",
     "Index",
     "Manifest",
+    "PackProgress",
     "PackReport",
-    "Packed",
+    "PackSettings",
     "Problem",
     "Processes",
+    "Rules",
     "Shard",
     "estimate",
     "exclude_rows",

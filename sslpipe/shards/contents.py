@@ -3,20 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..errors import ShardError
 from ..rng import sample_id
-from .index import GPU_JPEG, Index, header_range, member_key, parse_index
-from .make.exports import list_members
+from .codec import Codec, histogram
+from .index import Index, parse_index
 from .manifest import Manifest, Shard
 from .read.download import Patience, read_whole
 from .read.tars import open_tar
-
-SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048)  # pixels: edges of the histogram
+from .tar_headers import member_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,7 @@ class Contents:
     """Totals and histograms of a set, excluded samples included."""
 
     name: str
+    modality: str
     fingerprint: str
     samples: int
     excluded: int
@@ -31,10 +30,12 @@ class Contents:
     tar_bytes: int
     payload_bytes: int
     classes: tuple[str, ...]
-    formats: dict[str, int]  # extension -> samples
-    gpu_jpegs: int  # what GPU decoders take
+    formats: dict[str, int]  # extension of the payload -> samples
+    members: dict[str, int]  # extension of any other member -> samples
+    flags: dict[str, int]  # name of a flag -> samples that have it
     labels: dict[int, int]  # label -> samples; -1: none
-    sides: dict[str, int]  # shorter side in pixels -> samples
+    measure: str  # what `sizes` counts by
+    sizes: dict[str, int]  # histogram of the codec's measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +47,34 @@ class Extract:
     shard: str
     row: int  # in its shard
     label: int
-    width: int  # 0: not known
-    height: int
+    extent: dict[str, int]  # by the names of the manifest; all 0: not known
+    flags: tuple[str, ...]
     excluded: bool
     payload: str  # extension of the member that is streamed
     members: dict[str, bytes]  # by extension
 
 
-def survey(manifest: Manifest) -> Contents:
+def survey(manifest: Manifest, codec: Codec) -> Contents:
     """Count what the indexes say; the tars are not read."""
     formats: Counter[str] = Counter()
+    members: Counter[str] = Counter()
     labels: Counter[int] = Counter()
-    sides = np.zeros(len(SIDES) + 2, np.int64)
-    payload_bytes = gpu_jpegs = 0
+    flags: Counter[str] = Counter()
+    sizes: list[Any] = []
+    payload_bytes = 0
     for shard in manifest.shards:
         index = index_of(manifest, shard)
-        records = index.records
-        for ext, count in counts(records["ext"]):
-            formats[index.extensions[ext]] += count
-        labels.update(dict(counts(records["label"])))
-        shorter = np.minimum(records["width"], records["height"])
-        place = np.where(shorter == 0, 0, 1 + np.digitize(shorter, SIDES))
-        sides += np.bincount(place, minlength=len(sides))
-        payload_bytes += int(records["size"].sum(dtype=np.int64))
-        gpu_jpegs += int((records["flags"] & GPU_JPEG).sum(dtype=np.int64))
+        samples, payloads = index.samples, index.payloads
+        formats.update(by_extension(index, payloads["ext"]))
+        members.update(by_extension(index, index.members["ext"]))
+        labels.update(dict(counts(samples["label"])))
+        flags.update({n: int((samples["flags"] & b > 0).sum()) for n, b in manifest.flags.items()})
+        sizes.append(samples["extent"])
+        payload_bytes += int(payloads["size"].sum(dtype=np.int64))
+    members.subtract(formats)
     return Contents(
         name=manifest.name,
+        modality=manifest.modality,
         fingerprint=manifest.fingerprint,
         samples=manifest.samples,
         excluded=sum(map(len, manifest.exclude.values())),
@@ -80,10 +83,17 @@ def survey(manifest: Manifest) -> Contents:
         payload_bytes=payload_bytes,
         classes=manifest.classes,
         formats=dict(formats.most_common()),
-        gpu_jpegs=gpu_jpegs,
+        members=dict((+members).most_common()),
+        flags=dict(flags),
         labels=dict(sorted(labels.items())),
-        sides={name: int(n) for name, n in zip(side_names(), sides, strict=True) if n},
+        measure=codec.measure,
+        sizes=histogram(codec, np.concatenate(sizes)),
     )
+
+
+def by_extension(index: Index, codes: Any) -> dict[str, int]:
+    """Extension -> members of it, of some members."""
+    return {index.extensions[code]: count for code, count in counts(codes)}
 
 
 def counts(values: Any) -> list[tuple[int, int]]:
@@ -91,13 +101,8 @@ def counts(values: Any) -> list[tuple[int, int]]:
     return [(int(v), int(n)) for v, n in zip(*np.unique(values, return_counts=True), strict=True)]
 
 
-def side_names() -> list[str]:
-    """Names of the bins of the histogram of shorter sides."""
-    between = [f"{low} to {high - 1}" for low, high in pairwise(SIDES)]
-    return ["unknown", f"under {SIDES[0]}", *between, f"{SIDES[-1]} and more"]
-
-
 def index_of(manifest: Manifest, shard: Shard) -> Index:
+    """The index of a shard, wherever it lies."""
     place = manifest.index_place(shard)
     return parse_index(read_whole(place, Patience()), str(place))
 
@@ -110,10 +115,11 @@ def list_keys(manifest: Manifest) -> Iterator[str]:
     """
     for shard in manifest.shards:
         with open_tar(str(manifest.tar_place(shard))) as tar:
-            for record in index_of(manifest, shard).records:
-                start, length = header_range(record)
-                tar.seek(start)
-                yield member_key(tar.read(length))
+            index = index_of(manifest, shard)
+            for row in range(len(index)):
+                payload = index.payload(row)
+                tar.seek(payload.start)
+                yield member_key(tar.read(payload.header))
 
 
 def find_key(manifest: Manifest, key: str) -> tuple[Shard, int]:
@@ -124,7 +130,7 @@ def find_key(manifest: Manifest, key: str) -> tuple[Shard, int]:
     """
     uid = sample_id(key)
     for shard in manifest.shards:
-        rows = np.flatnonzero(index_of(manifest, shard).records["uid"] == uid)
+        rows = np.flatnonzero(index_of(manifest, shard).samples["uid"] == uid)
         if len(rows):
             return shard, int(rows[0])
     raise ShardError(
@@ -157,28 +163,25 @@ def extract(manifest: Manifest, shard: Shard, row: int) -> Extract:
         ShardError: the tar cannot be read.
         SampleError: the header is damaged.
     """
-    index, url = index_of(manifest, shard), str(manifest.tar_place(shard))
-    record = index.records[row]
-    listing = list_members(url, shard)
-    with open_tar(url) as tar:
-        start, length = header_range(record)
-        tar.seek(start)
-        key = member_key(tar.read(length))
-        members: dict[str, bytes] = {}
-        for member in listing.members:
-            if member.key == key and member.ext.lower() not in members:
-                tar.seek(member.offset)
-                members[member.ext.lower()] = tar.read(member.size)
+    index = index_of(manifest, shard)
+    sample, payload, extensions = index.sample(row), index.payload(row), index.extensions
+    members: dict[str, bytes] = {}
+    with open_tar(str(manifest.tar_place(shard))) as tar:
+        tar.seek(payload.start)
+        key = member_key(tar.read(payload.header))
+        for ext, member in index.members_of(row).items():
+            tar.seek(member.offset)
+            members[ext] = tar.read(member.size)
     return Extract(
         key=key,
-        uid=int(record["uid"]),
+        uid=sample.uid,
         shard=shard.file,
         row=row,
-        label=int(record["label"]),
-        width=int(record["width"]),
-        height=int(record["height"]),
+        label=sample.label,
+        extent=dict(zip(manifest.extent, sample.extent, strict=False)),
+        flags=tuple(name for name, bit in manifest.flags.items() if sample.flags & bit),
         excluded=row in manifest.exclude.get(shard.file, ()),
-        payload=index.extensions[record["ext"]],
+        payload=extensions[payload.ext],
         members=members,
     )
 
@@ -191,9 +194,9 @@ def spread(manifest: Manifest, count: int) -> list[tuple[Shard, int]]:
 
 def read_payload(manifest: Manifest, shard: Shard, row: int) -> tuple[str, int, bytes]:
     """Key, label and payload of one sample, by its index."""
-    record = index_of(manifest, shard).records[row]
-    start, length = header_range(record)
+    index = index_of(manifest, shard)
+    payload = index.payload(row)
     with open_tar(str(manifest.tar_place(shard))) as tar:
-        tar.seek(start)
-        key = member_key(tar.read(length))
-        return key, int(record["label"]), tar.read(int(record["size"]))
+        tar.seek(payload.start)
+        key = member_key(tar.read(payload.header))
+        return key, index.sample(row).label, tar.read(payload.size)

@@ -1,86 +1,194 @@
-"""The index of one tar shard, `X.tar.idx`: where every payload lies, its checksum and its label.
+"""The index of one tar shard, `X.tar.idx`: its samples, and where every member of them lies.
 
-    56 bytes    magic, version, bytes of the extension table, records, tar_bytes, tar_sha256
-    ...         extension table: UTF-8, separated by newlines
-    36 bytes x  records (RECORD), in the order of the tar
+    64 bytes        magic, version, extensions, samples, bytes of the extension table, members, tar
+    40 bytes x      samples (SAMPLE), in the order of the tar
+    20 bytes x      members (MEMBER), those of one sample together, in the order of the tar
+    ...             extension table: UTF-8, separated by newlines
 
-Keys are not stored: the tar header before a payload holds them (`header_range`, `parse_header`).
+Keys are not stored: the tar header before a payload holds them (`tar_headers.member_key`).
+shards/README.md specifies it byte by byte.
 """
 
 import hashlib
-import io
-import re
 import struct
-import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SampleError, ShardError
+from ..errors import ShardError
+from .codec import EXTENTS, Extent
+from .tar_headers import BLOCK
 
-RECORD = np.dtype(
+SAMPLE = np.dtype(
     [
-        ("offset", "<u8"),  # of the payload in the tar
         ("uid", "<i8"),  # rng.sample_id(key)
-        ("size", "<u4"),  # bytes of the payload
-        ("crc", "<u4"),  # CRC-32 of the payload
+        ("extent", "<u4", EXTENTS),  # the codec's; all 0: not known
         ("label", "<i4"),  # -1: none
-        ("width", "<u2"),  # pixels as decoded; 0: not decoded when indexed
-        ("height", "<u2"),
-        ("ext", "<u2"),  # place in the extension table
-        ("flags", "<u2"),  # GPU_JPEG | header blocks before the last one << 8
+        ("flags", "<u4"),  # the codec's bits
+        ("first", "<u4"),  # place of its first member in the table of members
+        ("members", "<u2"),  # how many
+        ("primary", "<u2"),  # which of them is the payload, counted from `first`
     ]
 )
-ROW = struct.Struct("<QqIIiHHHH")  # RECORD again: one record of a NumPy array costs 7 times as much
-GPU_JPEG = 1  # GPU decoders take it: baseline JPEG of three components
-PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
-EXTRA_BLOCKS = 8  # shift: PAX and GNU long names stand in extra blocks before the header
-BLOCK = tarfile.BLOCKSIZE
+MEMBER = np.dtype(
+    [
+        ("offset", "<u8"),  # of its bytes in the tar
+        ("size", "<u4"),  # bytes
+        ("crc", "<u4"),  # CRC-32 of them
+        ("ext", "<u2"),  # place in the extension table
+        ("blocks", "<u2"),  # of 512 bytes before `offset`: its tar header, long names included
+    ]
+)
+# the dtypes again: one record of a NumPy array costs 7 times as much
+SAMPLE_STRUCT, MEMBER_STRUCT = struct.Struct("<q4IiIIHH"), struct.Struct("<QIIHH")
+HEADER = struct.Struct("<8sHHIIIQ32s")
+MAGIC, VERSION = b"sslpidx\0", 2
+MAX_BYTES = 2**32 - 1  # of a member
+MAX_BLOCKS = MAX_EXTENSIONS = 2**16 - 1
 
-HEADER = struct.Struct("<8sHHIQ32s")
-MAGIC, VERSION = b"sslpidx\0", 1
 
-# the key ends at the first dot of the base name, as in webdataset
-NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
+class SampleRecord(NamedTuple):
+    """What the index says of one sample, as Python numbers; the fields are those of SAMPLE."""
+
+    uid: int
+    extent0: int
+    extent1: int
+    extent2: int
+    extent3: int
+    label: int
+    flags: int
+    first: int
+    members: int
+    primary: int
+
+    @property
+    def extent(self) -> tuple[int, int, int, int]:
+        """The codec's numbers; all 0: not known."""
+        return self.extent0, self.extent1, self.extent2, self.extent3
 
 
-class Row(NamedTuple):
-    """One record as Python numbers; the fields are those of RECORD."""
+class MemberRecord(NamedTuple):
+    """Where one member lies, as Python numbers; the fields are those of MEMBER."""
 
     offset: int
-    uid: int
     size: int
     crc: int
-    label: int
-    width: int
-    height: int
     ext: int
-    flags: int
+    blocks: int
 
     @property
     def header(self) -> int:
-        """Bytes of the tar header (long names included) before the payload."""
-        return BLOCK * (1 + (self.flags >> EXTRA_BLOCKS))
+        """Bytes of its tar header, which stands right before its bytes."""
+        return BLOCK * self.blocks
+
+    @property
+    def start(self) -> int:
+        """Where its tar header begins."""
+        return self.offset - BLOCK * self.blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Records of one shard, the payload extensions they point at, and the tar they belong to."""
+    """Samples and members of one shard, and the tar that they belong to."""
 
-    records: npt.NDArray[np.void]  # (n,) of RECORD
+    samples: npt.NDArray[np.void]  # (n,) of SAMPLE
+    members: npt.NDArray[np.void]  # (m,) of MEMBER
     extensions: tuple[str, ...]
     tar_bytes: int
     tar_sha256: str  # hexadecimal
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.samples)
 
-    def record(self, row: int) -> Row:
-        """One record."""
-        return Row._make(ROW.unpack_from(self.records, row * ROW.size))  # type: ignore[arg-type]
+    @property
+    def payloads(self) -> npt.NDArray[np.void]:
+        """The member of every sample that is its payload: (n,) of MEMBER."""
+        payloads: npt.NDArray[np.void] = self.members[
+            self.samples["first"].astype(np.int64) + self.samples["primary"]
+        ]
+        return payloads
+
+    def sample(self, row: int) -> SampleRecord:
+        """The record of one sample."""
+        buffer = self.samples
+        return SampleRecord._make(SAMPLE_STRUCT.unpack_from(buffer, row * SAMPLE_STRUCT.size))  # type: ignore[arg-type]
+
+    def member(self, number: int) -> MemberRecord:
+        """The record of one member, by its place in the whole table."""
+        buffer = self.members
+        return MemberRecord._make(MEMBER_STRUCT.unpack_from(buffer, number * MEMBER_STRUCT.size))  # type: ignore[arg-type]
+
+    def payload(self, row: int) -> MemberRecord:
+        """The record of a sample's payload."""
+        sample = self.sample(row)
+        return self.member(sample.first + sample.primary)
+
+    def members_of(self, row: int) -> dict[str, MemberRecord]:
+        """Extension -> member, of one sample."""
+        sample = self.sample(row)
+        found = (self.member(sample.first + number) for number in range(sample.members))
+        return {self.extensions[member.ext]: member for member in found}
+
+
+class IndexedMember(NamedTuple):
+    """A member on its way into an index."""
+
+    ext: str
+    offset: int
+    size: int
+    crc: int
+    blocks: int
+
+
+@dataclass(slots=True)
+class IndexBuilder:
+    """Collects samples, in the order of the tar, and makes an Index of them."""
+
+    samples: list[tuple[int, Extent, int, int, int, int, int]] = field(default_factory=list)
+    members: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    extensions: dict[str, int] = field(default_factory=dict)
+
+    def add(
+        self,
+        uid: int,
+        members: Iterable[IndexedMember],
+        *,
+        payload: str,
+        extent: Extent,
+        label: int,
+        flags: int,
+    ) -> None:
+        """Add one sample; `payload` is the extension of the member that is it."""
+        first, primary = len(self.members), 0
+        for number, (ext, offset, size, crc, blocks) in enumerate(members):
+            primary = number if ext == payload else primary
+            code = self.extensions.setdefault(ext, len(self.extensions))
+            self.members.append((offset, size, crc, code, blocks))
+        counts = len(self.members) - first, primary
+        self.samples.append((uid, padded(extent), label, flags, first, *counts))
+
+    def finish(self, tar_bytes: int, tar_sha256: str) -> Index:
+        """The index of a tar of so many bytes.
+
+        Raises:
+            ShardError: the tar has more kinds of members than an index can name.
+        """
+        if len(self.extensions) > MAX_EXTENSIONS:
+            raise ShardError(
+                f"{len(self.extensions):,} different extensions in one tar, the limit is "
+                f"{MAX_EXTENSIONS:,}; keys end at the first dot of a name: rename the members"
+            )
+        samples, members = np.array(self.samples, SAMPLE), np.array(self.members, MEMBER)
+        return Index(samples, members, tuple(self.extensions), tar_bytes, tar_sha256)
+
+
+def padded(extent: Extent) -> tuple[int, ...]:
+    """An extent with a 0 for each number that its codec has no use for."""
+    return (*extent, *[0] * (EXTENTS - len(extent)))
 
 
 def index_path(tar: str | Path) -> Path:
@@ -91,10 +199,12 @@ def index_path(tar: str | Path) -> Path:
 
 def write_index(tar: str | Path, index: Index) -> None:
     """Write the index beside `tar`, atomically."""
-    table = "\n".join(index.extensions).encode()
+    table = "\n".join(index.extensions).encode("utf-8", "surrogateescape")
+    counts = len(index.extensions), len(index), len(table), len(index.members)
     digest = bytes.fromhex(index.tar_sha256)
-    header = HEADER.pack(MAGIC, VERSION, len(table), len(index), index.tar_bytes, digest)
-    replace_file(index_path(tar), header + table + index.records.tobytes())
+    header = HEADER.pack(MAGIC, VERSION, *counts, index.tar_bytes, digest)
+    body = index.samples.tobytes() + index.members.tobytes() + table
+    replace_file(index_path(tar), header + body)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -119,82 +229,53 @@ def read_index(tar: str | Path) -> Index:
 
 
 def parse_index(data: bytes, where: str) -> Index:
-    """The bytes of an index as an Index; the records are a read-only view of them.
+    """The bytes of an index as an Index; its tables are read-only views of them.
 
     Raises:
-        ShardError: no index, another version, or another length than its header says.
+        ShardError: no index, another version, another length than its header says, or a sample
+            of members that are not there.
     """
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise ShardError(f"{where}: is no shard index; pack again or copy it again")
-    _, version, table, count, tar_bytes, digest = HEADER.unpack_from(data)
+    _, version, kinds, n, table, m, tar_bytes, digest = HEADER.unpack_from(data)
     if version != VERSION:
+        raise ShardError(f"{where}: index {other_version(version, VERSION, folder_of(where))}")
+    ends = np.cumsum([HEADER.size, n * SAMPLE.itemsize, m * MEMBER.itemsize, table]).tolist()
+    if len(data) != ends[-1]:
         raise ShardError(
-            f"{where}: index version {version}, this sslpipe reads {VERSION}; "
-            "pack again or install the sslpipe that wrote it"
-        )
-    start = HEADER.size + table
-    expected = start + count * RECORD.itemsize
-    if len(data) != expected:
-        raise ShardError(
-            f"{where}: was cut or changed: {len(data):,} of {expected:,} bytes; "
+            f"{where}: was cut or changed: {len(data):,} of {ends[-1]:,} bytes; "
             "pack again or copy it again"
         )
-    names = data[HEADER.size : start].decode("utf-8", "replace")
-    records = np.frombuffer(data, RECORD, count=count, offset=start)
-    extensions = tuple(names.split("\n")) if names else ()
-    return Index(records, extensions, tar_bytes, digest.hex())
+    samples = np.frombuffer(data, SAMPLE, count=n, offset=ends[0])
+    members = np.frombuffer(data, MEMBER, count=m, offset=ends[1])
+    names = data[ends[2] :].decode("utf-8", "surrogateescape")  # of any encoding
+    extensions = tuple(names.split("\n")) if kinds else ()
+    index = Index(samples, members, extensions, tar_bytes, digest.hex())
+    if len(extensions) != kinds or not is_consistent(index):
+        raise ShardError(f"{where}: names members that it does not have; copy or pack it again")
+    return index
 
 
-def header_range(record: Any) -> tuple[int, int]:
-    """Offset and length in bytes of the tar header (long names included) of a record's payload."""
-    length = BLOCK * (1 + (int(record["flags"]) >> EXTRA_BLOCKS))
-    return int(record["offset"]) - length, length
+def is_consistent(index: Index) -> bool:
+    """Whether every sample has members that are there, and every member a known extension."""
+    samples, members = index.samples, index.members
+    ends = samples["first"].astype(np.int64) + samples["members"]
+    inside = ends.max(initial=0) <= len(members) and (samples["primary"] < samples["members"]).all()
+    return bool(inside and (members["ext"] < len(index.extensions)).all())
 
 
-def parse_header(header: bytes) -> tarfile.TarInfo:
-    """The member that a tar header describes.
-
-    Raises:
-        SampleError: the header is damaged.
-    """
-    try:
-        if len(header) == BLOCK:
-            return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        with tarfile.open(fileobj=io.BytesIO(header), mode="r:", encoding="utf-8") as tar:
-            member = tar.next()  # the first; a second would look beyond the header
-    except tarfile.TarError as error:
-        raise SampleError(f"damaged tar header ({error})") from error
-    if member is None:
-        raise SampleError("damaged tar header (it is the end mark of the tar)")
-    return member
+def folder_of(where: str) -> str:
+    """The folder of a file, or the URL of it."""
+    return where.rpartition("/")[0] or "."
 
 
-def member_key(header: bytes) -> str:
-    """The sample key in the tar header before a payload.
-
-    Raises:
-        SampleError: the header is damaged.
-    """
-    if len(header) == BLOCK and header.startswith(PLAIN, MAGIC_AT):
-        # tarfile's parser takes longer than reading the sample; nothing but the name is needed
-        name, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
-        full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+def other_version(found: object, known: int, folder: object) -> str:
+    """What to say, and to do, about a set in `folder` of another version of the format."""
+    if found == 1:
+        what = f"run `sslpipe index {folder}` (the tars stay as they are)"
     else:
-        full = parse_header(header).name
-    parts = split_name(full)
-    if parts is None:
-        raise SampleError(f"damaged tar header (the name {full!r} has no key)")
-    return parts[0]
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """Key and extension of a member (`a/b.left.jpg` -> `a/b`, `left.jpg`); None without either."""
-    match = NAME.fullmatch(name)
-    if match is None:
-        return None
-    # names in other encodings arrive as lone surrogates, which no file or hash takes
-    key = match[1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return key, match[2]
+        what = "install the sslpipe that wrote it, or pack again"
+    return f"version {found!r}, this sslpipe reads {known}; {what}"
 
 
 def file_sha256(path: Path) -> str:

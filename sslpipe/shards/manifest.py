@@ -12,12 +12,12 @@ from typing import Any, Literal
 import pydantic
 
 from ..errors import ShardError
-from .index import replace_file
+from .index import other_version, replace_file
 from .read.download import Patience, is_url, local_path, read_whole
 
 FILE = "manifest.json"
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"
-VERSION = 1
+VERSION = 2
 UNSAFE = frozenset("/\\:\0")  # in file names
 LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened
 
@@ -38,15 +38,19 @@ class Shard:
 class Manifest:
     """A shard set at `root`, a folder or a URL. Label i of a sample means `classes[i]`.
 
+    `extent` and `flags` say what the numbers and bits of the indexes mean.
     `exclude`: shard file -> rows that are never streamed, ascending (bad samples, duplicates).
     """
 
     name: str
     root: Path | str
+    modality: str  # whose codec wrote the indexes
+    extent: tuple[str, ...]  # names of the numbers of an extent, in their order
+    flags: Mapping[str, int]  # name -> bit
     classes: tuple[str, ...]
     shards: tuple[Shard, ...]
     seed: int  # of the shuffle before packing
-    resize: int | None  # pixels of the shorter side; None: original bytes
+    resize: int | None  # what payloads were shrunk to; None: original bytes
     exclude: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -112,6 +116,9 @@ class Document(pydantic.BaseModel):
     format: Literal["sslpipe-shards"]
     version: int
     name: str
+    modality: str
+    extent: list[str]
+    flags: dict[str, int]
     seed: int
     resize: int | None
     classes: list[str]
@@ -165,13 +172,40 @@ def read_manifest(path: str | Path) -> Manifest:
         ShardError: missing, not JSON, another format or version, empty, or unsafe file names.
     """
     root, file = places(path)
-    document = parse_document(read_json(file, root), file)
+    return parse_manifest(read_document(path), root, file)
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """The JSON object of a manifest, of whatever version.
+
+    Raises:
+        ShardError: missing, not JSON, or another format.
+    """
+    root, file = places(path)
+    data = read_json(file, root)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
+    return data
+
+
+def parse_manifest(data: dict[str, Any], root: Path | str, file: Path | str) -> Manifest:
+    """The manifest that a JSON object is; `file` is named in errors.
+
+    Raises:
+        ShardError: another version, empty, unsafe file names, or fields of other types.
+    """
+    if data.get("version") != VERSION:
+        raise ShardError(f"{file}: manifest {other_version(data.get('version'), VERSION, root)}")
+    document = parse_document(data, file)
     if not document.shards:
         raise ShardError(f"{file}: lists no shards; pack again")
     check_names([shard.file for shard in document.shards], file)
     return Manifest(
         name=document.name,
         root=root,
+        modality=document.modality,
+        extent=tuple(document.extent),
+        flags=document.flags,
         classes=tuple(document.classes),
         shards=tuple(document.shards),
         seed=document.seed,
@@ -221,14 +255,7 @@ def read_json(file: Path | str, folder: Path | str) -> Any:
         raise ShardError(f"{file}: is not JSON ({error}); pack again or copy it again") from error
 
 
-def parse_document(data: Any, file: Path | str) -> Document:
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
-    if data.get("version") != VERSION:
-        raise ShardError(
-            f"{file}: manifest version {data.get('version')!r}, this sslpipe reads {VERSION}; "
-            "pack again or install the sslpipe that wrote it"
-        )
+def parse_document(data: dict[str, Any], file: Path | str) -> Document:
     try:
         return Document.model_validate(data)
     except pydantic.ValidationError as error:
@@ -253,6 +280,9 @@ def write_manifest(manifest: Manifest) -> None:
         "format": FORMAT,
         "version": VERSION,
         "name": manifest.name,
+        "modality": manifest.modality,
+        "extent": list(manifest.extent),
+        "flags": dict(manifest.flags),
         "seed": manifest.seed,
         "resize": manifest.resize,
         "classes": list(manifest.classes),

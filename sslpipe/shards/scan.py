@@ -7,70 +7,65 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import numpy as np
+from typing import BinaryIO, Literal, cast
 
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
-from .index import BLOCK, EXTRA_BLOCKS, GPU_JPEG, RECORD, Index, split_name
-from .tar_streams import CHUNK, Forward, Stream
+from .codec import Codec, Extent
+from .index import MAX_BLOCKS, MAX_BYTES, Index, IndexBuilder, IndexedMember
+from .tar_headers import BLOCK, split_name
+from .tar_streams import CHUNK, Forward, HashedStream
 
-Inspect = Callable[[bytes], tuple[int, int]]  # payload -> width, height; SampleError
 Report = Callable[[str, str], None]  # key, reason
-Row = tuple[int, int, int, int, int, int, int, int, int]  # one RECORD
+Look = Literal["none", "header", "decode"]
 
 LABEL = "cls"  # extension of a class id
 META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator: skip_meta
-MAX_PAYLOAD = 2**32 - 1  # bytes: u4 in RECORD
-MAX_EXTRA_BLOCKS = 255  # high byte of the flags
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which member of a sample is its payload, what checks it, and where its label stands.
+    """Which member of a sample is its payload, how it is looked at, and where its label stands.
 
-    A payload is the first member whose last extension is one of `extensions` (lower case, no dot);
-    with `only`, the member with exactly this extension. The label: `.cls` holds a decimal number,
-    or `.json` an object that has one under `label_key`.
+    A payload is the first member whose last extension is one of the codec's; with `only`, the
+    member with exactly this extension. `look`: "decode" it, read its "header", or do neither and
+    leave its extent unknown. The label: `.cls` holds a decimal number, or `.json` an object that
+    has one under `label_key`.
     """
 
-    extensions: Collection[str]
-    inspect: Inspect | None = None
+    codec: Codec
+    look: Look = "header"
     label_key: str = "label"
     only: str | None = None
 
     def is_payload(self, ext: str) -> bool:
-        """Whether a member of this extension is a payload."""
+        """Whether a member of this extension can be a payload."""
         if self.only is not None:
             return ext == self.only
-        return ext.rpartition(".")[2] in self.extensions
+        return ext.rpartition(".")[2] in self.codec.extensions
 
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What a record says of the bytes of a payload."""
-
-    offset: int
-    size: int
-    crc: int
-    width: int
-    height: int
-    flags: int
+    def extent(self, data: bytes) -> Extent:
+        """The extent of a payload; SampleError: it is refused."""
+        if self.look == "none":
+            return ()
+        return self.codec.inspect(data) if self.look == "decode" else self.codec.extent(data)
 
 
 @dataclass(slots=True)
-class Sample:
+class TarSample:
     """What a pass over the tar has found of one key."""
 
     key: str
-    members: set[str] = field(default_factory=set)  # extensions
-    images: list[str] = field(default_factory=list)  # extensions that can be the payload, in order
-    payload: Payload | None = None  # the first of them, if nothing is wrong with it
+    members: dict[str, IndexedMember] = field(default_factory=dict)  # by extension
+    seen: set[str] = field(default_factory=set)  # extensions, those that were refused too
+    payloads: list[str] = field(default_factory=list)  # extensions that can be it, in order
+    sound: bool = False  # nothing is wrong with the first of them
+    extent: Extent = ()  # of the payload
+    flags: int = 0
     labels: dict[str, int] = field(default_factory=dict)  # extension -> class id
 
     @property
@@ -79,13 +74,7 @@ class Sample:
         return self.labels.get(LABEL, self.labels.get("json", -1))
 
 
-def index_tar(
-    path: str | Path,
-    *,
-    extensions: Collection[str],
-    inspect: Inspect | None = None,
-    report: Report | None = None,
-) -> Index:
+def index_tar(path: str | Path, rules: Rules, report: Report | None = None) -> Index:
     """Index a local tar; see `index_stream`.
 
     Raises:
@@ -93,32 +82,41 @@ def index_tar(
     """
     told = report or (lambda key, reason: None)
     with Path(path).open("rb", buffering=CHUNK) as file:
-        return index_stream(file, str(path), Rules(extensions, inspect), told)
+        return index_stream(file, str(path), rules, told)
 
 
 def index_stream(file: BinaryIO, where: str, rules: Rules, report: Report) -> Index:
     """Index a plain tar by webdataset's rules: key = name up to the first dot of its last part.
 
     Told to `report(key, reason)`, with the key "" for the tar: samples without payload or whose
-    payload `rules.inspect` refuses; members that repeat, lie apart from the rest of their sample,
-    or are links; labels that are no numbers. Without `rules.inspect` width and height are 0.
+    payload the codec refuses; members that repeat, lie apart from the rest of their sample, are
+    links, or are too large; labels that are no numbers.
 
     Raises:
         ShardError: no plain tar, or a cut or damaged one.
     """
-    stream = Stream(file)
+    stream = HashedStream(file)
     samples = find_samples(stream, where, rules, report)
     if stream.drain():
         report("", "holds more after its end mark, which no reader sees; was it concatenated?")
-    table: dict[str, int] = {}
-    rows = [make_row(sample, table) for sample in samples if is_complete(sample, report)]
+    builder = IndexBuilder()
+    for sample in samples:
+        if is_complete(sample, report):
+            builder.add(
+                sample_id(sample.key),
+                sample.members.values(),
+                payload=sample.payloads[0],
+                extent=sample.extent,
+                label=sample.label,
+                flags=sample.flags,
+            )
     tell_several(samples, report)
-    return Index(np.array(rows, RECORD), tuple(table), stream.tell(), stream.sha256)
+    return builder.finish(stream.tell(), stream.sha256)
 
 
-def find_samples(stream: Stream, where: str, rules: Rules, report: Report) -> list[Sample]:
+def find_samples(stream: HashedStream, where: str, rules: Rules, report: Report) -> list[TarSample]:
     """Samples in the order in which their first members stand in the tar."""
-    samples: dict[str, Sample] = {}
+    samples: dict[str, TarSample] = {}
     before, broken = "", set()
     for member in read_members(stream, where):
         name = split_name(member.name)
@@ -132,11 +130,11 @@ def find_samples(stream: Stream, where: str, rules: Rules, report: Report) -> li
         if key in samples and key != before and key not in broken:
             broken.add(key)
             report(key, "its members do not stand together; webdataset makes two samples of them")
-        sample, before = samples.setdefault(key, Sample(key)), key
-        if ext in sample.members:
+        sample, before = samples.setdefault(key, TarSample(key)), key
+        if ext in sample.seen:
             report(key, f"a second member {ext!r} of this key; only the first is used")
             continue
-        sample.members.add(ext)
+        sample.seen.add(ext)
         try:
             take_member(sample, ext, member, stream, rules)
         except SampleError as error:
@@ -171,40 +169,48 @@ def read_members(stream: Forward, where: str) -> Iterator[tarfile.TarInfo]:
 
 
 def take_member(
-    sample: Sample, ext: str, member: tarfile.TarInfo, stream: Stream, rules: Rules
+    sample: TarSample, ext: str, member: tarfile.TarInfo, stream: HashedStream, rules: Rules
 ) -> None:
-    """Read a payload or a label, with the stream at its first byte.
+    """Read a member, with the stream at its first byte.
 
     Raises:
-        SampleError: what is wrong with it.
+        SampleError: what is wrong with it; all but a payload is kept nevertheless.
     """
-    if rules.is_payload(ext):
-        sample.images.append(ext)
-        if len(sample.images) == 1:
-            sample.payload = read_payload(member, stream, rules.inspect)
+    is_payload = rules.is_payload(ext)
+    if is_payload:
+        sample.payloads.append(ext)
+    first = is_payload and len(sample.payloads) == 1
+    place, data = read_member(ext, member, stream)
+    if first and not data:
+        raise SampleError("its payload is empty")
+    sample.members[ext] = place
+    if first:
+        sample.extent, sample.flags = rules.extent(data), rules.codec.flags(data)
+        sample.sound = True
     elif ext == LABEL:
-        sample.labels[ext] = class_id(stream.read(member.size).decode("utf-8", "replace"))
+        sample.labels[ext] = class_id(data.decode("utf-8", "replace"))
     elif ext == "json":
-        found = json_member(stream.read(member.size), rules.label_key)
+        found = json_member(data, rules.label_key)
         if found is not None:
             sample.labels[ext] = class_id(found)
 
 
-def read_payload(member: tarfile.TarInfo, stream: Stream, inspect: Inspect | None) -> Payload:
-    """Checksum and look at a payload.
+def read_member(
+    ext: str, member: tarfile.TarInfo, stream: HashedStream
+) -> tuple[IndexedMember, bytes]:
+    """Where a member lies, and its bytes.
 
     Raises:
-        SampleError: from `inspect`, empty, or more than a record can hold.
+        SampleError: it is more than an index can hold.
     """
-    extra = (member.offset_data - member.offset) // BLOCK - 1
-    if not member.size:
-        raise SampleError("its payload is empty")
-    if member.size > MAX_PAYLOAD or extra > MAX_EXTRA_BLOCKS:
-        raise SampleError(f"payload of {member.size:,} bytes or its name is too long for the index")
+    blocks = (member.offset_data - member.offset) // BLOCK
+    if member.size > MAX_BYTES or blocks > MAX_BLOCKS or "\n" in ext:
+        raise SampleError(
+            f"member {ext!r} of {member.size:,} bytes: it or its name is too long for the index "
+            "(4 GiB), or holds a line break; it is left out"
+        )
     data = stream.read(member.size)
-    width, height = inspect(data) if inspect else (0, 0)
-    flags = extra << EXTRA_BLOCKS | (GPU_JPEG if is_gpu_jpeg(data) else 0)
-    return Payload(member.offset_data, member.size, zlib.crc32(data), width, height, flags)
+    return IndexedMember(ext, member.offset_data, member.size, zlib.crc32(data), blocks), data
 
 
 def class_id(value: object) -> int:
@@ -235,43 +241,20 @@ def json_member(data: bytes, name: str) -> object:
     return document.get(name) if isinstance(document, dict) else None
 
 
-def is_complete(sample: Sample, report: Report) -> bool:
+def is_complete(sample: TarSample, report: Report) -> bool:
     """Whether a sample has a payload to stream; told if it never had one."""
-    if not sample.images:
-        report(sample.key, f"no payload among its members {', '.join(sorted(sample.members))}")
-    return sample.payload is not None
+    if not sample.payloads:
+        report(sample.key, f"no payload among its members {', '.join(sorted(sample.seen))}")
+    return sample.sound
 
 
-def tell_several(samples: list[Sample], report: Report) -> None:
+def tell_several(samples: list[TarSample], report: Report) -> None:
     """One line for a tar whose samples offer a choice of payloads."""
-    several = [sample for sample in samples if len(sample.images) > 1]
+    several = [sample for sample in samples if len(sample.payloads) > 1]
     if several:
         first = several[0]
         report(
             "",
             f"{len(several):,} samples have several payloads, {first.key!r} for one "
-            f"({', '.join(first.images)}): the first is used; choose another by its extension",
+            f"({', '.join(first.payloads)}): the first is used; choose another by its extension",
         )
-
-
-def make_row(sample: Sample, table: dict[str, int]) -> Row:
-    """One record; adds the extension to `table`."""
-    payload = sample.payload
-    assert payload is not None
-    uid, ext = sample_id(sample.key), table.setdefault(sample.images[0], len(table))
-    where = payload.offset, uid, payload.size, payload.crc
-    return *where, sample.label, payload.width, payload.height, ext, payload.flags
-
-
-def is_gpu_jpeg(data: bytes) -> bool:
-    """Whether the first frame header (SOFn) of a JPEG says baseline and three components."""
-    at = 2 if data.startswith(b"\xff\xd8") else len(data)
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # DHT, JPG, DAC
-            return marker == 0xC0 and data[at + 9] == 3
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False

@@ -37,7 +37,7 @@ class Skim:
         self._file.seek(position)
 
 
-class Stream:
+class HashedStream:
     """Read a file forward only, hashing every byte; `seek` reads over what lies between."""
 
     def __init__(self, file: BinaryIO) -> None:

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..errors import SampleError, ShardError
 from ..process import cores
 from ..rng import sample_id
-from .index import Index, file_sha256, header_range, parse_header, parse_index, split_name
+from .codec import Extent, Inspect
+from .index import Index, MemberRecord, file_sha256, padded, parse_index
 from .manifest import Manifest, Shard, size_fault
-from .scan import Inspect
+from .tar_headers import parse_header, split_name
 
 AGAIN = "pack again or copy it again"
 
@@ -33,11 +34,12 @@ def verify(
     inspect: Inspect,
     progress: Callable[[int], None] | None = None,
 ) -> list[Problem]:
-    """Check sizes and hashes of tars and indexes, and header, CRC and decoding of every sample.
+    """Check sizes and hashes of tars and indexes, and header and CRC of every member,
+    and that every payload decodes to what its index says.
 
     Rows that the manifest excludes are not reported.
 
-    `inspect`: a codec's, see `pack.Codec`. `progress` gets the number of samples of each finished
+    `inspect`: a codec's. `progress` gets the number of samples of each finished
     shard, in order. Use `read_manifest` where damaged shards are to be listed, not refused.
     """
     problems: list[Problem] = []
@@ -84,7 +86,7 @@ def load_index(manifest: Manifest, shard: Shard) -> Index:
     path = manifest.index(shard)
     if not path.is_file():
         raise ShardError(f"{path.name}: is missing; {AGAIN}")
-    index = parse_index(path.read_bytes(), path.name)
+    index = parse_index(path.read_bytes(), str(path))
     if (index.tar_sha256, len(index)) != (shard.sha256, shard.samples):
         raise ShardError(f"{path.name}: is the index of another tar; {AGAIN}")
     if file_sha256(path) != shard.index_sha256:
@@ -93,48 +95,58 @@ def load_index(manifest: Manifest, shard: Shard) -> Index:
 
 
 def sample_faults(tar: BinaryIO, file: str, index: Index, inspect: Inspect) -> Iterator[Problem]:
-    """What is wrong with each sample."""
-    for number, record in enumerate(index.records):
-        key = f"sample {number}"  # until the header tells
+    """What is wrong with each sample: the first fault of its members."""
+    for row in range(len(index)):
+        key = f"sample {row}"  # until the header tells
         try:
-            key = check_header(tar, record)
-            check_payload(tar, record, inspect)
+            key = check_header(tar, index, row, index.payload(row))
+            for ext, member in index.members_of(row).items():
+                check_header(tar, index, row, member)
+                data = check_bytes(tar, ext, member)
+                if member == index.payload(row):
+                    check_extent(inspect(data), index.sample(row).extent)
         except SampleError as error:
-            yield Problem(file, key, str(error), number)
+            yield Problem(file, key, str(error), row)
 
 
-def check_header(tar: BinaryIO, record: Any) -> str:
-    """The key of a sample.
+def check_header(tar: BinaryIO, index: Index, row: int, member: MemberRecord) -> str:
+    """The key of a sample, by the tar header of one of its members.
 
     Raises:
         SampleError: the tar header does not say what the index says.
     """
-    start, length = header_range(record)
-    tar.seek(start)
-    member = parse_header(tar.read(length))
-    name = split_name(member.name)
-    if name is None or member.size != record["size"] or sample_id(name[0]) != record["uid"]:
+    tar.seek(member.start)
+    header = parse_header(tar.read(member.header))
+    name = split_name(header.name)
+    expected = index.sample(row).uid, index.extensions[member.ext], member.size
+    if name is None or (sample_id(name[0]), name[1].lower(), header.size) != expected:
         raise SampleError(
-            f"the tar header names {member.name!r} of {member.size:,} bytes, not so the index"
+            f"the tar header names {header.name!r} of {header.size:,} bytes, not so the index"
         )
     return name[0]
 
 
-def check_payload(tar: BinaryIO, record: Any, inspect: Inspect) -> None:
-    """Compare the payload with its record.
+def check_bytes(tar: BinaryIO, ext: str, member: MemberRecord) -> bytes:
+    """The bytes of a member, compared with its record.
 
     Raises:
-        SampleError: cut, changed, or it does not decode to the size in the index, if that has one.
+        SampleError: cut or changed.
     """
-    tar.seek(int(record["offset"]))
-    data = tar.read(int(record["size"]))
-    if len(data) < record["size"]:
-        raise SampleError(f"was cut: {len(data):,} of {record['size']:,} bytes")
-    if zlib.crc32(data) != record["crc"]:
-        raise SampleError("its bytes were changed (CRC-32 differs from the index)")
-    width, height = inspect(data)
-    if record["width"] and (width, height) != (record["width"], record["height"]):
-        raise SampleError(
-            f"decodes to {width} x {height} pixels, "
-            f"the index says {record['width']} x {record['height']}"
-        )
+    tar.seek(member.offset)
+    data = tar.read(member.size)
+    if len(data) < member.size:
+        raise SampleError(f"its .{ext} was cut: {len(data):,} of {member.size:,} bytes")
+    if zlib.crc32(data) != member.crc:
+        raise SampleError(f"the bytes of its .{ext} were changed (CRC-32 differs from the index)")
+    return data
+
+
+def check_extent(found: Extent, indexed: Extent) -> None:
+    """Compare what a payload decodes to with the index, if that knows it.
+
+    Raises:
+        SampleError: they differ.
+    """
+    if any(indexed) and padded(found) != indexed:
+        says = " x ".join(map(str, indexed[: len(found)]))
+        raise SampleError(f"decodes to {' x '.join(map(str, found))}, the index says {says}")

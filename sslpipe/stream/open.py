@@ -11,7 +11,6 @@ import numpy as np
 from ..errors import RecipeError, ShardError
 from ..recipe import Recipe
 from ..rng import sample_id
-from ..shards import index as shard_format
 from ..shards.manifest import Manifest, open_manifest
 from ..shards.read.store import open_store
 from . import order
@@ -192,7 +191,7 @@ def corpus_of(
     sizes = [s.samples - len(rows) for s, rows in zip(manifest.shards, excluded, strict=True)]
     return Corpus(
         store,
-        Reader(store, shard_format),
+        Reader(store),
         order.build_order(
             np.array(sizes, dtype=np.int64),
             kind=recipe.stream.order,

@@ -11,29 +11,22 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import SampleError, ShardError
+from ..shards.read.store import ShardStore
 from .order import I64, Located, Order
 from .plan import Picks, Plan
 from .reader import Reader, Sample
-from .shard_lookahead import Fetching, ShardLookahead
+from .shard_lookahead import ShardLookahead
 from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
 
 T = TypeVar("T")
 TASK = 32  # samples per task at most
 TASKS_PER_THREAD = 4  # per batch at least, so that all threads end at about the same time
 Place = tuple[int, int, int, int, int]  # corpus, position, epoch, shard, row
-
-
-class Closing(Fetching, Protocol):
-    """What it needs of a store, beside a reader that reads it."""
-
-    def close(self) -> None:
-        """Stop downloads and close files."""
-        ...
 
 
 class Corpus:
@@ -44,7 +37,7 @@ class Corpus:
 
     def __init__(
         self,
-        store: Closing,
+        store: ShardStore,
         reader: Reader,
         order: Order,
         *,

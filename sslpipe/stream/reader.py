@@ -1,80 +1,23 @@
 """Checked bytes of any sample of a packed data set; safe to call from many threads at once.
 
 Every read is compared with the index: bounds, tar header, CRC32. What webdataset passes over
-without a word (a cut tar, a flipped bit) is an error here that names shard and sample.
+without a word (a cut tar, a flipped bit) is an error here that names shard, sample and member.
 Where the shards lie is the store's affair (`sslpipe.shards.read.store`).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from zlib_ng.zlib_ng import crc32
 
 from .. import rng
 from ..errors import SampleError
+from ..shards.index import MemberRecord, SampleRecord
+from ..shards.read.store import OpenTar, ShardStore
+from ..shards.tar_headers import member_key
 
-
-class Record(Protocol):
-    """What the reader needs of a sample's record in the index."""
-
-    @property
-    def offset(self) -> int: ...  # of the payload, bytes
-    @property
-    def size(self) -> int: ...  # of the payload, bytes
-    @property
-    def header(self) -> int: ...  # bytes of the tar header before it
-    @property
-    def crc(self) -> int: ...
-    @property
-    def uid(self) -> int: ...
-    @property
-    def label(self) -> int: ...
-    @property
-    def flags(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-
-
-class Opened(Protocol):
-    """One shard that can be read; it stays readable for as long as somebody refers to it."""
-
-    def record(self, row: int) -> Record:
-        """The record of one sample."""
-        ...
-
-    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
-        """Two blocks that lie one after the other; shorter where the shard ends."""
-        ...
-
-
-class Store(Protocol):
-    """The shards of a manifest, by number; all calls are safe from many threads."""
-
-    def open(self, shard: int) -> Opened:
-        """The shard, fetched if need be; ShardError."""
-        ...
-
-    def name(self, shard: int) -> str:
-        """The file of a shard, for messages."""
-        ...
-
-    def want(self, shards: Sequence[int]) -> None:
-        """Say which shards are needed next, in this order; others may be given up."""
-        ...
-
-    def close(self) -> None:
-        """Stop what runs in the background, and close the files."""
-        ...
-
-
-class Format(Protocol):
-    """The shard format; `sslpipe.shards.index` is one."""
-
-    def member_key(self, header: bytes) -> str:
-        """The sample key in a tar header; SampleError."""
-        ...
+Extent = tuple[int, int, int, int]
+UNKNOWN: Extent = (0, 0, 0, 0)
 
 
 class Sample(NamedTuple):  # made once per sample read: a dataclass takes three times as long
@@ -83,16 +26,26 @@ class Sample(NamedTuple):  # made once per sample read: a dataclass takes three 
     uid: int
     key: str
     label: int
-    data: bytes
-    flags: int = 0  # of the index
-    sides: tuple[int, int] = (0, 0)  # height, width by the index; 0, 0: not known
+    data: bytes  # of the payload
+    flags: int = 0  # of the index: the codec's bits
+    extent: Extent = UNKNOWN  # of the index: the codec's numbers; all 0: not known
+    members: Mapping[str, bytes] = {}  # all that was read, by extension; the payload too
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The first two numbers of the extent: height and width of a picture; 0, 0: not known."""
+        return self.extent[:2]
 
 
 class Reader:
-    """`read(shard, row)` over the shards of a store."""
+    """`read(shard, row)` over the shards of a store.
 
-    def __init__(self, store: Store, form: Format) -> None:
-        self._store, self._form = store, form
+    `members`: extensions that are read beside the payload (`txt`, `json` ...); a sample that has
+    no such member comes without it.
+    """
+
+    def __init__(self, store: ShardStore, members: Collection[str] = ()) -> None:
+        self._store, self._wanted = store, frozenset(members)
 
     def read(self, shard: int, row: int) -> Sample:
         """Read and check one sample.
@@ -102,35 +55,68 @@ class Reader:
             ShardError: the shard or its index cannot be opened.
         """
         opened = self._store.open(shard)
-        record = opened.record(row)
-        header, data = opened.read(record.offset - record.header, record.header, record.size)
-        if len(data) != record.size:
-            raise SampleError(
-                f"{self.name(shard)} sample {row}: the shard ends after {len(data):,} of "
-                f"{record.size:,} bytes; it was cut: copy or pack it again"
-            )
-        key = self._checked_key(header, record, shard, row)
-        if crc32(data) != record.crc:
-            raise SampleError(
-                f"{self.name(shard)} sample {row} ({key}): the bytes do not have the CRC32 of the "
-                "index; the shard is damaged: run `sslpipe verify`, then copy or pack it again"
-            )
-        sides = record.height, record.width
-        return Sample(record.uid, key, record.label, data, record.flags, sides)
+        index = opened.index
+        sample = index.sample(row)
+        payload = index.member(sample.first + sample.primary)
+        header, data = opened.read(payload.start, payload.header, payload.size)
+        ext = index.extensions[payload.ext]
+        if len(data) != payload.size:
+            raise self._cut(data, payload, ext, self._where(shard, row))
+        key = self._checked_key(header, sample.uid, shard, row)
+        if crc32(data) != payload.crc:
+            raise self._damaged(ext, self._where(shard, row, key))
+        members = {ext: data}
+        if self._wanted:
+            members |= self._others(opened, sample, self._where(shard, row, key))
+        return Sample(sample.uid, key, sample.label, data, sample.flags, sample.extent, members)
 
     def name(self, shard: int) -> str:
         """The file of a shard, for messages."""
         return self._store.name(shard)
 
-    def _checked_key(self, header: bytes, record: Record, shard: int, row: int) -> str:
+    def _others(self, opened: OpenTar, sample: SampleRecord, where: str) -> dict[str, bytes]:
+        """The members that are wanted beside the payload, checked as it is."""
+        index, found = opened.index, {}
+        for number in range(sample.members):
+            member = index.member(sample.first + number)
+            ext = index.extensions[member.ext]
+            if ext not in self._wanted or number == sample.primary:
+                continue
+            _, data = opened.read(member.start, member.header, member.size)
+            if len(data) != member.size:
+                raise self._cut(data, member, ext, where)
+            if crc32(data) != member.crc:
+                raise self._damaged(ext, where)
+            found[ext] = data
+        return found
+
+    def _where(self, shard: int, row: int, key: str = "") -> str:
+        """A sample as errors name it; the key only once it is known."""
+        return f"{self.name(shard)} sample {row}" + (f" ({key})" if key else "")
+
+    @staticmethod
+    def _cut(data: bytes, member: MemberRecord, ext: str, where: str) -> SampleError:
+        return SampleError(
+            f"{where}: the shard ends after {len(data):,} of {member.size:,} bytes of its .{ext}; "
+            "it was cut: copy or pack it again"
+        )
+
+    @staticmethod
+    def _damaged(ext: str, where: str) -> SampleError:
+        return SampleError(
+            f"{where}: its .{ext} does not have the CRC32 of the index; the shard is damaged: run "
+            "`sslpipe verify`, then copy or pack it again"
+        )
+
+    def _checked_key(self, header: bytes, uid: int, shard: int, row: int) -> str:
         """The key in a tar header, which must be the one that was indexed."""
         try:
-            key = self._form.member_key(header)
+            key = member_key(header)
         except SampleError as error:
-            raise SampleError(f"{self.name(shard)} sample {row}: {error}") from error
-        if rng.sample_id(key) != record.uid:
+            raise SampleError(f"{self._where(shard, row)}: {error}") from error
+        if rng.sample_id(key) != uid:
             raise SampleError(
-                f"{self.name(shard)} sample {row}: damaged tar header (it names {key!r}, not the "
-                "sample that was indexed); copy or pack the shard again"
+                f"{self._where(shard, row)}: damaged tar header (it names {key!r}, not the sample "
+                "that was indexed); copy or pack the shard again"
             )
         return key

@@ -61,7 +61,7 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TRAINABLE)
     out, _ = run("pack", "photos", "shards", "--resize", 40, "--workers", 1, cwd=tmp_path)
-    assert re.search("images +│ +24 .*shards +│ +1 ", out, re.DOTALL)
+    assert re.search("samples +│ +24 .*shards +│ +1 ", out, re.DOTALL)
     assert "all good" in run("verify", "shards", cwd=tmp_path)[0]
     out, _ = run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)
     assert "global: 2 x 32 x 32: RandomResizedCrop, RandomHorizontalFlip" in out
@@ -102,7 +102,7 @@ def test_packing_by_every_choice(run, tmp_path):
     )
     table = ("pack", "list.csv", "out", "--columns", "path=where,label=what", "--workers", 1)
     out, _ = run(*table, "--dry-run", "--shard-samples", 5, cwd=tmp_path)
-    assert re.search("images +│ +12 .*shards +│ +about 3 ", out, re.DOTALL)
+    assert re.search("samples +│ +12 .*shards +│ +about 3 ", out, re.DOTALL)
     assert not (tmp_path / "out").exists()
     words = ("--resize", 32, "--dedupe", "near", "--near-bits", 0, "--keep-names", "--name", "p")
     run(*table, "--shard-samples", 5, *words, cwd=tmp_path)
@@ -133,7 +133,7 @@ def test_bad_samples_can_be_left_out_and_sets_be_mixed_by_name(run, tmp_path):
     run("pack", tmp_path / "photos", tmp_path / "shards")
     (tar,) = (tmp_path / "shards").glob("*.tar")
     data = np.fromfile(tar, dtype=np.uint8)
-    data[int(read_index(tar).records["offset"][2]) + 9] ^= 1
+    data[int(read_index(tar).payloads["offset"][2]) + 9] ^= 1
     data.tofile(tar)
     out, _ = run("verify", tmp_path / "shards", "--exclude", code=1)
     assert "1 samples are excluded in" in out

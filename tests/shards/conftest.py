@@ -11,7 +11,7 @@ from PIL import Image
 
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import read_index
-from sslpipe.shards.index import header_range, parse_header, split_name
+from sslpipe.shards.tar_headers import member_key
 
 
 def picture(number, kind="JPEG", size=(40, 30)):
@@ -76,10 +76,10 @@ def by_index():
     def read(manifest):
         for shard in manifest.shards:
             index, data = read_index(manifest.tar(shard)), manifest.tar(shard).read_bytes()
-            for record in index.records:
-                start, length = header_range(record)
-                key, _ = split_name(parse_header(data[start : start + length]).name)
-                payload = data[record["offset"] :][: record["size"]]
-                yield key, index.extensions[record["ext"]], payload, int(record["label"])
+            for row in range(len(index)):
+                place = index.payload(row)
+                key = member_key(data[place.start : place.offset])
+                payload = data[place.offset :][: place.size]
+                yield key, index.extensions[place.ext], payload, index.sample(row).label
 
     return read

@@ -8,7 +8,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import pack, read_manifest
+from sslpipe.shards import PackSettings, pack, read_manifest
 from sslpipe.shards.contents import (
     extract,
     find_key,
@@ -25,24 +25,27 @@ from sslpipe.shards.scan import Rules
 @pytest.fixture
 def manifest(folder, tmp_path):
     """20 images in four formats, cats and dogs in turn, two in no class."""
-    return pack(folder, tmp_path / "out", codec=ImageCodec(), shard_bytes=20_000).manifest
+    return pack(
+        folder, tmp_path / "out", PackSettings(codec=ImageCodec(), shard_bytes=20_000)
+    ).manifest
 
 
 def test_totals_and_histograms(manifest, by_webdataset):
-    found = survey(manifest)
+    found = survey(manifest, ImageCodec())
     samples = by_webdataset(manifest)
     payloads = [next(s[e] for e in ("jpg", "png", "webp", "bmp") if e in s) for s in samples]
     assert (found.samples, found.shards, found.excluded) == (20, len(manifest.shards), 0)
     assert found.payload_bytes == sum(map(len, payloads))
     assert found.tar_bytes == sum(manifest.tar(s).stat().st_size for s in manifest.shards)
     assert found.formats == {"jpg": 7, "png": 5, "webp": 4, "bmp": 4}
-    assert found.gpu_jpegs == 7
+    assert found.flags == {"gpu_jpeg": 7}
+    assert found.members == {"cls": 20}
     assert found.labels == {-1: 2, 0: 9, 1: 9}
-    assert found.sides == {"under 64": 20}
+    assert found.sizes == {"under 64": 20}
     assert found.classes == ("cat", "dog")
     assert found.fingerprint == manifest.fingerprint
     first = manifest.shards[0].file
-    assert survey(replace(manifest, exclude={first: (0, 2)})).excluded == 2
+    assert survey(replace(manifest, exclude={first: (0, 2)}), ImageCodec()).excluded == 2
 
 
 def test_shorter_sides_fall_into_bins(tmp_path, picture):
@@ -53,11 +56,11 @@ def test_shorter_sides_fall_into_bins(tmp_path, picture):
             info = tarfile.TarInfo(f"{number}.jpg")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    sized = adopt([str(tmp_path)], rules=Rules({"jpg"}, ImageCodec().header)).manifest
+    sized = adopt([str(tmp_path)], rules=Rules(ImageCodec())).manifest
     expected = {"under 64": 1, "64 to 127": 2, "128 to 255": 1, "2048 and more": 1}
-    assert survey(sized).sides == expected
-    plain = adopt([str(tmp_path)], rules=Rules({"jpg"}), rebuild=True).manifest
-    assert survey(plain).sides == {"unknown": 5}
+    assert survey(sized, ImageCodec()).sizes == expected
+    plain = adopt([str(tmp_path)], rules=Rules(ImageCodec(), look="none"), rebuild=True).manifest
+    assert survey(plain, ImageCodec()).sizes == {"unknown": 5}
 
 
 def test_keys_stand_in_the_order_of_the_tars(manifest, by_webdataset):
@@ -73,7 +76,8 @@ def test_a_sample_is_found_by_key_and_by_row(manifest, by_webdataset):
         members = {ext: data for ext, data in theirs.items() if not ext.startswith("__")}
         assert sample.members == members
         assert sample.label == int(theirs["cls"])
-        assert (sample.width, sample.height) == (40, 30)
+        assert sample.extent == {"height": 30, "width": 40}
+        assert sample.flags == (("gpu_jpeg",) if sample.payload == "jpg" else ())
         key, label, data = read_payload(manifest, *place)
         assert (key, label, data) == (sample.key, sample.label, sample.members[sample.payload])
     shard, row = find_row(manifest, 3)
@@ -97,7 +101,7 @@ def test_a_selection_is_spread_over_the_set(manifest):
 
 def test_it_works_for_tars_that_lie_elsewhere(manifest, tmp_path):
     url = str(manifest.root / "*.tar")
-    away = adopt([url], out=tmp_path / "away", rules=Rules(ImageCodec().extensions)).manifest
+    away = adopt([url], out=tmp_path / "away", rules=Rules(ImageCodec())).manifest
     assert all(shard.url for shard in away.shards)
     assert list(list_keys(away)) == list(list_keys(manifest))
     here, there = (extract(m, *find_row(m, 7)) for m in (manifest, away))

@@ -5,18 +5,18 @@ import json
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import exclude_rows, open_manifest, pack, read_index, verify
+from sslpipe.shards import PackSettings, exclude_rows, open_manifest, pack, read_index, verify
 
 
 @pytest.fixture
 def packed(folder, tmp_path, codec):
-    pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000)
+    pack(folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000))
     return tmp_path / "out"
 
 
 def flip(manifest, shard, row):
     tar = manifest.tar(manifest.shards[shard])
-    record = read_index(tar).records[row]
+    record = read_index(tar).payloads[row]
     data = bytearray(tar.read_bytes())
     data[int(record["offset"]) + 5] ^= 1
     tar.write_bytes(data)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import open_manifest, pack, read_manifest
+from sslpipe.shards import PackSettings, open_manifest, pack, read_manifest
 from sslpipe.shards.manifest import write_manifest
 
 
 @pytest.fixture
 def out(folder, tmp_path, codec):
-    pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000)
+    pack(folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000))
     return tmp_path / "out"
 
 
@@ -29,11 +29,15 @@ def test_folder_and_file_open_the_same(out):
     assert manifest.root == out
     assert manifest.classes == ("cat", "dog")
     assert (manifest.seed, manifest.resize) == (0, None)
+    assert (manifest.modality, manifest.extent) == ("image", ("height", "width"))
+    assert manifest.flags == {"gpu_jpeg": 1}
     assert manifest.samples == 20 == sum(shard.samples for shard in manifest.shards)
 
 
 def test_what_pack_returns_is_what_is_read(folder, tmp_path, codec):
-    report = pack(folder, tmp_path / "out", codec=codec, resize=20, seed=3, name="small")
+    report = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, resize=20, seed=3, name="small")
+    )
     assert report.manifest == open_manifest(tmp_path / "out")
     assert (report.manifest.seed, report.manifest.resize) == (3, 20)
 
@@ -69,8 +73,8 @@ def test_indexes_are_not_read_at_open(out):
         ("\udc00", "is not JSON"),
         ("[]", "is no shard manifest; give the folder"),
         ('{"version": 1}', "is no shard manifest"),
-        ('{"format": "sslpipe-shards", "version": 9}', "manifest version 9, this sslpipe reads 1"),
-        ('{"format": "sslpipe-shards", "version": 1}', r"name: field required; pack again"),
+        ('{"format": "sslpipe-shards", "version": 9}', "manifest version 9, this sslpipe reads 2"),
+        ('{"format": "sslpipe-shards", "version": 2}', r"name: field required; pack again"),
     ],
 )
 def test_damaged_manifests(out, text, match):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sslpipe.shards import open_manifest, pack, verify
+from sslpipe.shards import PackSettings, open_manifest, pack, verify
 
 ROOT = Path(__file__).parents[2] / "shards"
 
@@ -33,7 +33,7 @@ def test_packing_its_own_members_again_gives_the_same_files(manifest, samples, t
         path = tmp_path / "photos" / f"{sample['__key__']}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sample["jpg"])
-    pack(tmp_path / "photos", tmp_path / "out", codec=codec, shard_bytes=512 * 1024)
+    pack(tmp_path / "photos", tmp_path / "out", PackSettings(codec=codec, shard_bytes=512 * 1024))
     again = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     assert again == {p.name: p.read_bytes() for p in manifest.root.iterdir() if p.suffix != ".csv"}
 

@@ -6,12 +6,12 @@ import tarfile
 import pytest
 
 from sslpipe.errors import SampleError
-from sslpipe.shards import open_manifest, pack, read_index, read_manifest, verify
+from sslpipe.shards import PackSettings, open_manifest, pack, read_index, read_manifest, verify
 
 
 @pytest.fixture
 def manifest(folder, tmp_path, codec):
-    return pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000).manifest
+    return pack(folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000)).manifest
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_sound_shards_have_no_problems(manifest, codec):
 
 
 def test_a_flipped_bit_in_a_payload_names_the_sample(manifest, victim, codec):
-    record = read_index(manifest.tar(victim)).records[1]
+    record = read_index(manifest.tar(victim)).payloads[1]
     flip(manifest.tar(victim), int(record["offset"]) + int(record["size"]) // 2)
     open_manifest(manifest.root)  # sizes are right: only reading finds it
     whole, sample = faults(manifest, codec)
@@ -48,7 +48,7 @@ def test_a_flipped_bit_in_a_payload_names_the_sample(manifest, victim, codec):
 
 
 def test_a_flipped_bit_in_a_header_is_found(manifest, victim, codec):
-    record = read_index(manifest.tar(victim)).records[1]
+    record = read_index(manifest.tar(victim)).payloads[1]
     flip(manifest.tar(victim), int(record["offset"]) - 512)
     _, (shard, key, what) = faults(manifest, codec)
     assert (shard, key) == (victim.file, "sample 1")
@@ -57,7 +57,7 @@ def test_a_flipped_bit_in_a_header_is_found(manifest, victim, codec):
 
 def test_a_sound_header_of_another_sample_is_found(manifest, victim, codec):
     tar = manifest.tar(victim)
-    record = read_index(tar).records[1]
+    record = read_index(tar).payloads[1]
     at = int(record["offset"]) - 512
     data = bytearray(tar.read_bytes())
     header = tarfile.TarInfo("cat/other.jpg")
@@ -79,7 +79,7 @@ def test_a_flipped_bit_in_padding_is_found(manifest, victim, codec):
 def test_a_cut_names_the_lost_samples(manifest, victim, codec):
     tar = manifest.tar(victim)
     index = read_index(tar)
-    last = index.records[-1]
+    last = index.payloads[-1]
     tar.write_bytes(tar.read_bytes()[: int(last["offset"]) + 10])
     whole, sample = faults(read_manifest(manifest.root), codec)
     assert "was cut or changed" in whole[2]
@@ -139,5 +139,5 @@ def test_samples_that_do_not_decode_are_named(manifest):
 
 
 def test_another_size_than_the_index_says(manifest):
-    problems = verify(manifest, inspect=lambda data: (1, 2))
-    assert problems[0].what == "decodes to 1 x 2 pixels, the index says 40 x 30"
+    problems = verify(manifest, inspect=lambda data: (2, 1))
+    assert problems[0].what == "decodes to 2 x 1, the index says 30 x 40"

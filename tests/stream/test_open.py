@@ -8,7 +8,7 @@ import torch
 
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 from sslpipe.stream.open import parse_shards
 
 from ..conftest import write_images
@@ -22,7 +22,7 @@ def sets(packed, tmp_path_factory):
     """45 photos of three classes and 20 sketches of two."""
     folder = tmp_path_factory.mktemp("sketches")
     write_images(folder / "sketch", 20, classes=2)
-    pack(folder, folder / "out", codec=ImageCodec(), shard_bytes=20_000)
+    pack(folder, folder / "out", PackSettings(codec=ImageCodec(), shard_bytes=20_000))
     return {"photos": packed, "sketches": folder / "out"}
 
 

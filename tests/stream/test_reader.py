@@ -9,15 +9,14 @@ import webdataset
 
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Manifest, open_manifest, pack, read_index
-from sslpipe.shards import index as shard_format
+from sslpipe.shards import Manifest, PackSettings, open_manifest, pack, read_index
 from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
 from tests.conftest import write_images
 
 
 def reader_of(manifest: Manifest) -> Reader:
-    return Reader(open_store(manifest), shard_format)
+    return Reader(open_store(manifest))
 
 
 def test_every_sample_is_what_webdataset_reads(packed):
@@ -41,7 +40,7 @@ def test_keys_of_any_script_and_length(tmp_path):
     folder = tmp_path / "in" / "class0"
     (folder / "000.jpg").rename(folder / "été 日本.jpg")
     (folder / "001.jpg").rename(folder / ("long" * 50 + ".jpg"))
-    manifest = pack(tmp_path / "in", tmp_path / "out", codec=ImageCodec()).manifest
+    manifest = pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=ImageCodec())).manifest
     reader = reader_of(manifest)
     keys = {reader.read(0, row).key for row in range(3)}
     assert keys == {"class0/été 日本", "class0/" + "long" * 50, "class0/002"}
@@ -55,7 +54,7 @@ def test_a_shard_that_is_cut_while_the_run_goes_on(packed, tmp_path):
     reader = reader_of(manifest)
     assert reader.read(0, 0).data
     with tar.open("r+b") as file:
-        file.truncate(int(read_index(tar).records["offset"][last]) + 10)
+        file.truncate(int(read_index(tar).payloads["offset"][last]) + 10)
     assert reader.read(0, 0).data
     with pytest.raises(SampleError, match=rf"sample {last}: the shard ends after 10 of .* cut"):
         reader.read(0, last)
@@ -66,7 +65,7 @@ def test_a_damaged_header_and_a_vanished_shard(packed, tmp_path):
     manifest = open_manifest(folder)
     tar = manifest.tar(manifest.shards[0])
     data = bytearray(tar.read_bytes())
-    start = int(read_index(tar).records["offset"][0]) - 512
+    start = int(read_index(tar).payloads["offset"][0]) - 512
     data[start : start + 512] = bytes(512)
     tar.write_bytes(data)
     with pytest.raises(SampleError, match="damaged tar header"):

@@ -38,7 +38,7 @@ from rich.table import Table
 
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.rng import Place
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 
 Rounds = Mapping[str, Sequence["Cost"]]
 Columns = Mapping[str, Sequence[str]]  # head -> a cell per case
@@ -196,7 +196,7 @@ def packed(corpus: Path, shards: Path) -> Path:
     if not (shards / "manifest.json").exists():
         sizes = [path.stat().st_size + 2048 for path in corpus.rglob("*.jpg")]  # 2 tar headers
         each = sum(sizes) // (4 * len(os.sched_getaffinity(0))) + max(sizes)
-        pack(corpus, shards, codec=ImageCodec(), name="corpus", shard_bytes=each)
+        pack(corpus, shards, PackSettings(codec=ImageCodec(), name="corpus", shard_bytes=each))
     return shards
 
 

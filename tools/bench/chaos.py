@@ -41,7 +41,7 @@ from sslpipe.batch import Batch
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import open_manifest, pack, read_index
+from sslpipe.shards import PackSettings, open_manifest, pack, read_index
 
 RECIPE = """
 stream: {batch_size: 12, seed: 3, max_bad_fraction: 1.0}
@@ -104,7 +104,9 @@ def make_shards(folder: Path) -> Path:
         path = folder / "images" / f"class{i % 3}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
-    pack([folder / "images"], folder / "shards", codec=ImageCodec(), shard_bytes=20_000)
+    pack(
+        [folder / "images"], folder / "shards", PackSettings(codec=ImageCodec(), shard_bytes=20_000)
+    )
     return folder / "shards"
 
 
@@ -134,7 +136,7 @@ def flip_bits(place: Path, rng: random.Random) -> int:
     for _ in range(hit):
         shard = rng.choice(manifest.shards)
         tar = place / shard.file
-        record = read_index(tar).records[rng.randrange(shard.samples)]
+        record = read_index(tar).payloads[rng.randrange(shard.samples)]
         data = bytearray(tar.read_bytes())
         data[int(record["offset"]) + rng.randrange(int(record["size"]))] ^= 1 << rng.randrange(8)
         tar.write_bytes(data)

@@ -178,14 +178,14 @@ def views(size: Size) -> Iterator[Row]:
 def step(size: Size) -> Iterator[Row]:
     """Per executor: a step on the pipeline's batches, and on one that is there."""
     from sslpipe.modalities.image.codec import ImageCodec
-    from sslpipe.shards import pack
+    from sslpipe.shards import PackSettings, pack
 
     with tempfile.TemporaryDirectory() as folder:
         photos, shards = Path(folder) / "photos", Path(folder) / "shards"
         photos.mkdir()
         for number, data in enumerate(jpegs(size.corpus)):
             (photos / f"{number:05d}.jpg").write_bytes(data)
-        pack(photos, shards, codec=ImageCodec())
+        pack(photos, shards, PackSettings(codec=ImageCodec()))
         yield from attempts({name: lambda n=name: fed(n, shards, size) for name in size.executors})
 
 

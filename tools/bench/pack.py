@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Processes, open_threads, pack
+from sslpipe.shards import PackSettings, Processes, open_threads, pack
 from sslpipe.shards.make.plan import Check
 from sslpipe.shards.make.pools import Pool, cores
 
@@ -102,7 +102,8 @@ def cases_of(
 
 def packing(corpus: Path, pool: Pool, check: Check, resize: int | None) -> Case:
     def case(out: Path) -> None:
-        pack(corpus, out, codec=CODEC, check=check, resize=resize, pool=pool, shard_bytes=8 * 2**20)
+        settings = PackSettings(codec=CODEC, check=check, resize=resize, shard_bytes=8 * 2**20)
+        pack(corpus, out, settings, pool=pool)
 
     return case
 

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from sslpipe.modalities.image.decode import decode
-from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest
 from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
@@ -45,7 +44,7 @@ def hardware() -> str:
 def sample_photos() -> list[np.ndarray]:
     """The photos of shards/sample, (H, W, 3) uint8."""
     manifest = open_manifest(ROOT / "shards" / "sample")
-    reader = Reader(open_store(manifest), shard_format)
+    reader = Reader(open_store(manifest))
     return [
         decode(reader.read(number, row).data)
         for number, shard in enumerate(manifest.shards)

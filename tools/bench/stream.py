@@ -27,7 +27,14 @@ from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.image.decode import decode
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import Recipe, parse_recipe
-from sslpipe.shards import Manifest, Shard, open_manifest, pack, read_manifest
+from sslpipe.shards import (
+    Manifest,
+    PackSettings,
+    Shard,
+    open_manifest,
+    pack,
+    read_manifest,
+)
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.stream import order
 from sslpipe.stream.reader import Sample
@@ -86,7 +93,7 @@ def prepare(folder: Path, images: int) -> Path:
     shards = folder / f"shards-{images}"
     if not (shards / "manifest.json").exists():
         corpus = write_corpus(folder / f"jpeg-{images}", images)
-        pack(corpus, shards, codec=ImageCodec(), name="corpus")
+        pack(corpus, shards, PackSettings(codec=ImageCodec(), name="corpus"))
     return shards
 
 
@@ -172,7 +179,7 @@ def open_100_000(folder: Path) -> float:
     )
     place = folder / "manifest-1e5"
     place.mkdir(exist_ok=True)
-    write_manifest(Manifest("c", place, (), shards, 0, None))
+    write_manifest(Manifest("c", place, "image", (), {}, (), shards, 0, None))
     start = time.perf_counter()
     read_manifest(place)
     return (time.perf_counter() - start) * 1e3

@@ -1,7 +1,9 @@
-"""What packing and verifying need to know about images; see `shards.plan.Codec`."""
+"""What packing and verifying need to know about images; see `shards.codec.Codec`."""
 
 from importlib.metadata import version
 
+import numpy as np
+import numpy.typing as npt
 import simplejpeg
 
 from ...errors import SampleError
@@ -10,12 +12,17 @@ from .describe import Description, describe
 from .hashing import SIDE, perceptual_hash
 from .headers import BASELINE, FORMATS, explain, jpeg_frame, sniff
 
-GPU_JPEG = 1  # flag of the index: baseline JPEG of three components, which GPU decoders take
+GPU_JPEG = 1  # flag of an index: GPU decoders take it, a baseline JPEG of three components
 
 
 class ImageCodec:
     """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, by the rules of `decode`."""
 
+    modality = "image"
+    extents = ("height", "width")  # pixels of the upright image
+    flag_bits = {"gpu_jpeg": GPU_JPEG}  # noqa: RUF012 - a constant
+    measure = "shorter side, px"
+    bins = (64, 128, 256, 384, 512, 768, 1024, 2048)
     extensions = frozenset({*FORMATS.values(), "jpeg", "jfif", "tiff"})
     shrunk_extension = "jpg"
 
@@ -35,24 +42,32 @@ class ImageCodec:
             raise SampleError(explain(data))
         return FORMATS[name]
 
+    def measured(self, extents: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+        """The shorter side of each image, in pixels."""
+        return np.minimum(extents[:, 0], extents[:, 1]).astype(np.int64)
+
     def inspect(self, data: bytes) -> tuple[int, int]:
-        """Width and height in pixels, by decoding everything.
+        """Height and width in pixels, by decoding everything.
 
         Raises:
             SampleError: it does not decode.
         """
         height, width, _ = decode(data).shape
-        return width, height
+        return height, width
 
-    def header(self, data: bytes) -> tuple[int, int]:
-        """Width and height in pixels as `inspect` finds them, by the header: nothing is decoded.
+    def extent(self, data: bytes) -> tuple[int, int]:
+        """Height and width in pixels as `inspect` finds them, by the header: nothing is decoded.
 
         Raises:
             SampleError: it is no image that `decode` reads, or too large for it.
         """
         said = describe(data)
         check_size(said.width, said.height)
-        return said.width, said.height
+        return said.height, said.width
+
+    def flags(self, data: bytes) -> int:
+        """GPU_JPEG where it is one, by the header."""
+        return GPU_JPEG if is_baseline(data) else 0
 
     def describe(self, data: bytes) -> Description:
         """What the header says.
@@ -89,11 +104,16 @@ class ImageCodec:
 
 def fits(data: bytes, side: int) -> bool:
     """Whether `shrink` has nothing to change: baseline YCbCr, upright, small enough."""
-    frame = jpeg_frame(data) if sniff(data) == "JPEG" else None
+    frame = jpeg_frame(data) if is_baseline(data) else None
     return (
         frame is not None
-        and (frame.marker, frame.components) == (BASELINE, 3)
         and min(frame.width, frame.height) <= side
         and jpeg_orientation(data) == 1
         and simplejpeg.decode_jpeg_header(data)[2] == "YCbCr"
     )
+
+
+def is_baseline(data: bytes) -> bool:
+    """Whether it is a baseline JPEG of three components."""
+    frame = jpeg_frame(data) if sniff(data) == "JPEG" else None
+    return frame is not None and (frame.marker, frame.components) == (BASELINE, 3)

@@ -99,13 +99,13 @@ class ImageDecider:
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """(B, 1): the factor by which each image is scaled down while it is decoded.
 
-        extents: (B, 2) height and width of the stored, upright image; zeros: not known.
+        extents: (B, 2 or more), first the height and width of the upright image; zeros: not known.
         """
         if not self.auto:
             return np.ones((len(uids), 1), dtype=np.int64)
         return factors(
             tuple(self.policies.values()), seed=self.seed, size=self.size, epochs=epochs,
-            uids=uids, sides_B2=extents,
+            uids=uids, sides_B2=extents[:, :2],
         )[:, None]  # fmt: skip
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:

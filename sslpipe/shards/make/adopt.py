@@ -16,14 +16,16 @@ import numpy as np
 
 from ...errors import ShardError
 from ...process import cores
+from ..codec import Codec
 from ..index import Index, file_sha256, index_path, read_index, replace_file, write_index
-from ..manifest import FILE, Manifest, Shard, read_manifest, write_manifest
+from ..manifest import FILE, Manifest, Shard, write_manifest
 from ..read.tars import Tar, find_tars, local_folder, open_tar
 from ..scan import Rules, index_stream
 from ..verify import Problem
 from .journal import REPORT
-from .pack import shard_prefix
+from .pack import plain_name
 from .source import is_local
+from .upgrade import is_version_1, read_any_manifest, tars_of, upgrade_index
 
 KIND = "index"  # of our lines in report.jsonl
 
@@ -48,7 +50,7 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScannedTar:
     """What indexing one tar gave; no shard if it cannot be read or holds no sample."""
 
     tar: Tar
@@ -72,25 +74,23 @@ def adopt(
     `urls`: files, folders, globs, braces (`{000..123}`), anything that fsspec opens. `out`: folder
     of indexes and manifest; None: beside the tars, which then lie in one local folder. `name`: of
     the set, else the folder's. `rebuild`: index again what has an index that is as new as its tar.
-    A tar that cannot be read is a problem, and the run goes on.
+    A tar that cannot be read is a problem, and the run goes on. The folder of a set of version 1
+    becomes one of version 2, with the same samples, labels and fingerprint, whatever `rules` say.
 
     Raises:
         ShardError: no tar, a compressed one, or none that holds a sample; `out` is missing, or
             has a manifest of other tars.
     """
+    urls = list(urls)
+    if not rebuild and (old := old_set(urls, out)):
+        return upgrade(read_any_manifest(old, rules.codec), threads, progress)
     tars = find_tars(urls)
     folder = Path(out) if out is not None else local_folder(tars)
     folder.mkdir(parents=True, exist_ok=True)
-    old = old_manifest(folder, tars)
+    known = old_manifest(folder, tars, rules.codec)
     told = {} if rebuild else old_report(folder)
     work = partial(index_one, folder=folder, rules=rules, told=told, rebuild=rebuild)
-    found = []
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        for done in pool.map(work, tars):
-            found.append(done)
-            if progress:
-                samples = done.shard.samples if done.shard else 0
-                progress(Indexed(done.tar.url, done.tar.bytes, samples, done.kept, len(tars)))
+    found = in_threads(work, tars, threads, progress)
     shards = tuple(done.shard for done in found if done.shard)
     problems = [*(problem for done in found for problem in done.problems)]
     problems += repeated_keys(folder, shards)
@@ -100,21 +100,89 @@ def adopt(
             f"{folder}: no tar holds a sample that can be used; all reasons stand in "
             f"{folder / REPORT}, the first: {problems[0].what}"
         )
-    prefix = old.name if old and name is None else shard_prefix(name, folder)
-    manifest = Manifest(prefix, folder, (), shards, 0, None)
-    if old:
-        manifest = inherit(manifest, old)
+    manifest = manifest_of(folder, shards, rules.codec, name, known)
     write_manifest(manifest)
     return Adopted(manifest, tuple(problems))
 
 
+def in_threads(
+    work: Callable[[Tar], ScannedTar],
+    tars: list[Tar],
+    threads: int | None,
+    progress: Callable[[Indexed], None] | None,
+) -> list[ScannedTar]:
+    """What the work on every tar gave, in order, told as it comes."""
+    found = []
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        for done in pool.map(work, tars):
+            found.append(done)
+            if progress:
+                samples = done.shard.samples if done.shard else 0
+                progress(Indexed(done.tar.url, done.tar.bytes, samples, done.kept, len(tars)))
+    return found
+
+
+def old_set(urls: list[str], out: str | Path | None) -> Path | None:
+    """The folder of a set of version 1, if that is all that is to be indexed."""
+    folder = Path(urls[0]) if len(urls) == 1 and is_local(urls[0]) else None
+    inside = folder is not None and out in (None, urls[0], folder)
+    return folder if folder is not None and inside and is_version_1(folder) else None
+
+
+def upgrade(
+    old: Manifest, threads: int | None, progress: Callable[[Indexed], None] | None
+) -> Adopted:
+    """A set of version 1 with new indexes and a new manifest, in its folder.
+
+    Raises:
+        ShardError: a tar or an index is missing, damaged or of another set; the manifest is then
+            still that of version 1.
+    """
+    place = {shard.file: old.folder / shard.file for shard in old.shards}
+
+    def work(tar: Tar) -> ScannedTar:
+        index = current_index(place[tar.file], tar) or upgrade_index(
+            tar, index_path(place[tar.file])
+        )
+        write_index(place[tar.file], index)
+        return ScannedTar(tar, describe(tar, place[tar.file], index), ())
+
+    found = in_threads(work, tars_of(old), threads, progress)
+    digests = {done.tar.file: file_sha256(index_path(place[done.tar.file])) for done in found}
+    shards = tuple(replace(s, index_sha256=digests[s.file]) for s in old.shards)
+    write_manifest(new := replace(old, shards=shards))
+    return Adopted(
+        new, tuple(problem for told in old_report(old.folder).values() for problem in told)
+    )
+
+
+def manifest_of(
+    folder: Path, shards: tuple[Shard, ...], codec: Codec, name: str | None, known: Manifest | None
+) -> Manifest:
+    """The manifest of indexed tars, with what only an earlier one knows."""
+    manifest = Manifest(
+        name=name or (known.name if known else plain_name(folder)),
+        root=folder,
+        modality=codec.modality,
+        extent=codec.extents,
+        flags=codec.flag_bits,
+        classes=(),
+        shards=shards,
+        seed=0,
+        resize=None,
+    )
+    return inherit(manifest, known) if known else manifest
+
+
 def index_one(
     tar: Tar, *, folder: Path, rules: Rules, told: dict[str, list[Problem]], rebuild: bool
-) -> Found:
+) -> ScannedTar:
     """The index of one tar: the one that is there, or a new one."""
     place = folder / tar.file
     if not rebuild and (index := current_index(place, tar)):
-        return Found(tar, describe(tar, place, index), tuple(told.get(tar.file, ())), kept=True)
+        return ScannedTar(
+            tar, describe(tar, place, index), tuple(told.get(tar.file, ())), kept=True
+        )
     problems: list[Problem] = []
     try:
         with open_tar(tar.url) as file:
@@ -122,17 +190,17 @@ def index_one(
                 file, tar.url, rules, lambda key, why: problems.append(Problem(tar.file, key, why))
             )
     except ShardError as error:
-        return Found(tar, None, (Problem(tar.file, "", str(error)),))
+        return ScannedTar(tar, None, (Problem(tar.file, "", str(error)),))
     except Exception as error:  # distant stores raise what they like
         if is_local(tar.url) and not isinstance(error, OSError):
             raise
         what = f"{tar.url}: cannot be read ({type(error).__name__}: {error}); index it again"
-        return Found(tar, None, (Problem(tar.file, "", what),))
+        return ScannedTar(tar, None, (Problem(tar.file, "", what),))
     if not len(index):
         problems.append(Problem(tar.file, "", "holds no sample that can be used; it is left out"))
-        return Found(tar, None, tuple(problems))
+        return ScannedTar(tar, None, tuple(problems))
     write_index(place, index)
-    return Found(tar, describe(tar, place, index), tuple(problems))
+    return ScannedTar(tar, describe(tar, place, index), tuple(problems))
 
 
 def current_index(place: Path, tar: Tar) -> Index | None:
@@ -157,7 +225,7 @@ def describe(tar: Tar, place: Path, index: Index) -> Shard:
 
 def repeated_keys(folder: Path, shards: tuple[Shard, ...]) -> Iterator[Problem]:
     """One problem for each shard with keys that a shard before it has too."""
-    uids = [read_index(folder / shard.file).records["uid"] for shard in shards]
+    uids = [read_index(folder / shard.file).samples["uid"] for shard in shards]
     numbers = np.repeat(np.arange(len(shards)), [len(of_shard) for of_shard in uids])
     line = np.concatenate([*uids, np.empty(0, np.int64)])
     order = np.argsort(line, kind="stable")
@@ -172,7 +240,7 @@ def repeated_keys(folder: Path, shards: tuple[Shard, ...]) -> Iterator[Problem]:
         )
 
 
-def old_manifest(folder: Path, tars: list[Tar]) -> Manifest | None:
+def old_manifest(folder: Path, tars: list[Tar], codec: Codec) -> Manifest | None:
     """The manifest that is there.
 
     Raises:
@@ -180,7 +248,7 @@ def old_manifest(folder: Path, tars: list[Tar]) -> Manifest | None:
     """
     if not (folder / FILE).is_file():
         return None
-    old = read_manifest(folder)
+    old = read_any_manifest(folder, codec)
     missing = {shard.file for shard in old.shards} - {tar.file for tar in tars}
     if missing:
         raise ShardError(

@@ -17,10 +17,11 @@ from itertools import groupby
 from pathlib import Path
 
 from ...errors import ShardError
-from ..index import BLOCK, replace_file, split_name
+from ..index import replace_file
 from ..manifest import Manifest, Shard
 from ..read.tars import open_tar
 from ..scan import META
+from ..tar_headers import BLOCK, split_name
 from .source import is_local
 
 NAME_FIELD = 100  # bytes of a name in a plain tar header
@@ -39,7 +40,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class TarMembers:
     """The members of one tar that belong to samples, the others, and where the tar ends."""
 
     shard: Shard
@@ -54,7 +55,7 @@ class Listing:
             yield key, list(members)
 
 
-def list_members(url: str, shard: Shard) -> Listing:
+def list_members(url: str, shard: Shard) -> TarMembers:
     """Read the headers of one tar.
 
     Raises:
@@ -76,7 +77,7 @@ def list_members(url: str, shard: Shard) -> Listing:
             end = tar.offset
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"{url}: cannot be read ({error}); index it again") from error
-    return Listing(shard, url, tuple(found), tuple(others), end)
+    return TarMembers(shard, url, tuple(found), tuple(others), end)
 
 
 def check_kinds(names: str) -> list[str]:
@@ -106,7 +107,7 @@ def export(manifest: Manifest, kind: str) -> Path:
     return EXPORTS[kind](manifest, listings)
 
 
-def export_dali(manifest: Manifest, listings: Iterator[Listing]) -> Path:
+def export_dali(manifest: Manifest, listings: Iterator[TarMembers]) -> Path:
     """Text, as DALI's `wds2idx` 2.4 writes it: `v1.2 N`, then `ext offset size name ...` lines."""
     for listing in listings:
         lines = []
@@ -125,7 +126,7 @@ def export_dali(manifest: Manifest, listings: Iterator[Listing]) -> Path:
     return manifest.folder
 
 
-def export_wids(manifest: Manifest, listings: Iterator[Listing]) -> Path:
+def export_wids(manifest: Manifest, listings: Iterator[TarMembers]) -> Path:
     """The shard list of `wids.ShardListDataset`: the number of samples of each tar by its rules."""
     shards = []
     for listing in listings:
@@ -140,7 +141,7 @@ def export_wids(manifest: Manifest, listings: Iterator[Listing]) -> Path:
     return path
 
 
-def check_wids(listing: Listing) -> None:
+def check_wids(listing: TarMembers) -> None:
     """Refuse what wids 0.1 would misread: it would hand out other samples or bytes.
 
     Raises:
@@ -162,7 +163,7 @@ def check_wids(listing: Listing) -> None:
             )
 
 
-def export_energon(manifest: Manifest, listings: Iterator[Listing]) -> Path:
+def export_energon(manifest: Manifest, listings: Iterator[TarMembers]) -> Path:
     """A data set of Megatron-Energon 7.4 in a folder of its own.
 
     Its index of X.tar is called X.tar.idx, like ours, and must lie beside the tar: hence links.
@@ -184,7 +185,7 @@ def export_energon(manifest: Manifest, listings: Iterator[Listing]) -> Path:
     return folder
 
 
-def link_tar(folder: Path, listing: Listing) -> None:
+def link_tar(folder: Path, listing: TarMembers) -> None:
     """A link to a local tar.
 
     Raises:
@@ -201,7 +202,7 @@ def link_tar(folder: Path, listing: Listing) -> None:
     link.symlink_to(os.path.relpath(listing.url, folder.resolve()))
 
 
-def add_shard(database: sqlite3.Connection, folder: Path, number: int, listing: Listing) -> int:
+def add_shard(database: sqlite3.Connection, folder: Path, number: int, listing: TarMembers) -> int:
     """The rows of one tar and its X.tar.idx (sample offsets, then the end, u64); samples."""
     samples = list(listing.samples())
     starts = [members[0].start for _, members in samples]
@@ -256,7 +257,7 @@ CREATE INDEX idx_sample_parts_full ON sample_parts(
 """
 ENERGON_LOADER = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
 
-EXPORTS: Mapping[str, Callable[[Manifest, Iterator[Listing]], Path]] = {
+EXPORTS: Mapping[str, Callable[[Manifest, Iterator[TarMembers]], Path]] = {
     "dali": export_dali,
     "wids": export_wids,
     "energon": export_energon,

@@ -9,14 +9,14 @@ import numpy as np
 
 from ...errors import ShardError
 from ...rng import sample_id, words
+from ..index import MAX_BYTES
 from .inputs.expand import Input, absolute, expand
 from .inputs.found import Columns, Found, Options
-from .source import Listing, Note, Place, Source
+from .source import InputFile, Listing, Note, Origin
 
 Label = int | str | None
 
 TELL = 1000  # files between two calls of `progress`
-MAX_SIZE = 2**32 - 1  # bytes of a payload that an index can hold
 MAX_CLASS = 2**20  # a larger number is an id, not a class
 
 
@@ -41,7 +41,7 @@ def list_inputs(
     options = Options(frozenset(extensions), absolute(str(out)), columns)
     singles = expand(inputs)
     notes: list[Note] = []
-    seen: set[Place] = set()
+    seen: set[Origin] = set()
     groups: list[list[Found]] = []
     for single in singles:
         named = f"{single.name}: " if len(singles) > 1 else ""
@@ -71,19 +71,21 @@ def gather(
             progress(before + len(found))
     if not found:
         looked = ", ".join(f".{ext}" for ext in sorted(options.extensions))
-        raise ShardError(f"{single.name}: holds no images (looked for {looked}); check the path")
+        raise ShardError(
+            f"{single.name}: holds nothing to pack (looked for {looked}); check the path"
+        )
     if progress:
         progress(before + len(found))
     return found
 
 
-def usable(found: Iterable[Found], seen: set[Place], notes: list[Note]) -> Iterator[Found]:
+def usable(found: Iterable[Found], seen: set[Origin], notes: list[Note]) -> Iterator[Found]:
     """Leave out what was named before or is too large; adds to `seen` and `notes`."""
     for item in found:
         if item.place in seen:
             notes.append(Note(item.file, "is named again; the first is used"))
-        elif item.size > MAX_SIZE:
-            notes.append(Note(item.file, f"{item.size:,} bytes; the limit is {MAX_SIZE:,}"))
+        elif item.size > MAX_BYTES:
+            notes.append(Note(item.file, f"{item.size:,} bytes; the limit is {MAX_BYTES:,}"))
         else:
             seen.add(item.place)
             yield item
@@ -97,7 +99,7 @@ def assemble(groups: list[list[Found]], notes: list[Note]) -> Listing:
     found = [item for group in groups for item in group]
     keys = unique_keys(item.key for item in found)
     sources = [
-        Source(f.place, f.file, key, f.ext, uid, number_of(label, numbers), f.size, f.extras)
+        InputFile(f.place, f.file, key, f.ext, uid, number_of(label, numbers), f.size, f.extras)
         for f, key, uid, label in zip(found, keys, unique_ids(keys), labels, strict=True)
     ]
     sources.sort(key=lambda source: source.key)
@@ -171,7 +173,7 @@ def unique_ids(keys: list[str]) -> list[int]:
     return ids
 
 
-def shuffled(sources: Sequence[Source], seed: int) -> list[Source]:
+def shuffled(sources: Sequence[InputFile], seed: int) -> list[InputFile]:
     """The sources by the keyed random words of their ids: listing order has no influence."""
     ids = np.array([source.uid for source in sources], np.int64)
     high, low = words(2, seed=seed, epoch=0, stream="shards/pack", ids=ids).T

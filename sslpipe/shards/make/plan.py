@@ -5,81 +5,65 @@
 Nothing here depends on workers or on time, so a run can be cut short and gone on with.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from tarfile import LENGTH_NAME, RECORDSIZE, TarInfo
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from ...errors import ShardError
-from ..index import BLOCK
-from .source import Listing, Place, Source
+from ..codec import Codec
+from ..scan import LABEL
+from ..tar_headers import BLOCK
+from .inputs.found import Columns
+from .source import InputFile, Listing, Origin
 
 Check = Literal["decode", "header"]
 Dedupe = Literal["none", "exact", "near"]
 
-LABEL = "cls"  # extension of the member that holds the class id
 NAMES = "name.json"  # extension of the member that keeps the original name
 KEYED_SAMPLE = 64  # sources; where sizes vary by half, the mean of so many is off by about 6 %
-MAX_NEAR_BITS = 15  # of 64; beyond, photos of different things are taken for equal
+MAX_NEAR_BITS = 15  # of 64; beyond, different things are taken for equal
 
 
-class Codec(Protocol):
-    """What packing knows of a modality. Picklable: it goes to the workers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackSettings:
+    """Everything but the inputs that decides what is packed.
 
-    @property
-    def extensions(self) -> frozenset[str]:
-        """File extensions to pack: lower case, without dot."""
+    codec: of the modality. name: prefix of the shards; "": the first input's name.
+    resize: what payloads are shrunk to, in the codec's measure, never enlarged, and encoded anew
+    with `quality`; None keeps the original bytes. check: "decode" every original, or look at its
+    "header" alone.
+    shard_bytes: the most that a tar of several samples takes where sizes are known, else about
+    that. shard_samples takes its place. seed: of the shuffle.
+    columns: of tables. keep_names: original names in `.name.json` members.
+    dedupe: drop all but the first by key of "exact"ly equal files, or of "near" ones: perceptual
+    hashes that differ in at most `near_bits`.
 
-    @property
-    def shrunk_extension(self) -> str:
-        """Extension of what `shrink` makes."""
-
-    @property
-    def version(self) -> str:
-        """Names the packages whose version may change a byte of what is packed."""
-
-    def extension(self, data: bytes) -> str:
-        """The extension that the content should have: lower case, without dot."""
-
-    def header(self, data: bytes) -> tuple[int, int]:
-        """Width and height, from the first bytes alone; SampleError with the reason."""
-
-    def inspect(self, data: bytes) -> tuple[int, int]:
-        """Decode everything and return (width, height); SampleError with the reason."""
-
-    def shrink(self, data: bytes, *, side: int, quality: int) -> bytes:
-        """Decode everything, re-encode with a shorter side of at most `side`; SampleError."""
-
-    def perceptual_hash(self, data: bytes) -> int:
-        """64 bits, of which similar pictures share most; SampleError with the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything but the inputs that decides what is packed. See `pack` for the meaning."""
+    Raises:
+        ShardError: a value that makes no sense.
+    """
 
     codec: Codec
-    name: str
-    resize: int | None
-    quality: int
-    check: Check
-    shard_bytes: int
-    shard_samples: int | None
-    seed: int
-    dedupe: Dedupe
-    near_bits: int
-    keep_names: bool
+    name: str = ""
+    resize: int | None = None
+    quality: int = 90
+    check: Check = "decode"
+    shard_bytes: int = 64 * 2**20
+    shard_samples: int | None = None
+    seed: int = 0
+    columns: Columns = Columns()  # noqa: RUF009 - frozen
+    dedupe: Dedupe = "none"
+    near_bits: int = 4
+    keep_names: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("resize", 1),
-            ("quality", 1),
-            ("shard_bytes", 1),
-            ("shard_samples", 1),
-        ):
+        if not re.fullmatch(r"(\w[\w.-]*)?", self.name):
+            raise ShardError(f"name {self.name!r}: use letters, digits, dots and dashes only")
+        for name in ("resize", "quality", "shard_bytes", "shard_samples"):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ShardError(f"{name} = {value}: must be {least} or more")
+            if value is not None and value < 1:
+                raise ShardError(f"{name} = {value}: must be 1 or more")
         for name, known in (("check", get_args(Check)), ("dedupe", get_args(Dedupe))):
             if getattr(self, name) not in known:
                 raise ShardError(f"{name} = {getattr(self, name)!r}: use {' or '.join(known)}")
@@ -94,11 +78,11 @@ class Job:
     """One shard to write, wherever that happens."""
 
     number: int
-    sources: tuple[Source, ...]
+    sources: tuple[InputFile, ...]
     folder: str
     run: str  # names unfinished files apart from those of a run that was killed
     labelled: bool
-    settings: Settings
+    settings: PackSettings
 
     @property
     def file(self) -> str:
@@ -106,18 +90,18 @@ class Job:
         return f"{self.settings.name}-{self.number:06d}.tar"
 
 
-def facts(listing: Listing, settings: Settings) -> dict[str, object]:
+def facts(listing: Listing, settings: PackSettings) -> dict[str, object]:
     """What must be the same for a run to go on with another's work, each under its name."""
-    names = [name for name in Settings.__slots__ if name != "codec"]
+    names = {field.name for field in fields(settings)} - {"codec", "columns"}
     return {
-        **{name: getattr(settings, name) for name in names},
+        **{name: getattr(settings, name) for name in sorted(names)},
         "versions": settings.codec.version,
         "files": len(listing.sources),
         "inputs": listing.fingerprint,
     }
 
 
-def keyed_sample(ordered: Sequence[Source], settings: Settings) -> list[Source]:
+def keyed_sample(ordered: Sequence[InputFile], settings: PackSettings) -> list[InputFile]:
     """The sources to encode in order to know what the others may take; none if sizes are known."""
     if settings.shard_samples is not None:
         return []
@@ -125,7 +109,9 @@ def keyed_sample(ordered: Sequence[Source], settings: Settings) -> list[Source]:
     return [source for source, _ in zip(unknown, range(KEYED_SAMPLE), strict=False)]
 
 
-def cut(ordered: Sequence[Source], settings: Settings, mean_bytes: int) -> list[tuple[Source, ...]]:
+def cut(
+    ordered: Sequence[InputFile], settings: PackSettings, mean_bytes: int
+) -> list[tuple[InputFile, ...]]:
     """Consecutive groups of sources, one per shard.
 
     By count if `shard_samples` says so. Else each tar stays within `shard_bytes` if more than one
@@ -134,7 +120,7 @@ def cut(ordered: Sequence[Source], settings: Settings, mean_bytes: int) -> list[
     if settings.shard_samples is not None:
         step = settings.shard_samples
         return [tuple(ordered[at : at + step]) for at in range(0, len(ordered), step)]
-    groups: list[list[Source]] = []
+    groups: list[list[InputFile]] = []
     used = settings.shard_bytes
     for source in ordered:
         size = tar_bytes(source, settings, mean_bytes)
@@ -146,7 +132,7 @@ def cut(ordered: Sequence[Source], settings: Settings, mean_bytes: int) -> list[
     return [tuple(group) for group in groups]
 
 
-def tar_bytes(source: Source, settings: Settings, mean_bytes: int) -> int:
+def tar_bytes(source: InputFile, settings: PackSettings, mean_bytes: int) -> int:
     """Bytes of a sample in a tar, at most: members and their headers with long names."""
     known = source.size and settings.resize is None
     members = {
@@ -161,7 +147,7 @@ def tar_bytes(source: Source, settings: Settings, mean_bytes: int) -> int:
     )
 
 
-def member_bytes(what: bytes | Place) -> int:
+def member_bytes(what: bytes | Origin) -> int:
     if isinstance(what, bytes):
         return len(what)
     return what.span[1] if what.span else BLOCK  # a caption, say

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..codec import bin_names
 from ..index import replace_file
 from ..manifest import Manifest
 from .journal import REPORT
 from .source import Note
-from .work import SIDES, Done
+from .work import ShardDone
 
 MOST = 10  # reasons in the summary
 
@@ -18,11 +19,11 @@ Table = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """Progress: this many more images of `total` have gone through a stage ("hash" or "pack")."""
+class PackProgress:
+    """Progress: this many more samples of `total` have gone through a stage ("hash" or "pack")."""
 
     stage: str
-    images: int
+    samples: int
     bytes_in: int
     bytes_out: int
     failed: int
@@ -46,23 +47,24 @@ class PackReport:
     failures: tuple[Note, ...]  # files that do not read or decode
     skipped: tuple[Note, ...]  # files that were not meant
     duplicates: tuple[Duplicate, ...]
-    done: tuple[Done, ...]
+    done: tuple[ShardDone, ...]
+    measure: str  # what the histogram of sizes counts by
+    bins: tuple[int, ...]  # its edges
     bytes_in: int  # read in this run, not in one that it went on with
     seconds: float
 
     @property
     def summary(self) -> dict[str, Table]:
-        """Small tables by title: totals, formats, shorter sides and reasons of failures."""
+        """Small tables by title: totals, formats, sizes and reasons of failures."""
         size = sum(shard.bytes for shard in self.manifest.shards)
         totals = {
-            "images": self.manifest.samples,
+            "samples": self.manifest.samples,
             "shards": len(self.manifest.shards),
             "classes": len(self.manifest.classes),
             "failed": len(self.failures),
             "skipped": len(self.skipped),
             "duplicates": len(self.duplicates),
         }
-        sides = total(done.sides for done in self.done)
         return {
             "packed": {
                 **counts(totals),
@@ -70,9 +72,7 @@ class PackReport:
                 "rate": f"{self.bytes_in / 1e6 / max(self.seconds, 1e-9):,.1f} MB/s read",
             },
             "formats": counts(total(done.formats for done in self.done)),
-            "shorter side, px": {
-                interval(low): f"{sides[str(low)]:,}" for low in SIDES if sides[str(low)]
-            },
+            self.measure: counts(in_order(self.bins, total(done.sizes for done in self.done))),
             "failures": counts(
                 dict(Counter(note.reason for note in self.failures).most_common(MOST))
             ),
@@ -83,10 +83,10 @@ class PackReport:
 class Estimate:
     """What packing would make. Duplicates and failures are not known before."""
 
-    images: int
+    samples: int
     shards: int
     bytes_out: int
-    sampled: int  # images that were read, and encoded if asked, to know
+    sampled: int  # samples that were read, and encoded if asked, to know
     seconds: float  # on as many workers as asked, at the rate of the sampled ones
 
     @property
@@ -95,11 +95,11 @@ class Estimate:
         minutes, seconds = divmod(round(self.seconds), 60)
         return {
             "would pack": {
-                "images": f"{self.images:,}",
+                "samples": f"{self.samples:,}",
                 "shards": f"about {self.shards:,}",
                 "size": f"about {self.bytes_out / 1e6:,.1f} MB",
                 "time": f"about {minutes}:{seconds:02d} min",
-                "estimated from": f"{self.sampled:,} images",
+                "estimated from": f"{self.sampled:,} samples",
             }
         }
 
@@ -116,10 +116,9 @@ def counts(numbers: dict[str, int]) -> Table:
     return {name: f"{number:,}" for name, number in numbers.items()}
 
 
-def interval(low: int) -> str:
-    """`256 to 383`: the bin of the histogram that begins at `low`."""
-    following = SIDES.index(low) + 1
-    return f"{low} to {SIDES[following] - 1}" if following < len(SIDES) else f"{low} or more"
+def in_order(edges: tuple[int, ...], found: Counter[str]) -> dict[str, int]:
+    """The bins of a histogram that are not empty, in their order."""
+    return {name: found[name] for name in bin_names(edges) if found[name]}
 
 
 def write_report(

@@ -26,7 +26,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Origin:
     """Where bytes lie: a file, a member of a zip, or a range of an uncompressed tar."""
 
     url: str  # a local path, or what fsspec opens
@@ -35,24 +35,24 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputFile:
     """A file to pack."""
 
-    place: Place
+    place: Origin
     file: str  # as named by the input: relative to the folder, the row's path, the tar's member
     key: str
     ext: str  # lower case, no dot; as named, which the content may contradict; may be empty
     uid: int
     label: int  # -1: none
     size: int = 0  # bytes; 0: unknown before it is read
-    extras: tuple[tuple[str, bytes | Place], ...] = ()  # other members, by extension: txt, json
+    extras: tuple[tuple[str, bytes | Origin], ...] = ()  # other members, by extension: txt, json
 
 
 @dataclass(frozen=True)
 class Listing:
     """What the inputs offer, sorted by key."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[InputFile, ...]
     skipped: tuple[Note, ...]
     classes: tuple[str, ...]
 
@@ -85,7 +85,7 @@ def open_file(url: str) -> BinaryIO:
     return cast(BinaryIO, store.open(path, "rb"))
 
 
-def read(place: Place) -> bytes:
+def read(place: Origin) -> bytes:
     """The bytes at a place. Safe in threads; picklable for processes and other machines.
 
     Raises:
@@ -106,7 +106,7 @@ def read(place: Place) -> bytes:
     return data
 
 
-def read_local(place: Place) -> bytes:
+def read_local(place: Origin) -> bytes:
     if place.span is None:
         return Path(place.url).read_bytes()
     with Path(place.url).open("rb", buffering=0) as file:
@@ -114,7 +114,7 @@ def read_local(place: Place) -> bytes:
         return file.read(place.span[1])
 
 
-def read_store(place: Place) -> bytes:
+def read_store(place: Origin) -> bytes:
     store, path = find_store(place.url)
     start, size = place.span or (None, 0)
     end = None if start is None else start + size

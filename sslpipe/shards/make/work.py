@@ -6,7 +6,6 @@ raised in a worker loses its place on the way home in some pools.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,30 +13,30 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import SampleError
+from ..codec import Codec, Extent, histogram
 from ..index import Index, file_sha256, index_path, write_index
 from ..manifest import Shard
-from .plan import NAMES, Job, Settings
-from .source import Note, Place, Source, read
+from .plan import NAMES, Job, PackSettings
+from .source import InputFile, Note, Origin, read
 from .writer import ShardWriter
 
-SIDES = (0, 64, 128, 192, 256, 384, 512, 768, 1024, 2048)  # px: lower ends of the histogram
-UNKNOWN_BYTES = 100_000  # of an image: what ImageNet's take
+UNKNOWN_BYTES = 100_000  # of a payload, where none of the sample can be packed
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ShardDone:
     """A finished shard; None where no source of it was good."""
 
     number: int
     shard: Shard | None
     bytes_in: int
     failures: tuple[Note, ...]
-    formats: dict[str, int]  # extension -> samples
-    sides: dict[str, int]  # shorter side in pixels, from -> samples
+    formats: dict[str, int]  # extension of the payload -> samples
+    sizes: dict[str, int]  # histogram of the codec's measure
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class JobFault:
     """Why a job came to nothing."""
 
     what: str
@@ -45,14 +44,15 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedFile:
     """A source as it goes into the tar."""
 
-    source: Source
+    source: InputFile
     bytes_in: int
     payload: bytes
     ext: str  # of the payload
-    size: tuple[int, int]  # width, height
+    extent: Extent
+    flags: int
     extras: dict[str, bytes]
 
 
@@ -61,8 +61,8 @@ class HashJob:
     """Sources to hash, so that equal ones are found."""
 
     number: int
-    sources: tuple[Source, ...]
-    settings: Settings
+    sources: tuple[InputFile, ...]
+    settings: PackSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class Hashed:
 class SizeJob:
     """Sources whose payload sizes stand for others."""
 
-    sources: Sequence[Source]
-    settings: Settings
+    sources: Sequence[InputFile]
+    settings: PackSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Sized:
         return -(-sum(self.sizes) // len(self.sizes)) if self.sizes else UNKNOWN_BYTES
 
 
-def size_payloads(job: SizeJob) -> Sized | Fault:
+def size_payloads(job: SizeJob) -> Sized | JobFault:
     """Make every payload in order to know its size."""
     sizes = []
     for source in job.sources:
@@ -103,21 +103,21 @@ def size_payloads(job: SizeJob) -> Sized | Fault:
         except SampleError:  # packing it fails too, and says why
             pass
         except Exception as error:
-            return Fault(source.file, f"{type(error).__name__}: {error}")
+            return JobFault(source.file, f"{type(error).__name__}: {error}")
     return Sized(tuple(sizes))
 
 
-def pack_shard(job: Job) -> Done | Fault:
+def pack_shard(job: Job) -> ShardDone | JobFault:
     """Write one tar and its index, each under its final name only when it is whole."""
     try:
         return write_shard(job)
     except OSError as error:
-        return Fault(job.file, error.strerror or str(error))
+        return JobFault(job.file, error.strerror or str(error))
     except Exception as error:
-        return Fault(job.file, f"{type(error).__name__}: {error}")
+        return JobFault(job.file, f"{type(error).__name__}: {error}")
 
 
-def write_shard(job: Job) -> Done:
+def write_shard(job: Job) -> ShardDone:
     path = Path(job.folder) / job.file
     part = path.with_name(f"{path.name}.{job.run}.part")
     failures: list[Note] = []
@@ -126,7 +126,10 @@ def write_shard(job: Job) -> Done:
         shard = publish(part, path, index) if len(index) else None
     finally:
         part.unlink(missing_ok=True)
-    return Done(job.number, shard, bytes_in, tuple(failures), formats(index), sides(index))
+    codec = job.settings.codec
+    return ShardDone(
+        job.number, shard, bytes_in, tuple(failures), formats(index), sizes(index, codec)
+    )
 
 
 def write_tar(part: Path, job: Job, failures: list[Note]) -> tuple[Index, int]:
@@ -140,7 +143,8 @@ def write_tar(part: Path, job: Job, failures: list[Note]) -> tuple[Index, int]:
                 loaded.ext,
                 loaded.payload,
                 label=loaded.source.label if job.labelled else None,
-                size=loaded.size,
+                extent=loaded.extent,
+                flags=loaded.flags,
                 extras=loaded.extras,
             )
             bytes_in += loaded.bytes_in
@@ -156,7 +160,7 @@ def publish(part: Path, path: Path, index: Index) -> Shard:
     return Shard(path.name, len(index), *sums)
 
 
-def load_all(job: Job, failures: list[Note]) -> Iterator[Loaded]:
+def load_all(job: Job, failures: list[Note]) -> Iterator[LoadedFile]:
     """Pass on what has a payload; note the rest in `failures`."""
     for source in job.sources:
         try:
@@ -165,7 +169,7 @@ def load_all(job: Job, failures: list[Note]) -> Iterator[Loaded]:
             failures.append(Note(source.file, str(error)))
 
 
-def load(source: Source, settings: Settings) -> Loaded:
+def load(source: InputFile, settings: PackSettings) -> LoadedFile:
     """Read, check, and shrink if asked.
 
     Raises:
@@ -179,13 +183,14 @@ def load(source: Source, settings: Settings) -> Loaded:
         extras[NAMES] = json.dumps({"file": source.file}).encode()
     if settings.resize is not None:
         payload = codec.shrink(data, side=settings.resize, quality=settings.quality)
-        size = codec.header(payload)  # `shrink` decoded what can be broken
-        return Loaded(source, len(data), payload, codec.shrunk_extension, size, extras)
-    size = (codec.inspect if settings.check == "decode" else codec.header)(data)
-    return Loaded(source, len(data), data, codec.extension(data), size, extras)
+        ext, extent = codec.shrunk_extension, codec.extent(payload)  # `shrink` decoded everything
+    else:
+        extent = (codec.inspect if settings.check == "decode" else codec.extent)(data)
+        payload, ext = data, codec.extension(data)
+    return LoadedFile(source, len(data), payload, ext, extent, codec.flags(payload), extras)
 
 
-def readable(what: bytes | Place) -> bytes:
+def readable(what: bytes | Origin) -> bytes:
     if isinstance(what, bytes):
         return what
     try:
@@ -195,27 +200,27 @@ def readable(what: bytes | Place) -> bytes:
 
 
 def formats(index: Index) -> dict[str, int]:
-    counts = np.bincount(index.records["ext"], minlength=len(index.extensions)).tolist()
-    return dict(zip(index.extensions, counts, strict=True))
+    """Extension -> samples that have such a payload, in the order of the tar."""
+    counts = np.bincount(index.payloads["ext"], minlength=len(index.extensions)).tolist()
+    return {ext: count for ext, count in zip(index.extensions, counts, strict=True) if count}
 
 
-def sides(index: Index) -> dict[str, int]:
-    shorter = np.minimum(index.records["width"], index.records["height"])
-    bins = np.searchsorted(SIDES, shorter, side="right") - 1
-    return {str(SIDES[bin_]): count for bin_, count in sorted(Counter(bins.tolist()).items())}
+def sizes(index: Index, codec: Codec) -> dict[str, int]:
+    """The histogram of a shard."""
+    return histogram(codec, index.samples["extent"])
 
 
-def hash_sources(job: HashJob) -> Hashed | Fault:
+def hash_sources(job: HashJob) -> Hashed | JobFault:
     """Hash the content of every source, or what it looks like."""
     try:
         found = [hash_source(source, job.settings) for source in job.sources]
     except Exception as error:
-        return Fault(f"hashes of chunk {job.number}", f"{type(error).__name__}: {error}")
+        return JobFault(f"hashes of chunk {job.number}", f"{type(error).__name__}: {error}")
     hashes, sizes = zip(*found, strict=True)
     return Hashed(job.number, hashes, sum(sizes))
 
 
-def hash_source(source: Source, settings: Settings) -> tuple[str | None, int]:
+def hash_source(source: InputFile, settings: PackSettings) -> tuple[str | None, int]:
     """The hash, and how many bytes were read."""
     try:
         data = readable(source.place)

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from tarfile import RECORDSIZE, TarInfo
 from typing import BinaryIO
 
-import numpy as np
-
 from ...rng import sample_id
-from ..index import BLOCK, EXTRA_BLOCKS, GPU_JPEG, RECORD, Index
-from ..scan import Row, is_gpu_jpeg
-from .plan import LABEL
+from ..codec import Extent
+from ..index import Index, IndexBuilder, IndexedMember
+from ..scan import LABEL
+from ..tar_headers import BLOCK
 
 
 class ShardWriter:
@@ -26,8 +25,7 @@ class ShardWriter:
         self.file = file
         self.offset = 0
         self.hash = hashlib.sha256()
-        self.rows: list[Row] = []
-        self.extensions: dict[str, int] = {}
+        self.index = IndexBuilder()
 
     def add(
         self,
@@ -36,27 +34,35 @@ class ShardWriter:
         payload: bytes,
         *,
         label: int | None,
-        size: tuple[int, int],
+        extent: Extent,
+        flags: int,
         extras: Mapping[str, bytes],
     ) -> None:
         """Write a sample: payload `key.ext`, its label if there is one, and other members.
 
-        Members stand in the order of their extensions. `size`: width and height.
+        Members stand in the order of their extensions. `extent` and `flags`: the codec's.
         """
         members = {**extras, ext: payload}
         if label is not None:
             members[LABEL] = str(label).encode()
-        for name, data in sorted(members.items()):
-            header = header_of(f"{key}.{name}", len(data))
-            self.write(header)
-            if name == ext:
-                flags = (len(header) // BLOCK - 1) << EXTRA_BLOCKS
-                flags |= GPU_JPEG if is_gpu_jpeg(data) else 0
-                number = self.extensions.setdefault(ext, len(self.extensions))
-                place = self.offset, sample_id(key), len(data), zlib.crc32(data)
-                self.rows.append((*place, -1 if label is None else label, *size, number, flags))
-            self.write(data)
-            self.write(bytes(-len(data) % BLOCK))
+        self.index.add(
+            sample_id(key),
+            [self.write_member(key, name, data) for name, data in sorted(members.items())],
+            payload=ext,
+            extent=extent,
+            label=-1 if label is None else label,
+            flags=flags,
+        )
+
+    def write_member(self, key: str, ext: str, data: bytes) -> IndexedMember:
+        """Write one member with its header, and say where it lies."""
+        header = header_of(f"{key}.{ext}", len(data))
+        self.write(header)
+        blocks = len(header) // BLOCK
+        member = IndexedMember(ext, self.offset, len(data), zlib.crc32(data), blocks)
+        self.write(data)
+        self.write(bytes(-len(data) % BLOCK))
+        return member
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -69,8 +75,7 @@ class ShardWriter:
         self.write(bytes(-self.offset % RECORDSIZE))
         self.file.flush()
         os.fsync(self.file.fileno())  # a record of a finished shard must outlive a power failure
-        rows = np.array(self.rows, RECORD)
-        return Index(rows, tuple(self.extensions), self.offset, self.hash.hexdigest())
+        return self.index.finish(self.offset, self.hash.hexdigest())
 
 
 def header_of(name: str, size: int) -> bytes:

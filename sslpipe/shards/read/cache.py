@@ -52,7 +52,7 @@ class Distant:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CachedTar:
     """A file of the cache."""
 
     path: Path
@@ -160,14 +160,14 @@ class NodeCache:
         return used
 
 
-def entries(folder: Path) -> Iterator[Entry]:
+def entries(folder: Path) -> Iterator[CachedTar]:
     """The files that a cache made, told by their names."""
     for path in folder.glob("[0-9a-f][0-9a-f]/*.tar*"):
         match = TAR.fullmatch(path.name) or PART.fullmatch(path.name)
         if match and match[1] == path.parent.name:
             with suppress(FileNotFoundError):  # another process was faster
                 state = path.stat()
-                yield Entry(path, state.st_size, state.st_mtime)
+                yield CachedTar(path, state.st_size, state.st_mtime)
 
 
 def remove_stale(folder: Path) -> None:

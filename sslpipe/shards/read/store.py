@@ -23,26 +23,27 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
-from ..index import Index, Row, parse_index
+from ..index import Index, parse_index
 from ..manifest import MISSING, Manifest, Shard, cut_fault
 from .cache import Distant, NodeCache
 from .download import Patience, is_url, local_path, read_range, read_whole
 
 log = logging.getLogger(__name__)
-INDEXES = 1024  # kept in memory: 36 bytes per sample
+INDEXES = 1024  # kept in memory: 40 bytes per sample, 20 per member
 MOST_OPEN = 1024
 DOWNLOADS = 4  # at a time: one stream of an object store is slower than a network card
 T = TypeVar("T")
 
 
-class Opened(Protocol):
+class OpenTar(Protocol):
     """A tar that can be read for as long as somebody refers to it."""
 
-    def record(self, row: int) -> Row:
-        """The record of one sample."""
+    @property
+    def index(self) -> Index:
+        """What its index says."""
         ...
 
-    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
+    def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
         """Two blocks that lie one after the other; shorter where the tar ends."""
         ...
 
@@ -51,12 +52,11 @@ class LocalTar:
     """An open file, closed (and its lease ended) with the last reference."""
 
     def __init__(self, file: int, index: Index) -> None:
-        self.file = file
-        self.record = index.record
+        self.file, self.index = file, index
 
-    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
-        """Two calls: cutting one block in two would copy the payload."""
-        return os.pread(self.file, header, start), os.pread(self.file, payload, start + header)
+    def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
+        """Two calls: cutting one block in two would copy the content."""
+        return os.pread(self.file, header, start), os.pread(self.file, content, start + header)
 
     def __del__(self) -> None:
         os.close(self.file)
@@ -70,17 +70,13 @@ class DistantTar:
     index: Index
     patience: Patience
 
-    def record(self, row: int) -> Row:
-        """The record of one sample."""
-        return self.index.record(row)
-
-    def read(self, start: int, header: int, payload: int) -> tuple[bytes, bytes]:
+    def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
         """One request for both.
 
         Raises:
             ShardError: the server cannot be reached, or knows no ranges.
         """
-        block = read_all_of(self.url, start, start + header + payload, self.patience)
+        block = read_all_of(self.url, start, start + header + content, self.patience)
         return block[:header], block[header:]
 
 
@@ -133,13 +129,13 @@ class ShardStore:
             dtype=np.int64,
         )
         self._indexes = Recent(self._read_index, INDEXES)
-        self._opened: Recent[Opened] = Recent(self._open, open_files())
+        self._opened: Recent[OpenTar] = Recent(self._open, open_files())
         self._queued: set[int] = set()
         self._wanted: frozenset[int] = frozenset()
         self._lock = threading.Lock()
         self._downloads = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="fetch")
 
-    def open(self, shard: int) -> Opened:
+    def open(self, shard: int) -> OpenTar:
         """The shard, fetched if need be.
 
         Raises:
@@ -182,7 +178,7 @@ class ShardStore:
             with self._lock:
                 self._queued.discard(number)
 
-    def _open(self, number: int) -> Opened:
+    def _open(self, number: int) -> OpenTar:
         shard, index = self._manifest.shards[number], self._indexes(number)
         place = self._manifest.tar_place(shard)
         if not is_url(place):

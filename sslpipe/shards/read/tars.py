@@ -48,7 +48,7 @@ def find_tars(urls: Iterable[str]) -> list[Tar]:
         if COMPRESSED.search(url):
             raise ShardError(
                 f"{url}: is compressed, which rules out reading at an offset; unpack it "
-                "(gunzip, zstd -d): JPEGs do not shrink by it anyway"
+                "(gunzip, zstd -d): payloads hardly shrink by it anyway"
             )
     names = plain_names(found)
     with ThreadPoolExecutor(REQUESTS) as pool:

@@ -140,7 +140,7 @@ def test_cut_files_are_refused_with_a_reason(kind, part):
 def test_a_lying_name_changes_nothing(kind):
     """Bytes are all that the codec gets; the payload's extension comes from them."""
     data = encode(smooth() // 64 * 64, kind)
-    assert CODEC.inspect(data) == (64, 48)
+    assert CODEC.inspect(data) == (48, 64)
     assert CODEC.extension(data) == FORMATS[kind]
 
 
@@ -241,7 +241,7 @@ def test_descriptions_say_what_decoding_shows(kind, orientation):
     tags[0x0112] = orientation
     data = encode(smooth(), kind, **({} if kind in ("GIF", "BMP") else {"exif": tags.tobytes()}))
     facts = CODEC.describe(data)
-    assert (facts.width, facts.height) == CODEC.inspect(data)
+    assert (facts.height, facts.width) == CODEC.inspect(data)
     assert facts.format == kind
     assert facts.colours == ("palette" if kind == "GIF" else "rgb")
     assert not facts.progressive

@@ -20,7 +20,7 @@ from sslpipe.modalities.image.executors import kornia
 from sslpipe.modalities.image.scale import factors, fitted
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.names import Entry
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 from sslpipe.stream.reader import Sample
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def photo(height, width, seed=0):
 
 def stored(pixels, uid=0, sides=(0, 0)):
     jpeg = simplejpeg.encode_jpeg(pixels, quality=92, colorspace="RGB", colorsubsampling="420")
-    return Sample(uid, "key", -1, jpeg, 1, sides)
+    return Sample(uid, "key", -1, jpeg, 1, (*sides, 0, 0))
 
 
 def table(policy, nominal, uid):
@@ -212,7 +212,7 @@ def large(tmp_path_factory):
     for i in range(12):
         picture = Image.fromarray(photo(120 + 40 * i, 200 + 20 * i, i))
         picture.save(folder / f"{i:02d}.{'png' if i == 11 else 'jpg'}")
-    pack(folder, out, codec=ImageCodec())
+    pack(folder, out, PackSettings(codec=ImageCodec()))
     return out
 
 

@@ -18,12 +18,13 @@ import webdataset
 from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import read_index, read_manifest
-from sslpipe.shards.index import header_range, index_path, member_key
+from sslpipe.shards.index import index_path
 from sslpipe.shards.make.adopt import adopt
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.shards.scan import Rules
+from sslpipe.shards.tar_headers import member_key
 
-RULES = Rules({"jpg", "png"}, ImageCodec().header)
+RULES = Rules(ImageCodec())
 LONG = "folder." + "x" * 120 + "/"
 
 
@@ -57,11 +58,13 @@ def read(manifest):
     """(key, payload, label) by the indexes alone."""
     for shard in manifest.shards:
         data = (manifest.root / shard.file).read_bytes()
-        for record in read_index(manifest.root / shard.file).records:
-            start, length = header_range(record)
-            payload = data[record["offset"] :][: record["size"]]
-            assert record["crc"] == zlib.crc32(payload)
-            yield member_key(data[start : start + length]), payload, int(record["label"])
+        index = read_index(manifest.root / shard.file)
+        for row in range(len(index)):
+            for place in index.members_of(row).values():
+                assert place.crc == zlib.crc32(data[place.offset :][: place.size])
+            place = index.payload(row)
+            payload = data[place.offset :][: place.size]
+            yield member_key(data[place.start : place.offset]), payload, index.sample(row).label
 
 
 def check(adopted, theirs):
@@ -78,8 +81,10 @@ def test_tars_of_python(tmp_path, members, kind, tars_by_webdataset):
     assert adopted.problems == ()
     assert check(adopted, tars_by_webdataset([path])) == [3, 4, -1] * 2
     assert read_manifest(tmp_path) == adopted.manifest
-    records = read_index(path).records
-    assert records["height"].tolist() == [30, 31, 32, 33, 34, 35]
+    index = read_index(path)
+    assert index.samples["extent"][:, 0].tolist() == [30, 31, 32, 33, 34, 35]
+    beside = [{"cls"}, {"json"}, {"txt"}] * 2
+    assert [set(index.members_of(row)) - {"jpg"} for row in range(6)] == beside
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "v7"])
@@ -121,7 +126,7 @@ def test_tars_of_img2dataset(tmp_path, picture, tars_by_webdataset):
     adopted = adopt([str(path)], rules=RULES)
     assert adopted.problems == ()
     assert check(adopted, tars_by_webdataset([path])) == [-1] * 3
-    again = adopt([str(path)], rules=Rules({"jpg"}, label_key="width"), rebuild=True)
+    again = adopt([str(path)], rules=Rules(ImageCodec(), label_key="width"), rebuild=True)
     assert [label for _, _, label in read(again.manifest)] == [40] * 3
 
 
@@ -176,7 +181,7 @@ def test_a_payload_can_be_named(tmp_path, picture):
     path = make(tmp_path / "x.tar", sample)
     first = adopt([str(path)], rules=RULES)
     assert "(depth.png, jpg)" in first.problems[0].what
-    named = adopt([str(path)], rules=Rules({"jpg", "png"}, only="jpg"), rebuild=True)
+    named = adopt([str(path)], rules=Rules(ImageCodec(), only="jpg"), rebuild=True)
     assert named.problems == ()
     assert [data for _, data, _ in read(named.manifest)] == [picture(1)]
 

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 from sslpipe.shards.make.listing import list_inputs
 from sslpipe.shards.make.source import Note, read
 
@@ -79,11 +79,11 @@ def test_tars_by_webdatasets_rule(tmp_path, form):
     assert {s.file: s.size for s in listing.sources}["d/a.jpg"] == 7
     assert sorted(listing.skipped) == [
         Note("._c.png", "hidden file"),
-        Note("b.right.jpg", "a second image of this key"),
-        Note("c.npy", "not an image extension"),
+        Note("b.right.jpg", "a second payload of this key"),
+        Note("c.npy", "no extension of a payload"),
         Note("c.png", "a second 'png' of this key"),
         Note("link.jpg", "is no regular file"),
-        Note("lone.txt", "not an image extension"),
+        Note("lone.txt", "no extension of a payload"),
     ]
 
 
@@ -98,7 +98,9 @@ def test_a_tar_offers_what_webdataset_reads(tmp_path, tars_by_webdataset):
 
 
 def test_a_packed_set_keeps_its_class_names_and_labels(folder, tmp_path, codec, by_index):
-    manifest = pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000).manifest
+    manifest = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000)
+    ).manifest
     listing = offer(f"{tmp_path}/out/*.tar", extensions=codec.extensions)
     assert listing.classes == ("cat", "dog")
     packed = {key: (label, ext, data, {}) for key, ext, data, label in by_index(manifest)}
@@ -201,7 +203,7 @@ def test_damaged_and_encrypted_zips(tmp_path):
 
 
 def test_members_above_the_limit_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("sslpipe.shards.make.listing.MAX_SIZE", 1000)
+    monkeypatch.setattr("sslpipe.shards.make.listing.MAX_BYTES", 1000)
     path = zipped(tmp_path / "a.zip", [("bomb.jpg", bytes(10_000)), ("a.jpg", b"x")])
     listing = offer(path)
     assert listing.skipped == (Note("bomb.jpg", "10,000 bytes; the limit is 1,000"),)

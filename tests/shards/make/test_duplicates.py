@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 from sslpipe.shards.make.duplicates import exact, masks, near
 
 
@@ -76,7 +76,9 @@ def rows(out):
 
 
 def test_exact_duplicates_are_left_out_and_reported(repeated, tmp_path, codec, by_index):
-    report = pack(repeated, tmp_path / "out", codec=codec, dedupe="exact", shard_samples=7)
+    report = pack(
+        repeated, tmp_path / "out", PackSettings(codec=codec, dedupe="exact", shard_samples=7)
+    )
     twins = {d.file: d.of for d in report.duplicates}
     assert twins == {
         "cat/0.jpg": "again.jpg",
@@ -95,13 +97,13 @@ def test_near_duplicates_are_those_of_the_hash(repeated, tmp_path, codec):
     good = sorted((f for f in files if "broken" not in f), key=lambda file: file.rpartition(".")[0])
     hashes = [f"{codec.perceptual_hash(files[file]):016x}" for file in good]
     expected = {good[a]: good[b] for a, b in brute_near(hashes, 4).items()}
-    report = pack(repeated, tmp_path / "out", codec=codec, dedupe="near")
+    report = pack(repeated, tmp_path / "out", PackSettings(codec=codec, dedupe="near"))
     assert rows(tmp_path / "out") == expected == {d.file: d.of for d in report.duplicates}
     assert expected["zz.png"] == "18.jpg"
     assert {note.file for note in report.failures} == {"broken.jpg", "broken2.jpg"}
 
 
 def test_nothing_is_left_out_unless_asked(repeated, tmp_path, codec):
-    report = pack(repeated, tmp_path / "out", codec=codec)
+    report = pack(repeated, tmp_path / "out", PackSettings(codec=codec))
     assert report.duplicates == ()
     assert report.manifest.samples == 23

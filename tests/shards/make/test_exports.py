@@ -20,7 +20,7 @@ from sslpipe.shards.make.adopt import adopt
 from sslpipe.shards.make.exports import check_kinds, export
 from sslpipe.shards.scan import Rules
 
-RULES = Rules({"jpg"}, ImageCodec().header)
+RULES = Rules(ImageCodec())
 
 
 def make(path, members):

@@ -10,7 +10,7 @@ from sslpipe.errors import ExtraError, ShardError
 from sslpipe.rng import sample_id
 from sslpipe.shards.make.inputs import folders
 from sslpipe.shards.make.listing import list_inputs
-from sslpipe.shards.make.source import Note, Place, read
+from sslpipe.shards.make.source import Note, Origin, read
 
 
 def offer(*inputs, out="nowhere", extensions=("jpg", "png"), **settings):
@@ -50,7 +50,7 @@ def test_a_tree_with_all_it_says(tmp_path):
         ("b/2", "b/2.JPG", "jpg", 1, 7, (), b"b/2.JPG"),
     ]
     assert [s.uid for s in listing.sources] == [sample_id(s.key) for s in listing.sources]
-    assert listing.skipped == (Note("b/x.gif", "not an image extension"),)
+    assert listing.skipped == (Note("b/x.gif", "no extension of a payload"),)
     assert listing.classes == ("a", "b")
 
 
@@ -203,9 +203,9 @@ def test_a_name_in_no_encoding_has_a_fingerprint(tmp_path):
         ("notes.doc", "none of .txt, .csv"),
         ("set.tar.gz", "is compressed, which leaves no place to read from; unpack it"),
         ("set.tgz", "is compressed"),
-        ("empty", r"holds no images \(looked for .jpg, .png\)"),
+        ("empty", r"holds nothing to pack \(looked for .jpg, .png\)"),
         ("set-*.tar", "matches nothing"),
-        ("memory://nothing/here", "holds no images"),
+        ("memory://nothing/here", "holds nothing to pack"),
         ("memory://bucket/file.doc", "is a file of unknown kind"),
         ("unheardof://a/b", "Protocol not known"),
         ("memory://bucket/gone.tar", "cannot be read"),
@@ -234,10 +234,10 @@ def test_a_missing_client_is_named(monkeypatch):
     with pytest.raises(ExtraError, match=r"pip install \"sslpipe\[s3\]\""):
         offer("s3://bucket/photos")
     with pytest.raises(ExtraError, match="gcsfs"):
-        read(Place("gs://bucket/a.jpg"))
+        read(Origin("gs://bucket/a.jpg"))
 
 
 def test_file_urls_are_paths(tmp_path):
     root = write(tmp_path / "in", "a.jpg")
     (source,) = offer(f"file://{root}").sources
-    assert source.place == Place(str(Path(root) / "a.jpg"))
+    assert source.place == Origin(str(Path(root) / "a.jpg"))

@@ -7,7 +7,7 @@ import pytest
 import s3fs
 
 from sslpipe.shards.make.listing import list_inputs
-from sslpipe.shards.make.source import Place, read
+from sslpipe.shards.make.source import Origin, read
 
 from ...servers import reset_moto
 
@@ -59,8 +59,8 @@ def test_trees_tars_and_lists_in_a_bucket(bucket, caplog):
         "in/cat/1": b"in/cat/1.jpg",
     }
     caplog.clear()
-    read(Place("s3://photos/in/cat/1.jpg"))
+    read(Origin("s3://photos/in/cat/1.jpg"))
     assert [r.args[0].split()[0] for r in caplog.records if r.name == "werkzeug"] == ["GET"]
     with pytest.raises(FileNotFoundError) as caught:
-        read(Place("s3://photos/gone.jpg"))
+        read(Origin("s3://photos/gone.jpg"))
     assert caught.value.strerror == "No such file or directory"

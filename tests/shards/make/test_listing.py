@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import pack, verify
+from sslpipe.shards import PackSettings, pack, verify
 from sslpipe.shards.make import listing
 
 
@@ -13,7 +13,7 @@ def test_classes_are_the_sorted_first_level_folders(folder, tmp_path, codec, pic
     deep = folder / "ant" / "left" / "wing.jpg"
     deep.parent.mkdir(parents=True)
     deep.write_bytes(picture(50))
-    manifest = pack(folder, tmp_path / "out", codec=codec).manifest
+    manifest = pack(folder, tmp_path / "out", PackSettings(codec=codec)).manifest
     assert manifest.classes == ("ant", "cat", "dog")
     names = ("ant", "cat", "dog")
     for key, _, _, label in by_index(manifest):
@@ -24,7 +24,7 @@ def test_classes_are_the_sorted_first_level_folders(folder, tmp_path, codec, pic
 def test_no_folders_no_labels(tmp_path, codec, picture, by_webdataset, by_index):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(picture(0))
-    manifest = pack(tmp_path / "in", tmp_path / "out", codec=codec).manifest
+    manifest = pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=codec)).manifest
     assert manifest.classes == ()
     assert [s[3] for s in by_index(manifest)] == [-1]
     assert "cls" not in by_webdataset(manifest)[0]
@@ -46,7 +46,7 @@ def test_keys_are_safe_and_unique(tmp_path, codec, picture, by_webdataset, by_in
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(number, "PNG" if name.endswith("png") else "JPEG"))
-    manifest = pack(root, tmp_path / "out", codec=codec).manifest
+    manifest = pack(root, tmp_path / "out", PackSettings(codec=codec)).manifest
     packed = {key: payload for key, _, payload, _ in by_index(manifest)}
     assert packed == {key: (root / name).read_bytes() for name, key in names.items()}
     assert {s["__key__"] for s in by_webdataset(manifest)} == set(names.values())
@@ -58,7 +58,7 @@ def test_unicode_and_long_names(tmp_path, codec, picture, by_webdataset, by_inde
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(picture(number))
-    manifest = pack(root, tmp_path / "out", codec=codec).manifest
+    manifest = pack(root, tmp_path / "out", PackSettings(codec=codec)).manifest
     expected = {name.removesuffix(".jpg") for name in names}
     assert {s["__key__"] for s in by_webdataset(manifest)} == expected
     assert {key for key, *_ in by_index(manifest)} == expected
@@ -70,7 +70,7 @@ def test_a_name_in_no_encoding(tmp_path, codec, picture, by_index):
     root.mkdir()
     (root / os.fsdecode(b"caf\xe9.jpg")).write_bytes(picture(0))
     (root / "b.jpg").write_bytes(b"")
-    manifest = pack(root, tmp_path / "out", codec=codec).manifest
+    manifest = pack(root, tmp_path / "out", PackSettings(codec=codec)).manifest
     assert [key for key, *_ in by_index(manifest)] == ["caf_"]
 
 
@@ -80,7 +80,7 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path, codec, picture,
     (other / "far.jpg").write_bytes(picture(70))
     (folder / "emu").symlink_to(other)
     (folder / "cat" / "loop").symlink_to(folder)
-    manifest = pack(folder, tmp_path / "out", codec=codec).manifest
+    manifest = pack(folder, tmp_path / "out", PackSettings(codec=codec)).manifest
     keys = {key for key, *_ in by_index(manifest)}
     assert "emu/far" in keys
     assert manifest.samples == 21
@@ -90,7 +90,7 @@ def test_out_inside_the_folder_is_not_packed(folder, codec):
     out = folder / "cat" / "out"
     out.mkdir(parents=True)
     (out / "mine.jpg").write_bytes(b"not to be packed")
-    report = pack(folder, out, codec=codec)
+    report = pack(folder, out, PackSettings(codec=codec))
     assert report.manifest.samples == 20
     assert (report.failures, report.skipped) == ((), ())
     assert (out / "mine.jpg").exists()
@@ -99,4 +99,4 @@ def test_out_inside_the_folder_is_not_packed(folder, codec):
 def test_equal_sample_ids_are_refused(folder, tmp_path, codec, monkeypatch):
     monkeypatch.setattr(listing, "sample_id", lambda key: 7)
     with pytest.raises(ShardError, match="have the same sample id; rename one"):
-        pack(folder, tmp_path / "out", codec=codec)
+        pack(folder, tmp_path / "out", PackSettings(codec=codec))

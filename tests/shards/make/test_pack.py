@@ -8,7 +8,7 @@ import pytest
 
 from sslpipe.errors import ShardError
 from sslpipe.rng import sample_id
-from sslpipe.shards import pack, read_index, verify
+from sslpipe.shards import PackSettings, pack, read_index, verify
 from sslpipe.shards import pack as pack_folder
 from sslpipe.shards.make.inputs import folders
 
@@ -21,7 +21,9 @@ def content(folder):
 def test_webdataset_reads_every_sample_byte_for_byte(
     folder, tmp_path, codec, by_webdataset, by_index
 ):
-    manifest = pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000).manifest
+    manifest = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000)
+    ).manifest
     assert len(manifest.shards) > 2
     theirs, ours = by_webdataset(manifest), list(by_index(manifest))
     assert [s["__key__"] for s in theirs] == [key for key, *_ in ours]
@@ -32,7 +34,7 @@ def test_webdataset_reads_every_sample_byte_for_byte(
 
 
 def test_payloads_are_the_original_files(folder, tmp_path, codec, by_index):
-    manifest = pack(folder, tmp_path / "out", codec=codec).manifest
+    manifest = pack(folder, tmp_path / "out", PackSettings(codec=codec)).manifest
     files = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.*")}
     packed = {key: (ext, payload) for key, ext, payload, _ in by_index(manifest)}
     assert packed.keys() == files.keys()
@@ -45,7 +47,9 @@ def test_order_is_shuffled_by_seed_and_not_by_listing(
     folder, tmp_path, codec, monkeypatch, by_index
 ):
     def keys(out, seed):
-        return [s[0] for s in by_index(pack(folder, out, codec=codec, seed=seed).manifest)]
+        return [
+            s[0] for s in by_index(pack(folder, out, PackSettings(codec=codec, seed=seed)).manifest)
+        ]
 
     first = keys(tmp_path / "a", 0)
     assert first != sorted(first)
@@ -56,40 +60,48 @@ def test_order_is_shuffled_by_seed_and_not_by_listing(
 
 
 def test_order_of_the_rest_stays_when_a_file_goes(folder, tmp_path, codec, by_index):
-    before = [s[0] for s in by_index(pack(folder, tmp_path / "a", codec=codec).manifest)]
+    before = [
+        s[0] for s in by_index(pack(folder, tmp_path / "a", PackSettings(codec=codec)).manifest)
+    ]
     (folder / "cat" / "4.jpg").unlink()
-    after = [s[0] for s in by_index(pack(folder, tmp_path / "b", codec=codec).manifest)]
+    after = [
+        s[0] for s in by_index(pack(folder, tmp_path / "b", PackSettings(codec=codec)).manifest)
+    ]
     assert after == [key for key in before if key != "cat/4"]
 
 
 def test_the_index_says_what_was_packed(folder, tmp_path, codec, by_index):
-    manifest = pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000).manifest
+    manifest = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000)
+    ).manifest
     for shard in manifest.shards:
         index = read_index(manifest.tar(shard))
         assert (index.tar_bytes, index.tar_sha256) == (shard.bytes, shard.sha256)
-        assert set(index.records["width"].tolist()) == {40}
-        assert set(index.records["height"].tolist()) == {30}
-        for record in index.records:
-            assert bool(record["flags"] & 1) == (index.extensions[record["ext"]] == "jpg")
+        assert (index.samples["extent"] == (30, 40, 0, 0)).all()
+        for row in range(len(index)):
+            jpeg = index.extensions[index.payload(row).ext] == "jpg"
+            assert index.sample(row).flags == int(jpeg)
     keys = [s[0] for s in by_index(manifest)]
-    uids = [read_index(manifest.tar(s)).records["uid"] for s in manifest.shards]
+    uids = [read_index(manifest.tar(s)).samples["uid"] for s in manifest.shards]
     assert np.concatenate(uids).tolist() == [sample_id(key) for key in keys]
 
 
 def test_shards_keep_to_their_size(folder, tmp_path, codec):
-    manifest = pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_480).manifest
+    manifest = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_480)
+    ).manifest
     assert all(shard.bytes <= 20_480 for shard in manifest.shards)
-    single = pack(folder, tmp_path / "one", codec=codec, shard_bytes=1).manifest
+    single = pack(folder, tmp_path / "one", PackSettings(codec=codec, shard_bytes=1)).manifest
     assert [shard.samples for shard in single.shards] == [1] * 20
 
 
 def test_resize(folder, tmp_path, codec):
-    manifest = pack(folder, tmp_path / "out", codec=codec, resize=15).manifest
+    manifest = pack(folder, tmp_path / "out", PackSettings(codec=codec, resize=15)).manifest
     assert manifest.resize == 15
     index = read_index(manifest.tar(manifest.shards[0]))
-    assert index.extensions == ("jpg",)
-    assert set(zip(index.records["width"], index.records["height"], strict=True)) == {(20, 15)}
-    assert (index.records["flags"] == 1).all()
+    assert index.extensions == ("cls", "jpg")
+    assert (index.samples["extent"] == (15, 20, 0, 0)).all()
+    assert (index.samples["flags"] == 1).all()
     assert verify(manifest, inspect=codec.inspect) == []
 
 
@@ -108,14 +120,14 @@ def test_bad_files_are_listed_and_never_stop_the_run(folder, tmp_path, codec, pi
     (folder / "notes.txt").write_text("hello")
     (folder / "._0.jpg").write_bytes(b"Finder")
     (folder / "png_by_content.jpg").write_bytes(png)
-    report = pack(folder, tmp_path / "out", codec=codec)
+    report = pack(folder, tmp_path / "out", PackSettings(codec=codec))
     reasons = {note.file: note.reason for note in report.failures}
     assert reasons.keys() == {*bad, "gone.jpg"}
     assert reasons["cat/empty.jpg"] == "is empty"
     assert "Premature end of JPEG" in reasons["cat/cut.jpg"]
     assert "No such file" in reasons["gone.jpg"]
     skipped = {note.file: note.reason for note in report.skipped}
-    assert skipped == {"notes.txt": "not an image extension", "._0.jpg": "hidden file"}
+    assert skipped == {"notes.txt": "no extension of a payload", "._0.jpg": "hidden file"}
     assert report.manifest.samples == 21
     lines = (tmp_path / "out" / "report.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -124,17 +136,19 @@ def test_bad_files_are_listed_and_never_stop_the_run(folder, tmp_path, codec, pi
 
 
 def test_no_report_without_anything_to_report(folder, tmp_path, codec):
-    pack(folder, tmp_path / "out", codec=codec)
+    pack(folder, tmp_path / "out", PackSettings(codec=codec))
     assert not (tmp_path / "out" / "report.jsonl").exists()
 
 
 def test_progress_adds_up(folder, tmp_path, codec):
     (folder / "broken.jpg").write_bytes(b"no")
     told = []
-    report = pack(folder, tmp_path / "out", codec=codec, shard_samples=4, progress=told.append)
+    report = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, shard_samples=4), progress=told.append
+    )
     assert len(told) == 6
     assert {(p.stage, p.total) for p in told} == {("pack", 21)}
-    assert (sum(p.images for p in told), sum(p.failed for p in told)) == (21, 1)
+    assert (sum(p.samples for p in told), sum(p.failed for p in told)) == (21, 1)
     assert sum(p.bytes_in for p in told) == sum(
         p.stat().st_size for p in folder.rglob("*.*") if p.name != "broken.jpg"
     )
@@ -144,14 +158,14 @@ def test_progress_adds_up(folder, tmp_path, codec):
 def test_nothing_is_written_outside_out(folder, tmp_path, codec):
     (folder / "broken.jpg").write_bytes(b"no")
     before = content(tmp_path)
-    pack(folder, tmp_path / "out", codec=codec, shard_bytes=20_000)
+    pack(folder, tmp_path / "out", PackSettings(codec=codec, shard_bytes=20_000))
     after = content(tmp_path)
     assert {p: d for p, d in after.items() if p.parts[0] != "out"} == before
     assert not [p for p in after if p.suffix == ".part"]
 
 
 def test_tars_hold_nothing_of_the_machine(folder, tmp_path, codec):
-    manifest = pack(folder, tmp_path / "out", codec=codec).manifest
+    manifest = pack(folder, tmp_path / "out", PackSettings(codec=codec)).manifest
     with tarfile.open(manifest.tar(manifest.shards[0])) as tar:
         facts = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar}
     assert facts == {(0, 0, 0, "sslpipe", "sslpipe", 0o444)}
@@ -161,13 +175,13 @@ def test_tars_hold_nothing_of_the_machine(folder, tmp_path, codec):
 def test_refusals_say_what_to_do(folder, tmp_path, codec):
     def refused(match, source=folder, out=tmp_path / "out", **settings):
         with pytest.raises(ShardError, match=match):
-            pack_folder(source, out, codec=codec, **settings)
+            pack_folder(source, out, PackSettings(codec=codec, **settings))
 
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "notes.txt").write_text("hello")
     (tmp_path / "file").write_text("")
-    refused(r"holds no images \(looked for .avif, .bmp, .gif", source=empty)
+    refused(r"holds nothing to pack \(looked for .avif, .bmp, .gif", source=empty)
     refused("does not exist; check the path", source=tmp_path / "nowhere")
     refused("is a URL; pack into a folder, then copy it", out="s3://bucket/shards")
     refused("is a file; name a new folder", out=tmp_path / "file")
@@ -180,7 +194,7 @@ def test_refusals_say_what_to_do(folder, tmp_path, codec):
     refused("dedupe = 'all': use none or exact or near", dedupe="all")
     refused("near_bits = 16: must be between 0 and 15", near_bits=16)
     assert not (tmp_path / "out").exists()
-    pack(folder, tmp_path / "out", codec=codec)
+    pack(folder, tmp_path / "out", PackSettings(codec=codec))
     before = content(tmp_path / "out")
     refused("already holds packed shards; remove them")
     assert content(tmp_path / "out") == before
@@ -191,6 +205,6 @@ def test_all_files_bad_is_an_error_with_a_report(tmp_path, codec):
     root.mkdir()
     (root / "a.jpg").write_bytes(b"")
     with pytest.raises(ShardError, match=r"none of 1 files decodes; see .*report.jsonl"):
-        pack(root, tmp_path / "out", codec=codec)
+        pack(root, tmp_path / "out", PackSettings(codec=codec))
     assert json.loads((tmp_path / "out" / "report.jsonl").read_text())["file"] == "a.jpg"
     assert not (tmp_path / "out" / "manifest.json").exists()

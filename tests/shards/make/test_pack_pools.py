@@ -14,7 +14,7 @@ import pytest
 
 from sslpipe.errors import ExtraError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Processes, open_pool, open_threads, pack
+from sslpipe.shards import PackSettings, Processes, open_pool, open_threads, pack
 
 SETTINGS = {"name": "p", "shard_samples": 4, "dedupe": "near", "resize": 20, "keep_names": True}
 
@@ -34,7 +34,7 @@ def mixed(folder, picture):
 
 @pytest.fixture
 def clean(mixed, tmp_path, codec):
-    pack(mixed, tmp_path / "clean", codec=codec, **SETTINGS)
+    pack(mixed, tmp_path / "clean", PackSettings(codec=codec, **SETTINGS))
     return content(tmp_path / "clean")
 
 
@@ -48,23 +48,23 @@ class Backwards:
 def test_threads_however_many_and_any_order(mixed, tmp_path, codec, clean):
     for workers in (1, 2, 5):
         with open_threads(workers) as pool:
-            pack(mixed, tmp_path / str(workers), codec=codec, pool=pool, **SETTINGS)
+            pack(mixed, tmp_path / str(workers), PackSettings(codec=codec, **SETTINGS), pool=pool)
         assert content(tmp_path / str(workers)) == clean
-    pack(mixed, tmp_path / "back", codec=codec, pool=Backwards(), **SETTINGS)
+    pack(mixed, tmp_path / "back", PackSettings(codec=codec, **SETTINGS), pool=Backwards())
     assert content(tmp_path / "back") == clean
 
 
 def test_processes(mixed, tmp_path, codec, clean):
     with open_pool(2, None) as pool:
-        pack(mixed, tmp_path / "ours", codec=codec, pool=pool, **SETTINGS)
+        pack(mixed, tmp_path / "ours", PackSettings(codec=codec, **SETTINGS), pool=pool)
     assert content(tmp_path / "ours") == clean
 
 
 def test_pools_of_the_standard_library(mixed, tmp_path, codec, clean):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pack(mixed, tmp_path / "theirs", codec=codec, pool=pool, **SETTINGS)
+        pack(mixed, tmp_path / "theirs", PackSettings(codec=codec, **SETTINGS), pool=pool)
     with ThreadPool(2) as pool:
-        pack(mixed, tmp_path / "threads", codec=codec, pool=pool, **SETTINGS)
+        pack(mixed, tmp_path / "threads", PackSettings(codec=codec, **SETTINGS), pool=pool)
     assert content(tmp_path / "theirs") == content(tmp_path / "threads") == clean
 
 
@@ -72,12 +72,13 @@ RAY = """
 import sys
 import ray
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import open_pool, pack
+from sslpipe.shards import PackSettings, open_pool, pack
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 with open_pool(2, "auto") as pool:
-    pack(sys.argv[1], sys.argv[2], codec=ImageCodec(), pool=pool, name="p", shard_samples=4,
-         dedupe="near", resize=20, keep_names=True)
+    settings = PackSettings(codec=ImageCodec(), name="p", shard_samples=4,
+                            dedupe="near", resize=20, keep_names=True)
+    pack(sys.argv[1], sys.argv[2], settings, pool=pool)
 """
 
 
@@ -120,8 +121,8 @@ def test_a_killed_worker_names_the_shard_and_the_run_can_go_on(folder, tmp_path,
     same = {"name": "p", "shard_samples": 20}
     match = "a worker was lost .* with p-00000[01] unfinished; .* run the same command again"
     with pytest.raises(ShardError, match=match), Processes(1) as pool:
-        pack(folder, tmp_path / "out", codec=Deadly(), pool=pool, **same)
-    report = pack(folder, tmp_path / "out", codec=codec, **same)
+        pack(folder, tmp_path / "out", PackSettings(codec=Deadly(), **same), pool=pool)
+    report = pack(folder, tmp_path / "out", PackSettings(codec=codec, **same))
     assert report.manifest.samples == 20
     assert [note.file for note in report.failures] == ["deadly.jpg"]
 
@@ -132,12 +133,12 @@ def test_a_lost_actor_comes_back_as_a_value(folder, tmp_path, codec):
             return iter([ConnectionError("actor died")])
 
     with pytest.raises(ShardError, match=r"a worker was lost \(actor died\), with no shard"):
-        pack(folder, tmp_path / "out", codec=codec, pool=Ray(), shard_samples=10)
+        pack(folder, tmp_path / "out", PackSettings(codec=codec, shard_samples=10), pool=Ray())
 
 
 def test_a_bug_in_a_worker_names_the_shard(folder, tmp_path):
     with pytest.raises(ShardError, match=r"photos-00000\d.tar: KeyError: 'width'"):
-        pack(folder, tmp_path / "out", codec=Faulty(), shard_samples=8)
+        pack(folder, tmp_path / "out", PackSettings(codec=Faulty(), shard_samples=8))
 
 
 ORPHANS = """

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sslpipe.errors import ShardError
-from sslpipe.shards import open_manifest, open_threads, pack
+from sslpipe.shards import PackSettings, open_manifest, open_threads, pack
 from sslpipe.shards.make import work
 
 SETTINGS = {"name": "p", "shard_bytes": 20_000}
@@ -18,13 +18,14 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import pack
+from sslpipe.shards import PackSettings, pack
 
 folder, outs, draws = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(1)
 codec, number, kills = ImageCodec(), 0, 0
 
 def run():
-    pack(folder, out, codec=codec, name="p", shard_samples=4, dedupe="exact", resize=20)
+    same = {"name": "p", "shard_samples": 4, "dedupe": "exact", "resize": 20}
+    pack(folder, out, PackSettings(codec=codec, **same))
 
 for _ in range(20):
     out = outs / str(number)
@@ -67,15 +68,20 @@ def stop_after(shards):
 @pytest.fixture
 def clean(folder, tmp_path, codec):
     """What an uninterrupted run makes."""
-    pack(folder, tmp_path / "clean", codec=codec, **SETTINGS)
+    pack(folder, tmp_path / "clean", PackSettings(codec=codec, **SETTINGS))
     return content(tmp_path / "clean")
 
 
-def begun(folder, out, codec, *, shards=2, **settings):
+def begun(folder, out, codec, *, shards=2, overwrite=False, **settings):
     """A packing that stopped after two shards."""
     with pytest.raises(Stop), open_threads(1) as pool:
         pack(
-            folder, out, codec=codec, pool=pool, progress=stop_after(shards), **SETTINGS | settings
+            folder,
+            out,
+            PackSettings(codec=codec, **SETTINGS | settings),
+            overwrite=overwrite,
+            pool=pool,
+            progress=stop_after(shards),
         )
     return out
 
@@ -87,7 +93,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, codec, pic
         path.write_bytes(picture(number % 80))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no")
     same = {"name": "p", "shard_samples": 4, "dedupe": "exact", "resize": 20}
-    report = pack(tmp_path / "in", tmp_path / "clean", codec=codec, **same)
+    report = pack(tmp_path / "in", tmp_path / "clean", PackSettings(codec=codec, **same))
     assert (report.manifest.samples, len(report.duplicates)) == (80, 10)
     words = [sys.executable, "-W", "error", "-c", KILLED, tmp_path / "in", tmp_path / "outs"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -108,7 +114,7 @@ def test_finished_shards_are_not_done_again(folder, tmp_path, codec, clean, monk
     jobs = []
     write = work.write_shard
     monkeypatch.setattr(work, "write_shard", lambda job: jobs.append(job) or write(job))
-    report = pack(folder, out, codec=codec, **SETTINGS)
+    report = pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert len(jobs) == len(report.manifest.shards) - recorded
     assert content(out) == clean
     assert sum(path.stat().st_ino == node for path, node in before.items()) >= recorded
@@ -127,7 +133,7 @@ def test_a_finished_shard_that_was_changed_is_made_again(folder, tmp_path, codec
         index.write_bytes(index.read_bytes()[:-1] + b"x")
     else:
         (out / ".pack" / "shard-000000.json").write_text('{"number": 0')
-    pack(folder, out, codec=codec, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert content(out) == clean
 
 
@@ -136,7 +142,7 @@ def test_parts_of_a_killed_run_are_removed_and_nothing_else(folder, tmp_path, co
     mine = ("p-notes.txt", "q-000000.tar.0123abcd.part", "p-000000.tar.part")
     for name in (*mine, "p-000001.tar.0123abcd.part", "p-000002.tar.0123abcd.part.idx"):
         (out / name).write_bytes(b"old")
-    pack(folder, out, codec=codec, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert content(out) == clean | dict.fromkeys(mine, b"old")
 
 
@@ -146,7 +152,7 @@ def test_other_settings_or_inputs_are_refused_and_named(folder, tmp_path, codec,
 
     def refused(match, **settings):
         with pytest.raises(ShardError, match=match):
-            pack(folder, out, codec=codec, **SETTINGS | settings)
+            pack(folder, out, PackSettings(codec=codec, **SETTINGS | settings))
         assert content(out) == before
 
     refused(r"\(resize: None there, 15 now\); repeat that command .* --overwrite", resize=15)
@@ -154,7 +160,7 @@ def test_other_settings_or_inputs_are_refused_and_named(folder, tmp_path, codec,
     (folder / "new.jpg").write_bytes(b"no")
     refused(r"\(files: 20 there, 21 now, inputs: ")
     (folder / "new.jpg").unlink()
-    pack(folder, out, codec=codec, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert content(out) == clean
 
 
@@ -163,11 +169,11 @@ def test_overwrite_replaces_a_packing_and_nothing_else(folder, tmp_path, codec, 
     (out / "mine-000000.tar").write_bytes(b"mine")
     (out / "notes.txt").write_bytes(b"mine")
     mine = {"mine-000000.tar": b"mine", "notes.txt": b"mine"}
-    pack(folder, out, codec=codec, overwrite=True, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS), overwrite=True)
     assert content(out) == clean | mine
-    pack(folder, out, codec=codec, overwrite=True, **SETTINGS | {"name": "other"})
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS | {"name": "other"}), overwrite=True)
     assert not list(out.glob("p-*"))
-    pack(folder, out, codec=codec, overwrite=True, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS), overwrite=True)
     assert content(out) == clean | mine
 
 
@@ -176,7 +182,7 @@ def test_overwrite_goes_on_with_its_own_unfinished_run(folder, tmp_path, codec, 
     recorded = len(list((out / ".pack").glob("shard-*.json")))
     jobs, write = [], work.write_shard
     monkeypatch.setattr(work, "write_shard", lambda job: jobs.append(job) or write(job))
-    pack(folder, out, codec=codec, overwrite=True, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS), overwrite=True)
     assert len(jobs) == sum(name.endswith(".tar") for name in clean) - recorded
     assert recorded > 0
     assert content(out) == clean
@@ -187,17 +193,17 @@ def test_files_in_the_way_are_never_taken_for_ours(folder, tmp_path, codec):
     out.mkdir()
     (out / "p-000007.tar").write_bytes(b"mine")
     with pytest.raises(ShardError, match=r"p-000007.tar: is in the way"):
-        pack(folder, out, codec=codec, **SETTINGS)
+        pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert content(out) == {"p-000007.tar": b"mine"}
 
 
 def test_a_run_killed_while_it_cleaned_up_counts_as_finished(folder, tmp_path, codec, clean):
     out = tmp_path / "out"
-    pack(folder, out, codec=codec, **SETTINGS)
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     (out / ".pack").mkdir()
     (out / ".pack" / "shard-000000.json").write_text("{}")
     with pytest.raises(ShardError, match="already holds packed shards"):
-        pack(folder, out, codec=codec, **SETTINGS)
+        pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert content(out) == clean
 
 
@@ -215,11 +221,11 @@ def test_a_full_disk_says_how_to_go_on(folder, tmp_path, codec, clean, monkeypat
         patch.setattr(os, "fsync", full)
         match = r"p-00000\d.tar: No space left on device; .* run the same command again"
         with pytest.raises(ShardError, match=match):
-            pack(folder, out, codec=codec, **SETTINGS)
-    pack(folder, out, codec=codec, **SETTINGS)
+            pack(folder, out, PackSettings(codec=codec, **SETTINGS))
+    pack(folder, out, PackSettings(codec=codec, **SETTINGS))
     assert content(out) == clean
 
 
 def test_a_place_that_cannot_be_written(folder, codec):
     with pytest.raises(ShardError, match=r"/proc/nowhere.*: No such file.*see that /proc/nowhere"):
-        pack(folder, "/proc/nowhere", codec=codec)
+        pack(folder, "/proc/nowhere", PackSettings(codec=codec))

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,22 +10,17 @@ from webdataset import TarWriter
 
 from sslpipe.errors import SampleError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import estimate, index_tar, open_threads, pack, read_index
-from sslpipe.shards.make.plan import Settings, cut, keyed_sample, tar_bytes
-from sslpipe.shards.make.source import Place, Source
+from sslpipe.shards import PackSettings, Rules, estimate, index_tar, open_threads, pack, read_index
+from sslpipe.shards.make.plan import cut, keyed_sample, tar_bytes
+from sslpipe.shards.make.source import InputFile, Origin
 from sslpipe.shards.make.writer import ShardWriter
 
-PLAIN = Settings(ImageCodec(), "p", None, 90, "decode", 100_000, None, 0, "none", 4, False)
-
-
-def settings(**changes):
-    names = {name: getattr(PLAIN, name) for name in Settings.__slots__}
-    return Settings(**names | changes)
+PLAIN = PackSettings(codec=ImageCodec(), name="p", shard_bytes=100_000)
 
 
 def sources(sizes):
     return [
-        Source(Place(f"/in/{n}.jpg"), f"{n}.jpg", str(n), "jpg", n, -1, size)
+        InputFile(Origin(f"/in/{n}.jpg"), f"{n}.jpg", str(n), "jpg", n, -1, size)
         for n, size in enumerate(sizes)
     ]
 
@@ -46,12 +42,12 @@ def test_unknown_sizes_are_cut_by_the_mean():
     one = tar_bytes(sources([0])[0], PLAIN, 7_000)
     groups = cut(sources([0] * 100), PLAIN, 7_000)
     assert {len(group) for group in groups[:-1]} == {(9 * tarfile.RECORDSIZE - 1024) // one}
-    resized = cut(sources([10**9] * 100), settings(resize=64), 7_000)
+    resized = cut(sources([10**9] * 100), replace(PLAIN, resize=64), 7_000)
     assert [len(group) for group in resized] == [len(group) for group in groups]
 
 
 def test_a_count_takes_the_place_of_bytes():
-    groups = cut(sources([10**9] * 10), settings(shard_samples=4), 0)
+    groups = cut(sources([10**9] * 10), replace(PLAIN, shard_samples=4), 0)
     assert [len(group) for group in groups] == [4, 4, 2]
     assert cut([], PLAIN, 0) == []
 
@@ -60,8 +56,8 @@ def test_only_what_is_unknown_is_sampled():
     mixed = sources([5, 0, 5, 0])
     assert [s.uid for s in keyed_sample(mixed, PLAIN)] == [1, 3]
     assert keyed_sample(sources([5] * 9), PLAIN) == []
-    assert len(keyed_sample(sources([5] * 100), settings(resize=64))) == 64
-    assert keyed_sample(sources([0] * 9), settings(resize=64, shard_samples=2)) == []
+    assert len(keyed_sample(sources([5] * 100), replace(PLAIN, resize=64))) == 64
+    assert keyed_sample(sources([0] * 9), replace(PLAIN, resize=64, shard_samples=2)) == []
 
 
 def test_resized_shards_come_out_at_about_their_size(tmp_path, codec, picture):
@@ -70,7 +66,7 @@ def test_resized_shards_come_out_at_about_their_size(tmp_path, codec, picture):
         path = tmp_path / "in" / "class" / f"{number}.png"
         path.write_bytes(picture(number, "PNG", (64, 48)))
     manifest = pack(
-        tmp_path / "in", tmp_path / "out", codec=codec, resize=32, shard_bytes=60_000
+        tmp_path / "in", tmp_path / "out", PackSettings(codec=codec, resize=32, shard_bytes=60_000)
     ).manifest
     assert len(manifest.shards) > 3
     for shard in manifest.shards[:-1]:
@@ -83,7 +79,9 @@ def test_extras_and_names_stay_within_the_limit(tmp_path, codec, picture):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(picture(number))
         (tmp_path / "in" / f"{number}.txt").write_text("a caption " * 300)
     report = pack(
-        tmp_path / "in", tmp_path / "out", codec=codec, shard_bytes=81_920, keep_names=True
+        tmp_path / "in",
+        tmp_path / "out",
+        PackSettings(codec=codec, shard_bytes=81_920, keep_names=True),
     )
     with tarfile.open(report.manifest.tar(report.manifest.shards[0])) as tar:
         first = tar.getmembers()[:3]
@@ -109,15 +107,22 @@ def test_the_writer_writes_what_webdataset_writes_and_indexes_what_scanning_find
                 ("jpg", picture(number)) if number % 2 else ("webp", picture(number, "WEBP"))
             )
             extras = {"txt": b"x" * 512 * number}
-            ours.add(name, ext, data, label=number, size=(40, 30), extras=extras)
+            ours.add(
+                name,
+                ext,
+                data,
+                label=number,
+                extent=(30, 40),
+                flags=codec.flags(data),
+                extras=extras,
+            )
             members = {"__key__": name, ext: data, "cls": str(number).encode(), **extras}
             writer.write(members)
         index = ours.finish()
     assert (tmp_path / "a.tar").read_bytes() == theirs.getvalue()
-    scanned = index_tar(
-        tmp_path / "a.tar", extensions=codec.extensions, inspect=lambda data: (40, 30)
-    )
-    assert (index.records == scanned.records).all()
+    scanned = index_tar(tmp_path / "a.tar", Rules(codec))
+    assert (index.samples == scanned.samples).all()
+    assert (index.members == scanned.members).all()
     assert (index.extensions, index.tar_bytes, index.tar_sha256) == (
         scanned.extensions,
         scanned.tar_bytes,
@@ -129,22 +134,22 @@ def test_header_checks_see_sizes_but_not_damage(folder, tmp_path, codec, picture
     cut_short = picture(50, "JPEG", (64, 48))
     (folder / "cut.jpg").write_bytes(cut_short[: len(cut_short) // 2])
     (folder / "text.jpg").write_bytes(b"I am no image")
-    full = pack(folder, tmp_path / "a", codec=codec)
-    quick = pack(folder, tmp_path / "b", codec=codec, check="header")
+    full = pack(folder, tmp_path / "a", PackSettings(codec=codec))
+    quick = pack(folder, tmp_path / "b", PackSettings(codec=codec, check="header"))
     assert {note.file for note in full.failures} == {"cut.jpg", "text.jpg"}
     assert [note.file for note in quick.failures] == ["text.jpg"]
     (shard,) = quick.manifest.shards
-    records = read_index(quick.manifest.tar(shard)).records
-    assert sorted(zip(records["width"], records["height"], strict=True))[-2:] == [
-        (40, 30),
-        (64, 48),
-    ]
+    extents = read_index(quick.manifest.tar(shard)).samples["extent"].tolist()
+    assert sorted(extents)[-2:] == [[30, 40, 0, 0], [48, 64, 0, 0]]
 
 
 def test_payloads_are_named_by_their_content(folder, tmp_path, codec, picture, by_index):
     (folder / "lie.jpg").write_bytes(picture(9, "PNG"))
     found = {
-        key: ext for key, ext, *_ in by_index(pack(folder, tmp_path / "o", codec=codec).manifest)
+        key: ext
+        for key, ext, *_ in by_index(
+            pack(folder, tmp_path / "o", PackSettings(codec=codec)).manifest
+        )
     }
     assert (found["lie"], found["cat/0"]) == ("png", "jpg")
 
@@ -152,16 +157,16 @@ def test_payloads_are_named_by_their_content(folder, tmp_path, codec, picture, b
 def test_an_estimate_writes_nothing_and_comes_true(folder, tmp_path, codec):
     before = sorted(tmp_path.rglob("*"))
     same = {"codec": codec, "shard_bytes": 20_000}
-    said = estimate(folder, tmp_path / "out", **same)
+    said = estimate(folder, tmp_path / "out", PackSettings(**same))
     assert sorted(tmp_path.rglob("*")) == before
-    made = pack(folder, tmp_path / "out", **same).manifest
-    assert (said.images, said.shards, said.sampled) == (20, len(made.shards), 20)
+    made = pack(folder, tmp_path / "out", PackSettings(**same)).manifest
+    assert (said.samples, said.shards, said.sampled) == (20, len(made.shards), 20)
     assert said.bytes_out == pytest.approx(sum(shard.bytes for shard in made.shards), rel=0.25)
     assert said.seconds > 0
-    resized = estimate(folder, tmp_path / "out", resize=15, **same)
-    small = pack(folder, tmp_path / "small", resize=15, **same).manifest
+    resized = estimate(folder, tmp_path / "out", PackSettings(resize=15, **same))
+    small = pack(folder, tmp_path / "small", PackSettings(resize=15, **same)).manifest
     assert resized.shards == len(small.shards)
-    halved = estimate(folder, tmp_path / "out", shard_samples=2, codec=codec)
+    halved = estimate(folder, tmp_path / "out", PackSettings(shard_samples=2, codec=codec))
     assert halved.shards == 10
 
 
@@ -173,7 +178,9 @@ def test_a_shard_without_any_good_file_is_left_out(folder, tmp_path, codec):
             return super().inspect(data)
 
     with open_threads(1) as pool:
-        report = pack(folder, tmp_path / "out", codec=Picky(), shard_samples=1, pool=pool)
+        report = pack(
+            folder, tmp_path / "out", PackSettings(codec=Picky(), shard_samples=1), pool=pool
+        )
     assert report.manifest.samples == len(report.manifest.shards) == 5
     assert len(report.failures) == 15
     files = {path.name for path in (tmp_path / "out").iterdir()}
@@ -186,15 +193,17 @@ def test_the_summary_counts_everything(folder, tmp_path, codec, picture):
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "notes.md").write_text("hello")
     (folder / "again.jpg").write_bytes(picture(0))
-    report = pack(folder, tmp_path / "out", codec=codec, dedupe="exact", shard_samples=3)
+    report = pack(
+        folder, tmp_path / "out", PackSettings(codec=codec, dedupe="exact", shard_samples=3)
+    )
     tables = report.summary
     counted = dict(list(tables["packed"].items())[:6])
     assert counted == {
-        "images": "21", "shards": "8", "classes": "2", "failed": "1", "skipped": "1",
+        "samples": "21", "shards": "8", "classes": "2", "failed": "1", "skipped": "1",
         "duplicates": "1",
     }  # fmt: skip
     assert tables["formats"] == {"png": "5", "jpg": "8", "webp": "4", "bmp": "4"}
-    assert tables["shorter side, px"] == {"0 to 63": "20", "256 to 383": "1"}
+    assert tables["shorter side, px"] == {"under 64": "20", "256 to 383": "1"}
     assert tables["failures"] == {"is empty": "1"}
     assert report.bytes_in == sum(
         path.stat().st_size

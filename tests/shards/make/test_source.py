@@ -13,7 +13,7 @@ import pytest
 
 from sslpipe.errors import ExtraError
 from sslpipe.shards.make import source
-from sslpipe.shards.make.source import Place, read
+from sslpipe.shards.make.source import Origin, read
 
 CONTENT = bytes(range(256)) * 8
 
@@ -67,10 +67,10 @@ def failure(place):
 def test_files_and_ranges(tmp_path, memory, web):
     (tmp_path / "file").write_bytes(CONTENT)
     for url in (str(tmp_path / "file"), memory, f"{web}/ok"):
-        assert read(Place(url)) == CONTENT
+        assert read(Origin(url)) == CONTENT
     for url in (str(tmp_path / "file"), memory):
-        assert read(Place(url, span=(100, 300))) == CONTENT[100:400]
-        assert read(Place(url, span=(100, 0))) == b""
+        assert read(Origin(url, span=(100, 300))) == CONTENT[100:400]
+        assert read(Origin(url, span=(100, 0))) == b""
 
 
 def test_members_of_tars_by_their_range(tmp_path):
@@ -81,22 +81,22 @@ def test_members_of_tars_by_their_range(tmp_path):
         member = tar.getmember("y")
     with tarfile.open(tmp_path / "a.tar") as tar:
         member = tar.getmember("y")
-    assert read(Place(str(tmp_path / "a.tar"), span=(member.offset_data, member.size))) == CONTENT
+    assert read(Origin(str(tmp_path / "a.tar"), span=(member.offset_data, member.size))) == CONTENT
 
 
 def test_every_failure_says_why(tmp_path, memory, web):
     (tmp_path / "file").write_bytes(CONTENT)
-    assert failure(Place(str(tmp_path / "gone"))) == (errno.ENOENT, "No such file or directory")
-    assert failure(Place(str(tmp_path))) == (errno.EISDIR, "Is a directory")
-    assert failure(Place("memory://source/gone"))[1] == "No such file or directory"
-    assert failure(Place(f"{web}/404"))[1] == "No such file or directory"
-    assert failure(Place(f"{web}/403"))[1] == "HTTP 403 Forbidden"
-    assert failure(Place(f"{web}/503"))[1] == "HTTP 503 Service Unavailable"
-    assert "Connect" in failure(Place("http://127.0.0.1:9/x"))[1]
-    assert failure(Place("unheardof://x"))[1].startswith("unheardof://x: Protocol not known")
+    assert failure(Origin(str(tmp_path / "gone"))) == (errno.ENOENT, "No such file or directory")
+    assert failure(Origin(str(tmp_path))) == (errno.EISDIR, "Is a directory")
+    assert failure(Origin("memory://source/gone"))[1] == "No such file or directory"
+    assert failure(Origin(f"{web}/404"))[1] == "No such file or directory"
+    assert failure(Origin(f"{web}/403"))[1] == "HTTP 403 Forbidden"
+    assert failure(Origin(f"{web}/503"))[1] == "HTTP 503 Service Unavailable"
+    assert "Connect" in failure(Origin("http://127.0.0.1:9/x"))[1]
+    assert failure(Origin("unheardof://x"))[1].startswith("unheardof://x: Protocol not known")
     for url in (str(tmp_path / "file"), memory):
-        assert failure(Place(url, span=(2000, 100)))[1].startswith("48 of 100 bytes; the file was")
-    assert "takes no ranges" in failure(Place(f"{web}/ok", span=(0, 10)))[1]
+        assert failure(Origin(url, span=(2000, 100)))[1].startswith("48 of 100 bytes; the file was")
+    assert "takes no ranges" in failure(Origin(f"{web}/ok", span=(0, 10)))[1]
 
 
 def test_a_denied_file(tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_denied_file(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", place.url)
 
     monkeypatch.setattr(source, "read_local", denied)
-    assert failure(Place("/root/secret.jpg")) == (errno.EACCES, "Permission denied")
+    assert failure(Origin("/root/secret.jpg")) == (errno.EACCES, "Permission denied")
 
 
 def test_zips_are_opened_once_and_shared_by_threads(archive, monkeypatch):
@@ -112,7 +112,7 @@ def test_zips_are_opened_once_and_shared_by_threads(archive, monkeypatch):
     real = zipfile.ZipFile
     monkeypatch.setattr(zipfile, "ZipFile", lambda file: (opened.append(file), real(file))[1])
     source.opened_zip.cache_clear()
-    places = [Place(archive, member=f"{i % 50}.bin") for i in range(400)]
+    places = [Origin(archive, member=f"{i % 50}.bin") for i in range(400)]
     assert read(places[0]) == bytes(5000)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(read, places))
@@ -124,13 +124,13 @@ def test_few_zips_stay_open(archive, tmp_path):
     for number in range(10):
         copy = tmp_path / f"{number}.zip"
         copy.write_bytes((tmp_path / "a.zip").read_bytes())
-        read(Place(str(copy), member="1.bin"))
+        read(Origin(str(copy), member="1.bin"))
     assert source.opened_zip.cache_info().currsize <= source.OPEN_ZIPS
 
 
 def test_processes_share_no_open_zip(archive, monkeypatch):
     """A fork shares the position in the file: two readers would get each other's bytes."""
-    place = Place(archive, member="1.bin")
+    place = Origin(archive, member="1.bin")
     assert pickle.loads(pickle.dumps((read, place))) == (read, place)
     source.opened_zip.cache_clear()
     for process in (1, 2, 2):
@@ -143,10 +143,10 @@ def test_damaged_zips_say_so(archive, tmp_path):
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[36:44] = bytes(8)
     (tmp_path / "b.zip").write_bytes(data)
-    code, text = failure(Place(str(tmp_path / "b.zip"), member="0.bin"))
+    code, text = failure(Origin(str(tmp_path / "b.zip"), member="0.bin"))
     assert code == errno.EIO
     assert "0.bin" in text or "decompressing" in text
-    assert "no item named" in failure(Place(archive, member="x"))[1]
+    assert "no item named" in failure(Origin(archive, member="x"))[1]
 
 
 def test_a_missing_client_is_not_a_bad_file(monkeypatch):
@@ -155,4 +155,4 @@ def test_a_missing_client_is_not_a_bad_file(monkeypatch):
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(ExtraError, match=r"s3://b/a.jpg: .*sslpipe\[s3\]"):
-        read(Place("s3://b/a.jpg"))
+        read(Origin("s3://b/a.jpg"))

@@ -9,7 +9,6 @@ import fsspec
 import pytest
 
 from sslpipe.errors import SampleError, ShardError
-from sslpipe.shards import index as shard_format
 from sslpipe.shards import open_manifest, read_index, read_manifest
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.shards.read.download import Patience
@@ -23,7 +22,7 @@ QUICK = Patience(attempts=3, first=0.001, longest=0.002)
 def samples(manifest, **settings):
     """Every sample of a set through a store."""
     store = open_store(manifest, patience=QUICK, **settings)
-    reader = Reader(store, shard_format)
+    reader = Reader(store)
     try:
         return [
             reader.read(number, row)
@@ -137,7 +136,7 @@ def test_an_error_ahead_of_the_reader_waits_for_the_reader(server, tmp_path, cap
     store.want([1])
     store._downloads.shutdown()
     assert "not fetched ahead: http://127" in caplog.text
-    assert store.open(1).record(0).size > 0  # the server is well again
+    assert store.open(1).index.payload(0).size > 0  # the server is well again
     store.close()
 
 
@@ -183,13 +182,15 @@ def test_wrong_bytes_from_a_server(server, tmp_path):
 def test_bits_flipped_in_payload_header_and_index(folder):
     manifest = open_manifest(folder)
     first, second, third = manifest.shards[:3]
-    record = read_index(manifest.tar(first)).records[1]
+    record = read_index(manifest.tar(first)).payloads[1]
     flip(manifest.tar(first), int(record["offset"]) + 9)
-    reader = Reader(open_store(manifest), shard_format)
+    reader = Reader(open_store(manifest))
     with pytest.raises(SampleError, match=rf"{first.file} sample 1 \(class.*CRC32 of the index"):
         reader.read(0, 1)
     assert reader.read(0, 2).data
-    flip(manifest.tar(second), int(read_index(manifest.tar(second)).records["offset"][0]) - 512 + 8)
+    flip(
+        manifest.tar(second), int(read_index(manifest.tar(second)).payloads["offset"][0]) - 512 + 8
+    )
     with pytest.raises(SampleError, match=rf"{second.file} sample 0: damaged tar header \(it nam"):
         reader.read(1, 0)
     flip(manifest.index(third), -1)
@@ -202,7 +203,7 @@ def test_cut_vanished_and_exchanged_files(folder):
     first, second, third = manifest.shards[:3]
     with manifest.tar(first).open("r+b") as file:
         file.truncate(1024)
-    reader = Reader(open_store(manifest), shard_format)
+    reader = Reader(open_store(manifest))
     with pytest.raises(ShardError, match=r"0.tar: was cut or changed: 1,024 of .* bytes; pack"):
         reader.read(0, 0)
     manifest.tar(second).unlink()
@@ -222,12 +223,12 @@ def test_a_shard_of_the_same_size_with_other_bytes(folder):
     first = manifest.shards[0]
     manifest.tar(first).write_bytes(bytes(first.bytes))
     with pytest.raises(SampleError, match="damaged tar header"):
-        Reader(open_store(manifest), shard_format).read(0, 0)
+        Reader(open_store(manifest)).read(0, 0)
 
 
 def test_an_open_shard_that_vanishes_is_read_to_its_end(folder):
     manifest = open_manifest(folder)
-    reader = Reader(open_store(manifest), shard_format)
+    reader = Reader(open_store(manifest))
     reader.read(0, 0)
     manifest.tar(manifest.shards[0]).unlink()
     assert reader.read(0, 1).data

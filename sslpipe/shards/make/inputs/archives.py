@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ....errors import ShardError
-from ...index import split_name
 from ...manifest import FILE, read_manifest
 from ...scan import LABEL, META, read_members
+from ...tar_headers import split_name
 from ...tar_streams import Skim
-from ..source import Note, Place, is_local, open_file, why
+from ..source import Note, Origin, is_local, open_file, why
 from .found import TEXTS, UNSAFE, Found, Options, offered, safe_key
 
 Parts = dict[str, tarfile.TarInfo]  # extension -> member
@@ -53,7 +53,7 @@ def group_members(
             continue
         if name is None:
             hidden = member.name.rpartition("/")[2].startswith(".")
-            yield Note(member.name, "hidden file" if hidden else "not an image extension")
+            yield Note(member.name, "hidden file" if hidden else "no extension of a payload")
         elif not member.isreg() or member.issparse():
             yield Note(member.name, "is no regular file")
         elif name[1].lower() in groups.setdefault(name[0], {}):
@@ -70,8 +70,8 @@ def sample_of(
     texts = [e for e in parts if e.rpartition(".")[2] in TEXTS] if payload else []
     for ext, member in parts.items():
         if ext not in texts and ext != payload and not (payload and ext == LABEL):
-            image = payload and ext.rpartition(".")[2] in options.extensions
-            reason = "a second image of this key" if image else "not an image extension"
+            second = payload and ext.rpartition(".")[2] in options.extensions
+            reason = "a second payload of this key" if second else "no extension of a payload"
             yield Note(member.name, reason)
     if payload is None:
         return
@@ -83,8 +83,8 @@ def sample_of(
     yield Found(place, chosen.name, safe_key(key), ext, label, chosen.size, extras)
 
 
-def place_of(url: str, member: tarfile.TarInfo) -> Place:
-    return Place(url, span=(member.offset_data, member.size))
+def place_of(url: str, member: tarfile.TarInfo) -> Origin:
+    return Origin(url, span=(member.offset_data, member.size))
 
 
 def class_of(
@@ -146,8 +146,8 @@ def list_zip(url: str, options: Options) -> Iterator[Found | Note]:
         inside = {parts[2]: files[path] for parts, path in group}
         sizes = {name: member.file_size for name, member in inside.items()}
 
-        def place(name: str, inside: dict[str, zipfile.ZipInfo] = inside) -> Place:
-            return Place(url, member=inside[name].filename)
+        def place(name: str, inside: dict[str, zipfile.ZipInfo] = inside) -> Origin:
+            return Origin(url, member=inside[name].filename)
 
         yield from offered(here, sizes, place, options)
 

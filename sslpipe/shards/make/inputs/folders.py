@@ -6,7 +6,7 @@ from itertools import groupby
 
 from ....errors import ShardError
 from ...read.file_systems import find_store
-from ..source import Note, Place, is_local, why
+from ..source import Note, Origin, is_local, why
 from .found import Found, Options, offered
 
 Folder = tuple[str, dict[str, int]]  # path below the root, file name -> bytes
@@ -26,8 +26,8 @@ def list_folder(root: str, options: Options) -> Iterator[Found | Note]:
         here, sizes = item
         inside = f"{root.rstrip('/')}/{here}".rstrip("/")
 
-        def place(name: str, inside: str = inside) -> Place:
-            return Place(f"{inside}/{name}")
+        def place(name: str, inside: str = inside) -> Origin:
+            return Origin(f"{inside}/{name}")
 
         yield from offered(here, sizes, place, options)
 

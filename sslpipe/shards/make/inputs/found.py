@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ....errors import ShardError
-from ..source import Note, Place
+from ..source import Note, Origin
 
-TEXTS = frozenset({"txt", "json", "caption"})  # kept beside an image of the same name
+TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
@@ -17,13 +17,13 @@ METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
 class Found:
     """A file that an input offers."""
 
-    place: Place
+    place: Origin
     file: str  # as named by the input
     key: str  # safe, not yet unique
     ext: str
     label: int | str | None = None  # class number or class name
     size: int = 0
-    extras: tuple[tuple[str, bytes | Place], ...] = ()
+    extras: tuple[tuple[str, bytes | Origin], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def safe_key(stem: str) -> str:
 
 
 def offered(
-    here: str, sizes: Mapping[str, int], place: Callable[[str], Place], options: Options
+    here: str, sizes: Mapping[str, int], place: Callable[[str], Origin], options: Options
 ) -> Iterator[Found | Note]:
     """What the files of one folder offer: payloads, with the texts of the same stem beside them.
 
@@ -73,7 +73,7 @@ def offered(
     label = here.partition("/")[0] or None
     names = {name: split_file(name) for name in sorted(sizes)}
     payloads = {n: s for n, (s, ext) in names.items() if ext in options.extensions and n[0] != "."}
-    texts: dict[str, dict[str, bytes | Place]] = {stem: {} for stem in payloads.values()}
+    texts: dict[str, dict[str, bytes | Origin]] = {stem: {} for stem in payloads.values()}
     for name, (stem, ext) in names.items():
         if name in payloads:
             continue
@@ -82,7 +82,7 @@ def offered(
         elif ext in TEXTS and stem in texts and ext not in texts[stem]:
             texts[stem][ext] = place(name)
         else:
-            yield Note(prefix + name, "not an image extension")
+            yield Note(prefix + name, "no extension of a payload")
     for name, stem in payloads.items():
         key, extras = safe_key(prefix + stem), tuple(texts[stem].items())
         yield Found(place(name), prefix + name, key, names[name][1], label, sizes[name], extras)

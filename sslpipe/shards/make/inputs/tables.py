@@ -13,7 +13,7 @@ from typing import Any
 from ....errors import ExtraError, ShardError
 from ....recipe.names import suggest
 from ...read.file_systems import find_store
-from ..source import SCHEME, Note, Place, is_local, open_file, why
+from ..source import SCHEME, Note, Origin, is_local, open_file, why
 from .found import Columns, Found, Options, safe_key, split_file
 
 GUESSES = {  # looked for in this order, in any case
@@ -148,7 +148,7 @@ def checked(entries: Iterator[str], base: str, url: str) -> Iterator[str]:
     return chain(first, entries)
 
 
-def exists(place: Place) -> bool:
+def exists(place: Origin) -> bool:
     if is_local(place.url):
         return os.path.lexists(place.url)
     store, path = find_store(place.url)
@@ -158,10 +158,10 @@ def exists(place: Place) -> bool:
         return False
 
 
-def place_of(entry: str, base: str) -> Place:
+def place_of(entry: str, base: str) -> Origin:
     """Where an entry lies; `base`: folder of the list."""
     beside = is_local(entry) and not entry.startswith("/")
-    return Place(f"{base}/{entry}" if beside else entry)
+    return Origin(f"{base}/{entry}" if beside else entry)
 
 
 def is_hidden(entry: str) -> bool:
@@ -185,11 +185,11 @@ def found_in(row: Row, base: str, columns: Mapping[str, str]) -> Found:
     key = row[columns["key"]] if "key" in columns else None
     rest = {name: row[name] for name in row if name not in columns.values()}
     rest = {name: value for name, value in rest.items() if value not in (None, "")}
-    extras: list[tuple[str, bytes | Place]] = []
+    extras: list[tuple[str, bytes | Origin]] = []
     if rest:
         text = json.dumps(rest, ensure_ascii=False, default=str)
         extras.append(("json", text.encode("utf-8", "replace")))
-    if caption:  # several of one image, as Parquet may hold them, are lines
+    if caption:  # several of one file, as Parquet may hold them, are lines
         lines = caption if isinstance(caption, list) else [caption]
         extras.append(("txt", "\n".join(map(str, lines)).encode("utf-8", "replace")))
     key = plain.key if key in (None, "") else safe_key(str(key))

@@ -1,0 +1,90 @@
+"""What the shard format asks of a modality: what a payload is, and what an index says of it.
+
+The format itself knows no modality. A codec measures every payload by up to four numbers, its
+**extent** (for pictures: height and width), and marks it with bits of its own, its **flags**. Both
+stand in the index; their names stand in the manifest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Extent = tuple[int, ...]  # up to EXTENTS numbers from 0 to 2**32 - 1; all 0: not known
+Inspect = Callable[[bytes], Extent]  # of a payload; SampleError with the reason
+U32 = npt.NDArray[np.uint32]
+
+EXTENTS = 4  # numbers of an extent in an index
+
+
+class Codec(Protocol):
+    """What packing, indexing and verifying know of a modality. Picklable: it goes to workers."""
+
+    @property
+    def modality(self) -> str:
+        """The name of the modality, as recipes write it."""
+
+    @property
+    def extents(self) -> tuple[str, ...]:
+        """Names of the numbers of an extent, in their order; at most four."""
+
+    @property
+    def flag_bits(self) -> Mapping[str, int]:
+        """Names of the bits that `flags` may set, each with its value (1, 2, 4 ...)."""
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """Extensions of files that are payloads: lower case, without dot."""
+
+    @property
+    def shrunk_extension(self) -> str:
+        """The extension of what `shrink` makes."""
+
+    @property
+    def version(self) -> str:
+        """Names the packages whose version may change a byte of what is packed."""
+
+    @property
+    def measure(self) -> str:
+        """What histograms count samples by, with its unit: `shorter side, px`."""
+
+    @property
+    def bins(self) -> tuple[int, ...]:
+        """The ascending edges of those histograms, in that unit."""
+
+    def measured(self, extents: U32) -> npt.NDArray[np.int64]:
+        """That measure of every row of an (n, 4) array of extents; 0 where it is not known."""
+
+    def extension(self, data: bytes) -> str:
+        """The extension that the content deserves, whatever its name; SampleError."""
+
+    def extent(self, data: bytes) -> Extent:
+        """The extent by the first bytes alone: nothing is decoded; SampleError with the reason."""
+
+    def inspect(self, data: bytes) -> Extent:
+        """Decode everything and return the extent that was found; SampleError with the reason."""
+
+    def flags(self, data: bytes) -> int:
+        """The bits that hold for a payload, by its first bytes; never an error."""
+
+    def shrink(self, data: bytes, *, side: int, quality: int) -> bytes:
+        """Decode everything and encode it anew, no larger than `side`; SampleError."""
+
+    def perceptual_hash(self, data: bytes) -> int:
+        """64 bits, of which similar payloads share most; SampleError with the reason."""
+
+
+def histogram(codec: Codec, extents: U32) -> dict[str, int]:
+    """Name of a bin of the codec's measure -> samples in it, in order; empty bins are left out."""
+    measured, edges = codec.measured(extents), codec.bins
+    place = np.where(measured == 0, 0, 1 + np.digitize(measured, edges))
+    found = np.bincount(place, minlength=len(edges) + 2).tolist()
+    return {name: n for name, n in zip(bin_names(edges), found, strict=True) if n}
+
+
+def bin_names(edges: Sequence[int]) -> list[str]:
+    """`unknown`, `under 64`, `64 to 127` ... `2048 and more`."""
+    between = [f"{low} to {high - 1}" for low, high in pairwise(edges)]
+    return ["unknown", f"under {edges[0]}", *between, f"{edges[-1]} and more"]

@@ -1,0 +1,58 @@
+"""The headers of tar members: names, keys and extensions, as webdataset takes them apart."""
+
+import io
+import re
+import tarfile
+
+from ..errors import SampleError
+
+BLOCK = tarfile.BLOCKSIZE
+PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
+# the key ends at the first dot of the base name, as in webdataset
+NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
+
+
+def parse_header(header: bytes) -> tarfile.TarInfo:
+    """The member that a tar header describes; long names stand in blocks before the last one.
+
+    Raises:
+        SampleError: the header is damaged.
+    """
+    try:
+        if len(header) == BLOCK:
+            return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        with tarfile.open(fileobj=io.BytesIO(header), mode="r:", encoding="utf-8") as tar:
+            member = tar.next()  # the first; a second would look beyond the header
+    except tarfile.TarError as error:
+        raise SampleError(f"damaged tar header ({error})") from error
+    if member is None:
+        raise SampleError("damaged tar header (it is the end mark of the tar)")
+    return member
+
+
+def member_key(header: bytes) -> str:
+    """The key of the sample that a tar header belongs to.
+
+    Raises:
+        SampleError: the header is damaged.
+    """
+    if len(header) == BLOCK and header.startswith(PLAIN, MAGIC_AT):
+        # tarfile's parser takes longer than reading the sample; nothing but the name is needed
+        name, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
+        full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+    else:
+        full = parse_header(header).name
+    parts = split_name(full)
+    if parts is None:
+        raise SampleError(f"damaged tar header (the name {full!r} has no key)")
+    return parts[0]
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and extension of a member (`a/b.left.jpg` -> `a/b`, `left.jpg`); None without either."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    # names in other encodings arrive as lone surrogates, which no file or hash takes
+    key = match[1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return key, match[2]
