@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import bar, console, notes, show_tables
+from .terminal import ModalityOption, bar, console, notes, show_tables
 
 
 class Check(StrEnum):
@@ -59,6 +59,7 @@ def pack(
     dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
     near_bits: Annotated[int, typer.Option(help="Of 64 that near ones may differ in.")] = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
+    modality: ModalityOption = "image",
     workers: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a packing in OUT.")] = False,
@@ -76,10 +77,11 @@ def pack(
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
     from .. import shards
-    from ..modalities.image.codec import ImageCodec
+    from ..modalities.parts import find_modality
 
+    codec = find_modality(modality, "--modality").codec
     settings = shards.PackSettings(
-        codec=ImageCodec(), name=name or "", resize=resize, quality=quality, check=check.value,
+        codec=codec, name=name or "", resize=resize, quality=quality, check=check.value,
         shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
         columns=shards.parse_columns(columns), dedupe=dedupe.value, near_bits=near_bits,
         keep_names=keep_names,
@@ -126,7 +128,7 @@ def verify(
 
     Example: `sslpipe verify shards/sample`
     """
-    from ..modalities.image.codec import ImageCodec
+    from ..modalities.parts import find_modality
     from ..shards import exclude_rows, read_manifest
     from ..shards import verify as verify_shards
 
@@ -139,7 +141,11 @@ def verify(
             done[0] += samples
             update(completed=done[0])
 
-        problems = verify_shards(manifest, inspect=ImageCodec().inspect, progress=progress)
+        problems = verify_shards(
+            manifest,
+            inspect=find_modality(manifest.modality, str(shards)).codec.inspect,
+            progress=progress,
+        )
     for problem in problems:
         text = f"{problem.shard} {problem.key}: {problem.what}"
         notes.print(text, markup=False, highlight=False)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .terminal import bar, console, notes
+from .terminal import ModalityOption, bar, console, notes
 
 MOST = 20  # rows of a table of labels
 
@@ -26,6 +26,7 @@ def index(
     label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
     decode: Annotated[bool, typer.Option(help="Decode all, not only headers.")] = False,
     rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
+    modality: ModalityOption = "image",
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Tars at once; default: a core each.")] = None,
 ) -> None:
@@ -37,7 +38,7 @@ def index(
 
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
-    from ..modalities.image.codec import ImageCodec
+    from ..modalities.parts import find_modality
     from ..shards.make.adopt import adopt
     from ..shards.make.exports import check_kinds
     from ..shards.make.exports import export as write_export
@@ -45,7 +46,8 @@ def index(
 
     kinds = check_kinds(export)
     only = ext.lower().lstrip(".") if ext else None
-    rules = Rules(ImageCodec(), "decode" if decode else "header", label_key, only)
+    codec = find_modality(modality, "--modality").codec
+    rules = Rules(codec, "decode" if decode else "header", label_key, only)
     with bar("tars") as update:
         made = adopt(
             urls,
@@ -105,7 +107,7 @@ def inspect(
 
     Example: `sslpipe inspect shards/sample --sheet sheet.png`
     """
-    from ..modalities.image.codec import ImageCodec
+    from ..modalities.parts import find_modality
     from ..shards import read_manifest
     from ..shards.contents import extract, find_key, find_row, list_keys, survey
 
@@ -121,7 +123,8 @@ def inspect(
     elif out is not None:
         raise ShardError("--out writes one sample: name it by its key or --row")
     else:
-        show_set(survey(manifest, ImageCodec()), as_json)
+        codec = find_modality(manifest.modality, str(shards)).codec
+        show_set(survey(manifest, codec), as_json)
 
 
 def show_set(contents: Any, as_json: bool) -> None:
@@ -189,7 +192,7 @@ def readable(ext: str, data: bytes) -> str:
 
 def draw_sheet(manifest: Any, path: Path, count: int) -> None:
     """Thumbnails of samples that are spread evenly over the set."""
-    from ..modalities.image.thumbnails import Thumbnail, thumbnails
+    from ..modalities.parts import find_modality
     from ..shards.contents import read_payload, spread
 
     items = []
@@ -197,6 +200,6 @@ def draw_sheet(manifest: Any, path: Path, count: int) -> None:
         key, label, data = read_payload(manifest, shard, row)
         known = 0 <= label < len(manifest.classes)
         name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"
-        items.append(Thumbnail(data, (key, name)))
-    thumbnails(items).save(path)
+        items.append((data, (key, name)))
+    find_modality(manifest.modality, str(path)).thumbnails(items).save(path)
     console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples", soft_wrap=True)

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+ModalityOption = Annotated[
+    str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
+]
 console = Console()
 notes = Console(stderr=True)
 

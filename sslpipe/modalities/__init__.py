@@ -181,6 +181,10 @@ class Modality(Protocol):
         """The first `rows` samples of a batch as a picture, for `sslpipe show`."""
         ...
 
+    def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
+        """Stored samples with the captions below them, as a picture for `sslpipe inspect`."""
+        ...
+
     def evaluation_views(self, recipe: Recipe) -> dict[str, Views]:
         """One group, `global`, of one view in which nothing is random, for evaluation."""
         ...

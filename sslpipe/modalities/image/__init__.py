@@ -79,6 +79,12 @@ class ImageModality(Modality):
 
         return sheet(batch, spec, decider.policies, rows=rows)
 
+    def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
+        """Small pictures in rows."""
+        from .thumbnails import thumbnails
+
+        return thumbnails(items)
+
     def evaluation_views(self, recipe: Recipe) -> dict[str, Views]:
         """The central crop."""
         from .evaluation import evaluation_views

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from sslpipe.modalities.image.thumbnails import LETTERS, TILE, Thumbnail, shortened, thumbnails
+from sslpipe.modalities.image.thumbnails import LETTERS, TILE, shortened, thumbnails
 
 
 def photo(colour, size):
@@ -16,9 +16,9 @@ def photo(colour, size):
 
 def test_every_picture_has_its_place_and_bad_ones_are_red():
     items = [
-        Thumbnail(photo("blue", (300, 100)), ("a", "cat")),
-        Thumbnail(photo("lime", (20, 40)), ("b", "dog")),
-        Thumbnail(b"no picture", ("c", "none")),
+        (photo("blue", (300, 100)), ("a", "cat")),
+        (photo("lime", (20, 40)), ("b", "dog")),
+        (b"no picture", ("c", "none")),
     ]
     sheet = np.asarray(thumbnails(items, columns=2))
     # centres of the tiles: 6 px margins, two lines of 14 px below each tile

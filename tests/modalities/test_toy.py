@@ -1,0 +1,110 @@
+"""A modality of a user's own passes through everything without a line of ours changed."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sslpipe
+from sslpipe.errors import RecipeError
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import read_manifest
+
+from ..cli.test_commands import run  # noqa: F401  a fixture
+from .toy import NAME
+
+RECIPE = f"""\
+modality: {NAME}
+stream: {{batch_size: 12, seed: 0, order: global}}
+views:
+  global: {{count: 2, ops: [Window: {{length: 32}}]}}
+masks:
+  hole: {{patch_size: 4, sampler: {{random: {{ratio: 0.5}}}}}}
+method: {{simclr: {{projector: [16, 8]}}}}
+train:
+  backbone: {{"tests.modalities.toy:SeriesEncoder": {{dim: 12}}}}
+  optimizer: {{adamw: {{lr: 1.0e-3, weight_decay: 0.0}}}}
+  epochs: 2
+run: {{threads: 2}}
+"""
+SERIES = 48  # in two classes, slow and fast
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Sines of two frequencies and random phases, (2, T) each, T between 40 and 90 steps."""
+    folder, rng = tmp_path_factory.mktemp("series"), np.random.default_rng(0)
+    for number in range(SERIES):
+        time = np.arange(rng.integers(40, 90))
+        speed = (0.2, 0.9)[number % 2]
+        rows = np.sin(speed * time + rng.uniform(0, 6, (2, 1))) + rng.normal(0, 0.3, (2, len(time)))
+        place = folder / ("slow", "fast")[number % 2]
+        place.mkdir(exist_ok=True)
+        np.save(place / f"{number:02d}.npy", rows.astype(np.float32))
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The recipe as a file."""
+    path = tmp_path / "series.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_from_files_to_an_evaluated_encoder(series, recipe, run, tmp_path):  # noqa: F811
+    shards, out = tmp_path / "shards", tmp_path / "run"
+    run("pack", series, shards, "--modality", NAME, "--workers", 1, "--shard-samples", 10)
+    assert read_manifest(shards).modality == NAME
+    assert "all good" in run("verify", shards)[0]
+    assert "steps" in run("inspect", shards)[0]
+    run("inspect", shards, "--sheet", tmp_path / "stored.png", "--count", 3)
+    run("show", recipe, "--shards", shards, "--out", tmp_path / "show.png", "--rows", 4)
+    assert Image.open(tmp_path / "show.png").size == (4 * 32, 40 * 8)
+    assert Image.open(tmp_path / "stored.png").size == (4 * 32, 40 * 6)
+    run("train", recipe, "--shards", shards, "--out", out, "--device", "cpu")
+    rows = json.loads(run("eval", out / "last.pt", shards, "--json", "--device", "cpu")[0])
+    assert rows["trained"]["knn top-1"] > 0.9  # of slow and fast
+
+
+def test_the_stream_is_elastic_and_replayable(series, run, tmp_path):  # noqa: F811
+    run("pack", series, tmp_path / "shards", "--modality", NAME, "--workers", 1)
+    recipe = parse_recipe(RECIPE)
+    seen = {}
+    for world in (1, 3):
+        for rank in range(world):
+            with sslpipe.load(
+                recipe, shards=tmp_path / "shards", device="cpu", rank=rank, world_size=world
+            ) as pipe:
+                for batch in pipe:
+                    assert batch.views["global"].shape == (2, 12 // world, 2, 32)
+                    assert (batch.masks["hole"].sum(-1) == 4).all()
+                    for b, uid in enumerate(batch.uids.tolist()):
+                        here = batch.views["global"][:, b], batch.masks["hole"][:, b]
+                        there = seen.setdefault(uid, here)
+                        assert all(torch.equal(x, y) for x, y in zip(here, there, strict=True))
+    assert len(seen) == SERIES
+
+
+def test_tars_of_others_and_their_damage(series, run, tmp_path):  # noqa: F811
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
+        for path in sorted(series.rglob("*.npy")):
+            tar.add(path, arcname=path.name)
+    run("index", tmp_path / "tars", "--modality", NAME)
+    manifest = read_manifest(tmp_path / "tars")
+    assert (manifest.samples, manifest.modality) == (SERIES, NAME)
+    data = bytearray((tmp_path / "tars" / "a.tar").read_bytes())
+    data[700] ^= 1
+    (tmp_path / "tars" / "a.tar").write_bytes(data)
+    assert "CRC-32" in run("verify", tmp_path / "tars", code=1)[1]
+
+
+def test_an_unknown_modality_is_named():
+    for name, message in (("imgae", "did you mean 'image'"), ("no.such:Thing", "cannot import")):
+        recipe = parse_recipe(RECIPE, path="r.yaml", overrides=[f"modality={name}"])
+        with pytest.raises(RecipeError, match=rf"^r\.yaml: .*{message}"):
+            sslpipe.load(recipe, shards="shards/sample", device="cpu")
