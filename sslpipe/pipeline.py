@@ -11,7 +11,7 @@ threads, prefetch depth and resuming change nothing.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +19,19 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .batch import Batch, BatchSpec
+from .batch import Batch
 from .device.handoff import Mark, handoff
 from .errors import RecipeError
 from .modalities import Raw
-from .modalities.parts import Part, make_parts, merged, parts_of, tensors
+from .modalities.parts import (
+    batch_spec,
+    find_modality,
+    make_parts,
+    members_of,
+    merged,
+    parts_of,
+    tensors,
+)
 from .process import cores, process_ranks
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
@@ -99,10 +107,15 @@ class Pipeline:
         # one pool for decoding and augmentation: two of them would fight for the cores
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
-        reading = ReadingRank(rank, world_size, self._threads, self.threads)
-        self.source = open_source(
-            recipe, shards, reading, extensions=self.parts[0].modality.codec.extensions
+        reading = ReadingRank(
+            rank,
+            world_size,
+            self._threads,
+            self.threads,
+            payloads=find_modality(recipe.modality, recipe.path).codec.extensions,
+            members=members_of(self.parts),
         )
+        self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self._load = self._loading()
         self._handoff = handoff(device)
@@ -277,18 +290,3 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def batch_spec(
-    recipe: Recipe, parts: Sequence[Part], *, world_size: int, batches: int
-) -> BatchSpec:
-    """What the batches hold; an epoch has `batches` of them."""
-    size = recipe.stream.batch_size
-    return BatchSpec(
-        size // world_size,
-        size,
-        merged(part.decider.views for part in parts),
-        merged(part.decider.masks for part in parts),
-        merged(part.decider.targets for part in parts),
-        epoch_size=batches * size,
-    )

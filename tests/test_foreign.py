@@ -152,8 +152,8 @@ def test_bad_foreign_samples_follow_the_policy(packed, policy):
     ("change", "message"),
     [
         (lambda s: (s["__key__"], s["jpg"]), "gave tuple without '__key__'"),
-        (lambda s: {**s, "png": s["jpg"]}, "of which 2 are images"),
-        (lambda s: {"__key__": "k", "txt": b""}, "of which 0 are images"),
+        (lambda s: {**s, "png": s["jpg"]}, "of which 2 can be decoded"),
+        (lambda s: {"__key__": "k", "txt": b""}, "of which 0 can be decoded"),
         (lambda s: {**s, "jpg": np.zeros((2, 2, 3))}, "is ndarray, not raw bytes; leave .decode"),
     ],
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..batch import Batch, BatchSpec
 from ..device.handoff import Send, send_groups
-from ..errors import RecipeError
+from ..errors import RecipeError, SampleError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
@@ -36,6 +36,7 @@ class Part:
     decode: Decode
     maker: Maker
     share_decode: ShareDecode | None  # None: samples are decoded one by one
+    owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
 
     def load(self, sample: Sample, epoch: int) -> Raw:
         """Decode a sample as far as the views of its epoch need it.
@@ -43,7 +44,20 @@ class Part:
         Raises:
             SampleError: the reason, without the place.
         """
-        return self.decode(sample, self.instructions(sample, epoch))
+        mine = sample if self.owns_payload else self.member_of(sample)
+        return self.decode(mine, self.instructions(mine, epoch))
+
+    def member_of(self, sample: Sample) -> Sample:
+        """The sample as if the first member of this modality were its payload.
+
+        Raises:
+            SampleError: it has none.
+        """
+        extensions = self.modality.codec.extensions
+        for ext, data in sample.members.items():
+            if ext.rpartition(".")[2] in extensions:
+                return Sample(sample.uid, sample.key, sample.label, data)
+        raise SampleError(f"has no member .{', .'.join(sorted(extensions))}")
 
     def prepare(self, sample: Sample, epoch: int) -> Any:
         """The first stage of decoding a whole share at once."""
@@ -76,20 +90,21 @@ def parts_of(
     for name, group in recipe.views.items():
         groups.setdefault(group.modality or recipe.modality, []).append(name)
     return [
-        build_part(find_modality(name, recipe.path), recipe, names, device=device, threads=threads)
+        build_part(name, recipe, names, device=device, threads=threads)
         for name, names in groups.items()
     ]
 
 
 def build_part(
-    modality: Modality,
+    name: str,
     recipe: Recipe,
     groups: Sequence[str],
     *,
     device: torch.device,
     threads: ThreadPoolExecutor | None,
 ) -> Part:
-    """Ask a modality for all that some view groups need."""
+    """Ask the modality called `name` for all that some view groups of it need."""
+    modality = find_modality(name, recipe.path)
     decider, decode = modality.decider(recipe, groups), modality.decoder(recipe)
     return Part(
         modality,
@@ -97,7 +112,14 @@ def build_part(
         decode,
         modality.maker(recipe, decider, device=device, threads=threads),
         modality.share_decoder(recipe, decode, device=device),
+        owns_payload=name == recipe.modality,
     )
+
+
+def members_of(parts: Sequence[Part]) -> frozenset[str]:
+    """Extensions of the members that are read beside a sample's payload."""
+    others = (part.modality.codec.extensions for part in parts if not part.owns_payload)
+    return frozenset[str]().union(*others)
 
 
 def find_modality(name: str, where: str = "modality") -> Modality:
@@ -123,6 +145,21 @@ def shipped_modalities() -> list[str]:
     """The folders beside this file."""
     folder = str(Path(__file__).parent)
     return [module.name for module in pkgutil.iter_modules([folder]) if module.ispkg]
+
+
+def batch_spec(
+    recipe: Recipe, parts: Sequence[Part], *, world_size: int, batches: int
+) -> BatchSpec:
+    """What the batches hold; an epoch has `batches` of them."""
+    size = recipe.stream.batch_size
+    return BatchSpec(
+        size // world_size,
+        size,
+        merged(part.decider.views for part in parts),
+        merged(part.decider.masks for part in parts),
+        merged(part.decider.targets for part in parts),
+        epoch_size=batches * size,
+    )
 
 
 def make_parts(

@@ -30,7 +30,8 @@ Numbered = tuple[int, Any]  # epoch, what the iterable gave
 class Foreign:
     """Batches, a sample for each of `slots`, of an iterable of dicts with `__key__` and raw bytes.
 
-    extensions: lower case; the one field of a sample with such a name holds the image.
+    payloads: extensions, lower case; the one field of a sample with such a name is decoded.
+    members: extensions of fields that are kept beside it.
     epoch_samples: per rank; decides the length of an epoch.
     """
 
@@ -43,12 +44,14 @@ class Foreign:
         *,
         slots: I64,
         epoch_samples: int,
-        extensions: Collection[str],
+        payloads: Collection[str],
+        members: Collection[str] = (),
         on_bad: OnBad,
         threads: ThreadPoolExecutor,
     ) -> None:
         self._samples, self.slots, self._epoch_samples = samples, slots, epoch_samples
-        self._extensions, self._on_bad, self._threads = extensions, on_bad, threads
+        self._payloads, self._members = payloads, members
+        self._on_bad, self._threads = on_bad, threads
         self._lock = threading.Lock()
         self._next = 0  # the step that the iterator stands at
         self._stream = numbered(samples, 0, epoch_samples)
@@ -99,7 +102,7 @@ class Foreign:
             ShardError: it is no dict of raw bytes.
         """
         epoch, fields = item
-        sample = sample_of(fields, self._extensions)
+        sample = sample_of(fields, self._payloads, self._members)
         try:
             return Loaded(without_bytes(sample, sample.label), decode(sample, epoch), epoch)
         except SampleError as error:
@@ -158,11 +161,11 @@ def epoch_length(samples: Iterable[Any], *, given: int | None, world_size: int, 
     return length
 
 
-def sample_of(fields: Any, extensions: Collection[str]) -> Sample:
+def sample_of(fields: Any, payloads: Collection[str], members: Collection[str] = ()) -> Sample:
     """Key, label and raw bytes of a dict in webdataset's form.
 
     Raises:
-        ShardError: no dict, no key, or not exactly one field of raw image bytes.
+        ShardError: no dict, no key, or not exactly one payload of raw bytes.
     """
     if not isinstance(fields, Mapping) or "__key__" not in fields:
         raise ShardError(
@@ -170,19 +173,20 @@ def sample_of(fields: Any, extensions: Collection[str]) -> Sample:
             "wds.WebDataset does, without .to_tuple() or .batched()"
         )
     key = str(fields["__key__"])
-    images = [name for name in fields if str(name).lower() in extensions]
-    if len(images) != 1:
+    found = [name for name in fields if str(name).lower() in payloads]
+    if len(found) != 1:
         raise ShardError(
             f"iterable: sample {key} has the fields {sorted(map(str, fields))}, of which "
-            f"{len(images)} are images; keep one of {', '.join(sorted(extensions))}"
+            f"{len(found)} can be decoded; keep one of {', '.join(sorted(payloads))}"
         )
-    data = fields[images[0]]
+    data = fields[found[0]]
     if not isinstance(data, bytes):
         raise ShardError(
-            f"iterable: sample {key}.{images[0]} is {type(data).__name__}, not raw bytes; "
+            f"iterable: sample {key}.{found[0]} is {type(data).__name__}, not raw bytes; "
             "leave .decode() out, sslpipe decodes"
         )
-    return Sample(sample_id(key), key, label_of(fields.get("cls")), data)
+    others = {str(name): value for name, value in fields.items() if name in members}
+    return Sample(sample_id(key), key, label_of(fields.get("cls")), data, members=others)
 
 
 def label_of(value: Any) -> int:

@@ -26,12 +26,14 @@ Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
 
 @dataclass(frozen=True, slots=True)
 class ReadingRank:
-    """Which rank of how many reads, and with which threads."""
+    """Which rank of how many reads, with which threads, and what of a sample."""
 
     rank: int
     world_size: int
     threads: ThreadPoolExecutor
     count: int  # of threads
+    payloads: Collection[str] = ()  # extensions of what an iterable's samples hold to be decoded
+    members: Collection[str] = ()  # extensions of what else is read of a sample, captions say
 
     def slots(self, batch_size: int, lanes: int) -> order.I64:
         """This rank's places in every batch."""
@@ -40,12 +42,8 @@ class ReadingRank:
         )
 
 
-def open_source(
-    recipe: Recipe, shards: Shards, reading: ReadingRank, *, extensions: Collection[str]
-) -> Source:
+def open_source(recipe: Recipe, shards: Shards, reading: ReadingRank) -> Source:
     """The stream of a recipe over what the user gave.
-
-    extensions: of the field of an iterable's samples that is decoded; lower case, no dot.
 
     Raises:
         RecipeError: the recipe's stream section does not suit it.
@@ -61,7 +59,7 @@ def open_source(
         )
     if isinstance(shards, str | Path):
         return single(recipe, open_manifest(shards), reading)
-    return foreign(recipe, shards, reading, extensions)
+    return foreign(recipe, shards, reading)
 
 
 def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
@@ -86,7 +84,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     """One packed set."""
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
-    corpus = corpus_of(recipe, manifest, seed=stream.seed, lanes=lanes)
+    corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
     remainder = remainder_of(recipe)
     check_short(recipe, remainder, corpus.order.samples, reading.world_size)
     plan = Single(
@@ -118,6 +116,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
         name: corpus_of(
             recipe,
             manifest,
+            reading,
             # by name: adding a set changes no other's order, and equal sets do not walk in step
             seed=sample_id(f"{stream.seed}/{name}") & (2**63 - 1),
             lanes=stream.lanes or lanes_in_mixture(stream.batch_size * turn / sum(turns)),
@@ -143,9 +142,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
     )
 
 
-def foreign(
-    recipe: Recipe, samples: Iterable[Any], reading: ReadingRank, extensions: Collection[str]
-) -> Foreign:
+def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> Foreign:
     """Somebody's iterable: this rank's part of the data, split by its owner."""
     stream = recipe.stream
     if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
@@ -161,7 +158,8 @@ def foreign(
         samples,
         slots=reading.slots(stream.batch_size, 1),
         epoch_samples=length,
-        extensions=extensions,
+        payloads=reading.payloads,
+        members=reading.members,
         on_bad=stream.on_bad,
         threads=reading.threads,
     )
@@ -170,6 +168,7 @@ def foreign(
 def corpus_of(
     recipe: Recipe,
     manifest: Manifest,
+    reading: ReadingRank,
     *,
     seed: int,
     lanes: int,
@@ -191,7 +190,7 @@ def corpus_of(
     sizes = [s.samples - len(rows) for s, rows in zip(manifest.shards, excluded, strict=True)]
     return Corpus(
         store,
-        Reader(store),
+        Reader(store, reading.members),
         order.build_order(
             np.array(sizes, dtype=np.int64),
             kind=recipe.stream.order,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import sslpipe
-from sslpipe.errors import RecipeError
+from sslpipe.errors import RecipeError, SampleError
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import read_manifest
 
@@ -97,8 +97,10 @@ def test_tars_of_others_and_their_damage(series, run, tmp_path):  # noqa: F811
     run("index", tmp_path / "tars", "--modality", NAME)
     manifest = read_manifest(tmp_path / "tars")
     assert (manifest.samples, manifest.modality) == (SERIES, NAME)
+    with tarfile.open(tmp_path / "tars" / "a.tar") as tar:
+        member = tar.getmembers()[3]
     data = bytearray((tmp_path / "tars" / "a.tar").read_bytes())
-    data[700] ^= 1
+    data[member.offset_data + member.size // 2] ^= 1
     (tmp_path / "tars" / "a.tar").write_bytes(data)
     assert "CRC-32" in run("verify", tmp_path / "tars", code=1)[1]
 
@@ -108,3 +110,58 @@ def test_an_unknown_modality_is_named():
         recipe = parse_recipe(RECIPE, path="r.yaml", overrides=[f"modality={name}"])
         with pytest.raises(RecipeError, match=rf"^r\.yaml: .*{message}"):
             sslpipe.load(recipe, shards="shards/sample", device="cpu")
+
+
+TWO = f"""\
+stream: {{batch_size: 6, seed: 0}}
+views:
+  picture: {{count: 2, ops: [RandomResizedCrop: {{size: [16, 16]}}]}}
+  series: {{modality: {NAME}, ops: [Window: {{length: 32}}]}}
+masks:
+  patches: {{view: picture, patch_size: 4, sampler: random}}
+  steps: {{view: series, patch_size: 8, sampler: random}}
+run: {{threads: 2}}
+"""
+
+
+@pytest.fixture
+def pairs(series, tmp_path):
+    """A tar of 12 pictures, each with a series beside it, and its index."""
+    (tmp_path / "pairs").mkdir()
+    with tarfile.open(tmp_path / "pairs" / "a.tar", "w") as tar:
+        for number, path in enumerate(sorted(series.rglob("*.npy"))[:12]):
+            picture = tmp_path / "picture.png"
+            Image.new("RGB", (20 + number, 30), (20 * number, 0, 0)).save(picture)
+            tar.add(picture, arcname=f"{path.stem}.png")
+            tar.add(path, arcname=path.name)
+    return tmp_path / "pairs"
+
+
+def test_two_modalities_are_two_groups_of_a_sample(series, pairs, run):  # noqa: F811
+    run("index", pairs)
+    with sslpipe.load(parse_recipe(TWO), shards=pairs, device="cpu") as pipe:
+        batch = next(iter(pipe))
+        assert pipe.spec.views["picture"].axes == "CHW"
+        assert pipe.spec.views["series"].axes == "CT"
+        assert {name: spec.axes for name, spec in pipe.spec.masks.items()} == {
+            "patches": "HW", "steps": "T",
+        }  # fmt: skip
+    assert batch.views["picture"].shape == (2, 6, 3, 16, 16)
+    for b, key in enumerate(batch.keys):
+        (path,) = series.rglob(f"{key}.npy")
+        start = int(batch.params["series"][0, b, 0])
+        window = torch.from_numpy(np.load(path)[:, start : start + 32])
+        assert torch.equal(batch.views["series"][0, b], window)
+
+
+def test_a_sample_without_the_other_member_is_bad(series, pairs, run):  # noqa: F811
+    with tarfile.open(pairs / "a.tar", "a") as tar:
+        tar.add(pairs.parent / "picture.png", arcname="alone.png")
+    run("index", pairs)
+    recipe = parse_recipe(TWO, overrides=["stream.on_bad=raise", "stream.batch_size=13"])
+    message = r"a\.tar alone: has no member \.npy"
+    with (
+        sslpipe.load(recipe, shards=pairs, device="cpu") as pipe,
+        pytest.raises(SampleError, match=message),
+    ):
+        next(iter(pipe))
