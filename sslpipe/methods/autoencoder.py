@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.feature_maps import MapEncoder, map_shape
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative, positive, shares
 
 
 def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, positive, shares
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import positive, shares
 from .parts.teachers import cosine, ema_update, frozen_copy
 from .simclr import monitors
 

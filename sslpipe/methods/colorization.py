@@ -1,7 +1,8 @@
 """Colorization: guess each place's colour, as one of 313 classes, from the lightness around it.
 
 Zhang et al. 2016, "Colorful image colorization", arXiv:1603.08511; richzhang/colorization,
-resources/caffe_traininglayers.py. K bins, N nearest bins of a colour here.
+resources/caffe_traininglayers.py. K bins, N nearest bins of a colour here. The bins are a grid of
+(a, b), about those that sRGB can show.
 """
 
 from typing import cast
@@ -12,13 +13,34 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .colour_bins import ab_bins
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, positive, shares
 from .parts.collectives import all_mean
 from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
 from .parts.heads import at_least_fp32
-from .parts.limits import positive, shares
+
+STEP = 10  # between bins, in a and b
+LEAST_A = -90
+# Least and greatest b for each a, ascending: pts_in_hull.npy of richzhang/colorization, which was
+# shipped and not explained (in text: OpenCV, samples/dnn/colorization.cpp).
+RANGES = (
+    *((50, 90), (20, 90), (0, 90), (-20, 90), (-30, 100), (-40, 100), (-50, 100), (-50, 100)),
+    *((-60, 100), (-70, 100), (-80, 90), (-80, 90), (-90, 90), (-100, 90), (-100, 80)),
+    *((-110, 80), (-110, 80), (-110, 70), (-110, 70), (-90, 0)),
+)
+
+
+def ab_bins() -> Tensor:
+    """(313, 2) float32 in the official order: a, then b, ascending.
+
+    Some, like (-90, 50), are the nearest to no colour; no colour is further than 7.1 from all.
+    """
+    bins = [
+        (LEAST_A + STEP * row, b)
+        for row, (low, high) in enumerate(RANGES)
+        for b in range(low, high + 1, STEP)
+    ]
+    return torch.tensor(bins, dtype=torch.float32)
 
 
 def soft_encode(

@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
-from ..encoders.patches import PatchEncoder
+from ..encoders.patches import PatchEncoder, on_grid
 from ..errors import ContractError
-from .conv_decoder import ConvDecoder
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.limits import not_negative, shares
-from .parts.patches import hidden_patches, patch_mask, visible_first
+from .parts.patches import hidden_patches, patch_mask, take, visible_first
 from .parts.teachers import ema_update, frozen_copy, linear
 
 
@@ -142,3 +140,49 @@ def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
     layers = len(cast(LayeredEncoder, twin).feed_forwards(image))
     if not 1 <= top_k <= layers:
         raise ValueError(f"top_k = {top_k}; set it in [1, {layers}], the encoder's layers")
+
+
+class ConvDecoder(nn.Module):
+    """Put noise at the hidden places, then convolve the grid of patches; R rows, S visible patches.
+
+    `depth` grouped 3 x 3 convolutions with layer norm, GELU and residuals, then a linear layer:
+    fairseq, examples/data2vec/models/modalities/modules.py (Decoder2d), base.py (decoder_input).
+    """
+
+    def __init__(
+        self, encoder_dim: int, grid: tuple[int, ...], *, dim: int, depth: int, groups: int,
+        noise: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        positive(decoder_dim=dim, decoder_depth=depth, decoder_groups=groups)
+        if dim % groups or encoder_dim % groups:
+            raise ValueError(
+                f"decoder_groups = {groups} divides not both decoder_dim = {dim} and the encoder's "
+                f"{encoder_dim}; set a divisor"
+            )
+        self.grid = grid
+        self.noise = noise
+        widths = [encoder_dim, *[dim] * depth]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(widths[i], dim, kernel_size=3, padding=1, groups=groups) for i in range(depth)
+        )
+        self.predict = nn.Linear(dim, encoder_dim)
+
+    def forward(self, tokens_RSD: Tensor, order_RN: Tensor) -> Tensor:
+        """(R, 1 + S, D) tokens and `visible_first` of the mask -> (R, N, D)."""
+        x = on_grid(self.whole(tokens_RSD[:, 1:], order_RN), self.grid)
+        for convolution in self.convolutions:
+            y = F.gelu(channel_norm(convolution(x)))
+            x = x + y if x.shape == y.shape else y  # no residual where the width changes
+        return cast(Tensor, self.predict(x.flatten(2).mT))
+
+    def whole(self, visible_RSD: Tensor, order_RN: Tensor) -> Tensor:
+        """All patches in raster order, normal noise where they are hidden."""
+        missing = order_RN.shape[1] - visible_RSD.shape[1]
+        noise = torch.randn_like(visible_RSD[:, :1].expand(-1, missing, -1)) * self.noise
+        return take(torch.cat([visible_RSD, noise], dim=1), order_RN.argsort(dim=1))
+
+
+def channel_norm(x_BCHW: Tensor) -> Tensor:
+    """Layer norm over the channels of each place, without weights."""
+    return F.layer_norm(x_BCHW.movedim(1, 3), x_BCHW.shape[1:2]).movedim(3, 1)

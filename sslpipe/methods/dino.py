@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from .method import Output
 from .parts import heads
-from .parts.axes import check_axes
+from .parts.checks import check_axes, positive, shares
 from .parts.distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
-from .parts.limits import positive, shares
 from .parts.patches import whole_patches
 from .parts.teachers import cosine, ema_update, frozen_copy
 

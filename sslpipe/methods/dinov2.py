@@ -9,16 +9,33 @@ from functools import partial
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .ibot import ibot_loss
-from .koleo import koleo_loss
 from .method import Output
+from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
-from .parts.limits import not_negative, positive, shares
+from .parts.heads import at_least_fp32
 from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, prototype_head
+
+
+def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """KoLeo: minus the mean log distance to the nearest neighbour, on the unit sphere.
+
+    So features of different images keep their distance. Neighbours are sought among this rank's B
+    samples, 2 or more; nothing is gathered. Sablayrolles et al. 2019, "Spreading vectors for
+    similarity search", arXiv:1806.03198, section 3.1; facebookresearch/dinov2, koleo_loss.py.
+    """
+    check_axes("koleo_loss", features_BD=features_BD)
+    with torch.autocast(features_BD.device.type, enabled=False):
+        x_BD = F.normalize(at_least_fp32(features_BD), dim=1, eps=eps)
+        cosines_BB = (x_BD @ x_BD.T).detach()
+        nearest_B = cosines_BB.fill_diagonal_(-2.0).argmax(1)
+        distance_B = F.pairwise_distance(x_BD, x_BD.index_select(0, nearest_B), eps=eps)
+        return -(distance_B + eps).log().mean()
 
 
 class DINOv2(nn.Module):

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.distillation import Centring, entropies, view_cross_entropy, warmed_up
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative, positive, shares
 from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, hidden_index, prototype_head
 
 

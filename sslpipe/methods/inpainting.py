@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative
 from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative
 from .parts.patches import hidden_patches
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..batch import Batch, BatchSpec
 from .method import Output
+from .parts.checks import positive
 from .parts.heads import at_least_fp32
-from .parts.limits import positive
 from .parts.siamese import Siamese, joined, question
 
 

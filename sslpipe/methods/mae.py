@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.patches import PatchEncoder
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes
 from .parts.heads import at_least_fp32, feature_dim
 from .parts.patches import MaskedDecoder, hidden_patches, patch_mask, visible_first
 

@@ -15,10 +15,9 @@ from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, positive, shares
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import positive, shares
 from .parts.teachers import cosine, ema_update, frozen_copy
 from .simclr import monitors
 

@@ -16,10 +16,9 @@ from ..batch import Batch, BatchSpec
 from ..encoders.patches import PatchEncoder
 from .dino import teacher_monitors
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, trunc_normal
-from .parts.limits import not_negative, positive, shares
 from .parts.multicrop import hidden_batch_norm_mlp
 from .parts.patches import hidden_patches, patch_mask, visible_first, whole_patches
 from .parts.sinkhorn import sinkhorn_knopp

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, positive
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
-from .parts.limits import positive
 
 
 def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:

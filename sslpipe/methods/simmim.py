@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.patches import PatchEncoder, on_grid
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes
 from .parts.heads import at_least_fp32, feature_dim
 from .parts.patches import hidden_patches, patch_mask, undecayed_by_name
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative, positive, shares
 from .parts.multicrop import CropEmbedder
 from .parts.queues import Queue
 from .parts.sinkhorn import sinkhorn_knopp

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from .barlow_twins import off_diagonal
 from .method import Output
-from .parts.axes import check_axes
+from .parts.checks import check_axes, not_negative, positive
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import not_negative, positive
 from .simclr import monitors
 
 

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from sslpipe.errors import ContractError
 from sslpipe.methods import data2vec2, mae
-from sslpipe.methods.conv_decoder import ConvDecoder
+from sslpipe.methods.data2vec2 import ConvDecoder
 from sslpipe.methods.parts.patches import visible_first
 
 from . import masked

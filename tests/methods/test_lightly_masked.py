@@ -7,9 +7,8 @@ from lightly.models.modules import IJEPAPredictorTIMM
 
 from sslpipe.encoders.patches import sincos
 from sslpipe.methods import mae, simmim
-from sslpipe.methods.jepa_predictor import JEPAPredictor
-from sslpipe.methods.parts.patches import take
-from sslpipe.methods.parts.ragged import padded
+from sslpipe.methods.ijepa import JEPAPredictor
+from sslpipe.methods.parts.patches import padded, take
 
 from . import masked
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sslpipe.errors import RecipeError
-from sslpipe.methods.batch_norms import GroupedBatchNorm
+from sslpipe.methods.moco import GroupedBatchNorm
 from sslpipe.train import run
 
 

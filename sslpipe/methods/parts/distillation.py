@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .axes import check_axes
+from .checks import check_axes
 from .collectives import all_mean
 from .heads import at_least_fp32
 from .sinkhorn import sinkhorn_knopp

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ...batch import ViewSpec
 from ...errors import ContractError
+from .checks import positive
 from .heads import feature_dim
-from .limits import positive
 
 
 @runtime_checkable

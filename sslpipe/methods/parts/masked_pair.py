@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ...batch import Batch, BatchSpec
 from ...encoders.patches import PatchEncoder
 from ...errors import ContractError
+from .checks import positive, shares
 from .heads import PrototypeHead, feature_dim
-from .limits import positive, shares
 from .patches import patch_mask, whole_patches
 from .teachers import cosine, ema_update, frozen_copy
 
