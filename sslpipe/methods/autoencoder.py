@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
 from .method import Output
 from .parts.checks import check_axes, not_negative, positive, shares
-from .parts.feature_maps import MapEncoder, map_shape
+from .parts.feature_maps import map_shape
 from .parts.heads import at_least_fp32
 
 

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder
+from ..encoders.libraries import undecayed_by_name
+from ..encoders.patches import take
+from ..encoders.protocols import PatchEncoder
 from ..recipe.names import Entry, call, choose
 from .mae import patchify
 from .method import Output
 from .parts.checks import check_axes
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.patches import mean_of_real, padded, patch_mask, take, undecayed_by_name
+from .parts.patches import mean_of_real, padded, patch_mask
 
 
 class Tokenizer(Protocol):

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
 from .method import Output
 from .parts.checks import check_axes, positive, shares
 from .parts.collectives import all_mean
-from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
+from .parts.feature_maps import MapDecoder, map_shape
 from .parts.heads import at_least_fp32
 
 STEP = 10  # between bins, in a and b

@@ -8,28 +8,21 @@ blocks here. Deviation: timm's ViT normalises before attention and MLP, the offi
 
 import copy
 import math
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
-from ..encoders.patches import PatchEncoder, on_grid
+from ..encoders.patches import on_grid, take, visible_first
+from ..encoders.protocols import LayeredEncoder, PatchEncoder
 from ..errors import ContractError
 from .method import Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.patches import hidden_patches, patch_mask, take, visible_first
+from .parts.patches import hidden_patches, patch_mask
 from .parts.teachers import ema_update, frozen_copy, linear
-
-
-@runtime_checkable
-class LayeredEncoder(Protocol):
-    """An encoder that shows what its blocks add; image.ViT is one."""
-
-    def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
-        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
 
 
 def data2vec_targets(outputs_LBND: Tensor, *, top_k: int) -> Tensor:
@@ -78,7 +71,7 @@ class Data2Vec2(nn.Module):
     ) -> None:
         super().__init__()
         mask = patch_mask("data2vec2", encoder, spec, "inverse")
-        check(encoder, spec.views["global"], top_k)
+        check_layers(encoder, spec.views["global"], top_k)
         shares(momentum=momentum, momentum_warmup=momentum_warmup)
         not_negative(cls_weight=cls_weight, mask_noise=mask_noise)
         self.num_visible = mask.patches - hidden_patches("data2vec2", mask, "inverse")
@@ -123,7 +116,7 @@ class Data2Vec2(nn.Module):
         ema_update(self.teacher, self.encoder, linear(*self.momentum, annealed))
 
 
-def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
+def check_layers(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
     """Raise what the encoder makes impossible; its layers are counted on the meta device.
 
     Raises:

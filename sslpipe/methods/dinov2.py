@@ -19,7 +19,7 @@ from .method import Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
 from .parts.heads import at_least_fp32
-from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, prototype_head
+from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check_masked_views, prototype_head
 
 
 def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
@@ -67,7 +67,7 @@ class DINOv2(nn.Module):
         freeze_last_layer: float = 0.01,
     ) -> None:
         super().__init__()
-        check("dinov2", encoder, spec)
+        check_masked_views("dinov2", encoder, spec)
         positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
         not_negative(cls_weight=cls_weight, patch_weight=patch_weight, koleo_weight=koleo_weight)
         shares(teacher_warmup=teacher_warmup, center_momentum=center_momentum)

@@ -13,7 +13,14 @@ from .method import Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.distillation import Centring, entropies, view_cross_entropy, warmed_up
 from .parts.heads import at_least_fp32
-from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, hidden_index, prototype_head
+from .parts.masked_pair import (
+    MASK,
+    MaskedBranch,
+    MaskedPair,
+    check_masked_views,
+    hidden_index,
+    prototype_head,
+)
 
 
 def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperature: float) -> Tensor:
@@ -58,7 +65,7 @@ class IBOT(nn.Module):
         freeze_last_layer: float = 0.00125,
     ) -> None:
         super().__init__()
-        check("ibot", encoder, spec)
+        check_masked_views("ibot", encoder, spec)
         positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
         positive(patch_temperature=patch_temperature)
         not_negative(cls_weight=cls_weight, patch_weight=patch_weight)

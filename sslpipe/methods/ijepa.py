@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder, library, sincos
+from ..encoders.libraries import library
+from ..encoders.patches import sincos, take
+from ..encoders.protocols import PatchEncoder
 from .method import Output
 from .parts.checks import check_axes, shares
 from .parts.heads import at_least_fp32, feature_dim, trunc_normal
-from .parts.patches import Padded, check_blocks, mean_of_real, padded, patch_mask, real_keys, take
+from .parts.patches import Padded, check_blocks, mean_of_real, padded, patch_mask, real_keys
 from .parts.teachers import ema_update, frozen_copy, linear
 
 

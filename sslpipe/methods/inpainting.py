@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
 from .method import Output
 from .parts.checks import check_axes, not_negative
-from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
+from .parts.feature_maps import MapDecoder, map_shape
 from .parts.heads import at_least_fp32
 from .parts.patches import hidden_patches
 

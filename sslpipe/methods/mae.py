@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder
+from ..encoders.patches import visible_first
+from ..encoders.protocols import PatchEncoder
 from .method import Output
 from .parts.checks import check_axes
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.patches import MaskedDecoder, hidden_patches, patch_mask, visible_first
+from .parts.patches import MaskedDecoder, hidden_patches, patch_mask
 
 
 def patchify(images_BCHW: Tensor, patch: int) -> Tensor:

@@ -5,7 +5,6 @@ arXiv:2104.02057; facebookresearch/moco-v3, moco/builder.py.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,14 +98,15 @@ def freeze_patch_projection(encoder: nn.Module) -> None:
     Raises:
         ContractError: the encoder has no patch projection.
     """
-    embed: Any = getattr(getattr(encoder, "model", None), "patch_embed", None)
-    if not isinstance(getattr(embed, "proj", None), nn.Conv2d):
+    parts = dict(encoder.named_modules())
+    projection = parts.get("model.patch_embed.proj")  # of every ViT of timm
+    if not isinstance(projection, nn.Conv2d) or projection.bias is None:
         raise ContractError(
             f"moco_v3 freezes the patch projection, and {type(encoder).__name__} has none. Set "
             "method.moco_v3.freeze_patches to false, or train.backbone to a ViT"
         )
-    weight = embed.proj.weight
+    weight = projection.weight
     bound = math.sqrt(6 / (weight[0].numel() + len(weight)))
     nn.init.uniform_(weight, -bound, bound)
-    nn.init.zeros_(embed.proj.bias)
-    embed.requires_grad_(False)
+    nn.init.zeros_(projection.bias)
+    parts["model.patch_embed"].requires_grad_(False)

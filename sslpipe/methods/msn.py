@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder
+from ..encoders.patches import visible_first
+from ..encoders.protocols import PatchEncoder
 from .dino import teacher_monitors
 from .method import Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, trunc_normal
 from .parts.multicrop import hidden_batch_norm_mlp
-from .parts.patches import hidden_patches, patch_mask, visible_first, whole_patches
+from .parts.patches import hidden_patches, patch_mask, whole_patches
 from .parts.sinkhorn import sinkhorn_knopp
 from .parts.teachers import ema_update, frozen_copy, linear
 

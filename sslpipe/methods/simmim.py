@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder, on_grid
+from ..encoders.libraries import undecayed_by_name
+from ..encoders.patches import on_grid
+from ..encoders.protocols import PatchEncoder
 from .method import Output
 from .parts.checks import check_axes
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.patches import hidden_patches, patch_mask, undecayed_by_name
+from .parts.patches import hidden_patches, patch_mask
 
 
 def simmim_loss(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..encoders.patches import library
+from ..encoders.libraries import layers_of, library
 from ..errors import RecipeError
 from ..recipe.names import Entry, call, choose
 
@@ -127,18 +127,13 @@ def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -
     if layer_decay == patch_embed_lr == 1:
         return {}
     scales = {}
-    for prefix, model in method.named_modules():
-        # timm's own grouping, so that decoders and heads, whose blocks look alike, are left alone
-        if hasattr(model, "group_matcher"):
-            layers = library("timm.models").group_parameters(
-                model, model.group_matcher(), reverse=True
-            )
-            # heads stand above the last block; timm counts the final norm to that block, where
-            # the official codes have it above too
-            top = max(layers.values()) + 1
-            for name, layer in layers.items():
-                first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
-                scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
+    for prefix, layers in layers_of(method):
+        # heads stand above the last block; timm counts the final norm to that block, where
+        # the official codes have it above too
+        top = max(layers.values()) + 1
+        for name, layer in layers.items():
+            first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
+            scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
     if not scales:
         raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
     return scales

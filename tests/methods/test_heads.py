@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from sslpipe.encoders import build_encoder
-from sslpipe.encoders.patches import library, sincos
+from sslpipe.encoders.libraries import library
+from sslpipe.encoders.patches import sincos
 from sslpipe.errors import ExtraError
 from sslpipe.methods.parts import teachers
 from sslpipe.recipe.names import Entry

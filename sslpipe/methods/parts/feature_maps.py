@@ -3,24 +3,17 @@
 import copy
 import itertools
 from collections.abc import Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...batch import ViewSpec
+from ...encoders.protocols import MapEncoder
 from ...errors import ContractError
 from .checks import positive
 from .heads import feature_dim
-
-
-@runtime_checkable
-class MapEncoder(Protocol):
-    """An encoder that shows what it pools; those of backbones do."""
-
-    def maps(self, images_BCHW: Tensor) -> Tensor:
-        """(B, D, h, w) before pooling."""
 
 
 def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int, int]:

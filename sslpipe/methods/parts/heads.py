@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...encoders.protocols import FeatureEncoder
 from ...errors import ContractError
 
 
@@ -17,7 +18,7 @@ def feature_dim(encoder: nn.Module, method: str) -> int:
     Raises:
         ContractError: the encoder does not say it.
     """
-    dim = getattr(encoder, "dim", None)
+    dim = encoder.dim if isinstance(encoder, FeatureEncoder) else None
     if not isinstance(dim, int):
         raise ContractError(
             f"{method} needs encoder.dim, the number of features; {type(encoder).__name__} has "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...batch import Batch, BatchSpec
-from ...encoders.patches import PatchEncoder
+from ...encoders.protocols import PatchEncoder
 from ...errors import ContractError
 from .checks import positive, shares
 from .heads import PrototypeHead, feature_dim
@@ -19,7 +19,7 @@ from .teachers import cosine, ema_update, frozen_copy
 MASK = "blocks"  # mask m belongs to 'global' view m
 
 
-def check(method: str, encoder: nn.Module, spec: BatchSpec) -> None:
+def check_masked_views(method: str, encoder: nn.Module, spec: BatchSpec) -> None:
     """Check that there are 2 'global' views with a mask for each.
 
     Raises:
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
 class MaskedBranch(nn.Module):
     """A ViT with heads for class tokens and patches, which may be one and the same."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, patch_head: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: PrototypeHead, patch_head: PrototypeHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -120,9 +120,9 @@ class MaskedPair(nn.Module):
     def after_step(self, progress: float) -> None:
         """Hold the last layers while they are frozen (as in DINO), then the teacher's EMA."""
         if progress <= self.freeze_last_layer:
-            for part in ("head", "patch_head"):
-                mine, theirs = (getattr(net, part).last for net in (self.student, self.teacher))
-                mine.load_state_dict(theirs.state_dict())
+            student, teacher = self.student, self.teacher
+            student.head.last.load_state_dict(teacher.head.last.state_dict())
+            student.patch_head.last.load_state_dict(teacher.patch_head.last.state_dict())
         ema_update(self.teacher, self.student, cosine(self.momentum, 1.0, progress))
         self.progress.fill_(progress)
 

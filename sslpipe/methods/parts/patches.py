@@ -5,8 +5,8 @@ are known on the host (Batch.hidden), so no shape waits for the device.
 S patches that a row chooses (of the longest row), P values of a patch here.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...batch import BatchSpec, MaskSpec
-from ...encoders.patches import PatchEncoder, library, sincos
+from ...encoders.libraries import library
+from ...encoders.patches import sincos, take, visible_first
+from ...encoders.protocols import Encoder, PatchEncoder
 from ...errors import ContractError
 from .checks import positive
 from .collectives import all_mean
@@ -53,7 +55,7 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
     Raises:
         ContractError: a group's views are not.
     """
-    patch = getattr(encoder, "patch_size", 1)
+    patch = encoder.patch_size if isinstance(encoder, Encoder | PatchEncoder) else 1
     for group in groups:
         height, width = spec.views[group].size("H"), spec.views[group].size("W")
         if height % patch or width % patch:
@@ -61,13 +63,6 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
                 f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
                 f"{patch} px; set the crop of views.{group}, or patch_size of train.backbone"
             )
-
-
-def undecayed_by_name(encoder: nn.Module) -> Iterator[nn.Parameter]:
-    """The class token and learned positions of timm models, which some codes do not decay."""
-    for model in encoder.modules():
-        names = cast(Any, getattr(model, "no_weight_decay", tuple))()
-        yield from (p for name, p in model.named_parameters() if name in names)
 
 
 def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
@@ -82,19 +77,6 @@ def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
             "set its sampler to an exact one, such as random"
         )
     return mask.hidden
-
-
-def visible_first(hidden_BN: Tensor) -> Tensor:
-    """Patch numbers, visible before hidden, each in raster order: (B, N) int64.
-
-    A stable sort and not boolean indexing, whose size would have to come back to the host.
-    """
-    return hidden_BN.to(torch.uint8).argsort(dim=1, stable=True)
-
-
-def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
-    """Tokens in the order of `index_BN`."""
-    return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
 
 
 class Padded(NamedTuple):
