@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.feature_maps import map_shape
 from .parts.heads import at_least_fp32
@@ -36,12 +36,14 @@ def autoencoder_loss(pred_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
     return F.mse_loss(at_least_fp32(pred_BCHW), at_least_fp32(images_BCHW))
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Method):
     """Needs 1 'global' view; uses the first. Denoising where `noise` or `drop` is above 0.
 
     noise: standard deviation, in units of the normalised image. drop: share of pixels lost.
     bottleneck: channels that the decoder gets; too many, and copying is enough.
     """
+
+    encoder: nn.Module
 
     def __init__(
         self,
@@ -90,6 +92,3 @@ class Autoencoder(nn.Module):
         variance = images_BCHW.float().var(0, correction=0).mean()
         loss = autoencoder_loss(pred_BCHW, images_BCHW)
         return Output(loss, {"unexplained": loss.detach() / variance.clamp(min=1e-12)})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive
+from .parts.collapse import COVARIANCE_CAUSES, embeddings_alike
 from .parts.collectives import joint_mean
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .simclr import monitors
+from .simclr import pair_monitors
 
 
 def barlow_twins_loss(z1_BD: Tensor, z2_BD: Tensor, *, redundancy: float) -> Tensor:
@@ -50,8 +51,12 @@ def off_diagonal(x_DD: Tensor) -> Tensor:
     return x_DD.flatten()[:-1].view(dim - 1, dim + 1)[:, 1:]
 
 
-class BarlowTwins(nn.Module):
+class BarlowTwins(Method):
     """Needs 2 'global' views."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = COVARIANCE_CAUSES
 
     def __init__(
         self,
@@ -74,7 +79,4 @@ class BarlowTwins(nn.Module):
         views = batch.views["global"][:2]
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         loss = barlow_twins_loss(z1_BD, z2_BD, redundancy=self.redundancy)
-        return Output(loss, monitors(z1_BD, z2_BD))
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
+        return Output(loss, pair_monitors(z1_BD, z2_BD))

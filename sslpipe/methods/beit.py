@@ -23,8 +23,9 @@ from ..encoders.patches import take
 from ..encoders.protocols import PatchEncoder
 from ..recipe.names import Entry, call, choose
 from .mae import patchify
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes
+from .parts.collapse import MASKED_CAUSES
 from .parts.heads import at_least_fp32, feature_dim
 from .parts.patches import mean_of_real, padded, patch_mask
 
@@ -125,7 +126,7 @@ def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def monitors(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> dict[str, Tensor]:
+def token_monitors(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> dict[str, Tensor]:
     """Accuracy, and the entropy (nats) of this rank's ids.
 
     A loss below the entropy has learned more than how often each id occurs.
@@ -140,8 +141,11 @@ def monitors(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> dict[str, T
     }
 
 
-class BEiT(nn.Module):
+class BEiT(Method):
     """Needs 1 'global' view and masks 'blocks'; uses the first of each."""
+
+    encoder: nn.Module
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -185,11 +189,8 @@ class BEiT(nn.Module):
         logits_BSK = self.head(take(tokens_BTD[:, 1:], hidden.index_BS))
         ids_BS = ids_BN.gather(1, hidden.index_BS)
         loss = beit_loss(logits_BSK, ids_BS, hidden.real_BS)
-        return Output(loss, monitors(logits_BSK, ids_BS, hidden.real_BS))
+        return Output(loss, token_monitors(logits_BSK, ids_BS, hidden.real_BS))
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
         """Class token and positions of the encoder (run_beit_pretraining.py)."""
         return undecayed_by_name(self.encoder)
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

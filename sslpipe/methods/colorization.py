@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive, shares
 from .parts.collectives import all_mean
 from .parts.feature_maps import MapDecoder, map_shape
@@ -91,13 +91,14 @@ def colorization_loss(
         return (entropy_BHW * rebalance_BHW).mean()
 
 
-class Colorization(nn.Module):
+class Colorization(Method):
     """Needs targets 'colorization': (a, b) of places of one view, which shows lightness alone.
 
     The official prior of colours is ImageNet's, from a file. Ours is counted over the batches of
     the run so far, all ranks', this one among them; it is saved with the run.
     """
 
+    encoder: nn.Module
     bins_K2: Tensor
     counts_K: Tensor
 
@@ -156,6 +157,3 @@ class Colorization(nn.Module):
         self.counts_K += all_mean(torch.zeros_like(self.counts_K).index_add_(0, places, ones))
         weight_K = rebalancing(self.counts_K / self.counts_K.sum(), gamma=self.gamma)
         return weight_K.float()[nearest_BHW]
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

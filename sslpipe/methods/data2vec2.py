@@ -18,11 +18,12 @@ from ..batch import Batch, BatchSpec, ViewSpec
 from ..encoders.patches import on_grid, take, visible_first
 from ..encoders.protocols import LayeredEncoder, PatchEncoder
 from ..errors import ContractError
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import MASKED_CAUSES, predictions_alike
 from .parts.heads import at_least_fp32, feature_dim
 from .parts.patches import hidden_patches, patch_mask
-from .parts.teachers import ema_update, frozen_copy, linear
+from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def data2vec_targets(outputs_LBND: Tensor, *, top_k: int) -> Tensor:
@@ -52,8 +53,12 @@ def data2vec_loss(pred_MBND: Tensor, target_BND: Tensor, hidden_MBN: Tensor) -> 
     return (error_MBN * hidden_MBN).sum() / hidden_MBN.sum()
 
 
-class Data2Vec2(nn.Module):
+class Data2Vec2(Method):
     """Needs 1 'global' view and masks 'inverse', as many as an image shall be used for."""
+
+    encoder: nn.Module
+    collapse_signs = (predictions_alike,)
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -113,7 +118,7 @@ class Data2Vec2(nn.Module):
     def after_step(self, progress: float) -> None:
         """The teacher's EMA: linear over `momentum_warmup`, a fraction of the run, then fixed."""
         annealed = min(progress / max(self.momentum_warmup, 1e-12), 1.0)
-        ema_update(self.teacher, self.encoder, linear(*self.momentum, annealed))
+        ema_update(self.teacher, self.encoder, linear_between(*self.momentum, annealed))
 
 
 def check_layers(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:

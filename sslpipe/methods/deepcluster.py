@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive
+from .parts.collapse import PROTOTYPE_CAUSES
 from .parts.collectives import all_mean, gather
 from .parts.heads import at_least_fp32
 from .parts.multicrop import CropEmbedder
@@ -36,13 +37,14 @@ def deepcluster_loss(logits_VBK: Tensor, clusters_B: Tensor) -> Tensor:
         return torch.where(known_B, loss_B, 0.0).sum() / count.clamp(min=1e-9)
 
 
-class DeepClusterV2(nn.Module):
+class DeepClusterV2(Method):
     """Needs 2 'global' views; 'local' ones are optional. The first epoch only fills the memory.
 
     Officially a pass without training does that before the first epoch; a stream is not rewound for
     it, and the loss of that epoch is 0 here.
     """
 
+    collapse_causes = PROTOTYPE_CAUSES
     centroids_LKD: Tensor
     clusters_LN: Tensor
     sorted_uids_N: Tensor
@@ -132,9 +134,6 @@ class DeepClusterV2(nn.Module):
             )  # fmt: skip
             centroids_KD.copy_(found_KD)
             self.clusters_LN[head] = F.pad(clusters, (0, size - count), value=UNKNOWN)[order_N]
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
 
     def get_extra_state(self) -> int:
         """The epoch that the clusters are for, so that a resume is exact."""

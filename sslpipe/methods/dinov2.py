@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .ibot import ibot_loss
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
 from .parts.heads import at_least_fp32
 from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check_masked_views, prototype_head
@@ -38,12 +39,15 @@ def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
         return -(distance_B + eps).log().mean()
 
 
-class DINOv2(nn.Module):
+class DINOv2(Method):
     """Needs 2 'global' views and a mask 'blocks' for each; 'local' views are optional.
 
     heads "shared": one for class tokens and patches (ViT-L/16 on ImageNet-1k); "separate": two
     (the released ViT-L/14 and ViT-g/14). Fractions are of the whole run.
     """
+
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.distillation import Centring, entropies, view_cross_entropy, warmed_up
 from .parts.heads import at_least_fp32
 from .parts.masked_pair import (
@@ -38,12 +39,15 @@ def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperatur
         return (cost_X * weight_R.index_select(0, view_X)).sum() / len(hidden_RN)
 
 
-class IBOT(nn.Module):
+class IBOT(Method):
     """Needs 2 'global' views and a mask 'blocks' for each; 'local' views are optional.
 
     One head for class tokens and patches (`--shared_head true`, the README's commands). Fractions
     are of the whole run.
     """
+
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,

@@ -20,11 +20,12 @@ from ..batch import Batch, BatchSpec
 from ..encoders.libraries import library
 from ..encoders.patches import sincos, take
 from ..encoders.protocols import PatchEncoder
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, shares
+from .parts.collapse import MASKED_CAUSES
 from .parts.heads import at_least_fp32, feature_dim, trunc_normal
 from .parts.patches import Padded, check_blocks, mean_of_real, padded, patch_mask, real_keys
-from .parts.teachers import ema_update, frozen_copy, linear
+from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:
@@ -46,8 +47,10 @@ def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
         return mean_of_real(error_RT, real_RT)
 
 
-class IJEPA(nn.Module):
+class IJEPA(Method):
     """Needs 1 'global' view, masks 'context' (uses the first) and 'targets' (uses all)."""
+
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class IJEPA(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """The teacher's EMA; its momentum rises linearly."""
-        ema_update(self.teacher, self.student, linear(*self.momentum, progress))
+        ema_update(self.teacher, self.student, linear_between(*self.momentum, progress))
 
 
 class JEPAPredictor(nn.Module):

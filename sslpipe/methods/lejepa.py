@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive, shares
+from .parts.collapse import embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32
 from .parts.multicrop import CropEmbedder
@@ -64,8 +65,10 @@ def prediction_loss(z_VBD: Tensor, global_views: int) -> Tensor:
     return (z_VBD - z_VBD[:global_views].mean(0)).square().mean()
 
 
-class LeJEPA(nn.Module):
+class LeJEPA(Method):
     """Needs 2 'global' views; 'local' ones are optional."""
+
+    collapse_signs = (embeddings_alike,)
 
     def __init__(
         self,
@@ -107,6 +110,3 @@ class LeJEPA(nn.Module):
         std = z_VBD.detach().float().std(1).mean()
         terms = {"prediction": prediction.detach(), "sigreg": gauss.detach()}
         return Output(loss, terms | {"embedding_std": std})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.patches import visible_first
 from ..encoders.protocols import PatchEncoder
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes
+from .parts.collapse import MASKED_CAUSES, predictions_alike
 from .parts.heads import at_least_fp32, feature_dim
 from .parts.patches import MaskedDecoder, hidden_patches, patch_mask
 
@@ -56,8 +57,12 @@ def mae_loss(
     return (error_BN * hidden_BN).sum() / hidden_BN.sum()
 
 
-class MAE(nn.Module):
+class MAE(Method):
     """Needs 1 'global' view and masks 'random'; uses the first of each."""
+
+    encoder: nn.Module
+    collapse_signs = (predictions_alike,)
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -93,6 +98,3 @@ class MAE(nn.Module):
         # 0 = every image gets the same picture: the decoder ignores the encoder
         spread = pred_BNP.detach().float().std(0).mean()
         return Output(loss, {"prediction_std": spread})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -16,13 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive, shares
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, relu_mlp
 from .parts.queues import Queue, random_rows
 from .parts.teachers import ema_update, frozen_copy
-from .simclr import monitors
+from .simclr import pair_monitors
 
 
 def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float) -> Tensor:
@@ -51,7 +52,7 @@ def retrieval(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> dict[str, Tensor]
         return {"top1": (cosines(q_BD, k_BD, queue_QD).argmax(1) == 0).float().mean()}
 
 
-class MoCo(nn.Module):
+class MoCo(Method):
     """Needs 2 'global' views: the query's and the key's. v1 has projector [128], v2 [2048, 128].
 
     `bn_groups` is for shuffling BN (v1, section 3.3): batch norm takes the statistics of as many
@@ -59,6 +60,9 @@ class MoCo(nn.Module):
     Else query and key of an image share their statistics, by which the loss is lowered without
     learning. The parts do not depend on the number of ranks. 1: batch norm as it is.
     """
+
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class MoCo(nn.Module):
             k_BD = F.normalize(at_least_fp32(self.keys(key_BCHW, batch.step)), dim=1)
         queue_QD = self.queue.snapshot()
         loss = info_nce(q_BD, k_BD, queue_QD, temperature=self.temperature)
-        metrics = monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
+        metrics = pair_monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
         if self.training:  # a loss taken for validation leaves no trace, as with batch norm
             self.queue.enqueue(k_BD)
         return Output(loss, metrics)
@@ -113,8 +117,8 @@ class MoCo(nn.Module):
             return keys_BD
         order_X = random_order(len(images_BCHW) * group_ranks().size, step)
         order_X = order_X.to(images_BCHW.device, non_blocking=True)
-        keys_XD = gather(self.key(gather(images_BCHW)[own(order_X)]))
-        return own(keys_XD[order_X.argsort()])
+        keys_XD = gather(self.key(gather(images_BCHW)[own_share(order_X)]))
+        return own_share(keys_XD[order_X.argsort()])
 
     def after_step(self, progress: float) -> None:
         """The key encoder's EMA: officially between a step's query and key passes.
@@ -125,7 +129,7 @@ class MoCo(nn.Module):
         ema_update(self.key, self.query, self.momentum)
 
 
-def own(all_X: Tensor) -> Tensor:
+def own_share(all_X: Tensor) -> Tensor:
     """This rank's share of what is laid out in the order of ranks."""
     return all_X.chunk(group_ranks().size)[group_ranks().rank]
 

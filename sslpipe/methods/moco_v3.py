@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive, shares
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.teachers import cosine, ema_update, frozen_copy
-from .simclr import monitors
+from .parts.teachers import cosine_between, ema_update, frozen_copy
+from .simclr import pair_monitors
 
 
 def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
@@ -34,8 +35,11 @@ def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
         return 2 * temperature * F.cross_entropy(q_BD @ k_XD.T / temperature, own_B)
 
 
-class MoCoV3(nn.Module):
+class MoCoV3(Method):
     """Needs 2 'global' views. `predictor_norm` and `freeze_patches` are for ViTs (section 4)."""
+
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -79,7 +83,7 @@ class MoCoV3(nn.Module):
             k1_BD, k2_BD = (self.target(view_BCHW) for view_BCHW in views)
         loss = moco_v3_loss(q1_BD, k2_BD, temperature=self.temperature)
         loss = loss + moco_v3_loss(q2_BD, k1_BD, temperature=self.temperature)
-        return Output(loss, monitors(q1_BD, q2_BD))
+        return Output(loss, pair_monitors(q1_BD, q2_BD))
 
     def after_step(self, progress: float) -> None:
         """The target's EMA, with the momentum rising to 1 (--moco-m-cos).
@@ -87,7 +91,7 @@ class MoCoV3(nn.Module):
         Officially between the query and the key passes of the next step, with its progress: the
         same weights, but once per step also when gradients are accumulated.
         """
-        ema_update(self.target, self.online, cosine(self.momentum, 1.0, progress))
+        ema_update(self.target, self.online, cosine_between(self.momentum, 1.0, progress))
 
 
 def freeze_patch_projection(encoder: nn.Module) -> None:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.patches import visible_first
 from ..encoders.protocols import PatchEncoder
-from .dino import teacher_monitors
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.collectives import gather
+from .parts.distillation import entropies
 from .parts.heads import at_least_fp32, feature_dim, trunc_normal
 from .parts.multicrop import hidden_batch_norm_mlp
 from .parts.patches import hidden_patches, patch_mask, whole_patches
 from .parts.sinkhorn import sinkhorn_knopp
-from .parts.teachers import ema_update, frozen_copy, linear
+from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
@@ -66,7 +67,7 @@ def msn_loss(
         return -(q_BK * log_p_ABK).sum(-1).mean() + me_max_weight * me_max(log_p_ABK)
 
 
-class Branch(nn.Module):
+class TokenBranch(nn.Module):
     """A ViT with its head: the anchors' network, and the targets'."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
@@ -80,8 +81,11 @@ class Branch(nn.Module):
         return cast(Tensor, self.head(tokens_BSD[:, 0]))
 
 
-class MSN(nn.Module):
+class MSN(Method):
     """Needs 1 'target' and 1 'anchor' view and masks 'drop' of the anchor; 'focal' is optional."""
+
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ class MSN(nn.Module):
         self.focal = "focal" in spec.views
         whole_patches("msn", encoder, spec, {"target", "anchor", "focal"} & set(spec.views))
         head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
-        self.student = Branch(encoder, head.apply(trunc_normal))  # init_model
+        self.student = TokenBranch(encoder, head.apply(trunc_normal))  # init_model
         self.teacher = frozen_copy(self.student)
         # DDP averages their gradient over ranks; officially it is SUMMED (msn_train.py:367)
         start_KD = (2 * torch.rand(prototypes, projector[-1]) - 1) * projector[-1] ** -0.5
@@ -136,7 +140,7 @@ class MSN(nn.Module):
         )  # fmt: skip
         with torch.no_grad():
             log_p_BK = log_assignments(targets_BD, self.prototypes_KD, self.temperature)
-        return Output(loss, teacher_monitors(log_p_BK[None]))
+        return Output(loss, entropies(log_p_BK[None].softmax(-1)))
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
         """The prototypes: init_opt gives them a group without decay."""
@@ -148,4 +152,4 @@ class MSN(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """The teacher's EMA. The official schedule is stretched: it ends at 4/5 of the way to 1."""
-        ema_update(self.teacher, self.student, linear(self.momentum, 1.0, progress / 1.25))
+        ema_update(self.teacher, self.student, linear_between(self.momentum, 1.0, progress / 1.25))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
 from .parts.multicrop import hidden_batch_norm_mlp
@@ -40,8 +41,12 @@ def nearest_neighbours(z_BD: Tensor, queue_QD: Tensor) -> Tensor:
         return (z_BD @ queue_QD.T.to(z_BD.dtype)).argmax(1)
 
 
-class NNCLR(nn.Module):
+class NNCLR(Method):
     """Needs 2 'global' views; uses the first two."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -82,6 +87,3 @@ class NNCLR(nn.Module):
         # the share of images whose two views have the same neighbour: it grows as classes form
         agree = (near1_B == near2_B).float().mean()
         return Output(loss, {"neighbours_agree": agree, "embedding_std": z1_BD.std(0).mean()})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Output
 from .parts.heads import at_least_fp32, feature_dim
 
 
-class Rotation(nn.Module):
+class Rotation(Method):
     """Needs targets 'rotation': class ids of every view of the group they are declared for."""
+
+    encoder: nn.Module
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -35,6 +37,3 @@ class Rotation(nn.Module):
         logits = at_least_fp32(self.head(self.encoder(views_VBCHW.flatten(0, 1))))
         accuracy = (logits.argmax(1) == turns).float().mean()
         return Output(F.cross_entropy(logits, turns), {"accuracy": accuracy})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

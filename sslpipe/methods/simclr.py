@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, positive
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
 
@@ -43,7 +44,7 @@ def normalised(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
+def pair_monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
     """Contrastive top-1 among this rank's samples, and SimSiam's collapse monitor.
 
     `embedding_std` is the std of each channel of the normalised embeddings, averaged: about
@@ -58,8 +59,12 @@ def monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
     }
 
 
-class SimCLR(nn.Module):
+class SimCLR(Method):
     """Needs 2 'global' views; uses the first two."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -83,7 +88,4 @@ class SimCLR(nn.Module):
         z_XD = self.projector(self.encoder(views_VBCHW.flatten(0, 1)))
         z1_BD, z2_BD = z_XD.chunk(2)
         loss = nt_xent(z1_BD, z2_BD, temperature=self.temperature)
-        return Output(loss, monitors(z1_BD, z2_BD))
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
+        return Output(loss, pair_monitors(z1_BD, z2_BD))

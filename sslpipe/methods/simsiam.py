@@ -11,10 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Numbers, Output, Sign
 from .parts.checks import check_axes, positive
+from .parts.collapse import PREDICTOR_CAUSES, embeddings_alike, views_agree
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .simclr import monitors
+from .simclr import pair_monitors
+
+# 1 = along a line; collapsed 1.05 to 1.25, whole 2.1 and more. It is no sign for BYOL, whose
+# predictions begin at 1.1
+DIRECTIONS = 1.3
 
 
 def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
@@ -40,8 +45,23 @@ def participation_ratio(z_BD: Tensor) -> Tensor:
         return gram_BB.trace().square() / gram_BB.square().sum().clamp_min(tiny)
 
 
-class SimSiam(nn.Module):
+def along_a_line(row: Numbers, _: Numbers) -> Sign | None:
+    """The directions in which embeddings vary against those of a line, 1."""
+    if "embedding_rank" not in row:
+        return None
+    said = (
+        f"collapse: the embeddings vary along one direction only (embedding_rank = "
+        f"{row['embedding_rank']:.2f}, below {DIRECTIONS})"
+    )
+    return Sign("embedding_rank", row["embedding_rank"] < DIRECTIONS, said)
+
+
+class SimSiam(Method):
     """Needs 2 'global' views; the loss is at least -1, which a collapse reaches too."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike, views_agree, along_a_line)
+    collapse_causes = PREDICTOR_CAUSES
 
     def __init__(
         self,
@@ -69,11 +89,8 @@ class SimSiam(nn.Module):
         loss = (negative_cosine(p1_BD, z2_BD) + negative_cosine(p2_BD, z1_BD)) / 2
         # the mean cosine of prediction and target: near 1 is too good to be true
         signs = {"agreement": -loss.detach(), "embedding_rank": participation_ratio(z1_BD)}
-        return Output(loss, monitors(z1_BD, z2_BD) | signs)
+        return Output(loss, pair_monitors(z1_BD, z2_BD) | signs)
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
         """The predictor keeps its learning rate, to follow the representation (section 4.2)."""
         return self.predictor.parameters()
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

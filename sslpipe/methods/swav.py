@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
+from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype
 from .parts.heads import at_least_fp32
 from .parts.multicrop import CropEmbedder
 from .parts.queues import Queue
@@ -38,8 +39,11 @@ def swav_loss(scores_VBK: Tensor, codes_ABK: Tensor, *, temperature: float) -> T
         return torch.stack(terms).mean()
 
 
-class SwAV(nn.Module):
+class SwAV(Method):
     """Needs 2 'global' views; 'local' ones are optional. Fractions are of the whole run."""
+
+    collapse_signs = (one_prototype,)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,

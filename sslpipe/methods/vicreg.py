@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from .barlow_twins import off_diagonal
-from .method import Output
+from .method import Method, Numbers, Output, Sign
 from .parts.checks import check_axes, not_negative, positive
+from .parts.collapse import COVARIANCE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .simclr import monitors
+from .simclr import pair_monitors
+
+SHORT = 0.9  # of 1, by which standard deviations fall short when they collapse
 
 
 class Terms(NamedTuple):
@@ -76,8 +79,27 @@ def covariance_term(z_XD: Tensor) -> Tensor:
     return off_diagonal(covariance_DD).square().sum() / z_XD.shape[1]
 
 
-class VICReg(nn.Module):
+def variance_lost(row: Numbers, _: Numbers) -> Sign | None:
+    """The variance term against 1, its value at collapse.
+
+    `embedding_std` cannot see embeddings that shrink in proportion: it normalises them.
+    """
+    if "variance" not in row:
+        return None
+    term = row["variance"]
+    said = (
+        f"collapse: the embeddings shrink to a point (variance term = {term:.2f}, above "
+        f"{SHORT}: standard deviations of about {1 - term:.2f} instead of 1)"
+    )
+    return Sign("variance", term > SHORT, said)
+
+
+class VICReg(Method):
     """Needs 2 'global' views."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike, variance_lost)
+    collapse_causes = COVARIANCE_CAUSES
 
     def __init__(
         self,
@@ -104,7 +126,4 @@ class VICReg(nn.Module):
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         terms = vicreg_terms(z1_BD, z2_BD)
         metrics = {name: term.detach() for name, term in terms._asdict().items()}
-        return Output(terms.weighted(*self.weights), metrics | monitors(z1_BD, z2_BD))
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
+        return Output(terms.weighted(*self.weights), metrics | pair_monitors(z1_BD, z2_BD))

@@ -16,27 +16,22 @@ from torch import Tensor, nn
 
 from ..encoders.libraries import layers_of, library
 from ..errors import RecipeError
+from ..methods import Method
 from ..recipe.names import Entry, call, choose
 
 Named = Sequence[tuple[str, nn.Parameter]]
 Groups = list[dict[str, Any]]
 Decay = Literal["weights", "all"]
 Rates = Mapping[str, Any]  # what a group carries beside its parameters
+FIXED_LR: Rates = MappingProxyType({"fixed_lr": True})
 EXEMPT: Rates = MappingProxyType({"decay_scale": 0.0, "weight_decay": 0.0})
-APART: Mapping[str, Rates] = MappingProxyType(  # optional members of methods (methods/method.py)
-    {
-        "fixed_lr_parameters": MappingProxyType({"fixed_lr": True}),
-        "undecayed_parameters": EXEMPT,
-    }
-)
 
 
 def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optimizer:
     """Build the optimizer of a recipe over the trainable parameters of `method`.
 
-    `scale` turns its lr into that of the whole batch. What `method.fixed_lr_parameters()` yields,
-    if it has that member, keeps the peak learning rate; what `undecayed_parameters()` yields is
-    not decayed.
+    `scale` turns its lr into that of the whole batch. Of a Method, `fixed_lr_parameters()` keep the
+    peak learning rate and `undecayed_parameters()` are not decayed; any other module has neither.
 
     Raises:
         RecipeError: unknown optimizer or setting.
@@ -44,8 +39,9 @@ def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.o
     """
     known = {"sgd": sgd, "adamw": adamw, "lars": lars}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
-    for member, rates in APART.items():
-        set_apart(optimizer, getattr(method, member, tuple)(), rates)
+    if isinstance(method, Method):
+        set_apart(optimizer, method.fixed_lr_parameters(), FIXED_LR)
+        set_apart(optimizer, method.undecayed_parameters(), EXEMPT)
     return optimizer
 
 
@@ -213,8 +209,8 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
         g["weight_decay"] = weight_decay * g.get("decay_scale", 1.0)
 
 
-def clipped(
-    clip: Literal["global", "per_module", "per_parameter"], method: nn.Module, where: str
+def parameters_to_clip(
+    clip: Literal["global", "per_module", "per_parameter"], method: Method, where: str
 ) -> list[list[nn.Parameter]]:
     """The parameters whose gradients are clipped together: all, or those of each module.
 
@@ -223,13 +219,13 @@ def clipped(
     """
     if clip != "per_module":
         return [[p for _, p in trained(method)]]
-    modules = getattr(method, "clipped_together", None)
-    if modules is None:
+    modules = [[p for p in module if p.requires_grad] for module in method.clipped_together()]
+    if not modules:
         raise RecipeError(
             f"{where}: train.clip = 'per_module' needs a method with clipped_together(), such as "
             f"dinov2; {type(method).__name__} has none. Set global or per_parameter"
         )
-    return [[p for p in module if p.requires_grad] for module in modules()]
+    return modules
 
 
 def clip_per_parameter(parameters: Sequence[nn.Parameter], norm: float) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 Schedule = Literal["cosine", "cosine_per_epoch", "multistep"]
 
 
-def cosine(at: float, *, total: float, start: float, end: float) -> float:
+def cosine_rate(at: float, *, total: float, start: float, end: float) -> float:
     """Half a cosine: exactly `start` at 0, exactly `end` at `total`."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * at / total))
 
@@ -34,7 +34,7 @@ def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RatePlan:
     """Every rate of a run of `total` optimizer steps, `epoch` of them (or a fraction more) each.
 
     `final_lr` ends the cosines, which take `stretch` times the run and are cut off; `milestones`
@@ -67,11 +67,11 @@ class Plan:
         if self.schedule == "cosine_per_epoch":  # MoCo, SimSiam: one rate for a whole epoch
             at = max(step // self.epoch * self.epoch, self.warmup)
         total = self.stretch * self.total - self.warmup
-        return cosine(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
+        return cosine_rate(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
 
     def weight_decay_at(self, step: int) -> float:
         """Weight decay of a step; no warm-up, as in DINO."""
         if self.final_weight_decay is None:
             return self.weight_decay
         total = self.stretch * self.total
-        return cosine(step, total=total, start=self.weight_decay, end=self.final_weight_decay)
+        return cosine_rate(step, total=total, start=self.weight_decay, end=self.final_weight_decay)

@@ -66,7 +66,10 @@ def entropies(p_TBK: Tensor) -> dict[str, Tensor]:
 
 
 class Centring(nn.Module):
-    """Targets by a moving centre, which moves after it was used."""
+    """Targets by a moving centre, the EMA of the teacher's mean logits over the global batch.
+
+    It moves after it was used (DINO, eq. 4).
+    """
 
     center_K: Tensor
 

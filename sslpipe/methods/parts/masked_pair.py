@@ -14,7 +14,7 @@ from ...errors import ContractError
 from .checks import positive, shares
 from .heads import PrototypeHead, feature_dim
 from .patches import patch_mask, whole_patches
-from .teachers import cosine, ema_update, frozen_copy
+from .teachers import cosine_between, ema_update, frozen_copy
 
 MASK = "blocks"  # mask m belongs to 'global' view m
 
@@ -123,7 +123,7 @@ class MaskedPair(nn.Module):
             student, teacher = self.student, self.teacher
             student.head.last.load_state_dict(teacher.head.last.state_dict())
             student.patch_head.last.load_state_dict(teacher.patch_head.last.state_dict())
-        ema_update(self.teacher, self.student, cosine(self.momentum, 1.0, progress))
+        ema_update(self.teacher, self.student, cosine_between(self.momentum, 1.0, progress))
         self.progress.fill_(progress)
 
 

@@ -40,13 +40,13 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(tensors, list(student.parameters()), 1.0 - momentum)
 
 
-def cosine(start: float, end: float, progress: float) -> float:
+def cosine_between(start: float, end: float, progress: float) -> float:
     """Half a cosine from `start` (progress 0) to exactly `end` (progress 1)."""
     assert 0.0 <= progress <= 1.0, progress  # beyond 1 it would turn back, a momentum pass 1
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def linear(start: float, end: float, progress: float) -> float:
+def linear_between(start: float, end: float, progress: float) -> float:
     """Straight from `start` (progress 0) to exactly `end` (progress 1)."""
     assert 0.0 <= progress <= 1.0, progress
     return end - (end - start) * (1.0 - progress)
