@@ -15,7 +15,7 @@ from .parts.checks import check_axes, positive
 from .parts.collapse import PROTOTYPE_CAUSES
 from .parts.collectives import all_mean, gather
 from .parts.heads import at_least_fp32
-from .parts.multicrop import CropEmbedder
+from .parts.several_views import CropEmbedder
 
 MEMORIES = 2  # crops_for_assign of the official code: the first two views
 UNKNOWN = -100  # the cluster of a sample that was not clustered

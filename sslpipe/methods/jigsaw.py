@@ -11,7 +11,7 @@ from ..batch import Batch, BatchSpec
 from .method import Method, Output
 from .parts.checks import positive
 from .parts.heads import at_least_fp32
-from .parts.siamese import Siamese, joined, question
+from .parts.several_views import Siamese, joined, question
 
 
 class Jigsaw(Method):

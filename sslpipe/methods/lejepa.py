@@ -15,7 +15,7 @@ from .parts.checks import check_axes, positive, shares
 from .parts.collapse import embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32
-from .parts.multicrop import CropEmbedder
+from .parts.several_views import CropEmbedder
 
 
 def epps_pulley(x_VBM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor:

@@ -20,8 +20,7 @@ from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.collectives import gather
 from .parts.distillation import entropies
-from .parts.heads import at_least_fp32, feature_dim, trunc_normal
-from .parts.multicrop import hidden_batch_norm_mlp
+from .parts.heads import at_least_fp32, feature_dim, hidden_batch_norm_mlp, trunc_normal
 from .parts.patches import hidden_patches, patch_mask, whole_patches
 from .parts.sinkhorn import sinkhorn_knopp
 from .parts.teachers import ema_update, frozen_copy, linear_between

@@ -14,8 +14,7 @@ from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
-from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
-from .parts.multicrop import hidden_batch_norm_mlp
+from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim, hidden_batch_norm_mlp
 from .parts.queues import Queue, random_rows
 
 

@@ -14,7 +14,7 @@ from ..errors import ContractError
 from .method import Method, Output
 from .parts.checks import positive
 from .parts.heads import at_least_fp32
-from .parts.siamese import Siamese, joined, question
+from .parts.several_views import Siamese, joined, question
 
 
 class RelativePatch(Method):

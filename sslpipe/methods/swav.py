@@ -14,8 +14,8 @@ from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.collapse import PROTOTYPE_CAUSES, one_prototype
 from .parts.heads import at_least_fp32
-from .parts.multicrop import CropEmbedder
 from .parts.queues import Queue
+from .parts.several_views import CropEmbedder
 from .parts.sinkhorn import sinkhorn_knopp
 
 ASSIGN = 2  # crops_for_assign of the official code: the first two

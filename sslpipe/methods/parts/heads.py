@@ -71,6 +71,16 @@ def hidden_norm_mlp(
     return nn.Sequential(*layers)
 
 
+def hidden_batch_norm_mlp(
+    sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Linear layers with BN and activation behind each but the last: SwAV's and MSN's heads."""
+    layers: list[nn.Module] = []
+    for wide, narrow in itertools.pairwise(sizes):
+        layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), activation()]
+    return nn.Sequential(*layers[:-2])
+
+
 def relu_mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them and no norm.
 
