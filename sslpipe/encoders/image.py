@@ -33,7 +33,7 @@ VIT_NAME = re.compile(r"vit_[a-z0-9]+_patch\d+_\d+")  # timm's plain ViTs with a
 
 
 class LibraryEncoder(Encoder):
-    """A library's model without classifier."""
+    """An encoder whose `model` is a library's, without its classifier."""
 
     model: Any
 
@@ -51,7 +51,7 @@ class ResNet(LibraryEncoder):
     """A torchvision ResNet; features are the means of its maps."""
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
-        """What is pooled to features: (B, D, h, w)."""
+        """Give what is pooled to features: (B, D, h, w)."""
         model = self.model
         x = model.maxpool(model.relu(model.bn1(model.conv1(images_BCHW))))
         return cast(Tensor, model.layer4(model.layer3(model.layer2(model.layer1(x)))))
@@ -61,7 +61,7 @@ class TimmModel(LibraryEncoder):
     """Any model of timm, with its own pooling."""
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
-        """What is pooled to features; (B, D, h, w) in convolutional models."""
+        """Give what is pooled to features; (B, D, h, w) in convolutional models."""
         return cast(Tensor, self.model.forward_features(images_BCHW))
 
 
@@ -81,7 +81,7 @@ class ViT(LibraryEncoder):
         hidden_BN: Tensor | None = None,
         mask_token_D: Tensor | None = None,
     ) -> Tensor:
-        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
+        """Give class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
 
         `visible_BS`, int64 patch numbers: the transformer sees these patches only, in this order,
         each with the position it has in the image. Indices, not a mask: the shape is known. With
@@ -104,7 +104,7 @@ class ViT(LibraryEncoder):
         return cast(Tensor, self.model.norm(x))
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
-        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
+        """Give what the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
         outputs: list[Tensor] = []
         hooks = [
             block.mlp.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -118,7 +118,7 @@ class ViT(LibraryEncoder):
         return torch.stack(outputs)
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
-        """The patches' tokens on their grid: (B, D, rows, columns)."""
+        """Lay the patches' tokens on their grid: (B, D, rows, columns)."""
         rows, columns = (side // self.patch_size for side in images_BCHW.shape[2:])
         return on_grid(self.tokens(images_BCHW)[:, 1:], (rows, columns))
 
@@ -155,7 +155,7 @@ def own_encoder(entry: names.Entry, image_size: int) -> Encoder:
 
 
 def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
-    """The function that builds `name`.
+    """Find the function that builds `name`.
 
     Raises:
         RecipeError: no such backbone.

@@ -27,7 +27,7 @@ def library(name: str) -> Any:
 
 
 def timm_create(name: str, **settings: Any) -> Any:
-    """timm.create_model without classifier; settings that are None stay the model's own.
+    """Make a model of timm without classifier; settings that are None stay the model's own.
 
     Raises:
         ValueError: timm refuses the settings.
@@ -44,11 +44,11 @@ class NamesUndecayed(Protocol):
     """A model that names parameters which weight decay should spare, as timm's do."""
 
     def no_weight_decay(self) -> Collection[str]:
-        """The names of these parameters."""
+        """Give the names of these parameters."""
 
 
 def undecayed_by_name(encoder: nn.Module) -> Iterator[nn.Parameter]:
-    """The class token and learned positions of timm models, which some codes do not decay."""
+    """Yield class token and learned positions of timm models, which some codes do not decay."""
     for model in encoder.modules():
         if isinstance(model, NamesUndecayed):
             names = model.no_weight_decay()
@@ -60,11 +60,11 @@ class NamesLayers(Protocol):
     """A model that can tell which layer a parameter belongs to, as timm's do."""
 
     def group_matcher(self) -> Any:
-        """What timm.models.group_parameters wants to know."""
+        """Give what timm.models.group_parameters wants to know."""
 
 
 def layers_of(method: nn.Module) -> Iterator[tuple[str, dict[str, int]]]:
-    """The prefix of each timm model within `method`, and its parameters' layers, 0 = the lowest.
+    """Yield the prefix of each timm model within `method`, and its parameters' layers from 0 up.
 
     It is timm's own grouping, so decoders and heads, whose blocks look alike, are left alone.
     """

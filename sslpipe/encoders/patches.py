@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
-    """Fixed 2-D position embedding with a zero row for the class token: (1, 1 + N, dim) float32.
+    """Make a fixed 2-D position embedding, (1, 1 + N, dim) float32; zero for the class token.
 
     facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
     ("here w goes first"), the second the row; each half is sines, then cosines.
@@ -28,12 +28,12 @@ def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
 
 
 def on_grid(patches_BND: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Patches as a map: (B, D, rows, columns)."""
+    """Lay patches on their grid: (B, D, rows, columns)."""
     return patches_BND.mT.reshape(len(patches_BND), -1, *grid)
 
 
 def chosen_tokens(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
-    """The class token and the patches `visible_BS`, of M choices per image mask by mask."""
+    """Take the class token and the patches `visible_BS`, of M choices per image mask by mask."""
     index_MBSD = visible_BS.view(-1, len(tokens_BTD), visible_BS.shape[1], 1)
     index_MBSD = index_MBSD.expand(-1, -1, -1, tokens_BTD.shape[2])
     tokens_MBTD = tokens_BTD.expand(len(index_MBSD), -1, -1, -1)
@@ -42,7 +42,7 @@ def chosen_tokens(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
 
 
 def visible_first(hidden_BN: Tensor) -> Tensor:
-    """Patch numbers, visible before hidden, each in raster order: (B, N) int64.
+    """Order patch numbers, visible before hidden, each in raster order: (B, N) int64.
 
     A stable sort and not boolean indexing, whose size would have to come back to the host.
     """
@@ -50,5 +50,5 @@ def visible_first(hidden_BN: Tensor) -> Tensor:
 
 
 def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
-    """Tokens in the order of `index_BN`."""
+    """Take tokens in the order of `index_BN`."""
     return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))

@@ -44,7 +44,7 @@ class PatchEncoder(Protocol):
         hidden_BN: Tensor | None = None,
         mask_token_D: Tensor | None = None,
     ) -> Tensor:
-        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
+        """Give class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
 
         `visible_BS`, int64 patch numbers: only these patches are seen, in this order. `real_BS`,
         bool: False is padding of `visible_BS`. `hidden_BN`, bool: `mask_token_D` stands for these
@@ -65,4 +65,4 @@ class LayeredEncoder(Protocol):
     """An encoder that shows what its L blocks add, for data2vec 2.0; image.ViT is one."""
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
-        """What the MLP of each block adds to its tokens: (L, B, 1 + N, D)."""
+        """Give what the MLP of each block adds to its tokens: (L, B, 1 + N, D)."""

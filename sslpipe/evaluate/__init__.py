@@ -41,7 +41,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All numbers of an encoder, and what they have in common."""
+    """All accuracies of an encoder, and what they have in common."""
 
     protocol: str
     rows: tuple[Accuracy, ...]
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def report(train: Features, neighbours: KNN, probe: Linear, tested: str) -> Report:
-    """The rows of the two protocols."""
+    """Put the numbers of the two protocols into rows."""
     how = (
         f"weighted k-NN (k={neighbours.k}, T={neighbours.temperature:g}, l2-normalised), "
         f"{neighbours.queries} queries, bank of {neighbours.bank}"

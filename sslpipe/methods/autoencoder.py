@@ -31,7 +31,7 @@ def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:
 
 
 def autoencoder_loss(pred_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
-    """Mean squared error of all pixels of the clean image."""
+    """Average the squared error over all pixels of the clean image; a scalar."""
     check_axes("autoencoder_loss", pred_BCHW=pred_BCHW, images_BCHW=images_BCHW)
     return F.mse_loss(at_least_fp32(pred_BCHW), at_least_fp32(images_BCHW))
 

@@ -30,7 +30,7 @@ def barlow_twins_loss(z1_BD: Tensor, z2_BD: Tensor, *, redundancy: float) -> Ten
 
 
 def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-    """Eq. 2, over the joined batch, in at least fp32: (D, D).
+    """Correlate the features of two views, eq. 2, over the joined batch: (D, D) in at least fp32.
 
     Features are standardised by the statistics of the joined batch, as by the official BN without
     scale and shift: variance divided by N, with 1e-5 added.
@@ -46,13 +46,13 @@ def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
 
 
 def off_diagonal(x_DD: Tensor) -> Tensor:
-    """All D (D - 1) elements off the diagonal of a contiguous square matrix, as a view."""
+    """View the D (D - 1) elements off the diagonal of a contiguous square matrix."""
     dim = len(x_DD)
     return x_DD.flatten()[:-1].view(dim - 1, dim + 1)[:, 1:]
 
 
 class BarlowTwins(Method):
-    """Needs 2 'global' views."""
+    """Needs 2 'global' views; uses the first two."""
 
     encoder: nn.Module
     collapse_signs = (embeddings_alike,)
@@ -75,7 +75,7 @@ class BarlowTwins(Method):
         self.projector = hidden_norm_mlp((feature_dim(encoder, "barlow_twins"), *projector))
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views."""
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views."""
         views = batch.views["global"][:2]
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         loss = barlow_twins_loss(z1_BD, z2_BD, redundancy=self.redundancy)

@@ -31,12 +31,15 @@ from .parts.patches import mean_of_real, padded, patch_mask
 
 
 class Tokenizer(Protocol):
-    """Built as `Tokenizer(patch_size, channels, *, settings)`; frozen, in eval mode."""
+    """What BEiT asks of a tokenizer, which it builds, freezes and keeps in eval mode.
+
+    It is built as `Tokenizer(patch_size, channels, *, settings)`.
+    """
 
     vocabulary: int  # K
 
     def tokenize(self, images_BCHW: Tensor) -> Tensor:
-        """Ids in [0, K) of the patches, row-major: (B, N) int64.
+        """Give the patches ids in [0, K), row-major: (B, N) int64.
 
         The images are the student's view, normalised as its recipe says: what wants pixels in
         [0, 1] or another size (the dVAE: 112 px for 14 x 14 ids) undoes that itself.
@@ -44,7 +47,7 @@ class Tokenizer(Protocol):
 
 
 class RandomProjection(nn.Module):
-    """Nearest of K random codes to a random projection of the patch; nothing is trained.
+    """A patch's id is the nearest of K random codes to its random projection; nothing is trained.
 
     The quantizer of BEST-RQ (Chiu et al. 2022, arXiv:2202.01855, section 3.1, made for speech): a
     fixed random matrix, codes drawn from a normal distribution, both sides on the unit sphere.
@@ -72,7 +75,7 @@ class RandomProjection(nn.Module):
         self.register_buffer("codes_KE", codes_KE)
 
     def tokenize(self, images_BCHW: Tensor) -> Tensor:
-        """Ids of the patches, each scaled by its own mean and deviation; (B, N) int64.
+        """Give ids of the patches, each scaled by its own mean and deviation: (B, N) int64.
 
         Without that scaling a few codes take all: of 8192, patches of 4 px of CIFAR-10 used as
         many as 119 equally likely ones would be, with it 448 (exp of the entropy). On the unit
@@ -101,7 +104,7 @@ def build_tokenizer(entry: Entry, *, patch_size: int, channels: int) -> Tokenize
 
 
 def tokenizer_entry(setting: str | dict[str, dict[str, Any]], where: str) -> Entry:
-    """A method's setting, `name` or `{name: {setting: value}}`, as an entry.
+    """Make an entry of a method's setting, `name` or `{name: {setting: value}}`.
 
     Raises:
         ValueError: more or less than one name.
@@ -127,7 +130,7 @@ def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_monitors(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> dict[str, Tensor]:
-    """Accuracy, and the entropy (nats) of this rank's ids.
+    """Tell the accuracy of the guesses, and the entropy (nats) of this rank's ids.
 
     A loss below the entropy has learned more than how often each id occurs.
     """
@@ -172,7 +175,7 @@ class BEiT(Method):
         nn.init.zeros_(self.head.bias)
 
     def train(self, mode: bool = True) -> Self:
-        """The tokenizer stays in eval mode: a dVAE may have dropout or batch norm."""
+        """Switch the mode of all but the tokenizer: a dVAE may have dropout or batch norm."""
         super().train(mode)
         if isinstance(self.tokenizer, nn.Module):
             self.tokenizer.eval()
@@ -192,5 +195,5 @@ class BEiT(Method):
         return Output(loss, token_monitors(logits_BSK, ids_BS, hidden.real_BS))
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """Class token and positions of the encoder (run_beit_pretraining.py)."""
+        """Spare the class token and positions of the encoder (run_beit_pretraining.py)."""
         return undecayed_by_name(self.encoder)

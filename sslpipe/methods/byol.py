@@ -59,11 +59,11 @@ class BYOL(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The online one, as officially."""
+        """The online encoder is kept, as officially."""
         return self.online[0]
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views.
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views.
 
         The target is in train mode, as officially: its batch statistics are its own.
         """
@@ -77,5 +77,5 @@ class BYOL(Method):
         return Output(loss, pair_monitors(p1_BD, p2_BD) | {"agreement": agreement})
 
     def after_step(self, progress: float) -> None:
-        """The target's EMA; officially at progress (step - 1) / steps, which never reaches 1."""
+        """Move the target by its EMA; officially at (step - 1) / steps, which never reaches 1."""
         ema_update(self.target, self.online, cosine_between(self.momentum, 1.0, progress))

@@ -32,7 +32,7 @@ RANGES = (
 
 
 def ab_bins() -> Tensor:
-    """(313, 2) float32 in the official order: a, then b, ascending.
+    """List the centres of the bins in the official order, a, then b, ascending: (313, 2) float32.
 
     Some, like (-90, 50), are the nearest to no colour; no colour is further than 7.1 from all.
     """
@@ -47,7 +47,7 @@ def ab_bins() -> Tensor:
 def soft_encode(
     ab_B2HW: Tensor, bins_K2: Tensor, *, neighbours: int = 10, sigma: float = 5.0
 ) -> tuple[Tensor, Tensor]:
-    """Z of section 2.2: the nearest bins (B, H, W, N), nearest first, and their weights, of sum 1.
+    """Find the nearest bins (B, H, W, N), nearest first, and their weights, of sum 1: section 2.2.
 
     10 neighbours as in the code; the paper says 5.
     """
@@ -58,9 +58,10 @@ def soft_encode(
 
 
 def rebalancing(prior_K: Tensor, *, gamma: float = 0.5) -> Tensor:
-    """Eq. 4: weights ~ 1 / ((1 - gamma) prior + gamma uniform), of mean 1 under the prior.
+    """Weigh rare bins more, eq. 4: ~ 1 / ((1 - gamma) prior + gamma uniform).
 
-    `gamma` is lambda in the paper. Uniform over the bins that occur; those that do not weigh 0.
+    The mean under the prior is 1. `gamma` is lambda in the paper. Uniform over the bins that occur;
+    those that do not weigh 0.
     """
     occurs_K = (prior_K > 0).to(prior_K.dtype)
     mixed_K = (1 - gamma) * prior_K + gamma * occurs_K / occurs_K.sum()
@@ -69,7 +70,7 @@ def rebalancing(prior_K: Tensor, *, gamma: float = 0.5) -> Tensor:
 
 
 def has_colour(ab_B2HW: Tensor, threshold: float = 5.0) -> Tensor:
-    """(B,) bool: some |a| or |b| exceeds the threshold (NonGrayMaskLayer)."""
+    """Tell where some |a| or |b| exceeds the threshold: (B,) bool (NonGrayMaskLayer)."""
     return (ab_B2HW.abs() > threshold).flatten(1).any(1)
 
 
@@ -135,7 +136,7 @@ class Colorization(Method):
         self.decoder = MapDecoder(dim, decoder, len(self.bins_K2))
 
     def forward(self, batch: Batch) -> Output:
-        """All views in one pass; images without colour teach nothing."""
+        """Guess the colours of all views in one pass; images without colour teach nothing."""
         images_BCHW = batch.views[self.view].flatten(0, 1)
         ab_B2HW = batch.targets["colorization"].flatten(0, 1)
         index_BHWN, weight_BHWN = soft_encode(

@@ -116,13 +116,13 @@ class Data2Vec2(Method):
         return Output(patch_loss + self.cls_weight * cls_loss, metrics)
 
     def after_step(self, progress: float) -> None:
-        """The teacher's EMA: linear over `momentum_warmup`, a fraction of the run, then fixed."""
+        """Move the teacher; its momentum rises over `momentum_warmup` of the run, then stays."""
         annealed = min(progress / max(self.momentum_warmup, 1e-12), 1.0)
         ema_update(self.teacher, self.encoder, linear_between(*self.momentum, annealed))
 
 
 def check_layers(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
-    """Raise what the encoder makes impossible; its layers are counted on the meta device.
+    """Check that the encoder has `top_k` layers, which are counted on the meta device.
 
     Raises:
         ContractError: it does not show its layers.
@@ -167,7 +167,7 @@ class ConvDecoder(nn.Module):
         self.predict = nn.Linear(dim, encoder_dim)
 
     def forward(self, tokens_RSD: Tensor, order_RN: Tensor) -> Tensor:
-        """(R, 1 + S, D) tokens and `visible_first` of the mask -> (R, N, D)."""
+        """Turn (R, 1 + S, D) tokens and `visible_first` of the mask into (R, N, D) predictions."""
         x = on_grid(self.whole(tokens_RSD[:, 1:], order_RN), self.grid)
         for convolution in self.convolutions:
             y = F.gelu(channel_norm(convolution(x)))
@@ -175,12 +175,12 @@ class ConvDecoder(nn.Module):
         return cast(Tensor, self.predict(x.flatten(2).mT))
 
     def whole(self, visible_RSD: Tensor, order_RN: Tensor) -> Tensor:
-        """All patches in raster order, normal noise where they are hidden."""
+        """Lay out all patches in raster order, with normal noise where they are hidden."""
         missing = order_RN.shape[1] - visible_RSD.shape[1]
         noise = torch.randn_like(visible_RSD[:, :1].expand(-1, missing, -1)) * self.noise
         return take(torch.cat([visible_RSD, noise], dim=1), order_RN.argsort(dim=1))
 
 
 def channel_norm(x_BCHW: Tensor) -> Tensor:
-    """Layer norm over the channels of each place, without weights."""
+    """Normalise the channels of each place, as a layer norm without weights does."""
     return F.layer_norm(x_BCHW.movedim(1, 3), x_BCHW.shape[1:2]).movedim(3, 1)

@@ -85,7 +85,7 @@ class DeepClusterV2(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The one that is trained."""
+        """The encoder that is trained is kept; there is no teacher."""
         return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
@@ -107,7 +107,7 @@ class DeepClusterV2(Method):
         return Output(torch.stack(losses).mean(), {"clustered": known})
 
     def lookup(self, uids_B: Tensor) -> Tensor:
-        """Each head's cluster of each sample, (L, B) int64; UNKNOWN if it was not remembered."""
+        """Find each head's cluster of each sample, (L, B) int64; UNKNOWN if not remembered."""
         place_B = torch.searchsorted(self.sorted_uids_N, uids_B)
         place_B = place_B.clamp(max=len(self.sorted_uids_N) - 1)
         found_B = self.sorted_uids_N[place_B] == uids_B
@@ -115,7 +115,7 @@ class DeepClusterV2(Method):
 
     @torch.no_grad()
     def cluster(self) -> None:
-        """New centroids and clusters of all that is remembered; head l takes crop l % A.
+        """Cluster all that is remembered; head l takes crop l % A.
 
         The work of an epoch's border: all ranks do it alike, and the host may wait for it.
         """
@@ -136,11 +136,11 @@ class DeepClusterV2(Method):
             self.clusters_LN[head] = F.pad(clusters, (0, size - count), value=UNKNOWN)[order_N]
 
     def get_extra_state(self) -> int:
-        """The epoch that the clusters are for, so that a resume is exact."""
+        """Save the epoch that the clusters are for, so that a resume is exact."""
         return self.epoch
 
     def set_extra_state(self, state: int) -> None:
-        """Take it back."""
+        """Restore what `get_extra_state` saved."""
         self.epoch = state
 
 
@@ -161,7 +161,7 @@ class EpochMemory(nn.Module):
         self.register_buffer("uids_N", torch.zeros(places, dtype=torch.int64))
 
     def __len__(self) -> int:
-        """How many places are filled."""
+        """Count the places that are filled."""
         return min(self.stored, len(self.uids_N))
 
     @torch.no_grad()
@@ -175,11 +175,11 @@ class EpochMemory(nn.Module):
         self.stored += len(uids)
 
     def get_extra_state(self) -> int:
-        """The part of the state_dict that is no tensor."""
+        """Save the number of stored samples, the part of the state_dict that is no tensor."""
         return self.stored
 
     def set_extra_state(self, state: int) -> None:
-        """Take it back."""
+        """Restore what `get_extra_state` saved."""
         self.stored = state
 
 
@@ -190,7 +190,7 @@ CHUNK = 8192  # points at a time: the (points, K) similarities of a whole data s
 def spherical_kmeans(
     points_XD: Tensor, clusters: int, *, iterations: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Centroids (K, D) of length 1 and the cluster of each point (X,) int64.
+    """Find centroids (K, D) of length 1, and the cluster of each point, (X,) int64.
 
     `cluster_memory` of facebookresearch/swav, main_deepclusterv2.py: starts at K points drawn
     without return; a cluster that loses all its points keeps its centroid. Deterministic, so that
@@ -211,12 +211,12 @@ def spherical_kmeans(
 
 
 def nearest(points_XD: Tensor, centroids_KD: Tensor) -> Tensor:
-    """The most similar centroid of each point, (X,) int64."""
+    """Find the most similar centroid of each point, (X,) int64."""
     return (points_XD @ centroids_KD.T).argmax(1)
 
 
 def cluster_sums(points_XD: Tensor, centroids_KD: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the points nearest to each centroid, (K, D), and their number, (K,)."""
+    """Sum the points nearest to each centroid, (K, D), and count them, (K,)."""
     sums_KD = torch.zeros_like(centroids_KD)
     counts_K = sums_KD.new_zeros(len(sums_KD))
     for chunk_XD in torch.split(points_XD, CHUNK):

@@ -80,11 +80,11 @@ class DINO(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the paper evaluates and releases it (eval_knn.py: teacher)."""
+        """The TEACHER's encoder is kept: the paper evaluates and releases it (eval_knn.py)."""
         return self.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """Teacher sees the global views, student all; the centre moves after it was used."""
+        """Show the teacher the global views, the student all; the centre moves after its use."""
         groups = [batch.views[group] for group in self.groups]
         with torch.no_grad():
             p_TBK = self.center(self.teacher(groups[:1]), self.temperature())
@@ -92,12 +92,12 @@ class DINO(Method):
         return Output(loss, entropies(p_TBK))
 
     def temperature(self) -> Tensor:
-        """The teacher's, linear over `teacher_warmup`; officially a step per epoch, 30 of 100."""
+        """Raise the teacher's temperature over `teacher_warmup`; officially 30 of 100 epochs."""
         return warmed_up(self.teacher_temperature, self.teacher_warmup, self.progress)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Hold the last layer while it is frozen, then the teacher's EMA."""
+        """Hold the last layer while it is frozen, then move the teacher by its EMA."""
         if progress <= self.freeze_last_layer:
             self.hold_last_layer()
         # officially the momentum of step i is taken at i / T, which never reaches 1: here it does

@@ -24,7 +24,7 @@ from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check_masked_view
 
 
 def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
-    """KoLeo: minus the mean log distance to the nearest neighbour, on the unit sphere.
+    """KoLeo is minus the mean log distance to the nearest neighbour, on the unit sphere.
 
     So features of different images keep their distance. Neighbours are sought among this rank's B
     samples, 2 or more; nothing is gathered. Sablayrolles et al. 2019, "Spreading vectors for
@@ -92,11 +92,11 @@ class DINOv2(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the authors evaluate and release it."""
+        """The TEACHER's encoder is kept: the authors evaluate and release it."""
         return self.pair.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """Class tokens across views, hidden patches within a view, KoLeo within each global view.
+        """Compare class tokens across views, hidden patches within one; KoLeo is per global view.
 
         The official sums over pairs, divided by 2 + 2 * locals, are the mean over pairs v != t
         (without locals it divides by 3, not 2: not copied).
@@ -121,11 +121,11 @@ class DINOv2(Method):
         return Output(cast(Tensor, loss), metrics | entropies(p_TBK))
 
     def after_step(self, progress: float) -> None:
-        """The frozen last layers, then the teacher's EMA."""
+        """Hold the last layers while they are frozen, then move the teacher by its EMA."""
         self.pair.after_step(progress)
 
     def clipped_together(self) -> Iterator[list[nn.Parameter]]:
-        """The backbone with its mask token, and each head: `student.values()` of train.py."""
+        """Clip the backbone with its mask token, and each head: `student.values()` of train.py."""
         student = self.pair.student
         yield [*student.encoder.parameters(), self.pair.mask_token_1D]
         for head in dict.fromkeys((student.head, student.patch_head)):  # may be the same
@@ -144,5 +144,5 @@ def check_koleo(weight: float, spec: BatchSpec) -> None:
 def targets(
     centering: Literal["centering", "sinkhorn"], prototypes: int, momentum: float
 ) -> nn.Module:
-    """How the teacher's logits become targets."""
+    """Make what turns the teacher's logits into targets."""
     return Sinkhorn() if centering == "sinkhorn" else Centring(prototypes, momentum)

@@ -94,11 +94,11 @@ class IBOT(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the paper evaluates and releases it."""
+        """The TEACHER's encoder is kept: the paper evaluates and releases it."""
         return self.pair.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """Class tokens across views, hidden patches within a view; each has its own centre."""
+        """Compare class tokens across views, hidden patches within one; each has its own centre."""
         student, teacher = self.pair(batch)
         cls_temperature, patch_temperature = (
             warmed_up(ends, self.teacher_warmup, self.pair.progress)
@@ -117,5 +117,5 @@ class IBOT(Method):
         return Output(loss, metrics | entropies(p_TBK))
 
     def after_step(self, progress: float) -> None:
-        """The frozen last layer, then the teacher's EMA."""
+        """Hold the last layer while it is frozen, then move the teacher by its EMA."""
         self.pair.after_step(progress)

@@ -29,14 +29,14 @@ from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:
-    """(R, T, D): the teacher's tokens, layer-normed without weights, at the target places."""
+    """Take the teacher's tokens, layer-normed without weights, at the target places: (R, T, D)."""
     with torch.autocast(tokens_BND.device.type, enabled=False):
         tokens_BND = F.layer_norm(at_least_fp32(tokens_BND), tokens_BND.shape[-1:])
         return take(tokens_BND.repeat(len(index_RT) // len(tokens_BND), 1, 1), index_RT)
 
 
 def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
-    """Smooth L1 (beta 1), the mean over all target tokens. `real_RT` False: padding.
+    """Average the smooth L1 error (beta 1) over all target tokens. `real_RT` False: padding.
 
     The paper's section 3 writes an L2 distance; smooth L1 is that of the official code.
     """
@@ -76,7 +76,7 @@ class IJEPA(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER, the paper's target encoder, which it evaluates."""
+        """The TEACHER is kept, the target encoder that the paper evaluates."""
         return self.teacher
 
     def forward(self, batch: Batch) -> Output:
@@ -97,7 +97,7 @@ class IJEPA(Method):
 
     @staticmethod
     def chosen(batch: Batch) -> tuple[Padded, Padded]:
-        """Patches of the contexts, B rows, and of the targets, M * B rows."""
+        """Read which patches are context, B rows, and which are targets, M * B rows."""
         hidden_BN, targets_MBN = batch.masks["context"][0], batch.masks["targets"]
         visible = hidden_BN.shape[-1] - batch.hidden["context"][0]
         return (
@@ -106,7 +106,7 @@ class IJEPA(Method):
         )
 
     def after_step(self, progress: float) -> None:
-        """The teacher's EMA; its momentum rises linearly."""
+        """Move the teacher by its EMA, whose momentum rises linearly."""
         ema_update(self.teacher, self.student, linear_between(*self.momentum, progress))
 
 
@@ -134,7 +134,7 @@ class JEPAPredictor(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """The official weights: trunc_normal(.02), residual branches scaled by their depth."""
+        """Draw the official weights: trunc_normal(.02), residual branches scaled by their depth."""
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.apply(trunc_normal)
         with torch.no_grad():
@@ -143,7 +143,7 @@ class JEPAPredictor(nn.Module):
                 block.mlp.fc2.weight /= math.sqrt(2.0 * number)
 
     def forward(self, tokens_BSD: Tensor, context: Padded, targets: Padded) -> Tensor:
-        """Context tokens -> (R, T, D); the blocks of an image do not see each other."""
+        """Turn context tokens into (R, T, D); the blocks of an image do not see each other."""
         masks = len(targets.index_BS) // len(tokens_BSD)
         x_BSD = self.embed(tokens_BSD) + self.positions_ND[context.index_BS]
         queries_RTD = self.mask_token + self.positions_ND[targets.index_BS]

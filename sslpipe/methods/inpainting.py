@@ -23,13 +23,13 @@ from .parts.patches import hidden_patches
 
 
 def pixels_of(hidden_BN: Tensor, grid: tuple[int, ...], patch: int) -> Tensor:
-    """A mask of patches as one of pixels: (B, 1, H, W) float, 1 = hidden."""
+    """Turn a mask of patches into one of pixels: (B, 1, H, W) float, 1 = hidden."""
     hidden_B1HW = hidden_BN.view(-1, 1, *grid).to(torch.float32)
     return F.interpolate(hidden_B1HW, scale_factor=patch, mode="nearest")
 
 
 def without_margin(region_B1HW: Tensor, margin: int) -> Tensor:
-    """A region less `margin` pixels along its edge; the edge of the picture is none."""
+    """Take `margin` pixels off a region along its edge; the picture's own edge is none."""
     outside = F.max_pool2d(1 - region_B1HW, 2 * margin + 1, stride=1, padding=margin)
     return 1 - outside
 

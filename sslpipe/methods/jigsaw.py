@@ -35,7 +35,7 @@ class Jigsaw(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder of one tile; it takes whole images as well."""
+        """The encoder of one tile is kept; it takes whole images as well."""
         return self.siamese.encoder
 
     def forward(self, batch: Batch) -> Output:

@@ -22,14 +22,14 @@ from .parts.patches import MaskedDecoder, hidden_patches, patch_mask
 
 
 def patchify(images_BCHW: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, N, P), patches row-major, values of one as (row, column, channel)."""
+    """Cut (B, C, H, W) into (B, N, P), row-major; values of a patch are (row, column, channel)."""
     size, channels, height, width = images_BCHW.shape
     split = images_BCHW.reshape(size, channels, height // patch, patch, width // patch, patch)
     return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches_BNP: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify`; `grid` is (rows, columns) of patches."""
+    """Undo `patchify`; `grid` is (rows, columns) of patches."""
     split = patches_BNP.reshape(len(patches_BNP), *grid, patch, patch, -1)
     return split.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 

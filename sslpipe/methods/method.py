@@ -42,9 +42,10 @@ from ..batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The loss (a scalar with gradient) and metrics (detached scalars, left on the device).
+    """What a method gives: the loss (a scalar with gradient) and metrics (detached scalars).
 
-    Means over this rank's samples; the mean over ranks is the caller's, as DDP takes it.
+    All are means over this rank's samples, left on the device; the caller takes the mean over
+    ranks, as DDP does.
     """
 
     loss: Tensor
@@ -111,15 +112,15 @@ class Method(nn.Module, ABC):
         """
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
-        """Parameters that keep the peak learning rate (SimSiam's predictor); by default none."""
+        """Name parameters that keep the peak learning rate (SimSiam's predictor)."""
         return ()
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """Parameters without weight decay besides biases and norms (MSN's prototypes)."""
+        """Name parameters without weight decay, besides biases and norms (MSN's prototypes)."""
         return ()
 
     def clipped_together(self) -> Iterable[Iterable[nn.Parameter]]:
-        """The modules whose gradients `train.clip: per_module` clips each for itself (DINOv2).
+        """Name the modules whose gradients `train.clip: per_module` clips each for itself (DINOv2).
 
         None by default: the recipe of such a method may not ask for it.
         """

@@ -39,7 +39,7 @@ def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float
 
 
 def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Of each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
+    """Compare each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
     q_BD, k_BD = (F.normalize(at_least_fp32(x_BD), dim=1) for x_BD in (q_BD, k_BD))
     own_B1 = (q_BD * k_BD).sum(1, keepdim=True)
     return torch.cat([own_B1, q_BD @ queue_QD.to(q_BD.dtype).T], dim=1)
@@ -47,7 +47,7 @@ def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def retrieval(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> dict[str, Tensor]:
-    """How often the key is the nearest of all candidates, as the official code logs it."""
+    """Count how often the key is the nearest of all candidates, as the official code does."""
     with torch.autocast(q_BD.device.type, enabled=False):
         return {"top1": (cosines(q_BD, k_BD, queue_QD).argmax(1) == 0).float().mean()}
 
@@ -94,11 +94,11 @@ class MoCo(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The query's, as officially."""
+        """The query's encoder is kept, as officially."""
         return self.query[0]
 
     def forward(self, batch: Batch) -> Output:
-        """Keys enter the queue after the loss, else each were among its own negatives."""
+        """Put keys into the queue after the loss, or each would be among its own negatives."""
         query_BCHW, key_BCHW = batch.views["global"][:2]
         q_BD = self.query(query_BCHW)
         with torch.no_grad():
@@ -111,7 +111,7 @@ class MoCo(Method):
         return Output(loss, metrics)
 
     def keys(self, images_BCHW: Tensor, step: int) -> Tensor:
-        """Momentum embeddings of this rank's images, encoded among those of all ranks."""
+        """Embed this rank's images by the key encoder, in batches mixed from those of all ranks."""
         if self.bn_groups == 1:
             keys_BD: Tensor = self.key(images_BCHW)
             return keys_BD
@@ -121,7 +121,7 @@ class MoCo(Method):
         return own_share(keys_XD[order_X.argsort()])
 
     def after_step(self, progress: float) -> None:
-        """The key encoder's EMA: officially between a step's query and key passes.
+        """Move the key encoder by its EMA; officially between a step's query and key passes.
 
         The weights that the key pass sees are the same here, also when gradients are accumulated:
         then the official order would move the key encoder with every batch.
@@ -130,17 +130,17 @@ class MoCo(Method):
 
 
 def own_share(all_X: Tensor) -> Tensor:
-    """This rank's share of what is laid out in the order of ranks."""
+    """Take this rank's share of what is laid out in the order of ranks."""
     return all_X.chunk(group_ranks().size)[group_ranks().rank]
 
 
 def random_order(count: int, step: int) -> Tensor:
-    """A permutation that all ranks, and a resumed run, draw alike without talking: int64."""
+    """Draw a permutation, int64, that all ranks and a resumed run draw alike without talking."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(step))
 
 
 def groups_per_rank(spec: BatchSpec, bn_groups: int) -> int:
-    """How many of the groups one rank holds.
+    """Count the groups that one rank holds.
 
     Raises:
         ContractError: groups would be unequal, or cut by a rank's border.
@@ -177,7 +177,7 @@ class GroupedBatchNorm(nn.Module):
             self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C) or (B, C, H, W), of the same shape and dtype."""
+        """Normalise (B, C) or (B, C, H, W); shape and dtype stay."""
         if not self.training:
             mean_C, var_C = self.running_mean, self.running_var
             return F.batch_norm(x, mean_C, var_C, self.weight, self.bias, eps=self.eps)

@@ -72,11 +72,11 @@ class MoCoV3(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The online one, as officially."""
+        """The online encoder is kept, as officially."""
         return self.online[0]
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views."""
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views."""
         views = batch.views["global"][:2]
         q1_BD, q2_BD = (self.predictor(self.online(view_BCHW)) for view_BCHW in views)
         with torch.no_grad():
@@ -86,7 +86,7 @@ class MoCoV3(Method):
         return Output(loss, pair_monitors(q1_BD, q2_BD))
 
     def after_step(self, progress: float) -> None:
-        """The target's EMA, with the momentum rising to 1 (--moco-m-cos).
+        """Move the target by its EMA, whose momentum rises to 1 (--moco-m-cos).
 
         Officially between the query and the key passes of the next step, with its progress: the
         same weights, but once per step also when gradients are accumulated.
@@ -95,7 +95,7 @@ class MoCoV3(Method):
 
 
 def freeze_patch_projection(encoder: nn.Module) -> None:
-    """Section 4: a random patch projection, never trained, makes ViTs stable.
+    """Keep the patch projection random: never trained, it makes ViTs stable (section 4).
 
     Its initialisation is the official one (vits.py), which nothing will ever repair.
 

@@ -27,14 +27,14 @@ from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
-    """Eq. 1 in logarithms: softmax of cosines to the prototypes, (..., K)."""
+    """Assign to prototypes by the softmax of cosines, eq. 1 in logarithms: (..., K)."""
     cosines = F.linear(F.normalize(z, dim=-1), F.normalize(at_least_fp32(prototypes_KD), dim=1))
     return F.log_softmax(cosines / temperature, dim=-1)
 
 
 @torch.no_grad()
 def msn_targets(log_p_BK: Tensor, *, sharpening: float) -> Tensor:
-    """Sharpened, p^(1/T) / sum, and THEN balanced by Sinkhorn over the global batch: (B, K)."""
+    """Sharpen, p^(1/T) / sum, and THEN balance by Sinkhorn over the global batch: (B, K)."""
     return sinkhorn_knopp(F.log_softmax(log_p_BK / sharpening, dim=1))
 
 
@@ -67,7 +67,7 @@ def msn_loss(
 
 
 class TokenBranch(nn.Module):
-    """A ViT with its head: the anchors' network, and the targets'."""
+    """A ViT with a head on its class token, as anchors and targets each have one."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class TokenBranch(nn.Module):
         self.head = head
 
     def forward(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
-        """(B, D) of the class token; officially each size of crops has BN statistics of its own."""
+        """Embed (B, D); each size of crops has BN statistics of its own, as officially."""
         tokens_BSD = cast(PatchEncoder, self.encoder).tokens(images_BCHW, visible_BS)
         return cast(Tensor, self.head(tokens_BSD[:, 0]))
 
@@ -121,7 +121,7 @@ class MSN(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the authors evaluate the target network."""
+        """The TEACHER's encoder is kept: the authors evaluate the target network."""
         return self.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
@@ -142,13 +142,13 @@ class MSN(Method):
         return Output(loss, entropies(log_p_BK[None].softmax(-1)))
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """The prototypes: init_opt gives them a group without decay."""
+        """Spare the prototypes: init_opt gives them a group without decay."""
         yield self.prototypes_KD
 
     def clipped_together(self) -> Iterable[Iterable[nn.Parameter]]:
-        """The encoder with its head; the gradient of the prototypes is not clipped."""
+        """Clip the encoder with its head; the gradient of the prototypes is not clipped."""
         yield self.student.parameters()
 
     def after_step(self, progress: float) -> None:
-        """The teacher's EMA. The official schedule is stretched: it ends at 4/5 of the way to 1."""
+        """Move the teacher. The official schedule is stretched: it ends at 4/5 of the way to 1."""
         ema_update(self.teacher, self.student, linear_between(self.momentum, 1.0, progress / 1.25))

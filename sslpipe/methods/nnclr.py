@@ -35,7 +35,7 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
 
 @torch.no_grad()
 def nearest_neighbours(z_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Eq. 2: the index (B,) of the most similar row of the queue; both of unit length."""
+    """Find the most similar row of the queue, eq. 2: its index (B,); both of unit length."""
     with torch.autocast(z_BD.device.type, enabled=False):  # bf16 cannot tell near ones apart
         return (z_BD @ queue_QD.T.to(z_BD.dtype)).argmax(1)
 
@@ -70,7 +70,7 @@ class NNCLR(Method):
         self.queue = Queue(rows_QD, batch=spec.global_size, setting="method.nnclr.queue")
 
     def forward(self, batch: Batch) -> Output:
-        """Half of each direction; then the queue takes the first view, as in the pseudo-code."""
+        """Average both directions; then the queue takes the first view, as in the pseudo-code."""
         views_VBCHW = batch.views["global"][:2]
         z_XD = self.projector(self.encoder(views_VBCHW.flatten(0, 1)))
         p1_BD, p2_BD = self.predictor(z_XD).chunk(2)

@@ -43,7 +43,7 @@ class RelativePatch(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder of one patch; it takes whole images as well."""
+        """The encoder of one patch is kept; it takes whole images as well."""
         return self.siamese.encoder
 
     def forward(self, batch: Batch) -> Output:

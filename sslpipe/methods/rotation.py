@@ -31,7 +31,10 @@ class Rotation(Method):
         self.head = nn.Linear(feature_dim(encoder, "rotation"), classes)
 
     def forward(self, batch: Batch) -> Output:
-        """All turns in one forward: they must share BN's statistics (recipes that split cheat)."""
+        """Guess all turns in one forward: they must share BN's statistics.
+
+        Batch norm would give a turn away that has statistics of its own.
+        """
         views_VBCHW = batch.views[self.view]
         turns = batch.targets["rotation"].flatten()
         logits = at_least_fp32(self.head(self.encoder(views_VBCHW.flatten(0, 1))))

@@ -39,13 +39,13 @@ def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
 
 
 def normalised(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-    """Both views' embeddings on the unit sphere, (2B, D) in at least fp32."""
+    """Put both views' embeddings on the unit sphere, (2B, D) in at least fp32."""
     return F.normalize(at_least_fp32(torch.cat([z1_BD, z2_BD])), dim=1)
 
 
 @torch.no_grad()
 def pair_monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
-    """Contrastive top-1 among this rank's samples, and SimSiam's collapse monitor.
+    """Tell the top-1 accuracy among this rank's samples, and SimSiam's collapse monitor.
 
     `embedding_std` is the std of each channel of the normalised embeddings, averaged: about
     1 / sqrt(D) when healthy, 0 at collapse.
@@ -83,7 +83,7 @@ class SimCLR(Method):
         self.projector = batch_norm_mlp((feature_dim(encoder, "simclr"), *projector))
 
     def forward(self, batch: Batch) -> Output:
-        """One forward of both views stacked, so that BN sees them together, as officially."""
+        """Encode both views stacked, so that BN sees them together, as officially."""
         views_VBCHW = batch.views["global"][:2]
         z_XD = self.projector(self.encoder(views_VBCHW.flatten(0, 1)))
         z1_BD, z2_BD = z_XD.chunk(2)

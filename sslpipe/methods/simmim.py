@@ -73,5 +73,5 @@ class SimMIM(Method):
         )
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """Class token and positions of the encoder (optimizer.py)."""
+        """Spare the class token and positions of the encoder (optimizer.py)."""
         return undecayed_by_name(self.encoder)

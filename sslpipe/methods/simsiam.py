@@ -32,7 +32,7 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def participation_ratio(z_BD: Tensor) -> Tensor:
-    """In how many directions embeddings vary: (sum of variances)^2 / sum of their squares.
+    """Tell in how many directions embeddings vary: (sum of variances)^2 / sum of their squares.
 
     1: along a line, which batch norm without scale at the end of a head hides from the std. Of the
     (B, B) Gram matrix, whose eigenvalues are those variances: no decomposition.
@@ -46,7 +46,7 @@ def participation_ratio(z_BD: Tensor) -> Tensor:
 
 
 def along_a_line(row: Numbers, _: Numbers) -> Sign | None:
-    """The directions in which embeddings vary against those of a line, 1."""
+    """Compare the directions in which embeddings vary with those of a line, 1."""
     if "embedding_rank" not in row:
         return None
     said = (
@@ -82,7 +82,7 @@ class SimSiam(Method):
         )
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view: batch norm has the statistics of one view at a time."""
+        """Encode view by view, as officially: batch norm has the statistics of one view."""
         views = batch.views["global"][:2]
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         p1_BD, p2_BD = self.predictor(z1_BD), self.predictor(z2_BD)

@@ -79,11 +79,11 @@ class SwAV(Method):
 
     @property
     def encoder(self) -> nn.Module:
-        """The one that is trained."""
+        """The encoder that is trained is kept; there is no teacher."""
         return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """All crops against the prototypes, then the codes of the global ones."""
+        """Score all crops against the prototypes, then guess the codes of the global ones."""
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         # the codes are made of these scores: bf16 steps of 2^-8, divided by 0.05, are 8 % of a code
         with torch.autocast(z_VBD.device.type, enabled=False):
@@ -95,7 +95,7 @@ class SwAV(Method):
         return Output(loss, code_monitors(codes_ABK))
 
     def current_prototypes(self) -> Tensor:
-        """The prototypes; while they are frozen, with a gradient of zero.
+        """Give the prototypes; while they are frozen, with a gradient of zero.
 
         Not without one, as officially: DDP waits for the gradient of every parameter. What momentum
         and weight decay then still do is along the prototype, which the normalisation undoes.
@@ -106,7 +106,7 @@ class SwAV(Method):
 
     @torch.no_grad()
     def codes(self, scores_ABK: Tensor) -> Tensor:
-        """Eq. 3 to 5: codes balanced over batch and queue, each assignment crop for itself."""
+        """Balance codes over batch and queue, eq. 3 to 5, each assignment crop for itself."""
         size = scores_ABK.shape[1]
         together_AXK = torch.cat([self.queued_scores(), scores_ABK.detach()], dim=1)
         codes = [
@@ -116,7 +116,7 @@ class SwAV(Method):
         return torch.stack(codes)
 
     def queued_scores(self) -> Tensor:
-        """This rank's part of the queue against today's prototypes, (A, X, K); X = 0 until full.
+        """Score this rank's part of the queue by today's prototypes, (A, X, K); X = 0 until full.
 
         The ranks' parts together are the queue, as the batch is that of all ranks.
         """
@@ -129,7 +129,9 @@ class SwAV(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Back to the sphere: officially at the start of the next iteration (main_swav.py:277-281).
+        """Put the prototypes back on the sphere; officially at the start of the next iteration.
+
+        main_swav.py:277-281.
 
         Here, because a forward pass must not write what a backward may still need.
         """
@@ -137,16 +139,16 @@ class SwAV(Method):
         self.progress = progress
 
     def get_extra_state(self) -> float:
-        """What decides about queue and freezing, so that a resume is exact."""
+        """Save the progress, which decides about queue and freezing, so that a resume is exact."""
         return self.progress
 
     def set_extra_state(self, state: float) -> None:
-        """Take it back."""
+        """Restore what `get_extra_state` saved."""
         self.progress = state
 
 
 def code_monitors(codes_ABK: Tensor) -> dict[str, Tensor]:
-    """Entropy (nats) of a code and of the mean code; both near ln K: all prototypes are alike."""
+    """Tell the entropies (nats) of a code and of the mean code; both near ln K: all are alike."""
     return {
         "code_entropy": torch.special.entr(codes_ABK).sum(-1).mean(),
         "mean_entropy": torch.special.entr(codes_ABK.mean((0, 1))).sum(),

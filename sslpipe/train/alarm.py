@@ -23,7 +23,7 @@ READINGS = 2
 
 
 class Alarm:
-    """One per run of `method`.
+    """Watch the rows of one run of `method`.
 
     The loss may stand at chance during the warm-up of `warmup_epochs` and for one more epoch.
     """
@@ -52,7 +52,7 @@ class Alarm:
         return messages
 
     def _signs(self, row: Row) -> Iterator[Sign]:
-        """All signs that a row can show."""
+        """Yield all signs that a row can show."""
         for name, value in row.items():
             self._largest[name] = max(value, self._largest.get(name, value))
         for watch in (features_alike, *self._method.collapse_signs):
@@ -65,7 +65,7 @@ class Alarm:
             yield self._chance_sign(row["epoch"], row["loss"], self._method.chance_loss)
 
     def _chance_sign(self, epoch: float, loss: float, chance: float) -> Sign:
-        """The mean loss of the last epoch against that of outputs that tell nothing."""
+        """Compare the mean loss of the last epoch with that of outputs that tell nothing."""
         self._losses.append((epoch, loss))
         while self._losses[0][0] < epoch - 1:
             self._losses.popleft()
@@ -79,12 +79,12 @@ class Alarm:
 
 
 def is_finite(value: float | None) -> bool:
-    """Whether a number can be judged; in metrics.jsonl, non-finite ones are null."""
+    """Tell whether a number can be judged; in metrics.jsonl, non-finite ones are null."""
     return value is not None and math.isfinite(value)
 
 
 def rank_sign(rank: float) -> Sign:
-    """The effective rank of the features against that of equal ones, 1."""
+    """Compare the effective rank of the features with that of equal ones, 1."""
     said = (
         f"collapse: the effective rank of the features is {rank:.2f}, below {RANK}; 1 = all alike"
     )
@@ -92,5 +92,5 @@ def rank_sign(rank: float) -> Sign:
 
 
 def features_alike(row: Row, largest: Row) -> Sign | None:
-    """The spread of the encoder's features over images; 0 = a point."""
+    """Judge the spread of the encoder's features over images; 0: they are one point."""
     return spread_sign("feature_std", "the encoder's features", row, largest)

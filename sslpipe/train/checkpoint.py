@@ -145,12 +145,12 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """A recipe as YAML that parses back to the same fingerprint, without comments."""
+    """Write a recipe as YAML, without comments, that parses back to the same fingerprint."""
     return yaml.safe_dump(yaml_data(recipe), sort_keys=False)
 
 
 def yaml_data(value: Any) -> Any:
-    """Sections, entries and containers as the data that YAML would have given."""
+    """Turn sections, entries and containers back into the data that YAML gave."""
     if isinstance(value, Entry):
         return {value.name: yaml_data(value.settings)}
     if isinstance(value, Section):

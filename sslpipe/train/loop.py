@@ -37,7 +37,7 @@ SILENT = Silent()
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Steps done out of `total`, the last logged row, the last checkpoint, what was alarming."""
+    """What a run came to: steps done out of `total`, its last row, its checkpoint, its alarms."""
 
     steps: int
     total: int
@@ -137,7 +137,7 @@ def train_recipe(
 
 
 def check_folder(last: Path, *, resume: bool) -> None:
-    """A new run must not overwrite an old one.
+    """Make sure that a new run does not overwrite an old one.
 
     Raises:
         StateError: there is a checkpoint already.
@@ -149,7 +149,7 @@ def check_folder(last: Path, *, resume: bool) -> None:
 
 
 def endless(pipeline: Pipeline) -> Generator[Batch]:
-    """The batches of this epoch, the next, and so on; takes none before it is asked for."""
+    """Yield the batches of this epoch, the next, and so on; take none before it is asked for."""
     while True:
         yield from pipeline
 
@@ -157,7 +157,7 @@ def endless(pipeline: Pipeline) -> Generator[Batch]:
 def optimizer_step(
     run: TrainRun, batches: Iterator[Batch], step: int, guard: Guard
 ) -> tuple[list[Output], Batch]:
-    """One optimizer step after `step` done ones; never waits for the device (fp16 does, once).
+    """Take one optimizer step after `step` done ones, without waiting (fp16 does, once).
 
     Returns the outputs of its batches and the last batch.
     """
@@ -196,7 +196,7 @@ def clip(run: TrainRun) -> None:
 
 
 def stop_agreed(run: TrainRun, asked: bool, step: int, log_every: int) -> bool:
-    """Whether any rank was asked to stop, so that all stop at the same step.
+    """Tell whether any rank was asked to stop, so that all stop at the same step.
 
     Ranks confer at logged steps only, where they wait for each other anyway.
     """
@@ -210,7 +210,7 @@ def stop_agreed(run: TrainRun, asked: bool, step: int, log_every: int) -> bool:
 
 
 def farewell(run: TrainRun, step: int, out: Path) -> str:
-    """What to say at the end."""
+    """Say how the run ended and how to go on."""
     if step == run.plan.total:
         return f"finished {step} steps; checkpoint: {out / 'last.pt'}"
     return (

@@ -58,7 +58,7 @@ def set_apart(
 
 
 def trained(method: nn.Module) -> Named:
-    """The parameters that take gradients, with their names."""
+    """List the parameters that take gradients, with their names."""
     return [(name, p) for name, p in method.named_parameters() if p.requires_grad]
 
 
@@ -72,7 +72,7 @@ def sgd(
     weight_decay: float = 1e-4,
     decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """SGD with momentum; `decay: all` also decays biases and norms, as MoCo and SimSiam do."""
+    """Make SGD with momentum; `decay: all` also decays biases and norms (MoCo, SimSiam)."""
     return torch.optim.SGD(
         split(trained(method), decay),
         lr=lr * scale,
@@ -94,7 +94,7 @@ def adamw(
     patch_embed_lr: float = 1.0,
     decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019); `decay: all` also decays biases and norms (MoCo v3).
+    """Make AdamW (Loshchilov and Hutter 2019); `decay: all` also decays biases and norms (MoCo v3).
 
     A layer of a timm encoder has `layer_decay` times the rate of the layer above it, and the patch
     embedding `patch_embed_lr` times its layer's (DINOv2, ssl_meta_arch.py: .9 and .2).
@@ -115,7 +115,9 @@ def adamw(
 
 
 def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
-    """Parameter name -> factor of its rate, for the timm models within `method`; others have 1.
+    """Map names of parameters of timm models within `method` to factors of their rates.
+
+    Parameters that are not named have the factor 1.
 
     Raises:
         ValueError: there is no such model to decay.
@@ -146,7 +148,7 @@ def lars(
     bias_lr: float | None = None,
     decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """LARS (You et al. 2017) of timm; 1-D parameters get neither weight decay nor adaptation.
+    """Make timm's LARS (You et al. 2017); 1-D parameters get neither weight decay nor adaptation.
 
     `bias_lr` is the learning rate of those parameters where it is its own (Barlow Twins).
     `decay: all` decays and adapts them too: with it this is apex's LARC(clip=False) of SwAV.
@@ -174,7 +176,7 @@ def lars(
 def split(
     named: Named, decay: Decay, lr_scale: float = 1.0, exempt_lr_scale: float = 1.0
 ) -> Groups:
-    """Groups of decayed weights and of exempt biases, norms and scalars; empty ones are left out.
+    """Split weights, which decay, from biases, norms and scalars, which do not; no group is empty.
 
     Exempt is what is at most 1-D or called `bias`, so DINO's pos_embed and cls_token are decayed;
     with `decay: all` nothing is.
@@ -191,12 +193,12 @@ def split(
 
 
 def is_exempt(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter gets no weight decay."""
+    """Tell whether a parameter gets no weight decay."""
     return parameter.ndim <= 1 or name.endswith("bias")
 
 
 def group(named: Named, *, lr_scale: float = 1.0, decay_scale: float = 1.0) -> dict[str, Any]:
-    """One parameter group."""
+    """Make one parameter group."""
     parameters = [p for _, p in named]
     return {"params": parameters, "lr_scale": lr_scale, "decay_scale": decay_scale}
 
@@ -212,7 +214,7 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
 def parameters_to_clip(
     clip: Literal["global", "per_module", "per_parameter"], method: Method, where: str
 ) -> list[list[nn.Parameter]]:
-    """The parameters whose gradients are clipped together: all, or those of each module.
+    """List the parameters whose gradients are clipped together: all, or those of each module.
 
     Raises:
         RecipeError: the method does not say which modules.

@@ -80,7 +80,7 @@ class Guard:
 
 
 class RunRecord:
-    """Rows and checkpoints of one run from `step` on."""
+    """Writes rows and checkpoints of one run from `step` on."""
 
     def __init__(
         self, run: TrainRun, out: Path, step: int, every: Every, show: Reporter, stack: ExitStack
@@ -98,11 +98,11 @@ class RunRecord:
         self.guard = Guard(run.device)
 
     def due(self, step: int) -> bool:
-        """Whether a row of this step is to be written."""
+        """Tell whether a row of this step is to be written."""
         return step % self._every.log == 0 or self._monitored(step)
 
     def _monitored(self, step: int) -> bool:
-        """Whether the row of this step has monitors."""
+        """Tell whether the row of this step has monitors."""
         length, accumulate = len(self._run.pipeline), self._run.settings.accumulate
         ends = ended_epoch(step, accumulate=accumulate, length=length) is not None
         long = length > self._every.log * accumulate
@@ -135,7 +135,7 @@ class RunRecord:
         return row
 
     def _monitors(self, batch: Batch) -> dict[str, float]:
-        """Label-free monitors on the first view of a batch."""
+        """Compute label-free monitors on the first view of a batch."""
         images_BCHW = batch.views[whole_group(batch.views)][0]
         with self._run.autocast():
             values = monitor(self._run.method.encoder, images_BCHW)
@@ -159,7 +159,7 @@ class RunRecord:
 
 
 def alarm_of(run: TrainRun, rows: Sequence[Row]) -> Alarm:
-    """The alarm of a run that has logged `rows` already, which are not told again."""
+    """Make the alarm of a run that has logged `rows` already, which are not told again."""
     alarm = Alarm(run.method, warmup_epochs=run.settings.warmup_epochs)
     for row in rows:
         alarm.read(row)
@@ -167,7 +167,7 @@ def alarm_of(run: TrainRun, rows: Sequence[Row]) -> Alarm:
 
 
 def open_sinks(run: TrainRun, out: Path, step: int, show: Reporter, stack: ExitStack) -> list[Sink]:
-    """Everything that takes rows, closed by `stack`; also write the recipe beside them."""
+    """Open everything that takes rows, closed by `stack`; also write the recipe beside them."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe_text(run.recipe), encoding="utf-8")
     stack.callback(show.close)
@@ -177,7 +177,7 @@ def open_sinks(run: TrainRun, out: Path, step: int, show: Reporter, stack: ExitS
 
 
 def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
-    """Loss and metrics, means over the batches of a step and over the ranks; waits once."""
+    """Average loss and metrics over the batches of a step and over the ranks; waits once."""
     names = ["loss", *outputs[0].metrics]
     rows = [
         torch.stack([o.loss.detach().float(), *map(Tensor.float, o.metrics.values())])

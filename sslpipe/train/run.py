@@ -39,16 +39,16 @@ class TrainRun:
 
     @property
     def device(self) -> torch.device:
-        """Where the method and its batches are."""
+        """The method and its batches are on this device."""
         return self.pipeline.device
 
     def autocast(self) -> torch.autocast:
-        """The precision of forward passes."""
+        """Set the precision of forward passes."""
         low = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, low, enabled=self.settings.precision != "fp32")
 
     def reduction(self, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients are averaged over the ranks with the last batch of a step only."""
+        """Average gradients over the ranks with the last batch of a step only."""
         if last or not isinstance(self.replica, DistributedDataParallel):
             return nullcontext()
         context: AbstractContextManager[None] = self.replica.no_sync()
@@ -56,7 +56,7 @@ class TrainRun:
 
 
 def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
-    """Backbone and method of a recipe; the initial weights are a function of its seed.
+    """Make backbone and method of a recipe; the initial weights are a function of its seed.
 
     Raises:
         RecipeError: the recipe has no method or train section, or they cannot be built.
@@ -71,7 +71,7 @@ def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
 
 
 def image_size(spec: BatchSpec) -> int:
-    """Pixels: the height of the global views, or of the first group."""
+    """Tell the height of the global views, or of the first group, in pixels."""
     return spec.views[whole_group(spec.views)].size("H")
 
 
@@ -113,13 +113,13 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> TrainRun:
 
 
 def lr_scale(settings: Train, batch_size: int) -> float:
-    """What turns the recipe's lr into that of a step: linear (Goyal et al. 2017) or a root."""
+    """Compute what the recipe's lr is multiplied by: linear (Goyal et al. 2017), or a root."""
     ratio = batch_size * settings.accumulate / settings.lr_batch
     return math.sqrt(ratio) if settings.lr_rule == "sqrt" else ratio
 
 
 def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> RatePlan:
-    """The rates of a run of `settings.epochs` epochs of `length` batches.
+    """Plan the rates of a run of `settings.epochs` epochs of `length` batches.
 
     Raises:
         SslpipeError: there are fewer batches than one step takes.

@@ -15,17 +15,17 @@ Schedule = Literal["cosine", "cosine_per_epoch", "multistep"]
 
 
 def cosine_rate(at: float, *, total: float, start: float, end: float) -> float:
-    """Half a cosine: exactly `start` at 0, exactly `end` at `total`."""
+    """Go by half a cosine: exactly `start` at 0, exactly `end` at `total`."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * at / total))
 
 
 def warmup(step: int, *, steps: int, start: float, peak: float) -> float:
-    """Linear: `start` at step 0, exactly `peak` at the last one, `steps - 1`."""
+    """Go straight: `start` at step 0, exactly `peak` at the last one, `steps - 1`."""
     return start + (peak - start) * step / max(steps - 1, 1)
 
 
 def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
-    """The epoch of `length` batches, counted from 1, that optimizer step `step` completes.
+    """Tell the epoch of `length` batches, counted from 1, that optimizer step `step` completes.
 
     A step of several batches may straddle the end; the first step at or past it then counts.
     """
@@ -35,7 +35,7 @@ def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatePlan:
-    """Every rate of a run of `total` optimizer steps, `epoch` of them (or a fraction more) each.
+    """Knows every rate of a run of `total` optimizer steps, `epoch` of them in each epoch.
 
     `final_lr` ends the cosines, which take `stretch` times the run and are cut off; `milestones`
     are the epochs from which a multistep rate is multiplied by `gamma` once more.
@@ -56,7 +56,7 @@ class RatePlan:
     final_weight_decay: float | None = None
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step, before the scale of its parameter group."""
+        """Give the learning rate of a step, before the scale of its parameter group."""
         assert 0 <= step < self.total
         if step < self.warmup:
             return warmup(step, steps=self.warmup, start=self.warmup_lr, peak=self.lr)
@@ -70,7 +70,7 @@ class RatePlan:
         return cosine_rate(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
 
     def weight_decay_at(self, step: int) -> float:
-        """Weight decay of a step; no warm-up, as in DINO."""
+        """Give the weight decay of a step; there is no warm-up, as in DINO."""
         if self.final_weight_decay is None:
             return self.weight_decay
         total = self.stretch * self.total

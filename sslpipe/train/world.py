@@ -43,7 +43,7 @@ def start_world(kind: str) -> Iterator[Ranks]:
 
 
 def rank_device(ranks: Ranks, kind: str) -> torch.device:
-    """`cuda` is the GPU of this process; everything else is itself."""
+    """Name the device of a rank: for `cuda`, the GPU of this process; others are themselves."""
     return torch.device("cuda", ranks.local_rank) if kind == "cuda" else torch.device(kind)
 
 
@@ -51,7 +51,7 @@ def rank_device(ranks: Ranks, kind: str) -> torch.device:
 def keyed(
     purpose: str, *, seed: int, step: int = 0, rank: int = 0, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Inside, the global generators are a function of the arguments; outside, nothing happened.
+    """Fence torch's global generators: inside, a function of the arguments; outside, untouched.
 
     So a resumed run drops what the uninterrupted one would have dropped, and no generator state
     needs to be saved. Costs some 30 us; torch.manual_seed would cost ten times that.

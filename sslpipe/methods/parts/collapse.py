@@ -39,7 +39,11 @@ MASKED_CAUSES = (
 def spread_sign(
     name: str, what: str, row: Numbers, largest: Numbers, *, least: float = 0.0
 ) -> Sign | None:
-    """A deviation over images, against a share of the largest one that the run has had."""
+    """Compare a deviation over images with a share of the largest one that the run has had.
+
+    `name` is its number in the row, `what` says in words whose deviation it is; below `least` it is
+    always too small.
+    """
     if name not in row:
         return None
     limit = max(SHARE * largest[name], least)
@@ -51,18 +55,18 @@ def spread_sign(
 
 
 def embeddings_alike(row: Numbers, largest: Numbers) -> Sign | None:
-    """The spread of normalised embeddings, which 0 = a point."""
+    """Judge the spread of normalised embeddings; 0: they are one point."""
     what = "the embeddings that the loss compares"
     return spread_sign("embedding_std", what, row, largest, least=LEAST_EMBEDDING_STD)
 
 
 def predictions_alike(row: Numbers, largest: Numbers) -> Sign | None:
-    """The spread of rebuilt pictures or tokens; 0 = the same for every image."""
+    """Judge the spread of rebuilt pictures or tokens; 0: every image gets the same."""
     return spread_sign("prediction_std", "the predicted images", row, largest)
 
 
 def views_agree(row: Numbers, _: Numbers) -> Sign | None:
-    """The agreement of BYOL's and SimSiam's views: too good to be learned."""
+    """Judge whether predictions and targets agree better than views of an image can."""
     if "agreement" not in row:
         return None
     said = (
@@ -73,7 +77,7 @@ def views_agree(row: Numbers, _: Numbers) -> Sign | None:
 
 
 def one_prototype(row: Numbers, _: Numbers) -> Sign | None:
-    """The entropy of the mean output, in nats, against 0: one prototype takes all."""
+    """Judge the entropy of the mean output, in nats; 0: one prototype takes all."""
     if "mean_entropy" not in row:
         return None
     entropy = row["mean_entropy"]
@@ -85,7 +89,7 @@ def one_prototype(row: Numbers, _: Numbers) -> Sign | None:
 
 
 def teacher_tells_nothing(row: Numbers, _: Numbers) -> Sign | None:
-    """What the teacher's outputs tell of the image, in nats, against 0: all are alike."""
+    """Judge what the teacher's outputs tell of the image, in nats; 0: they are all alike."""
     if not {"mean_entropy", "teacher_entropy"} <= row.keys():
         return None
     information = row["mean_entropy"] - row["teacher_entropy"]

@@ -25,7 +25,7 @@ from .collectives import all_mean
 def patch_mask(
     method: str, encoder: nn.Module, spec: BatchSpec, name: str, view: str = "global"
 ) -> MaskSpec:
-    """The mask called `name`, over the encoder's patches of the views of group `view`.
+    """Find the mask called `name`, over the encoder's patches of the views of group `view`.
 
     Raises:
         ContractError: views, mask or encoder do not fit each other.
@@ -66,7 +66,7 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
 
 
 def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
-    """How many patches every row of the mask called `name` hides.
+    """Tell how many patches every row of the mask called `name` hides.
 
     Raises:
         ContractError: rows differ.
@@ -88,14 +88,14 @@ class Padded(NamedTuple):
 
 
 def padded(chosen_BN: Tensor, counts: npt.NDArray[np.int64]) -> Padded:
-    """Patch numbers of what each row chooses; `counts` are those of all rows, in any shape."""
+    """Number what each row chooses; `counts` are those of all rows, in any shape."""
     most = int(counts.max())
     index_BS = visible_first(~chosen_BN)[:, :most]
     return Padded(index_BS, chosen_BN.gather(1, index_BS), bool(counts.min() == most))
 
 
 def real_keys(*parts: Padded) -> Tensor | None:
-    """What may be attended to where `parts` stand side by side: (B, S) bool.
+    """Tell what may be attended to where `parts` stand side by side: (B, S) bool.
 
     None where nothing is padding: attention without a mask has the faster kernels.
     """
@@ -105,7 +105,7 @@ def real_keys(*parts: Padded) -> Tensor | None:
 
 
 def mean_of_real(values_BS: Tensor, real_BS: Tensor) -> Tensor:
-    """Mean over the real entries; its mean over ranks is that over the joined batch.
+    """Average over the real entries; the mean over ranks is that over the joined batch.
 
     Ranks differ in how many entries are real, hence the division by their mean number.
     """
@@ -123,7 +123,7 @@ def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
 
 
 class MaskedDecoder(nn.Module):
-    """MAE's: mask tokens at the hidden places, then a light ViT with its own positions."""
+    """MAE's decoder puts mask tokens at the hidden places; a light ViT predicts all patches."""
 
     positions: Tensor
 
@@ -144,7 +144,7 @@ class MaskedDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens_BSD: Tensor, order_BN: Tensor) -> Tensor:
-        """(B, 1 + S, D) tokens and `visible_first` of the mask -> (B, N, P)."""
+        """Turn (B, 1 + S, D) tokens and `visible_first` of the mask into (B, N, P) predictions."""
         x = self.embed(tokens_BSD)
         missing = order_BN.shape[1] + 1 - x.shape[1]
         patches = torch.cat([x[:, 1:], self.mask_token.expand(len(x), missing, -1)], dim=1)
@@ -155,7 +155,7 @@ class MaskedDecoder(nn.Module):
 
 
 def xavier(module: nn.Module) -> None:
-    """The official initialisation of linear layers."""
+    """Draw the weights of a linear layer as MAE does (for `module.apply`)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

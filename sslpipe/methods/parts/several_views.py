@@ -18,7 +18,10 @@ GROUPS = ("global", "local")  # in this order: views 0 and 1 are global
 
 
 class CropEmbedder(nn.Module):
-    """Encoder and projector; 'local' views are optional, and all of a group are one batch."""
+    """An encoder and a projector for crops of several sizes; those of a group are one batch.
+
+    2 'global' views are needed, 'local' ones are optional.
+    """
 
     def __init__(
         self, method: str, encoder: nn.Module, spec: BatchSpec, *, projector: Sequence[int]
@@ -31,7 +34,7 @@ class CropEmbedder(nn.Module):
         self.projector = hidden_batch_norm_mlp((feature_dim(encoder, method), *projector))
 
     def forward(self, views: Mapping[str, Tensor]) -> Tensor:
-        """Groups of (V, B, C, H, W) -> (V of all groups, B, D), not normalised.
+        """Embed groups of (V, B, C, H, W) as (V of all groups, B, D), not normalised.
 
         The head sees the crops of all sizes together, so its BN has one set of statistics for them
         (facebookresearch/swav, resnet50.py:308-323).
@@ -42,7 +45,7 @@ class CropEmbedder(nn.Module):
 
 
 class Question(NamedTuple):
-    """What is asked of all views of group `view` together, and how many answers there are."""
+    """How many views of group `view` are asked about together, and how many answers there are."""
 
     view: str
     views: int
@@ -50,7 +53,7 @@ class Question(NamedTuple):
 
 
 def question(method: str, spec: BatchSpec) -> Question:
-    """The target that is called as the method is: one class id per sample.
+    """Find the target that is called as the method is: one class id per sample.
 
     Raises:
         ContractError: the recipe's batches do not hold it.
@@ -70,11 +73,11 @@ class Siamese(nn.Module):
         self.project = nn.Sequential(nn.Linear(feature_dim(encoder, method), dim), nn.ReLU())
 
     def forward(self, views_VBCHW: Tensor) -> Tensor:
-        """(V, B, C, H, W) -> (V, B, dim) in one pass: BN sees all views together."""
+        """Embed (V, B, C, H, W) as (V, B, dim) in one pass: BN sees all views together."""
         z: Tensor = self.project(self.encoder(views_VBCHW.flatten(0, 1)))
         return z.view(*views_VBCHW.shape[:2], -1)
 
 
 def joined(z_VBD: Tensor) -> Tensor:
-    """(V, B, D) -> (B, V * D), view after view."""
+    """Join (V, B, D) to (B, V * D), view after view."""
     return torch.cat(z_VBD.unbind(0), dim=1)
