@@ -120,7 +120,7 @@ def trainer(pipe: Pipeline) -> Callable[[Batch], None]:
         run.optimizer.zero_grad()
         with run.autocast():
             loss = run.method(batch).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         run.optimizer.step()
 
     return step

@@ -78,7 +78,7 @@ def test_one_batch_one_step_one_backward(name, sample):
             batch = replace(batch, epoch=1)
         output = run.method(batch)
         output.loss.backward()
-        trained = [p for p in run.module.parameters() if p.requires_grad]
+        trained = [p for p in run.method.parameters() if p.requires_grad]
         assert torch.isfinite(output.loss)
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
         before = [p.detach().clone() for p in trained]

@@ -133,11 +133,11 @@ def train(
     """
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
-    from ..train.command import run
+    from ..train.loop import train_recipe
 
     path = find_recipe(recipe)
     chosen = load_recipe(path, overrides=sets or [])
-    run(
+    train_recipe(
         chosen,
         shards=parse_shards(shards),
         out=out or Path("runs") / path.stem,

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import RecipeError
 from ..recipe import names
-from .patches import library, on_grid, sincos
+from .libraries import library, timm_create
+from .patches import chosen_tokens, on_grid, sincos
+from .protocols import Encoder, FeatureEncoder
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -30,10 +32,9 @@ SHORT: Mapping[str, str] = MappingProxyType(
 VIT_NAME = re.compile(r"vit_[a-z0-9]+_patch\d+_\d+")  # timm's plain ViTs with a class token
 
 
-class Encoder(nn.Module):
-    """A library's model without classifier; `dim` is D."""
+class LibraryEncoder(Encoder):
+    """An encoder whose `model` is a library's, without its classifier."""
 
-    dim: int
     model: Any
 
     def __init__(self, model: nn.Module, dim: int) -> None:
@@ -42,32 +43,30 @@ class Encoder(nn.Module):
         self.dim = dim
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Pooled features, (B, D)."""
+        """Give the pooled features, (B, D)."""
         return cast(Tensor, self.model(images_BCHW))
 
 
-class ResNet(Encoder):
+class ResNet(LibraryEncoder):
     """A torchvision ResNet; features are the means of its maps."""
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
-        """What is pooled to features: (B, D, h, w)."""
+        """Give what is pooled to features: (B, D, h, w)."""
         model = self.model
         x = model.maxpool(model.relu(model.bn1(model.conv1(images_BCHW))))
         return cast(Tensor, model.layer4(model.layer3(model.layer2(model.layer1(x)))))
 
 
-class TimmModel(Encoder):
+class TimmModel(LibraryEncoder):
     """Any model of timm, with its own pooling."""
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
-        """What is pooled to features; (B, D, h, w) in convolutional models."""
+        """Give what is pooled to features; (B, D, h, w) in convolutional models."""
         return cast(Tensor, self.model.forward_features(images_BCHW))
 
 
-class ViT(Encoder):
+class ViT(LibraryEncoder):
     """A timm VisionTransformer; features are pooled after the final norm."""
-
-    patch_size: int
 
     def __init__(self, model: nn.Module, dim: int, *, patch_size: int) -> None:
         super().__init__(model, dim)
@@ -82,7 +81,7 @@ class ViT(Encoder):
         hidden_BN: Tensor | None = None,
         mask_token_D: Tensor | None = None,
     ) -> Tensor:
-        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
+        """Give class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
 
         `visible_BS`, int64 patch numbers: the transformer sees these patches only, in this order,
         each with the position it has in the image. Indices, not a mask: the shape is known. With
@@ -97,7 +96,7 @@ class ViT(Encoder):
             x = torch.where(hidden, mask_token_D.to(x.dtype), x)
         x = self.model._pos_embed(x)
         if visible_BS is not None:
-            x = choose(x, visible_BS)
+            x = chosen_tokens(x, visible_BS)
         attended = None if real_BS is None else F.pad(real_BS, (1, 0), value=True)[:, None, None]
         x = self.model.norm_pre(x)
         for block in self.model.blocks:
@@ -105,7 +104,7 @@ class ViT(Encoder):
         return cast(Tensor, self.model.norm(x))
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
-        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
+        """Give what the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
         outputs: list[Tensor] = []
         hooks = [
             block.mlp.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -119,18 +118,9 @@ class ViT(Encoder):
         return torch.stack(outputs)
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
-        """The patches' tokens on their grid: (B, D, rows, columns)."""
+        """Lay the patches' tokens on their grid: (B, D, rows, columns)."""
         rows, columns = (side // self.patch_size for side in images_BCHW.shape[2:])
         return on_grid(self.tokens(images_BCHW)[:, 1:], (rows, columns))
-
-
-def choose(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
-    """The class token and the patches `visible_BS`, of M choices per image mask by mask."""
-    index_MBSD = visible_BS.view(-1, len(tokens_BTD), visible_BS.shape[1], 1)
-    index_MBSD = index_MBSD.expand(-1, -1, -1, tokens_BTD.shape[2])
-    tokens_MBTD = tokens_BTD.expand(len(index_MBSD), -1, -1, -1)
-    patches_MBSD = tokens_MBTD[:, :, 1:].gather(2, index_MBSD)
-    return torch.cat([tokens_MBTD[:, :, :1], patches_MBSD], dim=2).flatten(0, 1)
 
 
 def build_encoder(entry: names.Entry, *, image_size: int) -> Encoder:
@@ -144,13 +134,28 @@ def build_encoder(entry: names.Entry, *, image_size: int) -> Encoder:
         RecipeError: unknown name or setting, or a combination that cannot be built.
     """
     if ":" in entry.name:
-        return cast(Encoder, names.call(names.imported(entry), entry, image_size))
+        return own_encoder(entry, image_size)
     name = SHORT.get(entry.name, entry.name)
     return cast(Encoder, names.call(builder(name, entry), entry, name, image_size))
 
 
+def own_encoder(entry: names.Entry, image_size: int) -> Encoder:
+    """Make the user's own encoder.
+
+    Raises:
+        RecipeError: it cannot be imported or built, or does not say how many features it gives.
+    """
+    made = names.call(names.imported(entry), entry, image_size)
+    if not (isinstance(made, nn.Module) and isinstance(made, FeatureEncoder)):
+        raise RecipeError(
+            f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no module with "
+            "dim, the number of features; derive it from sslpipe.encoders.Encoder and set dim"
+        )
+    return cast(Encoder, made)
+
+
 def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
-    """The function that builds `name`.
+    """Find the function that builds `name`.
 
     Raises:
         RecipeError: no such backbone.
@@ -200,7 +205,7 @@ def cifar_resnet(
     defaults are ResNet-18.
     """
     channels = tuple(width << stage for stage in range(len(blocks)))
-    model = create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
+    model = timm_create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
     cifar_stem(model)
     return TimmModel(model, channels[-1])
 
@@ -234,7 +239,7 @@ def vit(
     Raises:
         ValueError: sizes do not fit each other.
     """
-    model = create(
+    model = timm_create(
         name, img_size=image_size, dynamic_img_size=True,
         global_pool={"token": "token", "mean": "avg"}[pool],
         patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
@@ -257,18 +262,5 @@ def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = Non
     """
     fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
     size = image_size if fixed else None  # convolutional models know no such setting
-    model = create(name, img_size=size, drop_path_rate=drop_path_rate)
+    model = timm_create(name, img_size=size, drop_path_rate=drop_path_rate)
     return TimmModel(model, model.head_hidden_size)
-
-
-def create(name: str, **settings: Any) -> Any:
-    """timm.create_model without classifier; settings that are None stay the model's own.
-
-    Raises:
-        ValueError: timm refuses the settings.
-    """
-    try:
-        return library("timm").create_model(name, pretrained=False, num_classes=0, **settings)
-    except (AssertionError, TypeError) as error:
-        given = {key: value for key, value in settings.items() if value is not None}
-        raise ValueError(f"timm refuses {given} ({error}); change these settings") from error

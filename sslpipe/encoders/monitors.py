@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients; afterwards every submodule is back in the mode it had.
+    """Set eval mode and no gradients; afterwards every submodule is back in the mode it had.
 
     `module.train()` would not do: it also wakes the parts that were frozen on purpose.
     """
@@ -25,7 +25,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def embedding_std(z_ND: Tensor) -> Tensor:
-    """Scalar: std of each channel of the l2-normalised embeddings, averaged over channels.
+    """Average the std of each channel of the l2-normalised embeddings; a scalar.
 
     About 1/sqrt(D) is healthy, 0 is collapse. Chen and He 2021 (SimSiam), figure 2.
     """
@@ -33,7 +33,9 @@ def embedding_std(z_ND: Tensor) -> Tensor:
 
 
 def rankme(z_ND: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """Scalar in [1, min(N, D)]: effective rank of uncentred embeddings. Garrido et al. 2023, eq. 1.
+    """Compute the effective rank of uncentred embeddings: a scalar in [1, min(N, D)].
+
+    Garrido et al. 2023, eq. 1.
 
     Comparable only between equal N and D; the paper takes N = 25600.
     """
@@ -44,7 +46,7 @@ def rankme(z_ND: Tensor, *, eps: float = 1e-7) -> Tensor:
 
 
 def monitor(encoder: nn.Module, images_BCHW: Tensor, *, limit: int = 256) -> dict[str, Tensor]:
-    """`feature_std` and `feature_rankme` of the encoder on at most `limit` images.
+    """Compute `feature_std` and `feature_rankme` of the encoder on at most `limit` images.
 
     Eval mode, so no BatchNorm statistic moves. Cost: one forward of `limit` images and an SVD of
     (limit, D): less than one training step of that many images.

@@ -1,38 +1,15 @@
-"""What methods may ask of an encoder beside features; positions; the libraries of encoders.
+"""Patches of a picture in raster order: their positions, their grid, and choices of them.
 
-D features, N patches, S visible patches.
+D features, N patches, S tokens or chosen patches, T = 1 + N tokens, the class token first.
 """
-
-import importlib
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ExtraError
-
-
-@runtime_checkable
-class PatchEncoder(Protocol):
-    """An encoder that shows its patches; image.ViT is one."""
-
-    patch_size: int
-
-    def tokens(
-        self,
-        images_BCHW: Tensor,
-        visible_BS: Tensor | None = None,
-        *,
-        real_BS: Tensor | None = None,
-        hidden_BN: Tensor | None = None,
-        mask_token_D: Tensor | None = None,
-    ) -> Tensor:
-        """Class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D)."""
-
 
 def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
-    """Fixed 2-D position embedding with a zero row for the class token: (1, 1 + N, dim) float32.
+    """Make a fixed 2-D position embedding, (1, 1 + N, dim) float32; zero for the class token.
 
     facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
     ("here w goes first"), the second the row; each half is sines, then cosines.
@@ -51,19 +28,27 @@ def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
 
 
 def on_grid(patches_BND: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Patches as a map: (B, D, rows, columns)."""
+    """Lay patches on their grid: (B, D, rows, columns)."""
     return patches_BND.mT.reshape(len(patches_BND), -1, *grid)
 
 
-def library(name: str) -> Any:
-    """Import timm or torchvision when it is needed: losses and batches work without them.
+def chosen_tokens(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
+    """Take the class token and the patches `visible_BS`, of M choices per image mask by mask."""
+    index_MBSD = visible_BS.view(-1, len(tokens_BTD), visible_BS.shape[1], 1)
+    index_MBSD = index_MBSD.expand(-1, -1, -1, tokens_BTD.shape[2])
+    tokens_MBTD = tokens_BTD.expand(len(index_MBSD), -1, -1, -1)
+    patches_MBSD = tokens_MBTD[:, :, 1:].gather(2, index_MBSD)
+    return torch.cat([tokens_MBTD[:, :, :1], patches_MBSD], dim=2).flatten(0, 1)
 
-    Raises:
-        ExtraError: it is not installed.
+
+def visible_first(hidden_BN: Tensor) -> Tensor:
+    """Order patch numbers, visible before hidden, each in raster order: (B, N) int64.
+
+    A stable sort and not boolean indexing, whose size would have to come back to the host.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ExtraError(
-            f"{name} is not installed ({error}); pip install 'sslpipe[train]'"
-        ) from error
+    return hidden_BN.to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
+    """Take tokens in the order of `index_BN`."""
+    return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))

@@ -14,10 +14,10 @@ from .linear import Linear, cross_validated, linear
 
 __all__ = [
     "KNN",
+    "Accuracy",
     "Features",
     "Linear",
     "Report",
-    "Row",
     "cross_validated",
     "embedding_std",
     "evaluate",
@@ -31,8 +31,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One number: what was measured, in [0, 1], and how."""
+class Accuracy:
+    """One accuracy in [0, 1]: of what, and how it was measured."""
 
     name: str
     value: float
@@ -41,10 +41,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All numbers of an encoder, and what they have in common."""
+    """All accuracies of an encoder, and what they have in common."""
 
     protocol: str
-    rows: tuple[Row, ...]
+    rows: tuple[Accuracy, ...]
 
 
 def evaluate(
@@ -69,15 +69,15 @@ def evaluate(
 
 
 def report(train: Features, neighbours: KNN, probe: Linear, tested: str) -> Report:
-    """The rows of the two protocols."""
+    """Put the numbers of the two protocols into rows."""
     how = (
         f"weighted k-NN (k={neighbours.k}, T={neighbours.temperature:g}, l2-normalised), "
         f"{neighbours.queries} queries, bank of {neighbours.bank}"
     )
-    rows = [Row("knn top-1", neighbours.top1, how)]
+    rows = [Accuracy("knn top-1", neighbours.top1, how)]
     if neighbours.top5 is not None:
-        rows.append(Row("knn top-5", neighbours.top5, how))
-    rows.append(Row("linear top-1", probe.top1, probe.protocol))
+        rows.append(Accuracy("knn top-5", neighbours.top5, how))
+    rows.append(Accuracy("linear top-1", probe.top1, probe.protocol))
     width = train.features.shape[1]
     common = f"frozen {width}-d backbone features, {neighbours.classes} classes, tested on {tested}"
     return Report(common, tuple(rows))

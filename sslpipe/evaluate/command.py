@@ -51,7 +51,7 @@ def one(
     test: str | Path | None,
     device: torch.device,
 ) -> Report:
-    """All protocols for one encoder."""
+    """Run all protocols for one encoder."""
     with central_batches(recipe, shards=shards, device=device) as bank:
         if test is None:
             return evaluate(encoder, bank, None, device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
-from ..train.randomness import keyed
+from ..train.world import keyed
 from .features import first_view
 
 
@@ -71,14 +71,14 @@ def finetune(
     """Train a copy of `encoder` and a head on `train`, count right answers on `test`."""
     size = min(batch_size, len(train.labels))
     with keyed("finetune", seed=seed, device=device):  # for drop path
-        model = classifier(encoder, train).to(device)
+        model = with_head(encoder, train).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
-        fit(model, optimizer, train, epochs=epochs, size=size, device=device)
+        fit_model(model, optimizer, train, epochs=epochs, size=size, device=device)
     how = f"{len(train.labels)} labels, {epochs} epochs of AdamW (lr {lr:g}, batch {size})"
     return FineTuned(accuracy(model, test, device), how)
 
 
-def fit(
+def fit_model(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     train: Images,
@@ -101,7 +101,7 @@ def fit(
             schedule.step()
 
 
-def classifier(encoder: nn.Module, train: Images) -> nn.Sequential:
+def with_head(encoder: nn.Module, train: Images) -> nn.Sequential:
     """A copy of the encoder, trainable, below a head that starts at zero."""
     twin = copy.deepcopy(encoder).requires_grad_(True)
     with evaluating(twin.cpu()):

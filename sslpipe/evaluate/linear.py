@@ -38,10 +38,10 @@ def linear(train: Features, test: Features, *, c: float = 1.0) -> Linear:
     """
     x, y = train.labelled().arrays()
     require_classes(y)
-    model = classifier(c).fit(x, y)
+    model = logistic_regression(c).fit(x, y)
     test_x, test_y = test.labelled().arrays()
     top1 = float(model.score(test_x, test_y))
-    return Linear(top1, describe(c, f"trained on {len(y)} samples, tested on {len(test_y)}"))
+    return Linear(top1, protocol_of(c, f"trained on {len(y)} samples, tested on {len(test_y)}"))
 
 
 def cross_validated(features: Features, *, c: float = 1.0) -> Linear:
@@ -56,7 +56,7 @@ def cross_validated(features: Features, *, c: float = 1.0) -> Linear:
     """
     x, y = repeated(*features.labelled().arrays())
     require_classes(y)
-    model = classifier(c)
+    model = logistic_regression(c)
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     folds = min(FOLDS, int(np.unique(y, return_counts=True)[1].min()))
@@ -66,7 +66,7 @@ def cross_validated(features: Features, *, c: float = 1.0) -> Linear:
     how = f"{folds}-fold stratified cross-validation on {len(y)} samples"
     if alone:
         how += f", without {alone} that are alone in their class"
-    return Linear(top1, describe(c, how))
+    return Linear(top1, protocol_of(c, how))
 
 
 def repeated(x: Array, y: Labels) -> tuple[Array, Labels]:
@@ -76,7 +76,7 @@ def repeated(x: Array, y: Labels) -> tuple[Array, Labels]:
     return x[keep], y[keep]
 
 
-def describe(c: float, data: str) -> str:
+def protocol_of(c: float, data: str) -> str:
     """The protocol in one line."""
     return (
         f"logistic regression (L-BFGS, C={c:g}, at most {ITERATIONS} iterations), "
@@ -84,7 +84,7 @@ def describe(c: float, data: str) -> str:
     )
 
 
-def classifier(c: float) -> Any:
+def logistic_regression(c: float) -> Any:
     """Standardise by the samples it is fitted on, then multinomial logistic regression.
 
     Raises:

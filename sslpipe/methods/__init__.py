@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..batch import BatchSpec
+from ..errors import RecipeError
 from ..recipe.names import Entry, call, choose
 from .autoencoder import Autoencoder
 from .barlow_twins import BarlowTwins
@@ -26,7 +27,7 @@ from .inpainting import Inpainting
 from .jigsaw import Jigsaw
 from .lejepa import LeJEPA
 from .mae import MAE
-from .method import Method, Output
+from .method import Method, Output, Sign
 from .moco import MoCo
 from .moco_v3 import MoCoV3
 from .msn import MSN
@@ -39,7 +40,7 @@ from .simsiam import SimSiam
 from .swav import SwAV
 from .vicreg import VICReg
 
-__all__ = ["METHODS", "Method", "Output", "build_method", "follow"]
+__all__ = ["METHODS", "Method", "Output", "Sign", "build_method", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
     {
@@ -77,11 +78,16 @@ def build_method(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
     """Make the method that an entry names; a user's own is `package.module:Class`.
 
     Raises:
-        RecipeError: unknown name or setting.
+        RecipeError: unknown name or setting, or a class of the user's that is no Method.
         ContractError: the batches or the encoder cannot feed the method.
     """
-    method = choose(entry, METHODS, "method")
-    return cast(Method, call(method, entry, encoder, spec))
+    made = call(choose(entry, METHODS, "method"), entry, encoder, spec)
+    if not isinstance(made, Method):
+        raise RecipeError(
+            f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no method; "
+            "derive it from sslpipe.methods.Method"
+        )
+    return made
 
 
 def follow(

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
-from .method import Output
-from .parts.axes import check_axes
-from .parts.feature_maps import MapEncoder, map_shape
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.feature_maps import map_shape
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative, positive, shares
 
 
 def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:
@@ -31,17 +31,19 @@ def corrupt(images_BCHW: Tensor, *, noise: float, drop: float) -> Tensor:
 
 
 def autoencoder_loss(pred_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
-    """Mean squared error of all pixels of the clean image."""
+    """Average the squared error over all pixels of the clean image; a scalar."""
     check_axes("autoencoder_loss", pred_BCHW=pred_BCHW, images_BCHW=images_BCHW)
     return F.mse_loss(at_least_fp32(pred_BCHW), at_least_fp32(images_BCHW))
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Method):
     """Needs 1 'global' view; uses the first. Denoising where `noise` or `drop` is above 0.
 
     noise: standard deviation, in units of the normalised image. drop: share of pixels lost.
     bottleneck: channels that the decoder gets; too many, and copying is enough.
     """
+
+    encoder: nn.Module
 
     def __init__(
         self,
@@ -90,6 +92,3 @@ class Autoencoder(nn.Module):
         variance = images_BCHW.float().var(0, correction=0).mean()
         loss = autoencoder_loss(pred_BCHW, images_BCHW)
         return Output(loss, {"unexplained": loss.detach() / variance.clamp(min=1e-12)})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

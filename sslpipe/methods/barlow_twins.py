@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive
+from .parts.collapse import COVARIANCE_CAUSES, embeddings_alike
 from .parts.collectives import joint_mean
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import not_negative, positive
-from .simclr import monitors
+from .simclr import pair_monitors
 
 
 def barlow_twins_loss(z1_BD: Tensor, z2_BD: Tensor, *, redundancy: float) -> Tensor:
@@ -30,7 +30,7 @@ def barlow_twins_loss(z1_BD: Tensor, z2_BD: Tensor, *, redundancy: float) -> Ten
 
 
 def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-    """Eq. 2, over the joined batch, in at least fp32: (D, D).
+    """Correlate the features of two views, eq. 2, over the joined batch: (D, D) in at least fp32.
 
     Features are standardised by the statistics of the joined batch, as by the official BN without
     scale and shift: variance divided by N, with 1e-5 added.
@@ -46,13 +46,17 @@ def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
 
 
 def off_diagonal(x_DD: Tensor) -> Tensor:
-    """All D (D - 1) elements off the diagonal of a contiguous square matrix, as a view."""
+    """View the D (D - 1) elements off the diagonal of a contiguous square matrix."""
     dim = len(x_DD)
     return x_DD.flatten()[:-1].view(dim - 1, dim + 1)[:, 1:]
 
 
-class BarlowTwins(nn.Module):
-    """Needs 2 'global' views."""
+class BarlowTwins(Method):
+    """Needs 2 'global' views; uses the first two."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = COVARIANCE_CAUSES
 
     def __init__(
         self,
@@ -71,11 +75,8 @@ class BarlowTwins(nn.Module):
         self.projector = hidden_norm_mlp((feature_dim(encoder, "barlow_twins"), *projector))
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views."""
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views."""
         views = batch.views["global"][:2]
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         loss = barlow_twins_loss(z1_BD, z2_BD, redundancy=self.redundancy)
-        return Output(loss, monitors(z1_BD, z2_BD))
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
+        return Output(loss, pair_monitors(z1_BD, z2_BD))

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive, shares
+from .parts.collapse import PREDICTOR_CAUSES, embeddings_alike, views_agree
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import positive, shares
-from .parts.teachers import cosine, ema_update, frozen_copy
-from .simclr import monitors
+from .parts.teachers import cosine_between, ema_update, frozen_copy
+from .simclr import pair_monitors
 
 
 def byol_loss(p_BD: Tensor, z_BD: Tensor) -> Tensor:
@@ -29,8 +29,11 @@ def byol_loss(p_BD: Tensor, z_BD: Tensor) -> Tensor:
         return (p_BD - z_BD).square().sum(1).mean()
 
 
-class BYOL(nn.Module):
+class BYOL(Method):
     """Needs 2 'global' views; the loss lies in [0, 8], the sum of both directions."""
+
+    collapse_signs = (embeddings_alike, views_agree)
+    collapse_causes = PREDICTOR_CAUSES
 
     def __init__(
         self,
@@ -56,11 +59,11 @@ class BYOL(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The online one, as officially."""
+        """The online encoder is kept, as officially."""
         return self.online[0]
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views.
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views.
 
         The target is in train mode, as officially: its batch statistics are its own.
         """
@@ -71,8 +74,8 @@ class BYOL(nn.Module):
         loss = byol_loss(p1_BD, z2_BD) + byol_loss(p2_BD, z1_BD)
         # the mean cosine of prediction and target: near 1 is too good to be true
         agreement = 1 - loss.detach() / 4
-        return Output(loss, monitors(p1_BD, p2_BD) | {"agreement": agreement})
+        return Output(loss, pair_monitors(p1_BD, p2_BD) | {"agreement": agreement})
 
     def after_step(self, progress: float) -> None:
-        """The target's EMA; officially at progress (step - 1) / steps, which never reaches 1."""
-        ema_update(self.target, self.online, cosine(self.momentum, 1.0, progress))
+        """Move the target by its EMA; officially at (step - 1) / steps, which never reaches 1."""
+        ema_update(self.target, self.online, cosine_between(self.momentum, 1.0, progress))

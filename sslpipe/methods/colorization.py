@@ -1,7 +1,8 @@
 """Colorization: guess each place's colour, as one of 313 classes, from the lightness around it.
 
 Zhang et al. 2016, "Colorful image colorization", arXiv:1603.08511; richzhang/colorization,
-resources/caffe_traininglayers.py. K bins, N nearest bins of a colour here.
+resources/caffe_traininglayers.py. K bins, N nearest bins of a colour here. The bins are a grid of
+(a, b), about those that sRGB can show.
 """
 
 from typing import cast
@@ -11,20 +12,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
-from .colour_bins import ab_bins
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive, shares
 from .parts.collectives import all_mean
-from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
+from .parts.feature_maps import MapDecoder, map_shape
 from .parts.heads import at_least_fp32
-from .parts.limits import positive, shares
+
+STEP = 10  # between bins, in a and b
+LEAST_A = -90
+# Least and greatest b for each a, ascending: pts_in_hull.npy of richzhang/colorization, which was
+# shipped and not explained (in text: OpenCV, samples/dnn/colorization.cpp).
+RANGES = (
+    *((50, 90), (20, 90), (0, 90), (-20, 90), (-30, 100), (-40, 100), (-50, 100), (-50, 100)),
+    *((-60, 100), (-70, 100), (-80, 90), (-80, 90), (-90, 90), (-100, 90), (-100, 80)),
+    *((-110, 80), (-110, 80), (-110, 70), (-110, 70), (-90, 0)),
+)
+
+
+def ab_bins() -> Tensor:
+    """List the centres of the bins in the official order, a, then b, ascending: (313, 2) float32.
+
+    Some, like (-90, 50), are the nearest to no colour; no colour is further than 7.1 from all.
+    """
+    bins = [
+        (LEAST_A + STEP * row, b)
+        for row, (low, high) in enumerate(RANGES)
+        for b in range(low, high + 1, STEP)
+    ]
+    return torch.tensor(bins, dtype=torch.float32)
 
 
 def soft_encode(
     ab_B2HW: Tensor, bins_K2: Tensor, *, neighbours: int = 10, sigma: float = 5.0
 ) -> tuple[Tensor, Tensor]:
-    """Z of section 2.2: the nearest bins (B, H, W, N), nearest first, and their weights, of sum 1.
+    """Find the nearest bins (B, H, W, N), nearest first, and their weights, of sum 1: section 2.2.
 
     10 neighbours as in the code; the paper says 5.
     """
@@ -35,9 +58,10 @@ def soft_encode(
 
 
 def rebalancing(prior_K: Tensor, *, gamma: float = 0.5) -> Tensor:
-    """Eq. 4: weights ~ 1 / ((1 - gamma) prior + gamma uniform), of mean 1 under the prior.
+    """Weigh rare bins more, eq. 4: ~ 1 / ((1 - gamma) prior + gamma uniform).
 
-    `gamma` is lambda in the paper. Uniform over the bins that occur; those that do not weigh 0.
+    The mean under the prior is 1. `gamma` is lambda in the paper. Uniform over the bins that occur;
+    those that do not weigh 0.
     """
     occurs_K = (prior_K > 0).to(prior_K.dtype)
     mixed_K = (1 - gamma) * prior_K + gamma * occurs_K / occurs_K.sum()
@@ -46,7 +70,7 @@ def rebalancing(prior_K: Tensor, *, gamma: float = 0.5) -> Tensor:
 
 
 def has_colour(ab_B2HW: Tensor, threshold: float = 5.0) -> Tensor:
-    """(B,) bool: some |a| or |b| exceeds the threshold (NonGrayMaskLayer)."""
+    """Tell where some |a| or |b| exceeds the threshold: (B,) bool (NonGrayMaskLayer)."""
     return (ab_B2HW.abs() > threshold).flatten(1).any(1)
 
 
@@ -68,13 +92,14 @@ def colorization_loss(
         return (entropy_BHW * rebalance_BHW).mean()
 
 
-class Colorization(nn.Module):
+class Colorization(Method):
     """Needs targets 'colorization': (a, b) of places of one view, which shows lightness alone.
 
     The official prior of colours is ImageNet's, from a file. Ours is counted over the batches of
     the run so far, all ranks', this one among them; it is saved with the run.
     """
 
+    encoder: nn.Module
     bins_K2: Tensor
     counts_K: Tensor
 
@@ -111,7 +136,7 @@ class Colorization(nn.Module):
         self.decoder = MapDecoder(dim, decoder, len(self.bins_K2))
 
     def forward(self, batch: Batch) -> Output:
-        """All views in one pass; images without colour teach nothing."""
+        """Guess the colours of all views in one pass; images without colour teach nothing."""
         images_BCHW = batch.views[self.view].flatten(0, 1)
         ab_B2HW = batch.targets["colorization"].flatten(0, 1)
         index_BHWN, weight_BHWN = soft_encode(
@@ -133,6 +158,3 @@ class Colorization(nn.Module):
         self.counts_K += all_mean(torch.zeros_like(self.counts_K).index_add_(0, places, ones))
         weight_K = rebalancing(self.counts_K / self.counts_K.sum(), gamma=self.gamma)
         return weight_K.float()[nearest_BHW]
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

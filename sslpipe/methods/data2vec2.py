@@ -8,30 +8,22 @@ blocks here. Deviation: timm's ViT normalises before attention and MLP, the offi
 
 import copy
 import math
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
-from ..encoders.patches import PatchEncoder
+from ..encoders.patches import on_grid, take, visible_first
+from ..encoders.protocols import LayeredEncoder, PatchEncoder
 from ..errors import ContractError
-from .conv_decoder import ConvDecoder
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import MASKED_CAUSES, predictions_alike
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.limits import not_negative, shares
-from .parts.patches import hidden_patches, patch_mask, visible_first
-from .parts.teachers import ema_update, frozen_copy, linear
-
-
-@runtime_checkable
-class LayeredEncoder(Protocol):
-    """An encoder that shows what its blocks add; image.ViT is one."""
-
-    def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
-        """What the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""
+from .parts.patches import hidden_patches, patch_mask
+from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def data2vec_targets(outputs_LBND: Tensor, *, top_k: int) -> Tensor:
@@ -61,8 +53,12 @@ def data2vec_loss(pred_MBND: Tensor, target_BND: Tensor, hidden_MBN: Tensor) -> 
     return (error_MBN * hidden_MBN).sum() / hidden_MBN.sum()
 
 
-class Data2Vec2(nn.Module):
+class Data2Vec2(Method):
     """Needs 1 'global' view and masks 'inverse', as many as an image shall be used for."""
+
+    encoder: nn.Module
+    collapse_signs = (predictions_alike,)
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -80,7 +76,7 @@ class Data2Vec2(nn.Module):
     ) -> None:
         super().__init__()
         mask = patch_mask("data2vec2", encoder, spec, "inverse")
-        check(encoder, spec.views["global"], top_k)
+        check_layers(encoder, spec.views["global"], top_k)
         shares(momentum=momentum, momentum_warmup=momentum_warmup)
         not_negative(cls_weight=cls_weight, mask_noise=mask_noise)
         self.num_visible = mask.patches - hidden_patches("data2vec2", mask, "inverse")
@@ -120,13 +116,13 @@ class Data2Vec2(nn.Module):
         return Output(patch_loss + self.cls_weight * cls_loss, metrics)
 
     def after_step(self, progress: float) -> None:
-        """The teacher's EMA: linear over `momentum_warmup`, a fraction of the run, then fixed."""
+        """Move the teacher; its momentum rises over `momentum_warmup` of the run, then stays."""
         annealed = min(progress / max(self.momentum_warmup, 1e-12), 1.0)
-        ema_update(self.teacher, self.encoder, linear(*self.momentum, annealed))
+        ema_update(self.teacher, self.encoder, linear_between(*self.momentum, annealed))
 
 
-def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
-    """Raise what the encoder makes impossible; its layers are counted on the meta device.
+def check_layers(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
+    """Check that the encoder has `top_k` layers, which are counted on the meta device.
 
     Raises:
         ContractError: it does not show its layers.
@@ -142,3 +138,49 @@ def check(encoder: nn.Module, view: ViewSpec, top_k: int) -> None:
     layers = len(cast(LayeredEncoder, twin).feed_forwards(image))
     if not 1 <= top_k <= layers:
         raise ValueError(f"top_k = {top_k}; set it in [1, {layers}], the encoder's layers")
+
+
+class ConvDecoder(nn.Module):
+    """Put noise at the hidden places, then convolve the grid of patches; R rows, S visible patches.
+
+    `depth` grouped 3 x 3 convolutions with layer norm, GELU and residuals, then a linear layer:
+    fairseq, examples/data2vec/models/modalities/modules.py (Decoder2d), base.py (decoder_input).
+    """
+
+    def __init__(
+        self, encoder_dim: int, grid: tuple[int, ...], *, dim: int, depth: int, groups: int,
+        noise: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        positive(decoder_dim=dim, decoder_depth=depth, decoder_groups=groups)
+        if dim % groups or encoder_dim % groups:
+            raise ValueError(
+                f"decoder_groups = {groups} divides not both decoder_dim = {dim} and the encoder's "
+                f"{encoder_dim}; set a divisor"
+            )
+        self.grid = grid
+        self.noise = noise
+        widths = [encoder_dim, *[dim] * depth]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(widths[i], dim, kernel_size=3, padding=1, groups=groups) for i in range(depth)
+        )
+        self.predict = nn.Linear(dim, encoder_dim)
+
+    def forward(self, tokens_RSD: Tensor, order_RN: Tensor) -> Tensor:
+        """Turn (R, 1 + S, D) tokens and `visible_first` of the mask into (R, N, D) predictions."""
+        x = on_grid(self.whole(tokens_RSD[:, 1:], order_RN), self.grid)
+        for convolution in self.convolutions:
+            y = F.gelu(channel_norm(convolution(x)))
+            x = x + y if x.shape == y.shape else y  # no residual where the width changes
+        return cast(Tensor, self.predict(x.flatten(2).mT))
+
+    def whole(self, visible_RSD: Tensor, order_RN: Tensor) -> Tensor:
+        """Lay out all patches in raster order, with normal noise where they are hidden."""
+        missing = order_RN.shape[1] - visible_RSD.shape[1]
+        noise = torch.randn_like(visible_RSD[:, :1].expand(-1, missing, -1)) * self.noise
+        return take(torch.cat([visible_RSD, noise], dim=1), order_RN.argsort(dim=1))
+
+
+def channel_norm(x_BCHW: Tensor) -> Tensor:
+    """Normalise the channels of each place, as a layer norm without weights does."""
+    return F.layer_norm(x_BCHW.movedim(1, 3), x_BCHW.shape[1:2]).movedim(3, 1)

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .epoch_memory import EpochMemory
-from .kmeans import spherical_kmeans
-from .method import Output
-from .parts.axes import check_axes
-from .parts.collectives import all_mean
+from .method import Method, Output
+from .parts.checks import check_axes, positive
+from .parts.collapse import PROTOTYPE_CAUSES
+from .parts.collectives import all_mean, gather
 from .parts.heads import at_least_fp32
-from .parts.limits import positive
-from .parts.multicrop import CropEmbedder
+from .parts.several_views import CropEmbedder
 
 MEMORIES = 2  # crops_for_assign of the official code: the first two views
 UNKNOWN = -100  # the cluster of a sample that was not clustered
@@ -39,13 +37,14 @@ def deepcluster_loss(logits_VBK: Tensor, clusters_B: Tensor) -> Tensor:
         return torch.where(known_B, loss_B, 0.0).sum() / count.clamp(min=1e-9)
 
 
-class DeepClusterV2(nn.Module):
+class DeepClusterV2(Method):
     """Needs 2 'global' views; 'local' ones are optional. The first epoch only fills the memory.
 
     Officially a pass without training does that before the first epoch; a stream is not rewound for
     it, and the loss of that epoch is 0 here.
     """
 
+    collapse_causes = PROTOTYPE_CAUSES
     centroids_LKD: Tensor
     clusters_LN: Tensor
     sorted_uids_N: Tensor
@@ -86,7 +85,7 @@ class DeepClusterV2(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The one that is trained."""
+        """The encoder that is trained is kept; there is no teacher."""
         return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
@@ -108,7 +107,7 @@ class DeepClusterV2(nn.Module):
         return Output(torch.stack(losses).mean(), {"clustered": known})
 
     def lookup(self, uids_B: Tensor) -> Tensor:
-        """Each head's cluster of each sample, (L, B) int64; UNKNOWN if it was not remembered."""
+        """Find each head's cluster of each sample, (L, B) int64; UNKNOWN if not remembered."""
         place_B = torch.searchsorted(self.sorted_uids_N, uids_B)
         place_B = place_B.clamp(max=len(self.sorted_uids_N) - 1)
         found_B = self.sorted_uids_N[place_B] == uids_B
@@ -116,7 +115,7 @@ class DeepClusterV2(nn.Module):
 
     @torch.no_grad()
     def cluster(self) -> None:
-        """New centroids and clusters of all that is remembered; head l takes crop l % A.
+        """Cluster all that is remembered; head l takes crop l % A.
 
         The work of an epoch's border: all ranks do it alike, and the host may wait for it.
         """
@@ -136,13 +135,93 @@ class DeepClusterV2(nn.Module):
             centroids_KD.copy_(found_KD)
             self.clusters_LN[head] = F.pad(clusters, (0, size - count), value=UNKNOWN)[order_N]
 
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
-
     def get_extra_state(self) -> int:
-        """The epoch that the clusters are for, so that a resume is exact."""
+        """Save the epoch that the clusters are for, so that a resume is exact."""
         return self.epoch
 
     def set_extra_state(self, state: int) -> None:
-        """Take it back."""
+        """Restore what `get_extra_state` saved."""
         self.epoch = state
+
+
+class EpochMemory(nn.Module):
+    """The embeddings of the last epoch, with the ids of their samples; equal on all ranks.
+
+    A ring in the order of arrival: an elastic stream has no positions of samples, only ids.
+    A `views` per sample; N `places`, the samples of an epoch.
+    """
+
+    rows_AND: Tensor
+    uids_N: Tensor
+
+    def __init__(self, views: int, places: int, dim: int) -> None:
+        super().__init__()
+        self.stored = 0  # samples ever stored; on the host, so that nothing waits for the device
+        self.register_buffer("rows_AND", torch.zeros(views, places, dim))
+        self.register_buffer("uids_N", torch.zeros(places, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """Count the places that are filled."""
+        return min(self.stored, len(self.uids_N))
+
+    @torch.no_grad()
+    def remember(self, rows_ABD: Tensor, uids_B: Tensor) -> None:
+        """Replace the oldest places by the samples of all ranks, in the order of ranks."""
+        rows_BAD, uids = gather(rows_ABD.detach().transpose(0, 1)), gather(uids_B)
+        places_B = torch.arange(self.stored, self.stored + len(uids), device=uids.device)
+        places_B = places_B % len(self.uids_N)
+        self.rows_AND[:, places_B] = rows_BAD.transpose(0, 1).to(self.rows_AND.dtype)
+        self.uids_N[places_B] = uids
+        self.stored += len(uids)
+
+    def get_extra_state(self) -> int:
+        """Save the number of stored samples, the part of the state_dict that is no tensor."""
+        return self.stored
+
+    def set_extra_state(self, state: int) -> None:
+        """Restore what `get_extra_state` saved."""
+        self.stored = state
+
+
+CHUNK = 8192  # points at a time: the (points, K) similarities of a whole data set would not fit
+
+
+@torch.no_grad()
+def spherical_kmeans(
+    points_XD: Tensor, clusters: int, *, iterations: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Find centroids (K, D) of length 1, and the cluster of each point, (X,) int64.
+
+    `cluster_memory` of facebookresearch/swav, main_deepclusterv2.py: starts at K points drawn
+    without return; a cluster that loses all its points keeps its centroid. Deterministic, so that
+    all ranks find the same without talking to each other.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order_X = torch.randperm(len(points_XD), generator=generator)
+    # fewer points than clusters: some begin twice, and the second stays empty
+    start_K = order_X[torch.arange(clusters) % len(order_X)]
+    centroids_KD = points_XD[start_K.to(points_XD.device)]
+    with torch.autocast(points_XD.device.type, enabled=False):  # bf16 mistakes near centroids
+        for _ in range(iterations):
+            sums_KD, counts_K = cluster_sums(points_XD, centroids_KD)
+            means_KD = torch.where(counts_K[:, None] > 0, sums_KD, centroids_KD)
+            centroids_KD = F.normalize(means_KD, dim=1)  # a sum points where its mean does
+        chunks = torch.split(points_XD, CHUNK)
+        return centroids_KD, torch.cat([nearest(chunk, centroids_KD) for chunk in chunks])
+
+
+def nearest(points_XD: Tensor, centroids_KD: Tensor) -> Tensor:
+    """Find the most similar centroid of each point, (X,) int64."""
+    return (points_XD @ centroids_KD.T).argmax(1)
+
+
+def cluster_sums(points_XD: Tensor, centroids_KD: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the points nearest to each centroid, (K, D), and count them, (K,)."""
+    sums_KD = torch.zeros_like(centroids_KD)
+    counts_K = sums_KD.new_zeros(len(sums_KD))
+    for chunk_XD in torch.split(points_XD, CHUNK):
+        # by a product: index_add_ sums in another order each time on a GPU
+        member_XK = F.one_hot(nearest(chunk_XD, centroids_KD), len(sums_KD)).to(sums_KD.dtype)
+        sums_KD += member_XK.T @ chunk_XD
+        counts_K += member_XK.sum(0)
+    return sums_KD, counts_K

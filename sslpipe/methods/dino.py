@@ -5,17 +5,16 @@ facebookresearch/dino, main_dino.py. T teacher views (the global ones) here.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Output
 from .parts import heads
-from .parts.axes import check_axes
-from .parts.distillation import centred, entropies, move_center, view_cross_entropy, warmed_up
-from .parts.limits import positive, shares
+from .parts.checks import check_axes, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
+from .parts.distillation import Centring, centred, entropies, view_cross_entropy, warmed_up
 from .parts.patches import whole_patches
-from .parts.teachers import cosine, ema_update, frozen_copy
+from .parts.teachers import cosine_between, ema_update, frozen_copy
 
 
 def dino_loss(
@@ -36,10 +35,11 @@ def dino_loss(
     return view_cross_entropy(student_VBK, p_TBK, temperature=student_temperature)
 
 
-class DINO(nn.Module):
+class DINO(Method):
     """Needs 2 'global' views; 'local' ones are optional. Fractions are of the whole run."""
 
-    center_K: Tensor
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
     progress: Tensor
 
     def __init__(
@@ -68,7 +68,6 @@ class DINO(nn.Module):
         self.teacher_temperature = teacher_temperature
         self.teacher_warmup = teacher_warmup
         self.momentum = momentum
-        self.center_momentum = center_momentum
         self.freeze_last_layer = freeze_last_layer
         self.groups = [group for group in ("global", "local") if group in spec.views]
         whole_patches("dino", encoder, spec, self.groups)
@@ -76,48 +75,33 @@ class DINO(nn.Module):
         head = heads.PrototypeHead(sizes, prototypes, learn_norm=not norm_last_layer)
         self.student = heads.Branch(encoder, head)
         self.teacher = frozen_copy(self.student)
-        self.register_buffer("center_K", torch.zeros(prototypes))
+        self.center = Centring(prototypes, center_momentum)
         self.register_buffer("progress", torch.zeros(()))  # saved, so that a resume is exact
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the paper evaluates and releases it (eval_knn.py: teacher)."""
+        """The TEACHER's encoder is kept: the paper evaluates and releases it (eval_knn.py)."""
         return self.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """Teacher sees the global views, student all; the centre moves after it was used."""
+        """Show the teacher the global views, the student all; the centre moves after its use."""
         groups = [batch.views[group] for group in self.groups]
         with torch.no_grad():
-            teacher_TBK = self.teacher(groups[:1])
-        temperature = self.temperature()
-        loss = dino_loss(
-            self.student(groups),
-            teacher_TBK,
-            self.center_K,
-            student_temperature=self.student_temperature,
-            teacher_temperature=temperature,
-        )
-        metrics = teacher_monitors((teacher_TBK - self.center_K) / temperature)
-        if self.training:  # a loss taken for validation leaves no trace, as with batch norm
-            self.move_center(teacher_TBK)
-        return Output(loss, metrics)
+            p_TBK = self.center(self.teacher(groups[:1]), self.temperature())
+        loss = view_cross_entropy(self.student(groups), p_TBK, temperature=self.student_temperature)
+        return Output(loss, entropies(p_TBK))
 
     def temperature(self) -> Tensor:
-        """The teacher's, linear over `teacher_warmup`; officially a step per epoch, 30 of 100."""
+        """Raise the teacher's temperature over `teacher_warmup`; officially 30 of 100 epochs."""
         return warmed_up(self.teacher_temperature, self.teacher_warmup, self.progress)
 
     @torch.no_grad()
-    def move_center(self, teacher_TBK: Tensor) -> None:
-        """Eq. 4: EMA of the teacher's mean logits over the global batch."""
-        move_center(self.center_K, teacher_TBK.flatten(0, 1), momentum=self.center_momentum)
-
-    @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Hold the last layer while it is frozen, then the teacher's EMA."""
+        """Hold the last layer while it is frozen, then move the teacher by its EMA."""
         if progress <= self.freeze_last_layer:
             self.hold_last_layer()
         # officially the momentum of step i is taken at i / T, which never reaches 1: here it does
-        ema_update(self.teacher, self.student, cosine(self.momentum, 1.0, progress))
+        ema_update(self.teacher, self.student, cosine_between(self.momentum, 1.0, progress))
         self.progress.fill_(progress)
 
     def hold_last_layer(self) -> None:
@@ -129,8 +113,3 @@ class DINO(nn.Module):
         moments start warm, with the gradients of the last frozen steps.
         """
         self.student.head.last.load_state_dict(self.teacher.head.last.state_dict())
-
-
-def teacher_monitors(logits_TBK: Tensor) -> dict[str, Tensor]:
-    """`entropies` of the teacher's centred and sharpened logits."""
-    return entropies(F.softmax(logits_TBK, dim=-1))

@@ -9,24 +9,45 @@ from functools import partial
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from .ibot import ibot_loss
-from .koleo import koleo_loss
-from .method import Output
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.distillation import Centring, Sinkhorn, entropies, view_cross_entropy, warmed_up
-from .parts.limits import not_negative, positive, shares
-from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, prototype_head
+from .parts.heads import at_least_fp32
+from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check_masked_views, prototype_head
 
 
-class DINOv2(nn.Module):
+def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """KoLeo is minus the mean log distance to the nearest neighbour, on the unit sphere.
+
+    So features of different images keep their distance. Neighbours are sought among this rank's B
+    samples, 2 or more; nothing is gathered. Sablayrolles et al. 2019, "Spreading vectors for
+    similarity search", arXiv:1806.03198, section 3.1; facebookresearch/dinov2, koleo_loss.py.
+    """
+    check_axes("koleo_loss", features_BD=features_BD)
+    with torch.autocast(features_BD.device.type, enabled=False):
+        x_BD = F.normalize(at_least_fp32(features_BD), dim=1, eps=eps)
+        cosines_BB = (x_BD @ x_BD.T).detach()
+        nearest_B = cosines_BB.fill_diagonal_(-2.0).argmax(1)
+        distance_B = F.pairwise_distance(x_BD, x_BD.index_select(0, nearest_B), eps=eps)
+        return -(distance_B + eps).log().mean()
+
+
+class DINOv2(Method):
     """Needs 2 'global' views and a mask 'blocks' for each; 'local' views are optional.
 
     heads "shared": one for class tokens and patches (ViT-L/16 on ImageNet-1k); "separate": two
     (the released ViT-L/14 and ViT-g/14). Fractions are of the whole run.
     """
+
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,
@@ -50,7 +71,7 @@ class DINOv2(nn.Module):
         freeze_last_layer: float = 0.01,
     ) -> None:
         super().__init__()
-        check("dinov2", encoder, spec)
+        check_masked_views("dinov2", encoder, spec)
         positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
         not_negative(cls_weight=cls_weight, patch_weight=patch_weight, koleo_weight=koleo_weight)
         shares(teacher_warmup=teacher_warmup, center_momentum=center_momentum)
@@ -71,11 +92,11 @@ class DINOv2(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the authors evaluate and release it."""
+        """The TEACHER's encoder is kept: the authors evaluate and release it."""
         return self.pair.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """Class tokens across views, hidden patches within a view, KoLeo within each global view.
+        """Compare class tokens across views, hidden patches within one; KoLeo is per global view.
 
         The official sums over pairs, divided by 2 + 2 * locals, are the mean over pairs v != t
         (without locals it divides by 3, not 2: not copied).
@@ -100,11 +121,11 @@ class DINOv2(nn.Module):
         return Output(cast(Tensor, loss), metrics | entropies(p_TBK))
 
     def after_step(self, progress: float) -> None:
-        """The frozen last layers, then the teacher's EMA."""
+        """Hold the last layers while they are frozen, then move the teacher by its EMA."""
         self.pair.after_step(progress)
 
     def clipped_together(self) -> Iterator[list[nn.Parameter]]:
-        """The backbone with its mask token, and each head: `student.values()` of train.py."""
+        """Clip the backbone with its mask token, and each head: `student.values()` of train.py."""
         student = self.pair.student
         yield [*student.encoder.parameters(), self.pair.mask_token_1D]
         for head in dict.fromkeys((student.head, student.patch_head)):  # may be the same
@@ -123,5 +144,5 @@ def check_koleo(weight: float, spec: BatchSpec) -> None:
 def targets(
     centering: Literal["centering", "sinkhorn"], prototypes: int, momentum: float
 ) -> nn.Module:
-    """How the teacher's logits become targets."""
+    """Make what turns the teacher's logits into targets."""
     return Sinkhorn() if centering == "sinkhorn" else Centring(prototypes, momentum)

@@ -9,12 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.distillation import Centring, entropies, view_cross_entropy, warmed_up
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative, positive, shares
-from .parts.masked_pair import MASK, MaskedBranch, MaskedPair, check, hidden_index, prototype_head
+from .parts.masked_pair import (
+    MASK,
+    MaskedBranch,
+    MaskedPair,
+    check_masked_views,
+    hidden_index,
+    prototype_head,
+)
 
 
 def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperature: float) -> Tensor:
@@ -32,12 +39,15 @@ def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperatur
         return (cost_X * weight_R.index_select(0, view_X)).sum() / len(hidden_RN)
 
 
-class IBOT(nn.Module):
+class IBOT(Method):
     """Needs 2 'global' views and a mask 'blocks' for each; 'local' views are optional.
 
     One head for class tokens and patches (`--shared_head true`, the README's commands). Fractions
     are of the whole run.
     """
+
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,
@@ -59,7 +69,7 @@ class IBOT(nn.Module):
         freeze_last_layer: float = 0.00125,
     ) -> None:
         super().__init__()
-        check("ibot", encoder, spec)
+        check_masked_views("ibot", encoder, spec)
         positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
         positive(patch_temperature=patch_temperature)
         not_negative(cls_weight=cls_weight, patch_weight=patch_weight)
@@ -84,11 +94,11 @@ class IBOT(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the paper evaluates and releases it."""
+        """The TEACHER's encoder is kept: the paper evaluates and releases it."""
         return self.pair.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """Class tokens across views, hidden patches within a view; each has its own centre."""
+        """Compare class tokens across views, hidden patches within one; each has its own centre."""
         student, teacher = self.pair(batch)
         cls_temperature, patch_temperature = (
             warmed_up(ends, self.teacher_warmup, self.pair.progress)
@@ -107,5 +117,5 @@ class IBOT(nn.Module):
         return Output(loss, metrics | entropies(p_TBK))
 
     def after_step(self, progress: float) -> None:
-        """The frozen last layer, then the teacher's EMA."""
+        """Hold the last layer while it is frozen, then move the teacher by its EMA."""
         self.pair.after_step(progress)

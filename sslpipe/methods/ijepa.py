@@ -9,33 +9,34 @@ Masks of mode `per_sample` have contexts and targets of different lengths: they 
 nothing attends to the padding.
 """
 
-from typing import cast
+import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder
-from .jepa_predictor import JEPAPredictor
-from .method import Output
-from .parts.axes import check_axes
-from .parts.heads import at_least_fp32, feature_dim
-from .parts.limits import shares
-from .parts.patches import patch_mask, take
-from .parts.ragged import Padded, mean_of_real, padded
-from .parts.teachers import ema_update, frozen_copy, linear
+from ..encoders.libraries import library
+from ..encoders.patches import sincos, take
+from ..encoders.protocols import PatchEncoder
+from .method import Method, Output
+from .parts.checks import check_axes, shares
+from .parts.collapse import MASKED_CAUSES
+from .parts.heads import at_least_fp32, feature_dim, trunc_normal
+from .parts.patches import Padded, check_blocks, mean_of_real, padded, patch_mask, real_keys
+from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:
-    """(R, T, D): the teacher's tokens, layer-normed without weights, at the target places."""
+    """Take the teacher's tokens, layer-normed without weights, at the target places: (R, T, D)."""
     with torch.autocast(tokens_BND.device.type, enabled=False):
         tokens_BND = F.layer_norm(at_least_fp32(tokens_BND), tokens_BND.shape[-1:])
         return take(tokens_BND.repeat(len(index_RT) // len(tokens_BND), 1, 1), index_RT)
 
 
 def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
-    """Smooth L1 (beta 1), the mean over all target tokens. `real_RT` False: padding.
+    """Average the smooth L1 error (beta 1) over all target tokens. `real_RT` False: padding.
 
     The paper's section 3 writes an L2 distance; smooth L1 is that of the official code.
     """
@@ -46,8 +47,10 @@ def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
         return mean_of_real(error_RT, real_RT)
 
 
-class IJEPA(nn.Module):
+class IJEPA(Method):
     """Needs 1 'global' view, masks 'context' (uses the first) and 'targets' (uses all)."""
+
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class IJEPA(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER, the paper's target encoder, which it evaluates."""
+        """The TEACHER is kept, the target encoder that the paper evaluates."""
         return self.teacher
 
     def forward(self, batch: Batch) -> Output:
@@ -94,7 +97,7 @@ class IJEPA(nn.Module):
 
     @staticmethod
     def chosen(batch: Batch) -> tuple[Padded, Padded]:
-        """Patches of the contexts, B rows, and of the targets, M * B rows."""
+        """Read which patches are context, B rows, and which are targets, M * B rows."""
         hidden_BN, targets_MBN = batch.masks["context"][0], batch.masks["targets"]
         visible = hidden_BN.shape[-1] - batch.hidden["context"][0]
         return (
@@ -103,5 +106,51 @@ class IJEPA(nn.Module):
         )
 
     def after_step(self, progress: float) -> None:
-        """The teacher's EMA; its momentum rises linearly."""
-        ema_update(self.teacher, self.student, linear(*self.momentum, progress))
+        """Move the teacher by its EMA, whose momentum rises linearly."""
+        ema_update(self.teacher, self.student, linear_between(*self.momentum, progress))
+
+
+class JEPAPredictor(nn.Module):
+    """A narrow ViT that reads the context and writes at the target places.
+
+    Mask tokens with the fixed positions of a target block stand beside the context.
+    facebookresearch/ijepa, src/models/vision_transformer.py (VisionTransformerPredictor).
+    """
+
+    positions_ND: Tensor
+
+    def __init__(
+        self, encoder_dim: int, grid: tuple[int, ...], *, dim: int, heads: int, depth: int
+    ) -> None:
+        super().__init__()
+        check_blocks("predictor", dim=dim, heads=heads, depth=depth)
+        block = library("timm.models.vision_transformer").Block
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("positions_ND", sincos(dim, grid)[0, 1:], persistent=False)
+        self.blocks = nn.ModuleList(block(dim, heads, qkv_bias=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.predict = nn.Linear(dim, encoder_dim)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw the official weights: trunc_normal(.02), residual branches scaled by their depth."""
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.apply(trunc_normal)
+        with torch.no_grad():
+            for number, block in enumerate(cast(Any, self.blocks), start=1):
+                block.attn.proj.weight /= math.sqrt(2.0 * number)
+                block.mlp.fc2.weight /= math.sqrt(2.0 * number)
+
+    def forward(self, tokens_BSD: Tensor, context: Padded, targets: Padded) -> Tensor:
+        """Turn context tokens into (R, T, D); the blocks of an image do not see each other."""
+        masks = len(targets.index_BS) // len(tokens_BSD)
+        x_BSD = self.embed(tokens_BSD) + self.positions_ND[context.index_BS]
+        queries_RTD = self.mask_token + self.positions_ND[targets.index_BS]
+        x = torch.cat([x_BSD.repeat(masks, 1, 1), queries_RTD], dim=1)
+        repeated = context._replace(real_BS=context.real_BS.repeat(masks, 1))
+        keys = real_keys(repeated, targets)
+        attended = None if keys is None else keys[:, None, None]
+        for block in self.blocks:
+            x = block(x, attn_mask=attended)
+        return cast(Tensor, self.predict(self.norm(x[:, tokens_BSD.shape[1] :])))

@@ -12,23 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
-from .method import Output
-from .parts.axes import check_axes
-from .parts.feature_maps import MapDecoder, MapEncoder, map_shape
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative
+from .parts.collapse import predictions_alike
+from .parts.feature_maps import MapDecoder, map_shape
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative
 from .parts.patches import hidden_patches
 
 
 def pixels_of(hidden_BN: Tensor, grid: tuple[int, ...], patch: int) -> Tensor:
-    """A mask of patches as one of pixels: (B, 1, H, W) float, 1 = hidden."""
+    """Turn a mask of patches into one of pixels: (B, 1, H, W) float, 1 = hidden."""
     hidden_B1HW = hidden_BN.view(-1, 1, *grid).to(torch.float32)
     return F.interpolate(hidden_B1HW, scale_factor=patch, mode="nearest")
 
 
-def shrunk(region_B1HW: Tensor, margin: int) -> Tensor:
-    """A region less `margin` pixels along its edge; the edge of the picture is none."""
+def without_margin(region_B1HW: Tensor, margin: int) -> Tensor:
+    """Take `margin` pixels off a region along its edge; the picture's own edge is none."""
     outside = F.max_pool2d(1 - region_B1HW, 2 * margin + 1, stride=1, padding=margin)
     return 1 - outside
 
@@ -55,12 +56,15 @@ def inpainting_loss(
     return (error_BCHW * weight_B1HW).sum() / (region_B1HW.sum() * images_BCHW.shape[1])
 
 
-class Inpainting(nn.Module):
+class Inpainting(Method):
     """Needs 1 'global' view and masks 'hole' over it; uses the first of each.
 
     Any encoder with maps and the paper's decoder; its channel-wise layer between them is left out,
     as modern encoders see the whole picture at every place of their maps.
     """
+
+    encoder: nn.Module
+    collapse_signs = (predictions_alike,)
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class Inpainting(nn.Module):
         """
         images_BCHW = batch.views["global"][0]
         region_B1HW = pixels_of(batch.masks["hole"][0], self.grid, self.patch_size)
-        hole_B1HW = shrunk(region_B1HW, self.overlap)
+        hole_B1HW = without_margin(region_B1HW, self.overlap)
         seen_BCHW = images_BCHW * (1 - hole_B1HW) + self.fill * hole_B1HW
         maps = cast(MapEncoder, self.encoder).maps(seen_BCHW)
         pred_BCHW = self.decoder(maps, tuple(images_BCHW.shape[-2:]))
@@ -110,6 +114,3 @@ class Inpainting(nn.Module):
         # 0 = every image gets the same picture: the decoder ignores the encoder
         spread = pred_BCHW.detach().float().std(0).mean()
         return Output(loss, {"prediction_std": spread})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Output
+from .parts.checks import positive
 from .parts.heads import at_least_fp32
-from .parts.limits import positive
-from .parts.siamese import Siamese, joined, question
+from .parts.several_views import Siamese, joined, question
 
 
-class Jigsaw(nn.Module):
+class Jigsaw(Method):
     """Needs targets 'jigsaw', the order's number, and the tiles in that order as views.
 
     fc6 per tile, then fc7 and fc8 on all: the context-free network, on any encoder. Without the
@@ -35,7 +35,7 @@ class Jigsaw(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder of one tile; it takes whole images as well."""
+        """The encoder of one tile is kept; it takes whole images as well."""
         return self.siamese.encoder
 
     def forward(self, batch: Batch) -> Output:
@@ -44,6 +44,3 @@ class Jigsaw(nn.Module):
         logits_BK = at_least_fp32(self.head(joined(self.siamese(batch.views[self.view]))))
         accuracy = (logits_BK.argmax(1) == order_B).float().mean()
         return Output(F.cross_entropy(logits_BK, order_B), {"accuracy": accuracy})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive, shares
+from .parts.collapse import embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32
-from .parts.limits import positive, shares
-from .parts.multicrop import CropEmbedder
+from .parts.several_views import CropEmbedder
 
 
 def epps_pulley(x_VBM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor:
-    """The statistic of Epps and Pulley 1983 for N(0, 1), over the samples of all ranks: (V, M).
+    """Compute the statistic of Epps and Pulley 1983 for N(0, 1), over all ranks' samples: (V, M).
 
     Samples * integral of |phi_x(t) - phi(t)|^2 w(t) over [-limit, limit], phi = w = exp(-t^2 / 2),
     by the trapezoidal rule (section 4.2). The integrand is even: twice the integral from 0, as in
@@ -39,7 +39,7 @@ def epps_pulley(x_VBM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor
 
 
 def random_slices(dim: int, slices: int, *, step: int) -> Tensor:
-    """Directions (D, M) of unit length, float32: a function of the step, so that all ranks agree.
+    """Draw directions (D, M) of unit length, float32, by the step, so that all ranks agree.
 
     Drawn on the CPU (2 ms for 512 x 1024), to be the same on every device.
     """
@@ -48,7 +48,7 @@ def random_slices(dim: int, slices: int, *, step: int) -> Tensor:
 
 
 def sigreg(z_VBD: Tensor, slices_DM: Tensor, *, knots: int = 17, limit: float = 3.0) -> Tensor:
-    """Sketched isotropic Gaussian regularisation (section 4): the mean over views and slices."""
+    """Sketched isotropic Gaussian regularisation (section 4) is the mean over views and slices."""
     check_axes("sigreg", z_VBD=z_VBD, slices_DM=slices_DM)
     with torch.autocast(z_VBD.device.type, enabled=False):
         x_VBM = at_least_fp32(z_VBD) @ slices_DM.to(torch.promote_types(z_VBD.dtype, torch.float32))
@@ -65,8 +65,10 @@ def prediction_loss(z_VBD: Tensor, global_views: int) -> Tensor:
     return (z_VBD - z_VBD[:global_views].mean(0)).square().mean()
 
 
-class LeJEPA(nn.Module):
+class LeJEPA(Method):
     """Needs 2 'global' views; 'local' ones are optional."""
+
+    collapse_signs = (embeddings_alike,)
 
     def __init__(
         self,
@@ -93,11 +95,11 @@ class LeJEPA(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The one that is trained."""
+        """The encoder that is trained is kept; there is no teacher."""
         return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """(1 - lambda) prediction + lambda SIGReg."""
+        """Add both terms: (1 - lambda) prediction + lambda SIGReg."""
         z_VBD = self.embedder(batch.views)
         slices_DM = random_slices(z_VBD.shape[-1], self.slices, step=batch.step)
         slices_DM = slices_DM.to(z_VBD.device, non_blocking=True)
@@ -108,6 +110,3 @@ class LeJEPA(nn.Module):
         std = z_VBD.detach().float().std(1).mean()
         terms = {"prediction": prediction.detach(), "sigreg": gauss.detach()}
         return Output(loss, terms | {"embedding_std": std})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -12,22 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder
-from .method import Output
-from .parts.axes import check_axes
+from ..encoders.patches import visible_first
+from ..encoders.protocols import PatchEncoder
+from .method import Method, Output
+from .parts.checks import check_axes
+from .parts.collapse import MASKED_CAUSES, predictions_alike
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.patches import MaskedDecoder, hidden_patches, patch_mask, visible_first
+from .parts.patches import MaskedDecoder, hidden_patches, patch_mask
 
 
 def patchify(images_BCHW: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, N, P), patches row-major, values of one as (row, column, channel)."""
+    """Cut (B, C, H, W) into (B, N, P), row-major; values of a patch are (row, column, channel)."""
     size, channels, height, width = images_BCHW.shape
     split = images_BCHW.reshape(size, channels, height // patch, patch, width // patch, patch)
     return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches_BNP: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify`; `grid` is (rows, columns) of patches."""
+    """Undo `patchify`; `grid` is (rows, columns) of patches."""
     split = patches_BNP.reshape(len(patches_BNP), *grid, patch, patch, -1)
     return split.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
@@ -55,8 +57,12 @@ def mae_loss(
     return (error_BN * hidden_BN).sum() / hidden_BN.sum()
 
 
-class MAE(nn.Module):
+class MAE(Method):
     """Needs 1 'global' view and masks 'random'; uses the first of each."""
+
+    encoder: nn.Module
+    collapse_signs = (predictions_alike,)
+    collapse_causes = MASKED_CAUSES
 
     def __init__(
         self,
@@ -92,6 +98,3 @@ class MAE(nn.Module):
         # 0 = every image gets the same picture: the decoder ignores the encoder
         spread = pred_BNP.detach().float().std(0).mean()
         return Output(loss, {"prediction_std": spread})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

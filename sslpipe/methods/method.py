@@ -1,10 +1,39 @@
-"""What a method is: a batch goes in, an Output comes out, and something may happen after the step.
+'''What a method is: a batch goes in, an Output comes out, and something may happen after the step.
 
-It knows the contract (batch.py) and nothing of any method.
-"""
+This file knows the contract (batch.py) and nothing of any method. A method of your own is a class
+in a package of yours. A recipe names it, `method: {"my_package.mine:Apart": {weight: 0.5}}`, and
+nothing else has to be told of it:
 
+```python
+import torch
+from torch import nn
+
+from sslpipe.batch import Batch, BatchSpec
+from sslpipe.methods import Method, Output
+
+
+class Apart(Method):
+    """Two views of an image come together, and each feature keeps a deviation of 1 over images."""
+
+    collapse_causes = "a weight that is too low, or a learning rate that is too high"
+
+    def __init__(self, encoder: nn.Module, spec: BatchSpec, *, weight: float = 1.0) -> None:
+        super().__init__()
+        spec.require("apart", views={"global": 2})
+        self.encoder, self.weight = encoder, weight
+
+    def forward(self, batch: Batch) -> Output:
+        z_VBD = torch.stack([self.encoder(view_BCHW) for view_BCHW in batch.views["global"][:2]])
+        short = (1 - z_VBD.std(1)).relu().mean()
+        loss = (z_VBD[0] - z_VBD[1]).square().mean() + self.weight * short
+        return Output(loss, {"short": short.detach()})
+```
+'''
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,35 +42,86 @@ from ..batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The loss (a scalar with gradient) and metrics (detached scalars, left on the device).
+    """What a method gives: the loss (a scalar with gradient) and metrics (detached scalars).
 
-    Means over this rank's samples; the mean over ranks is the caller's, as DDP takes it.
+    All are means over this rank's samples, left on the device; the caller takes the mean over
+    ranks, as DDP does.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
 
 
-class Method(Protocol):
+class Sign(NamedTuple):
+    """What one logged row tells of one way to collapse."""
+
+    name: str  # unlike those of the method's other signs
+    bad: bool  # the row shows this collapse
+    said: str  # in words, with the number and its limit
+
+
+Numbers = Mapping[str, float]  # loss, metrics and monitors of a logged row, the finite ones
+# (the row, the largest value of each number in the run so far) -> the sign, None: nothing to judge
+Watch = Callable[[Numbers, Numbers], Sign | None]
+
+
+class Method(nn.Module, ABC):
     """A module that is built as `method(encoder, spec, *, settings)`.
 
-    Its buffers must be equal on all ranks by construction (fed by `collectives`, or functions of
-    the step): the trainer sends them at the start and never again.
-
-    Four more members are optional, and read by the trainer where they exist:
-    `fixed_lr_parameters() -> Iterable[nn.Parameter]` keep the peak learning rate (SimSiam's
-    predictor); `undecayed_parameters() -> Iterable[nn.Parameter]` get no weight decay (MSN's
-    prototypes); `clipped_together() -> Iterable[Iterable[nn.Parameter]]` are the modules of
-    `train.clip: per_module` (DINOv2, MSN); `chance_loss: float` is the loss of outputs that tell
-    nothing, e.g. ln(classes): a run whose loss stays there is said to learn nothing.
+    What a method does not define has the defaults of this class; trainers need not ask whether it
+    exists. Buffers must be equal on all ranks by construction (fed by `collectives`, or functions
+    of the step): the reference trainer sends them at the start and never again.
     """
+
+    # the loss of outputs that tell nothing, such as ln(classes): a run that stays there is said to
+    # learn nothing. None: there is no such number
+    chance_loss: float | None = None
+    # how a collapse shows in the metrics of this method; train/alarm.py watches the encoder anyway
+    collapse_signs: Sequence[Watch] = ()
+    # what usually causes it, for the message
+    collapse_causes: str = (
+        "a target that takes gradients (no stop-gradient), terms against collapse that weigh too "
+        "little, a temperature, a momentum, or a learning rate that is too high"
+    )
 
     @property
     def encoder(self) -> nn.Module:
-        """What is kept, evaluated and exported: images (B, C, H, W) -> features (B, D)."""
+        """What is kept, evaluated and exported: images (B, C, H, W) -> features (B, D).
 
-    def __call__(self, batch: Batch) -> Output:
-        """The loss of one batch; under DDP, of this rank's share."""
+        It is what a method stores as `self.encoder`; one that keeps its teacher overrides this.
+
+        Raises:
+            NotImplementedError: the method does neither.
+        """
+        kept = self._modules.get("encoder")
+        if kept is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} keeps no encoder; store one as self.encoder, or define "
+                "the property"
+            )
+        return kept
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """Give the loss of one batch; under DDP, of this rank's share."""
 
     def after_step(self, progress: float) -> None:
-        """What follows an optimizer step (EMA teachers); `progress` in (0, 1], 1 = last step."""
+        """Do what follows an optimizer step (EMA teachers); by default nothing.
+
+        `progress` is the share of the run that is done, in (0, 1]; 1 = this was the last step.
+        """
+
+    def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
+        """Name parameters that keep the peak learning rate (SimSiam's predictor)."""
+        return ()
+
+    def undecayed_parameters(self) -> Iterable[nn.Parameter]:
+        """Name parameters without weight decay, besides biases and norms (MSN's prototypes)."""
+        return ()
+
+    def clipped_together(self) -> Iterable[Iterable[nn.Parameter]]:
+        """Name the modules whose gradients `train.clip: per_module` clips each for itself (DINOv2).
+
+        None by default: the recipe of such a method may not ask for it.
+        """
+        return ()

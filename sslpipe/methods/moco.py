@@ -6,23 +6,24 @@ Q rows of the queue, X samples of the global batch here.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
-from .batch_norms import group_batch_norms
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive, shares
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, relu_mlp
-from .parts.limits import positive, shares
 from .parts.queues import Queue, random_rows
 from .parts.teachers import ema_update, frozen_copy
-from .simclr import monitors
+from .simclr import pair_monitors
 
 
 def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float) -> Tensor:
@@ -38,7 +39,7 @@ def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float
 
 
 def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Of each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
+    """Compare each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
     q_BD, k_BD = (F.normalize(at_least_fp32(x_BD), dim=1) for x_BD in (q_BD, k_BD))
     own_B1 = (q_BD * k_BD).sum(1, keepdim=True)
     return torch.cat([own_B1, q_BD @ queue_QD.to(q_BD.dtype).T], dim=1)
@@ -46,12 +47,12 @@ def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def retrieval(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> dict[str, Tensor]:
-    """How often the key is the nearest of all candidates, as the official code logs it."""
+    """Count how often the key is the nearest of all candidates, as the official code does."""
     with torch.autocast(q_BD.device.type, enabled=False):
         return {"top1": (cosines(q_BD, k_BD, queue_QD).argmax(1) == 0).float().mean()}
 
 
-class MoCo(nn.Module):
+class MoCo(Method):
     """Needs 2 'global' views: the query's and the key's. v1 has projector [128], v2 [2048, 128].
 
     `bn_groups` is for shuffling BN (v1, section 3.3): batch norm takes the statistics of as many
@@ -59,6 +60,9 @@ class MoCo(nn.Module):
     Else query and key of an image share their statistics, by which the loss is lowered without
     learning. The parts do not depend on the number of ranks. 1: batch norm as it is.
     """
+
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -90,34 +94,34 @@ class MoCo(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The query's, as officially."""
+        """The query's encoder is kept, as officially."""
         return self.query[0]
 
     def forward(self, batch: Batch) -> Output:
-        """Keys enter the queue after the loss, else each were among its own negatives."""
+        """Put keys into the queue after the loss, or each would be among its own negatives."""
         query_BCHW, key_BCHW = batch.views["global"][:2]
         q_BD = self.query(query_BCHW)
         with torch.no_grad():
             k_BD = F.normalize(at_least_fp32(self.keys(key_BCHW, batch.step)), dim=1)
         queue_QD = self.queue.snapshot()
         loss = info_nce(q_BD, k_BD, queue_QD, temperature=self.temperature)
-        metrics = monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
+        metrics = pair_monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
         if self.training:  # a loss taken for validation leaves no trace, as with batch norm
             self.queue.enqueue(k_BD)
         return Output(loss, metrics)
 
     def keys(self, images_BCHW: Tensor, step: int) -> Tensor:
-        """Momentum embeddings of this rank's images, encoded among those of all ranks."""
+        """Embed this rank's images by the key encoder, in batches mixed from those of all ranks."""
         if self.bn_groups == 1:
             keys_BD: Tensor = self.key(images_BCHW)
             return keys_BD
         order_X = random_order(len(images_BCHW) * group_ranks().size, step)
         order_X = order_X.to(images_BCHW.device, non_blocking=True)
-        keys_XD = gather(self.key(gather(images_BCHW)[own(order_X)]))
-        return own(keys_XD[order_X.argsort()])
+        keys_XD = gather(self.key(gather(images_BCHW)[own_share(order_X)]))
+        return own_share(keys_XD[order_X.argsort()])
 
     def after_step(self, progress: float) -> None:
-        """The key encoder's EMA: officially between a step's query and key passes.
+        """Move the key encoder by its EMA; officially between a step's query and key passes.
 
         The weights that the key pass sees are the same here, also when gradients are accumulated:
         then the official order would move the key encoder with every batch.
@@ -125,18 +129,18 @@ class MoCo(nn.Module):
         ema_update(self.key, self.query, self.momentum)
 
 
-def own(all_X: Tensor) -> Tensor:
-    """This rank's share of what is laid out in the order of ranks."""
+def own_share(all_X: Tensor) -> Tensor:
+    """Take this rank's share of what is laid out in the order of ranks."""
     return all_X.chunk(group_ranks().size)[group_ranks().rank]
 
 
 def random_order(count: int, step: int) -> Tensor:
-    """A permutation that all ranks, and a resumed run, draw alike without talking: int64."""
+    """Draw a permutation, int64, that all ranks and a resumed run draw alike without talking."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(step))
 
 
 def groups_per_rank(spec: BatchSpec, bn_groups: int) -> int:
-    """How many of the groups one rank holds.
+    """Count the groups that one rank holds.
 
     Raises:
         ContractError: groups would be unequal, or cut by a rank's border.
@@ -149,3 +153,76 @@ def groups_per_rank(spec: BatchSpec, bn_groups: int) -> int:
             "bn_groups to a divisor of the batch and a multiple of the number of ranks"
         )
     return max(spec.size // samples, 1)
+
+
+class GroupedBatchNorm(nn.Module):
+    """A batch norm that takes the statistics of each of `groups` equal runs of samples.
+
+    One group per GPU is what DDP does by itself; several are colab-notebook's SplitBatchNorm. It
+    takes over the tensors of `norm`, under their names. It is no subclass of torch's, so that
+    SyncBatchNorm.convert_sync_batchnorm leaves it alone.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: _BatchNorm, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.eps = norm.eps
+        self.momentum = cast(float, norm.momentum)
+        self.weight, self.bias = norm.weight, norm.bias
+        for name, buffer in norm.named_buffers():
+            self.register_buffer(name, buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C) or (B, C, H, W); shape and dtype stay."""
+        if not self.training:
+            mean_C, var_C = self.running_mean, self.running_var
+            return F.batch_norm(x, mean_C, var_C, self.weight, self.bias, eps=self.eps)
+        assert len(x) % self.groups == 0, (len(x), self.groups)
+        means_GC = self.running_mean.repeat(self.groups, 1)
+        vars_GC = self.running_var.repeat(self.groups, 1)
+        parts = [
+            F.batch_norm(
+                part, mean_C, var_C, self.weight, self.bias, True, self.momentum, self.eps
+            )
+            for part, mean_C, var_C in zip(x.chunk(self.groups), means_GC, vars_GC, strict=True)
+        ]  # fmt: skip
+        self.track(means_GC, vars_GC)
+        return parts[0] if self.groups == 1 else torch.cat(parts)
+
+    @torch.no_grad()
+    def track(self, means_GC: Tensor, vars_GC: Tensor) -> None:
+        """Keep the mean of what the groups saw."""
+        self.running_mean.copy_(means_GC.mean(0))
+        self.running_var.copy_(vars_GC.mean(0))
+        self.num_batches_tracked.add_(1)
+
+
+def group_batch_norms(module: nn.Module, groups: int) -> None:
+    """Replace every batch norm inside `module` by a grouped one; names in state_dict stay.
+
+    Raises:
+        ContractError: one is of a kind that a grouped norm cannot stand in for.
+    """
+    for parent in list(module.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, _BatchNorm):
+                setattr(parent, name, GroupedBatchNorm(groupable(norm), groups))
+
+
+def groupable(norm: _BatchNorm) -> _BatchNorm:
+    """Refuse what a grouped norm cannot stand in for.
+
+    Raises:
+        ContractError: a subclass, cumulative statistics, or none.
+    """
+    plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
+    if not plain or norm.momentum is None or not norm.track_running_stats:
+        raise ContractError(
+            f"batch norm in groups needs plain BatchNorm1d and 2d with a momentum, not {norm}; "
+            "set bn_groups to 1, or train.backbone to a ResNet"
+        )
+    return norm

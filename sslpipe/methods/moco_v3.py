@@ -5,7 +5,6 @@ arXiv:2104.02057; facebookresearch/moco-v3, moco/builder.py.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
 from ..process import group_ranks
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive, shares
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import positive, shares
-from .parts.teachers import cosine, ema_update, frozen_copy
-from .simclr import monitors
+from .parts.teachers import cosine_between, ema_update, frozen_copy
+from .simclr import pair_monitors
 
 
 def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
@@ -36,8 +35,11 @@ def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
         return 2 * temperature * F.cross_entropy(q_BD @ k_XD.T / temperature, own_B)
 
 
-class MoCoV3(nn.Module):
+class MoCoV3(Method):
     """Needs 2 'global' views. `predictor_norm` and `freeze_patches` are for ViTs (section 4)."""
+
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -70,44 +72,45 @@ class MoCoV3(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The online one, as officially."""
+        """The online encoder is kept, as officially."""
         return self.online[0]
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views."""
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views."""
         views = batch.views["global"][:2]
         q1_BD, q2_BD = (self.predictor(self.online(view_BCHW)) for view_BCHW in views)
         with torch.no_grad():
             k1_BD, k2_BD = (self.target(view_BCHW) for view_BCHW in views)
         loss = moco_v3_loss(q1_BD, k2_BD, temperature=self.temperature)
         loss = loss + moco_v3_loss(q2_BD, k1_BD, temperature=self.temperature)
-        return Output(loss, monitors(q1_BD, q2_BD))
+        return Output(loss, pair_monitors(q1_BD, q2_BD))
 
     def after_step(self, progress: float) -> None:
-        """The target's EMA, with the momentum rising to 1 (--moco-m-cos).
+        """Move the target by its EMA, whose momentum rises to 1 (--moco-m-cos).
 
         Officially between the query and the key passes of the next step, with its progress: the
         same weights, but once per step also when gradients are accumulated.
         """
-        ema_update(self.target, self.online, cosine(self.momentum, 1.0, progress))
+        ema_update(self.target, self.online, cosine_between(self.momentum, 1.0, progress))
 
 
 def freeze_patch_projection(encoder: nn.Module) -> None:
-    """Section 4: a random patch projection, never trained, makes ViTs stable.
+    """Keep the patch projection random: never trained, it makes ViTs stable (section 4).
 
     Its initialisation is the official one (vits.py), which nothing will ever repair.
 
     Raises:
         ContractError: the encoder has no patch projection.
     """
-    embed: Any = getattr(getattr(encoder, "model", None), "patch_embed", None)
-    if not isinstance(getattr(embed, "proj", None), nn.Conv2d):
+    parts = dict(encoder.named_modules())
+    projection = parts.get("model.patch_embed.proj")  # of every ViT of timm
+    if not isinstance(projection, nn.Conv2d) or projection.bias is None:
         raise ContractError(
             f"moco_v3 freezes the patch projection, and {type(encoder).__name__} has none. Set "
             "method.moco_v3.freeze_patches to false, or train.backbone to a ViT"
         )
-    weight = embed.proj.weight
+    weight = projection.weight
     bound = math.sqrt(6 / (weight[0].numel() + len(weight)))
     nn.init.uniform_(weight, -bound, bound)
-    nn.init.zeros_(embed.proj.bias)
-    embed.requires_grad_(False)
+    nn.init.zeros_(projection.bias)
+    parts["model.patch_embed"].requires_grad_(False)

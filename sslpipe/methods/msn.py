@@ -13,28 +13,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder
-from .dino import teacher_monitors
-from .method import Output
-from .parts.axes import check_axes
+from ..encoders.patches import visible_first
+from ..encoders.protocols import PatchEncoder
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.collectives import gather
-from .parts.heads import at_least_fp32, feature_dim, trunc_normal
-from .parts.limits import not_negative, positive, shares
-from .parts.multicrop import hidden_batch_norm_mlp
-from .parts.patches import hidden_patches, patch_mask, visible_first, whole_patches
+from .parts.distillation import entropies
+from .parts.heads import at_least_fp32, feature_dim, hidden_batch_norm_mlp, trunc_normal
+from .parts.patches import hidden_patches, patch_mask, whole_patches
 from .parts.sinkhorn import sinkhorn_knopp
-from .parts.teachers import ema_update, frozen_copy, linear
+from .parts.teachers import ema_update, frozen_copy, linear_between
 
 
 def log_assignments(z: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
-    """Eq. 1 in logarithms: softmax of cosines to the prototypes, (..., K)."""
+    """Assign to prototypes by the softmax of cosines, eq. 1 in logarithms: (..., K)."""
     cosines = F.linear(F.normalize(z, dim=-1), F.normalize(at_least_fp32(prototypes_KD), dim=1))
     return F.log_softmax(cosines / temperature, dim=-1)
 
 
 @torch.no_grad()
 def msn_targets(log_p_BK: Tensor, *, sharpening: float) -> Tensor:
-    """Sharpened, p^(1/T) / sum, and THEN balanced by Sinkhorn over the global batch: (B, K)."""
+    """Sharpen, p^(1/T) / sum, and THEN balance by Sinkhorn over the global batch: (B, K)."""
     return sinkhorn_knopp(F.log_softmax(log_p_BK / sharpening, dim=1))
 
 
@@ -66,8 +66,8 @@ def msn_loss(
         return -(q_BK * log_p_ABK).sum(-1).mean() + me_max_weight * me_max(log_p_ABK)
 
 
-class Branch(nn.Module):
-    """A ViT with its head: the anchors' network, and the targets'."""
+class TokenBranch(nn.Module):
+    """A ViT with a head on its class token, as anchors and targets each have one."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -75,13 +75,16 @@ class Branch(nn.Module):
         self.head = head
 
     def forward(self, images_BCHW: Tensor, visible_BS: Tensor | None = None) -> Tensor:
-        """(B, D) of the class token; officially each size of crops has BN statistics of its own."""
+        """Embed (B, D); each size of crops has BN statistics of its own, as officially."""
         tokens_BSD = cast(PatchEncoder, self.encoder).tokens(images_BCHW, visible_BS)
         return cast(Tensor, self.head(tokens_BSD[:, 0]))
 
 
-class MSN(nn.Module):
+class MSN(Method):
     """Needs 1 'target' and 1 'anchor' view and masks 'drop' of the anchor; 'focal' is optional."""
+
+    collapse_signs = (one_prototype, teacher_tells_nothing)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class MSN(nn.Module):
         self.focal = "focal" in spec.views
         whole_patches("msn", encoder, spec, {"target", "anchor", "focal"} & set(spec.views))
         head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
-        self.student = Branch(encoder, head.apply(trunc_normal))  # init_model
+        self.student = TokenBranch(encoder, head.apply(trunc_normal))  # init_model
         self.teacher = frozen_copy(self.student)
         # DDP averages their gradient over ranks; officially it is SUMMED (msn_train.py:367)
         start_KD = (2 * torch.rand(prototypes, projector[-1]) - 1) * projector[-1] ** -0.5
@@ -118,7 +121,7 @@ class MSN(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The TEACHER's encoder: the authors evaluate the target network."""
+        """The TEACHER's encoder is kept: the authors evaluate the target network."""
         return self.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
@@ -136,16 +139,16 @@ class MSN(nn.Module):
         )  # fmt: skip
         with torch.no_grad():
             log_p_BK = log_assignments(targets_BD, self.prototypes_KD, self.temperature)
-        return Output(loss, teacher_monitors(log_p_BK[None]))
+        return Output(loss, entropies(log_p_BK[None].softmax(-1)))
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """The prototypes: init_opt gives them a group without decay."""
+        """Spare the prototypes: init_opt gives them a group without decay."""
         yield self.prototypes_KD
 
     def clipped_together(self) -> Iterable[Iterable[nn.Parameter]]:
-        """The encoder with its head; the gradient of the prototypes is not clipped."""
+        """Clip the encoder with its head; the gradient of the prototypes is not clipped."""
         yield self.student.parameters()
 
     def after_step(self, progress: float) -> None:
-        """The teacher's EMA. The official schedule is stretched: it ends at 4/5 of the way to 1."""
-        ema_update(self.teacher, self.student, linear(self.momentum, 1.0, progress / 1.25))
+        """Move the teacher. The official schedule is stretched: it ends at 4/5 of the way to 1."""
+        ema_update(self.teacher, self.student, linear_between(self.momentum, 1.0, progress / 1.25))

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
-from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
-from .parts.limits import positive
-from .parts.multicrop import hidden_batch_norm_mlp
+from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim, hidden_batch_norm_mlp
 from .parts.queues import Queue, random_rows
 
 
@@ -36,13 +35,17 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
 
 @torch.no_grad()
 def nearest_neighbours(z_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Eq. 2: the index (B,) of the most similar row of the queue; both of unit length."""
+    """Find the most similar row of the queue, eq. 2: its index (B,); both of unit length."""
     with torch.autocast(z_BD.device.type, enabled=False):  # bf16 cannot tell near ones apart
         return (z_BD @ queue_QD.T.to(z_BD.dtype)).argmax(1)
 
 
-class NNCLR(nn.Module):
+class NNCLR(Method):
     """Needs 2 'global' views; uses the first two."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class NNCLR(nn.Module):
         self.queue = Queue(rows_QD, batch=spec.global_size, setting="method.nnclr.queue")
 
     def forward(self, batch: Batch) -> Output:
-        """Half of each direction; then the queue takes the first view, as in the pseudo-code."""
+        """Average both directions; then the queue takes the first view, as in the pseudo-code."""
         views_VBCHW = batch.views["global"][:2]
         z_XD = self.projector(self.encoder(views_VBCHW.flatten(0, 1)))
         p1_BD, p2_BD = self.predictor(z_XD).chunk(2)
@@ -83,6 +86,3 @@ class NNCLR(nn.Module):
         # the share of images whose two views have the same neighbour: it grows as classes form
         agree = (near1_B == near2_B).float().mean()
         return Output(loss, {"neighbours_agree": agree, "embedding_std": z1_BD.std(0).mean()})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -11,13 +11,13 @@ from torch import nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from .method import Output
+from .method import Method, Output
+from .parts.checks import positive
 from .parts.heads import at_least_fp32
-from .parts.limits import positive
-from .parts.siamese import Siamese, joined, question
+from .parts.several_views import Siamese, joined, question
 
 
-class RelativePatch(nn.Module):
+class RelativePatch(Method):
     """Needs targets 'relative_patch' and two views: the patches.
 
     Places are numbered row by row around the first patch, so the one opposite to k is K - 1 - k.
@@ -43,7 +43,7 @@ class RelativePatch(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder of one patch; it takes whole images as well."""
+        """The encoder of one patch is kept; it takes whole images as well."""
         return self.siamese.encoder
 
     def forward(self, batch: Batch) -> Output:
@@ -55,6 +55,3 @@ class RelativePatch(nn.Module):
         places = torch.cat([place_B, self.classes - 1 - place_B])
         accuracy = (logits.argmax(1) == places).float().mean()
         return Output(F.cross_entropy(logits, places), {"accuracy": accuracy})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
+from .method import Method, Output
 from .parts.heads import at_least_fp32, feature_dim
 
 
-class Rotation(nn.Module):
+class Rotation(Method):
     """Needs targets 'rotation': class ids of every view of the group they are declared for."""
+
+    encoder: nn.Module
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -29,12 +31,12 @@ class Rotation(nn.Module):
         self.head = nn.Linear(feature_dim(encoder, "rotation"), classes)
 
     def forward(self, batch: Batch) -> Output:
-        """All turns in one forward: they must share BN's statistics (recipes that split cheat)."""
+        """Guess all turns in one forward: they must share BN's statistics.
+
+        Batch norm would give a turn away that has statistics of its own.
+        """
         views_VBCHW = batch.views[self.view]
         turns = batch.targets["rotation"].flatten()
         logits = at_least_fp32(self.head(self.encoder(views_VBCHW.flatten(0, 1))))
         accuracy = (logits.argmax(1) == turns).float().mean()
         return Output(F.cross_entropy(logits, turns), {"accuracy": accuracy})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

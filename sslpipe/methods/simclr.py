@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, positive
+from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
-from .parts.limits import positive
 
 
 def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
@@ -39,13 +39,13 @@ def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
 
 
 def normalised(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-    """Both views' embeddings on the unit sphere, (2B, D) in at least fp32."""
+    """Put both views' embeddings on the unit sphere, (2B, D) in at least fp32."""
     return F.normalize(at_least_fp32(torch.cat([z1_BD, z2_BD])), dim=1)
 
 
 @torch.no_grad()
-def monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
-    """Contrastive top-1 among this rank's samples, and SimSiam's collapse monitor.
+def pair_monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
+    """Tell the top-1 accuracy among this rank's samples, and SimSiam's collapse monitor.
 
     `embedding_std` is the std of each channel of the normalised embeddings, averaged: about
     1 / sqrt(D) when healthy, 0 at collapse.
@@ -59,8 +59,12 @@ def monitors(z1_BD: Tensor, z2_BD: Tensor) -> dict[str, Tensor]:
     }
 
 
-class SimCLR(nn.Module):
+class SimCLR(Method):
     """Needs 2 'global' views; uses the first two."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike,)
+    collapse_causes = CONTRASTIVE_CAUSES
 
     def __init__(
         self,
@@ -79,12 +83,9 @@ class SimCLR(nn.Module):
         self.projector = batch_norm_mlp((feature_dim(encoder, "simclr"), *projector))
 
     def forward(self, batch: Batch) -> Output:
-        """One forward of both views stacked, so that BN sees them together, as officially."""
+        """Encode both views stacked, so that BN sees them together, as officially."""
         views_VBCHW = batch.views["global"][:2]
         z_XD = self.projector(self.encoder(views_VBCHW.flatten(0, 1)))
         z1_BD, z2_BD = z_XD.chunk(2)
         loss = nt_xent(z1_BD, z2_BD, temperature=self.temperature)
-        return Output(loss, monitors(z1_BD, z2_BD))
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
+        return Output(loss, pair_monitors(z1_BD, z2_BD))

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.patches import PatchEncoder, on_grid
-from .method import Output
-from .parts.axes import check_axes
+from ..encoders.libraries import undecayed_by_name
+from ..encoders.patches import on_grid
+from ..encoders.protocols import PatchEncoder
+from .method import Method, Output
+from .parts.checks import check_axes
+from .parts.collapse import MASKED_CAUSES, predictions_alike
 from .parts.heads import at_least_fp32, feature_dim
-from .parts.patches import hidden_patches, patch_mask, undecayed_by_name
+from .parts.patches import hidden_patches, patch_mask
 
 
 def simmim_loss(
@@ -35,8 +38,12 @@ def simmim_loss(
     return loss
 
 
-class SimMIM(nn.Module):
+class SimMIM(Method):
     """Needs 1 'global' view and masks 'units'; uses the first of each."""
+
+    encoder: nn.Module
+    collapse_signs = (predictions_alike,)
+    collapse_causes = MASKED_CAUSES
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -66,8 +73,5 @@ class SimMIM(nn.Module):
         )
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """Class token and positions of the encoder (optimizer.py)."""
+        """Spare the class token and positions of the encoder (optimizer.py)."""
         return undecayed_by_name(self.encoder)
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

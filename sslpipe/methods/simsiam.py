@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Numbers, Output, Sign
+from .parts.checks import check_axes, positive
+from .parts.collapse import PREDICTOR_CAUSES, embeddings_alike, views_agree
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import positive
-from .simclr import monitors
+from .simclr import pair_monitors
+
+# 1 = along a line; collapsed 1.05 to 1.25, whole 2.1 and more. It is no sign for BYOL, whose
+# predictions begin at 1.1
+DIRECTIONS = 1.3
 
 
 def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
@@ -28,7 +32,7 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def participation_ratio(z_BD: Tensor) -> Tensor:
-    """In how many directions embeddings vary: (sum of variances)^2 / sum of their squares.
+    """Tell in how many directions embeddings vary: (sum of variances)^2 / sum of their squares.
 
     1: along a line, which batch norm without scale at the end of a head hides from the std. Of the
     (B, B) Gram matrix, whose eigenvalues are those variances: no decomposition.
@@ -41,8 +45,23 @@ def participation_ratio(z_BD: Tensor) -> Tensor:
         return gram_BB.trace().square() / gram_BB.square().sum().clamp_min(tiny)
 
 
-class SimSiam(nn.Module):
+def along_a_line(row: Numbers, _: Numbers) -> Sign | None:
+    """Compare the directions in which embeddings vary with those of a line, 1."""
+    if "embedding_rank" not in row:
+        return None
+    said = (
+        f"collapse: the embeddings vary along one direction only (embedding_rank = "
+        f"{row['embedding_rank']:.2f}, below {DIRECTIONS})"
+    )
+    return Sign("embedding_rank", row["embedding_rank"] < DIRECTIONS, said)
+
+
+class SimSiam(Method):
     """Needs 2 'global' views; the loss is at least -1, which a collapse reaches too."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike, views_agree, along_a_line)
+    collapse_causes = PREDICTOR_CAUSES
 
     def __init__(
         self,
@@ -63,18 +82,15 @@ class SimSiam(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view: batch norm has the statistics of one view at a time."""
+        """Encode view by view, as officially: batch norm has the statistics of one view."""
         views = batch.views["global"][:2]
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         p1_BD, p2_BD = self.predictor(z1_BD), self.predictor(z2_BD)
         loss = (negative_cosine(p1_BD, z2_BD) + negative_cosine(p2_BD, z1_BD)) / 2
         # the mean cosine of prediction and target: near 1 is too good to be true
         signs = {"agreement": -loss.detach(), "embedding_rank": participation_ratio(z1_BD)}
-        return Output(loss, monitors(z1_BD, z2_BD) | signs)
+        return Output(loss, pair_monitors(z1_BD, z2_BD) | signs)
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
         """The predictor keeps its learning rate, to follow the representation (section 4.2)."""
         return self.predictor.parameters()
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..process import group_ranks
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Output
+from .parts.checks import check_axes, not_negative, positive, shares
+from .parts.collapse import PROTOTYPE_CAUSES, one_prototype
 from .parts.heads import at_least_fp32
-from .parts.limits import not_negative, positive, shares
-from .parts.multicrop import CropEmbedder
 from .parts.queues import Queue
+from .parts.several_views import CropEmbedder
 from .parts.sinkhorn import sinkhorn_knopp
 
 ASSIGN = 2  # crops_for_assign of the official code: the first two
@@ -39,8 +39,11 @@ def swav_loss(scores_VBK: Tensor, codes_ABK: Tensor, *, temperature: float) -> T
         return torch.stack(terms).mean()
 
 
-class SwAV(nn.Module):
+class SwAV(Method):
     """Needs 2 'global' views; 'local' ones are optional. Fractions are of the whole run."""
+
+    collapse_signs = (one_prototype,)
+    collapse_causes = PROTOTYPE_CAUSES
 
     def __init__(
         self,
@@ -76,11 +79,11 @@ class SwAV(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The one that is trained."""
+        """The encoder that is trained is kept; there is no teacher."""
         return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
-        """All crops against the prototypes, then the codes of the global ones."""
+        """Score all crops against the prototypes, then guess the codes of the global ones."""
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         # the codes are made of these scores: bf16 steps of 2^-8, divided by 0.05, are 8 % of a code
         with torch.autocast(z_VBD.device.type, enabled=False):
@@ -92,7 +95,7 @@ class SwAV(nn.Module):
         return Output(loss, code_monitors(codes_ABK))
 
     def current_prototypes(self) -> Tensor:
-        """The prototypes; while they are frozen, with a gradient of zero.
+        """Give the prototypes; while they are frozen, with a gradient of zero.
 
         Not without one, as officially: DDP waits for the gradient of every parameter. What momentum
         and weight decay then still do is along the prototype, which the normalisation undoes.
@@ -103,7 +106,7 @@ class SwAV(nn.Module):
 
     @torch.no_grad()
     def codes(self, scores_ABK: Tensor) -> Tensor:
-        """Eq. 3 to 5: codes balanced over batch and queue, each assignment crop for itself."""
+        """Balance codes over batch and queue, eq. 3 to 5, each assignment crop for itself."""
         size = scores_ABK.shape[1]
         together_AXK = torch.cat([self.queued_scores(), scores_ABK.detach()], dim=1)
         codes = [
@@ -113,7 +116,7 @@ class SwAV(nn.Module):
         return torch.stack(codes)
 
     def queued_scores(self) -> Tensor:
-        """This rank's part of the queue against today's prototypes, (A, X, K); X = 0 until full.
+        """Score this rank's part of the queue by today's prototypes, (A, X, K); X = 0 until full.
 
         The ranks' parts together are the queue, as the batch is that of all ranks.
         """
@@ -126,7 +129,9 @@ class SwAV(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Back to the sphere: officially at the start of the next iteration (main_swav.py:277-281).
+        """Put the prototypes back on the sphere; officially at the start of the next iteration.
+
+        main_swav.py:277-281.
 
         Here, because a forward pass must not write what a backward may still need.
         """
@@ -134,16 +139,16 @@ class SwAV(nn.Module):
         self.progress = progress
 
     def get_extra_state(self) -> float:
-        """What decides about queue and freezing, so that a resume is exact."""
+        """Save the progress, which decides about queue and freezing, so that a resume is exact."""
         return self.progress
 
     def set_extra_state(self, state: float) -> None:
-        """Take it back."""
+        """Restore what `get_extra_state` saved."""
         self.progress = state
 
 
 def code_monitors(codes_ABK: Tensor) -> dict[str, Tensor]:
-    """Entropy (nats) of a code and of the mean code; both near ln K: all prototypes are alike."""
+    """Tell the entropies (nats) of a code and of the mean code; both near ln K: all are alike."""
     return {
         "code_entropy": torch.special.entr(codes_ABK).sum(-1).mean(),
         "mean_entropy": torch.special.entr(codes_ABK.mean((0, 1))).sum(),

@@ -12,23 +12,25 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from .barlow_twins import off_diagonal
-from .method import Output
-from .parts.axes import check_axes
+from .method import Method, Numbers, Output, Sign
+from .parts.checks import check_axes, not_negative, positive
+from .parts.collapse import COVARIANCE_CAUSES, embeddings_alike
 from .parts.collectives import gather
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
-from .parts.limits import not_negative, positive
-from .simclr import monitors
+from .simclr import pair_monitors
+
+SHORT = 0.9  # of 1, by which standard deviations fall short when they collapse
 
 
 class Terms(NamedTuple):
-    """The three terms, unweighted."""
+    """The three terms of the loss, before they are weighted."""
 
     invariance: Tensor
     variance: Tensor
     covariance: Tensor
 
     def weighted(self, invariance: float, variance: float, covariance: float) -> Tensor:
-        """Their sum with these weights."""
+        """Add the terms with these weights."""
         return (
             invariance * self.invariance + variance * self.variance + covariance * self.covariance
         )
@@ -42,12 +44,12 @@ def vicreg_loss(
     variance: float = 25.0,
     covariance: float = 1.0,
 ) -> Tensor:
-    """Eq. 6 with the scales of the official code: see `vicreg_terms`."""
+    """Weigh and add the terms, eq. 6, with the scales of the official code: see `vicreg_terms`."""
     return vicreg_terms(x_BD, y_BD).weighted(invariance, variance, covariance)
 
 
 def vicreg_terms(x_BD: Tensor, y_BD: Tensor) -> Terms:
-    """Eq. 5, 1 and 4; variance and covariance over the joined batch of all ranks.
+    """Compute eq. 5, 1 and 4; variance and covariance over the joined batch of all ranks.
 
     As coded: the squared distance is averaged over D, the variance terms of the two views are
     halved, the covariance terms are not. The paper sums over D and halves nothing.
@@ -65,20 +67,39 @@ def vicreg_terms(x_BD: Tensor, y_BD: Tensor) -> Terms:
 
 
 def variance_term(z_XD: Tensor) -> Tensor:
-    """Eq. 1 and 2: how far standard deviations fall short of 1, mean over features."""
+    """Average over features how far standard deviations fall short of 1: eq. 1 and 2."""
     # without the 1e-4 the gradient at a constant feature is NaN
     return F.relu(1 - (z_XD.var(0) + 1e-4).sqrt()).mean()
 
 
 def covariance_term(z_XD: Tensor) -> Tensor:
-    """Eq. 3 and 4: squared covariances of different features, summed, over D."""
+    """Sum the squared covariances of different features, over D: eq. 3 and 4."""
     z_XD = z_XD - z_XD.mean(0)
     covariance_DD = z_XD.T @ z_XD / (len(z_XD) - 1)
     return off_diagonal(covariance_DD).square().sum() / z_XD.shape[1]
 
 
-class VICReg(nn.Module):
-    """Needs 2 'global' views."""
+def variance_lost(row: Numbers, _: Numbers) -> Sign | None:
+    """Compare the variance term with 1, its value at collapse.
+
+    `embedding_std` cannot see embeddings that shrink in proportion: it normalises them.
+    """
+    if "variance" not in row:
+        return None
+    term = row["variance"]
+    said = (
+        f"collapse: the embeddings shrink to a point (variance term = {term:.2f}, above "
+        f"{SHORT}: standard deviations of about {1 - term:.2f} instead of 1)"
+    )
+    return Sign("variance", term > SHORT, said)
+
+
+class VICReg(Method):
+    """Needs 2 'global' views; uses the first two."""
+
+    encoder: nn.Module
+    collapse_signs = (embeddings_alike, variance_lost)
+    collapse_causes = COVARIANCE_CAUSES
 
     def __init__(
         self,
@@ -100,12 +121,9 @@ class VICReg(nn.Module):
         self.projector = hidden_norm_mlp(sizes, hidden_bias=True)
 
     def forward(self, batch: Batch) -> Output:
-        """Officially view by view, so that batch norm never mixes the two kinds of views."""
+        """Encode view by view, as officially, so that batch norm never mixes kinds of views."""
         views = batch.views["global"][:2]
         z1_BD, z2_BD = (self.projector(self.encoder(view_BCHW)) for view_BCHW in views)
         terms = vicreg_terms(z1_BD, z2_BD)
         metrics = {name: term.detach() for name, term in terms._asdict().items()}
-        return Output(terms.weighted(*self.weights), metrics | monitors(z1_BD, z2_BD))
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
+        return Output(terms.weighted(*self.weights), metrics | pair_monitors(z1_BD, z2_BD))

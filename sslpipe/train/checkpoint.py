@@ -38,11 +38,11 @@ class Checkpoint:
     format: int = FORMAT
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: after a crash, `path` holds the old checkpoint or the new one.
 
     Raises:
-        StateError: a state holds more than tensors and plain data, so `load` would refuse it.
+        StateError: a state holds more than tensors and plain data, which `read_checkpoint` refuses.
     """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     part = path.with_name(path.name + ".part")
@@ -59,7 +59,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     part.replace(path)
 
 
-def load(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
@@ -130,7 +130,7 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
         StateError: the checkpoint is missing or damaged, or the encoder is not the recipe's.
     """
     path = Path(path)
-    checkpoint = load(path)
+    checkpoint = read_checkpoint(path)
     recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
     assert recipe.train is not None
     encoder = build_encoder(recipe.train.backbone, image_size=checkpoint.image_size)
@@ -145,19 +145,19 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """A recipe as YAML that parses back to the same fingerprint, without comments."""
-    return yaml.safe_dump(plain(recipe), sort_keys=False)
+    """Write a recipe as YAML, without comments, that parses back to the same fingerprint."""
+    return yaml.safe_dump(yaml_data(recipe), sort_keys=False)
 
 
-def plain(value: Any) -> Any:
-    """Sections, entries and containers as the data that YAML would have given."""
+def yaml_data(value: Any) -> Any:
+    """Turn sections, entries and containers back into the data that YAML gave."""
     if isinstance(value, Entry):
-        return {value.name: plain(value.settings)}
+        return {value.name: yaml_data(value.settings)}
     if isinstance(value, Section):
         names = [name for name in type(value).model_fields if name != "path"]
-        return {n: plain(getattr(value, n)) for n in names if getattr(value, n) is not None}
+        return {n: yaml_data(getattr(value, n)) for n in names if getattr(value, n) is not None}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: yaml_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [yaml_data(item) for item in value]
     return value

@@ -14,7 +14,7 @@ Row = Mapping[str, float | int]  # holds `step`
 
 
 class Sink(Protocol):
-    """Whatever takes rows."""
+    """What takes the rows of a run: a file, TensorBoard, the screen."""
 
     def row(self, row: Row) -> None:
         """Take one row."""
@@ -46,7 +46,7 @@ class JsonLines:
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of a file up to and with `step`; a line that is not JSON ends it."""
+    """Read the rows of a file up to and with `step`; a line that is not JSON ends it."""
     rows: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -88,7 +88,7 @@ class TensorBoard:
 
 
 class Meter:
-    """Throughput between two readings."""
+    """Measures the throughput between two readings."""
 
     def __init__(self, pipeline: Pipeline, *, step: int, images_per_step: int) -> None:
         self._pipeline = pipeline
@@ -96,7 +96,7 @@ class Meter:
         self._mark = (step, time.perf_counter(), pipeline.wait_seconds)
 
     def read(self, step: int) -> dict[str, float]:
-        """`images_per_s` over all ranks; `data_wait`, the share of this rank's time, in [0, 1]."""
+        """Tell `images_per_s` of all ranks, and `data_wait`, a share of this rank's time."""
         now = (step, time.perf_counter(), self._pipeline.wait_seconds)
         steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
         self._mark = now

@@ -17,19 +17,19 @@ import torch.distributed as dist
 from torch import nn
 
 from ..batch import Batch
-from ..errors import StateError
+from ..errors import RecipeError, StateError
 from ..methods import Method, Output
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, load
+from ..recipe import Recipe
 from ..recipe.schema import Train
-from .guard import Guard
+from ..stream.open import Shards
 from .log import Row
 from .optimizers import clip_per_parameter, set_rates
-from .randomness import keyed
-from .record import Every, Record
-from .report import Reporter, Silent
-from .run import Run, prepare, restore
+from .record import Every, Guard, RunRecord
+from .report import Bar, Reporter, Silent
+from .run import TrainRun, initial_method, prepare, restore_run
 from .schedules import ended_epoch
-from .signals import stop_requests
+from .world import keyed, rank_device, start_world, stop_requests
 
 EVERY = Every()
 SILENT = Silent()
@@ -37,7 +37,7 @@ SILENT = Silent()
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Steps done out of `total`, the last logged row, the last checkpoint, what was alarming."""
+    """What a run came to: steps done out of `total`, its last row, its checkpoint, its alarms."""
 
     steps: int
     total: int
@@ -70,14 +70,14 @@ def train(
     last = out / "last.pt"
     check_folder(last, resume=resume)
     run = prepare(pipeline, method, settings)
-    step = restore(run, last) if resume else 0
+    step = restore_run(run, last) if resume else 0
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
     row: Row = {}
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
-        record = Record(run, out, step, every, show, stack)
+        record = RunRecord(run, out, step, every, show, stack)
         batches = stack.enter_context(closing(endless(pipeline)))
         show.start(step, end)
         done = step >= end
@@ -95,8 +95,49 @@ def train(
     return TrainResult(step, total, row, last, tuple(record.alarms))
 
 
+def train_recipe(
+    recipe: Recipe,
+    *,
+    shards: Shards,
+    out: Path,
+    resume: bool,
+    max_steps: int | None,
+    device: str | None,
+) -> TrainResult:
+    """Make a run in the folder `out` of a recipe and shards, as `sslpipe train` does.
+
+    This process is one rank of torchrun's, if that started it.
+
+    Raises:
+        RecipeError: the recipe has no method or train section, or one that does not suit.
+        StateError: `out` holds another run.
+    """
+    if recipe.train is None:
+        raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with (
+        start_world(kind) as world,
+        load(
+            recipe,
+            shards=shards,
+            device=rank_device(world, kind),
+            quarantine=out / "quarantine.jsonl",
+        ) as pipeline,
+    ):
+        method = initial_method(recipe, pipeline.spec)
+        return train(
+            pipeline,
+            method,
+            recipe.train,
+            out=out,
+            resume=resume,
+            progress=Bar(),
+            max_steps=max_steps,
+        )
+
+
 def check_folder(last: Path, *, resume: bool) -> None:
-    """A new run must not overwrite an old one.
+    """Make sure that a new run does not overwrite an old one.
 
     Raises:
         StateError: there is a checkpoint already.
@@ -108,15 +149,15 @@ def check_folder(last: Path, *, resume: bool) -> None:
 
 
 def endless(pipeline: Pipeline) -> Generator[Batch]:
-    """The batches of this epoch, the next, and so on; takes none before it is asked for."""
+    """Yield the batches of this epoch, the next, and so on; take none before it is asked for."""
     while True:
         yield from pipeline
 
 
 def optimizer_step(
-    run: Run, batches: Iterator[Batch], step: int, guard: Guard
+    run: TrainRun, batches: Iterator[Batch], step: int, guard: Guard
 ) -> tuple[list[Output], Batch]:
-    """One optimizer step after `step` done ones; never waits for the device (fp16 does, once).
+    """Take one optimizer step after `step` done ones, without waiting (fp16 does, once).
 
     Returns the outputs of its batches and the last batch.
     """
@@ -141,7 +182,7 @@ def optimizer_step(
     return outputs, batch
 
 
-def clip(run: Run) -> None:
+def clip(run: TrainRun) -> None:
     """Limit the gradients as the recipe says."""
     norm = run.settings.clip_norm
     if norm is None:
@@ -154,8 +195,8 @@ def clip(run: Run) -> None:
         clip_gradients(parameters, norm)
 
 
-def stop_agreed(run: Run, asked: bool, step: int, log_every: int) -> bool:
-    """Whether any rank was asked to stop, so that all stop at the same step.
+def stop_agreed(run: TrainRun, asked: bool, step: int, log_every: int) -> bool:
+    """Tell whether any rank was asked to stop, so that all stop at the same step.
 
     Ranks confer at logged steps only, where they wait for each other anyway.
     """
@@ -168,8 +209,8 @@ def stop_agreed(run: Run, asked: bool, step: int, log_every: int) -> bool:
     return bool(votes)
 
 
-def farewell(run: Run, step: int, out: Path) -> str:
-    """What to say at the end."""
+def farewell(run: TrainRun, step: int, out: Path) -> str:
+    """Say how the run ended and how to go on."""
     if step == run.plan.total:
         return f"finished {step} steps; checkpoint: {out / 'last.pt'}"
     return (

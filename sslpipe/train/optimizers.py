@@ -14,29 +14,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..encoders.patches import library
+from ..encoders.libraries import layers_of, library
 from ..errors import RecipeError
+from ..methods import Method
 from ..recipe.names import Entry, call, choose
 
 Named = Sequence[tuple[str, nn.Parameter]]
 Groups = list[dict[str, Any]]
 Decay = Literal["weights", "all"]
 Rates = Mapping[str, Any]  # what a group carries beside its parameters
+FIXED_LR: Rates = MappingProxyType({"fixed_lr": True})
 EXEMPT: Rates = MappingProxyType({"decay_scale": 0.0, "weight_decay": 0.0})
-APART: Mapping[str, Rates] = MappingProxyType(  # optional members of methods (methods/method.py)
-    {
-        "fixed_lr_parameters": MappingProxyType({"fixed_lr": True}),
-        "undecayed_parameters": EXEMPT,
-    }
-)
 
 
 def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.optim.Optimizer:
     """Build the optimizer of a recipe over the trainable parameters of `method`.
 
-    `scale` turns its lr into that of the whole batch. What `method.fixed_lr_parameters()` yields,
-    if it has that member, keeps the peak learning rate; what `undecayed_parameters()` yields is
-    not decayed.
+    `scale` turns its lr into that of the whole batch. Of a Method, `fixed_lr_parameters()` keep the
+    peak learning rate and `undecayed_parameters()` are not decayed; any other module has neither.
 
     Raises:
         RecipeError: unknown optimizer or setting.
@@ -44,8 +39,9 @@ def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.o
     """
     known = {"sgd": sgd, "adamw": adamw, "lars": lars}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
-    for member, rates in APART.items():
-        set_apart(optimizer, getattr(method, member, tuple)(), rates)
+    if isinstance(method, Method):
+        set_apart(optimizer, method.fixed_lr_parameters(), FIXED_LR)
+        set_apart(optimizer, method.undecayed_parameters(), EXEMPT)
     return optimizer
 
 
@@ -62,7 +58,7 @@ def set_apart(
 
 
 def trained(method: nn.Module) -> Named:
-    """The parameters that take gradients, with their names."""
+    """List the parameters that take gradients, with their names."""
     return [(name, p) for name, p in method.named_parameters() if p.requires_grad]
 
 
@@ -76,7 +72,7 @@ def sgd(
     weight_decay: float = 1e-4,
     decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """SGD with momentum; `decay: all` also decays biases and norms, as MoCo and SimSiam do."""
+    """Make SGD with momentum; `decay: all` also decays biases and norms (MoCo, SimSiam)."""
     return torch.optim.SGD(
         split(trained(method), decay),
         lr=lr * scale,
@@ -98,7 +94,7 @@ def adamw(
     patch_embed_lr: float = 1.0,
     decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019); `decay: all` also decays biases and norms (MoCo v3).
+    """Make AdamW (Loshchilov and Hutter 2019); `decay: all` also decays biases and norms (MoCo v3).
 
     A layer of a timm encoder has `layer_decay` times the rate of the layer above it, and the patch
     embedding `patch_embed_lr` times its layer's (DINOv2, ssl_meta_arch.py: .9 and .2).
@@ -119,7 +115,9 @@ def adamw(
 
 
 def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
-    """Parameter name -> factor of its rate, for the timm models within `method`; others have 1.
+    """Map names of parameters of timm models within `method` to factors of their rates.
+
+    Parameters that are not named have the factor 1.
 
     Raises:
         ValueError: there is no such model to decay.
@@ -127,18 +125,13 @@ def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -
     if layer_decay == patch_embed_lr == 1:
         return {}
     scales = {}
-    for prefix, model in method.named_modules():
-        # timm's own grouping, so that decoders and heads, whose blocks look alike, are left alone
-        if hasattr(model, "group_matcher"):
-            layers = library("timm.models").group_parameters(
-                model, model.group_matcher(), reverse=True
-            )
-            # heads stand above the last block; timm counts the final norm to that block, where
-            # the official codes have it above too
-            top = max(layers.values()) + 1
-            for name, layer in layers.items():
-                first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
-                scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
+    for prefix, layers in layers_of(method):
+        # heads stand above the last block; timm counts the final norm to that block, where
+        # the official codes have it above too
+        top = max(layers.values()) + 1
+        for name, layer in layers.items():
+            first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
+            scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
     if not scales:
         raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
     return scales
@@ -155,7 +148,7 @@ def lars(
     bias_lr: float | None = None,
     decay: Decay = "weights",
 ) -> torch.optim.Optimizer:
-    """LARS (You et al. 2017) of timm; 1-D parameters get neither weight decay nor adaptation.
+    """Make timm's LARS (You et al. 2017); 1-D parameters get neither weight decay nor adaptation.
 
     `bias_lr` is the learning rate of those parameters where it is its own (Barlow Twins).
     `decay: all` decays and adapts them too: with it this is apex's LARC(clip=False) of SwAV.
@@ -183,7 +176,7 @@ def lars(
 def split(
     named: Named, decay: Decay, lr_scale: float = 1.0, exempt_lr_scale: float = 1.0
 ) -> Groups:
-    """Groups of decayed weights and of exempt biases, norms and scalars; empty ones are left out.
+    """Split weights, which decay, from biases, norms and scalars, which do not; no group is empty.
 
     Exempt is what is at most 1-D or called `bias`, so DINO's pos_embed and cls_token are decayed;
     with `decay: all` nothing is.
@@ -200,12 +193,12 @@ def split(
 
 
 def is_exempt(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter gets no weight decay."""
+    """Tell whether a parameter gets no weight decay."""
     return parameter.ndim <= 1 or name.endswith("bias")
 
 
 def group(named: Named, *, lr_scale: float = 1.0, decay_scale: float = 1.0) -> dict[str, Any]:
-    """One parameter group."""
+    """Make one parameter group."""
     parameters = [p for _, p in named]
     return {"params": parameters, "lr_scale": lr_scale, "decay_scale": decay_scale}
 
@@ -218,23 +211,23 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
         g["weight_decay"] = weight_decay * g.get("decay_scale", 1.0)
 
 
-def clipped(
-    clip: Literal["global", "per_module", "per_parameter"], method: nn.Module, where: str
+def parameters_to_clip(
+    clip: Literal["global", "per_module", "per_parameter"], method: Method, where: str
 ) -> list[list[nn.Parameter]]:
-    """The parameters whose gradients are clipped together: all, or those of each module.
+    """List the parameters whose gradients are clipped together: all, or those of each module.
 
     Raises:
         RecipeError: the method does not say which modules.
     """
     if clip != "per_module":
         return [[p for _, p in trained(method)]]
-    modules = getattr(method, "clipped_together", None)
-    if modules is None:
+    modules = [[p for p in module if p.requires_grad] for module in method.clipped_together()]
+    if not modules:
         raise RecipeError(
             f"{where}: train.clip = 'per_module' needs a method with clipped_together(), such as "
             f"dinov2; {type(method).__name__} has none. Set global or per_parameter"
         )
-    return [[p for p in module if p.requires_grad] for module in modules()]
+    return modules
 
 
 def clip_per_parameter(parameters: Sequence[nn.Parameter], norm: float) -> None:

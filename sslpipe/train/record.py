@@ -1,4 +1,7 @@
-"""What a run writes down: rows and checkpoints. All ranks take part, the first one writes."""
+"""What a run writes down: rows and checkpoints. All ranks take part, the first one writes.
+
+Both are guarded: a loss that is not finite is noticed before anything is written.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -12,13 +15,13 @@ from torch import Tensor
 
 from ..batch import Batch, whole_group
 from ..encoders.monitors import monitor
+from ..errors import SslpipeError
 from ..methods import Output
 from .alarm import Alarm
 from .checkpoint import recipe_text
-from .guard import Guard
 from .log import JsonLines, Meter, Row, Sink, TensorBoard, rows_until
 from .report import Reporter
-from .run import Run, save
+from .run import TrainRun, save_run
 from .schedules import ended_epoch
 
 METRICS = "metrics.jsonl"
@@ -35,11 +38,52 @@ class Every:
     keep: int | None = None  # epoch-XXXX.pt beside last.pt
 
 
-class Record:
-    """Rows and checkpoints of one run from `step` on."""
+NEVER = 2**62
+
+
+class Guard:
+    """Remember on the device the first step whose loss was not finite.
+
+    Reading the loss at every step would make the host wait for the device at every step. So the
+    step number is kept there, in three tiny kernels, and read when metrics are read anyway and
+    before a checkpoint is written: no checkpoint ever holds weights of after that step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._first = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self._keys: dict[int, list[str]] = {}
+
+    def watch(self, step: int, loss: Tensor, keys: tuple[str, ...]) -> None:
+        """Note one batch of a step; never waits."""
+        self._keys.setdefault(step, []).extend(keys)
+        worst = self._first.clamp(max=step)
+        self._first = torch.where(loss.detach().isfinite(), self._first, worst)
+
+    def check(self, world_size: int) -> None:
+        """Wait for the device, and for all ranks: they stop together.
+
+        Raises:
+            SslpipeError: a loss was not finite.
+        """
+        if world_size > 1:
+            dist.all_reduce(self._first, op=dist.ReduceOp.MIN)
+        first = int(self._first)
+        if first != NEVER:
+            keys = self._keys.get(first, [])
+            raise SslpipeError(
+                f"step {first}: the loss is not finite; this rank's batch: {', '.join(keys[:8])}"
+                f"{f' and {len(keys) - 8} more' if len(keys) > 8 else ''}. Lower the learning "
+                "rate, lengthen the warm-up, set train.clip_norm, or train in bf16 or fp32; "
+                "the last checkpoint is from before this step"
+            )
+        self._keys.clear()
+
+
+class RunRecord:
+    """Writes rows and checkpoints of one run from `step` on."""
 
     def __init__(
-        self, run: Run, out: Path, step: int, every: Every, show: Reporter, stack: ExitStack
+        self, run: TrainRun, out: Path, step: int, every: Every, show: Reporter, stack: ExitStack
     ) -> None:
         settings, spec = run.settings, run.pipeline.spec
         self._run, self._out, self._every = run, out, every
@@ -54,11 +98,11 @@ class Record:
         self.guard = Guard(run.device)
 
     def due(self, step: int) -> bool:
-        """Whether a row of this step is to be written."""
+        """Tell whether a row of this step is to be written."""
         return step % self._every.log == 0 or self._monitored(step)
 
     def _monitored(self, step: int) -> bool:
-        """Whether the row of this step has monitors."""
+        """Tell whether the row of this step has monitors."""
         length, accumulate = len(self._run.pipeline), self._run.settings.accumulate
         ends = ended_epoch(step, accumulate=accumulate, length=length) is not None
         long = length > self._every.log * accumulate
@@ -75,7 +119,7 @@ class Record:
         row = {
             "step": step,
             "epoch": round(step * run.settings.accumulate / len(run.pipeline), 4),
-            **read(outputs, run.pipeline.world_size),
+            **read_metrics(outputs, run.pipeline.world_size),
             "lr": run.plan.lr_at(step - 1),
             "weight_decay": run.plan.weight_decay_at(step - 1),
             "replaced": run.pipeline.replaced,
@@ -91,7 +135,7 @@ class Record:
         return row
 
     def _monitors(self, batch: Batch) -> dict[str, float]:
-        """Label-free monitors on the first view of a batch."""
+        """Compute label-free monitors on the first view of a batch."""
         images_BCHW = batch.views[whole_group(batch.views)][0]
         with self._run.autocast():
             values = monitor(self._run.method.encoder, images_BCHW)
@@ -107,27 +151,23 @@ class Record:
         if not self._main:
             return
         last = self._out / "last.pt"
-        save(self._run, step, last)
+        save_run(self._run, step, last)
         if epoch is not None and self._every.keep and epoch % self._every.keep == 0:
             part = self._out / "epoch.part"
             shutil.copyfile(last, part)
             part.replace(self._out / f"epoch-{epoch:04d}.pt")
 
 
-def alarm_of(run: Run, rows: Sequence[Row]) -> Alarm:
-    """The alarm of a run that has logged `rows` already, which are not told again."""
-    alarm = Alarm(
-        run.recipe.method.name if run.recipe.method else "",
-        chance_loss=getattr(run.method, "chance_loss", None),
-        warmup_epochs=run.settings.warmup_epochs,
-    )
+def alarm_of(run: TrainRun, rows: Sequence[Row]) -> Alarm:
+    """Make the alarm of a run that has logged `rows` already, which are not told again."""
+    alarm = Alarm(run.method, warmup_epochs=run.settings.warmup_epochs)
     for row in rows:
         alarm.read(row)
     return alarm
 
 
-def open_sinks(run: Run, out: Path, step: int, show: Reporter, stack: ExitStack) -> list[Sink]:
-    """Everything that takes rows, closed by `stack`; also write the recipe beside them."""
+def open_sinks(run: TrainRun, out: Path, step: int, show: Reporter, stack: ExitStack) -> list[Sink]:
+    """Open everything that takes rows, closed by `stack`; also write the recipe beside them."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe_text(run.recipe), encoding="utf-8")
     stack.callback(show.close)
@@ -136,8 +176,8 @@ def open_sinks(run: Run, out: Path, step: int, show: Reporter, stack: ExitStack)
     return [lines, board, show]
 
 
-def read(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
-    """Loss and metrics, means over the batches of a step and over the ranks; waits once."""
+def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
+    """Average loss and metrics over the batches of a step and over the ranks; waits once."""
     names = ["loss", *outputs[0].metrics]
     rows = [
         torch.stack([o.loss.detach().float(), *map(Tensor.float, o.metrics.values())])

@@ -15,26 +15,26 @@ from .log import Row
 
 
 class Reporter(Protocol):
-    """Told of every step, of every logged row, and of the end."""
+    """What is told of every step, of every logged row, and of the end."""
 
     def start(self, step: int, total: int) -> None:
-        """`step` of `total` steps are done already."""
+        """Begin, with `step` of `total` steps done already."""
 
     def step(self, step: int) -> None:
-        """A step is done; must not read the device."""
+        """Take note of a step that is done; must not read the device."""
 
     def row(self, row: Row) -> None:
-        """A row was logged."""
+        """Take note of a logged row."""
 
     def close(self) -> None:
-        """The run is over, well or not."""
+        """End, as the run is over, well or not."""
 
     def message(self, text: str) -> None:
-        """Something that the user should read."""
+        """Show the user a text."""
 
 
 class Silent:
-    """For tests and for all ranks but the first."""
+    """A reporter that says nothing, for tests and for all ranks but the first."""
 
     def start(self, step: int, total: int) -> None:
         """Say nothing."""

@@ -10,47 +10,45 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import methods
 from ..batch import BatchSpec, whole_group
 from ..encoders import build_encoder
 from ..errors import RecipeError, SslpipeError, StateError
-from ..methods import Method
+from ..methods import Method, build_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
 from ..recipe.schema import Train
 from ..stream.open import remainder_of
 from . import checkpoint, optimizers
-from .randomness import keyed
-from .schedules import Plan
+from .schedules import RatePlan
+from .world import keyed
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainRun:
     """The parts of a run. What changes from step to step changes inside them."""
 
     pipeline: Pipeline
     recipe: Recipe
     settings: Train
     method: Method
-    module: nn.Module  # the same object as `method`
-    replica: nn.Module  # its DDP wrapper; the module itself where there is one process
+    replica: nn.Module  # its DDP wrapper; the method itself where there is one process
     optimizer: torch.optim.Optimizer
     clipped: list[list[nn.Parameter]]  # what `settings.clip` takes together
     scaler: torch.amp.GradScaler
-    plan: Plan
+    plan: RatePlan
 
     @property
     def device(self) -> torch.device:
-        """Where the method and its batches are."""
+        """The method and its batches are on this device."""
         return self.pipeline.device
 
     def autocast(self) -> torch.autocast:
-        """The precision of forward passes."""
+        """Set the precision of forward passes."""
         low = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, low, enabled=self.settings.precision != "fp32")
 
     def reduction(self, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients are averaged over the ranks with the last batch of a step only."""
+        """Average gradients over the ranks with the last batch of a step only."""
         if last or not isinstance(self.replica, DistributedDataParallel):
             return nullcontext()
         context: AbstractContextManager[None] = self.replica.no_sync()
@@ -58,7 +56,7 @@ class Run:
 
 
 def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
-    """Backbone and method of a recipe; the initial weights are a function of its seed.
+    """Make backbone and method of a recipe; the initial weights are a function of its seed.
 
     Raises:
         RecipeError: the recipe has no method or train section, or they cannot be built.
@@ -69,15 +67,15 @@ def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
         raise RecipeError(f"{recipe.path}: has no {missing!r} section; add it to train")
     with keyed("init", seed=recipe.stream.seed):
         encoder = build_encoder(recipe.train.backbone, image_size=image_size(spec))
-        return methods.build_method(recipe.method, encoder, spec)
+        return build_method(recipe.method, encoder, spec)
 
 
 def image_size(spec: BatchSpec) -> int:
-    """Pixels: the height of the global views, or of the first group."""
+    """Tell the height of the global views, or of the first group, in pixels."""
     return spec.views[whole_group(spec.views)].size("H")
 
 
-def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
+def prepare(pipeline: Pipeline, method: Method, settings: Train) -> TrainRun:
     """Put the method on the device and everything else around it.
 
     Raises:
@@ -95,35 +93,33 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
             f"{pipeline.recipe.path}: methods are built for one batch size, and stream.order and "
             "stream.remainder make a short last batch; set stream.remainder to wrap or drop"
         )
-    assert isinstance(method, nn.Module)
-    module: nn.Module = method.train()
+    method.train()
     # convolutions run faster on channels-last weights, on GPUs and CPUs alike
-    module.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    replica = replicate(module, pipeline)
+    method.to(pipeline.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    replica = replicate(method, pipeline)
     scale = lr_scale(settings, pipeline.spec.global_size)
-    optimizer = optimizers.build_optimizer(settings.optimizer, module, scale=scale)
-    return Run(
+    optimizer = optimizers.build_optimizer(settings.optimizer, method, scale=scale)
+    return TrainRun(
         pipeline=pipeline,
         recipe=pipeline.recipe.model_copy(update={"train": settings}),
         settings=settings,
         method=method,
-        module=module,
         replica=replica,
         optimizer=optimizer,
-        clipped=optimizers.clipped(settings.clip, module, pipeline.recipe.path),
+        clipped=optimizers.parameters_to_clip(settings.clip, method, pipeline.recipe.path),
         scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
         plan=plan_of(settings, len(pipeline), optimizer),
     )
 
 
 def lr_scale(settings: Train, batch_size: int) -> float:
-    """What turns the recipe's lr into that of a step: linear (Goyal et al. 2017) or a root."""
+    """Compute what the recipe's lr is multiplied by: linear (Goyal et al. 2017), or a root."""
     ratio = batch_size * settings.accumulate / settings.lr_batch
     return math.sqrt(ratio) if settings.lr_rule == "sqrt" else ratio
 
 
-def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> Plan:
-    """The rates of a run of `settings.epochs` epochs of `length` batches.
+def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> RatePlan:
+    """Plan the rates of a run of `settings.epochs` epochs of `length` batches.
 
     Raises:
         SslpipeError: there are fewer batches than one step takes.
@@ -135,7 +131,7 @@ def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> P
             f"{settings.accumulate}; lower train.accumulate or raise train.epochs"
         )
     lr, ratio = optimizer.defaults["lr"], settings.final_lr_ratio
-    return Plan(
+    return RatePlan(
         total=total,
         epoch=length / settings.accumulate,
         schedule=settings.schedule,
@@ -177,7 +173,7 @@ def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
     return replica
 
 
-def save(run: Run, step: int, path: Path) -> None:
+def save_run(run: TrainRun, step: int, path: Path) -> None:
     """Write a checkpoint of `step` done steps."""
     content = checkpoint.Checkpoint(
         recipe=checkpoint.recipe_text(run.recipe),
@@ -186,25 +182,25 @@ def save(run: Run, step: int, path: Path) -> None:
         step=step,
         stream=run.pipeline.state_dict(),
         encoder=run.method.encoder.state_dict(),
-        method=run.module.state_dict(),
+        method=run.method.state_dict(),
         optimizer=run.optimizer.state_dict(),
         scaler=run.scaler.state_dict(),
         torch=str(torch.__version__),
     )
-    checkpoint.save(path, content)
+    checkpoint.write_checkpoint(path, content)
 
 
-def restore(run: Run, path: Path) -> int:
+def restore_run(run: TrainRun, path: Path) -> int:
     """Put a run back where a checkpoint was taken; return the steps done.
 
     Raises:
         StateError: the checkpoint is missing, damaged, or of another run.
     """
-    content = checkpoint.load(path)
+    content = checkpoint.read_checkpoint(path)
     checkpoint.check_recipe(path, content, run.recipe)
     run.pipeline.load_state_dict(content.stream)
     try:
-        run.module.load_state_dict(content.method)
+        run.method.load_state_dict(content.method)
         run.optimizer.load_state_dict(content.optimizer)
     except (RuntimeError, ValueError) as error:
         raise StateError(

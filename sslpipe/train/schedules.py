@@ -14,18 +14,18 @@ from typing import Literal
 Schedule = Literal["cosine", "cosine_per_epoch", "multistep"]
 
 
-def cosine(at: float, *, total: float, start: float, end: float) -> float:
-    """Half a cosine: exactly `start` at 0, exactly `end` at `total`."""
+def cosine_rate(at: float, *, total: float, start: float, end: float) -> float:
+    """Go by half a cosine: exactly `start` at 0, exactly `end` at `total`."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * at / total))
 
 
 def warmup(step: int, *, steps: int, start: float, peak: float) -> float:
-    """Linear: `start` at step 0, exactly `peak` at the last one, `steps - 1`."""
+    """Go straight: `start` at step 0, exactly `peak` at the last one, `steps - 1`."""
     return start + (peak - start) * step / max(steps - 1, 1)
 
 
 def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
-    """The epoch of `length` batches, counted from 1, that optimizer step `step` completes.
+    """Tell the epoch of `length` batches, counted from 1, that optimizer step `step` completes.
 
     A step of several batches may straddle the end; the first step at or past it then counts.
     """
@@ -34,8 +34,8 @@ def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Every rate of a run of `total` optimizer steps, `epoch` of them (or a fraction more) each.
+class RatePlan:
+    """Knows every rate of a run of `total` optimizer steps, `epoch` of them in each epoch.
 
     `final_lr` ends the cosines, which take `stretch` times the run and are cut off; `milestones`
     are the epochs from which a multistep rate is multiplied by `gamma` once more.
@@ -56,7 +56,7 @@ class Plan:
     final_weight_decay: float | None = None
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step, before the scale of its parameter group."""
+        """Give the learning rate of a step, before the scale of its parameter group."""
         assert 0 <= step < self.total
         if step < self.warmup:
             return warmup(step, steps=self.warmup, start=self.warmup_lr, peak=self.lr)
@@ -67,11 +67,11 @@ class Plan:
         if self.schedule == "cosine_per_epoch":  # MoCo, SimSiam: one rate for a whole epoch
             at = max(step // self.epoch * self.epoch, self.warmup)
         total = self.stretch * self.total - self.warmup
-        return cosine(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
+        return cosine_rate(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
 
     def weight_decay_at(self, step: int) -> float:
-        """Weight decay of a step; no warm-up, as in DINO."""
+        """Give the weight decay of a step; there is no warm-up, as in DINO."""
         if self.final_weight_decay is None:
             return self.weight_decay
         total = self.stretch * self.total
-        return cosine(step, total=total, start=self.weight_decay, end=self.final_weight_decay)
+        return cosine_rate(step, total=total, start=self.weight_decay, end=self.final_weight_decay)

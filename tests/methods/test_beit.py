@@ -7,7 +7,7 @@ from torch import nn
 
 from sslpipe import methods
 from sslpipe.errors import RecipeError
-from sslpipe.methods import beit, mae, tokenizers
+from sslpipe.methods import beit, mae
 from sslpipe.recipe.names import Entry
 
 from . import masked
@@ -84,7 +84,7 @@ def test_the_tokenizer_sees_hidden_pixels_and_the_encoder_does_not():
 
 
 def test_ids_are_the_nearest_codes_of_projected_patches(rand):
-    quantizer = tokenizers.RandomProjection(PATCH, 3, vocabulary=20, dim=5)
+    quantizer = beit.RandomProjection(PATCH, 3, vocabulary=20, dim=5)
     images = rand(2, 3, 8, 8).float()
     ids = quantizer.tokenize(images)
     assert ids.shape == (2, 4)
@@ -102,7 +102,7 @@ def test_ids_are_the_nearest_codes_of_projected_patches(rand):
 
 
 def test_ids_depend_on_seed_and_patch_alone(rand):
-    make = tokenizers.RandomProjection
+    make = beit.RandomProjection
     images = rand(2, 3, 16, 16).float()
     state = torch.get_rng_state()
     ids = make(PATCH, 3, vocabulary=50).tokenize(images)

@@ -79,7 +79,7 @@ def test_the_targets_momentum_follows_the_cosine(encoder, views):
     before = method.target[0].linear.weight.clone()
     method.encoder.linear.weight.data.add_(1.0)
     method.after_step(0.5)
-    m = teachers.cosine(0.996, 1.0, 0.5)
+    m = teachers.cosine_between(0.996, 1.0, 0.5)
     assert m == pytest.approx(0.998)
     expected = m * before + (1 - m) * (before + 1.0)
     torch.testing.assert_close(method.target[0].linear.weight.data, expected)

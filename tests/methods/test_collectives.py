@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sslpipe import methods
-from sslpipe.methods.koleo import koleo_loss
+from sslpipe.methods.dinov2 import koleo_loss
 from sslpipe.methods.parts import collectives
 from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 from sslpipe.process import group_ranks

@@ -13,12 +13,12 @@ from sslpipe.batch import TargetSpec
 from sslpipe.errors import ContractError
 from sslpipe.methods.colorization import (
     Colorization,
+    ab_bins,
     colorization_loss,
     has_colour,
     rebalancing,
     soft_encode,
 )
-from sslpipe.methods.colour_bins import ab_bins
 from sslpipe.modalities.image.targets.colorization import rgb_to_lab
 
 from .maps_encoder import MapsEncoder, NoWait

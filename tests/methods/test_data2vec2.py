@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sslpipe.encoders.patches import visible_first
 from sslpipe.errors import ContractError
 from sslpipe.methods import data2vec2, mae
-from sslpipe.methods.conv_decoder import ConvDecoder
-from sslpipe.methods.parts.patches import visible_first
+from sslpipe.methods.data2vec2 import ConvDecoder
 
 from . import masked
 

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 
 from sslpipe.errors import ContractError
 from sslpipe.methods import deepcluster
-from sslpipe.methods.epoch_memory import EpochMemory
-from sslpipe.methods.kmeans import spherical_kmeans
+from sslpipe.methods.deepcluster import EpochMemory, spherical_kmeans
 
 SMALL = {"projector": (16, 8), "prototypes": 3, "heads": 3}
 
@@ -42,7 +41,7 @@ def test_kmeans_is_the_official_one(rand, iterations, monkeypatch):
     centroids, assigned = slow_kmeans(points, start, iterations)
     torch.testing.assert_close(whole[0], centroids)
     assert whole[1].tolist() == assigned
-    monkeypatch.setattr("sslpipe.methods.kmeans.CHUNK", 7)
+    monkeypatch.setattr("sslpipe.methods.deepcluster.CHUNK", 7)
     torch.testing.assert_close(spherical_kmeans(points, 5, iterations=iterations, seed=3), whole)
 
 

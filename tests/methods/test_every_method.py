@@ -79,8 +79,25 @@ def test_what_each_method_exempts_from_weight_decay(name):
     """Beside biases and what is 1-D: run_beit_pretraining.py, SimMIM's optimizer.py, init_opt."""
     method = build(name, make_spec(4))
     names = {id(p): key for key, p in method.named_parameters()}
-    undecayed = getattr(method, "undecayed_parameters", tuple)()
-    assert sorted(names[id(p)] for p in undecayed) == sorted(UNDECAYED.get(name, ()))
+    assert sorted(names[id(p)] for p in method.undecayed_parameters()) == sorted(
+        UNDECAYED.get(name, ())
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sign_of_collapse_is_a_number_that_the_method_gives(name):
+    method = build(name, make_spec(4))
+    row = {key: value.item() for key, value in method(make_batch(4)).metrics.items()}
+    signs = [watch(row, row) for watch in method.collapse_signs]
+    assert None not in signs
+    assert len({sign.name for sign in signs}) == len(signs)
+    assert all(sign.said.startswith("collapse: ") for sign in signs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_encoder_that_is_kept_is_a_part_of_the_method(name):
+    method = build(name, make_spec(4))
+    assert any(part is method.encoder for part in method.modules())
 
 
 def test_msn_clips_its_student_without_the_prototypes():

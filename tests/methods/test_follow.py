@@ -2,19 +2,21 @@ import inspect
 
 import pytest
 import torch
-from torch import nn
 
 from sslpipe import methods
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.recipe.names import Entry, keyword_settings
 
 
-class Counter(nn.Module):
+class Counter(methods.Method):
     """A user's own method."""
 
     def __init__(self, encoder, spec, *, gain: float = 1.0):
         super().__init__()
         self.encoder, self.spec, self.gain, self.seen = encoder, spec, gain, []
+
+    def forward(self, batch):
+        return methods.Output(self.gain * self.encoder(batch.views["global"][0]).sum(), {})
 
     def after_step(self, progress):
         self.seen.append(progress)
@@ -76,7 +78,7 @@ def test_build_binds_settings_strictly(encoder, make_batch, rand):
 
 
 def test_build_takes_a_users_own_class(encoder, monkeypatch, tmp_path):
-    source = "from torch import nn\n\n\n" + inspect.getsource(Counter)
+    source = "from sslpipe import methods\n\n\n" + inspect.getsource(Counter)
     (tmp_path / "my_methods.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     method = methods.build_method(Entry("my_methods:Counter", {"gain": 2}), encoder, "spec")

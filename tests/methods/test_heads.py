@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from sslpipe.encoders import build_encoder
-from sslpipe.encoders.patches import library, sincos
+from sslpipe.encoders.libraries import library
+from sslpipe.encoders.patches import sincos
 from sslpipe.errors import ExtraError
 from sslpipe.methods.parts import teachers
 from sslpipe.recipe.names import Entry
@@ -25,13 +26,13 @@ def test_ema_is_exact_arithmetic_on_parameters_only():
 
 
 def test_cosine_reaches_its_ends_exactly():
-    assert teachers.cosine(0.996, 1.0, 0.0) == 0.996
-    assert teachers.cosine(0.996, 1.0, 1.0) == 1.0
-    assert teachers.cosine(2.0, 4.0, 0.5) == pytest.approx(3.0)
-    assert teachers.cosine(0.0, 1.0, 1 / 3) == pytest.approx(0.25)
-    assert all(teachers.cosine(0.996, 1.0, i / 1000) <= 1.0 for i in range(1001))
+    assert teachers.cosine_between(0.996, 1.0, 0.0) == 0.996
+    assert teachers.cosine_between(0.996, 1.0, 1.0) == 1.0
+    assert teachers.cosine_between(2.0, 4.0, 0.5) == pytest.approx(3.0)
+    assert teachers.cosine_between(0.0, 1.0, 1 / 3) == pytest.approx(0.25)
+    assert all(teachers.cosine_between(0.996, 1.0, i / 1000) <= 1.0 for i in range(1001))
     with pytest.raises(AssertionError):
-        teachers.cosine(0.996, 1.0, 1.01)
+        teachers.cosine_between(0.996, 1.0, 1.01)
 
 
 def test_frozen_copy_zeroes_known_rates_and_nothing_else():

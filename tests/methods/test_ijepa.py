@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional
 
 from sslpipe.methods import ijepa, mae
-from sslpipe.methods.parts.patches import xavier
-from sslpipe.methods.parts.ragged import padded, real_keys
+from sslpipe.methods.parts.patches import padded, real_keys, xavier
 
 from . import masked
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslpipe.errors import ContractError
-from sslpipe.methods.inpainting import Inpainting, inpainting_loss, pixels_of, shrunk
+from sslpipe.methods.inpainting import Inpainting, inpainting_loss, pixels_of, without_margin
 
 from .maps_encoder import MapsEncoder, NoWait
 
@@ -50,7 +50,7 @@ def test_loss_is_that_of_the_paper_pixel_by_pixel(rand):
     region = pixels_of(hidden, (3, 3), 4)
     assert region.shape == (2, 1, 12, 12)
     assert torch.equal(region[1, 0, :8, :8], torch.ones(8, 8))
-    loss = inpainting_loss(pred, images, region, shrunk(region, 1), overlap_weight=7.0)
+    loss = inpainting_loss(pred, images, region, without_margin(region, 1), overlap_weight=7.0)
     slow = slow_loss(pred, images, region[:, 0].bool(), 1, 7.0)
     assert loss.item() == pytest.approx(slow, rel=1e-6)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sslpipe.methods.dino import dino_loss
+from sslpipe.methods.dinov2 import koleo_loss
 from sslpipe.methods.ibot import ibot_loss
-from sslpipe.methods.koleo import koleo_loss
 
 losses = pytest.importorskip("lightly.loss", reason="needs lightly")
 

@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from lightly.models import utils
 from lightly.models.modules import IJEPAPredictorTIMM
 
-from sslpipe.encoders.patches import sincos
+from sslpipe.encoders.patches import sincos, take
 from sslpipe.methods import mae, simmim
-from sslpipe.methods.jepa_predictor import JEPAPredictor
-from sslpipe.methods.parts.patches import take
-from sslpipe.methods.parts.ragged import padded
+from sslpipe.methods.ijepa import JEPAPredictor
+from sslpipe.methods.parts.patches import padded
 
 from . import masked
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from sslpipe.encoders import build_encoder
-from sslpipe.encoders.patches import sincos
+from sslpipe.encoders.patches import sincos, visible_first
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.methods import build_method, mae
-from sslpipe.methods.parts.patches import visible_first
 from sslpipe.recipe.names import Entry
 
 PATCH, GRID, HIDDEN = 4, 4, 12

@@ -66,7 +66,7 @@ def test_the_targets_momentum_rises_to_one(encoder, views):
     for parameter in method.online.parameters():
         parameter.data.add_(1.0)
     method.after_step(0.25)
-    m = teachers.cosine(0.9, 1.0, 0.25)
+    m = teachers.cosine_between(0.9, 1.0, 0.25)
     for (name, slow), fast in zip(
         method.target.named_parameters(), method.online.parameters(), strict=True
     ):

@@ -93,17 +93,17 @@ def test_forward_is_one_pass_of_both_views(encoder, make_batch, rand):
 
 def test_monitors_tell_health_from_collapse(rand):
     z = rand(2000, 64)
-    healthy = simclr.monitors(z, z)
+    healthy = simclr.pair_monitors(z, z)
     assert healthy["top1"] == 1
     assert healthy["embedding_std"].item() == pytest.approx(1 / math.sqrt(64), rel=0.02)
-    collapsed = simclr.monitors(z[:1].expand(20, 64), z[:1].expand(20, 64))
+    collapsed = simclr.pair_monitors(z[:1].expand(20, 64), z[:1].expand(20, 64))
     assert collapsed["embedding_std"].item() < 1e-12
 
 
 def test_top1_counts_pairs_that_are_nearest():
     z1 = torch.eye(3)
     z2 = z1[[0, 2, 1]]  # the last two pairs are crossed
-    assert simclr.monitors(z1, z2)["top1"].item() == pytest.approx(1 / 3)
+    assert simclr.pair_monitors(z1, z2)["top1"].item() == pytest.approx(1 / 3)
 
 
 def test_one_view_breaks_the_contract(encoder, make_batch, rand):

@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslpipe.encoders.monitors import embedding_std
-from sslpipe.methods import Output
+from sslpipe.methods import METHODS, Method, Output
+from sslpipe.methods.parts.collapse import embeddings_alike
 from sslpipe.methods.simclr import nt_xent
 from sslpipe.train import Every, Silent, train
-from sslpipe.train.alarm import Alarm, causes
+from sslpipe.train.alarm import Alarm
 
 LENGTH = 15  # batches per epoch
 
@@ -42,8 +43,10 @@ class Encoder(nn.Module):
         return self.layers(images.flatten(1))
 
 
-class TwoViews(nn.Module):
+class TwoViews(Method):
     """Two noisy views of each image, a linear projector, a loss of the embeddings."""
+
+    collapse_signs = (embeddings_alike,)
 
     def __init__(self, loss, *, norm=False, chance_loss=None):
         super().__init__()
@@ -53,9 +56,7 @@ class TwoViews(nn.Module):
             last = nn.BatchNorm1d(16, affine=False) if norm else nn.Identity()
             self.projector = nn.Sequential(nn.Linear(16, 16), last)
             self.predictor = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 16))
-        self.loss = loss
-        if chance_loss is not None:
-            self.chance_loss = chance_loss
+        self.loss, self.chance_loss = loss, chance_loss
 
     def forward(self, batch):
         images = batch.views["global"][0]
@@ -111,6 +112,7 @@ class Told(Silent):
 def run(toy, out, method, name, *, epochs=3, **options):
     text = toy.RECIPE.replace("batch_size: 8", "batch_size: 32")
     text = text.replace("method: toy", f"method: {name}")
+    method.collapse_causes = METHODS[name].collapse_causes
     recipe = toy.recipe(text, epochs=epochs, warmup_epochs=0.5, lr_batch=32)
     told = Told()
     result = train(
@@ -156,8 +158,19 @@ def test_a_run_that_is_resumed_knows_what_went_before(toy, tmp_path, stop, befor
     assert (len(first.alarms), len(second.alarms)) == (before, after)
 
 
-def alarm(method="dino", chance_loss=None, warmup_epochs=1):
-    return Alarm(method, chance_loss=chance_loss, warmup_epochs=warmup_epochs)
+class AllSigns(Method):
+    """Nothing but the signs of all methods."""
+
+    collapse_signs = tuple({w: None for m in METHODS.values() for w in m.collapse_signs})
+
+    def forward(self, batch):
+        raise NotImplementedError
+
+
+def alarm(chance_loss=None, warmup_epochs=1):
+    method = AllSigns()
+    method.chance_loss = chance_loss
+    return Alarm(method, warmup_epochs=warmup_epochs)
 
 
 def told(alarm, rows, epochs=0.5):
@@ -223,6 +236,15 @@ def test_a_single_loss_off_chance_does_not_hide_that_it_stays_there():
     assert sum(told(alarm(chance_loss=2.0), rows)) == 1
 
 
-def test_families_by_the_first_part_of_a_name():
-    assert causes("moco_v3") == causes("simclr") != causes("byol")
-    assert "learning rate" in causes("my_package.mine:Method")
+def test_causes_are_those_of_the_family_or_of_any_method():
+    said = {name: method.collapse_causes for name, method in METHODS.items()}
+    assert said["moco_v3"] == said["simclr"] != said["byol"] == said["simsiam"]
+    assert said["rotation"] == Method.collapse_causes
+    assert all("learning rate" in causes for causes in said.values())
+
+
+def test_a_sign_belongs_to_the_methods_that_have_it():
+    """A user's metric may be called `variance` and mean something else."""
+    method = TwoViews(vicreg)
+    rows = [{"variance": 0.99, "embedding_std": 1e-4}] * 2
+    assert told(Alarm(method, warmup_epochs=1), rows) == [0, 1]

@@ -33,8 +33,8 @@ def make(**changes):
 
 def test_round_trip(tmp_path):
     saved = make()
-    checkpoint.save(tmp_path / "last.pt", saved)
-    loaded = checkpoint.load(tmp_path / "last.pt")
+    checkpoint.write_checkpoint(tmp_path / "last.pt", saved)
+    loaded = checkpoint.read_checkpoint(tmp_path / "last.pt")
     assert (loaded.step, loaded.stream, loaded.fingerprint) == (7, saved.stream, saved.fingerprint)
     assert torch.equal(loaded.method["w"], saved.method["w"])
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
@@ -57,35 +57,35 @@ def test_recipe_text_of_every_shipped_recipe(request):
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "last.pt"
-    checkpoint.save(path, make(step=1))
+    checkpoint.write_checkpoint(path, make(step=1))
     with pytest.raises(StateError, match=r"hold torch\.torch_version\.TorchVersion; keep only"):
-        checkpoint.save(path, make(stream={"version": torch.__version__}))
-    assert checkpoint.load(path).step == 1
+        checkpoint.write_checkpoint(path, make(stream={"version": torch.__version__}))
+    assert checkpoint.read_checkpoint(path).step == 1
 
 
 def test_missing(tmp_path):
     with pytest.raises(StateError, match=r"last\.pt: there is no checkpoint"):
-        checkpoint.load(tmp_path / "last.pt")
+        checkpoint.read_checkpoint(tmp_path / "last.pt")
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.8])
 def test_one_flipped_bit(tmp_path, where):
     path = tmp_path / "last.pt"
-    checkpoint.save(path, make(method={"w": torch.arange(100_000.0)}))
+    checkpoint.write_checkpoint(path, make(method={"w": torch.arange(100_000.0)}))
     data = bytearray(path.read_bytes())
     data[int(len(data) * where)] ^= 1
     path.write_bytes(data)
     with pytest.raises(StateError, match=r"last\.pt: damaged .*CRC32"):
-        checkpoint.load(path)
+        checkpoint.read_checkpoint(path)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 2000])
 def test_cut_off(tmp_path, kept):
     path = tmp_path / "last.pt"
-    checkpoint.save(path, make())
+    checkpoint.write_checkpoint(path, make())
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(StateError, match="damaged"):
-        checkpoint.load(path)
+        checkpoint.read_checkpoint(path)
 
 
 class Evil:
@@ -96,7 +96,7 @@ class Evil:
 def test_nothing_is_executed(tmp_path, capsys):
     torch.save({"format": 1, "step": Evil()}, tmp_path / "last.pt")
     with pytest.raises(StateError, match="more than tensors and plain data"):
-        checkpoint.load(tmp_path / "last.pt")
+        checkpoint.read_checkpoint(tmp_path / "last.pt")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_executed(tmp_path, capsys):
 def test_other_formats(tmp_path, content):
     torch.save(content, tmp_path / "last.pt")
     with pytest.raises(StateError, match="this version reads 1"):
-        checkpoint.load(tmp_path / "last.pt")
+        checkpoint.read_checkpoint(tmp_path / "last.pt")
 
 
 def test_another_recipe_is_refused(tmp_path):
@@ -119,7 +119,7 @@ def test_load_encoder(tmp_path, toy):
     encoder = toy.Encoder(6, 0.0, norm=False)
     recipe = toy.recipe()
     content = make(recipe=recipe_text(recipe), image_size=toy.SIZE, encoder=encoder.state_dict())
-    checkpoint.save(tmp_path / "last.pt", content)
+    checkpoint.write_checkpoint(tmp_path / "last.pt", content)
     loaded, its_recipe = load_encoder(tmp_path / "last.pt")
     images = torch.randn(2, 3, toy.SIZE, toy.SIZE)
     assert torch.equal(loaded(images), encoder(images))
@@ -131,6 +131,6 @@ def test_load_encoder_of_another_architecture(tmp_path, toy):
     content = make(
         recipe=recipe_text(toy.recipe()), image_size=toy.SIZE, encoder=encoder.state_dict()
     )
-    checkpoint.save(tmp_path / "last.pt", content)
+    checkpoint.write_checkpoint(tmp_path / "last.pt", content)
     with pytest.raises(StateError, match="its encoder is not the backbone 'toy:make_encoder'"):
         load_encoder(tmp_path / "last.pt")

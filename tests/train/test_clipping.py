@@ -19,7 +19,7 @@ def start(toy, out, method, *, max_steps=None, **settings):
 def test_clipping_bounds_the_gradients(toy, tmp_path, clip):
     seen = []
 
-    class Watch(toy.Method):
+    class Watch(toy.Toy):
         def after_step(self, progress):
             seen.append([p.grad.norm() for p in self.parameters() if p.grad is not None])
 
@@ -33,7 +33,7 @@ def test_modules_are_clipped_each_for_itself(toy, tmp_path):
     """DINOv2's train.py: clip_grad_norm_ of every module of the student."""
     seen = []
 
-    class Watch(toy.Method):
+    class Watch(toy.Toy):
         def clipped_together(self):
             yield self.encoder.parameters()
             yield self.head.parameters()
@@ -58,7 +58,7 @@ def test_modules_are_clipped_each_for_itself(toy, tmp_path):
 
 def test_modules_to_clip_are_the_method_s_to_name(toy, tmp_path):
     with pytest.raises(RecipeError, match=r"'per_module' needs a method with clipped_together\(\)"):
-        start(toy, tmp_path, toy.Method(), clip_norm=0.37, clip="per_module")
+        start(toy, tmp_path, toy.Toy(), clip_norm=0.37, clip="per_module")
 
 
 @pytest.mark.parametrize("clip", ["per_module", "per_parameter"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from sslpipe.errors import RecipeError, SslpipeError, StateError
 from sslpipe.train import Every, Silent, train
-from sslpipe.train.schedules import cosine
+from sslpipe.train.schedules import cosine_rate
 
 
 def start(toy, out, *, length=5, method=None, pipe=None, **options):
@@ -18,14 +18,14 @@ def start(toy, out, *, length=5, method=None, pipe=None, **options):
     settings = {k[6:]: options.pop(k) for k in list(options) if k.startswith("train_")}
     recipe = toy.recipe(**settings)
     pipe = pipe or toy.Pipe(recipe, length=length)
-    method = method or toy.Method(dropout=0.5, norm=True)
+    method = method or toy.Toy(dropout=0.5, norm=True)
     return method, train(pipe, method, recipe.train, out=out, **options)
 
 
 def rate(step):
     """The toy's learning rate: 5 of 20 steps up to 1e-2, a cosine to 1e-5."""
     up = 1e-2 * step / 4
-    return up if step < 5 else cosine(step - 5, total=15, start=1e-2, end=1e-5)
+    return up if step < 5 else cosine_rate(step - 5, total=15, start=1e-2, end=1e-5)
 
 
 def same(a, b):
@@ -39,10 +39,10 @@ def rows(out):
 
 def test_it_is_the_loop_written_out(toy, tmp_path):
     """AdamW with warm-up, cosine and rising weight decay, against torch by hand."""
-    method, result = start(toy, tmp_path, method=toy.Method())
+    method, result = start(toy, tmp_path, method=toy.Toy())
     assert (result.steps, result.total) == (20, 20)
 
-    ours = toy.Method()
+    ours = toy.Toy()
     pipe = toy.Pipe(toy.recipe())
     trained = [ours.encoder.layer, ours.head]
     optimizer = torch.optim.AdamW(
@@ -68,7 +68,7 @@ def test_stopped_and_resumed_is_bit_identical(toy, tmp_path, stop):
     whole, _ = start(toy, tmp_path / "whole")
     _, first = start(toy, tmp_path / "parts", max_steps=stop)
     assert first.steps == stop
-    fresh = toy.Method(dropout=0.5, norm=True, seed=99)
+    fresh = toy.Toy(dropout=0.5, norm=True, seed=99)
     resumed, second = start(toy, tmp_path / "parts", method=fresh, resume=True)
     assert second.steps == 20
     assert same(resumed, whole)
@@ -107,10 +107,8 @@ def test_killed_and_resumed_is_bit_identical(toy, tmp_path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     every = Every(log=3, monitor=5, save=2)
     fresh = {"seed": 99, "dropout": 0.5}
-    resumed, _ = start(
-        toy, tmp_path / "parts", method=toy.Method(**fresh), resume=True, every=every
-    )
-    whole, _ = start(toy, tmp_path / "whole", method=toy.Method(dropout=0.5), every=every)
+    resumed, _ = start(toy, tmp_path / "parts", method=toy.Toy(**fresh), resume=True, every=every)
+    whole, _ = start(toy, tmp_path / "whole", method=toy.Toy(dropout=0.5), every=every)
     assert same(resumed, whole)
     left, right = rows(tmp_path / "parts"), rows(tmp_path / "whole")
     steps = [3, 5, 6, 9, 10, 12, 15, 18, 20]
@@ -150,7 +148,7 @@ def test_checkpoints_of_epochs_are_kept(toy, tmp_path):
 
 def test_accumulated_batches_are_one_large_batch(toy, tmp_path):
     """Loss and gradient are means over samples, so 2 x 8 equals 16 at the same peak rate."""
-    accumulated, a = start(toy, tmp_path / "a", method=toy.Method(), train_accumulate=2)
+    accumulated, a = start(toy, tmp_path / "a", method=toy.Toy(), train_accumulate=2)
     text = toy.RECIPE.replace("batch_size: 8", "batch_size: 16")
     pipe = toy.Pipe(toy.recipe(text))
     small = toy.Pipe(toy.recipe())
@@ -162,7 +160,7 @@ def test_accumulated_batches_are_one_large_batch(toy, tmp_path):
 
     pipe.batch, pipe.length = join, 5
     recipe = toy.recipe(text, epochs=2)
-    joined = toy.Method()
+    joined = toy.Toy()
     # the warm-up of 1 epoch is 5 steps there and 5 / 2, rounded to even, here
     settings = recipe.train.model_copy(update={"warmup_epochs": 2 / 5})
     b = train(pipe, joined, settings, out=tmp_path / "b")
@@ -174,7 +172,7 @@ def test_accumulated_batches_are_one_large_batch(toy, tmp_path):
 
 
 def test_bf16_runs_the_forward_in_bf16(toy, tmp_path):
-    method = toy.Method()
+    method = toy.Toy()
     kinds = []
     method.head.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
     start(toy, tmp_path, method=method, train_precision="bf16", max_steps=2)
@@ -192,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_keys(toy, tmp_path, every
     pipe = toy.Pipe(toy.recipe())
     pipe.poison = 12
     with pytest.raises(SslpipeError, match=r"step 13: the loss is not finite.*: k96, k97, k98"):
-        start(toy, tmp_path, pipe=pipe, every=every, method=toy.Method())
+        start(toy, tmp_path, pipe=pipe, every=every, method=toy.Toy())
     saved = torch.load(tmp_path / "last.pt")
     assert saved["step"] == 10
     assert all(tensor.isfinite().all() for tensor in saved["method"].values())
@@ -208,7 +206,7 @@ def test_the_callers_generators_are_left_alone(toy, tmp_path):
 
 def test_dropout_is_drawn_anew_at_every_step(toy, tmp_path):
     masks = []
-    method = toy.Method(dropout=0.5)
+    method = toy.Toy(dropout=0.5)
     method.encoder.drop.register_forward_hook(lambda m, i, out: masks.append(out == 0))
     start(toy, tmp_path, method=method, max_steps=4, every=Every(monitor=1000))
     assert not any(torch.equal(masks[0], mask) for mask in masks[1:])
@@ -233,7 +231,7 @@ def test_resuming_a_finished_run_does_nothing(toy, tmp_path):
 
 def test_resuming_another_method_is_refused(toy, tmp_path):
     start(toy, tmp_path, max_steps=2)
-    other = toy.Method(norm=False)
+    other = toy.Toy(norm=False)
     with pytest.raises(StateError, match="does not fit this method"):
         start(toy, tmp_path, method=other, resume=True)
 
@@ -271,7 +269,7 @@ def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path):
 
 
 def test_frozen_parts_of_the_encoder_stay_frozen_under_monitors(toy, tmp_path):
-    method = toy.Method(norm=True)
+    method = toy.Toy(norm=True)
     modes = []
 
     def freeze(module, inputs):

@@ -4,6 +4,7 @@ from torch import nn
 
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
+from sslpipe.methods import Method
 from sslpipe.recipe.names import Entry
 from sslpipe.train.optimizers import build_optimizer, clip_per_parameter, set_rates
 
@@ -126,7 +127,10 @@ def test_lars_that_decays_all_is_larc_of_swav(decay):
         torch.testing.assert_close(p.detach(), w, rtol=1e-9, atol=0)
 
 
-class Fixed(Net):
+class Fixed(Net, Method):
+    def forward(self, batch):
+        raise NotImplementedError
+
     def fixed_lr_parameters(self):
         yield from self.linear.parameters()
 

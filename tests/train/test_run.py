@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sslpipe.errors import RecipeError
-from sslpipe.methods.batch_norms import GroupedBatchNorm
+from sslpipe.methods.moco import GroupedBatchNorm
 from sslpipe.train import run
 
 
@@ -24,12 +24,12 @@ def test_a_last_batch_that_would_be_short_is_refused(toy, stream):
     """Queues, groups of batch norm and BatchSpec.size know one batch size only."""
     recipe = toy.recipe(toy.RECIPE.replace("seed: 3", f"seed: 3, {stream}"))
     with pytest.raises(RecipeError, match=r"short last batch.*set stream\.remainder to wrap"):
-        run.prepare(toy.Pipe(recipe), toy.Method(), recipe.train)
+        run.prepare(toy.Pipe(recipe), toy.Toy(), recipe.train)
 
 
 def test_rates_are_those_of_the_batch_of_all_ranks(toy, monkeypatch):
     monkeypatch.setattr(run, "replicate", lambda module, pipeline: module)
     recipe = toy.recipe(lr_batch=2)
     pipe = toy.Pipe(recipe, world_size=2)
-    made = run.prepare(pipe, toy.Method(), recipe.train)
+    made = run.prepare(pipe, toy.Toy(), recipe.train)
     assert (pipe.spec.size, made.plan.lr) == (4, 1e-2 * 8 / 2)

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from sslpipe.train.schedules import Plan, cosine, ended_epoch
+from sslpipe.train.schedules import RatePlan, cosine_rate, ended_epoch
 
 
 def plan(total, warmup, lr=1.0, **more):
-    return Plan(**{"epoch": 1, "weight_decay": 0.0, **more}, total=total, warmup=warmup, lr=lr)
+    return RatePlan(**{"epoch": 1, "weight_decay": 0.0, **more}, total=total, warmup=warmup, lr=lr)
 
 
 def rates(plan):
@@ -61,9 +61,9 @@ def test_milestones_are_epochs():
 
 
 def test_cosine_ends_are_exact():
-    assert cosine(0, total=10, start=0.04, end=0.4) == pytest.approx(0.04, abs=1e-15)
-    assert cosine(10, total=10, start=0.04, end=0.4) == 0.4
-    assert cosine(5, total=10, start=0.04, end=0.4) == pytest.approx(0.22)
+    assert cosine_rate(0, total=10, start=0.04, end=0.4) == pytest.approx(0.04, abs=1e-15)
+    assert cosine_rate(10, total=10, start=0.04, end=0.4) == 0.4
+    assert cosine_rate(5, total=10, start=0.04, end=0.4) == pytest.approx(0.22)
 
 
 def test_weight_decay_is_constant_or_a_cosine_without_warmup():

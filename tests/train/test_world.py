@@ -10,7 +10,7 @@ import torch
 
 from sslpipe.process import Ranks, launcher_ranks
 from sslpipe.train import start_world, train
-from sslpipe.train.world import device_of
+from sslpipe.train.world import rank_device
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -20,9 +20,9 @@ def test_detect():
     assert launcher_ranks({}) == Ranks(rank=0, size=1, local_rank=0)
     environ = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     assert launcher_ranks(environ) == Ranks(5, 8, 1)
-    assert device_of(launcher_ranks(environ), "cuda") == torch.device("cuda:1")
-    assert device_of(launcher_ranks(environ), "cpu") == torch.device("cpu")
-    assert device_of(launcher_ranks(environ), "cuda:3") == torch.device("cuda:3")
+    assert rank_device(launcher_ranks(environ), "cuda") == torch.device("cuda:1")
+    assert rank_device(launcher_ranks(environ), "cpu") == torch.device("cpu")
+    assert rank_device(launcher_ranks(environ), "cuda:3") == torch.device("cuda:3")
 
 
 def test_one_process_needs_no_group(monkeypatch):
@@ -65,7 +65,7 @@ def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
     recipe = toy.recipe(accumulate=2)
 
     def alone(out, **options):
-        method = toy.Method()
+        method = toy.Toy()
         train(toy.Pipe(recipe), method, recipe.train, out=tmp_path / out, **options)
         return method.state_dict()
 

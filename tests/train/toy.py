@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sslpipe.batch import Batch, BatchSpec, ViewSpec
-from sslpipe.methods import Output
+from sslpipe.methods import Method, Output
 from sslpipe.recipe import parse_recipe
 from sslpipe.train import Every, Silent, start_world, train
 
@@ -102,7 +102,7 @@ def make_encoder(image_size, *, width: int):
     return Encoder(width, 0.0, norm=False)
 
 
-class Method(nn.Module):
+class Toy(Method):
     """Predict an EMA teacher's output: state outside the optimizer, random only by dropout."""
 
     def __init__(self, *, dropout=0.0, norm=False, seed=0):
@@ -164,7 +164,7 @@ def main():
     with start_world("cpu") as world:
         pipe = Pipe(mine, rank=world.rank, world_size=world.size)
         # other weights on every rank: DDP must start all of them from those of rank 0
-        method = Method(dropout=0.5 if world.size == 1 else 0.0, seed=world.rank)
+        method = Toy(dropout=0.5 if world.size == 1 else 0.0, seed=world.rank)
         show = KillAt(options.kill, signal.SIGKILL)
         if world.rank == 1:  # only rank 0 has a reporter
             method.register_forward_hook(terminate_at(options.terminate))

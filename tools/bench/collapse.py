@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import sslpipe
 from sslpipe.methods import Output
-from sslpipe.methods.simclr import monitors
+from sslpipe.methods.simclr import pair_monitors
 from sslpipe.methods.simsiam import participation_ratio
 from sslpipe.recipe import Recipe, find_recipe, load_recipe
 from sslpipe.recipe.names import Entry
@@ -69,13 +69,13 @@ def both_learn(
 
 def as_byol(z_VBD: list[Tensor], p_VBD: list[Tensor], cosine: Tensor) -> Output:
     """The loss of BYOL, and the metrics that it shows itself."""
-    return Output(4 - 4 * cosine, monitors(*p_VBD) | {"agreement": cosine.detach()})
+    return Output(4 - 4 * cosine, pair_monitors(*p_VBD) | {"agreement": cosine.detach()})
 
 
 def as_simsiam(z_VBD: list[Tensor], p_VBD: list[Tensor], cosine: Tensor) -> Output:
     """The loss of SimSiam, and the metrics that it shows itself."""
     signs = {"agreement": cosine.detach(), "embedding_rank": participation_ratio(z_VBD[0])}
-    return Output(-cosine, monitors(*z_VBD) | signs)
+    return Output(-cosine, pair_monitors(*z_VBD) | signs)
 
 
 class Variant(NamedTuple):

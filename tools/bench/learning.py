@@ -139,11 +139,7 @@ def pretrain(recipe: Recipe, out: Path, chosen: argparse.Namespace) -> list[str]
         done = train(pipe, method, recipe.train, out=out, resume=resume, progress=Bar())
     if done.steps < done.total:
         raise SystemExit(f"stopped; the same command goes on from {out / 'last.pt'}")
-    alarm = Alarm(
-        recipe.method.name,
-        chance_loss=getattr(method, "chance_loss", None),
-        warmup_epochs=recipe.train.warmup_epochs,
-    )
+    alarm = Alarm(method, warmup_epochs=recipe.train.warmup_epochs)
     return [m for line in rows_until(out / "metrics.jsonl", done.total) for m in alarm.read(line)]
 
 

@@ -27,9 +27,9 @@ from sslpipe.batch import Batch
 from sslpipe.encoders import build_encoder
 from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train import initial_method
-from sslpipe.train.guard import Guard
 from sslpipe.train.loop import optimizer_step
-from sslpipe.train.run import Run, image_size, prepare
+from sslpipe.train.record import Guard
+from sslpipe.train.run import TrainRun, image_size, prepare
 
 WARMUP = 3  # rounds
 Work = Callable[[], object]
@@ -79,14 +79,14 @@ def measured(recipe_name: str, chosen: argparse.Namespace) -> list[str]:
     ]  # fmt: skip
 
 
-def stepper(run: Run, batch: Batch) -> Work:
+def stepper(run: TrainRun, batch: Batch) -> Work:
     """One optimizer step of the reference loop, always on the same batch."""
     guard, last = Guard(run.device), run.plan.total - 1
     steps = itertools.count()
     return lambda: optimizer_step(run, itertools.repeat(batch), min(next(steps), last), guard)
 
 
-def backbone_alone(run: Run, batch: Batch) -> Work:
+def backbone_alone(run: TrainRun, batch: Batch) -> Work:
     """Forward and backward of a fresh backbone on all views, one forward per resolution."""
     settings = run.settings
     size = image_size(run.pipeline.spec)

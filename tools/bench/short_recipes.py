@@ -12,8 +12,8 @@ import sslpipe
 from sslpipe.recipe import Recipe
 from sslpipe.recipe.names import Entry
 from sslpipe.train import initial_method
-from sslpipe.train.guard import Guard
 from sslpipe.train.loop import endless, optimizer_step
+from sslpipe.train.record import Guard
 from sslpipe.train.run import prepare
 
 RESNET = Entry("cifar_resnet", {"width": 16, "blocks": [1, 1, 1, 1]})

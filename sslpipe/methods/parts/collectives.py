@@ -17,21 +17,21 @@ class AllGather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """(B, ...) of each rank -> (size * B, ...), in the order of ranks."""
+        """Join (B, ...) of each rank to (size * B, ...), in the order of ranks."""
         parts = [torch.empty_like(x) for _ in range(group_ranks().size)]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Sum over ranks, own slice. A reduce-scatter moves less, but gloo has none."""
+        """Sum over ranks and take the own slice. A reduce-scatter moves less, but gloo has none."""
         total = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(group_ranks().size)[group_ranks().rank]
 
 
 def gather(x: Tensor) -> Tensor:
-    """Differentiable all-gather: (B, ...) of each rank -> (size * B, ...), in the order of ranks.
+    """Gather (B, ...) of each rank into (size * B, ...), in the order of ranks, with gradient.
 
     The gradient is that of the SUM of all ranks' losses. DDP then averages parameter gradients,
     which makes it the gradient of the mean over ranks: nothing is to be rescaled.
@@ -43,21 +43,21 @@ def gather(x: Tensor) -> Tensor:
 
 
 class AllMean(torch.autograd.Function):
-    """Mean over ranks; so is the gradient."""
+    """Average over ranks, and the gradient likewise."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """The same on every rank."""
+        """Give every rank the same mean."""
         return all_mean(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Mean over ranks of what each rank's loss wants."""
+        """Average what each rank's loss wants."""
         return all_mean(grads[0])
 
 
 def joint_mean(x: Tensor) -> Tensor:
-    """Differentiable mean over ranks, of the SUM of all ranks' losses as with `gather`."""
+    """Average over ranks; the gradient is that of the SUM of all losses, as with `gather`."""
     if group_ranks().size == 1:
         return x
     mean: Tensor = AllMean.apply(x)
@@ -66,7 +66,7 @@ def joint_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_mean(x: Tensor) -> Tensor:
-    """Mean over ranks, without gradient; `x` itself stays as it is."""
+    """Average over ranks, without gradient; `x` itself stays as it is."""
     if group_ranks().size == 1:
         return x.detach()
     total = x.detach().clone()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .axes import check_axes
+from .checks import check_axes
 from .collectives import all_mean
 from .heads import at_least_fp32
 from .sinkhorn import sinkhorn_knopp
@@ -15,13 +15,13 @@ from .sinkhorn import sinkhorn_knopp
 
 @torch.no_grad()
 def centred(logits: Tensor, center_K: Tensor, temperature: float | Tensor) -> Tensor:
-    """The teacher's probabilities, (..., K) in at least fp32: centred, then sharpened."""
+    """Centre the teacher's logits, then sharpen them: probabilities (..., K) in at least fp32."""
     with torch.autocast(logits.device.type, enabled=False):
         return F.softmax((at_least_fp32(logits) - center_K) / temperature, dim=-1)
 
 
 def view_cross_entropy(student_VBK: Tensor, p_TBK: Tensor, *, temperature: float) -> Tensor:
-    """Cross entropy H(p_t, q_v) of the student's views to the targets: mean over pairs, v != t."""
+    """Average the cross entropy H(p_t, q_v) of student to teacher over pairs of views v != t."""
     check_axes("view_cross_entropy", student_VBK=student_VBK, p_TBK=p_TBK)
     with torch.autocast(student_VBK.device.type, enabled=False):
         log_q_VBK = F.log_softmax(at_least_fp32(student_VBK) / temperature, dim=-1)
@@ -36,7 +36,7 @@ def view_cross_entropy(student_VBK: Tensor, p_TBK: Tensor, *, temperature: float
 
 @torch.no_grad()
 def move_center(center_K: Tensor, logits_XK: Tensor, *, momentum: float) -> None:
-    """EMA of the mean logits of all ranks, in place; X may differ between ranks, and be 0."""
+    """Move the centre, in place, towards the mean logits of all ranks; X may differ, and be 0."""
     total = all_mean(torch.cat([logits_XK.sum(0), logits_XK.new_full((1,), len(logits_XK))]))
     sum_K, count = total[:-1], total[-1]
     # written so that the centre stays where no rank has an output
@@ -44,7 +44,7 @@ def move_center(center_K: Tensor, logits_XK: Tensor, *, momentum: float) -> None
 
 
 def warmed_up(ends: tuple[float, float], warmup: float, progress: Tensor) -> Tensor:
-    """A teacher's temperature: linear over the first `warmup` of the run, then constant.
+    """Give a teacher's temperature: linear over the first `warmup` of the run, then constant.
 
     Officially a step per epoch.
     """
@@ -54,7 +54,7 @@ def warmed_up(ends: tuple[float, float], warmup: float, progress: Tensor) -> Ten
 
 @torch.no_grad()
 def entropies(p_TBK: Tensor) -> dict[str, Tensor]:
-    """Entropy of the teacher's outputs (nats) and of their mean; a collapse has them equal.
+    """Tell the entropies (nats) of the teacher's outputs and of their mean; equal at a collapse.
 
     Both near 0: one prototype takes all. Both near ln K: uniform outputs.
     """
@@ -66,7 +66,10 @@ def entropies(p_TBK: Tensor) -> dict[str, Tensor]:
 
 
 class Centring(nn.Module):
-    """Targets by a moving centre, which moves after it was used."""
+    """Logits become targets by a centre, the EMA of the teacher's mean logits over all ranks.
+
+    It moves after it was used (DINO, eq. 4).
+    """
 
     center_K: Tensor
 
@@ -84,7 +87,7 @@ class Centring(nn.Module):
 
 
 class Sinkhorn(nn.Module):
-    """Targets by three Sinkhorn iterations over the outputs of all ranks; all axes are samples."""
+    """Logits become targets by three Sinkhorn iterations; all axes but the last are samples."""
 
     def forward(self, logits: Tensor, temperature: Tensor) -> Tensor:
         """(..., K) logits -> (..., K) probabilities without gradient."""

@@ -3,28 +3,21 @@
 import copy
 import itertools
 from collections.abc import Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...batch import ViewSpec
+from ...encoders.protocols import MapEncoder
 from ...errors import ContractError
+from .checks import positive
 from .heads import feature_dim
-from .limits import positive
-
-
-@runtime_checkable
-class MapEncoder(Protocol):
-    """An encoder that shows what it pools; those of backbones do."""
-
-    def maps(self, images_BCHW: Tensor) -> Tensor:
-        """(B, D, h, w) before pooling."""
 
 
 def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int, int]:
-    """(D, h, w) of the encoder's maps of a view, found on the meta device: nothing is computed.
+    """Find (D, h, w) of the encoder's maps of a view on the meta device: nothing is computed.
 
     Raises:
         ContractError: the encoder has no such maps, or does not take such a view.
@@ -50,7 +43,7 @@ def map_shape(method: str, encoder: nn.Module, view: ViewSpec) -> tuple[int, int
 
 
 class MapDecoder(nn.Module):
-    """Transposed convolutions that double the maps once per width, then a linear one.
+    """Transposed convolutions double the maps once per width, then a linear one makes channels.
 
     Context encoders' (pathak22/context-encoder, train.lua: 4 x 4, stride 2, BN, ReLU).
     """
@@ -68,7 +61,7 @@ class MapDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, 1))
 
     def forward(self, maps_BDHW: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, channels, *size); where doubling does not end there, bilinear."""
+        """Paint (B, channels, *size); where doubling does not end there, bilinearly."""
         made: Tensor = self.layers(maps_BDHW)
         if made.shape[-2:] == size:
             return made

@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...encoders.protocols import FeatureEncoder
 from ...errors import ContractError
 
 
 def feature_dim(encoder: nn.Module, method: str) -> int:
-    """`encoder.dim`, D of the features.
+    """Ask the encoder for D, the number of its features.
 
     Raises:
         ContractError: the encoder does not say it.
     """
-    dim = getattr(encoder, "dim", None)
+    dim = encoder.dim if isinstance(encoder, FeatureEncoder) else None
     if not isinstance(dim, int):
         raise ContractError(
             f"{method} needs encoder.dim, the number of features; {type(encoder).__name__} has "
@@ -27,12 +28,12 @@ def feature_dim(encoder: nn.Module, method: str) -> int:
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """Turn half precision into float32; float32 and float64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def batch_norm_mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear, BN, ReLU per layer, none with a bias; the last layer without ReLU.
+    """Stack linear layers, BN and ReLU, none with a bias; the last layer has no ReLU.
 
     SimCLR's projector: google-research/simclr, model_util.py:141-177 (the last BN: center=False).
     """
@@ -53,7 +54,7 @@ def hidden_norm_mlp(
     last_bias: bool = False,
     last_norm: bool = False,
 ) -> nn.Sequential:
-    """Linear, BN, ReLU per hidden layer, then a linear layer.
+    """Stack linear layers, BN and ReLU, then one linear layer.
 
     `last_norm` adds a BN without scale and shift.
 
@@ -70,8 +71,18 @@ def hidden_norm_mlp(
     return nn.Sequential(*layers)
 
 
+def hidden_batch_norm_mlp(
+    sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Stack linear layers with BN and activation between them: SwAV's and MSN's heads."""
+    layers: list[nn.Module] = []
+    for wide, narrow in itertools.pairwise(sizes):
+        layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), activation()]
+    return nn.Sequential(*layers[:-2])
+
+
 def relu_mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them and no norm.
+    """Stack linear layers with ReLU between them and no norm.
 
     Raises:
         ValueError: there is no layer.
@@ -82,7 +93,7 @@ def relu_mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def split_last(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """The sizes of hidden layers and of the last one, each (in, out).
+    """Pair up the sizes of hidden layers, and of the last one, each (in, out).
 
     Raises:
         ValueError: there is no layer, or an empty one.
@@ -94,7 +105,7 @@ def split_last(sizes: Sequence[int]) -> tuple[list[tuple[int, int]], tuple[int, 
 
 
 def gelu_mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with GELU between them; weights trunc_normal(.02), biases 0."""
+    """Stack linear layers with GELU between them; weights trunc_normal(.02), biases 0."""
     layers: list[nn.Module] = []
     for wide, narrow in itertools.pairwise(sizes):
         layers += [nn.Linear(wide, narrow), nn.GELU()]
@@ -102,14 +113,14 @@ def gelu_mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def trunc_normal(module: nn.Module) -> None:
-    """For `module.apply`: weights of linear layers at 0 +- .02, cut at 2; biases 0 (as ViTs)."""
+    """Draw the weights of a linear layer at 0 +- .02, cut at 2; biases 0 (for `module.apply`)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
 
 
 class Prototypes(nn.Module):
-    """Weight-normed linear layer without bias, always in full precision.
+    """A weight-normed linear layer without bias, which computes in full precision always.
 
     The norm g of every prototype starts at 1 and learns only if `learn_norm`.
     """
@@ -121,7 +132,7 @@ class Prototypes(nn.Module):
         nn.init.kaiming_uniform_(self.direction_KD, a=math.sqrt(5))  # nn.Linear's own
 
     def forward(self, z: Tensor) -> Tensor:
-        """(..., D) features in at least fp32 -> (..., K) logits of the same dtype."""
+        """Turn (..., D) features in at least fp32 into (..., K) logits of the same dtype."""
         # not in bf16: its steps of 2^-8 near 1 are a tenth of a nat at a temperature of 0.04
         with torch.autocast(z.device.type, enabled=False):
             weight_KD = self.norm_K1 * F.normalize(self.direction_KD, dim=1)
@@ -137,13 +148,13 @@ class PrototypeHead(nn.Module):
         self.last = Prototypes(sizes[-1], prototypes, learn_norm=learn_norm)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., D) features -> (..., K) logits."""
+        """Turn (..., D) features into (..., K) logits."""
         logits: Tensor = self.last(F.normalize(at_least_fp32(self.mlp(features)), dim=-1))
         return logits
 
 
 class Branch(nn.Module):
-    """An encoder with its head: DINO's student, and its teacher."""
+    """An encoder with its head, as DINO's student and its teacher each are one."""
 
     def __init__(self, encoder: nn.Module, head: PrototypeHead) -> None:
         super().__init__()
@@ -151,7 +162,7 @@ class Branch(nn.Module):
         self.head = head
 
     def forward(self, groups: list[Tensor]) -> Tensor:
-        """Groups of (V, B, C, H, W) -> (V of all groups, B, K); one encoder pass per group."""
+        """Turn groups of (V, B, C, H, W) into (V of all groups, B, K); one pass per group."""
         features = torch.cat([self.encoder(group.flatten(0, 1)) for group in groups])
         logits: Tensor = self.head(features)
         return logits.view(-1, groups[0].shape[1], logits.shape[-1])

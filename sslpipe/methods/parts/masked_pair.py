@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from ...batch import Batch, BatchSpec
-from ...encoders.patches import PatchEncoder
+from ...encoders.protocols import PatchEncoder
 from ...errors import ContractError
+from .checks import positive, shares
 from .heads import PrototypeHead, feature_dim
-from .limits import positive, shares
 from .patches import patch_mask, whole_patches
-from .teachers import cosine, ema_update, frozen_copy
+from .teachers import cosine_between, ema_update, frozen_copy
 
 MASK = "blocks"  # mask m belongs to 'global' view m
 
 
-def check(method: str, encoder: nn.Module, spec: BatchSpec) -> None:
+def check_masked_views(method: str, encoder: nn.Module, spec: BatchSpec) -> None:
     """Check that there are 2 'global' views with a mask for each.
 
     Raises:
@@ -36,7 +36,7 @@ def check(method: str, encoder: nn.Module, spec: BatchSpec) -> None:
 
 
 def hidden_index(hidden_RN: Tensor, count: int) -> Tensor:
-    """Numbers of the hidden patches among all R * N, ascending: (count,) int64.
+    """Number the hidden patches among all R * N, ascending: (count,) int64.
 
     A stable sort and not boolean indexing, whose size would have to come back to the host.
     """
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
 class MaskedBranch(nn.Module):
     """A ViT with heads for class tokens and patches, which may be one and the same."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, patch_head: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: PrototypeHead, patch_head: PrototypeHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -68,7 +68,7 @@ class MaskedBranch(nn.Module):
         hidden_RN: Tensor | None = None,
         mask_token_D: Tensor | None = None,
     ) -> Seen:
-        """Groups of (V, B, C, H, W), one encoder pass each; `index_X` counts the first's patches.
+        """Encode groups of (V, B, C, H, W), one pass each; `index_X` counts the first's patches.
 
         With `hidden_RN`, `mask_token_D` stands for these patches of the first group.
         """
@@ -106,7 +106,7 @@ class MaskedPair(nn.Module):
         self.register_buffer("progress", torch.zeros(()))  # saved, so that a resume is exact
 
     def forward(self, batch: Batch) -> tuple[Seen, Seen]:
-        """What the student makes of all views, the 'global' ones masked; the teacher, unmasked."""
+        """Show the student all views, the 'global' ones masked; the teacher these alone, whole."""
         groups = [batch.views[group] for group in self.groups]
         hidden_RN = batch.masks[MASK].flatten(0, 1)
         index_X = hidden_index(hidden_RN, int(batch.hidden[MASK].sum()))  # counted on the host
@@ -118,19 +118,19 @@ class MaskedPair(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Hold the last layers while they are frozen (as in DINO), then the teacher's EMA."""
+        """Hold the last layers while they are frozen (as in DINO), then move the teacher."""
         if progress <= self.freeze_last_layer:
-            for part in ("head", "patch_head"):
-                mine, theirs = (getattr(net, part).last for net in (self.student, self.teacher))
-                mine.load_state_dict(theirs.state_dict())
-        ema_update(self.teacher, self.student, cosine(self.momentum, 1.0, progress))
+            student, teacher = self.student, self.teacher
+            student.head.last.load_state_dict(teacher.head.last.state_dict())
+            student.patch_head.last.load_state_dict(teacher.patch_head.last.state_dict())
+        ema_update(self.teacher, self.student, cosine_between(self.momentum, 1.0, progress))
         self.progress.fill_(progress)
 
 
 def prototype_head(
     encoder: nn.Module, prototypes: int, hidden: int, bottleneck: int, *, learn_norm: bool
 ) -> PrototypeHead:
-    """DINO's head on the tokens of `encoder`."""
+    """Make DINO's head for the tokens of `encoder`."""
     positive(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck)
     sizes = (feature_dim(encoder, "masks"), hidden, hidden, bottleneck)
     return PrototypeHead(sizes, prototypes, learn_norm=learn_norm)

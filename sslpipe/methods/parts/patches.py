@@ -1,24 +1,31 @@
-"""Parts of methods that hide patches from a ViT: what they need of it, positions, MAE's decoder.
+"""Parts of methods that hide patches from a ViT: checks, choices of patches, MAE's decoder.
 
-S visible patches, P values of a patch here.
+Rows may choose different numbers of patches; they are then padded to the longest one. The counts
+are known on the host (Batch.hidden), so no shape waits for the device.
+S patches that a row chooses (of the longest row), P values of a patch here.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ...batch import BatchSpec, MaskSpec
-from ...encoders.patches import PatchEncoder, library, sincos
+from ...encoders.libraries import library
+from ...encoders.patches import sincos, take, visible_first
+from ...encoders.protocols import Encoder, PatchEncoder
 from ...errors import ContractError
-from .limits import positive
+from .checks import positive
+from .collectives import all_mean
 
 
 def patch_mask(
     method: str, encoder: nn.Module, spec: BatchSpec, name: str, view: str = "global"
 ) -> MaskSpec:
-    """The mask called `name`, over the encoder's patches of the views of group `view`.
+    """Find the mask called `name`, over the encoder's patches of the views of group `view`.
 
     Raises:
         ContractError: views, mask or encoder do not fit each other.
@@ -48,7 +55,7 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
     Raises:
         ContractError: a group's views are not.
     """
-    patch = getattr(encoder, "patch_size", 1)
+    patch = encoder.patch_size if isinstance(encoder, Encoder | PatchEncoder) else 1
     for group in groups:
         height, width = spec.views[group].size("H"), spec.views[group].size("W")
         if height % patch or width % patch:
@@ -58,15 +65,8 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
             )
 
 
-def undecayed_by_name(encoder: nn.Module) -> Iterator[nn.Parameter]:
-    """The class token and learned positions of timm models, which some codes do not decay."""
-    for model in encoder.modules():
-        names = cast(Any, getattr(model, "no_weight_decay", tuple))()
-        yield from (p for name, p in model.named_parameters() if name in names)
-
-
 def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
-    """How many patches every row of the mask called `name` hides.
+    """Tell how many patches every row of the mask called `name` hides.
 
     Raises:
         ContractError: rows differ.
@@ -79,17 +79,38 @@ def hidden_patches(method: str, mask: MaskSpec, name: str) -> int:
     return mask.hidden
 
 
-def visible_first(hidden_BN: Tensor) -> Tensor:
-    """Patch numbers, visible before hidden, each in raster order: (B, N) int64.
+class Padded(NamedTuple):
+    """The chosen patches of each row in raster order, then padding: patches not chosen."""
 
-    A stable sort and not boolean indexing, whose size would have to come back to the host.
+    index_BS: Tensor  # int64 patch numbers
+    real_BS: Tensor  # bool; False: padding
+    even: bool  # no row has padding, known on the host
+
+
+def padded(chosen_BN: Tensor, counts: npt.NDArray[np.int64]) -> Padded:
+    """Number what each row chooses; `counts` are those of all rows, in any shape."""
+    most = int(counts.max())
+    index_BS = visible_first(~chosen_BN)[:, :most]
+    return Padded(index_BS, chosen_BN.gather(1, index_BS), bool(counts.min() == most))
+
+
+def real_keys(*parts: Padded) -> Tensor | None:
+    """Tell what may be attended to where `parts` stand side by side: (B, S) bool.
+
+    None where nothing is padding: attention without a mask has the faster kernels.
     """
-    return hidden_BN.to(torch.uint8).argsort(dim=1, stable=True)
+    if all(part.even for part in parts):
+        return None
+    return torch.cat([part.real_BS for part in parts], dim=1)
 
 
-def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
-    """Tokens in the order of `index_BN`."""
-    return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
+def mean_of_real(values_BS: Tensor, real_BS: Tensor) -> Tensor:
+    """Average over the real entries; the mean over ranks is that over the joined batch.
+
+    Ranks differ in how many entries are real, hence the division by their mean number.
+    """
+    real = real_BS.to(values_BS.dtype)
+    return (values_BS * real).sum() / all_mean(real.sum())
 
 
 def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
@@ -102,7 +123,7 @@ def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
 
 
 class MaskedDecoder(nn.Module):
-    """MAE's: mask tokens at the hidden places, then a light ViT with its own positions."""
+    """MAE's decoder puts mask tokens at the hidden places; a light ViT predicts all patches."""
 
     positions: Tensor
 
@@ -123,7 +144,7 @@ class MaskedDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens_BSD: Tensor, order_BN: Tensor) -> Tensor:
-        """(B, 1 + S, D) tokens and `visible_first` of the mask -> (B, N, P)."""
+        """Turn (B, 1 + S, D) tokens and `visible_first` of the mask into (B, N, P) predictions."""
         x = self.embed(tokens_BSD)
         missing = order_BN.shape[1] + 1 - x.shape[1]
         patches = torch.cat([x[:, 1:], self.mask_token.expand(len(x), missing, -1)], dim=1)
@@ -134,7 +155,7 @@ class MaskedDecoder(nn.Module):
 
 
 def xavier(module: nn.Module) -> None:
-    """The official initialisation of linear layers."""
+    """Draw the weights of a linear layer as MAE does (for `module.apply`)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

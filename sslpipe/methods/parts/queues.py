@@ -38,11 +38,11 @@ class Queue(nn.Module):
 
     @property
     def full(self) -> bool:
-        """Whether every row has been enqueued."""
+        """Tell whether every row has been enqueued."""
         return self.seen >= len(self.rows_QD)
 
     def snapshot(self) -> Tensor:
-        """A copy of the rows for a loss: backward needs them as they were before `enqueue`."""
+        """Copy the rows for a loss: backward needs them as they were before `enqueue`."""
         return self.rows_QD.clone()
 
     @torch.no_grad()
@@ -58,14 +58,14 @@ class Queue(nn.Module):
         self.seen += self.batch
 
     def get_extra_state(self) -> int:
-        """The part of the state_dict that is no tensor."""
+        """Save the number of rows seen, the part of the state_dict that is no tensor."""
         return self.seen
 
     def set_extra_state(self, state: int) -> None:
-        """Take it back."""
+        """Restore what `get_extra_state` saved."""
         self.seen = state
 
 
 def random_rows(size: int, dim: int) -> Tensor:
-    """(size, dim) directions drawn evenly from the sphere, float32: MoCo's start (builder.py)."""
+    """Draw (size, dim) directions evenly from the sphere, float32: MoCo's start (builder.py)."""
     return F.normalize(torch.randn(size, dim), dim=1)

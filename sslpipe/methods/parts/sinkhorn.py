@@ -15,7 +15,7 @@ from .heads import at_least_fp32
 def sinkhorn_knopp(
     scores_XK: Tensor, *, epsilon: float | Tensor = 1.0, iterations: int = 3
 ) -> Tensor:
-    """Soft assignments, (X, K) in at least fp32, without gradient; each sample's sum to 1.
+    """Assign softly, (X, K) in at least fp32, without gradient; each sample's shares sum to 1.
 
     Starts from exp(scores / epsilon). An iteration divides each prototype by its sum over the
     samples of ALL ranks, then each sample by its own; ranks may hold different numbers of samples.

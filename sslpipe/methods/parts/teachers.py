@@ -16,7 +16,7 @@ DEPTH_RATES: Mapping[str, str] = MappingProxyType({"DropPath": "drop_prob", "Sto
 
 
 def frozen_copy(module: M) -> M:
-    """A copy that shares nothing, takes no gradient, and has no dropout or drop path.
+    """Copy a module: the copy shares nothing, takes no gradient, has no dropout or drop path.
 
     Their rates become 0 instead of relying on eval(): someone who evaluates the copy and calls
     train() afterwards must not switch them on.
@@ -40,13 +40,13 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(tensors, list(student.parameters()), 1.0 - momentum)
 
 
-def cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from `start` (progress 0) to exactly `end` (progress 1)."""
+def cosine_between(start: float, end: float, progress: float) -> float:
+    """Go by half a cosine from `start` (progress 0) to exactly `end` (progress 1)."""
     assert 0.0 <= progress <= 1.0, progress  # beyond 1 it would turn back, a momentum pass 1
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def linear(start: float, end: float, progress: float) -> float:
-    """Straight from `start` (progress 0) to exactly `end` (progress 1)."""
+def linear_between(start: float, end: float, progress: float) -> float:
+    """Go straight from `start` (progress 0) to exactly `end` (progress 1)."""
     assert 0.0 <= progress <= 1.0, progress
     return end - (end - start) * (1.0 - progress)

@@ -4,7 +4,7 @@ from torch import nn
 
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import ContractError
-from sslpipe.methods.batch_norms import GroupedBatchNorm, group_batch_norms
+from sslpipe.methods.moco import GroupedBatchNorm, group_batch_norms
 from sslpipe.recipe.names import Entry
 
 

@@ -1,0 +1,68 @@
+"""What an encoder is, and what some methods ask of one beside features.
+
+`Encoder` is the base of ours and may be that of yours. The Protocols are what methods check: a
+module that declares the same members without the base is taken as well.
+Letters: D features, N patches, S visible patches, h x w places of a map.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """An encoder that says how many features it gives: all methods ask for that."""
+
+    dim: int  # D
+
+
+class Encoder(nn.Module, ABC):
+    """Images (B, C, H, W) become features (B, D)."""
+
+    dim: int  # D
+    patch_size: int = 1  # pixels; sides of views must be its multiples
+
+    @abstractmethod
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Give the pooled features of each image, (B, D)."""
+
+
+@runtime_checkable
+class PatchEncoder(Protocol):
+    """An encoder that shows its patches, for methods that hide some; image.ViT is one."""
+
+    patch_size: int  # pixels
+
+    def tokens(
+        self,
+        images_BCHW: Tensor,
+        visible_BS: Tensor | None = None,
+        *,
+        real_BS: Tensor | None = None,
+        hidden_BN: Tensor | None = None,
+        mask_token_D: Tensor | None = None,
+    ) -> Tensor:
+        """Give class token and patches after the final norm, (B, 1 + N, D) or (B, 1 + S, D).
+
+        `visible_BS`, int64 patch numbers: only these patches are seen, in this order. `real_BS`,
+        bool: False is padding of `visible_BS`. `hidden_BN`, bool: `mask_token_D` stands for these
+        patches.
+        """
+
+
+@runtime_checkable
+class MapEncoder(Protocol):
+    """An encoder that shows the map it pools, for methods that rebuild pictures from it."""
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """Give what is pooled to features, (B, D, h, w)."""
+
+
+@runtime_checkable
+class LayeredEncoder(Protocol):
+    """An encoder that shows what its L blocks add, for data2vec 2.0; image.ViT is one."""
+
+    def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
+        """Give what the MLP of each block adds to its tokens: (L, B, 1 + N, D)."""
