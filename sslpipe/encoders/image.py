@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..batch import ViewSpec
 from ..errors import RecipeError
 from ..recipe import names
 from .libraries import library, timm_create
@@ -123,29 +124,30 @@ class ViT(LibraryEncoder):
         return on_grid(self.tokens(images_BCHW)[:, 1:], (rows, columns))
 
 
-def build_encoder(entry: names.Entry, *, image_size: int) -> Encoder:
-    """Make the encoder that an entry names, randomly initialised.
+def build_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
+    """Make the encoder that an entry names, for views of a kind, randomly initialised.
 
     Names: torchvision's resnet18 to resnet101, cifar_resnet, vit_tiny to vit_large (patch 16), any
-    timm name, or the user's own `package.module:Thing`, called as `Thing(image_size, *, settings)`.
-    `image_size` in pixels fixes the grid of learned positions; ViTs take other sizes too.
+    timm name, or the user's own `package.module:Thing`, called as `Thing(view, *, settings)`.
+    The views' height fixes the grid of learned positions; ViTs take other sizes too.
 
     Raises:
         RecipeError: unknown name or setting, or a combination that cannot be built.
+        ContractError: ours are for images, but the views have no height.
     """
     if ":" in entry.name:
-        return own_encoder(entry, image_size)
+        return own_encoder(entry, view)
     name = SHORT.get(entry.name, entry.name)
-    return cast(Encoder, names.call(builder(name, entry), entry, name, image_size))
+    return cast(Encoder, names.call(builder(name, entry), entry, name, view.size("H")))
 
 
-def own_encoder(entry: names.Entry, image_size: int) -> Encoder:
+def own_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
     """Make the user's own encoder.
 
     Raises:
         RecipeError: it cannot be imported or built, or does not say how many features it gives.
     """
-    made = names.call(names.imported(entry), entry, image_size)
+    made = names.call(names.imported(entry), entry, view)
     if not (isinstance(made, nn.Module) and isinstance(made, FeatureEncoder)):
         raise RecipeError(
             f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no module with "

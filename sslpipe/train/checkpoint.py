@@ -12,13 +12,14 @@ import torch
 import yaml
 from torch import nn
 
+from ..batch import ViewSpec
 from ..encoders import build_encoder
 from ..errors import StateError
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import Entry
 from ..recipe.schema import Section
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Checkpoint:
 
     recipe: str  # YAML
     fingerprint: str  # of the recipe
-    image_size: int  # pixels, that the backbone was built for
+    view: dict[str, Any]  # that the backbone was built for: see `view_record`
     step: int  # optimizer steps done
     stream: dict[str, Any]
     encoder: dict[str, Any]  # its storages are those of `method`, which torch.save writes once
@@ -133,7 +134,7 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
     checkpoint = read_checkpoint(path)
     recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
     assert recipe.train is not None
-    encoder = build_encoder(recipe.train.backbone, image_size=checkpoint.image_size)
+    encoder = build_encoder(recipe.train.backbone, ViewSpec(**checkpoint.view))
     try:
         encoder.load_state_dict(checkpoint.encoder)
     except RuntimeError as error:
@@ -142,6 +143,14 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
             f"recipe ({error}); load it with the code that built it"
         ) from error
     return encoder, recipe
+
+
+def view_record(view: ViewSpec) -> dict[str, Any]:
+    """The fields of a view spec that encoders are built for, as plain data."""
+    return {
+        "group": view.group, "count": view.count, "axes": view.axes, "shape": view.shape,
+        "vocabulary": view.vocabulary,
+    }  # fmt: skip
 
 
 def recipe_text(recipe: Recipe) -> str:

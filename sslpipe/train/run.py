@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..batch import BatchSpec, whole_group
+from ..batch import BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
 from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method, build_method
@@ -66,13 +66,13 @@ def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
         missing = "method" if recipe.method is None else "train"
         raise RecipeError(f"{recipe.path}: has no {missing!r} section; add it to train")
     with keyed("init", seed=recipe.stream.seed):
-        encoder = build_encoder(recipe.train.backbone, image_size=image_size(spec))
+        encoder = build_encoder(recipe.train.backbone, encoded_view(spec))
         return build_method(recipe.method, encoder, spec)
 
 
-def image_size(spec: BatchSpec) -> int:
-    """Tell the height of the global views, or of the first group, in pixels."""
-    return spec.views[whole_group(spec.views)].size("H")
+def encoded_view(spec: BatchSpec) -> ViewSpec:
+    """Find the views that the encoder is built for: the global ones, or the first group's."""
+    return spec.views[whole_group(spec.views)]
 
 
 def prepare(pipeline: Pipeline, method: Method, settings: Train) -> TrainRun:
@@ -178,7 +178,7 @@ def save_run(run: TrainRun, step: int, path: Path) -> None:
     content = checkpoint.Checkpoint(
         recipe=checkpoint.recipe_text(run.recipe),
         fingerprint=run.recipe.fingerprint,
-        image_size=image_size(run.pipeline.spec),
+        view=checkpoint.view_record(encoded_view(run.pipeline.spec)),
         step=step,
         stream=run.pipeline.state_dict(),
         encoder=run.method.encoder.state_dict(),

@@ -8,13 +8,14 @@ import torchvision
 from sslpipe.encoders import build_encoder, image
 from sslpipe.errors import RecipeError
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 4}
 
 
 def build(name, size=32, **settings):
     torch.manual_seed(0)
-    return build_encoder(Entry(name, settings, "r.yaml:7"), image_size=size).eval()
+    return build_encoder(Entry(name, settings, "r.yaml:7"), square(size)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +185,10 @@ def test_mistakes_are_named_with_their_place(name, settings, message):
         build(name, **settings)
 
 
-def test_a_users_own_encoder_gets_the_image_size(monkeypatch, tmp_path):
+def test_a_users_own_encoder_gets_the_views(monkeypatch, tmp_path):
     (tmp_path / "my_nets.py").write_text(
-        "from torch import nn\n\n\ndef flat(image_size: int, *, dim: int) -> nn.Module:\n"
-        "    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, dim))\n"
+        "import math\n\nfrom torch import nn\n\n\ndef flat(view, *, dim: int) -> nn.Module:\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(view.shape), dim))\n"
         "    net.dim = dim\n    return net\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 import sslpipe
 from sslpipe.evaluate.central import central
 from sslpipe.recipe import find_recipe, load_recipe, recipes
-from sslpipe.train.run import image_size
+from sslpipe.train.run import encoded_view
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -13,7 +13,7 @@ def test_whole_views_of_any_group_are_judged(name, sample):
     recipe = load_recipe(find_recipe(name))
     view = central(recipe, batch_size=2).views["global"]
     with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
-        size = image_size(pipe.spec)
+        size = encoded_view(pipe.spec).size("H")
     cut = {"jigsaw", "relative_patch"} & recipe.targets.keys()  # patches in training, images here
     assert view.ops[0].settings["size"][0] == size or cut
     trained = next(iter(recipe.views.values()))

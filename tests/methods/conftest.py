@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 
 class TinyEncoder(nn.Module):
@@ -84,7 +85,7 @@ def vit() -> nn.Module:
     """A ViT of two narrow blocks with patches of 4 px."""
     torch.manual_seed(0)
     settings = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    return build_encoder(Entry("vit_tiny", settings), image_size=16)
+    return build_encoder(Entry("vit_tiny", settings), square(16))
 
 
 @pytest.fixture

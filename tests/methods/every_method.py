@@ -11,6 +11,7 @@ from sslpipe import methods
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 SIDE, SMALL_SIDE, PATCH, PATCHES = 16, 8, 4, 16
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -68,7 +69,7 @@ TARGETS = {
 
 
 def vit() -> nn.Module:
-    return build_encoder(Entry("vit_tiny", VIT), image_size=SIDE)
+    return build_encoder(Entry("vit_tiny", VIT), square(SIDE))
 
 
 def build(name: str, spec: BatchSpec, encoder: nn.Module | None = None, **more) -> nn.Module:

@@ -5,6 +5,7 @@ import torch
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 PATCH, GRID, PATCHES = 4, (4, 4), 16
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -20,7 +21,7 @@ SETTINGS = {
 
 def vit(**settings):
     torch.manual_seed(0)
-    return build_encoder(Entry("vit_tiny", VIT | settings), image_size=16)
+    return build_encoder(Entry("vit_tiny", VIT | settings), square(16))
 
 
 def choose(counts_MB, seed):

@@ -8,6 +8,7 @@ from sslpipe.errors import ContractError
 from sslpipe.methods import autoencoder
 from sslpipe.methods.parts import feature_maps
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 from . import masked
 
@@ -17,7 +18,7 @@ CIFAR = {"width": 8, "blocks": [1, 1, 1, 1]}
 
 def encoder_of(name, **settings):
     torch.manual_seed(0)
-    return build_encoder(Entry(name, settings), image_size=16)
+    return build_encoder(Entry(name, settings), square(16))
 
 
 def test_loss_is_the_squared_error_of_the_full_image(rand):
@@ -87,7 +88,7 @@ def test_what_has_no_maps_or_does_not_tile_is_named(encoder):
     spec = masked.spec_of(4)
     with pytest.raises(ContractError, match=r"autoencoder needs an encoder with maps.*TinyEncoder"):
         autoencoder.Autoencoder(encoder, spec)
-    swin = build_encoder(Entry("swin_tiny_patch4_window7_224"), image_size=224)
+    swin = build_encoder(Entry("swin_tiny_patch4_window7_224"), square(224))
     view = dataclasses.replace(spec.views["global"], shape=(3, 224, 224))
     with pytest.raises(ContractError, match=r"gives \(1, 7, 7, 768\)"):
         feature_maps.map_shape("autoencoder", swin, view)

@@ -8,6 +8,7 @@ from sslpipe.encoders.patches import sincos
 from sslpipe.errors import ExtraError
 from sslpipe.methods.parts import teachers
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 
 def test_ema_is_exact_arithmetic_on_parameters_only():
@@ -53,7 +54,7 @@ def test_frozen_copy_zeroes_known_rates_and_nothing_else():
 def test_frozen_copy_switches_off_timms_drop_path():
     settings = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
     entry = Entry("vit_tiny", {**settings, "drop_path_rate": 0.9})
-    student = build_encoder(entry, image_size=8).train()
+    student = build_encoder(entry, square(8)).train()
     teacher = teachers.frozen_copy(student).train()
     images = torch.ones(16, 3, 8, 8)
     assert teacher(images).equal(teacher(images))

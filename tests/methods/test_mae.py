@@ -9,6 +9,7 @@ from sslpipe.encoders.patches import sincos, visible_first
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.methods import build_method, mae
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 PATCH, GRID, HIDDEN = 4, 4, 12
 VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 2, "pos_embed": "sincos"}
@@ -18,7 +19,7 @@ SMALL = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
 @pytest.fixture
 def vit():
     torch.manual_seed(0)
-    return build_encoder(Entry("vit_tiny", VIT), image_size=PATCH * GRID).eval()
+    return build_encoder(Entry("vit_tiny", VIT), square(PATCH * GRID)).eval()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from sslpipe.encoders import build_encoder
 from sslpipe.errors import ContractError
 from sslpipe.methods.moco import GroupedBatchNorm, group_batch_norms
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 
 @pytest.mark.parametrize("shape", [(8, 3), (8, 3, 4, 4)])
@@ -40,7 +41,7 @@ def test_running_statistics_are_the_mean_of_the_groups(rand):
 
 def test_a_grouped_encoder_loads_as_the_plain_one_and_is_never_synchronised():
     entry = Entry("cifar_resnet", {"width": 4, "blocks": (1, 1, 1, 1)})
-    encoder, plain = (build_encoder(entry, image_size=8) for _ in range(2))
+    encoder, plain = (build_encoder(entry, square(8)) for _ in range(2))
     names = list(encoder.state_dict())
     group_batch_norms(encoder, 2)
     assert list(encoder.state_dict()) == names

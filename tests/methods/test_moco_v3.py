@@ -10,6 +10,7 @@ from sslpipe.errors import ContractError
 from sslpipe.methods import moco_v3
 from sslpipe.methods.parts import teachers
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 SMALL = {"projector": (12, 12, 5), "predictor_hidden": 9, "freeze_patches": False}
 
@@ -96,7 +97,7 @@ def test_heads_are_the_official_ones(encoder, views, vit):
 
 def test_the_patch_projection_is_random_frozen_and_shared_with_the_target(views):
     vit = {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2, "pos_embed": "sincos"}
-    encoder = build_encoder(Entry("vit_tiny", vit), image_size=8)
+    encoder = build_encoder(Entry("vit_tiny", vit), square(8))
     batch, spec = views
     method = moco_v3.MoCoV3(encoder, spec, **SMALL | {"freeze_patches": True})
     proj = method.encoder.model.patch_embed.proj

@@ -10,6 +10,7 @@ from sslpipe.encoders import build_encoder
 from sslpipe.errors import ContractError
 from sslpipe.methods import msn
 from sslpipe.recipe.names import Entry
+from tests.view_specs import square
 
 SMALL = {"projector": (16, 16, 8), "prototypes": 6}
 VIT = Entry("vit_tiny", {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2})
@@ -49,7 +50,7 @@ def slow_msn_loss(anchors, targets, prototypes, temperature, sharpening, weight)
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
-    return build_encoder(VIT, image_size=16)
+    return build_encoder(VIT, square(16))
 
 
 @pytest.fixture

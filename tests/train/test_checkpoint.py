@@ -4,7 +4,8 @@ import torch
 from sslpipe.errors import StateError
 from sslpipe.recipe import load_recipe, parse_recipe
 from sslpipe.train import checkpoint, load_encoder
-from sslpipe.train.checkpoint import Checkpoint, recipe_text
+from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record
+from tests.view_specs import square
 
 YAML = """
 stream: {batch_size: 8}
@@ -20,10 +21,13 @@ run: {threads: 3}
 """
 
 
+VIEW = view_record(square(8))  # of toy.SIZE
+
+
 def make(**changes):
     recipe = parse_recipe(YAML)
     content = {
-        "recipe": recipe_text(recipe), "fingerprint": recipe.fingerprint, "image_size": 32,
+        "recipe": recipe_text(recipe), "fingerprint": recipe.fingerprint, "view": VIEW,
         "step": 7, "stream": {"step": 14, "recipe": "b2:0"}, "encoder": {}, "optimizer": {},
         "method": {"w": torch.arange(1000.0), "b": torch.ones(3)}, "scaler": {},
         "torch": "2",
@@ -118,7 +122,7 @@ def test_another_recipe_is_refused(tmp_path):
 def test_load_encoder(tmp_path, toy):
     encoder = toy.Encoder(6, 0.0, norm=False)
     recipe = toy.recipe()
-    content = make(recipe=recipe_text(recipe), image_size=toy.SIZE, encoder=encoder.state_dict())
+    content = make(recipe=recipe_text(recipe), view=VIEW, encoder=encoder.state_dict())
     checkpoint.write_checkpoint(tmp_path / "last.pt", content)
     loaded, its_recipe = load_encoder(tmp_path / "last.pt")
     images = torch.randn(2, 3, toy.SIZE, toy.SIZE)
@@ -129,7 +133,9 @@ def test_load_encoder(tmp_path, toy):
 def test_load_encoder_of_another_architecture(tmp_path, toy):
     encoder = toy.Encoder(5, 0.0, norm=False)
     content = make(
-        recipe=recipe_text(toy.recipe()), image_size=toy.SIZE, encoder=encoder.state_dict()
+        recipe=recipe_text(toy.recipe()),
+        view=VIEW,
+        encoder=encoder.state_dict(),
     )
     checkpoint.write_checkpoint(tmp_path / "last.pt", content)
     with pytest.raises(StateError, match="its encoder is not the backbone 'toy:make_encoder'"):

@@ -7,6 +7,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.methods import Method
 from sslpipe.recipe.names import Entry
 from sslpipe.train.optimizers import build_optimizer, clip_per_parameter, set_rates
+from tests.view_specs import square
 
 
 class Net(nn.Module):
@@ -176,9 +177,9 @@ class Layered(nn.Module):
     def __init__(self):
         super().__init__()
         settings = {"embed_dim": 8, "depth": 2, "num_heads": 2, "patch_size": 4}
-        self.encoder = build_encoder(Entry("vit_tiny", settings), image_size=8)
+        self.encoder = build_encoder(Entry("vit_tiny", settings), square(8))
         self.decoder = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8)])})
-        self.teacher = build_encoder(Entry("vit_tiny", settings), image_size=8)
+        self.teacher = build_encoder(Entry("vit_tiny", settings), square(8))
         self.teacher.requires_grad_(False)
 
 

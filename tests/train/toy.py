@@ -97,8 +97,8 @@ class Encoder(nn.Module):
         return self.drop(self.norm(self.layer(images.flatten(1))))
 
 
-def make_encoder(image_size, *, width: int):
-    assert image_size == SIZE
+def make_encoder(view, *, width: int):
+    assert view.shape == (3, SIZE, SIZE)
     return Encoder(width, 0.0, norm=False)
 
 

@@ -29,7 +29,7 @@ from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train import initial_method
 from sslpipe.train.loop import optimizer_step
 from sslpipe.train.record import Guard
-from sslpipe.train.run import TrainRun, image_size, prepare
+from sslpipe.train.run import TrainRun, encoded_view, prepare
 
 WARMUP = 3  # rounds
 Work = Callable[[], object]
@@ -89,8 +89,7 @@ def stepper(run: TrainRun, batch: Batch) -> Work:
 def backbone_alone(run: TrainRun, batch: Batch) -> Work:
     """Forward and backward of a fresh backbone on all views, one forward per resolution."""
     settings = run.settings
-    size = image_size(run.pipeline.spec)
-    encoder = build_encoder(settings.backbone, image_size=size)
+    encoder = build_encoder(settings.backbone, encoded_view(run.pipeline.spec))
     encoder.train().to(run.device, memory_format=torch.channels_last)
     groups = [views.flatten(0, 1) for views in batch.views.values()]
     # random gradients: those of a sum vanish in batch norm, and denormal numbers are slow on CPUs
