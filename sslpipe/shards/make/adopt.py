@@ -138,22 +138,20 @@ def upgrade(
         ShardError: a tar or an index is missing, damaged or of another set; the manifest is then
             still that of version 1.
     """
-    place = {shard.file: old.folder / shard.file for shard in old.shards}
+    shards = {shard.file: shard for shard in old.shards}
 
     def work(tar: Tar) -> ScannedTar:
-        index = current_index(place[tar.file], tar) or upgrade_index(
-            tar, index_path(place[tar.file])
-        )
-        write_index(place[tar.file], index)
-        return ScannedTar(tar, describe(tar, place[tar.file], index), ())
+        place, shard = old.folder / tar.file, shards[tar.file]
+        index = current_index(place, tar)  # of an upgrade that was cut short
+        if index is None or index.tar_sha256 != shard.sha256:
+            write_index(place, upgrade_index(tar, shard, index_path(place)))
+        return ScannedTar(tar, replace(shard, index_sha256=file_sha256(index_path(place))), ())
 
     found = in_threads(work, tars_of(old), threads, progress)
-    digests = {done.tar.file: file_sha256(index_path(place[done.tar.file])) for done in found}
-    shards = tuple(replace(s, index_sha256=digests[s.file]) for s in old.shards)
-    write_manifest(new := replace(old, shards=shards))
-    return Adopted(
-        new, tuple(problem for told in old_report(old.folder).values() for problem in told)
-    )
+    new = replace(old, shards=tuple(done.shard for done in found if done.shard))
+    write_manifest(new)
+    told = old_report(old.folder).values()
+    return Adopted(new, tuple(problem for problems in told for problem in problems))
 
 
 def manifest_of(

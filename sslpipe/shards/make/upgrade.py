@@ -9,7 +9,7 @@ its indexes, so nothing is decoded and nothing chosen anew; each tar is read onc
 """
 
 import struct
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,7 @@ import numpy.typing as npt
 from ...errors import SampleError, ShardError
 from ..codec import Codec
 from ..index import MAGIC, Index, IndexBuilder, IndexedMember
-from ..manifest import VERSION, Manifest, parse_manifest, places, read_document
-from ..read.download import Patience, read_whole
+from ..manifest import VERSION, Manifest, Shard, parse_manifest, places, read_document
 from ..read.tars import Tar, open_tar
 from ..scan import META, read_member, read_members
 from ..tar_headers import split_name
@@ -42,14 +41,6 @@ RECORD_1 = np.dtype(
 ONE = 1  # the version
 Samples = dict[str, dict[str, IndexedMember]]  # key -> extension -> member
 AGAIN = "make the set anew with `sslpipe index FOLDER --rebuild`, or copy it again"
-
-
-@dataclass(frozen=True, slots=True)
-class OldIndex:
-    """An index of version 1."""
-
-    records: npt.NDArray[np.void]
-    tar_sha256: str
 
 
 def is_version_1(folder: Path) -> bool:
@@ -80,13 +71,13 @@ def tars_of(manifest: Manifest) -> list[Tar]:
     return [Tar(str(manifest.tar_place(s)), s.file, s.bytes, 0.0) for s in manifest.shards]
 
 
-def upgrade_index(tar: Tar, index_file: Path) -> Index:
+def upgrade_index(tar: Tar, shard: Shard, index_file: Path) -> Index:
     """The index of version 2 of a tar, by that of version 1 in `index_file` and the tar itself.
 
     Raises:
-        ShardError: one of them is missing, damaged, or not of the other.
+        ShardError: one of them is missing, damaged, or not the one of the manifest.
     """
-    old = read_old_index(index_file)
+    records = read_old_records(index_file, shard)
     try:
         with open_tar(tar.url) as file:
             stream = HashedStream(file)
@@ -94,31 +85,25 @@ def upgrade_index(tar: Tar, index_file: Path) -> Index:
             stream.drain()
     except OSError as error:
         raise ShardError(f"{tar.url}: cannot be read ({error}); copy it again") from error
-    if stream.sha256 != old.tar_sha256:
-        raise ShardError(
-            f"{tar.url}: is not the tar that {index_file.name} was made of (another SHA-256); "
-            f"{AGAIN}"
-        )
-    return join(old, samples).finish(stream.tell(), stream.sha256)
+    if stream.sha256 != shard.sha256:
+        raise ShardError(f"{tar.url}: was changed (SHA-256 differs from the manifest); {AGAIN}")
+    return join(records, samples).finish(stream.tell(), stream.sha256)
 
 
-def read_old_index(path: Path) -> OldIndex:
-    """An index of version 1.
+def read_old_records(path: Path, shard: Shard) -> npt.NDArray[np.void]:
+    """The records of an index of version 1: (n,) of RECORD_1.
 
     Raises:
-        ShardError: it is missing or cut, or none of version 1.
+        ShardError: it is missing, or not the one of the manifest.
     """
     try:
-        data = read_whole(path, Patience())
+        data = path.read_bytes()
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
-    if len(data) < HEADER_1.size or not data.startswith(MAGIC):
-        raise ShardError(f"{path}: is no shard index; {AGAIN}")
-    _, version, table, count, _, digest = HEADER_1.unpack_from(data)
-    start = HEADER_1.size + table
-    if version != ONE or len(data) != start + count * RECORD_1.itemsize:
-        raise ShardError(f"{path}: is no index of version 1, or was cut; {AGAIN}")
-    return OldIndex(np.frombuffer(data, RECORD_1, count=count, offset=start), digest.hex())
+    if sha256(data).hexdigest() != shard.index_sha256 or not data.startswith(MAGIC):
+        raise ShardError(f"{path}: was changed (SHA-256 differs from the manifest); {AGAIN}")
+    _, _, table, count, _, _ = HEADER_1.unpack_from(data)
+    return np.frombuffer(data, RECORD_1, count=count, offset=HEADER_1.size + table)
 
 
 def read_samples(stream: HashedStream, where: str) -> Samples:
@@ -137,7 +122,7 @@ def read_samples(stream: HashedStream, where: str) -> Samples:
     return samples
 
 
-def join(old: OldIndex, samples: Samples) -> IndexBuilder:
+def join(records: npt.NDArray[np.void], samples: Samples) -> IndexBuilder:
     """The records of version 1 with all the members of their samples."""
     builder = IndexBuilder()
     by_offset = {
@@ -145,7 +130,7 @@ def join(old: OldIndex, samples: Samples) -> IndexBuilder:
         for members in samples.values()
         for ext, member in members.items()
     }
-    for record in old.records.tolist():
+    for record in records.tolist():
         offset, uid, _, _, label, width, height, _, flags = record
         if offset not in by_offset:
             raise ShardError(f"sample {uid}: is not in the tar where its index says; {AGAIN}")

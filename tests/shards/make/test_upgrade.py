@@ -132,7 +132,7 @@ def test_what_is_damaged_is_refused_and_the_set_stays_of_version_1(out, damage):
         data = bytearray(path.read_bytes())
         data[at] ^= 1
         path.write_bytes(data)
-    with pytest.raises(ShardError, match="--rebuild|copy it again"):
+    with pytest.raises(ShardError, match=r"--rebuild|copy it again"):
         adopt([str(out)], rules=RULES)
     assert json.loads((out / "manifest.json").read_text())["version"] == 1
 
