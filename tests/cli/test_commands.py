@@ -61,7 +61,7 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TRAINABLE)
     out, _ = run("pack", "photos", "shards", "--resize", 40, "--workers", 1, cwd=tmp_path)
-    assert re.search("images +│ +24 .*shards +│ +1 ", out, re.DOTALL)
+    assert re.search("samples +│ +24 .*shards +│ +1 ", out, re.DOTALL)
     assert "all good" in run("verify", "shards", cwd=tmp_path)[0]
     out, _ = run("show", recipe, "--shards", "shards", "--out", "s.png", "--rows", 3, cwd=tmp_path)
     assert "global: 2 x 32 x 32: RandomResizedCrop, RandomHorizontalFlip" in out
@@ -102,7 +102,7 @@ def test_packing_by_every_choice(run, tmp_path):
     )
     table = ("pack", "list.csv", "out", "--columns", "path=where,label=what", "--workers", 1)
     out, _ = run(*table, "--dry-run", "--shard-samples", 5, cwd=tmp_path)
-    assert re.search("images +│ +12 .*shards +│ +about 3 ", out, re.DOTALL)
+    assert re.search("samples +│ +12 .*shards +│ +about 3 ", out, re.DOTALL)
     assert not (tmp_path / "out").exists()
     words = ("--resize", 32, "--dedupe", "near", "--near-bits", 0, "--keep-names", "--name", "p")
     run(*table, "--shard-samples", 5, *words, cwd=tmp_path)
