@@ -169,7 +169,7 @@ class IndexBuilder:
             code = self.extensions.setdefault(ext, len(self.extensions))
             self.members.append((offset, size, crc, code, blocks))
         counts = len(self.members) - first, primary
-        self.samples.append((uid, padded(extent), label, flags, first, *counts))
+        self.samples.append((uid, filled(extent), label, flags, first, *counts))
 
     def finish(self, tar_bytes: int, tar_sha256: str) -> Index:
         """The index of a tar of so many bytes.
@@ -186,7 +186,7 @@ class IndexBuilder:
         return Index(samples, members, tuple(self.extensions), tar_bytes, tar_sha256)
 
 
-def padded(extent: Extent) -> tuple[int, ...]:
+def filled(extent: Extent) -> tuple[int, ...]:
     """An extent with a 0 for each number that its codec has no use for."""
     return (*extent, *[0] * (EXTENTS - len(extent)))
 

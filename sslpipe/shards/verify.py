@@ -11,7 +11,7 @@ from ..errors import SampleError, ShardError
 from ..process import cores
 from ..rng import sample_id
 from .codec import Extent, Inspect
-from .index import Index, MemberRecord, file_sha256, padded, parse_index
+from .index import Index, MemberRecord, file_sha256, filled, parse_index
 from .manifest import Manifest, Shard, size_fault
 from .tar_headers import parse_header, split_name
 
@@ -147,6 +147,6 @@ def check_extent(found: Extent, indexed: Extent) -> None:
     Raises:
         SampleError: they differ.
     """
-    if any(indexed) and padded(found) != indexed:
+    if any(indexed) and filled(found) != indexed:
         says = " x ".join(map(str, indexed[: len(found)]))
         raise SampleError(f"decodes to {' x '.join(map(str, found))}, the index says {says}")

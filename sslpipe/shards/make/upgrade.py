@@ -9,6 +9,8 @@ its indexes, so nothing is decoded and nothing chosen anew; each tar is read onc
 """
 
 import struct
+from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,12 +19,30 @@ import numpy.typing as npt
 
 from ...errors import SampleError, ShardError
 from ..codec import Codec
-from ..index import MAGIC, Index, IndexBuilder, IndexedMember
-from ..manifest import VERSION, Manifest, Shard, parse_manifest, places, read_document
+from ..index import (
+    MAGIC,
+    Index,
+    IndexBuilder,
+    IndexedMember,
+    file_sha256,
+    index_path,
+    write_index,
+)
+from ..manifest import (
+    VERSION,
+    Manifest,
+    Shard,
+    parse_manifest,
+    places,
+    read_document,
+    write_manifest,
+)
 from ..read.tars import Tar, open_tar
 from ..scan import META, read_member, read_members
 from ..tar_headers import split_name
 from ..tar_streams import HashedStream
+from .indexing import Adopted, Indexed, ScannedTar, current_index, in_threads, old_report
+from .source import is_local
 
 HEADER_1 = struct.Struct("<8sHHIQ32s")
 RECORD_1 = np.dtype(
@@ -43,23 +63,77 @@ Samples = dict[str, dict[str, IndexedMember]]  # key -> extension -> member
 AGAIN = "make the set anew with `sslpipe index FOLDER --rebuild`, or copy it again"
 
 
-def is_version_1(folder: Path) -> bool:
-    """Whether a folder holds the manifest of a set of version 1."""
-    _, file = places(folder)
+def old_set(urls: list[str], out: str | Path | None) -> Path | None:
+    """The folder of a set of version 1, if that is all that is to be indexed."""
+    folder = Path(urls[0]) if len(urls) == 1 and is_local(urls[0]) else None
+    inside = folder is not None and out in (None, urls[0], folder)
+    return folder if folder is not None and inside and is_version_1(folder) else None
+
+
+def upgrade(
+    folder: Path,
+    codec: Codec,
+    *,
+    name: str | None,
+    threads: int | None,
+    progress: Callable[[Indexed], None] | None,
+) -> Adopted:
+    """Give a set of version 1 new indexes, and new manifests for all that lie in its folder.
+
+    `name`: of the set from now on. An upgrade that was cut short is gone on with.
+
+    Raises:
+        ShardError: a tar or an index is missing, damaged or of another set; the manifest is then
+            still that of version 1.
+    """
+    old = read_any_manifest(folder, codec)
+    shards = {shard.file: shard for shard in old.shards}
+
+    def work(tar: Tar) -> ScannedTar:
+        """Write the index of one tar, unless it is there."""
+        place, shard = folder / tar.file, shards[tar.file]
+        index = current_index(place, tar)
+        if index is None or index.tar_sha256 != shard.sha256:
+            write_index(place, upgrade_index(tar, shard, index_path(place)))
+        return ScannedTar(tar, replace(shard, index_sha256=file_sha256(index_path(place))), ())
+
+    found = in_threads(work, tars_of(old), threads, progress)
+    new = replace(
+        old, name=name or old.name, shards=tuple(done.shard for done in found if done.shard)
+    )
+    upgrade_others(folder, new, codec)
+    write_manifest(new)  # last: until then the set is of version 1
+    told = old_report(folder).values()
+    return Adopted(new, tuple(problem for problems in told for problem in problems))
+
+
+def upgrade_others(folder: Path, new: Manifest, codec: Codec) -> None:
+    """Rewrite the manifests that excluding rows has left beside the newest one."""
+    shards = {shard.file: shard for shard in new.shards}
+    for path in folder.glob("manifest-*.json"):
+        if is_version_1(path):
+            old = read_any_manifest(path, codec)
+            kept = tuple(shards.get(shard.file, shard) for shard in old.shards)
+            write_manifest(replace(old, shards=kept), path.name)
+
+
+def is_version_1(path: Path) -> bool:
+    """Whether a folder holds the manifest of a set of version 1, or a file is one."""
+    _, file = places(path)
     try:
-        return Path(file).is_file() and read_document(folder).get("version") == ONE
+        return Path(file).is_file() and read_document(path).get("version") == ONE
     except ShardError:
         return False
 
 
-def read_any_manifest(folder: Path, codec: Codec) -> Manifest:
+def read_any_manifest(path: Path, codec: Codec) -> Manifest:
     """A manifest of version 1 or 2; `codec` says what version 1 did not.
 
     Raises:
         ShardError: as `read_manifest`, but for version 1.
     """
-    root, file = places(folder)
-    data = read_document(folder)
+    root, file = places(path)
+    data = read_document(path)
     if data.get("version") == ONE:
         data |= {"version": VERSION, "modality": codec.modality}
         data |= {"extent": list(codec.extents), "flags": dict(codec.flag_bits)}
