@@ -146,8 +146,9 @@ class IndexedMember(NamedTuple):
 
 @dataclass(slots=True)
 class IndexBuilder:
-    """Collects samples, in the order of the tar, and makes an Index of them."""
+    """Collects samples, in the order of the tar `where`, and makes an Index of them."""
 
+    where: str = "tar"
     samples: list[tuple[int, Extent, int, int, int, int, int]] = field(default_factory=list)
     members: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     extensions: dict[str, int] = field(default_factory=dict)
@@ -179,7 +180,7 @@ class IndexBuilder:
         """
         if len(self.extensions) > MAX_EXTENSIONS:
             raise ShardError(
-                f"{len(self.extensions):,} different extensions in one tar, the limit is "
+                f"{self.where}: {len(self.extensions):,} different extensions, an index names "
                 f"{MAX_EXTENSIONS:,}; keys end at the first dot of a name: rename the members"
             )
         samples, members = np.array(self.samples, SAMPLE), np.array(self.members, MEMBER)

@@ -182,7 +182,8 @@ def sample_of(fields: Any, extensions: Collection[str]) -> Sample:
             f"iterable: sample {key}.{images[0]} is {type(data).__name__}, not raw bytes; "
             "leave .decode() out, sslpipe decodes"
         )
-    return Sample(sample_id(key), key, label_of(fields.get("cls")), data)
+    members = {str(name): value for name, value in fields.items() if isinstance(value, bytes)}
+    return Sample(sample_id(key), key, label_of(fields.get("cls")), data, members=members)
 
 
 def label_of(value: Any) -> int:

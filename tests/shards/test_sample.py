@@ -59,15 +59,18 @@ def test_every_photo_has_a_licence_that_allows_it(samples):
 
 def test_the_code_in_the_specification_runs(monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = next(c for c in re.findall(r"```python\n(.*?)```", text, re.S) if "wds" in c)
+    codes = re.findall(r"```python\n(.*?)```", text, re.S)
     monkeypatch.chdir(ROOT.parent)
     names = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
-        exec(code, names)
+        exec(next(code for code in codes if "wds" in code), names)
+        exec(next(code for code in codes if "Reader" in code), names)
         gc.collect()
     assert names["jpeg"].startswith(b"\xff\xd8")
     assert 0 <= names["label"] < 12
+    assert names["sample"].data.startswith(b"\xff\xd8")
+    assert int(names["sample"].members["cls"]) == names["sample"].label
 
 
 def read_by_the_specification(tar_path):
