@@ -114,13 +114,13 @@ class Index:
 
     def sample(self, row: int) -> SampleRecord:
         """The record of one sample."""
-        buffer = self.samples
-        return SampleRecord._make(SAMPLE_STRUCT.unpack_from(buffer, row * SAMPLE_STRUCT.size))  # type: ignore[arg-type]
+        fields = SAMPLE_STRUCT.unpack_from(self.samples, row * SAMPLE_STRUCT.size)  # type: ignore[arg-type]
+        return SampleRecord._make(fields)
 
     def member(self, number: int) -> MemberRecord:
         """The record of one member, by its place in the whole table."""
-        buffer = self.members
-        return MemberRecord._make(MEMBER_STRUCT.unpack_from(buffer, number * MEMBER_STRUCT.size))  # type: ignore[arg-type]
+        fields = MEMBER_STRUCT.unpack_from(self.members, number * MEMBER_STRUCT.size)  # type: ignore[arg-type]
+        return MemberRecord._make(fields)
 
     def payload(self, row: int) -> MemberRecord:
         """The record of a sample's payload."""

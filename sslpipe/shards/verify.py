@@ -99,12 +99,14 @@ def sample_faults(tar: BinaryIO, file: str, index: Index, inspect: Inspect) -> I
     for row in range(len(index)):
         key = f"sample {row}"  # until the header tells
         try:
-            key = check_header(tar, index, row, index.payload(row))
+            payload = index.payload(row)
+            key = check_header(tar, index, row, payload)
             for ext, member in index.members_of(row).items():
-                check_header(tar, index, row, member)
                 data = check_bytes(tar, ext, member)
-                if member == index.payload(row):
+                if member == payload:
                     check_extent(inspect(data), index.sample(row).extent)
+                else:
+                    check_header(tar, index, row, member)
         except SampleError as error:
             yield Problem(file, key, str(error), row)
 
