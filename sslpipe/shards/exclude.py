@@ -66,6 +66,7 @@ def logged_rows(manifest: Manifest, log: Path) -> set[Row]:
 
 
 def read_lines(log: Path) -> list[str]:
+    """The lines of a log that are not empty; ShardError: it cannot be read."""
     try:
         return [line for line in log.read_text(encoding="utf-8").splitlines() if line]
     except OSError as error:

@@ -114,13 +114,13 @@ class Index:
 
     def sample(self, row: int) -> SampleRecord:
         """The record of one sample."""
-        buffer = self.samples
-        return SampleRecord._make(SAMPLE_STRUCT.unpack_from(buffer, row * SAMPLE_STRUCT.size))  # type: ignore[arg-type]
+        fields = SAMPLE_STRUCT.unpack_from(self.samples, row * SAMPLE_STRUCT.size)  # type: ignore[arg-type]
+        return SampleRecord._make(fields)
 
     def member(self, number: int) -> MemberRecord:
         """The record of one member, by its place in the whole table."""
-        buffer = self.members
-        return MemberRecord._make(MEMBER_STRUCT.unpack_from(buffer, number * MEMBER_STRUCT.size))  # type: ignore[arg-type]
+        fields = MEMBER_STRUCT.unpack_from(self.members, number * MEMBER_STRUCT.size)  # type: ignore[arg-type]
+        return MemberRecord._make(fields)
 
     def payload(self, row: int) -> MemberRecord:
         """The record of a sample's payload."""
@@ -146,8 +146,9 @@ class IndexedMember(NamedTuple):
 
 @dataclass(slots=True)
 class IndexBuilder:
-    """Collects samples, in the order of the tar, and makes an Index of them."""
+    """Collects samples, in the order of the tar `where`, and makes an Index of them."""
 
+    where: str = "tar"
     samples: list[tuple[int, Extent, int, int, int, int, int]] = field(default_factory=list)
     members: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     extensions: dict[str, int] = field(default_factory=dict)
@@ -169,7 +170,7 @@ class IndexBuilder:
             code = self.extensions.setdefault(ext, len(self.extensions))
             self.members.append((offset, size, crc, code, blocks))
         counts = len(self.members) - first, primary
-        self.samples.append((uid, padded(extent), label, flags, first, *counts))
+        self.samples.append((uid, filled(extent), label, flags, first, *counts))
 
     def finish(self, tar_bytes: int, tar_sha256: str) -> Index:
         """The index of a tar of so many bytes.
@@ -179,14 +180,14 @@ class IndexBuilder:
         """
         if len(self.extensions) > MAX_EXTENSIONS:
             raise ShardError(
-                f"{len(self.extensions):,} different extensions in one tar, the limit is "
+                f"{self.where}: {len(self.extensions):,} different extensions, an index names "
                 f"{MAX_EXTENSIONS:,}; keys end at the first dot of a name: rename the members"
             )
         samples, members = np.array(self.samples, SAMPLE), np.array(self.members, MEMBER)
         return Index(samples, members, tuple(self.extensions), tar_bytes, tar_sha256)
 
 
-def padded(extent: Extent) -> tuple[int, ...]:
+def filled(extent: Extent) -> tuple[int, ...]:
     """An extent with a 0 for each number that its codec has no use for."""
     return (*extent, *[0] * (EXTENTS - len(extent)))
 

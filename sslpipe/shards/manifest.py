@@ -13,7 +13,14 @@ import pydantic
 
 from ..errors import ShardError
 from .index import other_version, replace_file
-from .read.download import Patience, is_url, local_path, read_whole
+from .read.download import (
+    Patience,
+    beside,
+    is_url,
+    local_path,
+    on_this_machine,
+    read_whole,
+)
 
 FILE = "manifest.json"
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"
@@ -92,22 +99,6 @@ class Manifest:
     def index(self, shard: Shard) -> Path:
         """The path of an index on this machine; ShardError: it lies elsewhere."""
         return on_this_machine(self.index_place(shard))
-
-
-def beside(root: Path | str, file: str) -> Path | str:
-    """A file in the folder of a manifest."""
-    return f"{root}/{file}" if isinstance(root, str) else root / file
-
-
-def on_this_machine(place: Path | str) -> Path:
-    """The place as a path.
-
-    Raises:
-        ShardError: it is a URL.
-    """
-    if isinstance(place, str) and is_url(place):
-        raise ShardError(f"{place}: is not on this machine; copy the set to a folder first")
-    return local_path(place)
 
 
 class Document(pydantic.BaseModel):
@@ -242,6 +233,7 @@ def checked_exclude(document: Document, file: Path | str) -> dict[str, tuple[int
 
 
 def read_json(file: Path | str, folder: Path | str) -> Any:
+    """What a JSON file holds; ShardError: it is missing, cannot be read, or is no JSON."""
     try:
         return json.loads(read_whole(file, Patience()).decode())
     except FileNotFoundError as error:
@@ -256,6 +248,7 @@ def read_json(file: Path | str, folder: Path | str) -> Any:
 
 
 def parse_document(data: dict[str, Any], file: Path | str) -> Document:
+    """The fields of a manifest; ShardError names the first that is wrong."""
     try:
         return Document.model_validate(data)
     except pydantic.ValidationError as error:
@@ -274,8 +267,13 @@ def check_names(names: list[str], where: Path | str) -> None:
         raise ShardError(f"{where}: lists {twice!r} twice; pack again")
 
 
-def write_manifest(manifest: Manifest) -> None:
-    """Write `root/manifest.json` atomically; `root` is a folder."""
+def said_of(shard: Shard) -> dict[str, Any]:
+    """What a manifest says of a shard; `url` only where it has one."""
+    return {name: value for name, value in asdict(shard).items() if value is not None}
+
+
+def write_manifest(manifest: Manifest, file: str = FILE) -> None:
+    """Write a manifest into its root, which is a folder, atomically."""
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -286,13 +284,9 @@ def write_manifest(manifest: Manifest) -> None:
         "seed": manifest.seed,
         "resize": manifest.resize,
         "classes": list(manifest.classes),
-        "shards": [without_none(asdict(shard)) for shard in manifest.shards],
+        "shards": [said_of(shard) for shard in manifest.shards],
     }
     if manifest.exclude:
         document["exclude"] = {name: list(rows) for name, rows in manifest.exclude.items()}
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    replace_file(local_path(manifest.root) / FILE, text.encode())
-
-
-def without_none(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if value is not None}
+    replace_file(local_path(manifest.root) / file, text.encode())

@@ -99,7 +99,7 @@ def index_stream(file: BinaryIO, where: str, rules: Rules, report: Report) -> In
     samples = find_samples(stream, where, rules, report)
     if stream.drain():
         report("", "holds more after its end mark, which no reader sees; was it concatenated?")
-    builder = IndexBuilder()
+    builder = IndexBuilder(where)
     for sample in samples:
         if is_complete(sample, report):
             builder.add(

@@ -11,9 +11,17 @@ class Forward(Protocol):
 
     last: bytes  # what the last `read` returned
 
-    def tell(self) -> int: ...
-    def read(self, size: int) -> bytes: ...
-    def seek(self, position: int) -> None: ...
+    def tell(self) -> int:
+        """Where it stands, in bytes."""
+        ...
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only at the end."""
+        ...
+
+    def seek(self, position: int) -> None:
+        """Go forward to a position."""
+        ...
 
 
 class Skim:

@@ -11,7 +11,7 @@ from ..errors import SampleError, ShardError
 from ..process import cores
 from ..rng import sample_id
 from .codec import Extent, Inspect
-from .index import Index, MemberRecord, file_sha256, padded, parse_index
+from .index import Index, MemberRecord, file_sha256, filled, parse_index
 from .manifest import Manifest, Shard, size_fault
 from .tar_headers import parse_header, split_name
 
@@ -99,12 +99,14 @@ def sample_faults(tar: BinaryIO, file: str, index: Index, inspect: Inspect) -> I
     for row in range(len(index)):
         key = f"sample {row}"  # until the header tells
         try:
-            key = check_header(tar, index, row, index.payload(row))
+            payload = index.payload(row)
+            key = check_header(tar, index, row, payload)
             for ext, member in index.members_of(row).items():
-                check_header(tar, index, row, member)
                 data = check_bytes(tar, ext, member)
-                if member == index.payload(row):
+                if member == payload:
                     check_extent(inspect(data), index.sample(row).extent)
+                else:
+                    check_header(tar, index, row, member)
         except SampleError as error:
             yield Problem(file, key, str(error), row)
 
@@ -147,6 +149,6 @@ def check_extent(found: Extent, indexed: Extent) -> None:
     Raises:
         SampleError: they differ.
     """
-    if any(indexed) and padded(found) != indexed:
+    if any(indexed) and filled(found) != indexed:
         says = " x ".join(map(str, indexed[: len(found)]))
         raise SampleError(f"decodes to {' x '.join(map(str, found))}, the index says {says}")

@@ -31,7 +31,6 @@ class Foreign:
     """Batches, a sample for each of `slots`, of an iterable of dicts with `__key__` and raw bytes.
 
     payloads: extensions, lower case; the one field of a sample with such a name is decoded.
-    members: extensions of fields that are kept beside it.
     epoch_samples: per rank; decides the length of an epoch.
     """
 
@@ -45,13 +44,11 @@ class Foreign:
         slots: I64,
         epoch_samples: int,
         payloads: Collection[str],
-        members: Collection[str] = (),
         on_bad: OnBad,
         threads: ThreadPoolExecutor,
     ) -> None:
         self._samples, self.slots, self._epoch_samples = samples, slots, epoch_samples
-        self._payloads, self._members = payloads, members
-        self._on_bad, self._threads = on_bad, threads
+        self._payloads, self._on_bad, self._threads = payloads, on_bad, threads
         self._lock = threading.Lock()
         self._next = 0  # the step that the iterator stands at
         self._stream = numbered(samples, 0, epoch_samples)
@@ -102,7 +99,7 @@ class Foreign:
             ShardError: it is no dict of raw bytes.
         """
         epoch, fields = item
-        sample = sample_of(fields, self._payloads, self._members)
+        sample = sample_of(fields, self._payloads)
         try:
             return Loaded(without_bytes(sample, sample.label), decode(sample, epoch), epoch)
         except SampleError as error:
@@ -161,7 +158,7 @@ def epoch_length(samples: Iterable[Any], *, given: int | None, world_size: int, 
     return length
 
 
-def sample_of(fields: Any, payloads: Collection[str], members: Collection[str] = ()) -> Sample:
+def sample_of(fields: Any, payloads: Collection[str]) -> Sample:
     """Key, label and raw bytes of a dict in webdataset's form.
 
     Raises:
@@ -185,8 +182,8 @@ def sample_of(fields: Any, payloads: Collection[str], members: Collection[str] =
             f"iterable: sample {key}.{found[0]} is {type(data).__name__}, not raw bytes; "
             "leave .decode() out, sslpipe decodes"
         )
-    others = {str(name): value for name, value in fields.items() if name in members}
-    return Sample(sample_id(key), key, label_of(fields.get("cls")), data, members=others)
+    members = {str(name): value for name, value in fields.items() if isinstance(value, bytes)}
+    return Sample(sample_id(key), key, label_of(fields.get("cls")), data, members=members)
 
 
 def label_of(value: Any) -> int:

@@ -159,7 +159,6 @@ def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> For
         slots=reading.slots(stream.batch_size, 1),
         epoch_samples=length,
         payloads=reading.payloads,
-        members=reading.members,
         on_bad=stream.on_bad,
         threads=reading.threads,
     )
@@ -180,8 +179,14 @@ def corpus_of(
     `corpora` of a mixture share the node's cache.
 
     Raises:
+        RecipeError: the set holds another modality than the recipe's.
         ShardError: all are excluded.
     """
+    if manifest.modality != recipe.modality:
+        raise RecipeError(
+            f"{recipe.path}: modality = {recipe.modality!r}, but {manifest.root} holds "
+            f"{manifest.modality!r}; give other shards, or set modality to theirs"
+        )
     if not kept(manifest):
         raise ShardError(f"{manifest.root}: all samples are excluded; give another manifest")
     run = recipe.run

@@ -8,6 +8,7 @@ from PIL import Image
 
 from sslpipe.shards import read_manifest
 
+from ..version_1 import downgrade
 from .test_commands import run  # noqa: F401  a fixture
 
 
@@ -32,6 +33,18 @@ def test_from_bare_tars_to_a_set_that_verifies(run, tars, sample):  # noqa: F811
     assert "all good" in run("verify", tars)[0]
     assert read_manifest(tars).fingerprint == read_manifest(sample).fingerprint
     assert "4 kept" in run("index", tars)[1]
+
+
+def test_a_set_of_version_1_is_refused_and_upgraded(run, sample, tmp_path):  # noqa: F811
+    old = shutil.copytree(sample, tmp_path / "old")
+    downgrade(old)
+    for command in ("verify", "inspect"):
+        _, err = run(command, old, code=2)
+        assert f"run `sslpipe index {old}` (the tars stay as they are)" in err
+    assert "72 samples in 4 tars" in run("index", old)[0]
+    for path in sample.iterdir():
+        assert (old / path.name).read_bytes() == path.read_bytes()
+    assert "all good" in run("verify", old)[0]
 
 
 def test_problems_are_listed_and_the_exit_code_says_so(run, tars):  # noqa: F811
@@ -63,7 +76,7 @@ def test_what_a_set_holds(run, sample):  # noqa: F811
         assert word in out
     found = json.loads(run("inspect", sample, "--json")[0])
     assert (found["samples"], found["formats"]) == (72, {"jpg": 72})
-    assert sum(found["sides"].values()) == sum(found["labels"].values()) == 72
+    assert sum(found["sizes"].values()) == sum(found["labels"].values()) == 72
 
 
 def test_one_sample_by_key_or_row(run, sample, tmp_path):  # noqa: F811
@@ -74,6 +87,8 @@ def test_one_sample_by_key_or_row(run, sample, tmp_path):  # noqa: F811
     with Image.open(tmp_path / "photo.jpg") as photo:
         assert photo.size == (found["width"], found["height"])
     assert found["members"]["cls"] == str(found["label"])
+    assert found["members"]["jpg"].endswith(" bytes")
+    assert found["flags"] == "gpu_jpeg"
     assert json.loads(run("inspect", sample, "--row", 30, "--json")[0]) == found
     assert keys[30] in run("inspect", sample, "--row", 30)[0]
     assert "has no sample 'x'" in run("inspect", sample, "x", code=2)[1]

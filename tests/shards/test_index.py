@@ -146,6 +146,23 @@ def test_what_is_left_out_is_reported(tmp_path):
     ]
 
 
+def test_members_that_an_index_cannot_name(tmp_path, monkeypatch):
+    members = [("a.jpg", b"A"), ("a.b\nc", b"B"), ("a.\udcff.txt", b"C"), ("b.jpg", b"D")]
+    path = make_tar(tmp_path / "x.tar", members)
+    told = []
+    index = index_tar(path, PLAIN, lambda *note: told.append(note))
+    ((key, reason),) = told
+    assert key == "a"
+    assert reason.startswith("member 'b\\nc' of 1 bytes: it or its name is too long")
+    write_index(path, index)
+    again = read_index(path)
+    assert again.extensions == index.extensions == ("jpg", "\udcff.txt")  # of no encoding
+    assert list(again.members_of(0)) == ["jpg", "\udcff.txt"]
+    monkeypatch.setattr("sslpipe.shards.index.MAX_EXTENSIONS", 1)
+    with pytest.raises(ShardError, match=r"x.tar: 2 different extensions, an index names 1; keys"):
+        index_tar(path, PLAIN)
+
+
 @pytest.mark.parametrize("text", [b"cat", b"", b"-3", b"99999999999", b"\xff"])
 def test_labels_that_are_no_class_ids_are_none(tmp_path, text):
     path = make_tar(tmp_path / "x.tar", [("a.cls", text), ("a.jpg", b"A")])

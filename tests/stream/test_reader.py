@@ -9,7 +9,7 @@ import webdataset
 
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.shards import Manifest, PackSettings, open_manifest, pack, read_index
+from sslpipe.shards import Manifest, PackSettings, open_manifest, pack, read_index, verify
 from sslpipe.shards.read.store import open_store
 from sslpipe.stream.reader import Reader
 from tests.conftest import write_images
@@ -44,6 +44,74 @@ def test_keys_of_any_script_and_length(tmp_path):
     reader = reader_of(manifest)
     keys = {reader.read(0, row).key for row in range(3)}
     assert keys == {"class0/été 日本", "class0/" + "long" * 50, "class0/002"}
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    """Four images, three of them with a caption, two also with facts in JSON."""
+    write_images(tmp_path / "in", 4, classes=1)
+    for number in range(3):
+        path = tmp_path / "in" / "class0" / f"{number:03d}.txt"
+        path.write_text(f"caption {number}")
+        if number:
+            path.with_suffix(".json").write_text(f'{{"number": {number}}}')
+    pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=ImageCodec(), name="p"))
+    return open_manifest(tmp_path / "out")
+
+
+def samples_of(manifest, members):
+    reader = Reader(open_store(manifest), members)
+    return {sample.key: sample for sample in (reader.read(0, row) for row in range(4))}
+
+
+def test_only_the_members_that_are_asked_for_are_read(captioned):
+    plain = samples_of(captioned, ())
+    assert all(sample.members == {"jpg": sample.data} for sample in plain.values())
+    found = samples_of(captioned, ("txt", "json"))
+    for key, sample in found.items():
+        number = int(key[-1])
+        assert sample.data == plain[key].data == sample.members["jpg"]
+        assert sample.members.keys() == {
+            "jpg",
+            *["txt"] * (number < 3),
+            *["json"] * (number in (1, 2)),
+        }
+        assert sample.members.get("txt", b"").decode() == (
+            f"caption {number}" if number < 3 else ""
+        )
+        assert sample.sides == sample.extent[:2]
+        assert min(sample.sides) > 0
+        assert sample.flags == 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_caption_names_shard_key_and_member(captioned, damage):
+    tar = captioned.tar(captioned.shards[0])
+    index = read_index(tar)
+    rows = [row for row in range(4) if "txt" in index.members_of(row)]
+    row = max(rows, key=lambda row: index.members_of(row)["txt"].offset)
+    place = index.members_of(row)["txt"]
+    good = Reader(open_store(captioned), ["txt"])
+    key = good.read(0, row).key
+    with tar.open("r+b") as file:
+        if damage == "cut":
+            file.truncate(place.offset + 3)
+        else:
+            file.seek(place.offset)
+            file.write(b"C")
+    said = {
+        "flip": "its .txt does not have the CRC32",
+        "cut": "ends after 3 of 9 bytes of its .txt",
+    }
+    with pytest.raises(
+        SampleError, match=rf"p-000000.tar sample {row} \({key}\): .*{said[damage]}"
+    ):
+        good.read(0, row)
+    if damage == "flip":
+        problems = verify(captioned, inspect=ImageCodec().inspect)
+        assert (problems[1].key, problems[1].row) == (key, row)
+        assert "the bytes of its .txt were changed" in problems[1].what
+        assert Reader(open_store(captioned)).read(0, row).key == key  # nobody asked for it
 
 
 def test_a_shard_that_is_cut_while_the_run_goes_on(packed, tmp_path):

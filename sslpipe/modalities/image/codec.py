@@ -10,7 +10,7 @@ from ...errors import SampleError
 from .decode import check_size, decode, jpeg_orientation
 from .describe import Description, describe
 from .hashing import SIDE, perceptual_hash
-from .headers import BASELINE, FORMATS, explain, jpeg_frame, sniff
+from .headers import BASELINE, FORMATS, Frame, explain, jpeg_frame, sniff
 
 GPU_JPEG = 1  # flag of an index: GPU decoders take it, a baseline JPEG of three components
 
@@ -67,7 +67,7 @@ class ImageCodec:
 
     def flags(self, data: bytes) -> int:
         """GPU_JPEG where it is one, by the header."""
-        return GPU_JPEG if is_baseline(data) else 0
+        return GPU_JPEG if baseline_frame(data) else 0
 
     def describe(self, data: bytes) -> Description:
         """What the header says.
@@ -104,7 +104,7 @@ class ImageCodec:
 
 def fits(data: bytes, side: int) -> bool:
     """Whether `shrink` has nothing to change: baseline YCbCr, upright, small enough."""
-    frame = jpeg_frame(data) if is_baseline(data) else None
+    frame = baseline_frame(data)
     return (
         frame is not None
         and min(frame.width, frame.height) <= side
@@ -113,7 +113,7 @@ def fits(data: bytes, side: int) -> bool:
     )
 
 
-def is_baseline(data: bytes) -> bool:
-    """Whether it is a baseline JPEG of three components."""
+def baseline_frame(data: bytes) -> Frame | None:
+    """The frame header of a baseline JPEG of three components; None for anything else."""
     frame = jpeg_frame(data) if sniff(data) == "JPEG" else None
-    return frame is not None and (frame.marker, frame.components) == (BASELINE, 3)
+    return frame if frame and (frame.marker, frame.components) == (BASELINE, 3) else None

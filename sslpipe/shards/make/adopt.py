@@ -5,58 +5,34 @@
 An index that is as new as its tar is kept, so an interrupted run goes on where it was.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import ShardError
-from ...process import cores
 from ..codec import Codec
-from ..index import Index, file_sha256, index_path, read_index, replace_file, write_index
+from ..index import Index, file_sha256, index_path, read_index, write_index
 from ..manifest import FILE, Manifest, Shard, write_manifest
 from ..read.tars import Tar, find_tars, local_folder, open_tar
 from ..scan import Rules, index_stream
 from ..verify import Problem
+from .indexing import (
+    Adopted,
+    Indexed,
+    ScannedTar,
+    current_index,
+    in_threads,
+    old_report,
+    write_report,
+)
 from .journal import REPORT
 from .pack import plain_name
+from .plan import check_name
 from .source import is_local
-from .upgrade import is_version_1, read_any_manifest, tars_of, upgrade_index
-
-KIND = "index"  # of our lines in report.jsonl
-
-
-@dataclass(frozen=True, slots=True)
-class Indexed:
-    """Progress: one tar is finished, of `total`."""
-
-    url: str
-    bytes: int
-    samples: int
-    kept: bool  # its index was there and up to date
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """A shard set made of existing tars; `problems` also stand in its `report.jsonl`."""
-
-    manifest: Manifest
-    problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScannedTar:
-    """What indexing one tar gave; no shard if it cannot be read or holds no sample."""
-
-    tar: Tar
-    shard: Shard | None
-    problems: tuple[Problem, ...]
-    kept: bool = False
+from .upgrade import old_set, read_any_manifest, upgrade
 
 
 def adopt(
@@ -82,8 +58,9 @@ def adopt(
             has a manifest of other tars.
     """
     urls = list(urls)
+    check_name(name or "")
     if not rebuild and (old := old_set(urls, out)):
-        return upgrade(read_any_manifest(old, rules.codec), threads, progress)
+        return upgrade(old, rules.codec, name=name, threads=threads, progress=progress)
     tars = find_tars(urls)
     folder = Path(out) if out is not None else local_folder(tars)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,57 +80,6 @@ def adopt(
     manifest = manifest_of(folder, shards, rules.codec, name, known)
     write_manifest(manifest)
     return Adopted(manifest, tuple(problems))
-
-
-def in_threads(
-    work: Callable[[Tar], ScannedTar],
-    tars: list[Tar],
-    threads: int | None,
-    progress: Callable[[Indexed], None] | None,
-) -> list[ScannedTar]:
-    """What the work on every tar gave, in order, told as it comes."""
-    found = []
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        for done in pool.map(work, tars):
-            found.append(done)
-            if progress:
-                samples = done.shard.samples if done.shard else 0
-                progress(Indexed(done.tar.url, done.tar.bytes, samples, done.kept, len(tars)))
-    return found
-
-
-def old_set(urls: list[str], out: str | Path | None) -> Path | None:
-    """The folder of a set of version 1, if that is all that is to be indexed."""
-    folder = Path(urls[0]) if len(urls) == 1 and is_local(urls[0]) else None
-    inside = folder is not None and out in (None, urls[0], folder)
-    return folder if folder is not None and inside and is_version_1(folder) else None
-
-
-def upgrade(
-    old: Manifest, threads: int | None, progress: Callable[[Indexed], None] | None
-) -> Adopted:
-    """A set of version 1 with new indexes and a new manifest, in its folder.
-
-    Raises:
-        ShardError: a tar or an index is missing, damaged or of another set; the manifest is then
-            still that of version 1.
-    """
-    place = {shard.file: old.folder / shard.file for shard in old.shards}
-
-    def work(tar: Tar) -> ScannedTar:
-        index = current_index(place[tar.file], tar) or upgrade_index(
-            tar, index_path(place[tar.file])
-        )
-        write_index(place[tar.file], index)
-        return ScannedTar(tar, describe(tar, place[tar.file], index), ())
-
-    found = in_threads(work, tars_of(old), threads, progress)
-    digests = {done.tar.file: file_sha256(index_path(place[done.tar.file])) for done in found}
-    shards = tuple(replace(s, index_sha256=digests[s.file]) for s in old.shards)
-    write_manifest(new := replace(old, shards=shards))
-    return Adopted(
-        new, tuple(problem for told in old_report(old.folder).values() for problem in told)
-    )
 
 
 def manifest_of(
@@ -201,18 +127,6 @@ def index_one(
         return ScannedTar(tar, None, tuple(problems))
     write_index(place, index)
     return ScannedTar(tar, describe(tar, place, index), tuple(problems))
-
-
-def current_index(place: Path, tar: Tar) -> Index | None:
-    """The index that is there, if it is whole, not older than the tar, and of the tar's size."""
-    path = index_path(place)
-    if not path.is_file() or (tar.modified and path.stat().st_mtime < tar.modified):
-        return None
-    try:
-        index = read_index(place)
-    except ShardError:
-        return None
-    return index if len(index) and index.tar_bytes == tar.bytes else None
 
 
 def describe(tar: Tar, place: Path, index: Index) -> Shard:
@@ -267,30 +181,3 @@ def inherit(manifest: Manifest, old: Manifest) -> Manifest:
         if shard.file in old.exclude and same.get(shard.file) == shard.sha256
     }
     return replace(manifest, classes=old.classes, seed=old.seed, resize=old.resize, exclude=exclude)
-
-
-def old_report(folder: Path) -> dict[str, list[Problem]]:
-    """Problems of an earlier run, by shard, for tars that are not read again."""
-    told: dict[str, list[Problem]] = {}
-    for row in map(json.loads, report_lines(folder)):
-        if row["kind"] == KIND:
-            told.setdefault(row["file"], []).append(Problem(row["file"], row["key"], row["reason"]))
-    return told
-
-
-def report_lines(folder: Path) -> list[str]:
-    path = folder / REPORT
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
-def write_report(folder: Path, problems: list[Problem]) -> None:
-    """Our lines of `report.jsonl`, one per problem, beside those of `pack`; no empty file."""
-    lines = [line for line in report_lines(folder) if json.loads(line)["kind"] != KIND]
-    lines += [
-        json.dumps({"kind": KIND, "file": p.shard, "key": p.key, "reason": p.what})
-        for p in problems
-    ]
-    if lines:
-        replace_file(folder / REPORT, ("\n".join(lines) + "\n").encode())
-    else:
-        (folder / REPORT).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Which sources repeat an earlier one. Pure: hashes in, numbers out.
 
-exact: equal content. near: an image is kept unless its 64-bit hash lies within t bits of one that
+exact: equal content. near: a file is kept unless its 64-bit hash lies within t bits of one that
 is kept already, in the order of the keys.
 
 Two hashes that differ in t bits agree on two of t + 2 bands at least (pigeonhole), so sorting by

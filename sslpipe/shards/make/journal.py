@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import ShardError
 from ..index import replace_file
-from ..manifest import FILE, read_manifest
+from ..manifest import FILE, read_document
 
 FOLDER = ".pack"
 PLAN = "plan.json"
@@ -43,6 +43,7 @@ class Journal:
         replace_file(self.file(kind, number), json.dumps(record).encode())
 
     def file(self, kind: str, number: int) -> Path:
+        """Where the record of a job lies."""
         return self.folder / f"{kind}-{number:06d}.json"
 
     def remove(self) -> None:
@@ -80,6 +81,7 @@ def open_journal(out: Path, facts: Mapping[str, object], *, overwrite: bool) -> 
 
 
 def read_plan(journal: Journal) -> Any:
+    """What an unfinished packing has decided; None without one, {} if the file is damaged."""
     try:
         return json.loads((journal.folder / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -121,10 +123,11 @@ def names_of(out: Path, plan: Mapping[str, object] | None) -> Iterator[str]:
     if plan and "name" in plan:
         yield str(plan["name"])
     if (out / FILE).exists():
-        yield read_manifest(out).name
+        yield str(read_document(out).get("name"))
 
 
 def remove_packing(out: Path, names: set[str]) -> None:
+    """Remove what packings under these names made, and nothing else."""
     (out / FILE).unlink(missing_ok=True)  # first: without it nobody takes the rest for whole
     (out / REPORT).unlink(missing_ok=True)
     for name in names:
@@ -133,15 +136,18 @@ def remove_packing(out: Path, names: set[str]) -> None:
 
 
 def shard_files(name: str) -> str:
+    """A pattern for the tars and indexes of a name."""
     return re.escape(name) + r"-\d{6,}\.tar(\.idx)?"
 
 
 def matching(out: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose names match a pattern, sorted."""
     found = out.iterdir() if out.is_dir() else ()
     return sorted(path for path in found if re.fullmatch(pattern, path.name))
 
 
 def remove_files(out: Path, pattern: str) -> None:
+    """Remove the files whose names match a pattern."""
     for path in matching(out, pattern):
         path.unlink(missing_ok=True)
 

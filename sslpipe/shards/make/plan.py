@@ -58,8 +58,7 @@ class PackSettings:
     keep_names: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"(\w[\w.-]*)?", self.name):
-            raise ShardError(f"name {self.name!r}: use letters, digits, dots and dashes only")
+        check_name(self.name)
         for name in ("resize", "quality", "shard_bytes", "shard_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -71,6 +70,16 @@ class PackSettings:
             raise ShardError(f"quality = {self.quality}: must be 100 or less")
         if not 0 <= self.near_bits <= MAX_NEAR_BITS:
             raise ShardError(f"near_bits = {self.near_bits}: must be between 0 and {MAX_NEAR_BITS}")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the prefix of file names; "" stands for a name that is found later.
+
+    Raises:
+        ShardError: it holds a slash, say.
+    """
+    if not re.fullmatch(r"(\w[\w.-]*)?", name):
+        raise ShardError(f"name {name!r}: use letters, digits, dots and dashes only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +157,19 @@ def tar_bytes(source: InputFile, settings: PackSettings, mean_bytes: int) -> int
 
 
 def member_bytes(what: bytes | Origin) -> int:
+    """Bytes of an extra member, or a guess where only reading it would tell."""
     if isinstance(what, bytes):
         return len(what)
     return what.span[1] if what.span else BLOCK  # a caption, say
 
 
 def header_bytes(name: str) -> int:
+    """Bytes of the tar header of a member, long names included."""
     if name.isascii() and len(name) <= LENGTH_NAME:
         return BLOCK  # tarfile's own answer, a hundred times as fast
     return len(TarInfo(name).tobuf())
 
 
 def padded(size: int, unit: int) -> int:
+    """A size rounded up to whole units."""
     return -(-size // unit) * unit

@@ -82,6 +82,7 @@ def begin_worker() -> None:
 
 
 def end_with_parent() -> None:
+    """Wait for the end of the parent process, then end this one."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -117,6 +118,7 @@ def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Po
 
 
 def open_ray(workers: int | None, address: str) -> AbstractContextManager[Pool]:
+    """The actors of a Ray cluster; the errors are those of `open_pool`."""
     try:
         from ray.util.multiprocessing import Pool as RayPool
     except ImportError as error:

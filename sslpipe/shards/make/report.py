@@ -113,6 +113,7 @@ def total(parts: Iterable[dict[str, int]]) -> Counter[str]:
 
 
 def counts(numbers: dict[str, int]) -> Table:
+    """Numbers as the tables of a summary show them."""
     return {name: f"{number:,}" for name, number in numbers.items()}
 
 

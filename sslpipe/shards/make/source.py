@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ...errors import ExtraError
+from ...errors import ExtraError, ShardError
 from ..read.file_systems import find_store
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
@@ -85,6 +85,18 @@ def open_file(url: str) -> BinaryIO:
     return cast(BinaryIO, store.open(path, "rb"))
 
 
+def open_input(url: str) -> BinaryIO:
+    """Open a list or an archive.
+
+    Raises:
+        ShardError: it cannot be read.
+    """
+    try:
+        return open_file(url)
+    except OSError as error:
+        raise ShardError(f"{url}: cannot be read ({why(error)}); check it") from error
+
+
 def read(place: Origin) -> bytes:
     """The bytes at a place. Safe in threads; picklable for processes and other machines.
 
@@ -107,6 +119,7 @@ def read(place: Origin) -> bytes:
 
 
 def read_local(place: Origin) -> bytes:
+    """The bytes at a place on this machine."""
     if place.span is None:
         return Path(place.url).read_bytes()
     with Path(place.url).open("rb", buffering=0) as file:
@@ -115,6 +128,7 @@ def read_local(place: Origin) -> bytes:
 
 
 def read_store(place: Origin) -> bytes:
+    """The bytes at a place in a store, in one request."""
     store, path = find_store(place.url)
     start, size = place.span or (None, 0)
     end = None if start is None else start + size

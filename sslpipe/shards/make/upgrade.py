@@ -9,7 +9,9 @@ its indexes, so nothing is decoded and nothing chosen anew; each tar is read onc
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,30 @@ import numpy.typing as npt
 
 from ...errors import SampleError, ShardError
 from ..codec import Codec
-from ..index import MAGIC, Index, IndexBuilder, IndexedMember
-from ..manifest import VERSION, Manifest, parse_manifest, places, read_document
-from ..read.download import Patience, read_whole
+from ..index import (
+    MAGIC,
+    Index,
+    IndexBuilder,
+    IndexedMember,
+    file_sha256,
+    index_path,
+    write_index,
+)
+from ..manifest import (
+    VERSION,
+    Manifest,
+    Shard,
+    parse_manifest,
+    places,
+    read_document,
+    write_manifest,
+)
 from ..read.tars import Tar, open_tar
 from ..scan import META, read_member, read_members
 from ..tar_headers import split_name
 from ..tar_streams import HashedStream
+from .indexing import Adopted, Indexed, ScannedTar, current_index, in_threads, old_report
+from .source import is_local
 
 HEADER_1 = struct.Struct("<8sHHIQ32s")
 RECORD_1 = np.dtype(
@@ -44,31 +63,77 @@ Samples = dict[str, dict[str, IndexedMember]]  # key -> extension -> member
 AGAIN = "make the set anew with `sslpipe index FOLDER --rebuild`, or copy it again"
 
 
-@dataclass(frozen=True, slots=True)
-class OldIndex:
-    """An index of version 1."""
+def old_set(urls: list[str], out: str | Path | None) -> Path | None:
+    """The folder of a set of version 1, if that is all that is to be indexed."""
+    folder = Path(urls[0]) if len(urls) == 1 and is_local(urls[0]) else None
+    inside = folder is not None and out in (None, urls[0], folder)
+    return folder if folder is not None and inside and is_version_1(folder) else None
 
-    records: npt.NDArray[np.void]
-    tar_sha256: str
+
+def upgrade(
+    folder: Path,
+    codec: Codec,
+    *,
+    name: str | None,
+    threads: int | None,
+    progress: Callable[[Indexed], None] | None,
+) -> Adopted:
+    """Give a set of version 1 new indexes, and new manifests for all that lie in its folder.
+
+    `name`: of the set from now on. An upgrade that was cut short is gone on with.
+
+    Raises:
+        ShardError: a tar or an index is missing, damaged or of another set; the manifest is then
+            still that of version 1.
+    """
+    old = read_any_manifest(folder, codec)
+    shards = {shard.file: shard for shard in old.shards}
+
+    def work(tar: Tar) -> ScannedTar:
+        """Write the index of one tar, unless it is there."""
+        place, shard = folder / tar.file, shards[tar.file]
+        index = current_index(place, tar)
+        if index is None or index.tar_sha256 != shard.sha256:
+            write_index(place, upgrade_index(tar, shard, index_path(place)))
+        return ScannedTar(tar, replace(shard, index_sha256=file_sha256(index_path(place))), ())
+
+    found = in_threads(work, tars_of(old), threads, progress)
+    new = replace(
+        old, name=name or old.name, shards=tuple(done.shard for done in found if done.shard)
+    )
+    upgrade_others(folder, new, codec)
+    write_manifest(new)  # last: until then the set is of version 1
+    told = old_report(folder).values()
+    return Adopted(new, tuple(problem for problems in told for problem in problems))
 
 
-def is_version_1(folder: Path) -> bool:
-    """Whether a folder holds the manifest of a set of version 1."""
-    _, file = places(folder)
+def upgrade_others(folder: Path, new: Manifest, codec: Codec) -> None:
+    """Rewrite the manifests that excluding rows has left beside the newest one."""
+    shards = {shard.file: shard for shard in new.shards}
+    for path in folder.glob("manifest-*.json"):
+        if is_version_1(path):
+            old = read_any_manifest(path, codec)
+            kept = tuple(shards.get(shard.file, shard) for shard in old.shards)
+            write_manifest(replace(old, shards=kept), path.name)
+
+
+def is_version_1(path: Path) -> bool:
+    """Whether a folder holds the manifest of a set of version 1, or a file is one."""
+    _, file = places(path)
     try:
-        return Path(file).is_file() and read_document(folder).get("version") == ONE
+        return Path(file).is_file() and read_document(path).get("version") == ONE
     except ShardError:
         return False
 
 
-def read_any_manifest(folder: Path, codec: Codec) -> Manifest:
+def read_any_manifest(path: Path, codec: Codec) -> Manifest:
     """A manifest of version 1 or 2; `codec` says what version 1 did not.
 
     Raises:
         ShardError: as `read_manifest`, but for version 1.
     """
-    root, file = places(folder)
-    data = read_document(folder)
+    root, file = places(path)
+    data = read_document(path)
     if data.get("version") == ONE:
         data |= {"version": VERSION, "modality": codec.modality}
         data |= {"extent": list(codec.extents), "flags": dict(codec.flag_bits)}
@@ -80,13 +145,13 @@ def tars_of(manifest: Manifest) -> list[Tar]:
     return [Tar(str(manifest.tar_place(s)), s.file, s.bytes, 0.0) for s in manifest.shards]
 
 
-def upgrade_index(tar: Tar, index_file: Path) -> Index:
+def upgrade_index(tar: Tar, shard: Shard, index_file: Path) -> Index:
     """The index of version 2 of a tar, by that of version 1 in `index_file` and the tar itself.
 
     Raises:
-        ShardError: one of them is missing, damaged, or not of the other.
+        ShardError: one of them is missing, damaged, or not the one of the manifest.
     """
-    old = read_old_index(index_file)
+    records = read_old_records(index_file, shard)
     try:
         with open_tar(tar.url) as file:
             stream = HashedStream(file)
@@ -94,31 +159,25 @@ def upgrade_index(tar: Tar, index_file: Path) -> Index:
             stream.drain()
     except OSError as error:
         raise ShardError(f"{tar.url}: cannot be read ({error}); copy it again") from error
-    if stream.sha256 != old.tar_sha256:
-        raise ShardError(
-            f"{tar.url}: is not the tar that {index_file.name} was made of (another SHA-256); "
-            f"{AGAIN}"
-        )
-    return join(old, samples).finish(stream.tell(), stream.sha256)
+    if stream.sha256 != shard.sha256:
+        raise ShardError(f"{tar.url}: was changed (SHA-256 differs from the manifest); {AGAIN}")
+    return join(records, samples).finish(stream.tell(), stream.sha256)
 
 
-def read_old_index(path: Path) -> OldIndex:
-    """An index of version 1.
+def read_old_records(path: Path, shard: Shard) -> npt.NDArray[np.void]:
+    """The records of an index of version 1: (n,) of RECORD_1.
 
     Raises:
-        ShardError: it is missing or cut, or none of version 1.
+        ShardError: it is missing, or not the one of the manifest.
     """
     try:
-        data = read_whole(path, Patience())
+        data = path.read_bytes()
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
-    if len(data) < HEADER_1.size or not data.startswith(MAGIC):
-        raise ShardError(f"{path}: is no shard index; {AGAIN}")
-    _, version, table, count, _, digest = HEADER_1.unpack_from(data)
-    start = HEADER_1.size + table
-    if version != ONE or len(data) != start + count * RECORD_1.itemsize:
-        raise ShardError(f"{path}: is no index of version 1, or was cut; {AGAIN}")
-    return OldIndex(np.frombuffer(data, RECORD_1, count=count, offset=start), digest.hex())
+    if sha256(data).hexdigest() != shard.index_sha256 or not data.startswith(MAGIC):
+        raise ShardError(f"{path}: was changed (SHA-256 differs from the manifest); {AGAIN}")
+    _, _, table, count, _, _ = HEADER_1.unpack_from(data)
+    return np.frombuffer(data, RECORD_1, count=count, offset=HEADER_1.size + table)
 
 
 def read_samples(stream: HashedStream, where: str) -> Samples:
@@ -137,7 +196,7 @@ def read_samples(stream: HashedStream, where: str) -> Samples:
     return samples
 
 
-def join(old: OldIndex, samples: Samples) -> IndexBuilder:
+def join(records: npt.NDArray[np.void], samples: Samples) -> IndexBuilder:
     """The records of version 1 with all the members of their samples."""
     builder = IndexBuilder()
     by_offset = {
@@ -145,7 +204,7 @@ def join(old: OldIndex, samples: Samples) -> IndexBuilder:
         for members in samples.values()
         for ext, member in members.items()
     }
-    for record in old.records.tolist():
+    for record in records.tolist():
         offset, uid, _, _, label, width, height, _, flags = record
         if offset not in by_offset:
             raise ShardError(f"sample {uid}: is not in the tar where its index says; {AGAIN}")

@@ -118,6 +118,7 @@ def pack_shard(job: Job) -> ShardDone | JobFault:
 
 
 def write_shard(job: Job) -> ShardDone:
+    """What `pack_shard` does, with errors raised."""
     path = Path(job.folder) / job.file
     part = path.with_name(f"{path.name}.{job.run}.part")
     failures: list[Note] = []
@@ -191,6 +192,7 @@ def load(source: InputFile, settings: PackSettings) -> LoadedFile:
 
 
 def readable(what: bytes | Origin) -> bytes:
+    """Bytes as they are, or those at a place; SampleError: they cannot be read."""
     if isinstance(what, bytes):
         return what
     try:

@@ -65,6 +65,7 @@ class ShardWriter:
         return member
 
     def write(self, data: bytes) -> None:
+        """Write bytes to the tar, and count and hash them."""
         self.file.write(data)
         self.hash.update(data)
         self.offset += len(data)

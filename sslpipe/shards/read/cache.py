@@ -262,6 +262,7 @@ def received(tar: Distant, write: Callable[[bytes], Any], patience: Patience) ->
 
 
 def check_content(tar: Distant, sha256: str) -> None:
+    """Refuse a download that is not the tar of the manifest; ShardError."""
     if sha256 != tar.sha256:
         raise ShardError(
             f"{tar.url}: is not the tar of the manifest (SHA-256 {sha256[:12]}..., expected "

@@ -45,6 +45,22 @@ def local_path(place: str | Path) -> Path:
     return Path(str(place).removeprefix("file://"))
 
 
+def beside(root: Path | str, file: str) -> Path | str:
+    """A file in the folder of a manifest."""
+    return f"{root}/{file}" if isinstance(root, str) else root / file
+
+
+def on_this_machine(place: Path | str) -> Path:
+    """The place as a path.
+
+    Raises:
+        ShardError: it is a URL.
+    """
+    if isinstance(place, str) and is_url(place):
+        raise ShardError(f"{place}: is not on this machine; copy the set to a folder first")
+    return local_path(place)
+
+
 def read_whole(place: str | Path, patience: Patience) -> bytes:
     """All bytes of a small file.
 

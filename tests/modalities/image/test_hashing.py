@@ -21,7 +21,7 @@ def photos(sample):
     found = []
     for shard in manifest.shards:
         data = manifest.tar(shard).read_bytes()
-        for record in read_index(manifest.tar(shard)).records:
+        for record in read_index(manifest.tar(shard)).payloads:
             found.append(data[record["offset"] :][: record["size"]])
     return found
 

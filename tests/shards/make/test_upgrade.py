@@ -1,8 +1,6 @@
 """Sets of version 1 become sets of version 2: pytest tests/shards/make/test_upgrade.py"""
 
-import hashlib
 import json
-import struct
 
 import pytest
 
@@ -10,7 +8,9 @@ from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import (
     PackSettings,
+    Problem,
     Rules,
+    exclude_rows,
     open_manifest,
     pack,
     read_index,
@@ -18,42 +18,9 @@ from sslpipe.shards import (
     verify,
 )
 from sslpipe.shards.make.adopt import adopt
+from tests.version_1 import downgrade
 
 RULES = Rules(ImageCodec())
-
-
-def index_of_version_1(tar, index):
-    """Its bytes, as sslpipe wrote them before members were indexed."""
-    payloads = [index.payload(row) for row in range(len(index))]
-    table = list(dict.fromkeys(index.extensions[payload.ext] for payload in payloads))
-    names = "\n".join(table).encode()
-    digest = bytes.fromhex(index.tar_sha256)
-    data = struct.pack(
-        "<8sHHIQ32s", b"sslpidx\0", 1, len(names), len(payloads), index.tar_bytes, digest
-    )
-    for row, place in enumerate(payloads):
-        sample = index.sample(row)
-        height, width, _, _ = sample.extent
-        flags = sample.flags | (place.blocks - 1) << 8
-        numbers = place.offset, sample.uid, place.size, place.crc, sample.label, width, height
-        names += struct.pack(
-            "<QqIIiHHHH", *numbers, table.index(index.extensions[place.ext]), flags
-        )
-    return data + names
-
-
-def downgrade(folder):
-    """Give a set the sidecars of version 1."""
-    manifest = read_manifest(folder)
-    document = json.loads((folder / "manifest.json").read_text())
-    document["version"] = 1
-    for name in ("modality", "extent", "flags"):
-        del document[name]
-    for shard, entry in zip(manifest.shards, document["shards"], strict=True):
-        data = index_of_version_1(manifest.tar(shard), read_index(folder / shard.file))
-        (folder / f"{shard.file}.idx").write_bytes(data)
-        entry["index_sha256"] = hashlib.sha256(data).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(document))
 
 
 def content(folder):
@@ -89,6 +56,21 @@ def test_an_old_set_becomes_the_very_one_that_is_packed_now(out):
     assert verify(made.manifest, inspect=ImageCodec().inspect) == []
 
 
+def test_manifests_that_excluding_left_behind_are_upgraded_too(out):
+    before = read_manifest(out)
+    exclude_rows(before, problems=[Problem(before.shards[0].file, "", "bad", 0)])
+    new, files = content(out), sorted(path.name for path in out.glob("manifest*.json"))
+    assert len(files) == 2
+    downgrade(out)
+    one = json.loads((out / "manifest.json").read_text())
+    for file in files:
+        document = one | {"exclude": json.loads(new[file]).get("exclude", {})}
+        (out / file).write_text(json.dumps(document))
+    adopt([str(out)], rules=RULES)
+    assert content(out) == new
+    assert read_manifest(out / files[0]) == before
+
+
 def test_no_choice_is_made_anew(tmp_path, picture, folder, out):
     """Rules that would find other payloads and labels change nothing."""
     new = content(out)
@@ -117,6 +99,17 @@ def test_everything_else_refuses_it_and_names_the_command(out):
             refusing(out)
     with pytest.raises(ShardError, match=rf"p-000000.tar.idx: index {said}"):
         read_index(out / "p-000000.tar")
+
+
+def test_packing_its_tars_is_refused_but_not_packing_over_it(out, folder, tmp_path, codec):
+    new = content(out)
+    downgrade(out)
+    settings = PackSettings(codec=codec, name="p", shard_bytes=30_000, seed=3)
+    with pytest.raises(ShardError, match="version 1, this sslpipe reads 2; run `sslpipe index"):
+        pack(str(out / "*.tar"), tmp_path / "again", settings)
+    pack(folder, out, settings, overwrite=True)
+    assert {name for name in content(out) if ".tar" in name} == {n for n in new if ".tar" in n}
+    assert read_manifest(out).exclude == {}
 
 
 @pytest.mark.parametrize("damage", ["tar", "tar gone", "index", "index gone", "index cut"])

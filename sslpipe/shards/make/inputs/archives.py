@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ....errors import ShardError
-from ...manifest import FILE, read_manifest
+from ...manifest import FILE, parse_manifest, read_document
 from ...scan import LABEL, META, read_members
 from ...tar_headers import split_name
 from ...tar_streams import Skim
-from ..source import Note, Origin, is_local, open_file, why
+from ..source import Note, Origin, is_local, open_input
 from .found import TEXTS, UNSAFE, Found, Options, offered, safe_key
 
 Parts = dict[str, tarfile.TarInfo]  # extension -> member
@@ -29,18 +29,11 @@ def list_tar(url: str, options: Options) -> Iterator[Found | Note]:
         ShardError: no plain tar, or a cut or damaged one.
     """
     names = class_names(url)
-    with opened(url) as file:
+    with open_input(url) as file:
         groups: dict[str, Parts] = {}
         yield from group_members(read_members(Skim(file), url), groups, options)
         for key, parts in groups.items():
             yield from sample_of(url, file, key, parts, names, options)
-
-
-def opened(url: str) -> BinaryIO:
-    try:
-        return open_file(url)
-    except OSError as error:
-        raise ShardError(f"{url}: cannot be read ({why(error)}); check it") from error
 
 
 def group_members(
@@ -84,6 +77,7 @@ def sample_of(
 
 
 def place_of(url: str, member: tarfile.TarInfo) -> Origin:
+    """Where the bytes of a member of a tar lie."""
     return Origin(url, span=(member.offset_data, member.size))
 
 
@@ -114,11 +108,16 @@ def class_names(url: str) -> Mapping[int, str]:
 
 @lru_cache(maxsize=1)  # sets have thousands of tars and one manifest
 def known_set(manifest: Path, changed: int) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Shard files and classes of a manifest; nothing if it is none of ours."""
+    """Shard files and classes of a manifest; nothing if it is none of ours.
+
+    Raises:
+        ShardError: it is one of ours, and damaged or of another version.
+    """
     try:
-        known = read_manifest(manifest)
+        data = read_document(manifest)
     except ShardError:
         return frozenset(), ()
+    known = parse_manifest(data, manifest.parent, manifest)
     return frozenset(shard.file for shard in known.shards), known.classes
 
 
@@ -129,7 +128,7 @@ def list_zip(url: str, options: Options) -> Iterator[Found | Note]:
         ShardError: no zip, or a damaged one.
     """
     try:
-        with opened(url) as file, zipfile.ZipFile(file) as archive:
+        with open_input(url) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise ShardError(f"{url}: no zip, or a damaged one ({error}); copy it again") from error

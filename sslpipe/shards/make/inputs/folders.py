@@ -75,6 +75,7 @@ def scan(folder: str) -> tuple[list[os.DirEntry[str]], dict[str, int], list[str]
 
 
 def lies_in(folder: str, other: str) -> bool:
+    """Whether a folder is another one, or lies below it."""
     return folder == other or folder.startswith(other.rstrip("/") + "/")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ....errors import ExtraError, ShardError
 from ....recipe.names import suggest
 from ...read.file_systems import find_store
-from ..source import SCHEME, Note, Origin, is_local, open_file, why
+from ..source import SCHEME, Note, Origin, is_local, open_input
 from .found import Columns, Found, Options, safe_key, split_file
 
 GUESSES = {  # looked for in this order, in any case
@@ -70,7 +70,7 @@ def list_parquet(url: str, options: Options) -> Iterator[Found | Note]:
         from pyarrow import parquet
     except ImportError as error:
         raise ExtraError(f"{url}: Parquet needs pyarrow; pip install sslpipe[tables]") from error
-    with opened(url) as file:
+    with open_input(url) as file:
         try:
             table = parquet.ParquetFile(file)
         except pyarrow.ArrowInvalid as error:
@@ -80,16 +80,9 @@ def list_parquet(url: str, options: Options) -> Iterator[Found | Note]:
         yield from list_rows(chain.from_iterable(b.to_pylist() for b in batches), columns, url)
 
 
-def opened(url: str) -> Any:
-    try:
-        return open_file(url)
-    except OSError as error:
-        raise ShardError(f"{url}: cannot be read ({why(error)}); check it") from error
-
-
 def reading(url: str) -> io.TextIOWrapper:
     """The text of a file; bytes in no encoding survive, since paths may hold them."""
-    return io.TextIOWrapper(opened(url), "utf-8-sig", "surrogateescape", newline="")
+    return io.TextIOWrapper(open_input(url), "utf-8-sig", "surrogateescape", newline="")
 
 
 def choose_columns(wanted: Columns, names: Sequence[str], url: str) -> dict[str, str]:
@@ -149,6 +142,7 @@ def checked(entries: Iterator[str], base: str, url: str) -> Iterator[str]:
 
 
 def exists(place: Origin) -> bool:
+    """Whether something lies at a place, as far as can be seen."""
     if is_local(place.url):
         return os.path.lexists(place.url)
     store, path = find_store(place.url)
@@ -165,6 +159,7 @@ def place_of(entry: str, base: str) -> Origin:
 
 
 def is_hidden(entry: str) -> bool:
+    """Whether the name of a file begins with a dot."""
     return entry.rpartition("/")[2].startswith(".")
 
 
