@@ -28,11 +28,10 @@ class PatchMeans(Encoder):
 '''
 
 from .image import build_encoder
-from .protocols import Encoder, FeatureEncoder, LayeredEncoder, MapEncoder, PatchEncoder
+from .protocols import Encoder, LayeredEncoder, MapEncoder, PatchEncoder
 
 __all__ = [
     "Encoder",
-    "FeatureEncoder",
     "LayeredEncoder",
     "MapEncoder",
     "PatchEncoder",

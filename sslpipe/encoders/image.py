@@ -19,7 +19,7 @@ from ..errors import RecipeError
 from ..recipe import names
 from .libraries import library, timm_create
 from .patches import chosen_tokens, on_grid, sincos
-from .protocols import Encoder, FeatureEncoder
+from .protocols import Encoder, declared_dim
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -148,7 +148,7 @@ def own_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
         RecipeError: it cannot be imported or built, or does not say how many features it gives.
     """
     made = names.call(names.imported(entry), entry, view)
-    if not (isinstance(made, nn.Module) and isinstance(made, FeatureEncoder)):
+    if not isinstance(made, nn.Module) or declared_dim(made) is None:
         raise RecipeError(
             f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no module with "
             "dim, the number of features; derive it from sslpipe.encoders.Encoder and set dim"

@@ -11,13 +11,6 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 
-@runtime_checkable
-class FeatureEncoder(Protocol):
-    """An encoder that says how many features it gives: all methods ask for that."""
-
-    dim: int  # D
-
-
 class Encoder(nn.Module, ABC):
     """Images (B, C, H, W) become features (B, D)."""
 
@@ -27,6 +20,19 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Give the pooled features of each image, (B, D)."""
+
+
+def declared_dim(encoder: nn.Module) -> int | None:
+    """Tell D, if the encoder declares it; it need not be an Encoder.
+
+    It is asked for and not looked up by a Protocol, which does not see what a wrapper passes on
+    (torch.compile's; from Python 3.12 on).
+    """
+    try:
+        dim = encoder.dim
+    except AttributeError:
+        return None
+    return dim if isinstance(dim, int) else None
 
 
 @runtime_checkable

@@ -92,7 +92,7 @@ class DINO(Method):
         return Output(loss, entropies(p_TBK))
 
     def temperature(self) -> Tensor:
-        """Raise the teacher's temperature over `teacher_warmup`; officially 30 of 100 epochs."""
+        """Give the teacher's temperature, which rises over `teacher_warmup` (30 of 100 epochs)."""
         return warmed_up(self.teacher_temperature, self.teacher_warmup, self.progress)
 
     @torch.no_grad()

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from ..methods import Method, Sign
+from ..methods.method import Numbers
 from ..methods.parts.collapse import spread_sign
-from .log import Row
+from .log import LoggedRow
 
 # Healthy short runs on CIFAR-10 stayed far from these; figures in tests/train/test_alarm.py and
 # tests/train/test_collapse.py.
@@ -35,7 +36,7 @@ class Alarm:
         self._seen: dict[str, int] = {}  # bad readings in a row of each sign
         self._shown: dict[str, float] = {}  # epoch in which each sign showed last
 
-    def read(self, row: Row) -> list[str]:
+    def read(self, row: LoggedRow) -> list[str]:
         """Take a logged row; one message for each sign whose READINGS-th bad reading it is.
 
         A sign that flickers about its limit is told once; again after it was gone for an epoch.
@@ -51,7 +52,7 @@ class Alarm:
                 self._shown[sign] = epoch
         return messages
 
-    def _signs(self, row: Row) -> Iterator[Sign]:
+    def _signs(self, row: Numbers) -> Iterator[Sign]:
         """Yield all signs that a row can show."""
         for name, value in row.items():
             self._largest[name] = max(value, self._largest.get(name, value))
@@ -91,6 +92,6 @@ def rank_sign(rank: float) -> Sign:
     return Sign("feature_rankme", rank < RANK, said)
 
 
-def features_alike(row: Row, largest: Row) -> Sign | None:
+def features_alike(row: Numbers, largest: Numbers) -> Sign | None:
     """Judge the spread of the encoder's features over images; 0: they are one point."""
     return spread_sign("feature_std", "the encoder's features", row, largest)

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from ..errors import ExtraError
 from ..pipeline import Pipeline
 
-Row = Mapping[str, float | int]  # holds `step`
+LoggedRow = Mapping[str, float | int]  # holds `step`
 
 
 class Sink(Protocol):
     """What takes the rows of a run: a file, TensorBoard, the screen."""
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LoggedRow) -> None:
         """Take one row."""
 
     def close(self) -> None:
@@ -34,7 +34,7 @@ class JsonLines:
         part.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LoggedRow) -> None:
         """Write and flush one row."""
         finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
         self._file.write(json.dumps(finite) + "\n")
@@ -75,7 +75,7 @@ class TensorBoard:
             ) from error
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LoggedRow) -> None:
         """Write and flush one row."""
         for name, value in row.items():
             if name != "step":

@@ -23,7 +23,7 @@ from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.schema import Train
 from ..stream.open import Shards
-from .log import Row
+from .log import LoggedRow
 from .optimizers import clip_per_parameter, set_rates
 from .record import Every, Guard, RunRecord
 from .report import Bar, Reporter, Silent
@@ -41,7 +41,7 @@ class TrainResult:
 
     steps: int
     total: int
-    metrics: Row
+    metrics: LoggedRow
     checkpoint: Path
     alarms: tuple[str, ...]  # messages that the run collapses or learns nothing; see alarm.py
 
@@ -74,7 +74,7 @@ def train(
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
-    row: Row = {}
+    row: LoggedRow = {}
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
         record = RunRecord(run, out, step, every, show, stack)

@@ -19,7 +19,7 @@ from ..errors import SslpipeError
 from ..methods import Output
 from .alarm import Alarm
 from .checkpoint import recipe_text
-from .log import JsonLines, Meter, Row, Sink, TensorBoard, rows_until
+from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
 from .report import Reporter
 from .run import TrainRun, save_run
 from .schedules import ended_epoch
@@ -108,7 +108,7 @@ class RunRecord:
         long = length > self._every.log * accumulate
         return step % self._every.monitor == 0 or (ends and long)
 
-    def row(self, step: int, outputs: Sequence[Output], batch: Batch) -> Row:
+    def row(self, step: int, outputs: Sequence[Output], batch: Batch) -> LoggedRow:
         """Read the metrics of a step from the device and write them down.
 
         Raises:
@@ -158,7 +158,7 @@ class RunRecord:
             part.replace(self._out / f"epoch-{epoch:04d}.pt")
 
 
-def alarm_of(run: TrainRun, rows: Sequence[Row]) -> Alarm:
+def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:
     """Make the alarm of a run that has logged `rows` already, which are not told again."""
     alarm = Alarm(run.method, warmup_epochs=run.settings.warmup_epochs)
     for row in rows:

@@ -11,7 +11,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .log import Row
+from .log import LoggedRow
 
 
 class Reporter(Protocol):
@@ -23,7 +23,7 @@ class Reporter(Protocol):
     def step(self, step: int) -> None:
         """Take note of a step that is done; must not read the device."""
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LoggedRow) -> None:
         """Take note of a logged row."""
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class Silent:
     def step(self, step: int) -> None:
         """Say nothing."""
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LoggedRow) -> None:
         """Say nothing."""
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Bar:
         """Move the bar."""
         self._progress.update(self._task, completed=step)
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LoggedRow) -> None:
         """Show the newest numbers."""
         numbers = (
             f"loss {row['loss']:.4f}  {row['images_per_s']:.0f} images/s  "

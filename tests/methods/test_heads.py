@@ -5,8 +5,8 @@ from torch import nn
 from sslpipe.encoders import build_encoder
 from sslpipe.encoders.libraries import library
 from sslpipe.encoders.patches import sincos
-from sslpipe.errors import ExtraError
-from sslpipe.methods.parts import teachers
+from sslpipe.errors import ContractError, ExtraError
+from sslpipe.methods.parts import heads, teachers
 from sslpipe.recipe.names import Entry
 from tests.view_specs import square
 
@@ -69,3 +69,11 @@ def test_sincos_refuses_a_width_it_cannot_split():
 def test_a_missing_library_says_what_to_install():
     with pytest.raises(ExtraError, match=r"sslpipe\[train\]"):
         library("no_such_library")
+
+
+def test_the_number_of_features_is_seen_through_a_wrapper(encoder):
+    assert heads.feature_dim(encoder, "simclr") == 6
+    assert heads.feature_dim(torch.compile(encoder), "simclr") == 6
+    encoder.dim = 6.0
+    with pytest.raises(ContractError, match=r"needs encoder\.dim.*TinyEncoder has no such int"):
+        heads.feature_dim(encoder, "simclr")

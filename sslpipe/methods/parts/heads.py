@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...encoders.protocols import FeatureEncoder
+from ...encoders.protocols import declared_dim
 from ...errors import ContractError
 
 
@@ -18,11 +18,11 @@ def feature_dim(encoder: nn.Module, method: str) -> int:
     Raises:
         ContractError: the encoder does not say it.
     """
-    dim = encoder.dim if isinstance(encoder, FeatureEncoder) else None
-    if not isinstance(dim, int):
+    dim = declared_dim(encoder)
+    if dim is None:
         raise ContractError(
-            f"{method} needs encoder.dim, the number of features; {type(encoder).__name__} has "
-            f"dim = {dim!r}. Set it to an int, or use build_encoder"
+            f"{method} needs encoder.dim, the number of features; {type(encoder).__name__} has no "
+            "such int. Set it, or use build_encoder"
         )
     return dim
 
