@@ -11,7 +11,7 @@ float32 and equal on every device.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -176,3 +176,13 @@ class Place:
     step: int
     slots: npt.NDArray[np.int64]  # (B,) in [0, size)
     size: int  # samples of the global batch
+
+    def all_slots(self, keys: Keys) -> Keys:
+        """One key per slot of the global batch: draws are (V, size), and a rank keeps its own."""
+        steps = np.full(self.size, self.step, dtype=np.int64)
+        return replace(keys, epochs=steps, uids=np.arange(self.size, dtype=np.int64))
+
+    def one_for_all(self, keys: Keys) -> Keys:
+        """One key for all samples and views of the global batch: draws are (1, 1, ...)."""
+        zero = np.zeros(1, dtype=np.int64)
+        return replace(keys, epochs=zero + self.step, uids=zero, views=zero)

@@ -23,16 +23,15 @@ ALIGN = 64  # bytes; Inductor copies an input that is not aligned to 16
 class Arena:
     """What a kernel reads; all four are slices of one buffer on the device."""
 
-    pixels_N: (
-        Tensor  # uint8: canvases of (H, W, 3), one after the other, then room that is not read
-    )
+    # uint8: canvases of (H, W, 3), one after the other, then room that is not read
+    pixels_N: Tensor
     offsets_R: Tensor  # int64: where in pixels_N the row's canvas begins
     sides_R2: Tensor  # int32: height, width of the row's canvas
     table_RP: Tensor  # float32: the parameters, columns as in Policy.columns
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """In the order of the fields."""
+        """All four tensors, in the order of the fields."""
         return self.pixels_N, self.offsets_R, self.sides_R2, self.table_RP
 
 

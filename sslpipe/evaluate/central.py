@@ -9,7 +9,7 @@ from ..modalities.image.ops import CenterCrop
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import Entry
-from ..recipe.schema import Stream, Views
+from ..recipe.schema import StreamSection, ViewSection
 
 SMALL = 64  # pixels: images of CIFAR's kind are taken whole
 MARGIN = 256 / 224  # the field's test transform: resize to 256, crop 224
@@ -27,8 +27,8 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
     normalize = [op for op in group.ops if op.name == "Normalize"]
     return recipe.model_copy(
         update={
-            "stream": Stream(batch_size=batch_size, order="sequential", on_bad="raise"),
-            "views": {"global": Views(ops=(crop, *normalize))},
+            "stream": StreamSection(batch_size=batch_size, order="sequential", on_bad="raise"),
+            "views": {"global": ViewSection(ops=(crop, *normalize))},
             "masks": {},
             "targets": {},
         }

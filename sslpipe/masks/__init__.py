@@ -19,12 +19,12 @@ from ..batch import MaskSpec, ViewSpec
 from ..errors import RecipeError
 from ..recipe.names import Entry, call, choose
 from ..rng import Keys, Place
-from .blockwise import IBOT, Blockwise, DINOv2
+from .blockwise import Blockwise, DINOv2Blocks, IBotBlocks
 from .boxes import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
-from .subsets import Centre, Random, SimMIM
+from .subsets import Centre, RandomPatches, SimMIMUnits
 
 
 class Sampler(Protocol):
@@ -46,13 +46,13 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
     {
         "blockwise": Blockwise,
         "centre": Centre,
-        "dinov2": DINOv2,
-        "ibot": IBOT,
+        "dinov2": DINOv2Blocks,
+        "ibot": IBotBlocks,
         "inverse_block": InverseBlock,
         "multiblock": Multiblock,
-        "random": Random,
+        "random": RandomPatches,
         "random_region": RandomRegion,
-        "simmim": SimMIM,
+        "simmim": SimMIMUnits,
     }
 )
 

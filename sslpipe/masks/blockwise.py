@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from ..rng import Keys, Place, permutation
 from .boxes import Bools, Grid, boxes, check_plane
-from .coupling import all_slots
 from .subsets import choose
 
 Floats = npt.NDArray[np.float64]
@@ -121,11 +120,15 @@ class Blockwise:
 
     @property
     def blocks(self) -> Blocks:
-        """What is proposed."""
+        """The blocks that are proposed."""
         return Blocks(self.min_patches, self.max_patches or np.inf, self.aspect)
 
     def hidden(self, grid: Grid) -> int | None:
-        """`patches`, if they are completed."""
+        """Return `patches` if masks are completed to that number, else None.
+
+        Raises:
+            ValueError: the grid has fewer patches, or no block fits into it.
+        """
         check_plane(grid)
         if not 0 < self.patches < grid[0] * grid[1]:
             raise ValueError(
@@ -136,14 +139,14 @@ class Blockwise:
         return self.patches if self.finish == "complete" else None
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Grow, and complete if asked to."""
+        """Grow blocks, and complete each mask if `finish` says so."""
         budgets_VB = np.full((len(keys.views), len(keys.uids)), float(self.patches))
         grown = self.blocks.grow(budgets_VB, keys, stream, grid)
         return grown if self.finish == "stop" else completed(grown, budgets_VB, keys, stream)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IBOT:
+class IBotBlocks:
     """Blocks of a random share of each view (iBOT, arXiv:2111.07832; `loader.py`).
 
     Each view picks one entry of `ratio`, then a share within `spread` of it: as published half
@@ -165,17 +168,17 @@ class IBOT:
                 raise ValueError(f"ratio {ratio} -+ spread {spread} leaves [0, 1)")
 
     def blocks(self, grid: Grid) -> Blocks:
-        """At least a ninth of the grid, as the official code has it."""
+        """Blocks have at least a ninth of the grid's patches, as in the official code."""
         return Blocks((min(grid) // 3) ** 2, np.inf, self.aspect)
 
     def hidden(self, grid: Grid) -> None:
-        """Differs from view to view."""
+        """Return None: the number differs from view to view."""
         check_plane(grid)
         if min(grid) < 3:
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches is too small for blocks")
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Pick a share, then grow."""
+        """Pick the share of each view, then grow blocks up to it."""
         picked, within = np.moveaxis(keys.uniforms(f"{stream}/ratio", 2), -1, 0)
         entry_VB = np.floor(picked * len(self.ratio)).astype(np.int64)
         ratio, spread = (np.asarray(pair)[entry_VB] for pair in (self.ratio, self.spread))
@@ -184,7 +187,7 @@ class IBOT:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv2:
+class DINOv2Blocks:
     """Blocks in some of the views (DINOv2, arXiv:2304.07193; `collate.py`, `masking.py`).
 
     mode `reference`: of all views of the global batch exactly `probability` are masked, their
@@ -208,7 +211,7 @@ class DINOv2:
             raise ValueError(f"ratio = {list(self.ratio)} must rise within [0, 1)")
 
     def blocks(self, grid: Grid) -> Blocks:
-        """At most half of the rows' worth of patches, rounded as train.py does."""
+        """Blocks have at most the patches of half of the rows, rounded as train.py does."""
         return Blocks(self.min_patches, grid[0] // 2 * grid[1], self.aspect)
 
     def hidden(self, grid: Grid) -> None:
@@ -236,7 +239,7 @@ class DINOv2:
         edges = np.linspace(*self.ratio, masked + 1)
         order = permutation(views, seed=keys.seed, epoch=place.step, stream=f"{stream}/order")
         bins = np.minimum(order, masked)  # the last stands for: left whole
-        within = all_slots(keys, place).uniforms(stream, 1).ravel()
+        within = place.all_slots(keys).uniforms(stream, 1).ravel()
         widths = np.append(np.diff(edges), 0)
         shares = np.where(bins < masked, edges[bins] + widths[bins] * within, 0)
         return shares.reshape(len(keys.views), place.size)[:, place.slots]

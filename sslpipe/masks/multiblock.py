@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ..rng import Keys, Place
 from .boxes import Bools, Grid, boxes, check_plane
-from .coupling import all_slots, one_for_all
 
 Pair = tuple[float, float]
 Ints = npt.NDArray[np.int64]
@@ -74,7 +73,7 @@ class Multiblock:
         """(blocks, B, N) targets, or one context for each of `keys.views`."""
         if self.mode == "per_sample":
             return self.masks(keys, keys, grid)
-        masks = self.masks(all_slots(keys, place), one_for_all(keys, place), grid)
+        masks = self.masks(place.all_slots(keys), place.one_for_all(keys), grid)
         return (cut(masks) if self.part == "context" else masks)[:, place.slots]
 
     def masks(self, keys: Keys, size_keys: Keys, grid: Grid) -> Bools:

@@ -30,7 +30,7 @@ class RandomRegion:
             raise ValueError(f"cells = {self.cells} must be above 0")
 
     def hidden(self, grid: Grid) -> int:
-        """Rounded down.
+        """Count the hidden patches, rounded down.
 
         Raises:
             ValueError: the noise is finer than the patches.
@@ -52,7 +52,7 @@ class RandomRegion:
         return hidden_VBN
 
     def noise(self, keys: Keys, stream: str, grid: Grid) -> Numbers:
-        """(V, B, N), the value at the middle of each patch."""
+        """Draw smooth noise and take its value at the middle of each patch: (V, B, N)."""
         side = int(self.cells) + 5  # the cut may begin anywhere in a cell; 4 numbers make a value
         coarse = keys.uniforms(stream, side**2)
         coarse_VBIJ = coarse.reshape(*coarse.shape[:2], side, side)

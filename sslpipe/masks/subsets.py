@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from ..rng import U64, Keys, Place
 from .boxes import Bools, Grid, check_plane
-from .coupling import one_for_all
 
 
 def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
@@ -31,7 +30,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class RandomPatches:
     """Hide a uniformly random subset (MAE, arXiv:2111.06377; `random_masking` of models_mae.py).
 
     mode `reference` hides the same patches in all samples and views of a batch, as the code of MSN
@@ -52,13 +51,13 @@ class Random:
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Keep the patches of the smallest random words."""
         patches = math.prod(grid)
-        drawn_by = keys if self.mode == "per_sample" else one_for_all(keys, place)
+        drawn_by = keys if self.mode == "per_sample" else place.one_for_all(keys)
         kept = choose(drawn_by.words(stream, patches), patches - self.hidden(grid))
         return np.broadcast_to(~kept, (len(keys.views), len(keys.uids), patches)).copy()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimMIM:
+class SimMIMUnits:
     """Hide random square units (arXiv:2111.09886; `MaskGenerator` of data_simmim.py).
 
     The paper's unit is 32 px: 2 patches of ViT-B/16, 8 patches of Swin's 4 px.
@@ -92,7 +91,7 @@ class SimMIM:
         return int(np.ceil(rows * columns * self.ratio))
 
     def hidden(self, grid: Grid) -> int:
-        """In patches."""
+        """The hidden units, counted in patches."""
         return self.count(grid) * self.unit**2
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
@@ -127,7 +126,7 @@ class Centre:
         return round(margin)
 
     def hidden(self, grid: Grid) -> int:
-        """Patches of the block."""
+        """Count the patches of the block."""
         check_plane(grid)
         return int(np.prod([side - 2 * self.margin(side) for side in grid]))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 
 from ..errors import RecipeError
-from .lines import Place, YamlFile, parse_yaml
+from .lines import KeyPath, YamlFile, parse_yaml
 from .names import Entry, suggest
 from .schema import SECTIONS, Recipe, parse_entry
 
@@ -69,14 +69,14 @@ def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] 
 ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
 
 
-def located(data: Any, place: Place, source: YamlFile) -> Any:
+def located(data: Any, place: KeyPath, source: YamlFile) -> Any:
     """Turn the named entries into Entry objects that know their file:line."""
     if isinstance(data, dict):
         return {k: located_value(k, v, (*place, k), source) for k, v in data.items()}
     return data
 
 
-def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
+def located_value(key: str, value: Any, place: KeyPath, source: YamlFile) -> Any:
     """One value of a section: an entry, a list of entries, or a deeper section."""
     if key not in ENTRIES:
         return located(value, place, source)
@@ -85,7 +85,7 @@ def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
     return to_entry(value, place, source)
 
 
-def to_entry(value: Any, place: Place, source: YamlFile) -> Entry:
+def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
     """An Entry with its place.
 
     Raises:
@@ -112,7 +112,7 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
 
 
-def known_keys(place: Place) -> list[str]:
+def known_keys(place: KeyPath) -> list[str]:
     """The keys that a section knows."""
     model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
     return [name for name in model.model_fields if name != "path"]

@@ -41,7 +41,7 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-class Stream(Section):
+class StreamSection(Section):
     """Which samples, in which order."""
 
     batch_size: Positive  # global, over all ranks
@@ -56,7 +56,7 @@ class Stream(Section):
     max_bad_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.001  # stops the run
 
 
-class Decode(Section):
+class DecodeSection(Section):
     """How bytes become canvases."""
 
     size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
@@ -64,7 +64,7 @@ class Decode(Section):
     device: Literal["cpu", "cuda"] = "cpu"  # not under run: their pixels differ
 
 
-class Views(Section):
+class ViewSection(Section):
     """One view group."""
 
     count: Positive = 1
@@ -72,7 +72,7 @@ class Views(Section):
     ops: tuple[Named, ...]
 
 
-class Mask(Section):
+class MaskSection(Section):
     """Masks over the patches of one view group."""
 
     view: str = "global"
@@ -81,7 +81,7 @@ class Mask(Section):
     sampler: Named
 
 
-class Target(Section):
+class TargetSection(Section):
     """A pretext task on one view group."""
 
     view: str = "global"
@@ -124,7 +124,7 @@ class Rates(Section):
         return value
 
 
-class Train(Rates):
+class TrainSection(Rates):
     """Settings of the reference trainer; a user's own trainer ignores them."""
 
     backbone: Named
@@ -143,7 +143,7 @@ class Train(Rates):
         return value
 
 
-class Run(Section):
+class RunSection(Section):
     """Speed only: nothing here may change a result (executors: but for the rounding of pixels)."""
 
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
@@ -158,14 +158,14 @@ class Recipe(Section):
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
     modality: Literal["image"] = "image"
-    stream: Stream
-    decode: Decode = Decode()
-    views: dict[str, Views]
-    masks: dict[str, Mask] = {}
-    targets: dict[str, Target] = {}
+    stream: StreamSection
+    decode: DecodeSection = DecodeSection()
+    views: dict[str, ViewSection]
+    masks: dict[str, MaskSection] = {}
+    targets: dict[str, TargetSection] = {}
     method: Named | None = None
-    train: Train | None = None
-    run: Run = Run()
+    train: TrainSection | None = None
+    run: RunSection = RunSection()
 
     @property
     def data_fingerprint(self) -> str:
@@ -199,6 +199,6 @@ def plain(value: Any) -> Any:
 
 
 SECTIONS: Mapping[str, type[Section]] = {
-    "stream": Stream, "decode": Decode, "views": Views, "masks": Mask, "targets": Target,
-    "train": Train, "run": Run,
+    "stream": StreamSection, "decode": DecodeSection, "views": ViewSection,
+    "masks": MaskSection, "targets": TargetSection, "train": TrainSection, "run": RunSection,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from ..batch import Batch
 from ..errors import StateError
 from ..methods import Method, Output
 from ..pipeline import Pipeline
-from ..recipe.schema import Train
+from ..recipe.schema import TrainSection
 from .guard import Guard
 from .log import Row
 from .optimizers import clip_per_parameter, set_rates
@@ -49,7 +49,7 @@ class TrainResult:
 def train(
     pipeline: Pipeline,
     method: Method,
-    settings: Train,
+    settings: TrainSection,
     *,
     out: Path,
     resume: bool = False,

@@ -17,7 +17,7 @@ from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
-from ..recipe.schema import Train
+from ..recipe.schema import TrainSection
 from ..stream.open import remainder_of
 from . import checkpoint, optimizers
 from .randomness import keyed
@@ -30,7 +30,7 @@ class Run:
 
     pipeline: Pipeline
     recipe: Recipe
-    settings: Train
+    settings: TrainSection
     method: Method
     module: nn.Module  # the same object as `method`
     replica: nn.Module  # its DDP wrapper; the module itself where there is one process
@@ -77,7 +77,7 @@ def image_size(spec: BatchSpec) -> int:
     return spec.views[whole_group(spec.views)].size("H")
 
 
-def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
+def prepare(pipeline: Pipeline, method: Method, settings: TrainSection) -> Run:
     """Put the method on the device and everything else around it.
 
     Raises:
@@ -116,13 +116,13 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> Run:
     )
 
 
-def lr_scale(settings: Train, batch_size: int) -> float:
+def lr_scale(settings: TrainSection, batch_size: int) -> float:
     """What turns the recipe's lr into that of a step: linear (Goyal et al. 2017) or a root."""
     ratio = batch_size * settings.accumulate / settings.lr_batch
     return math.sqrt(ratio) if settings.lr_rule == "sqrt" else ratio
 
 
-def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> Plan:
+def plan_of(settings: TrainSection, length: int, optimizer: torch.optim.Optimizer) -> Plan:
     """The rates of a run of `settings.epochs` epochs of `length` batches.
 
     Raises:
