@@ -125,8 +125,7 @@ def verify(
     Example: `sslpipe verify shards/sample`
     """
     from ..modalities.image.codec import ImageCodec
-    from ..shards import exclude_rows, read_manifest
-    from ..shards import verify as verify_shards
+    from ..shards import exclude_rows, read_manifest, verify
 
     manifest = read_manifest(shards)
     with bar("samples") as update:
@@ -137,7 +136,7 @@ def verify(
             done[0] += samples
             update(completed=done[0])
 
-        problems = verify_shards(manifest, inspect=ImageCodec().inspect, progress=progress)
+        problems = verify(manifest, inspect=ImageCodec().inspect, progress=progress)
     for problem in problems:
         text = f"{problem.shard} {problem.key}: {problem.what}"
         notes.print(text, markup=False, highlight=False)

@@ -37,13 +37,12 @@ def index(
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
     from ..modalities.image.codec import ImageCodec
+    from ..shards.make import exports
     from ..shards.make.adopt import adopt
-    from ..shards.make.exports import check_kinds
-    from ..shards.make.exports import export as write_export
     from ..shards.scan import Rules
 
     codec = ImageCodec()
-    kinds = check_kinds(export)
+    kinds = exports.check_kinds(export)
     look = codec.inspect if decode else codec.header
     rules = Rules(codec.extensions, look, label_key, ext.lower().lstrip(".") if ext else None)
     with bar("tars") as update:
@@ -57,7 +56,7 @@ def index(
             progress=tar_progress(update),
         )
     for kind in kinds:
-        console.print(f"{kind}: {write_export(made.manifest, kind)}")
+        console.print(f"{kind}: {exports.export(made.manifest, kind)}")
     show_adopted(made)
 
 
