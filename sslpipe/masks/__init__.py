@@ -4,6 +4,28 @@ Decided on the host, keyed per sample; where an official method couples the samp
 (mode `reference`), keyed by the place in the global batch, which every rank can compute.
 
 Letters: M masks per sample, B samples, N patches (row-major).
+
+A sampler of your own: save this as `mine.py` and write `sampler: "mine:Checkers"` in a recipe.
+
+```python
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkers:  # hides black fields of a chessboard, each sample others
+    ratio: float = 0.5  # of the black fields
+
+    def hidden(self, grid):
+        return int(np.prod(grid) // 2 * self.ratio)  # the same number in every mask
+
+    def draw(self, keys, place, stream, grid):
+        words_MBN = keys.words(stream, np.prod(grid)).astype(np.int64)  # of this sample alone
+        white_N = np.indices(grid).sum(0).ravel() % 2 == 0
+        order_MBN = (words_MBN + (white_N.astype(np.int64) << 32)).argsort(-1).argsort(-1)
+        return order_MBN < self.hidden(grid)  # (M, B, N) bool, True = hidden
+```
 """
 
 import math
