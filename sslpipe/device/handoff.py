@@ -34,7 +34,7 @@ class Streams(Protocol):
     """What the hand-off needs of a device; `CudaStreams` has it, and so has a test's record."""
 
     def side(self) -> AbstractContextManager[object]:
-        """Within it, work is queued on the side stream."""
+        """Return a context in which work is queued on the side stream."""
         ...
 
     def mark(self) -> Mark:
@@ -46,7 +46,7 @@ class Streams(Protocol):
         ...
 
     def keep(self, tensor: Tensor) -> None:
-        """Do not give out its memory again before what the current stream has queued is done."""
+        """Keep its memory from being given out before what the current stream has queued is done."""
         ...
 
     def staging(self, size: int) -> Tensor:
@@ -59,7 +59,7 @@ class Streams(Protocol):
 
 
 class Handoff(Protocol):
-    """How batches reach the consumer."""
+    """The way of a batch from the thread that makes it to the consumer."""
 
     def send(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the same tensors on the device, in the same order."""
@@ -105,7 +105,7 @@ class PinnedSlot:
 
 
 class Staged:
-    """A CUDA device's: a ring of pinned buffers, and a side stream."""
+    """The hand-off of a CUDA device: a ring of pinned buffers, and a side stream."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams

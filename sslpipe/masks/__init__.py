@@ -56,11 +56,11 @@ class Sampler(Protocol):
     """
 
     def hidden(self, grid: Grid) -> int | None:
-        """Patches that every mask hides; None: they differ."""
+        """Return how many patches every mask hides; None: they differ."""
         ...
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> npt.NDArray[np.bool_]:
-        """(M, B, N) bool, M = len(keys.views) unless the sampler makes its own number."""
+        """Draw (M, B, N) bool; M = len(keys.views) unless the sampler makes its own number."""
         ...
 
 
@@ -80,7 +80,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
 
 
 class MaskSettings(Protocol):
-    """A mask of a recipe."""
+    """What a recipe says of one mask."""
 
     @property
     def view(self) -> str: ...
@@ -94,7 +94,7 @@ class MaskSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Masker:
-    """A sampler on the grid of one view group."""
+    """A sampler that is bound to the grid of one view group."""
 
     name: str
     sampler: Sampler
@@ -108,7 +108,7 @@ class Masker:
         uids: npt.NDArray[np.int64],
         place: Place,
     ) -> npt.NDArray[np.bool_]:
-        """(M, B, N) bool for the samples of a batch."""
+        """Draw (M, B, N) bool for the samples of a batch."""
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
         return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
 
@@ -126,7 +126,7 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 
 
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
-    """Build one mask and try it."""
+    """Build one mask, and raise a RecipeError if it does not suit its views."""
     entry, size = mask.sampler, mask.patch_size
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
     sides = tuple(view.size(axis) for axis in view.grid_axes)

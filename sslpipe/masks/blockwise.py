@@ -22,7 +22,7 @@ AHEAD = 8  # proposals drawn at a time: most masks need 4 to 20
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Which blocks are proposed: areas in patches, uniform; aspect log-uniform."""
+    """Says which blocks are proposed: areas in patches, uniform; aspect log-uniform."""
 
     least: int
     most: float  # np.inf: as much as is still to be hidden
@@ -52,7 +52,7 @@ class Blocks:
         return hidden_SHW.reshape(*budgets_VB.shape, -1)
 
     def propose(self, uniforms_S4: Floats, room_S: Floats, grid: Grid) -> tuple[Bools, Bools]:
-        """A block for every mask, (S, H, W), and whether it is smaller than the grid."""
+        """Propose a block for each mask, (S, H, W), and say whether it is smaller than the grid."""
         # room < least is meant: random.uniform of the official code takes its ends in any order
         area = self.least + (room_S - self.least) * uniforms_S4[:, 0]
         aspect = np.exp(np.log(self.aspect) * (1 - 2 * uniforms_S4[:, 1]))
@@ -72,7 +72,7 @@ class Blocks:
 
 
 def proposals(keys: Keys, stream: str) -> Iterator[Floats]:
-    """(S, 4) uniforms for one proposal after another, without end."""
+    """Yield (S, 4) uniforms for one proposal after another, without end."""
     for first in itertools.count(0, AHEAD):
         uniforms_VBP = keys.uniforms(stream, 4 * AHEAD, first=first)
         yield from uniforms_VBP.reshape(-1, AHEAD, 4).swapaxes(0, 1)
@@ -147,7 +147,7 @@ class Blockwise:
 
 @dataclass(frozen=True, kw_only=True)
 class IBotBlocks:
-    """Blocks of a random share of each view (iBOT, arXiv:2111.07832; `loader.py`).
+    """Hide blocks up to a random share of each view (iBOT, arXiv:2111.07832; `loader.py`).
 
     Each view picks one entry of `ratio`, then a share within `spread` of it: as published half
     of the views stay whole, and the others hide U(0.1, 0.5). Set count to that of the views.
@@ -188,7 +188,7 @@ class IBotBlocks:
 
 @dataclass(frozen=True, kw_only=True)
 class DINOv2Blocks:
-    """Blocks in some of the views (DINOv2, arXiv:2304.07193; `collate.py`, `masking.py`).
+    """Hide blocks in some of the views (DINOv2, arXiv:2304.07193; `collate.py`, `masking.py`).
 
     mode `reference`: of all views of the global batch exactly `probability` are masked, their
     shares spread evenly over `ratio` and shuffled. `per_sample`: a coin for each view, then
@@ -215,25 +215,25 @@ class DINOv2Blocks:
         return Blocks(self.min_patches, grid[0] // 2 * grid[1], self.aspect)
 
     def hidden(self, grid: Grid) -> None:
-        """Differs from view to view."""
+        """Return None: the number differs from view to view."""
         check_plane(grid)
         self.blocks(grid).check(grid)
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Decide each view's share, then grow."""
+        """Decide the share of each view, then grow blocks up to it."""
         shares = {"per_sample": self.tossed, "reference": self.stratified}[self.mode]
         budgets_VB = np.floor(shares(keys, place, f"{stream}/ratio") * grid[0] * grid[1])
         grown = self.blocks(grid).grow(budgets_VB, keys, stream, grid)
         return grown if self.finish == "stop" else completed(grown, budgets_VB, keys, stream)
 
     def tossed(self, keys: Keys, place: Place, stream: str) -> Floats:
-        """Shares to hide, (V, B), each view on its own."""
+        """Draw the shares to hide, (V, B), each view on its own."""
         coin, within = np.moveaxis(keys.uniforms(stream, 2), -1, 0)
         low, high = self.ratio
         return np.where(coin < self.probability, low + (high - low) * within, 0)
 
     def stratified(self, keys: Keys, place: Place, stream: str) -> Floats:
-        """Shares to hide, (V, B): one view of the global batch in each of equal bins."""
+        """Draw the shares to hide, (V, B): one view of the global batch in each of equal bins."""
         views = len(keys.views) * place.size
         masked = int(views * self.probability)
         edges = np.linspace(*self.ratio, masked + 1)

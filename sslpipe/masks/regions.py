@@ -69,7 +69,7 @@ class RandomRegion:
 
 
 def cubic(at: Numbers, count: int) -> Numbers:
-    """Weights (..., count) that interpolate `count` numbers at `at` (...): Catmull-Rom's."""
+    """Compute Catmull-Rom's weights (..., count), which interpolate `count` numbers at `at`."""
     d = np.abs(at[..., None] - np.arange(count))
     near = 1.5 * d**3 - 2.5 * d**2 + 1
     far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2

@@ -12,7 +12,7 @@ from .boxes import Bools, Grid, check_plane
 
 
 def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
-    """Exactly `counts` patches of every row: preferred ones before others, else at random.
+    """Choose exactly `counts` patches of every row: preferred ones first, else at random.
 
     words: (..., N) random u32, smallest first; the index breaks ties. counts: (...) in [0, N).
     """
@@ -44,7 +44,7 @@ class RandomPatches:
         check_fraction("ratio", self.ratio)
 
     def hidden(self, grid: Grid) -> int:
-        """N - int(N * (1 - ratio)), as the official code counts."""
+        """Count N - int(N * (1 - ratio)) patches, as the official code does."""
         patches = math.prod(grid)
         return patches - int(patches * (1 - self.ratio))
 
@@ -72,7 +72,7 @@ class SimMIMUnits:
             raise ValueError(f"unit = {self.unit} must be 1 or more patches")
 
     def units(self, grid: Grid) -> Grid:
-        """Rows and columns of units.
+        """Count the rows and columns of units.
 
         Raises:
             ValueError: they do not fill the grid.
@@ -86,12 +86,12 @@ class SimMIMUnits:
         return grid[0] // self.unit, grid[1] // self.unit
 
     def count(self, grid: Grid) -> int:
-        """Hidden units, rounded up as the official code does."""
+        """Count the hidden units, rounded up as the official code does."""
         rows, columns = self.units(grid)
         return int(np.ceil(rows * columns * self.ratio))
 
     def hidden(self, grid: Grid) -> int:
-        """The hidden units, counted in patches."""
+        """Count the patches of the hidden units."""
         return self.count(grid) * self.unit**2
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
@@ -112,7 +112,7 @@ class Centre:
         check_fraction("fraction", self.fraction)
 
     def margin(self, side: int) -> int:
-        """Patches left at each end of a side.
+        """Count the patches that are left at each end of a side.
 
         Raises:
             ValueError: the block would not stand in the middle of the grid.
@@ -131,7 +131,7 @@ class Centre:
         return int(np.prod([side - 2 * self.margin(side) for side in grid]))
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Nothing is random: the same block everywhere."""
+        """Repeat the same block for every view and sample: nothing is random."""
         top, left = (self.margin(side) for side in grid)
         block = np.zeros(grid, dtype=bool)
         block[top : grid[0] - top, left : grid[1] - left] = True

@@ -21,7 +21,7 @@ class YamlFile:
     overrides: Mapping[KeyPath, str]  # what was set from outside, as it was written
 
     def where(self, path: KeyPath) -> str:
-        """`file:line` of the nearest known ancestor of `path`, or the override that set it."""
+        """Name file:line of the nearest known ancestor of `path`, or the override that set it."""
         while path and path not in self.lines and path not in self.overrides:
             path = path[:-1]
         if path in self.overrides:
@@ -30,7 +30,7 @@ class YamlFile:
 
 
 def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
-    """Safe YAML with the line of every node; duplicate keys are errors.
+    """Parse safe YAML, with the line of every node; a key that stands twice is an error.
 
     overrides: `a.b.c=value`, the value being YAML, set after reading.
 
@@ -74,7 +74,7 @@ def override(data: Any, text: str) -> KeyPath:
 
 
 def walk(node: yaml.Node | None, place: KeyPath, path: str) -> Iterator[tuple[KeyPath, int]]:
-    """Every key and item of a YAML tree with its line, from 1."""
+    """Yield every key and item of a YAML tree with its line, counted from 1."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:

@@ -15,7 +15,7 @@ from .names import Entry
 
 
 def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
-    """`name`, `name: {...}` or `{name: {...}}` -> Entry; its place is filled in by `located`."""
+    """Make an Entry of `name` or `{name: {...}}`; its place is filled in by `located`."""
     if isinstance(value, Entry):
         return value
     if isinstance(value, str):
@@ -36,13 +36,13 @@ Weight = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(pydantic.BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
+    """The base of all sections: they are frozen, and an unknown key is an error."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class StreamSection(Section):
-    """Which samples, in which order."""
+    """Says which samples come, in which order, and what becomes of bad ones."""
 
     batch_size: Positive  # global, over all ranks
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
@@ -57,7 +57,7 @@ class StreamSection(Section):
 
 
 class DecodeSection(Section):
-    """How bytes become canvases."""
+    """Says how bytes become canvases."""
 
     size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
     scaled: Literal["auto", "never"] = "auto"  # auto: no finer than the views of a sample can show
@@ -65,7 +65,7 @@ class DecodeSection(Section):
 
 
 class ViewSection(Section):
-    """One view group."""
+    """Says how many views of one size and policy a sample has, and which ops make them."""
 
     count: Positive = 1
     draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
@@ -73,7 +73,7 @@ class ViewSection(Section):
 
 
 class MaskSection(Section):
-    """Masks over the patches of one view group."""
+    """Says which patches of one view group are hidden, by which sampler."""
 
     view: str = "global"
     count: Positive = 1
@@ -82,14 +82,14 @@ class MaskSection(Section):
 
 
 class TargetSection(Section):
-    """A pretext task on one view group."""
+    """Says which pretext task changes a view group and asks for a target."""
 
     view: str = "global"
     task: Named
 
 
 class Rates(Section):
-    """How long a run is and how its rates change: a part of the train section."""
+    """Says how long a run is and how its rates change: a part of the train section."""
 
     epochs: Positive
     lr_batch: Positive = 256
@@ -125,7 +125,7 @@ class Rates(Section):
 
 
 class TrainSection(Rates):
-    """Settings of the reference trainer; a user's own trainer ignores them."""
+    """Settings that the reference trainer follows; a user's own trainer ignores them."""
 
     backbone: Named
     optimizer: Named  # its lr is stated for a global batch of lr_batch
@@ -137,14 +137,14 @@ class TrainSection(Rates):
     @pydantic.field_validator("clip")
     @classmethod
     def _has_a_norm(cls, value: str, info: pydantic.ValidationInfo) -> str:
-        """Without a norm nothing would be clipped."""
+        """A way to clip needs a norm: without one nothing would be clipped."""
         if value != "global" and info.data.get("clip_norm") is None:
             raise ValueError("is of no use without clip_norm; set it, e.g. to 3.0")
         return value
 
 
 class RunSection(Section):
-    """Speed only: nothing here may change a result (executors: but for the rounding of pixels)."""
+    """Decides speed only: no key may change a result, but an executor rounds pixels its own way."""
 
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
@@ -179,14 +179,14 @@ class Recipe(Section):
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:
-    """blake2b of the canonical JSON of a recipe, without places."""
+    """Hash the canonical JSON of a recipe, without the places of its entries, by blake2b."""
     data = plain(recipe.model_dump(exclude=exclude))
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def plain(value: Any) -> Any:
-    """Nested data with entries as [name, settings]: their places do not count."""
+    """Make nested data of a recipe, entries as [name, settings]: their places do not count."""
     if isinstance(value, Entry):
         return [value.name, plain(value.settings)]
     if isinstance(value, Mapping):
