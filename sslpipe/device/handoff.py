@@ -46,7 +46,7 @@ class Streams(Protocol):
         ...
 
     def keep(self, tensor: Tensor) -> None:
-        """Keep its memory from being given out before what the current stream has queued is done."""
+        """Keep its memory from others until what the current stream has queued is done."""
         ...
 
     def staging(self, size: int) -> Tensor:

@@ -21,7 +21,7 @@ TRIES = 20  # places tried for a context before one target block less is kept ou
 
 @dataclass(frozen=True, kw_only=True)
 class Multiblock:
-    """Hide target blocks, or all but a context without them (I-JEPA, arXiv:2301.08243; `multiblock.py`).
+    """Hide target blocks, or all but a context (I-JEPA, arXiv:2301.08243; `multiblock.py`).
 
     part `targets`: mask m hides target block m. `context`: hides what the context encoder does
     not see. A recipe has one mask of each, alike in all other settings.
