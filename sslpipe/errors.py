@@ -11,11 +11,11 @@ SslpipeError
 
 
 class SslpipeError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """The base of all errors that a user can cause and mend."""
 
 
 class RecipeError(SslpipeError):
-    """A recipe that cannot run."""
+    """A recipe cannot run: an unknown key, a wrong type, sections that do not go together."""
 
 
 class ContractError(SslpipeError):
@@ -31,8 +31,8 @@ class SampleError(SslpipeError):
 
 
 class StateError(SslpipeError):
-    """A state or checkpoint that belongs to another run."""
+    """A state or checkpoint is damaged, or belongs to another run."""
 
 
 class ExtraError(SslpipeError):
-    """An optional dependency is missing."""
+    """A part of the package needs an optional dependency that is not installed."""

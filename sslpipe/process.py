@@ -16,14 +16,14 @@ class Ranks(NamedTuple):
 
 
 def group_ranks() -> Ranks:
-    """The place in torch.distributed's default group; 0 of 1 where none is initialised."""
+    """Ask torch.distributed's default group for the rank; 0 of 1 where none is initialised."""
     if dist.is_available() and dist.is_initialized():
         return launcher_ranks(os.environ)._replace(rank=dist.get_rank(), size=dist.get_world_size())
     return Ranks()
 
 
 def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
-    """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; 0 of 1 without them."""
+    """Read what torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; 0 of 1 without them."""
     return Ranks(
         rank=int(environ.get("RANK", 0)),
         size=int(environ.get("WORLD_SIZE", 1)),
@@ -32,12 +32,12 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
 
 
 def process_ranks() -> Ranks:
-    """The place in the process group if there is one, else in what the launcher has started."""
+    """Find the rank in the process group if there is one, else in what the launcher started."""
     if dist.is_available() and dist.is_initialized():
         return group_ranks()
     return launcher_ranks(os.environ)
 
 
 def cores() -> int:
-    """CPU cores that this process may use, which affinity or a container may make fewer."""
+    """Count the CPU cores that this process may use, which a container may make fewer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

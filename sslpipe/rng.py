@@ -11,7 +11,7 @@ float32 and equal on every device.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ ROUNDS = 10
 
 
 def philox(counter: tuple[U64, U64, U64, U64], key: tuple[U64, U64]) -> tuple[U64, U64, U64, U64]:
-    """Philox 4x32-10 on NumPy; words are u32 held in uint64, all six arrays broadcast."""
+    """Compute Philox 4x32-10 in NumPy; words are u32 held in uint64, all six arrays broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     m0, m1, mask, shift = np.uint64(M0), np.uint64(M1), np.uint64(MASK), np.uint64(32)
@@ -40,7 +40,7 @@ def philox(counter: tuple[U64, U64, U64, U64], key: tuple[U64, U64]) -> tuple[U6
 def philox_torch(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The torch twin of `philox`: u32 words held in int64, so it runs on every device."""
+    """Compute the same in torch: u32 words are held in int64, so it runs on every device."""
 
     def mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
         # 16-bit split: each partial product stays below 2**49, so int64 never overflows
@@ -58,7 +58,7 @@ def philox_torch(
 
 
 def splitmix64(x: U64) -> U64:
-    """Steele, Lea and Flood 2014: a bijective mix of 64-bit words."""
+    """Mix 64-bit words, one to one (Steele, Lea and Flood 2014)."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -67,18 +67,18 @@ def splitmix64(x: U64) -> U64:
 
 
 def mix(seed: int, epoch: npt.ArrayLike) -> U64:
-    """64-bit keys from a seed and an array of epochs."""
+    """Make 64-bit keys of a seed and an array of epochs."""
     epochs = np.asarray(epoch, dtype=np.uint64)
     return splitmix64(splitmix64(np.asarray(seed, dtype=np.uint64)) ^ epochs)
 
 
 def stream_id(name: str) -> int:
-    """16-bit hash of the name of a draw."""
+    """Hash the name of a draw to 16 bits."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=2).digest(), "little")
 
 
 def sample_id(name: str) -> int:
-    """Stable 64-bit id (as int64) of the sample that is called `name` in its data set."""
+    """Hash the name of a sample in its data set to its stable 64-bit id, as int64."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -93,7 +93,7 @@ def words(
     view: npt.ArrayLike = 0,
     first: int = 0,
 ) -> U64:
-    """`count` random u32 per element of the broadcast epoch, ids and view: (..., count) uint64.
+    """Draw `count` u32 per element of the broadcast epoch, ids and view: (..., count) uint64.
 
     `first`: the block of four words to begin with, for draws that are taken bit by bit.
     """
@@ -117,7 +117,7 @@ def uniforms(
     view: npt.ArrayLike = 0,
     first: int = 0,
 ) -> npt.NDArray[np.float64]:
-    """`words` as float64 in [0, 1), multiples of 2**-24."""
+    """Draw as `words` does, and make float64 in [0, 1) of it, multiples of 2**-24."""
     raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view, first=first)
     return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
@@ -125,7 +125,7 @@ def uniforms(
 def permutation(
     n: int, *, seed: int, epoch: int, stream: str, item: int = 0
 ) -> npt.NDArray[np.int64]:
-    """A permutation of range(n), one per `item`: the order of n keyed 64-bit words."""
+    """Permute range(n), for each `item` otherwise: by the order of n keyed 64-bit words."""
     raw = words(2 * n, seed=seed, epoch=epoch, stream=stream, ids=np.int64(item))
     return np.argsort(raw[0::2] << np.uint64(32) | raw[1::2], kind="stable").astype(np.int64)
 
@@ -143,7 +143,7 @@ class Keys:
     views: npt.NDArray[np.int64]
 
     def uniforms(self, stream: str, count: int, *, first: int = 0) -> npt.NDArray[np.float64]:
-        """(V, B, count) float64 in [0, 1), from block `first` of four on."""
+        """Draw (V, B, count) float64 in [0, 1), beginning with block `first` of four words."""
         return uniforms(
             count,
             seed=self.seed,
@@ -155,7 +155,7 @@ class Keys:
         )
 
     def words(self, stream: str, count: int) -> U64:
-        """(V, B, count) u32 held in uint64."""
+        """Draw (V, B, count) u32, held in uint64."""
         return words(
             count,
             seed=self.seed,
@@ -176,3 +176,13 @@ class Place:
     step: int
     slots: npt.NDArray[np.int64]  # (B,) in [0, size)
     size: int  # samples of the global batch
+
+    def all_slots(self, keys: Keys) -> Keys:
+        """Make one key per slot of the global batch: draws are (V, size), a rank keeps its own."""
+        steps = np.full(self.size, self.step, dtype=np.int64)
+        return replace(keys, epochs=steps, uids=np.arange(self.size, dtype=np.int64))
+
+    def one_for_all(self, keys: Keys) -> Keys:
+        """Make one key for all samples and views of the global batch: draws are (1, 1, ...)."""
+        zero = np.zeros(1, dtype=np.int64)
+        return replace(keys, epochs=zero + self.step, uids=zero, views=zero)

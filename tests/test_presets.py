@@ -125,7 +125,7 @@ PUBLISHED = {
     "ijepa": masked((0.3, 1.0), "bilinear", "crop norm"),
 }  # fmt: skip
 SIXTEEN, FOURTEEN = (14, 14), (16, 16)  # grids of 224 px in patches of 16 and 14 px
-DINOV2_BLOCKS = masks.DINOv2(
+DINOV2_BLOCKS = masks.DINOv2Blocks(
     probability=0.5, ratio=(0.1, 0.5), min_patches=4, aspect=0.3, finish="stop", mode="reference"
 )
 
@@ -138,16 +138,16 @@ def ijepa(part):
 
 
 MASKS = {  # recipe -> mask -> sampler, view group, masks, grid, hidden patches
-    "mae": {"random": (masks.Random(ratio=0.75), "global", 1, SIXTEEN, 196 - 49)},
-    "msn": {"drop": (masks.Random(ratio=0.15, mode="reference"), "anchor", 1, SIXTEEN,
+    "mae": {"random": (masks.RandomPatches(ratio=0.75), "global", 1, SIXTEEN, 196 - 49)},
+    "msn": {"drop": (masks.RandomPatches(ratio=0.15, mode="reference"), "anchor", 1, SIXTEEN,
                      196 - int(196 * 0.85))},
-    "simmim": {"units": (masks.SimMIM(ratio=0.6, unit=2), "global", 1, SIXTEEN, 4 * 30)},
+    "simmim": {"units": (masks.SimMIMUnits(ratio=0.6, unit=2), "global", 1, SIXTEEN, 4 * 30)},
     "data2vec2": {"inverse": (masks.InverseBlock(ratio=0.8, adjust=0.07, length=3), "global", 16,
                               SIXTEEN, 196 - 39)},
     "beit": {"blocks": (masks.Blockwise(patches=75, min_patches=16, aspect=0.3, finish="stop"),
                         "global", 1, SIXTEEN, None)},
-    "ibot": {"blocks": (masks.IBOT(ratio=(0.0, 0.3), spread=(0.0, 0.2), aspect=0.3), "global", 2,
-                        SIXTEEN, None)},
+    "ibot": {"blocks": (masks.IBotBlocks(ratio=(0.0, 0.3), spread=(0.0, 0.2), aspect=0.3),
+                        "global", 2, SIXTEEN, None)},
     "dinov2": {"blocks": (DINOV2_BLOCKS, "global", 2, SIXTEEN, None)},
     "dinov2_documented": {"blocks": (DINOV2_BLOCKS, "global", 2, SIXTEEN, None)},
     "ijepa": {"context": (ijepa("context"), "global", 1, FOURTEEN, None),

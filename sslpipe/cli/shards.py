@@ -129,8 +129,7 @@ def verify(
     Example: `sslpipe verify shards/sample`
     """
     from ..modalities.parts import find_modality
-    from ..shards import exclude_rows, read_manifest
-    from ..shards import verify as verify_shards
+    from ..shards import exclude_rows, read_manifest, verify
 
     manifest = read_manifest(shards)
     with bar("samples") as update:
@@ -141,7 +140,7 @@ def verify(
             done[0] += samples
             update(completed=done[0])
 
-        problems = verify_shards(
+        problems = verify(
             manifest,
             inspect=find_modality(manifest.modality, str(shards)).codec.inspect,
             progress=progress,

@@ -39,12 +39,11 @@ def index(
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
     from ..modalities.parts import find_modality
+    from ..shards.make import exports
     from ..shards.make.adopt import adopt
-    from ..shards.make.exports import check_kinds
-    from ..shards.make.exports import export as write_export
     from ..shards.scan import Rules
 
-    kinds = check_kinds(export)
+    kinds = exports.check_kinds(export)
     only = ext.lower().lstrip(".") if ext else None
     codec = find_modality(modality, "--modality").codec
     rules = Rules(codec, "decode" if decode else "header", label_key, only)
@@ -59,7 +58,7 @@ def index(
             progress=tar_progress(update),
         )
     for kind in kinds:
-        console.print(f"{kind}: {write_export(made.manifest, kind)}")
+        console.print(f"{kind}: {exports.export(made.manifest, kind)}")
     show_adopted(made)
 
 

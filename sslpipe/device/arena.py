@@ -23,21 +23,20 @@ ALIGN = 64  # bytes; Inductor copies an input that is not aligned to 16
 class Arena:
     """What a kernel reads; all four are slices of one buffer on the device."""
 
-    pixels_N: (
-        Tensor  # uint8: canvases of (H, W, 3), one after the other, then room that is not read
-    )
+    # uint8: canvases of (H, W, 3), one after the other, then room that is not read
+    pixels_N: Tensor
     offsets_R: Tensor  # int64: where in pixels_N the row's canvas begins
     sides_R2: Tensor  # int32: height, width of the row's canvas
     table_RP: Tensor  # float32: the parameters, columns as in Policy.columns
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """In the order of the fields."""
+        """All four tensors, in the order of the fields."""
         return self.pixels_N, self.offsets_R, self.sides_R2, self.table_RP
 
 
 def rung(n: int) -> int:
-    """The least number of a ladder that is >= n: four rungs per octave, at most 25 % above.
+    """Find the least number of a ladder that is >= n: four rungs an octave, at most 25 % above.
 
     What a graph is compiled for (bytes, taps) takes few values, so it is compiled few times.
     """
@@ -76,14 +75,14 @@ def upload(
 
 
 def consecutive(canvases: Sequence[Tensor]) -> npt.NDArray[np.int64]:
-    """Where canvases begin that lie one after the other."""
+    """Find where canvases begin that lie one after the other."""
     bytes_B = np.array([canvas.numel() for canvas in canvases], dtype=np.int64)
     starts_B: npt.NDArray[np.int64] = np.cumsum(bytes_B) - bytes_B
     return starts_B
 
 
 def together(canvases: Sequence[Tensor]) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """One flat uint8 tensor that holds canvases of a device, and where each begins.
+    """Bring canvases of a device into one flat uint8 tensor, and say where each begins.
 
     Slices of one buffer, as `handoff` sends them, are not copied.
     """
@@ -98,7 +97,7 @@ def together(canvases: Sequence[Tensor]) -> tuple[Tensor, npt.NDArray[np.int64]]
 
 
 def section_starts(sizes: Sequence[int]) -> list[int]:
-    """Where aligned sections of these sizes in bytes begin, and where the last one ends."""
+    """Find where aligned sections of these sizes in bytes begin, and where the last one ends."""
     starts = [0]
     for size in sizes:
         starts.append(-(-(starts[-1] + size) // ALIGN) * ALIGN)
@@ -108,7 +107,7 @@ def section_starts(sizes: Sequence[int]) -> list[int]:
 def to_device(
     parts: Sequence[Tensor], starts: Sequence[int], pixels: int, device: torch.device
 ) -> Tensor:
-    """Flat uint8 buffer on the device: three sections at their starts, then the canvases."""
+    """Fill a flat uint8 buffer on the device: sections at their starts, then the canvases."""
     used = starts[3] + pixels
     staging = torch.empty(used, dtype=torch.uint8, pin_memory=device.type == "cuda")
     at = 0

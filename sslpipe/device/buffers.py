@@ -13,7 +13,7 @@ SLACK = 1.5  # memory serves arrays down to this part of it
 
 
 class Buffers:
-    """`empty` as in numpy, on memory to which nothing refers any more; safe in threads.
+    """Offers `empty` as numpy does, on memory to which nothing refers any more; safe in threads.
 
     An array's memory comes back when the last array or tensor that looks into it is gone, whoever
     holds it: nothing is overwritten under anyone. What is kept, used or free, is never more than
@@ -27,7 +27,7 @@ class Buffers:
         self._kept = self._used = self._most = 0  # bytes
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """An array of that shape; what stands in it is arbitrary."""
+        """Return an array of that shape; what stands in it is arbitrary."""
         size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
         with self._lock:
             memory = self._take(size)
@@ -38,7 +38,7 @@ class Buffers:
         return lease[: math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
     def _take(self, size: int) -> memoryview:
-        """What fits and became free last, else new memory; then let go of what is too much."""
+        """Take what fits and became free last, else new memory; let go of what is too much."""
         for _ in range(len(self._returned)):
             self._free.append(self._returned.popleft())
             self._used -= self._free[-1].nbytes

@@ -23,7 +23,7 @@ Send = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class Mark(Protocol):
-    """A place in a stream; `torch.cuda.Event` is one."""
+    """A place in a device's queue of work; `torch.cuda.Event` is one."""
 
     def synchronize(self) -> None:
         """Make the host wait until the stream is past it."""
@@ -31,14 +31,14 @@ class Mark(Protocol):
 
 
 class Streams(Protocol):
-    """What a device offers; CUDA, or a test's record of what was asked."""
+    """What the hand-off needs of a device; `CudaStreams` has it, and so has a test's record."""
 
     def side(self) -> AbstractContextManager[object]:
-        """Within it, work is queued on the side stream."""
+        """Return a context in which work is queued on the side stream."""
         ...
 
     def mark(self) -> Mark:
-        """After what is queued on the current stream so far."""
+        """Mark the place after all that is queued on the current stream so far."""
         ...
 
     def wait(self, mark: Mark) -> None:
@@ -46,58 +46,58 @@ class Streams(Protocol):
         ...
 
     def keep(self, tensor: Tensor) -> None:
-        """Do not give out its memory again before what the current stream has queued is done."""
+        """Keep its memory from others until what the current stream has queued is done."""
         ...
 
     def staging(self, size: int) -> Tensor:
-        """Bytes on the host that the device can copy from by itself."""
+        """Allocate `size` bytes on the host that the device can copy from by itself."""
         ...
 
     def room(self, size: int) -> Tensor:
-        """Bytes on the device."""
+        """Allocate `size` bytes on the device; uint8."""
         ...
 
 
 class Handoff(Protocol):
-    """How batches reach the consumer."""
+    """The way of a batch from the thread that makes it to the consumer."""
 
     def send(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same tensors on the device."""
+        """Return the same tensors on the device, in the same order."""
         ...
 
     def making(self) -> AbstractContextManager[object]:
-        """Within it, a batch is made."""
+        """Return a context in which the views of a batch are made."""
         ...
 
     def mark(self) -> Mark | None:
-        """That what was made so far is done."""
+        """Mark the place after what was made so far; None where nothing has to be waited for."""
         ...
 
     def receive(self, mark: Mark | None, tensors: Sequence[Tensor]) -> None:
-        """The consumer may use these tensors on its current stream from now on."""
+        """Let the consumer use these tensors on its current stream from now on."""
         ...
 
 
 class Direct:
-    """The CPU's: what is made is there."""
+    """The hand-off of a CPU: a tensor can be used where and as soon as it is made."""
 
     def send(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Themselves."""
+        """Return the tensors themselves: there is no other memory to send them to."""
         return list(tensors)
 
     def making(self) -> AbstractContextManager[object]:
-        """Nothing."""
+        """Return a context that does nothing: a CPU has one queue of work."""
         return nullcontext()
 
     def mark(self) -> None:
-        """None is needed."""
+        """Return None: what was made is done."""
 
     def receive(self, mark: Mark | None, tensors: Sequence[Tensor]) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is no mark to wait for."""
 
 
-class Slot:
-    """A staging buffer, and the mark after which it is free."""
+class PinnedSlot:
+    """One pinned buffer of the ring, and the mark after which it may be packed again."""
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0, dtype=torch.uint8)
@@ -105,11 +105,11 @@ class Slot:
 
 
 class Staged:
-    """A CUDA device's: a ring of pinned buffers, and a side stream."""
+    """The hand-off of a CUDA device: a ring of pinned buffers, and a side stream."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
-        self._ring = cycle([Slot() for _ in range(SLOTS)])
+        self._ring = cycle([PinnedSlot() for _ in range(SLOTS)])
 
     def send(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Slices of one buffer on the device, filled by one copy; what is there already stays.
@@ -128,7 +128,7 @@ class Staged:
         sent = (place(flat, tensor, start) for tensor, start in zip(host, starts, strict=False))
         return [next(sent) if t.device.type == "cpu" else self._kept(t) for t in tensors]
 
-    def _prepare(self, slot: Slot, size: int) -> None:
+    def _prepare(self, slot: PinnedSlot, size: int) -> None:
         """Wait for the slot's last copy, and make it large enough."""
         if slot.copied is not None:
             slot.copied.synchronize()
@@ -136,20 +136,20 @@ class Staged:
             slot.buffer = self._streams.staging(size)
 
     def _kept(self, tensor: Tensor) -> Tensor:
-        """A tensor that another stream of the device made."""
+        """Return a tensor that another stream made, safe from being given out too early."""
         self._streams.keep(tensor)
         return tensor
 
     def making(self) -> AbstractContextManager[object]:
-        """On the side stream."""
+        """Return a context whose work is queued on the side stream."""
         return self._streams.side()
 
     def mark(self) -> Mark:
-        """After what was made."""
+        """Mark the place after what was made on the current stream."""
         return self._streams.mark()
 
     def receive(self, mark: Mark | None, tensors: Sequence[Tensor]) -> None:
-        """The current stream waits for the mark."""
+        """Make the current stream wait for the mark, and keep the memory of the tensors."""
         assert mark is not None
         self._streams.wait(mark)
         for tensor in tensors:
@@ -157,47 +157,47 @@ class Staged:
 
 
 def place(flat: Tensor, tensor: Tensor, start: int) -> Tensor:
-    """Bytes of a flat buffer as a tensor of this one's shape and type."""
+    """View the bytes from `start` of a flat uint8 buffer in the shape and type of `tensor`."""
     return flat[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
 
 
 class CudaStreams:
-    """Of one CUDA device."""
+    """The streams of one CUDA device: the consumer's, and one beside it for augmentation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def side(self) -> AbstractContextManager[object]:
-        """The stream of augmentation; of this thread alone."""
+        """Queue the work of this thread, and of no other, on the stream of augmentation."""
         return torch.cuda.stream(self._side)
 
     def mark(self) -> torch.cuda.Event:
-        """An event."""
+        """Record an event on the current stream."""
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
 
     def wait(self, mark: Mark) -> None:
-        """On the device."""
+        """Make the current stream wait on the device; the host goes on."""
         assert isinstance(mark, torch.cuda.Event)
         torch.cuda.current_stream(self._device).wait_event(mark)
 
     def keep(self, tensor: Tensor) -> None:
-        """Tell the caching allocator."""
+        """Tell the caching allocator that the current stream uses this tensor."""
         tensor.record_stream(torch.cuda.current_stream(self._device))
 
     def staging(self, size: int) -> Tensor:
-        """Pinned."""
+        """Allocate pinned memory, from which the device copies without the host."""
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def room(self, size: int) -> Tensor:
-        """Of the caching allocator."""
+        """Take memory of torch's caching allocator."""
         return torch.empty(size, dtype=torch.uint8, device=self._device)
 
 
 def handoff(device: torch.device) -> Handoff:
-    """The one that suits a device."""
+    """Choose the hand-off that suits a device: staged for CUDA, direct for the rest."""
     return Staged(CudaStreams(device)) if device.type == "cuda" else Direct()
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class KeyedRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, whatever is random in torch follows `seed` alone.
+    """A context in which whatever is random in torch follows `seed` alone.
 
     The CPU and CUDA have streams of their own, as everywhere in torch.
 
@@ -42,14 +42,14 @@ class KeyedRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **settings)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The keyed generator of a device."""
+        """Make the keyed generator of a device, or return the one that is there."""
         if device.type not in self.generators:
             self.generators[device.type] = torch.Generator(device).manual_seed(self.seed)
         return self.generators[device.type]
 
 
 def with_generator(func: Any) -> Any:
-    """The overload of an operator that takes a generator; `rand.default` -> `rand.generator`."""
+    """Find the overload of an operator that takes a generator: rand.generator of rand.default."""
     packet, name = func.overloadpacket, func._overloadname
     for candidate in (name, "generator" if name == "default" else f"{name}_generator"):
         if candidate in packet.overloads():
@@ -60,6 +60,6 @@ def with_generator(func: Any) -> Any:
 
 
 def device_of(args: tuple[Any, ...], settings: dict[str, Any]) -> torch.device:
-    """Where an operator runs: as told, or where its first tensor is, or the CPU."""
+    """Find where an operator runs: as told, or where its first tensor is, or on the CPU."""
     tensors = (arg.device for arg in args if isinstance(arg, Tensor))
     return torch.device(settings.get("device") or next(tensors, "cpu"))

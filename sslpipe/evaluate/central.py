@@ -7,14 +7,14 @@ import torch
 from ..modalities.parts import find_modality
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
-from ..recipe.schema import Stream
+from ..recipe.schema import StreamSection
 
 
 def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
     """The recipe with the view that its modality evaluates on: an image's central crop."""
     return recipe.model_copy(
         update={
-            "stream": Stream(batch_size=batch_size, order="sequential", on_bad="raise"),
+            "stream": StreamSection(batch_size=batch_size, order="sequential", on_bad="raise"),
             "views": find_modality(recipe.modality, recipe.path).evaluation_views(recipe),
             "masks": {},
             "targets": {},

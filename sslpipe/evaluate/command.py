@@ -7,7 +7,7 @@ from torch import nn
 
 from ..pipeline import load
 from ..recipe import Recipe
-from ..recipe.schema import Stream
+from ..recipe.schema import StreamSection
 from ..train import initial_method, load_encoder
 from . import Report, evaluate
 from .central import central_batches
@@ -38,7 +38,7 @@ def compare(
 def fresh_encoder(recipe: Recipe, shards: str | Path) -> nn.Module:
     """The encoder that the run began with: the weights follow from the recipe's seed."""
     # the stream of the run may be a mixture, of which these shards are one part
-    stream = Stream(batch_size=recipe.stream.batch_size)
+    stream = StreamSection(batch_size=recipe.stream.batch_size)
     plain = recipe.model_copy(update={"stream": stream})
     with load(plain, shards=shards, device="cpu", rank=0, world_size=1) as pipeline:
         return initial_method(recipe, pipeline.spec).encoder

@@ -4,6 +4,28 @@ Decided on the host, keyed per sample; where an official method couples the samp
 (mode `reference`), keyed by the place in the global batch, which every rank can compute.
 
 Letters: M masks per sample, B samples, N patches (row-major).
+
+A sampler of your own: save this as `mine.py` and write `sampler: "mine:Checkers"` in a recipe.
+
+```python
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkers:  # hides black fields of a chessboard, each sample others
+    ratio: float = 0.5  # of the black fields
+
+    def hidden(self, grid):
+        return int(np.prod(grid) // 2 * self.ratio)  # the same number in every mask
+
+    def draw(self, keys, place, stream, grid):
+        words_MBN = keys.words(stream, np.prod(grid)).astype(np.int64)  # of this sample alone
+        white_N = np.indices(grid).sum(0).ravel() % 2 == 0
+        order_MBN = (words_MBN + (white_N.astype(np.int64) << 32)).argsort(-1).argsort(-1)
+        return order_MBN < self.hidden(grid)  # (M, B, N) bool, True = hidden
+```
 """
 
 import math
@@ -19,12 +41,12 @@ from ..batch import MaskSpec, ViewSpec
 from ..errors import RecipeError
 from ..recipe.names import Entry, call, choose
 from ..rng import Keys, Place
-from .blockwise import IBOT, Blockwise, DINOv2
+from .blockwise import Blockwise, DINOv2Blocks, IBotBlocks
 from .boxes import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
-from .subsets import Centre, Random, SimMIM
+from .subsets import Centre, RandomPatches, SimMIMUnits
 
 
 class Sampler(Protocol):
@@ -34,11 +56,11 @@ class Sampler(Protocol):
     """
 
     def hidden(self, grid: Grid) -> int | None:
-        """Patches that every mask hides; None: they differ."""
+        """Return how many patches every mask hides; None: they differ."""
         ...
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> npt.NDArray[np.bool_]:
-        """(M, B, N) bool, M = len(keys.views) unless the sampler makes its own number."""
+        """Draw (M, B, N) bool; M = len(keys.views) unless the sampler makes its own number."""
         ...
 
 
@@ -56,19 +78,19 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
     {
         "blockwise": Blockwise,
         "centre": Centre,
-        "dinov2": DINOv2,
-        "ibot": IBOT,
+        "dinov2": DINOv2Blocks,
+        "ibot": IBotBlocks,
         "inverse_block": InverseBlock,
         "multiblock": Multiblock,
-        "random": Random,
+        "random": RandomPatches,
         "random_region": RandomRegion,
-        "simmim": SimMIM,
+        "simmim": SimMIMUnits,
     }
 )
 
 
 class MaskSettings(Protocol):
-    """A mask of a recipe."""
+    """What a recipe says of one mask."""
 
     @property
     def view(self) -> str: ...
@@ -82,7 +104,7 @@ class MaskSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Masker:
-    """A sampler on the grid of one view group."""
+    """A sampler that is bound to the grid of one view group."""
 
     name: str
     sampler: Sampler
@@ -96,7 +118,7 @@ class Masker:
         uids: npt.NDArray[np.int64],
         place: Place,
     ) -> npt.NDArray[np.bool_]:
-        """(M, B, N) bool for the samples of a batch."""
+        """Draw (M, B, N) bool for the samples of a batch."""
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
         return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
 
@@ -114,7 +136,7 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 
 
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
-    """Build one mask and try it."""
+    """Build one mask, and raise a RecipeError if it does not suit its views."""
     entry, size = mask.sampler, mask.patch_size
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
     sides = tuple(view.size(axis) for axis in view.grid_axes)

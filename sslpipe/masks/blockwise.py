@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from ..rng import Keys, Place, permutation
 from .boxes import Bools, Grid, boxes, check_plane
-from .coupling import all_slots
 from .subsets import choose
 
 Floats = npt.NDArray[np.float64]
@@ -23,7 +22,7 @@ AHEAD = 8  # proposals drawn at a time: most masks need 4 to 20
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Which blocks are proposed: areas in patches, uniform; aspect log-uniform."""
+    """Says which blocks are proposed: areas in patches, uniform; aspect log-uniform."""
 
     least: int
     most: float  # np.inf: as much as is still to be hidden
@@ -53,7 +52,7 @@ class Blocks:
         return hidden_SHW.reshape(*budgets_VB.shape, -1)
 
     def propose(self, uniforms_S4: Floats, room_S: Floats, grid: Grid) -> tuple[Bools, Bools]:
-        """A block for every mask, (S, H, W), and whether it is smaller than the grid."""
+        """Propose a block for each mask, (S, H, W), and say whether it is smaller than the grid."""
         # room < least is meant: random.uniform of the official code takes its ends in any order
         area = self.least + (room_S - self.least) * uniforms_S4[:, 0]
         aspect = np.exp(np.log(self.aspect) * (1 - 2 * uniforms_S4[:, 1]))
@@ -73,7 +72,7 @@ class Blocks:
 
 
 def proposals(keys: Keys, stream: str) -> Iterator[Floats]:
-    """(S, 4) uniforms for one proposal after another, without end."""
+    """Yield (S, 4) uniforms for one proposal after another, without end."""
     for first in itertools.count(0, AHEAD):
         uniforms_VBP = keys.uniforms(stream, 4 * AHEAD, first=first)
         yield from uniforms_VBP.reshape(-1, AHEAD, 4).swapaxes(0, 1)
@@ -121,11 +120,15 @@ class Blockwise:
 
     @property
     def blocks(self) -> Blocks:
-        """What is proposed."""
+        """The blocks that are proposed."""
         return Blocks(self.min_patches, self.max_patches or np.inf, self.aspect)
 
     def hidden(self, grid: Grid) -> int | None:
-        """`patches`, if they are completed."""
+        """Return `patches` if masks are completed to that number, else None.
+
+        Raises:
+            ValueError: the grid has fewer patches, or no block fits into it.
+        """
         check_plane(grid)
         if not 0 < self.patches < grid[0] * grid[1]:
             raise ValueError(
@@ -136,15 +139,15 @@ class Blockwise:
         return self.patches if self.finish == "complete" else None
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Grow, and complete if asked to."""
+        """Grow blocks, and complete each mask if `finish` says so."""
         budgets_VB = np.full((len(keys.views), len(keys.uids)), float(self.patches))
         grown = self.blocks.grow(budgets_VB, keys, stream, grid)
         return grown if self.finish == "stop" else completed(grown, budgets_VB, keys, stream)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IBOT:
-    """Blocks of a random share of each view (iBOT, arXiv:2111.07832; `loader.py`).
+class IBotBlocks:
+    """Hide blocks up to a random share of each view (iBOT, arXiv:2111.07832; `loader.py`).
 
     Each view picks one entry of `ratio`, then a share within `spread` of it: as published half
     of the views stay whole, and the others hide U(0.1, 0.5). Set count to that of the views.
@@ -165,17 +168,17 @@ class IBOT:
                 raise ValueError(f"ratio {ratio} -+ spread {spread} leaves [0, 1)")
 
     def blocks(self, grid: Grid) -> Blocks:
-        """At least a ninth of the grid, as the official code has it."""
+        """Blocks have at least a ninth of the grid's patches, as in the official code."""
         return Blocks((min(grid) // 3) ** 2, np.inf, self.aspect)
 
     def hidden(self, grid: Grid) -> None:
-        """Differs from view to view."""
+        """Return None: the number differs from view to view."""
         check_plane(grid)
         if min(grid) < 3:
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches is too small for blocks")
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Pick a share, then grow."""
+        """Pick the share of each view, then grow blocks up to it."""
         picked, within = np.moveaxis(keys.uniforms(f"{stream}/ratio", 2), -1, 0)
         entry_VB = np.floor(picked * len(self.ratio)).astype(np.int64)
         ratio, spread = (np.asarray(pair)[entry_VB] for pair in (self.ratio, self.spread))
@@ -184,8 +187,8 @@ class IBOT:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOv2:
-    """Blocks in some of the views (DINOv2, arXiv:2304.07193; `collate.py`, `masking.py`).
+class DINOv2Blocks:
+    """Hide blocks in some of the views (DINOv2, arXiv:2304.07193; `collate.py`, `masking.py`).
 
     mode `reference`: of all views of the global batch exactly `probability` are masked, their
     shares spread evenly over `ratio` and shuffled. `per_sample`: a coin for each view, then
@@ -208,35 +211,35 @@ class DINOv2:
             raise ValueError(f"ratio = {list(self.ratio)} must rise within [0, 1)")
 
     def blocks(self, grid: Grid) -> Blocks:
-        """At most half of the rows' worth of patches, rounded as train.py does."""
+        """Blocks have at most the patches of half of the rows, rounded as train.py does."""
         return Blocks(self.min_patches, grid[0] // 2 * grid[1], self.aspect)
 
     def hidden(self, grid: Grid) -> None:
-        """Differs from view to view."""
+        """Return None: the number differs from view to view."""
         check_plane(grid)
         self.blocks(grid).check(grid)
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Decide each view's share, then grow."""
+        """Decide the share of each view, then grow blocks up to it."""
         shares = {"per_sample": self.tossed, "reference": self.stratified}[self.mode]
         budgets_VB = np.floor(shares(keys, place, f"{stream}/ratio") * grid[0] * grid[1])
         grown = self.blocks(grid).grow(budgets_VB, keys, stream, grid)
         return grown if self.finish == "stop" else completed(grown, budgets_VB, keys, stream)
 
     def tossed(self, keys: Keys, place: Place, stream: str) -> Floats:
-        """Shares to hide, (V, B), each view on its own."""
+        """Draw the shares to hide, (V, B), each view on its own."""
         coin, within = np.moveaxis(keys.uniforms(stream, 2), -1, 0)
         low, high = self.ratio
         return np.where(coin < self.probability, low + (high - low) * within, 0)
 
     def stratified(self, keys: Keys, place: Place, stream: str) -> Floats:
-        """Shares to hide, (V, B): one view of the global batch in each of equal bins."""
+        """Draw the shares to hide, (V, B): one view of the global batch in each of equal bins."""
         views = len(keys.views) * place.size
         masked = int(views * self.probability)
         edges = np.linspace(*self.ratio, masked + 1)
         order = permutation(views, seed=keys.seed, epoch=place.step, stream=f"{stream}/order")
         bins = np.minimum(order, masked)  # the last stands for: left whole
-        within = all_slots(keys, place).uniforms(stream, 1).ravel()
+        within = place.all_slots(keys).uniforms(stream, 1).ravel()
         widths = np.append(np.diff(edges), 0)
         shares = np.where(bins < masked, edges[bins] + widths[bins] * within, 0)
         return shares.reshape(len(keys.views), place.size)[:, place.slots]

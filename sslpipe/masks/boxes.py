@@ -11,7 +11,7 @@ Numbers = npt.NDArray[Any]
 
 
 def boxes(top: Numbers, left: Numbers, height: Numbers, width: Numbers, grid: Grid) -> Bools:
-    """Patches inside each box, (..., H, W); what sticks out of the grid is cut off."""
+    """Mark the patches inside each box, (..., H, W); what sticks out of the grid is cut off."""
     row, column = np.arange(grid[0]), np.arange(grid[1])
     top, left, height, width = (side[..., None] for side in (top, left, height, width))
     in_rows = (row >= top) & (row < top + height)

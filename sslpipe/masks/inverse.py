@@ -28,15 +28,19 @@ class InverseBlock:
             raise ValueError(f"length = {self.length} must be 2 or more patches; else use random")
 
     def kept(self, grid: Grid) -> int:
-        """Visible patches."""
+        """Count the patches that stay visible."""
         return int(grid[0] * grid[1] * (1 - self.ratio))
 
     def blocks(self, grid: Grid) -> int:
-        """How many blocks are placed."""
+        """Count the blocks that are placed."""
         return int(grid[0] * grid[1] * ((1 - self.ratio + self.adjust) / self.length**2))
 
     def hidden(self, grid: Grid) -> int:
-        """All that is not kept."""
+        """Count what is not kept.
+
+        Raises:
+            ValueError: no block fits.
+        """
         check_plane(grid)
         if self.length > min(grid) or self.blocks(grid) < 1:
             raise ValueError(

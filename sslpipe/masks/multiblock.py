@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ..rng import Keys, Place
 from .boxes import Bools, Grid, boxes, check_plane
-from .coupling import all_slots, one_for_all
 
 Pair = tuple[float, float]
 Ints = npt.NDArray[np.int64]
@@ -22,7 +21,7 @@ TRIES = 20  # places tried for a context before one target block less is kept ou
 
 @dataclass(frozen=True, kw_only=True)
 class Multiblock:
-    """Target blocks and a context without them (I-JEPA, arXiv:2301.08243; `multiblock.py`).
+    """Hide target blocks, or all but a context (I-JEPA, arXiv:2301.08243; `multiblock.py`).
 
     part `targets`: mask m hides target block m. `context`: hides what the context encoder does
     not see. A recipe has one mask of each, alike in all other settings.
@@ -61,7 +60,11 @@ class Multiblock:
         return replace(self, part="context")
 
     def hidden(self, grid: Grid) -> None:
-        """Differs, at least from batch to batch."""
+        """Return None: the number differs, at least from batch to batch.
+
+        Raises:
+            ValueError: blocks would have too few patches on this grid.
+        """
         check_plane(grid)
         anything = np.linspace(0, 1, 1001)
         for name, scale, aspect in (
@@ -76,14 +79,14 @@ class Multiblock:
                 )
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """(blocks, B, N) targets, or one context for each of `keys.views`."""
+        """Draw (blocks, B, N) targets, or (M, B, N) contexts, one for each of `keys.views`."""
         if self.mode == "per_sample":
             return self.masks(keys, keys, grid)
-        masks = self.masks(all_slots(keys, place), one_for_all(keys, place), grid)
+        masks = self.masks(place.all_slots(keys), place.one_for_all(keys), grid)
         return (cut(masks) if self.part == "context" else masks)[:, place.slots]
 
     def masks(self, keys: Keys, size_keys: Keys, grid: Grid) -> Bools:
-        """What is hidden, before any cut."""
+        """Draw what is hidden, before contexts are cut to one size."""
         target_size, context_size = self.sizes(size_keys, grid)
         targets_KBHW = place_boxes(numbered(keys, self.blocks), "targets", target_size, grid)
         if self.part == "targets":
@@ -91,7 +94,7 @@ class Multiblock:
         return ~flat(self.contexts(keys, targets_KBHW, context_size, grid))
 
     def sizes(self, keys: Keys, grid: Grid) -> tuple[Ints, Ints]:
-        """(height, width) of target blocks and of contexts, (2, B) each; B = 1: of all samples."""
+        """Draw height and width of targets and of contexts, (2, B) each; B = 1: of all samples."""
         u_B2 = numbered(keys, 1).uniforms(f"{STREAM}/sizes", 2)[0]
         return (
             block_size(u_B2[:, 0], self.scale, self.aspect, grid),
@@ -99,7 +102,7 @@ class Multiblock:
         )
 
     def contexts(self, keys: Keys, targets_KBHW: Bools, size: Ints, grid: Grid) -> Bools:
-        """(C, B, H, W): blocks without the targets, placed anew until enough is left.
+        """Draw (C, B, H, W) blocks without the targets, placed anew until enough is left.
 
         After every TRIES places one target less, the last first, is kept out. That is the only
         way to an overlap, and practically never needed at the published settings.
@@ -118,7 +121,7 @@ class Multiblock:
 
 
 def block_size(u: Floats, scale: Pair, aspect: Pair, grid: Grid) -> Ints:
-    """(height, width) of blocks, (2, ...); the same number drives scale and aspect."""
+    """Compute height and width of blocks, (2, ...); one number drives scale and aspect."""
     area = np.floor(grid[0] * grid[1] * (scale[0] + u * (scale[1] - scale[0])))
     ratio = aspect[0] + u * (aspect[1] - aspect[0])
     height, width = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
@@ -127,7 +130,7 @@ def block_size(u: Floats, scale: Pair, aspect: Pair, grid: Grid) -> Ints:
 
 
 def place_boxes(keys: Keys, name: str, size: Ints, grid: Grid, *, attempt: int = 0) -> Bools:
-    """One box of size (2, B) per view and sample, (V, B, H, W)."""
+    """Place one box of size (2, B) for each view and sample: (V, B, H, W)."""
     height_B, width_B = size
     u_VB2 = keys.uniforms(f"{STREAM}/{name}", 2, first=attempt)
     # randint(0, H - h) of the official code excludes H - h: the last row and column stay free
@@ -137,12 +140,12 @@ def place_boxes(keys: Keys, name: str, size: Ints, grid: Grid, *, attempt: int =
 
 
 def numbered(keys: Keys, count: int) -> Keys:
-    """The same samples with views 0 to count - 1."""
+    """Number the views of the same samples from 0 to count - 1."""
     return replace(keys, views=np.arange(count, dtype=np.int64))
 
 
 def flat(masks_MBHW: Bools) -> Bools:
-    """(M, B, N)."""
+    """Put the rows of the grid one after another: (M, B, N)."""
     return masks_MBHW.reshape(*masks_MBHW.shape[:2], -1)
 
 

@@ -30,7 +30,7 @@ class RandomRegion:
             raise ValueError(f"cells = {self.cells} must be above 0")
 
     def hidden(self, grid: Grid) -> int:
-        """Rounded down.
+        """Count the hidden patches, rounded down.
 
         Raises:
             ValueError: the noise is finer than the patches.
@@ -52,7 +52,7 @@ class RandomRegion:
         return hidden_VBN
 
     def noise(self, keys: Keys, stream: str, grid: Grid) -> Numbers:
-        """(V, B, N), the value at the middle of each patch."""
+        """Draw smooth noise and take its value at the middle of each patch: (V, B, N)."""
         side = int(self.cells) + 5  # the cut may begin anywhere in a cell; 4 numbers make a value
         coarse = keys.uniforms(stream, side**2)
         coarse_VBIJ = coarse.reshape(*coarse.shape[:2], side, side)
@@ -69,7 +69,7 @@ class RandomRegion:
 
 
 def cubic(at: Numbers, count: int) -> Numbers:
-    """Weights (..., count) that interpolate `count` numbers at `at` (...): Catmull-Rom's."""
+    """Compute Catmull-Rom's weights (..., count), which interpolate `count` numbers at `at`."""
     d = np.abs(at[..., None] - np.arange(count))
     near = 1.5 * d**3 - 2.5 * d**2 + 1
     far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2

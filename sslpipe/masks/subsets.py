@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from ..rng import U64, Keys, Place
 from .boxes import Bools, Grid, check_plane
-from .coupling import one_for_all
 
 
 def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
-    """Exactly `counts` patches of every row: preferred ones before others, else at random.
+    """Choose exactly `counts` patches of every row: preferred ones first, else at random.
 
     words: (..., N) random u32, smallest first; the index breaks ties. counts: (...) in [0, N).
     """
@@ -31,7 +30,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class RandomPatches:
     """Hide a uniformly random subset (MAE, arXiv:2111.06377; `random_masking` of models_mae.py).
 
     mode `reference` hides the same patches in all samples and views of a batch, as the code of MSN
@@ -45,20 +44,20 @@ class Random:
         check_fraction("ratio", self.ratio)
 
     def hidden(self, grid: Grid) -> int:
-        """N - int(N * (1 - ratio)), as the official code counts."""
+        """Count N - int(N * (1 - ratio)) patches, as the official code does."""
         patches = math.prod(grid)
         return patches - int(patches * (1 - self.ratio))
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Keep the patches of the smallest random words."""
         patches = math.prod(grid)
-        drawn_by = keys if self.mode == "per_sample" else one_for_all(keys, place)
+        drawn_by = keys if self.mode == "per_sample" else place.one_for_all(keys)
         kept = choose(drawn_by.words(stream, patches), patches - self.hidden(grid))
         return np.broadcast_to(~kept, (len(keys.views), len(keys.uids), patches)).copy()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimMIM:
+class SimMIMUnits:
     """Hide random square units (arXiv:2111.09886; `MaskGenerator` of data_simmim.py).
 
     The paper's unit is 32 px: 2 patches of ViT-B/16, 8 patches of Swin's 4 px.
@@ -73,7 +72,7 @@ class SimMIM:
             raise ValueError(f"unit = {self.unit} must be 1 or more patches")
 
     def units(self, grid: Grid) -> Grid:
-        """Rows and columns of units.
+        """Count the rows and columns of units.
 
         Raises:
             ValueError: they do not fill the grid.
@@ -87,12 +86,12 @@ class SimMIM:
         return grid[0] // self.unit, grid[1] // self.unit
 
     def count(self, grid: Grid) -> int:
-        """Hidden units, rounded up as the official code does."""
+        """Count the hidden units, rounded up as the official code does."""
         rows, columns = self.units(grid)
         return int(np.ceil(rows * columns * self.ratio))
 
     def hidden(self, grid: Grid) -> int:
-        """In patches."""
+        """Count the patches of the hidden units."""
         return self.count(grid) * self.unit**2
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
@@ -113,7 +112,7 @@ class Centre:
         check_fraction("fraction", self.fraction)
 
     def margin(self, side: int) -> int:
-        """Patches left at each end of a side.
+        """Count the patches that are left at each end of a side.
 
         Raises:
             ValueError: the block would not stand in the middle of the grid.
@@ -127,12 +126,12 @@ class Centre:
         return round(margin)
 
     def hidden(self, grid: Grid) -> int:
-        """Patches of the block."""
+        """Count the patches of the block."""
         check_plane(grid)
         return int(np.prod([side - 2 * self.margin(side) for side in grid]))
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
-        """Nothing is random: the same block everywhere."""
+        """Repeat the same block for every view and sample: nothing is random."""
         top, left = (self.margin(side) for side in grid)
         block = np.zeros(grid, dtype=bool)
         block[top : grid[0] - top, left : grid[1] - left] = True

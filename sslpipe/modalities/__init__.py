@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
 
     from ..batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
     from ..recipe import Recipe
-    from ..recipe.schema import Views
+    from ..recipe.schema import ViewSection
     from ..rng import Place
     from ..shards.codec import Codec
     from ..stream.reader import Sample
@@ -185,7 +185,7 @@ class Modality(Protocol):
         """Stored samples with the captions below them, as a picture for `sslpipe inspect`."""
         ...
 
-    def evaluation_views(self, recipe: Recipe) -> dict[str, Views]:
+    def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
         """One group, `global`, of one view in which nothing is random, for evaluation."""
         ...
 

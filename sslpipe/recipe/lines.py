@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import RecipeError
 
-Place = tuple[str | int, ...]  # keys and indices from the root
+KeyPath = tuple[str | int, ...]  # keys and indices from the root
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,11 @@ class YamlFile:
 
     path: str
     data: Any
-    lines: Mapping[Place, int]
-    overrides: Mapping[Place, str]  # what was set from outside, as it was written
+    lines: Mapping[KeyPath, int]
+    overrides: Mapping[KeyPath, str]  # what was set from outside, as it was written
 
-    def where(self, path: Place) -> str:
-        """`file:line` of the nearest known ancestor of `path`, or the override that set it."""
+    def where(self, path: KeyPath) -> str:
+        """Name file:line of the nearest known ancestor of `path`, or the override that set it."""
         while path and path not in self.lines and path not in self.overrides:
             path = path[:-1]
         if path in self.overrides:
@@ -30,7 +30,7 @@ class YamlFile:
 
 
 def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
-    """Safe YAML with the line of every node; duplicate keys are errors.
+    """Parse safe YAML, with the line of every node; a key that stands twice is an error.
 
     overrides: `a.b.c=value`, the value being YAML, set after reading.
 
@@ -45,21 +45,21 @@ def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "not YAML"
         raise RecipeError(f"{path}:{line}: {problem}; correct the YAML") from error
-    lines: dict[Place, int] = {}
+    lines: dict[KeyPath, int] = {}
     for place, line in walk(root, (), path):
         lines.setdefault(place, line)
     places = {override(data, text): text for text in overrides}
     return YamlFile(path, data, lines, places)
 
 
-def override(data: Any, text: str) -> Place:
+def override(data: Any, text: str) -> KeyPath:
     """Set one value in nested data; the sections on the way must exist.
 
     Raises:
         RecipeError: no `=`, or no such section.
     """
     path, equals, value = text.partition("=")
-    place: Place = tuple(int(part) if part.isdigit() else part for part in path.split("."))
+    place: KeyPath = tuple(int(part) if part.isdigit() else part for part in path.split("."))
     if not equals:
         raise RecipeError(f"--set {text}: write key=value, e.g. stream.batch_size=64")
     try:
@@ -73,8 +73,8 @@ def override(data: Any, text: str) -> Place:
     return place
 
 
-def walk(node: yaml.Node | None, place: Place, path: str) -> Iterator[tuple[Place, int]]:
-    """Every key and item of a YAML tree with its line, from 1."""
+def walk(node: yaml.Node | None, place: KeyPath, path: str) -> Iterator[tuple[KeyPath, int]]:
+    """Yield every key and item of a YAML tree with its line, counted from 1."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:

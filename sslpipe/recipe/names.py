@@ -26,7 +26,7 @@ class Entry:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'? Known: ...` for messages."""
+    """Say `did you mean 'x'?` and what is known; the end of a message."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -63,7 +63,7 @@ def imported(entry: Entry) -> Any:
 
 
 def keyword_settings(function: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword-only parameters of a callable: name -> (type, default or ...)."""
+    """Find the keyword-only parameters of a callable: name -> (type, default or ...)."""
     call = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(call)
     parameters = inspect.signature(function).parameters.values()
@@ -93,7 +93,7 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
 
 
 def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]) -> str:
-    """The first fault of a failed binding as one sentence."""
+    """Say the first fault of a failed binding in one sentence."""
     faults = error.errors()  # a misspelt setting is also a missing one: say the first
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     setting = ".".join(str(part) for part in fault["loc"][:1])
@@ -108,7 +108,7 @@ def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]
 
 
 def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
-    """`function(*arguments, **settings)` with settings bound strictly.
+    """Call `function(*arguments, **settings)`, with settings bound strictly.
 
     Raises:
         RecipeError: as `bind`; also a ValueError of the function itself, with the place added.

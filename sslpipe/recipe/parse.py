@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 
 from ..errors import RecipeError
-from .lines import Place, YamlFile, parse_yaml
+from .lines import KeyPath, YamlFile, parse_yaml
 from .names import Entry, suggest
 from .schema import SECTIONS, Recipe, parse_entry
 
@@ -26,7 +26,7 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def find_recipe(name: str | Path) -> Path:
-    """A path as it is; a bare name among the recipes that ship with the package.
+    """Return a path as it is, and look a bare name up among the recipes that ship with us.
 
     Raises:
         RecipeError: neither exists; says which recipes there are.
@@ -43,7 +43,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that ship with the package, by name."""
+    """Find the recipes that ship with the package: name -> file."""
     inside = Path(__file__).parents[1] / "pipelines"  # in a wheel
     folder = inside if inside.is_dir() else Path(__file__).parents[2] / "pipelines"
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
@@ -69,15 +69,15 @@ def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] 
 ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
 
 
-def located(data: Any, place: Place, source: YamlFile) -> Any:
+def located(data: Any, place: KeyPath, source: YamlFile) -> Any:
     """Turn the named entries into Entry objects that know their file:line."""
     if isinstance(data, dict):
         return {k: located_value(k, v, (*place, k), source) for k, v in data.items()}
     return data
 
 
-def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
-    """One value of a section: an entry, a list of entries, or a deeper section."""
+def located_value(key: str, value: Any, place: KeyPath, source: YamlFile) -> Any:
+    """Locate one value of a section: an entry, a list of entries, or a deeper section."""
     if key not in ENTRIES:
         return located(value, place, source)
     if key == "ops" and isinstance(value, list):
@@ -85,8 +85,8 @@ def located_value(key: str, value: Any, place: Place, source: YamlFile) -> Any:
     return to_entry(value, place, source)
 
 
-def to_entry(value: Any, place: Place, source: YamlFile) -> Entry:
-    """An Entry with its place.
+def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
+    """Make an Entry that knows its place.
 
     Raises:
         RecipeError: it is neither a name nor one name with settings.
@@ -99,7 +99,7 @@ def to_entry(value: Any, place: Place, source: YamlFile) -> Entry:
 
 
 def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
-    """The first fault of a failed validation as one sentence with file:line."""
+    """Say the first fault of a failed validation in one sentence with file:line."""
     faults = error.errors()  # a misspelt key is also a missing one: say the first
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     place = tuple(part for part in fault["loc"] if part != "[key]")
@@ -112,14 +112,14 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
 
 
-def known_keys(place: Place) -> list[str]:
-    """The keys that a section knows."""
+def known_keys(place: KeyPath) -> list[str]:
+    """List the keys that a section knows."""
     model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
     return [name for name in model.model_fields if name != "path"]
 
 
 def check_names(recipe: Recipe, source: YamlFile) -> None:
-    """Masks and targets must point at a view group that exists."""
+    """Raise a RecipeError if a mask or a target points at a view group that does not exist."""
     for section, entries in (("masks", recipe.masks), ("targets", recipe.targets)):
         for name, entry in entries.items():
             if entry.view not in recipe.views:

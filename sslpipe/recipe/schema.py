@@ -15,7 +15,7 @@ from .names import Entry
 
 
 def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
-    """`name`, `name: {...}` or `{name: {...}}` -> Entry; its place is filled in by `located`."""
+    """Make an Entry of `name` or `{name: {...}}`; its place is filled in by `located`."""
     if isinstance(value, Entry):
         return value
     if isinstance(value, str):
@@ -36,13 +36,13 @@ Weight = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(pydantic.BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
+    """The base of all sections: they are frozen, and an unknown key is an error."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-class Stream(Section):
-    """Which samples, in which order."""
+class StreamSection(Section):
+    """Says which samples come, in which order, and what becomes of bad ones."""
 
     batch_size: Positive  # global, over all ranks
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
@@ -56,16 +56,16 @@ class Stream(Section):
     max_bad_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.001  # stops the run
 
 
-class Decode(Section):
-    """How bytes become canvases."""
+class DecodeSection(Section):
+    """Says how bytes become canvases."""
 
     size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
     scaled: Literal["auto", "never"] = "auto"  # auto: no finer than the views of a sample can show
     device: Literal["cpu", "cuda"] = "cpu"  # not under run: their pixels differ
 
 
-class Views(Section):
-    """One view group."""
+class ViewSection(Section):
+    """Says how many views of one size and policy a sample has, and which ops make them."""
 
     modality: str | None = None  # None: the recipe's
     count: Positive = 1
@@ -73,8 +73,8 @@ class Views(Section):
     ops: tuple[Named, ...]
 
 
-class Mask(Section):
-    """Masks over the patches of one view group."""
+class MaskSection(Section):
+    """Says which patches of one view group are hidden, by which sampler."""
 
     view: str = "global"
     count: Positive = 1
@@ -82,15 +82,15 @@ class Mask(Section):
     sampler: Named
 
 
-class Target(Section):
-    """A pretext task on one view group."""
+class TargetSection(Section):
+    """Says which pretext task changes a view group and asks for a target."""
 
     view: str = "global"
     task: Named
 
 
 class Rates(Section):
-    """How long a run is and how its rates change: a part of the train section."""
+    """Says how long a run is and how its rates change: a part of the train section."""
 
     epochs: Positive
     lr_batch: Positive = 256
@@ -125,8 +125,8 @@ class Rates(Section):
         return value
 
 
-class Train(Rates):
-    """Settings of the reference trainer; a user's own trainer ignores them."""
+class TrainSection(Rates):
+    """Settings that the reference trainer follows; a user's own trainer ignores them."""
 
     backbone: Named
     optimizer: Named  # its lr is stated for a global batch of lr_batch
@@ -138,14 +138,14 @@ class Train(Rates):
     @pydantic.field_validator("clip")
     @classmethod
     def _has_a_norm(cls, value: str, info: pydantic.ValidationInfo) -> str:
-        """Without a norm nothing would be clipped."""
+        """A way to clip needs a norm: without one nothing would be clipped."""
         if value != "global" and info.data.get("clip_norm") is None:
             raise ValueError("is of no use without clip_norm; set it, e.g. to 3.0")
         return value
 
 
-class Run(Section):
-    """Speed only: nothing here may change a result (executors: but for the rounding of pixels)."""
+class RunSection(Section):
+    """Decides speed only: no key may change a result, but an executor rounds pixels its own way."""
 
     threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
@@ -159,14 +159,14 @@ class Recipe(Section):
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
     modality: str = "image"  # a folder of modalities/, or package.module:Thing
-    stream: Stream
-    decode: Decode = Decode()
-    views: dict[str, Views]
-    masks: dict[str, Mask] = {}
-    targets: dict[str, Target] = {}
+    stream: StreamSection
+    decode: DecodeSection = DecodeSection()
+    views: dict[str, ViewSection]
+    masks: dict[str, MaskSection] = {}
+    targets: dict[str, TargetSection] = {}
     method: Named | None = None
-    train: Train | None = None
-    run: Run = Run()
+    train: TrainSection | None = None
+    run: RunSection = RunSection()
 
     @property
     def data_fingerprint(self) -> str:
@@ -180,14 +180,14 @@ class Recipe(Section):
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:
-    """blake2b of the canonical JSON of a recipe, without places."""
+    """Hash the canonical JSON of a recipe, without the places of its entries, by blake2b."""
     data = plain(recipe.model_dump(exclude=exclude))
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def plain(value: Any) -> Any:
-    """Nested data with entries as [name, settings]: their places do not count."""
+    """Make nested data of a recipe, entries as [name, settings]: their places do not count."""
     if isinstance(value, Entry):
         return [value.name, plain(value.settings)]
     if isinstance(value, Mapping):
@@ -201,6 +201,6 @@ def plain(value: Any) -> Any:
 
 
 SECTIONS: Mapping[str, type[Section]] = {
-    "stream": Stream, "decode": Decode, "views": Views, "masks": Mask, "targets": Target,
-    "train": Train, "run": Run,
+    "stream": StreamSection, "decode": DecodeSection, "views": ViewSection,
+    "masks": MaskSection, "targets": TargetSection, "train": TrainSection, "run": RunSection,
 }  # fmt: skip

@@ -6,6 +6,24 @@ a resumed run takes up the count of steps, not the place in the data. Views stay
 ends where the iterable ends, and where as many samples were taken as an epoch has: so a resampled
 pipeline, which never ends, has new views of a sample in every epoch. A key that comes twice within
 one epoch gets the same views twice: telling them apart would need a memory of all keys.
+
+An iterable of your own: save this as `mine.py`, then `load(recipe, shards=mine.Photos("photos"))`.
+
+```python
+from pathlib import Path
+
+
+class Photos:  # the JPEGs of a folder; a run on several ranks gives each rank its own ones
+    def __init__(self, folder):
+        self.paths = sorted(Path(folder).rglob("*.jpg"))
+
+    def __len__(self):  # or set stream.epoch_samples
+        return len(self.paths)
+
+    def __iter__(self):  # the samples of an epoch: a unique key, and one field of raw bytes
+        for path in self.paths:
+            yield {"__key__": path.stem, "jpg": path.read_bytes()}
+```
 """
 
 import threading

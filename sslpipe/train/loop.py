@@ -21,7 +21,7 @@ from ..errors import RecipeError, StateError
 from ..methods import Method, Output
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
-from ..recipe.schema import Train
+from ..recipe.schema import TrainSection
 from ..stream.open import Shards
 from .log import LoggedRow
 from .optimizers import clip_per_parameter, set_rates
@@ -49,7 +49,7 @@ class TrainResult:
 def train(
     pipeline: Pipeline,
     method: Method,
-    settings: Train,
+    settings: TrainSection,
     *,
     out: Path,
     resume: bool = False,

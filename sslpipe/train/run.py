@@ -16,7 +16,7 @@ from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method, build_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
-from ..recipe.schema import Train
+from ..recipe.schema import TrainSection
 from ..stream.open import remainder_of
 from . import checkpoint, optimizers
 from .schedules import RatePlan
@@ -29,7 +29,7 @@ class TrainRun:
 
     pipeline: Pipeline
     recipe: Recipe
-    settings: Train
+    settings: TrainSection
     method: Method
     replica: nn.Module  # its DDP wrapper; the method itself where there is one process
     optimizer: torch.optim.Optimizer
@@ -75,7 +75,7 @@ def encoded_view(spec: BatchSpec) -> ViewSpec:
     return spec.views[whole_group(spec.views)]
 
 
-def prepare(pipeline: Pipeline, method: Method, settings: Train) -> TrainRun:
+def prepare(pipeline: Pipeline, method: Method, settings: TrainSection) -> TrainRun:
     """Put the method on the device and everything else around it.
 
     Raises:
@@ -112,13 +112,13 @@ def prepare(pipeline: Pipeline, method: Method, settings: Train) -> TrainRun:
     )
 
 
-def lr_scale(settings: Train, batch_size: int) -> float:
+def lr_scale(settings: TrainSection, batch_size: int) -> float:
     """Compute what the recipe's lr is multiplied by: linear (Goyal et al. 2017), or a root."""
     ratio = batch_size * settings.accumulate / settings.lr_batch
     return math.sqrt(ratio) if settings.lr_rule == "sqrt" else ratio
 
 
-def plan_of(settings: Train, length: int, optimizer: torch.optim.Optimizer) -> RatePlan:
+def plan_of(settings: TrainSection, length: int, optimizer: torch.optim.Optimizer) -> RatePlan:
     """Plan the rates of a run of `settings.epochs` epochs of `length` batches.
 
     Raises:

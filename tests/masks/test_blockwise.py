@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from sslpipe.masks import IBOT, Blockwise, DINOv2
+from sslpipe.masks import Blockwise, DINOv2Blocks, IBotBlocks
 from sslpipe.masks.blockwise import Blocks
 from sslpipe.rng import Keys, Place, permutation
 
@@ -98,7 +98,7 @@ def test_beit_v2_adds_single_patches_up_to_the_count():
 
 def test_ibot_takes_an_entry_then_a_share_then_grows_blocks():
     keys = keys_of(150, views=2)
-    hidden = IBOT().draw(keys, Place(0, np.arange(150), 150), STREAM, (14, 14))
+    hidden = IBotBlocks().draw(keys, Place(0, np.arange(150), 150), STREAM, (14, 14))
     entry, within = np.moveaxis(keys.uniforms(f"{STREAM}/ratio", 2), -1, 0)
     uniforms = attempts_of(keys)
     for v, b in np.ndindex(2, 150):
@@ -108,13 +108,13 @@ def test_ibot_takes_an_entry_then_a_share_then_grows_blocks():
 
 
 def test_ibot_leaves_half_of_the_views_whole():
-    counts = drawn(IBOT(), views=2).sum(-1)
+    counts = drawn(IBotBlocks(), views=2).sum(-1)
     np.testing.assert_allclose((counts == 0).mean(1), 0.5, atol=0.04)
     assert counts[counts > 0].max() <= 0.5 * 196
     assert counts[counts > 0].mean() / 196 == pytest.approx(0.29, abs=0.012)  # of U(.1, .5)
     both = (counts == 0).all(0).mean()
     assert both == pytest.approx(0.25, abs=0.035)  # views of one image toss on their own
-    always = drawn(IBOT(ratio=(0.3,), spread=(0.0,)), size=300).sum(-1)
+    always = drawn(IBotBlocks(ratio=(0.3,), spread=(0.0,)), size=300).sum(-1)
     assert always.min() > 0.25 * 196
     assert always.max() <= 58
 
@@ -133,7 +133,7 @@ def test_dinov2_s_blocks_reach_their_target_in_nine_of_ten(target, mean, least, 
 
 
 def test_dinov2_per_sample_tosses_a_coin_for_every_view():
-    counts = drawn(DINOv2(), views=2, grid=(16, 16)).sum(-1)
+    counts = drawn(DINOv2Blocks(), views=2, grid=(16, 16)).sum(-1)
     np.testing.assert_allclose((counts == 0).mean(1), 0.5, atol=0.04)
     assert (counts == 0).all(0).mean() == pytest.approx(0.25, abs=0.035)
     shares = counts[counts > 0] / 256
@@ -145,7 +145,7 @@ def test_dinov2_per_sample_tosses_a_coin_for_every_view():
 def test_dinov2_reference_is_the_official_collation_over_the_global_batch(ratio):
     """collate.py: one view per bin, generated, the rest empty, all shuffled."""
     size, views, step, grid = 20, 2, 5, (16, 16)
-    sampler = DINOv2(mode="reference", ratio=ratio)
+    sampler = DINOv2Blocks(mode="reference", ratio=ratio)
     hidden = drawn(sampler, size=size, views=views, grid=grid, step=step)
     slots = Keys(0, np.full(size, step), np.arange(size), np.arange(views))
     within = slots.uniforms(f"{STREAM}/ratio", 1)
@@ -163,7 +163,7 @@ def test_dinov2_reference_is_the_official_collation_over_the_global_batch(ratio)
 
 @pytest.mark.parametrize(("size", "probability"), [(64, 0.5), (33, 0.3), (1, 0.5)])
 def test_dinov2_reference_masks_an_exact_number_of_views_and_every_bin(size, probability):
-    sampler = DINOv2(mode="reference", probability=probability, finish="complete")
+    sampler = DINOv2Blocks(mode="reference", probability=probability, finish="complete")
     for step in range(5):
         counts = drawn(sampler, size=size, views=2, grid=(16, 16), step=step).sum(-1)
         masked = int(2 * size * probability)
@@ -177,5 +177,5 @@ def test_dinov2_reference_masks_an_exact_number_of_views_and_every_bin(size, pro
 def test_dinov2_reference_shuffles_over_views_and_slots():
     hits = np.zeros((2, 16))
     for step in range(400):
-        hits += drawn(DINOv2(mode="reference"), size=16, views=2, step=step).any(-1)
+        hits += drawn(DINOv2Blocks(mode="reference"), size=16, views=2, step=step).any(-1)
     np.testing.assert_allclose(hits / 400, 0.5, atol=0.15)  # 6 standard errors for each of 32

@@ -10,7 +10,7 @@ import pytest
 import sslpipe
 from sslpipe import masks
 from sslpipe.errors import RecipeError
-from sslpipe.masks import SAMPLERS, Multiblock, Random
+from sslpipe.masks import SAMPLERS, Multiblock, RandomPatches
 from sslpipe.masks.subsets import choose
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import parse_recipe
@@ -18,21 +18,21 @@ from sslpipe.rng import Keys, Place
 
 GRID = (14, 14)
 PER_SAMPLE = {
-    "random": (Random(), 2),
-    "simmim": (masks.SimMIM(), 2),
+    "random": (RandomPatches(), 2),
+    "simmim": (masks.SimMIMUnits(), 2),
     "blockwise": (masks.Blockwise(), 2),
     "blockwise complete": (masks.Blockwise(finish="complete"), 2),
-    "ibot": (masks.IBOT(), 2),
-    "dinov2": (masks.DINOv2(), 2),
+    "ibot": (masks.IBotBlocks(), 2),
+    "dinov2": (masks.DINOv2Blocks(), 2),
     "context": (Multiblock(part="context"), 1),
     "targets": (Multiblock(part="targets"), 4),
     "inverse_block": (masks.InverseBlock(), 2),
     "random_region": (masks.RandomRegion(), 2),
 }
 REFERENCE = {
-    "random": (Random(mode="reference"), 2),
-    "dinov2": (masks.DINOv2(mode="reference"), 2),
-    "dinov3": (masks.DINOv2(mode="reference", finish="complete"), 2),
+    "random": (RandomPatches(mode="reference"), 2),
+    "dinov2": (masks.DINOv2Blocks(mode="reference"), 2),
+    "dinov3": (masks.DINOv2Blocks(mode="reference", finish="complete"), 2),
     "context": (Multiblock(part="context", mode="reference"), 1),
     "targets": (Multiblock(part="targets", mode="reference"), 4),
 }
@@ -94,28 +94,28 @@ def test_promised_counts_are_exact(name):
 
 
 def test_counts_of_the_papers():
-    assert Random(ratio=0.75).hidden((14, 14)) == 147
-    assert masks.SimMIM().hidden((14, 14)) == 120
-    assert masks.SimMIM(unit=8).hidden((48, 48)) == 1408
+    assert RandomPatches(ratio=0.75).hidden((14, 14)) == 147
+    assert masks.SimMIMUnits().hidden((14, 14)) == 120
+    assert masks.SimMIMUnits(unit=8).hidden((48, 48)) == 1408
     assert masks.InverseBlock().hidden((14, 14)) == 196 - 39
     assert masks.Centre().hidden((8, 8)) == 16
     assert masks.Blockwise(patches=118, finish="complete").hidden((14, 14)) == 118
 
 
 def test_random_reference_drops_the_same_patches_everywhere():
-    made = drawn(Random(ratio=0.15, mode="reference"), 2)
+    made = drawn(RandomPatches(ratio=0.15, mode="reference"), 2)
     assert (made == made[0, 0]).all()
     assert made[0, 0].sum() == 30
 
 
 def test_random_hides_every_patch_equally_often():
     uids, epochs = np.arange(4000), np.zeros(4000, dtype=np.int64)
-    rate = drawn(Random(), 1, uids=uids, epochs=epochs, size=4000)[0].mean(0)
+    rate = drawn(RandomPatches(), 1, uids=uids, epochs=epochs, size=4000)[0].mean(0)
     np.testing.assert_allclose(rate, 0.75, atol=0.041)  # 6 standard errors for each of 196
 
 
 def test_simmim_hides_whole_units():
-    hidden = drawn(masks.SimMIM(), 2).reshape(2, 24, 7, 2, 7, 2)
+    hidden = drawn(masks.SimMIMUnits(), 2).reshape(2, 24, 7, 2, 7, 2)
     np.testing.assert_array_equal(hidden.any((3, 5)), hidden.all((3, 5)))
 
 

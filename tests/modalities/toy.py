@@ -16,7 +16,7 @@ from sslpipe.masks import maskers
 from sslpipe.modalities import Made, Modality, Raw, Tables
 from sslpipe.recipe import Entry
 from sslpipe.recipe.names import call, choose
-from sslpipe.recipe.schema import Views
+from sslpipe.recipe.schema import ViewSection
 from sslpipe.rng import Keys
 
 NAME = "tests.modalities.toy:SeriesModality"
@@ -177,7 +177,7 @@ class SeriesModality(Modality):
 
     def evaluation_views(self, recipe):
         settings = recipe.views["global"].ops[0].settings
-        return {"global": Views(ops=(Entry("Window", {**settings, "random": False}),))}
+        return {"global": ViewSection(ops=(Entry("Window", {**settings, "random": False}),))}
 
 
 def plot(lines_NT):

@@ -22,11 +22,12 @@ def reader_of(manifest: Manifest) -> Reader:
 def test_every_sample_is_what_webdataset_reads(packed):
     manifest = open_manifest(packed)
     reader = reader_of(manifest)
-    for number, shard in enumerate(manifest.shards):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
-            theirs = list(webdataset.WebDataset(str(manifest.tar(shard)), shardshuffle=False))
-            gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
+        urls = [str(manifest.tar(shard)) for shard in manifest.shards]
+        read = [list(webdataset.WebDataset(url, shardshuffle=False)) for url in urls]
+        gc.collect()
+    for number, (shard, theirs) in enumerate(zip(manifest.shards, read, strict=True)):
         assert len(theirs) == shard.samples
         for row, sample in enumerate(theirs):
             ours = reader.read(number, row)

@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def augment(chosen: argparse.Namespace, device: torch.device) -> tuple[Table, str]:
-    """The cases without decoding."""
+    """Measure the cases that start from decoded images."""
     corpus = write_corpus(chosen.folder / f"jpeg-{chosen.corpus}", chosen.corpus)
     paths = sorted(corpus.rglob("*.jpg"))[: chosen.images]
     images = images_of([path.read_bytes() for path in paths], device)
@@ -116,7 +116,7 @@ def augment(chosen: argparse.Namespace, device: torch.device) -> tuple[Table, st
 
 
 def timed(work: Work, units: int, memory: float, device: torch.device) -> Cost:
-    """One call."""
+    """Time one call."""
     settle(device)
     wall, cpu = time.perf_counter(), time.process_time()
     work()

@@ -215,7 +215,7 @@ def consume(
 
 
 def records(place: Path, *, state: None, rank: int, world_size: int) -> Iterator[Record]:
-    """The undisturbed run."""
+    """Run undisturbed, and yield what every step held."""
     with pipeline(str(place), None, rank, world_size) as pipe:
         yield from handed(pipe, state)
 

@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def outcome(variant: Variant, out: Path, chosen: argparse.Namespace) -> tuple[str, ...]:
-    """Train it; the alarms."""
+    """Train the method, and return the alarms that it raised."""
     recipe = recipe_of(variant, chosen)
     with sslpipe.load(recipe, shards=chosen.train, device=chosen.device) as pipe:
         method = initial_method(recipe, pipe.spec)

@@ -35,7 +35,7 @@ LIMITS: Mapping[str, int] = MappingProxyType({  # seconds; 590 in all
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """Says on which device, with how much data and how often everything is measured."""
 
     device: str
     images: int
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def describe(folder: Path) -> None:
-    """Commit, device and packages."""
+    """Write commit, device and packages to FOLDER/machine.txt."""
     commands = (
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
         ["nvidia-smi"],
@@ -85,7 +85,7 @@ def describe(folder: Path) -> None:
 
 
 def run(part: str, chosen: argparse.Namespace) -> bool:
-    """A part in its process; whether it ended well."""
+    """Run a part in its process, and say whether it ended well."""
     log, start = chosen.folder / f"{part}.txt", time.perf_counter()
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with log.open("w") as file:
@@ -105,7 +105,7 @@ def run(part: str, chosen: argparse.Namespace) -> bool:
 
 
 def command_of(part: str, chosen: argparse.Namespace) -> list[str]:
-    """What runs a part."""
+    """Return the command that runs a part."""
     if part in MEASURED:
         here = ["--here", *(["--dry"] if chosen.dry else [])]
         return [sys.executable, __file__, str(chosen.folder), "--parts", part, *here]
@@ -277,7 +277,7 @@ def decode(size: Size) -> Iterator[Row]:
 
 
 class OnCpu:
-    """An engine for --dry."""
+    """Decodes lists as the GPU's engine does, on the CPU, for --dry."""
 
     def __call__(self, encoded: list[Any]) -> list[Any]:
         import torch

@@ -215,7 +215,7 @@ def images(recipe: Recipe, shards: Path, chosen: argparse.Namespace) -> Images:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One line per method."""
+    """Print one line per method."""
     made = Table(*HEAD)
     for name, result in results.items():
         made.add_row(*cells(name, result))

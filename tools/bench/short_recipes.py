@@ -48,7 +48,7 @@ def fitting_epochs(recipe: Recipe, *, shards: Path, device: str, minutes: float)
 
 
 def small(recipe: Recipe) -> Recipe:
-    """The recipe for CPUs."""
+    """Make a recipe that suits CPUs, by a narrow backbone and small heads."""
     narrowed = trained_by(recipe, backbone=narrow(recipe.train.backbone))
     return narrowed.model_copy(update={"method": small_method(recipe.method)})
 

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, images: int) -> Path:
-    """The packed corpus."""
+    """Pack the corpus, unless that is done already."""
     shards = folder / f"shards-{images}"
     if not (shards / "manifest.json").exists():
         corpus = write_corpus(folder / f"jpeg-{images}", images)
@@ -144,7 +144,7 @@ def cases_of(pipe: Pipeline, single: Pipeline, manifest: Manifest) -> dict[str, 
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median of paired ratios."""
+    """Take the median of paired ratios."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 

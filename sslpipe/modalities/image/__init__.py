@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ...batch import Batch, BatchSpec
     from ...recipe import Recipe
-    from ...recipe.schema import Views
+    from ...recipe.schema import ViewSection
     from .canvases import CanvasDecode
     from .codec import ImageCodec
     from .decider import ImageDecider
@@ -85,7 +85,7 @@ class ImageModality(Modality):
 
         return thumbnails(items)
 
-    def evaluation_views(self, recipe: Recipe) -> dict[str, Views]:
+    def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
         """The central crop."""
         from .evaluation import evaluation_views
 

@@ -2,14 +2,14 @@
 
 from ...batch import whole_group
 from ...recipe import Entry, Recipe
-from ...recipe.schema import Views
+from ...recipe.schema import ViewSection
 from .ops import CenterCrop
 
 SMALL = 64  # pixels: images of CIFAR's kind are taken whole
 MARGIN = 256 / 224  # the field's test transform: resize to 256, crop 224
 
 
-def evaluation_views(recipe: Recipe) -> dict[str, Views]:
+def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
     """One central view per sample with the training views' normalisation.
 
     Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom.
@@ -19,4 +19,4 @@ def evaluation_views(recipe: Recipe) -> dict[str, Views]:
     resize = max(size) if max(size) <= SMALL else round(max(size) * MARGIN)
     crop = Entry(CenterCrop.__name__, {"size": size, "resize": resize})
     normalize = [op for op in group.ops if op.name == "Normalize"]
-    return {"global": Views(ops=(crop, *normalize))}
+    return {"global": ViewSection(ops=(crop, *normalize))}

@@ -22,6 +22,9 @@ from sslpipe.modalities.image.executors import planar, planar_crop
 from sslpipe.recipe.names import Entry
 
 config.compile_threads, config.fx_graph_cache = 1, False
+# bytes and kernels are counted before vectors and g++'s optimisation, which take most of the time
+config.cpp.simdlen, config.aot_inductor.debug_compile = 1, True
+config.cpp_cache_precompile_headers = False
 torch._logging.set_logs(inductor_metrics=True)  # or the bytes are not counted
 batch = 8
 settings = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "p": 0.8}
@@ -33,27 +36,9 @@ uids = np.arange(batch)
 keys = keys_of(group, seed=0, epochs=0 * uids, uids=uids)
 table = draw(group, keys, np.full((batch, 2), 256))
 rng = np.random.default_rng(0)
-"""
-
-CHAIN = """
 images = [torch.from_numpy(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)) for _ in uids]
 inputs = arena.upload(images, table, device=torch.device("cpu")).tensors
 chain = planar.chain(group, planar_crop.tap_count(group, table), torch.bfloat16)
-"""
-
-COLOUR = """
-inputs = [torch.from_numpy(rng.integers(0, 256, (batch, 224, 224), dtype=np.uint8)) for _ in "rgb"]
-inputs.append(torch.from_numpy(table[0]))
-later = [(planar.APPLY[type(s.op)], s.op, s.columns) for s in group.steps[2:]]
-
-def chain(r, g, b, table_RP):
-    planes = tuple(plane.float() / 255 for plane in (r, g, b))
-    for apply, op, columns in later:
-        planes = apply(op, planes, table_RP[:, columns])
-    return torch.stack([plane.to(torch.bfloat16) for plane in planes], dim=1)
-"""
-
-REPORT = """
 metrics.reset()
 views = torch.compile(chain, fullgraph=True, dynamic=False)(*inputs)
 error = (views.float() - chain(*inputs).float()).abs().max().item()
@@ -62,21 +47,17 @@ print(metrics.num_bytes_accessed / batch / 1e6, metrics.generated_kernel_count, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("part", "most_megabytes", "most_kernels"),
-    [(CHAIN, 1.8, 10), (COLOUR, 0.5, 4)],
-    ids=["crop and colour", "colour alone"],
-)
-def test_inductor_fuses_within_a_byte_budget(part, most_megabytes, most_kernels):
-    """A view of 224 px without blur; measured with torch 2.14: 1.70 MB and 9 kernels; 0.45 MB and
-    4, which is the bytes in, bfloat16 out and nothing between.
+def test_inductor_fuses_within_a_byte_budget():
+    """A view of 224 px without blur; measured with torch 2.14: 1.704 MB and 8 kernels.
+
+    The budget leaves no room for one plane between two ops: even in bfloat16 it costs 0.1 MB to
+    write and 0.1 MB to read. So it is kept by crop and colour together and by each of them alone.
     """
-    code = MEASURE + part + REPORT
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     megabytes, kernels, error = (float(word) for word in done.stdout.split())
-    assert megabytes <= most_megabytes
-    assert kernels <= most_kernels
+    assert megabytes <= 1.8
+    assert kernels <= 9
     assert error < 0.02  # one bfloat16 ulp of the largest normalised value

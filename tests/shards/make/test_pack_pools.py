@@ -74,8 +74,8 @@ import ray
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, open_pool, pack
 
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-with open_pool(2, "auto") as pool:
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+with open_pool(1, "auto") as pool:  # each actor imports torch
     settings = PackSettings(codec=ImageCodec(), name="p", shard_samples=4,
                             dedupe="near", resize=20, keep_names=True)
     pack(sys.argv[1], sys.argv[2], settings, pool=pool)

@@ -4,7 +4,34 @@ Names and settings are Kornia's; every op is also built as the genuine Kornia cl
 the ranges. What is ours says so. An op draws a table with `columns`, one row per view and sample;
 its gate is always draw 0 of its stream, so switching an op off never changes another draw.
 A range may be a list of ranges, and p a list, with one entry per view.
-Any other Kornia class is a `KorniaOp` op, which draws the seeds of Kornia's own samplers.
+Any other Kornia class is a `KorniaOp`, which draws the seeds of Kornia's own samplers.
+
+An op of your own: save this as `mine.py` and write `- "mine:Dim": {least: 0.3}` among the ops.
+
+```python
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dim:  # multiplies the pixels of some views by a number in [least, 1]
+    least: float = 0.5
+    p: float = 0.5
+    columns: ClassVar = ("on", "factor")
+    reference_only: ClassVar = True  # its pixels are made by `apply`, in the kornia executor
+
+    def draw(self, source):  # (V, B, P): what each view of each sample gets; no pixels here
+        u_VB2 = source.uniforms(2)
+        gates_VB = source.gates(u_VB2[..., 0], self.p)
+        return np.stack([gates_VB, source.between(u_VB2[..., 1], (self.least, 1.0))], axis=-1)
+
+    def apply(self, images_RCHW, rows_RP):  # new images, given their rows of the table
+        factors_R = np.where(rows_RP[:, 0] > 0, rows_RP[:, 1], 1)
+        return images_RCHW * torch.from_numpy(factors_R).to(images_RCHW)[:, None, None, None]
+```
 """
 
 from .colour import ColorJitter, Normalize, RandomGaussianBlur, RandomGrayscale, RandomSolarize

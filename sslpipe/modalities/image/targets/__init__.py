@@ -2,6 +2,32 @@
 
 Decided on the host as a table, made on the views' device from that table, without a wait.
 Letters: V views, B samples.
+
+A task of your own: save this as `mine.py` and write `task: "mine:Standing"` in a recipe.
+
+```python
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sslpipe.batch import TargetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:  # guess whether a view stands on its head
+    p: float = 0.5
+
+    def specs(self, view, spec):  # the group as `apply` leaves it; 2 classes for every view
+        return spec, TargetSpec(view, spec.count, 2)
+
+    def draw(self, keys, stream):  # (V, B), decided before there are any pixels
+        return (keys.uniforms(stream, 1)[..., 0] < self.p).astype(np.int64)
+
+    def apply(self, views_VBCHW, table, there):  # `there` is the table on the views' device
+        turned = views_VBCHW.flip(-2)
+        return torch.where(there[:, :, None, None, None] == 1, turned, views_VBCHW), there
+```
 """
 
 from collections.abc import Collection, Mapping

@@ -1,0 +1,93 @@
+"""One name, one meaning; small parts, but not crumbs: what the whole package is checked for."""
+
+import ast
+import statistics
+from collections import defaultdict
+
+import pytest
+
+from .conftest import ROOT
+
+PACKAGE = ROOT / "sslpipe"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+FEW, SHORT = 8, 50  # files with fewer lines than SHORT
+LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 300, 50, 8
+
+
+def shown(path, node=None):
+    """`sslpipe/room/file.py:line`."""
+    return f"{path.relative_to(ROOT)}{f':{node.lineno}' if node else ''}"
+
+
+def nodes(*kinds):
+    """All nodes of these kinds in the package, with their files."""
+    return [(p, n) for p, tree in TREES.items() for n in ast.walk(tree) if isinstance(n, kinds)]
+
+
+def lines_of(function):
+    """Lines from its docstring or first statement on; a signature is a declaration."""
+    return function.end_lineno - function.body[0].lineno + 1
+
+
+FUNCTIONS = nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def test_no_two_classes_have_one_name():
+    places = defaultdict(list)
+    for path, node in nodes(ast.ClassDef):
+        places[node.name].append(shown(path, node))
+    twice = [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1]
+    assert not twice, "rename all but one of\n" + "\n".join(twice)
+
+
+def renaming(path, node):
+    """The aliases of an import of our own that give another name."""
+    own = isinstance(node, ast.ImportFrom) and node.level > 0
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    for alias in node.names:
+        ours = own or any(name.split(".")[0] == "sslpipe" for name in [*names, alias.name])
+        if ours and alias.asname not in (None, alias.name):
+            yield f"{shown(path, node)}: {alias.name} as {alias.asname}"
+
+
+def test_nothing_of_ours_is_imported_under_another_name():
+    found = [text for pair in nodes(ast.Import, ast.ImportFrom) for text in renaming(*pair)]
+    assert not found, "import these under their own names:\n" + "\n".join(found)
+
+
+def test_the_search_for_other_names_finds_them():
+    text = "from ..a import b as c\nimport sslpipe.d as e\nimport numpy as np\nfrom .f import g"
+    found = [text for node in ast.parse(text).body for text in renaming(FILES[0], node)]
+    assert [line.split(": ")[1] for line in found] == ["b as c", "sslpipe.d as e"]
+
+
+def test_what_builds_says_what_it_builds():
+    found = [shown(path, node) for path, node in FUNCTIONS if node.name == "build"]
+    assert not found, f"say what is built, as build_encoder does: {', '.join(found)}"
+
+
+def test_files_are_seldom_crumbs():
+    small = {
+        shown(path): path.read_text().count("\n")
+        for path in FILES
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    small = {name: lines for name, lines in small.items() if lines < SHORT}
+    listed = "\n".join(f"{lines:3} {name}" for name, lines in sorted(small.items()))
+    assert len(small) <= FEW, f"move all but {FEW} of these to where they are used:\n{listed}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_files_and_functions_stay_short(path):
+    assert path.read_text().count("\n") <= LONGEST_FILE
+    long = {
+        f"{node.name}: {lines_of(node)} lines": shown(path, node)
+        for found, node in FUNCTIONS
+        if found == path and lines_of(node) > LONGEST_FUNCTION
+    }
+    assert not long
+
+
+def test_half_of_all_functions_are_tiny():
+    assert statistics.median(lines_of(node) for _, node in FUNCTIONS) <= MEDIAN_FUNCTION
