@@ -38,11 +38,11 @@ from .rng import Place
 from .stream.batch_decode import BatchDecode
 from .stream.open import ReadingRank, Shards, check_world, open_source, remainder_of
 from .stream.packed import Packed
+from .stream.plan import check_state
 from .stream.prefetch import Prefetch
 from .stream.quarantine import Quarantine
 from .stream.reader import Sample
 from .stream.source import Fault, Share
-from .stream.state import check_state
 
 log = logging.getLogger(__name__)
 STATE = 2  # version

@@ -10,7 +10,7 @@ from ..recipe import Recipe
 from ..recipe.schema import StreamSection
 from ..train import initial_method, load_encoder
 from . import Report, evaluate
-from .central import central_batches
+from .features import central_batches
 
 
 def compare(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..encoders.monitors import evaluating
 from ..errors import ContractError, SslpipeError
+from ..modalities.parts import find_modality
+from ..pipeline import Pipeline, load
+from ..recipe import Recipe
 from ..recipe.names import suggest
+from ..recipe.schema import StreamSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +88,20 @@ def first_view(batch: Batch, group: str) -> Tensor:
             f"evaluation: no view group {group!r}; {suggest(group, batch.views)}. Name one of them"
         )
     return batch.views[group][0]
+
+
+def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
+    """The recipe with the view that its modality evaluates on: an image's central crop."""
+    return recipe.model_copy(
+        update={
+            "stream": StreamSection(batch_size=batch_size, order="sequential", on_bad="raise"),
+            "views": find_modality(recipe.modality, recipe.path).evaluation_views(recipe),
+            "masks": {},
+            "targets": {},
+        }
+    )
+
+
+def central_batches(recipe: Recipe, *, shards: str | Path, device: torch.device | str) -> Pipeline:
+    """Iterate once for every sample of `shards`; the last batch may be smaller."""
+    return load(central(recipe), shards=shards, device=device, rank=0, world_size=1)

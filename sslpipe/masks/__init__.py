@@ -42,7 +42,7 @@ from ..errors import RecipeError
 from ..recipe.names import Entry, call, choose
 from ..rng import Keys, Place
 from .blockwise import Blockwise, DINOv2Blocks, IBotBlocks
-from .boxes import Grid
+from .grids import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import Keys, Place, permutation
-from .boxes import Bools, Grid, boxes, check_plane
-from .subsets import choose
+from .grids import Bools, Grid, boxes, check_plane, choose
 
 Floats = npt.NDArray[np.float64]
 TRIES = 10  # proposals that may fail in a row; then a mask stays as it is

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..rng import Keys, Place
-from .boxes import Bools, Grid, boxes, check_plane
-from .subsets import check_fraction, choose
+from .grids import Bools, Grid, boxes, check_fraction, check_plane, choose
 
 
 @dataclass(frozen=True, kw_only=True)

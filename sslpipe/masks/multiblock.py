@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import Keys, Place
-from .boxes import Bools, Grid, boxes, check_plane
+from .grids import Bools, Grid, boxes, check_plane
 
 Pair = tuple[float, float]
 Ints = npt.NDArray[np.int64]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..rng import Keys, Place
-from .boxes import Bools, Grid, Numbers, check_plane
-from .subsets import check_fraction
+from .grids import Bools, Grid, Numbers, check_fraction, check_plane
 
 
 @dataclass(frozen=True, kw_only=True)

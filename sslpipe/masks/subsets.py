@@ -5,28 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from ..rng import U64, Keys, Place
-from .boxes import Bools, Grid, check_plane
-
-
-def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
-    """Choose exactly `counts` patches of every row: preferred ones first, else at random.
-
-    words: (..., N) random u32, smallest first; the index breaks ties. counts: (...) in [0, N).
-    """
-    late = np.logical_not(preferred).astype(np.uint64) << np.uint64(63)
-    index = np.arange(words.shape[-1], dtype=np.uint64)
-    rank = late | words << np.uint64(31) | index
-    nth = np.broadcast_to(np.asarray(counts, dtype=np.int64), rank.shape[:-1])[..., None]
-    return rank < np.take_along_axis(np.sort(rank, axis=-1), nth, axis=-1)
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise a ValueError unless 0 < value < 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} = {value} must lie in (0, 1)")
+from ..rng import Keys, Place
+from .grids import Bools, Grid, check_fraction, check_plane, choose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ What happens where the samples of an epoch do not fill the last batch (`remainde
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RecipeError
+from ..errors import RecipeError, StateError
 
 I64 = npt.NDArray[np.int64]
 Remainder = Literal["wrap", "drop", "pad", "short"]
@@ -96,3 +96,23 @@ class Single:
 def picked(positions: I64, valid: npt.NDArray[np.bool_]) -> Picks:
     """Samples of the one corpus."""
     return Picks(np.zeros_like(positions), positions, valid)
+
+
+def check_state(state: dict[str, Any], mine: dict[str, Any]) -> None:
+    """A state can be resumed if all but its step is what this pipeline's is.
+
+    Raises:
+        StateError: what differs, and how to go on.
+    """
+    parts = {
+        "version": "format",
+        "manifest": "shards or their weights",
+        "order": "order (kind, lanes, window, remainder)",
+        "recipe": "recipe",
+    }
+    for name, what in parts.items():
+        if state.get(name) != mine[name]:
+            raise StateError(
+                f"stream state: its {what} was {state.get(name)!r}, this pipeline's is "
+                f"{mine[name]!r}; go on with what it was, or start a new run from the weights alone"
+            )

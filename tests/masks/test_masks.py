@@ -11,7 +11,7 @@ import sslpipe
 from sslpipe import masks
 from sslpipe.errors import RecipeError
 from sslpipe.masks import SAMPLERS, Multiblock, RandomPatches
-from sslpipe.masks.subsets import choose
+from sslpipe.masks.grids import choose
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Keys, Place

@@ -37,8 +37,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sslpipe
 from sslpipe.evaluate import Features, extract, knn, linear
-from sslpipe.evaluate.central import central, central_batches
 from sslpipe.evaluate.command import fresh_encoder
+from sslpipe.evaluate.features import central, central_batches
 from sslpipe.evaluate.finetune import Images, finetune, labelled_images
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, initial_method, load_encoder, train

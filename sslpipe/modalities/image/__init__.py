@@ -81,13 +81,13 @@ class ImageModality(Modality):
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
         """Small pictures in rows."""
-        from .thumbnails import thumbnails
+        from .sheet import thumbnails
 
         return thumbnails(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
         """The central crop."""
-        from .evaluation import evaluation_views
+        from .decider import evaluation_views
 
         return evaluation_views(recipe)
 

@@ -6,13 +6,15 @@ from typing import Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from ...batch import MaskSpec, TargetSpec, ViewSpec
+from ...batch import MaskSpec, TargetSpec, ViewSpec, whole_group
 from ...errors import RecipeError
 from ...masks import MaskSettings, maskers
 from ...recipe import Entry, Recipe
+from ...recipe.schema import ViewSection
 from ...rng import Place
 from .. import Tables
 from .draws import draw, keys_of, policy
+from .ops import CenterCrop
 from .scale import factors
 from .targets import Pretext, pretext
 
@@ -158,3 +160,20 @@ def check_size(
             f"{mask.sampler.where}: masks.{name} covers views.{mask.view} of {before[0]} x "
             f"{before[1]} px, which a task makes {after[0]} x {after[1]}; mask another group"
         )
+
+
+SMALL = 64  # pixels: images of CIFAR's kind are taken whole
+MARGIN = 256 / 224  # the field's test transform: resize to 256, crop 224
+
+
+def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
+    """One central view per sample with the training views' normalisation.
+
+    Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom.
+    """
+    group = recipe.views[whole_group(recipe.views)]
+    size = group.ops[0].settings["size"]
+    resize = max(size) if max(size) <= SMALL else round(max(size) * MARGIN)
+    crop = Entry(CenterCrop.__name__, {"size": size, "resize": resize})
+    normalize = [op for op in group.ops if op.name == "Normalize"]
+    return {"global": ViewSection(ops=(crop, *normalize))}

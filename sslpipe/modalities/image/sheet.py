@@ -1,10 +1,10 @@
-"""A contact sheet of a batch: look before you train.
+"""Pictures of a batch, and of stored samples: look before you train.
 
 Rows are samples, columns are views; masked patches are greyed, class ids stand under the picture,
 colours to be guessed are laid over it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...batch import Batch, BatchSpec, MaskSpec
+from ...errors import SampleError
 from . import ops
+from .decode import decode
 from .draws import Policy
 
 U8 = npt.NDArray[np.uint8]
 MARGIN, LINE = 6, 14  # pixels
 LEAST, MOST = 128, 224  # pixels of a tile's longer side
 GREY = 128
+TILE = 128  # pixels of a thumbnail's longer side
+LETTERS = 20  # of a caption, so that it stays within its tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +148,37 @@ def enlarged(pictures_BHWC: U8) -> U8:
         return pictures_BHWC[:, ::step, ::step]
     factor = max(1, LEAST // longest)
     return pictures_BHWC.repeat(factor, 1).repeat(factor, 2)
+
+
+def thumbnails(items: Sequence[tuple[bytes, Sequence[str]]], *, columns: int = 8) -> Image.Image:
+    """Draw encoded images above their captions, in rows; what does not decode is a red tile."""
+    columns = min(columns, len(items))
+    lines = max(len(captions) for _, captions in items)
+    width, height = TILE + MARGIN, TILE + lines * LINE + MARGIN
+    rows = -(-len(items) // columns)
+    canvas = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    for place, (data, captions) in enumerate(items):
+        row, column = divmod(place, columns)
+        x, y = MARGIN + column * width, MARGIN + row * height
+        canvas.paste(tile(data), (x, y))
+        for line, text in enumerate(captions):
+            pen.text((x, y + TILE + line * LINE), shortened(text), fill="black", font=font)
+    return canvas
+
+
+def tile(data: bytes) -> Image.Image:
+    """A square with the picture in it."""
+    square = Image.new("RGB", (TILE, TILE), "whitesmoke")
+    try:
+        picture = Image.fromarray(decode(data, size=TILE))
+    except SampleError:
+        return Image.new("RGB", (TILE, TILE), "red")
+    picture.thumbnail((TILE, TILE))
+    square.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+    return square
+
+
+def shortened(text: str) -> str:
+    """The end of a long caption: keys differ there."""
+    return text if len(text) <= LETTERS else "..." + text[3 - LETTERS :]

@@ -14,7 +14,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.modalities.image import executors, ops
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.modalities.image.draws import OPS, Policy, Step, draw, keys_of, policy
-from sslpipe.modalities.image.executors import cpu, cpu_jit, kornia
+from sslpipe.modalities.image.executors import cpu, cpu_weights, kornia
 from sslpipe.modalities.image.maker import ImageMaker
 from sslpipe.recipe import load_recipe
 from sslpipe.recipe.names import Entry
@@ -317,7 +317,7 @@ def test_views_come_from_the_executor_of_the_recipe():
 
 def test_where_nothing_can_be_cached_kernels_compile_anew(monkeypatch):
     monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
-    assert cpu_jit.kernel(lambda x: x + 1)(2) == 3
+    assert cpu_weights.kernel(lambda x: x + 1)(2) == 3
 
 
 def test_ops_of_the_vocabulary_are_all_known():

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
-from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.image.codec import ImageCodec, perceptual_hash
 from sslpipe.modalities.image.decode import decode
-from sslpipe.modalities.image.hashing import perceptual_hash
 from sslpipe.shards import read_index, read_manifest
 
 

@@ -10,7 +10,7 @@ from sslpipe.errors import SampleError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.image.decode import decode
 
-read_size = ImageCodec().header
+read_size = ImageCodec().extent
 KINDS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 
 
@@ -28,12 +28,12 @@ def encoded(kind, orientation=1, mode="RGB"):
 def test_the_size_is_that_of_the_decoded_picture(kind, orientation):
     data = encoded(kind, orientation)
     height, width, _ = decode(data).shape
-    assert read_size(data) == (width, height)
+    assert read_size(data) == (height, width)
 
 
 def test_odd_jpegs_have_a_size_too():
     for mode in ("L", "CMYK"):
-        assert read_size(encoded("JPEG", 6, mode)) == (30, 40)
+        assert read_size(encoded("JPEG", 6, mode)) == (40, 30)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF"])
@@ -41,7 +41,7 @@ def test_only_the_header_is_needed(kind):
     data = encoded(kind)
     with pytest.raises(SampleError):
         decode(data[: len(data) - 20])
-    assert read_size(data[: len(data) - 20]) == (40, 30)
+    assert read_size(data[: len(data) - 20]) == (30, 40)
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])

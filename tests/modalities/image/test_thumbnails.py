@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from sslpipe.modalities.image.thumbnails import LETTERS, TILE, shortened, thumbnails
+from sslpipe.modalities.image.sheet import LETTERS, TILE, shortened, thumbnails
 
 
 def photo(colour, size):

@@ -5,7 +5,7 @@ Each is one pass over contiguous planes, which LLVM vectorises, clamped as Korni
 
 import numpy as np
 
-from .cpu_jit import Image, kernel
+from .cpu_weights import Image, kernel
 
 f32 = np.float32
 

@@ -3,7 +3,7 @@
 import pytest
 
 import sslpipe
-from sslpipe.evaluate.central import central
+from sslpipe.evaluate.features import central
 from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train.run import encoded_view
 

@@ -1,9 +1,11 @@
-"""Boxes on the patch grid, many at a time."""
+"""What samplers share: boxes and random choices on the patch grid, and checks."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..rng import U64
 
 Bools = npt.NDArray[np.bool_]
 Grid = tuple[int, ...]  # patches along each axis that is masked; of images: rows, columns
@@ -26,3 +28,21 @@ def check_plane(grid: Grid) -> None:
             f"it places blocks on rows and columns, but these views have {len(grid)} axes to mask; "
             "use random"
         )
+
+
+def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
+    """Choose exactly `counts` patches of every row: preferred ones first, else at random.
+
+    words: (..., N) random u32, smallest first; the index breaks ties. counts: (...) in [0, N).
+    """
+    late = np.logical_not(preferred).astype(np.uint64) << np.uint64(63)
+    index = np.arange(words.shape[-1], dtype=np.uint64)
+    rank = late | words << np.uint64(31) | index
+    nth = np.broadcast_to(np.asarray(counts, dtype=np.int64), rank.shape[:-1])[..., None]
+    return rank < np.take_along_axis(np.sort(rank, axis=-1), nth, axis=-1)
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise a ValueError unless 0 < value < 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} = {value} must lie in (0, 1)")
