@@ -107,12 +107,14 @@ class Pipeline:
         # one pool for decoding and augmentation: two of them would fight for the cores
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
+        codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
             rank,
             world_size,
             self._threads,
             self.threads,
-            payloads=find_modality(recipe.modality, recipe.path).codec.extensions,
+            modality=codec.modality,
+            payloads=codec.extensions,
             members=members_of(self.parts),
         )
         self.source = open_source(recipe, shards, reading)

@@ -7,6 +7,7 @@ import sys
 import tarfile
 
 import pytest
+import torch
 
 import sslpipe
 from sslpipe.recipe import parse_recipe
@@ -27,6 +28,7 @@ POINTS = {  # file -> what its example adds to the recipe
     "masks/__init__.py": "masks: {{mine: {{patch_size: 8, sampler: '{name}'}}}}",
     "modalities/image/ops/__init__.py": "      - '{name}': {{least: 0.3}}",
     "modalities/image/targets/__init__.py": "targets: {{mine: {{task: '{name}'}}}}",
+    "modalities/__init__.py": None,  # it stands in the place of `image`
     "stream/foreign.py": None,  # it is given as shards=
 }
 MOST_LINES = 25  # of code: an example that needs more says that the extension point is too hard
@@ -41,7 +43,7 @@ def example(request, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    (name,) = [node.name for node in ast.parse(block).body if isinstance(node, ast.ClassDef)]
+    *_, name = [node.name for node in ast.parse(block).body if isinstance(node, ast.ClassDef)]
     yield request.param, name
     sys.modules.pop("mine", None)
 
@@ -109,7 +111,7 @@ def test_an_iterable(example, sample, tmp_path):
 
 def test_every_block_has_a_test():
     """Blocks of other rooms stand in their own tests."""
-    ours = ("masks", "modalities/image", "stream")
+    ours = ("masks", "modalities", "stream")
     found = {
         str(path.relative_to(ROOT / "sslpipe"))
         for room in ours
@@ -117,3 +119,14 @@ def test_every_block_has_a_test():
         if "```python" in path.read_text()
     }
     assert found == set(POINTS)
+
+
+@pytest.mark.parametrize("example", ["modalities/__init__.py"], indirect=True)
+def test_a_modality(example, sample):
+    text = RECIPE.replace("modality: image", f"modality: mine:{example[1]}")
+    (spec, batches), (plain_spec, plain) = two_batches(text, sample), two_batches(RECIPE, sample)
+    assert spec == plain_spec
+    for ours, theirs in zip(batches, plain, strict=True):
+        assert ours.keys == theirs.keys
+        assert torch.equal(ours.params["global"], theirs.params["global"])
+        torch.testing.assert_close(ours.views["global"], 1 - theirs.views["global"])

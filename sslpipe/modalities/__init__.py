@@ -7,6 +7,28 @@
 
 A recipe names its modality: a folder here (`image`), or the user's own `package.module:Thing`. A
 view group may name another one than the recipe's: pictures and captions are two groups of a sample.
+
+A modality of your own: save this as `mine.py` and write `modality: mine:Negatives`. It changes one
+part of ours; one that is new in all parts is `tests/modalities/toy.py`, series of numbers.
+
+```python
+import numpy as np
+
+from sslpipe.modalities import Raw
+from sslpipe.modalities.image import ImageModality
+from sslpipe.modalities.image.canvases import CanvasDecode
+
+
+class NegativeDecode(CanvasDecode):  # runs in workers: no torch
+    def __call__(self, sample, instructions):
+        raw = super().__call__(sample, instructions)
+        return Raw(np.subtract(255, raw.data), raw.extent)
+
+
+class Negatives(ImageModality):  # photos of negatives become positives before anything else
+    def decoder(self, recipe):
+        return NegativeDecode(recipe.decode.size)
+```
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class ReadingRank:
     world_size: int
     threads: ThreadPoolExecutor
     count: int  # of threads
+    modality: str = "image"  # whose codec must have written the index
     payloads: Collection[str] = ()  # extensions of what an iterable's samples hold to be decoded
     members: Collection[str] = ()  # extensions of what else is read of a sample, captions say
 
@@ -182,10 +183,10 @@ def corpus_of(
         RecipeError: the set holds another modality than the recipe's.
         ShardError: all are excluded.
     """
-    if manifest.modality != recipe.modality:
+    if manifest.modality != reading.modality:
         raise RecipeError(
-            f"{recipe.path}: modality = {recipe.modality!r}, but {manifest.root} holds "
-            f"{manifest.modality!r}; give other shards, or set modality to theirs"
+            f"{recipe.path}: modality = {recipe.modality!r} reads sets of {reading.modality!r}, "
+            f"but {manifest.root} holds {manifest.modality!r}; give other shards, or another modality"
         )
     if not kept(manifest):
         raise ShardError(f"{manifest.root}: all samples are excluded; give another manifest")

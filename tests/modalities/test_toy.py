@@ -63,8 +63,9 @@ def test_from_files_to_an_evaluated_encoder(series, recipe, run, tmp_path):  # n
     assert "steps" in run("inspect", shards)[0]
     run("inspect", shards, "--sheet", tmp_path / "stored.png", "--count", 3)
     run("show", recipe, "--shards", shards, "--out", tmp_path / "show.png", "--rows", 4)
-    assert Image.open(tmp_path / "show.png").size == (4 * 32, 40 * 8)
-    assert Image.open(tmp_path / "stored.png").size == (4 * 32, 40 * 6)
+    for name, lines in (("show.png", 8), ("stored.png", 6)):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (4 * 32, 40 * lines)
     run("train", recipe, "--shards", shards, "--out", out, "--device", "cpu")
     rows = json.loads(run("eval", out / "last.pt", shards, "--json", "--device", "cpu")[0])
     assert rows["trained"]["knn top-1"] > 0.9  # of slow and fast

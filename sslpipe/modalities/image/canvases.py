@@ -29,7 +29,7 @@ class CanvasDecode:
 
     def __reduce__(self) -> tuple[type[CanvasDecode], tuple[int | None]]:
         """Workers have buffers of their own."""
-        return CanvasDecode, (self.size,)
+        return type(self), (self.size,)
 
     def extent(self, sample: Sample) -> Sides:
         """Height and width of an upright JPEG that libjpeg can scale; (0, 0) for all else."""

@@ -8,7 +8,7 @@ import torch
 
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image.targets.jigsaw import JigsawTask, without_green_magenta
-from sslpipe.modalities.image.targets.permutations import permutation_set
+from sslpipe.modalities.image.targets.tiles import permutation_set
 
 from .test_targets import apply, build, draw, views_of
 

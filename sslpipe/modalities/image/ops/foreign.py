@@ -42,7 +42,7 @@ class KorniaOp:
     def __post_init__(self) -> None:
         probabilities(self.p)
 
-    def build(self) -> nn.Module:
+    def kornia_module(self) -> nn.Module:
         """The genuine class, always on: its gate is ours."""
         gate = {"p": 1.0} if "p" in inspect.signature(self.kind).parameters else {}
         return self.kind(**self.settings, **gate)
@@ -51,7 +51,7 @@ class KorniaOp:
         """Try it on a grey view; raise ValueError if it fails or changes the shape."""
         grey = torch.full((1, 3, height, width), 0.5)
         try:
-            made = self.view(self.build(), grey, seed=0)
+            made = self.view(self.kornia_module(), grey, seed=0)
         except Exception as error:
             raise ValueError(f"Kornia refuses a view of {height} x {width} px: {error}") from error
         if made.shape != grey.shape:
@@ -65,7 +65,7 @@ class KorniaOp:
 
     def apply(self, images_RCHW: Tensor, rows_RP: F32) -> Tensor:
         """Each gated row alone, under its own seed."""
-        module, made = self.build(), images_RCHW.clone()
+        module, made = self.kornia_module(), images_RCHW.clone()
         for r in np.flatnonzero(rows_RP[:, 0]):
             seed = int(rows_RP[r, 1]) * WORD + int(rows_RP[r, 2])
             made[r] = self.view(module, images_RCHW[r : r + 1].clone(), seed=seed)[0]
@@ -105,7 +105,7 @@ def foreign(entry: Entry, known: Mapping[str, Any]) -> KorniaOp:
     settings = {name: tuples(value) for name, value in entry.settings.items() if name != "p"}
     try:
         op = KorniaOp(kind=kind, settings=settings, **bind(gate_settings, gate))
-        op.build()
+        op.kornia_module()
     except Exception as error:  # whatever a foreign constructor raises
         raise RecipeError(f"{entry.where}: {entry.name}: {error}; correct the settings") from error
     return op

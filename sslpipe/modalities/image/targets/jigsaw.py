@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ....batch import TargetSpec, ViewSpec
 from ....rng import Keys
-from .permutations import Rule, permutation_set
-from .tiles import cut, one_view, standardise
+from .tiles import Rule, cut, one_view, permutation_set, standardise
 
 I64 = npt.NDArray[np.int64]
 
