@@ -1,11 +1,17 @@
 """What many tests share: small packed data sets, made once."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
+# Here tensors are tiny, and a second thread waits more than it works: where the cores are shared
+# with others, ten times as long. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sslpipe.modalities.image.codec import ImageCodec
@@ -13,6 +19,7 @@ from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
 
 ROOT = Path(__file__).parents[1]
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # if it was imported before this file
 
 RECIPE = """\
 modality: image
