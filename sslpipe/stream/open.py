@@ -186,7 +186,8 @@ def corpus_of(
     if manifest.modality != reading.modality:
         raise RecipeError(
             f"{recipe.path}: modality = {recipe.modality!r} reads sets of {reading.modality!r}, "
-            f"but {manifest.root} holds {manifest.modality!r}; give other shards, or another modality"
+            f"but {manifest.root} holds {manifest.modality!r}; give other shards or another "
+            "modality"
         )
     if not kept(manifest):
         raise ShardError(f"{manifest.root}: all samples are excluded; give another manifest")
