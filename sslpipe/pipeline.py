@@ -1,9 +1,9 @@
 """Recipe + shards + device -> an iterable of Batch. Everything is decided first, then done.
 
-    step -> samples                     stream/plan.py ...    decide
-    samples -> bytes -> canvases        stream/packed.py      do, in threads
-    (seed, epoch, uid, view) -> tables  modalities/image/draws.py ...    decide
-    canvases + tables -> views          modalities/image/     do, on the device
+    step -> samples                     stream/plan.py ...       decide
+    samples -> bytes -> arrays          stream/packed.py ...     do, in threads
+    (seed, epoch, uid, view) -> tables  a modality's decider     decide
+    arrays + tables -> views            a modality's maker       do, on the device
 
 Over packed shards, the stream of global batches is a function of (manifest, recipe) alone: ranks,
 threads, prefetch depth and resuming change nothing.
@@ -62,7 +62,7 @@ def load(
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
     shards: a packed folder or its manifest.json; a mapping name -> folder, mixed by `stream.mix`;
-        or any iterable of dicts with `__key__` and raw image bytes, such as a webdataset pipeline.
+        or any iterable of dicts with `__key__` and raw bytes, such as a webdataset pipeline.
         Of an iterable each rank takes what its own gives: splitting it among ranks is the user's.
     device: where views are made; None: CUDA if there is one, else the CPU.
     rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.

@@ -52,7 +52,6 @@ def test_a_recipe_is_frozen_data_with_places():
         ("seed: 0}", "seed: 0", "r.yaml:3: .*; correct the YAML"),
         ("- Normalize", "- [1, 2]", r"r.yaml:9: \[1, 2\] is no entry"),
         ("view: global", "view: globl", "r.yaml:11: .*'globl' is no view group; did you mean"),
-        ("modality: image", "modality: imge", "r.yaml:1: modality = 'imge'"),
         ("threads: auto", "threads: 0", "r.yaml:14: run.threads"),
     ],
 )

@@ -21,7 +21,7 @@ run: {threads: 3}
 """
 
 
-VIEW = view_record(square(8))  # of toy.SIZE
+VIEW = view_record(square(4))  # of toy.SIZE
 
 
 def make(**changes):
@@ -107,7 +107,7 @@ def test_nothing_is_executed(tmp_path, capsys):
 @pytest.mark.parametrize("content", [{"format": 99}, {"model": {}}, [1, 2]])
 def test_other_formats(tmp_path, content):
     torch.save(content, tmp_path / "last.pt")
-    with pytest.raises(StateError, match="this version reads 1"):
+    with pytest.raises(StateError, match="this version reads 2"):
         checkpoint.read_checkpoint(tmp_path / "last.pt")
 
 

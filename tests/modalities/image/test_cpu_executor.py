@@ -14,7 +14,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.modalities.image import executors, ops
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.modalities.image.draws import OPS, Policy, Step, draw, keys_of, policy
-from sslpipe.modalities.image.executors import cpu, cpu_weights, kornia
+from sslpipe.modalities.image.executors import compiled, cpu, cpu_weights, kornia
 from sslpipe.modalities.image.maker import ImageMaker
 from sslpipe.recipe import load_recipe
 from sslpipe.recipe.names import Entry
@@ -293,7 +293,7 @@ def test_choice_of_the_executor(monkeypatch):
         executors.choose("cpu", foreign, CPU)
     with pytest.raises(RecipeError, match="needs a CUDA device, this is cpu"):
         executors.choose("triton", group, CPU)
-    assert executors.choose("compiled", group, CPU).__module__.endswith("compiled")
+    assert executors.choose("compiled", group, CPU).args == (compiled.prepare,)
     monkeypatch.setattr(executors.importlib.util, "find_spec", lambda name: None)
     assert executors.choose("auto", group, CPU) is kornia.execute
     with pytest.raises(RecipeError, match=r'numba is missing; pip install "sslpipe\[cpu\]"'):
