@@ -15,7 +15,7 @@ from ...rng import Place
 from .. import Tables
 from .draws import draw, keys_of, policy
 from .ops import CenterCrop
-from .scale import factors
+from .scale import FACTORS, factors, least_box
 from .targets import Pretext, pretext
 
 I64 = npt.NDArray[np.int64]
@@ -70,6 +70,9 @@ class ImageDecider:
         self.views, self.pretexts = asked(targets, views, drawn)  # as batches hold them
         for name, mask in masks.items():
             check_size(mask, name, drawn, self.views)
+        # sides that a canvas must have to be scaled down at all
+        boxes = [least_box(group) for group in self.policies.values()]
+        self._least = FACTORS[-1] * np.max(boxes, axis=0, initial=1)
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, groups: Sequence[str]) -> Self:
@@ -103,7 +106,8 @@ class ImageDecider:
 
         extents: (B, 2 or more), first the height and width of the upright image; zeros: not known.
         """
-        if not self.auto:
+        # most sets of small images stop here: the rest costs 60 us a call
+        if not self.auto or (extents[:, :2] < self._least).any(-1).all():
             return np.ones((len(uids), 1), dtype=np.int64)
         return factors(
             tuple(self.policies.values()), seed=self.seed, size=self.size, epochs=epochs,
