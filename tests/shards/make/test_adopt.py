@@ -158,7 +158,7 @@ def test_everything_that_is_wrong_is_reported(tmp_path, picture):
         ("link", "member 'jpg' is a link"),
         ("none", "no payload among its members txt"),
         ("torn", apart),
-        ("word", "label 'cat' is no class id; it counts as none"),
+        ("word", "label 'cat' is no class id (0 to 2,147,483,647; -1 or nothing: none)"),
     ]
     told = sorted((problem.key, problem.what) for problem in adopted.problems)
     assert [key for key, _ in told] == [key for key, _ in expected]
