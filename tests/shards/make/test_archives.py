@@ -117,6 +117,19 @@ def test_class_names_in_a_tar(tmp_path):
     listing = offer(tarred(tmp_path / "set.tar", members))
     assert listing.classes == ("7", "dog")
     assert [s.label for s in listing.sources] == [1, 0]
+    assert listing.labels.endswith(
+        "1 that are numbers (7) are numbered anew with them, because 1 are none ('dog')"
+    )
+
+
+def test_class_numbers_in_a_tar_are_read_as_those_of_tables(tmp_path):
+    texts = {"1": b"2.0\n", "2": b" 2 ", "3": b"-1", "4": b"", "5": b"0"}
+    members = [(f"{k}.{e}", d) for k, t in texts.items() for e, d in (("cls", t), ("jpg", b"x"))]
+    listing = offer(tarred(tmp_path / "set.tar", members))
+    assert [s.label for s in listing.sources] == [2, 2, -1, -1, 0]
+    below = tarred(tmp_path / "below.tar", [("1.cls", b"-5"), ("1.jpg", b"")])
+    with pytest.raises(ShardError, match="-5 is no class number"):
+        offer(below)
 
 
 def test_names_and_numbers_do_not_mix(tmp_path):

@@ -14,7 +14,7 @@ from ...scan import LABEL, META, read_members
 from ...tar_headers import split_name
 from ...tar_streams import Skim
 from ..source import Note, Origin, is_local, open_input
-from .found import TEXTS, UNSAFE, Found, Options, offered, safe_key
+from .found import TEXTS, UNSAFE, Found, Options, offered, read_label, safe_key
 
 Parts = dict[str, tarfile.TarInfo]  # extension -> member
 
@@ -88,12 +88,10 @@ def class_of(
     if member is None:
         return None
     file.seek(member.offset_data)
-    text = file.read(member.size).decode("utf-8", "replace").strip()
-    try:
-        number = int(text)
-    except ValueError:
-        return UNSAFE.sub("_", text) or None
-    return names.get(number, number) if number >= 0 else None
+    label = read_label(file.read(member.size))
+    if isinstance(label, str):
+        return UNSAFE.sub("_", label)
+    return label if label is None else names.get(label, label)
 
 
 def class_names(url: str) -> Mapping[int, str]:

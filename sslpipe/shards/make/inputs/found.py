@@ -3,13 +3,16 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ....errors import ShardError
+from ...scan import whole_number
 from ..source import Note, Origin
 
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+PADDED = re.compile("-?0[0-9]")  # 007 is a name
 METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
 
 
@@ -60,6 +63,22 @@ def safe_key(stem: str) -> str:
     parts[:-1] = [part.replace("..", "_") for part in parts[:-1]]
     parts[-1] = parts[-1].replace(".", "_")
     return "/".join(METADATA.sub("_", part) for part in parts)
+
+
+def read_label(value: Any) -> int | str | None:
+    """A class number, a class name, or None: empty, NaN (pandas' missing number) or -1.
+
+    The one rule for what tables and `.cls` hold: blanks around it are nothing, and 2, 2.0, "2" and
+    "2.0" are a number; digits after a needless zero are a name.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if value is None or value != value:
+        return None
+    text, number = str(value).strip(), whole_number(value)
+    if number is not None and not PADDED.match(text):
+        return None if number == -1 else number
+    return text or None
 
 
 def offered(
