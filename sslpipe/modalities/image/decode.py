@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from ...device.buffers import Buffers
 from ...errors import SampleError
@@ -38,6 +39,7 @@ EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
 ORIENTATION = 0x0112
+SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey of 2 and 4 bits by
 
 # EXIF orientation -> transpose first?, then step over rows and columns
 TURNS = {
@@ -147,7 +149,11 @@ def decode_any(data: bytes) -> tuple[Pixels, int]:
     with opened(data) as image:
         check_size(*image.size)
         orientation = 1 if image.format == "TIFF" else orientation_of(image, data)
-        return np.array(to_rgb(image)), orientation
+        clear_HW = keyed_pixels(image, data)
+        pixels = np.array(to_rgb(image))
+        if clear_HW is not None:
+            pixels[clear_HW] = 255
+        return pixels, orientation
 
 
 @contextmanager
@@ -192,6 +198,27 @@ def orientation_in(info: Mapping[Any, Any]) -> int:
 def known_turn(value: Any) -> int:
     """An orientation that is one; 1 in place of anything else."""
     return value if isinstance(value, int) and value in TURNS else 1
+
+
+def keyed_pixels(image: Image.Image, data: bytes) -> npt.NDArray[np.bool_] | None:
+    """Where a PNG has its transparent colour, before it is decoded; None if it names none.
+
+    Colours are compared as they are stored: Pillow compares a key of 2, 4 or 16 bits with pixels
+    of 8, and so clears others or none. The key is taken out of `image.info`.
+    """
+    keyed = image.mode in ("1", "L", "I;16", "RGB") and "transparency" in image.info
+    if not isinstance(image, PngImageFile) or not keyed or not image.tile:
+        return None
+    key, stored = np.array(image.info.pop("transparency")), str(image.tile[0].args)
+    levels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if stored in SPREAD:
+        levels, key = levels // SPREAD[stored], key & 255 // SPREAD[stored]
+    elif stored == "RGB;16B":
+        with PngImageFile(io.BytesIO(data)) as low:  # the bytes that Pillow leaves out
+            low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+            levels = levels.astype(np.uint16) << 8 | np.asarray(low)
+    same = np.equal(levels, key)
+    return np.asarray(same.all(axis=2) if same.ndim == 3 else same)
 
 
 def silence_pillow() -> None:
