@@ -73,13 +73,16 @@ def load(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    ranks = process_ranks()
+    if rank is None or world_size is None:
+        ranks = process_ranks()
+        rank = ranks.rank if rank is None else rank
+        world_size = ranks.size if world_size is None else world_size
     return Pipeline(
         loaded,
         shards,
         device=chosen,
-        rank=ranks.rank if rank is None else rank,
-        world_size=ranks.size if world_size is None else world_size,
+        rank=rank,
+        world_size=world_size,
         quarantine=Path(quarantine) if quarantine else None,
     )
 

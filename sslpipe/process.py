@@ -6,6 +6,17 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
+from .errors import RecipeError
+
+# How a launcher that is none of torch's says how many processes it started, the surest word first:
+# in a shell of Slurm's SLURM_NTASKS counts the allocation, and SLURM_STEP_NUM_TASKS what runs.
+FOREIGN_LAUNCHERS = {
+    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS")),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",)),
+    "MPI": ("PMI_RANK", ("PMI_SIZE",)),
+    "MVAPICH": ("MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_SIZE",)),
+}
+
 
 class Ranks(NamedTuple):
     """This process among those of a run: `rank` in [0, size), and its number on its machine."""
@@ -32,10 +43,35 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
 
 
 def process_ranks() -> Ranks:
-    """Find the rank in the process group if there is one, else in what the launcher started."""
+    """Find the rank in the process group if there is one, else in what the launcher started.
+
+    Raises:
+        RecipeError: Slurm or MPI started several processes, and nobody told torch.
+    """
     if dist.is_available() and dist.is_initialized():
         return group_ranks()
+    refuse_foreign_launcher(os.environ)
     return launcher_ranks(os.environ)
+
+
+def refuse_foreign_launcher(environ: Mapping[str, str]) -> None:
+    """Refuse processes that would each take themselves for the only one, and read the same data.
+
+    Raises:
+        RecipeError: a launcher says that it started several, without RANK and WORLD_SIZE.
+    """
+    if "RANK" in environ or "WORLD_SIZE" in environ:
+        return
+    for launcher, (rank, sizes) in FOREIGN_LAUNCHERS.items():
+        name = next((name for name in sizes if name in environ), None)
+        if rank in environ and name and environ[name].isdecimal() and int(environ[name]) > 1:
+            raise RecipeError(
+                f"ranks: {launcher} started {environ[name]} processes ({name}={environ[name]}, "
+                f"{rank}={environ[rank]}) but set neither RANK nor WORLD_SIZE, so each would read "
+                "the same data as rank 0 of 1; start with torchrun or srun --ntasks-per-node=1 "
+                "python -m torch.distributed.run, or give load rank= and world_size=; a process "
+                "that is alone on purpose sets RANK=0 WORLD_SIZE=1"
+            )
 
 
 def cores() -> int:

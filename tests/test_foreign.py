@@ -148,6 +148,31 @@ def test_bad_foreign_samples_follow_the_policy(packed, policy):
     assert batch.valid.tolist() == [policy != "mask" or i != 3 for i in range(8)]
 
 
+def test_keys_in_no_encoding_are_those_of_the_index(packed):
+    samples = [{**dicts(packed)[0], "__key__": key} for key in ("caf\udce9", "caf\udce8")]
+    (batch,) = walk(samples, "stream.batch_size=2", count=1)
+    assert [*batch.keys] == ["caf%E9", "caf%E8"]
+
+
+THREES = [3, 3.0, "3", b"3", " 3 ", b"3\n", "3.0", np.int64(3), np.float32(3), np.array([3]),
+          torch.tensor(3), torch.tensor([3.0])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        (THREES, 3),
+        ([None, "", b" ", -1, b"-1", "-1.0", torch.tensor(-1)], -1),
+        ([2**31 - 1], 2**31 - 1),
+    ],
+)
+def test_labels_in_every_form(packed, values, label):
+    sample = dicts(packed)[0]
+    samples = [{**sample, "__key__": str(n), "cls": value} for n, value in enumerate(values)]
+    (batch,) = walk(samples, f"stream.batch_size={len(values)}", count=1)
+    assert batch.labels.tolist() == [label] * len(values)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -155,6 +180,16 @@ def test_bad_foreign_samples_follow_the_policy(packed, policy):
         (lambda s: {**s, "png": s["jpg"]}, "of which 2 can be decoded"),
         (lambda s: {"__key__": "k", "txt": b""}, "of which 0 can be decoded"),
         (lambda s: {**s, "jpg": np.zeros((2, 2, 3))}, "is ndarray, not raw bytes; leave .decode"),
+        (lambda s: {**s, "cls": "cat"}, "sample .+: label 'cat' is no class id .*; number the"),
+        (lambda s: {**s, "cls": b"3.5"}, "label b'3.5' is no class id"),
+        (lambda s: {**s, "cls": 3.5}, "label 3.5 is no class id"),
+        (lambda s: {**s, "cls": 10**25}, "label 10000000000000000000000000 is no class id"),
+        (lambda s: {**s, "cls": "9" * 9999}, r"label '9+\.\.\. is no class id"),
+        (lambda s: {**s, "cls": 2**31}, "label 2147483648 is no class id"),
+        (lambda s: {**s, "cls": -2}, "label -2 is no class id"),
+        (lambda s: {**s, "cls": True}, "label True is no class id"),
+        (lambda s: {**s, "cls": float("inf")}, "label inf is no class id"),
+        (lambda s: {**s, "cls": np.arange(2)}, "is no class id"),
     ],
 )
 def test_samples_in_another_form_are_refused_by_name(packed, change, message):

@@ -24,7 +24,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
     "rng": set(),
     "batch": {"errors"},
-    "process": set(),
+    "process": {"errors"},
     "recipe": {"errors"},
     "shards": {*GROUND, "recipe"},
     "masks": {*GROUND, "recipe"},

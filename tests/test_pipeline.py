@@ -152,6 +152,39 @@ def test_states_of_other_shards_or_recipes_are_refused(packed, sample):
         other.load_state_dict(state)
 
 
+LAUNCHED = [
+    {"SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
+    {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
+    {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},
+    {"PMI_SIZE": "2", "PMI_RANK": "1"},
+    {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"},
+]
+ALONE = [
+    {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+    {"SLURM_NTASKS": "8"},  # a shell of salloc
+    {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # srun --pty
+    {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "RANK": "0", "WORLD_SIZE": "1"},
+]
+
+
+@pytest.mark.parametrize("environ", LAUNCHED)
+def test_ranks_that_nobody_told_torch_of_are_refused(packed, monkeypatch, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=r"started . processes .*; start with torchrun"):
+        load(packed, rank=None, world_size=None)
+    with load(packed, rank=1, world_size=2) as pipe:
+        assert (pipe.rank, pipe.world_size) == (1, 2)
+
+
+@pytest.mark.parametrize("environ", ALONE)
+def test_a_process_that_is_alone_under_a_launcher_may_load(packed, monkeypatch, environ):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with load(packed, rank=None, world_size=None) as pipe:
+        assert (pipe.rank, pipe.world_size) == (0, 1)
+
+
 def test_ranks_must_divide_the_batch(packed):
     with pytest.raises(RecipeError, match="not divisible by the 3 ranks; choose a multiple of 3"):
         load(packed, world_size=3)

@@ -4,13 +4,14 @@ One pass from the first byte to the last, so that a distant tar is streamed once
 """
 
 import json
+import math
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
@@ -22,8 +23,10 @@ from .tar_streams import CHUNK, Forward, HashedStream
 Report = Callable[[str, str], None]  # key, reason
 Look = Literal["none", "header", "decode"]
 
+TOLD = 60  # characters of a wrong label in a message
 LABEL = "cls"  # extension of a class id
 META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator: skip_meta
+WHOLE = re.compile(r"(-?[0-9]{1,30})(?:\.0*)?")  # as tables with gaps write it: 2.0
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
@@ -33,8 +36,8 @@ class Rules:
 
     A payload is the first member whose last extension is one of the codec's; with `only`, the
     member with exactly this extension. `look`: "decode" it, read its "header", or do neither and
-    leave its extent unknown. The label: `.cls` holds a decimal number, or `.json` an object that
-    has one under `label_key`.
+    leave its extent unknown. The label: `.cls` holds a whole number, or `.json` an object that
+    has one under `label_key`; see `class_id`.
     """
 
     codec: Codec
@@ -188,11 +191,11 @@ def take_member(
         sample.extent, sample.flags = rules.extent(data), rules.codec.flags(data)
         sample.sound = True
     elif ext == LABEL:
-        sample.labels[ext] = class_id(data.decode("utf-8", "replace"))
+        sample.labels[ext] = told_label(data.decode("utf-8", "replace"))
     elif ext == "json":
         found = json_member(data, rules.label_key)
         if found is not None:
-            sample.labels[ext] = class_id(found)
+            sample.labels[ext] = told_label(found)
 
 
 def read_member(
@@ -214,18 +217,48 @@ def read_member(
 
 
 def class_id(value: object) -> int:
-    """A label as text or number; -1 says that there is none.
+    """A label as text, number or tensor of one; -1 says that there is none, as do None and "".
 
     Raises:
-        SampleError: neither -1 nor a class id.
+        SampleError: neither nothing, -1 nor a whole number in [0, 2**31).
     """
-    readable = isinstance(value, int | str) and not isinstance(value, bool)
-    text = str(value).strip() if readable else ""
-    if text == "-1":
+    if value is None or (isinstance(value, str | bytes) and not value.strip()):
         return -1
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**31:
-        raise SampleError(f"label {value!r} is no class id; it counts as none")
-    return int(text)
+    number = whole_number(value)
+    if number is None or not -1 <= number < 2**31:
+        told = repr(value)
+        told = told if len(told) <= TOLD else told[:TOLD] + "..."
+        raise SampleError(f"label {told} is no class id (0 to 2,147,483,647; -1 or nothing: none)")
+    return number
+
+
+def whole_number(value: object) -> int | None:
+    """The one rule for numbers in labels: 3, 3.0, "3", " 3 ", "3.0" and tensor(3) are 3.
+
+    None for everything else: parts, truth values, words.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        digits = WHOLE.fullmatch(value.strip())
+        return int(digits[1]) if digits else None
+    if math.prod(getattr(value, "shape", (0,))) == 1:  # of numpy or torch
+        value = cast(Any, value).item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value % 1 == 0 else None  # NaN for an infinite one
+
+
+def told_label(value: object) -> int:
+    """The class id of a member.
+
+    Raises:
+        SampleError: it is none, and the sample is used without.
+    """
+    try:
+        return class_id(value)
+    except SampleError as error:
+        raise SampleError(f"{error}; it counts as none") from None
 
 
 def json_member(data: bytes, name: str) -> object:

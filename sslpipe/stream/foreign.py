@@ -37,6 +37,8 @@ import numpy as np
 
 from ..errors import RecipeError, SampleError, ShardError
 from ..rng import sample_id
+from ..shards.scan import class_id
+from ..shards.tar_headers import escaped
 from .order import I64
 from .reader import Sample
 from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
@@ -187,7 +189,7 @@ def sample_of(fields: Any, payloads: Collection[str]) -> Sample:
             f"iterable: gave {type(fields).__name__} without '__key__'; give dicts as "
             "wds.WebDataset does, without .to_tuple() or .batched()"
         )
-    key = str(fields["__key__"])
+    key = escaped(str(fields["__key__"]))
     found = [name for name in fields if str(name).lower() in payloads]
     if len(found) != 1:
         raise ShardError(
@@ -201,10 +203,18 @@ def sample_of(fields: Any, payloads: Collection[str]) -> Sample:
             "leave .decode() out, sslpipe decodes"
         )
     members = {str(name): value for name, value in fields.items() if isinstance(value, bytes)}
-    return Sample(sample_id(key), key, label_of(fields.get("cls")), data, members=members)
+    return Sample(sample_id(key), key, label_of(fields.get("cls"), key), data, members=members)
 
 
-def label_of(value: Any) -> int:
-    """A class id as webdataset keeps it, in decimal; -1 for anything else."""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-    return int(text) if text.strip().isdecimal() else -1
+def label_of(value: Any, key: str) -> int:
+    """The class id that a sample's `cls` is, in any form that `class_id` knows; -1: it has none.
+
+    Raises:
+        ShardError: it is something else.
+    """
+    try:
+        return class_id(value)
+    except SampleError as error:
+        raise ShardError(
+            f"iterable: sample {key}: {error}; number the classes, or leave the field 'cls' out"
+        ) from None

@@ -1,13 +1,10 @@
 """An image by its header, for summaries of a data set."""
 
-import io
 from dataclasses import dataclass
 
-from PIL import Image
-
 from ...errors import SampleError
-from .decode import jpeg_orientation, orientation_of, silence_pillow
-from .headers import FORMATS, explain, jpeg_frame, sniff
+from .decode import jpeg_orientation, opened, orientation_of
+from .headers import explain, jpeg_frame, sniff
 
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 COMPONENTS = {1: "grey", 3: "rgb", 4: "cmyk"}
@@ -36,10 +33,9 @@ def describe(data: bytes) -> Description:
         width, height = upright(frame.width, frame.height, jpeg_orientation(data))
         colours = COMPONENTS.get(frame.components, "rgb")
         return Description("JPEG", width, height, colours, frame.marker in PROGRESSIVE)
-    silence_pillow()
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
-            width, height = upright(*image.size, orientation_of(image))
+        with opened(data) as image:
+            width, height = upright(*image.size, orientation_of(image, data))
             return Description(str(image.format), width, height, colours_of(image.mode), False)
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
         raise SampleError(explain(data)) from error

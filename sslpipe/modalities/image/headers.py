@@ -1,6 +1,7 @@
 """What bytes are by their first ones: a format that is read, or something else. No decoding."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 FORMATS = {  # what is read -> the extension that tells the truth
@@ -41,6 +42,7 @@ LOOK = 2048  # bytes that tell
 BASELINE = 0xC0  # SOF0
 SCAN = b"\xff\xda"  # a start of scan; entropy-coded bytes never look like it
 STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RSTn: markers without a length
+PNG_TEXTS = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +95,27 @@ def jpeg_frame(data: bytes) -> Frame | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of every chunk of a PNG that is whole, up to the first that is not."""
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end <= len(data):
+            yield data[at + 4 : at + 8], at, end
+        at = end
+
+
+def texts_first(data: bytes) -> bytes | None:
+    """The header of a PNG with the texts that stand behind the pixels moved before them.
+
+    EXIF may stand there, and only a reader that decodes would see it. None where nothing does.
+    """
+    pixels, late = 0, []
+    for kind, at, end in png_chunks(data):
+        if kind == b"IDAT":
+            pixels = pixels or at
+        elif pixels and kind in PNG_TEXTS:
+            late.append(data[at:end])
+    return data[:pixels] + b"".join(late) + data[pixels : pixels + 12] if late else None

@@ -103,7 +103,26 @@ def assemble(groups: list[list[Found]], notes: list[Note]) -> Listing:
         for f, key, uid, label in zip(found, keys, unique_ids(keys), labels, strict=True)
     ]
     sources.sort(key=lambda source: source.key)
-    return Listing(tuple(sources), tuple(notes), classes)
+    return Listing(tuple(sources), tuple(notes), classes, how_read(groups, labels))
+
+
+def how_read(groups: list[list[Found]], labels: list[Label]) -> str:
+    """How labels became class numbers, for the summary; a number that became a name is told."""
+    known = [label for label in labels if label is not None]
+    if not known:
+        return "none"
+    if isinstance(known[0], int):
+        return "numbers, kept as they are"
+    said = "names, numbered in the order of their text"
+    for group in groups:
+        names = [item.label for item in group if isinstance(item.label, str)]
+        numbers = [item.label for item in group if isinstance(item.label, int)]
+        if names and numbers:
+            return (
+                f"{said}; {len(numbers):,} that are numbers ({numbers[0]}) are numbered anew with "
+                f"them, because {len(names):,} are none ({names[0]!r})"
+            )
+    return said
 
 
 def one_kind(found: list[Found]) -> list[Label]:

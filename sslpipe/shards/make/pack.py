@@ -74,7 +74,8 @@ def estimate(
         ShardError: as `pack`, for inputs and settings.
     """
     settings = named(settings, inputs)
-    ordered = shuffled(find_sources(inputs, Path(out), settings).sources, settings.seed)
+    listing = find_sources(inputs, Path(out), settings)
+    ordered = shuffled(listing.sources, settings.seed)
     sample = ordered[:KEYED_SAMPLE]
     start = time.perf_counter()
     sized = size_payloads(SizeJob(sample, settings))
@@ -87,6 +88,7 @@ def estimate(
         bytes_out=sum(tar_bytes(source, settings, sized.mean) for source in ordered),
         sampled=len(sample),
         seconds=each_takes * len(ordered) / (workers or cores()),
+        labels=listing.labels,
     )
 
 
@@ -160,6 +162,5 @@ def finish(
     write_manifest(manifest)
     journal.remove()
     kinds = codec.measure, codec.bins
-    return PackReport(
-        manifest, failures, listing.skipped, repeated, tuple(done), *kinds, bytes_in, seconds
-    )
+    left_out = failures, listing.skipped, repeated
+    return PackReport(manifest, *left_out, tuple(done), *kinds, bytes_in, seconds, listing.labels)

@@ -52,6 +52,7 @@ class PackReport:
     bins: tuple[int, ...]  # its edges
     bytes_in: int  # read in this run, not in one that it went on with
     seconds: float
+    labels: str  # how they were read
 
     @property
     def summary(self) -> dict[str, Table]:
@@ -69,6 +70,7 @@ class PackReport:
             "packed": {
                 **counts(totals),
                 "size": f"{size / 1e6:,.1f} MB",
+                "labels": self.labels,
                 "rate": f"{self.bytes_in / 1e6 / max(self.seconds, 1e-9):,.1f} MB/s read",
             },
             "formats": counts(total(done.formats for done in self.done)),
@@ -88,6 +90,7 @@ class Estimate:
     bytes_out: int
     sampled: int  # samples that were read, and encoded if asked, to know
     seconds: float  # on as many workers as asked, at the rate of the sampled ones
+    labels: str  # how they were read
 
     @property
     def summary(self) -> dict[str, Table]:
@@ -99,6 +102,7 @@ class Estimate:
                 "shards": f"about {self.shards:,}",
                 "size": f"about {self.bytes_out / 1e6:,.1f} MB",
                 "time": f"about {minutes}:{seconds:02d} min",
+                "labels": self.labels,
                 "estimated from": f"{self.sampled:,} samples",
             }
         }

@@ -55,6 +55,7 @@ class Listing:
     sources: tuple[InputFile, ...]
     skipped: tuple[Note, ...]
     classes: tuple[str, ...]
+    labels: str = "none"  # how they were read, in a sentence
 
     @functools.cached_property
     def fingerprint(self) -> str:

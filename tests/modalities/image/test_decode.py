@@ -128,7 +128,7 @@ def test_exif_is_found_after_other_segments_and_fill_bytes_but_not_in_the_scan()
 @pytest.mark.parametrize("tags", [b"Exif\0\0II*\0", b"Exif\0\0garbage", exif(99)])
 def test_damaged_exif_does_not_cost_the_image(tags):
     assert decode(encode(smooth(), "JPEG", exif=tags)).shape == (48, 64, 3)
-    assert module.exif_orientation(tags) == 1
+    assert module.orientation_in({"exif": tags}) == 1
 
 
 def test_cmyk_jpeg_has_the_colours_of_pillow():

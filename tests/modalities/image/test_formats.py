@@ -118,6 +118,39 @@ def test_grey_with_alpha_and_palette_with_alpha_lie_on_white():
     ]
 
 
+def on_white(pixels, depth, key):
+    """Every pixel by hand: white if it is the key at its full depth, else its high byte."""
+
+    def shown(level):
+        return level >> 8 if depth == 16 else level * 255 // (2**depth - 1)
+
+    return [
+        [[255] * 3 if pixel == key else [shown(level) for level in pixel * (3 // len(pixel))]
+         for pixel in row]
+        for row in pixels
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)]
+)
+def test_only_the_transparent_colour_is_white_at_any_depth(depth, colour):
+    rng, channels = np.random.default_rng(depth), 3 if colour else 1
+    near = 2 if colour else 2**depth  # few levels, so that colours repeat
+    base = [0x1234, 0x1235, 0x1334, 0x3412] if depth == 16 else range(near)
+    levels = rng.choice(np.array(base), (12, 16, channels))
+    pixels = [[[int(level) for level in pixel] for pixel in row] for row in levels]
+    if depth == 16:
+        rows = [row.astype(">u2").tobytes() for row in levels]
+    else:
+        bits = (levels[..., None] >> np.arange(depth)[::-1] & 1).astype(np.uint8)
+        rows = [np.packbits(row).tobytes() for row in bits.reshape(12, -1)]
+    for key in {tuple(pixel) for row in pixels for pixel in row}:
+        clear = (b"tRNS", struct.pack(f">{channels}H", *key))
+        data = png(16, 12, depth, colour, rows, clear)
+        assert decode(data).tolist() == on_white(pixels, depth, list(key)), key
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_as_pillow_converts_it(kind):
     data = encode(Image.fromarray(smooth()).convert("CMYK"), kind)

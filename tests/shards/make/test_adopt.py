@@ -158,7 +158,7 @@ def test_everything_that_is_wrong_is_reported(tmp_path, picture):
         ("link", "member 'jpg' is a link"),
         ("none", "no payload among its members txt"),
         ("torn", apart),
-        ("word", "label 'cat' is no class id; it counts as none"),
+        ("word", "label 'cat' is no class id (0 to 2,147,483,647; -1 or nothing: none)"),
     ]
     told = sorted((problem.key, problem.what) for problem in adopted.problems)
     assert [key for key, _ in told] == [key for key, _ in expected]
@@ -174,6 +174,17 @@ def test_everything_that_is_wrong_is_reported(tmp_path, picture):
     ]
     rows = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
     assert [row["reason"] for row in rows] == [problem.what for problem in adopted.problems]
+
+
+def test_names_in_latin_1_stay_apart(tmp_path, picture):
+    names = ["caf\udce9", "caf\udce8", "café"]
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            add(tar, f"{name}.jpg", picture(number))
+    adopted = adopt([str(path)], rules=RULES)
+    assert adopted.problems == ()
+    assert [key for key, *_ in read(adopted.manifest)] == ["caf%E9", "caf%E8", "café"]
 
 
 def test_a_payload_can_be_named(tmp_path, picture):

@@ -117,6 +117,19 @@ def test_class_names_in_a_tar(tmp_path):
     listing = offer(tarred(tmp_path / "set.tar", members))
     assert listing.classes == ("7", "dog")
     assert [s.label for s in listing.sources] == [1, 0]
+    assert listing.labels.endswith(
+        "1 that are numbers (7) are numbered anew with them, because 1 are none ('dog')"
+    )
+
+
+def test_class_numbers_in_a_tar_are_read_as_those_of_tables(tmp_path):
+    texts = {"1": b"2.0\n", "2": b" 2 ", "3": b"-1", "4": b"", "5": b"0"}
+    members = [(f"{k}.{e}", d) for k, t in texts.items() for e, d in (("cls", t), ("jpg", b"x"))]
+    listing = offer(tarred(tmp_path / "set.tar", members))
+    assert [s.label for s in listing.sources] == [2, 2, -1, -1, 0]
+    below = tarred(tmp_path / "below.tar", [("1.cls", b"-5"), ("1.jpg", b"")])
+    with pytest.raises(ShardError, match="-5 is no class number"):
+        offer(below)
 
 
 def test_names_and_numbers_do_not_mix(tmp_path):
@@ -186,6 +199,38 @@ def test_names_in_zips_are_harmless(tmp_path):
     listing = offer(zipped(tmp_path / "a.zip", [(n, n.encode()) for n in names]))
     got = {key: data.decode() for key, (_, _, data, _) in facts(listing).items()}
     assert got == {"up": names[0], "etc/abs": names[1], "here/_x": names[2], "a/b": names[3]}
+
+
+def test_zips_of_windows_are_folder_trees_too(tmp_path):
+    names = ["photos\\cat\\0.png", "photos\\dog\\1.png", "photos\\2.png", "photos\\cat\\"]
+    path = zipped(tmp_path / "a.zip", [(name, name.encode()) for name in names])
+    listing = offer(path)
+    assert {key: (label, data.decode()) for key, (label, _, data, _) in facts(listing).items()} == {
+        "cat/0": (0, names[0]), "dog/1": (1, names[1]), "2": (-1, names[2]),
+    }  # fmt: skip
+    assert listing.skipped == ()
+
+
+def test_names_that_become_equal_in_a_zip_keep_their_files(tmp_path):
+    names = ["a/b.png", "a\\b.png", "a/../b.png", "a/c"]
+    listing = offer(zipped(tmp_path / "a.zip", [(name, name.encode()) for name in names]))
+    got = {key: data.decode() for key, (_, _, data, _) in facts(listing).items()}
+    assert got == dict(zip(["a/b", "a/b_2", "a/b_3"], names, strict=False))
+
+
+def test_names_in_latin_1_stay_apart(tmp_path):
+    path = tmp_path / "set.tar"
+    names = [f"caf\udce9{end}" for end in (".jpg", ".cls")]
+    names += [name.replace("\udce9", "\udce8") for name in names]
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for number, name in enumerate(names):
+            member, data = tarfile.TarInfo(name), b"caf" + bytes([0xE8 + number // 2])
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    listing = offer(path)
+    assert [s.key for s in listing.sources] == ["caf%E8", "caf%E9"]
+    assert listing.classes == ("caf%E8", "caf%E9")
+    assert listing.skipped == ()
 
 
 def test_damaged_and_encrypted_zips(tmp_path):

@@ -202,6 +202,7 @@ def test_the_summary_counts_everything(folder, tmp_path, codec, picture):
         "samples": "21", "shards": "8", "classes": "2", "failed": "1", "skipped": "1",
         "duplicates": "1",
     }  # fmt: skip
+    assert tables["packed"]["labels"] == "names, numbered in the order of their text"
     assert tables["formats"] == {"png": "5", "jpg": "8", "webp": "4", "bmp": "4"}
     assert tables["shorter side, px"] == {"under 64": "20", "256 to 383": "1"}
     assert tables["failures"] == {"is empty": "1"}

@@ -148,10 +148,39 @@ def test_numbers_stay_the_numbers_they_are(table, ext):
     }  # fmt: skip
 
 
-def test_missing_numbers_of_pandas(table):
-    rows = [{"path": "cat/1.jpg", "label": 2.0}, {"path": "3", "label": float("nan")}]
-    listing = offer(table(rows, "parquet"))
-    assert {s.file: s.label for s in listing.sources} == {"cat/1.jpg": 2, "3": -1}
+@pytest.mark.parametrize("ext", ["csv", "tsv", "parquet"])
+def test_missing_numbers_of_pandas(table, ext):
+    gap = float("nan") if ext == "parquet" else ""
+    labels = {"cat/1.jpg": 10.0, "3": gap, "dog/2.v1.PNG": 2.0}
+    listing = offer(table([{"path": file, "label": n} for file, n in labels.items()], ext))
+    assert {s.file: s.label for s in listing.sources} == {**labels, "3": -1}
+    assert listing.classes == tuple(map(str, range(11)))
+    assert listing.labels == "numbers, kept as they are"
+
+
+@pytest.mark.parametrize("ext", ["csv", "tsv"])
+def test_blanks_around_fields_are_nothing(photos, ext):
+    rows = ["path, label ,text", 'cat/1.jpg, 1, "a; b"', "dog/2.v1.PNG,1 ,c", "3,  ,c"]
+    text = "\n".join(rows).replace(",", "\t" if ext == "tsv" else ",").replace(";", ",")
+    (photos / f"t.{ext}").write_text(text)
+    listing = offer(photos / f"t.{ext}")
+    assert {s.file: s.label for s in listing.sources} == {
+        "cat/1.jpg": 1,
+        "dog/2.v1.PNG": 1,
+        "3": -1,
+    }
+    assert dict(listing.sources[1].extras)["txt"] == b"a, b"
+
+
+@pytest.mark.parametrize("ext", ["csv", "parquet"])
+def test_blanks_around_names_make_no_class(table, ext):
+    rows = [{"path": "cat/1.jpg", "label": "cat"}, {"path": "3", "label": "cat "}]
+    assert offer(table(rows, ext)).classes == ("cat",)
+
+
+def test_long_captions_are_read(table):
+    (source,) = offer(table([{"path": "3", "caption": "x" * 140_000}])).sources
+    assert dict(source.extras)["txt"] == b"x" * 140_000
 
 
 def test_numbers_among_names_are_names(table):
@@ -180,7 +209,7 @@ def test_bad_rows_are_told_and_the_rest_is_used(photos):
         ("a.csv", "path\n", {}, "holds nothing to pack"),
         ("a.csv", "", {}, "no column of paths"),
         ("a.txt", "\n\n", {}, "holds nothing to pack"),
-        ("a.csv", 'path\n"' + "x" * 200_000, {}, "is no CSV"),
+        ("a.csv", 'path\n"' + "x" * 2_000_000, {}, "is no CSV"),
         ("a.parquet", "no parquet", {}, "is no Parquet file"),
     ],
 )  # fmt: skip

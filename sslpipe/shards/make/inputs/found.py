@@ -3,13 +3,17 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ....errors import ShardError
+from ...scan import whole_number
+from ...tar_headers import escaped
 from ..source import Note, Origin
 
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+PADDED = re.compile("-?0[0-9]")  # 007 is a name
 METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
 
 
@@ -62,6 +66,22 @@ def safe_key(stem: str) -> str:
     return "/".join(METADATA.sub("_", part) for part in parts)
 
 
+def read_label(value: Any) -> int | str | None:
+    """A class number, a class name, or None: empty, NaN (pandas' missing number) or -1.
+
+    The one rule for what tables and `.cls` hold: blanks around it are nothing, and 2, 2.0, "2" and
+    "2.0" are a number; digits after a needless zero are a name.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if value is None or value != value:
+        return None
+    text, number = str(value).strip(), whole_number(value)
+    if number is not None and not PADDED.match(text):
+        return None if number == -1 else number
+    return UNSAFE.sub("_", escaped(text)) or None
+
+
 def offered(
     here: str, sizes: Mapping[str, int], place: Callable[[str], Origin], options: Options
 ) -> Iterator[Found | Note]:
@@ -70,7 +90,7 @@ def offered(
     `here`: the folder, relative to the input; its first part is the class.
     """
     prefix = f"{here}/" if here else ""
-    label = here.partition("/")[0] or None
+    label = escaped(here.partition("/")[0]) or None
     names = {name: split_file(name) for name in sorted(sizes)}
     payloads = {n: s for n, (s, ext) in names.items() if ext in options.extensions and n[0] != "."}
     texts: dict[str, dict[str, bytes | Origin]] = {stem: {} for stem in payloads.values()}

@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -14,7 +12,7 @@ from ....errors import ExtraError, ShardError
 from ....recipe.names import suggest
 from ...read.file_systems import find_store
 from ..source import SCHEME, Note, Origin, is_local, open_input
-from .found import Columns, Found, Options, safe_key, split_file
+from .found import Columns, Found, Options, read_label, safe_key, split_file
 
 GUESSES = {  # looked for in this order, in any case
     "path": ("path", "file", "filename", "url", "image"),
@@ -23,7 +21,7 @@ GUESSES = {  # looked for in this order, in any case
     "key": ("key",),
 }
 LOOK = 8  # first entries, of which one must exist
-NUMBER = re.compile("0|-?[1-9][0-9]*")
+FIELD = 2**20  # characters; captions are long, and a quote that is never closed takes all
 
 Row = Mapping[str, Any]
 
@@ -42,16 +40,18 @@ def list_lines(url: str, options: Options) -> Iterator[Found | Note]:
 
 
 def list_csv(url: str, options: Options) -> Iterator[Found | Note]:
-    """A CSV or TSV file with a header.
+    """A CSV or TSV file with a header. Blanks around names and before fields are nothing.
 
     Raises:
         ShardError: no such column, or none of its first entries exists.
     """
     delimiter = "\t" if url.lower().endswith(".tsv") else ","
     with reading(url) as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter)
+        csv.field_size_limit(max(FIELD, csv.field_size_limit()))
+        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
         try:
-            columns = choose_columns(options.columns, reader.fieldnames or (), url)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            columns = choose_columns(options.columns, reader.fieldnames, url)
             yield from list_rows(reader, columns, url)
         except csv.Error as error:
             place = f"{url}:{reader.line_num}"
@@ -175,7 +175,7 @@ def found_at(entry: str, base: str) -> Found:
 def found_in(row: Row, base: str, columns: Mapping[str, str]) -> Found:
     """A row: its label, its caption as `.txt`, and further columns as `.json`."""
     plain = found_at(row[columns["path"]], base)
-    label = label_of(row[columns["label"]]) if "label" in columns else None
+    label = read_label(row[columns["label"]]) if "label" in columns else None
     caption = row[columns["caption"]] if "caption" in columns else None
     key = row[columns["key"]] if "key" in columns else None
     rest = {name: row[name] for name in row if name not in columns.values()}
@@ -189,14 +189,3 @@ def found_in(row: Row, base: str, columns: Mapping[str, str]) -> Found:
         extras.append(("txt", "\n".join(map(str, lines)).encode("utf-8", "replace")))
     key = plain.key if key in (None, "") else safe_key(str(key))
     return Found(plain.place, plain.file, key, plain.ext, label, 0, tuple(extras))
-
-
-def label_of(value: Any) -> int | str | None:
-    """A class number, a class name, or None: empty, NaN (pandas' missing number) or -1."""
-    if isinstance(value, float) and not math.isnan(value) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str) and NUMBER.fullmatch(value):
-        value = int(value)
-    if value is None or value in ("", -1) or value != value:
-        return None
-    return value if isinstance(value, int) and not isinstance(value, bool) else str(value)
