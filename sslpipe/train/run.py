@@ -142,10 +142,11 @@ def plan_of(settings: TrainSection, length: int, optimizer: torch.optim.Optimize
     lr, ratio = optimizer.defaults["lr"], settings.final_lr_ratio
     return RatePlan(
         total=total,
-        epoch=length / settings.accumulate,
+        length=length,
+        accumulate=settings.accumulate,
         schedule=settings.schedule,
         stretch=settings.schedule_stretch,
-        warmup=round(settings.warmup_epochs * length / settings.accumulate),
+        warmup=min(round(settings.warmup_epochs * length / settings.accumulate), total),
         warmup_lr=settings.warmup_lr,
         lr=lr,
         final_lr=settings.final_lr if ratio is None else ratio * lr,
