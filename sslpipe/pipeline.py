@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from .batch import Batch
+from .device import find_device
 from .device.handoff import Mark, handoff
 from .errors import RecipeError
 from .modalities import Raw
@@ -70,14 +71,14 @@ def load(
 
     Raises:
         RecipeError, ShardError: what is wrong with either, before any data is read.
+        SslpipeError: this machine has no such device.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     ranks = process_ranks()
     return Pipeline(
         loaded,
         shards,
-        device=chosen,
+        device=find_device(device),
         rank=ranks.rank if rank is None else rank,
         world_size=ranks.size if world_size is None else world_size,
         quarantine=Path(quarantine) if quarantine else None,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..device import find_device
 from ..encoders.monitors import evaluating
 from ..errors import ContractError, SslpipeError
 from ..modalities.parts import find_modality
@@ -75,7 +76,7 @@ def extract(
         ContractError: the batches hold no such group.
         SslpipeError: there are no batches, or a feature is not finite.
     """
-    device = torch.device(device)
+    device = find_device(device)
     encoder.to(device)
     rows = []
     with evaluating(encoder), torch.autocast(device.type, autocast, enabled=bool(autocast)):

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..batch import Batch
+from ..device import find_device
 from ..errors import RecipeError, StateError
 from ..methods import Method, Output
 from ..pipeline import Pipeline, load
@@ -111,10 +112,11 @@ def train_recipe(
     Raises:
         RecipeError: the recipe has no method or train section, or one that does not suit.
         StateError: `out` holds another run.
+        SslpipeError: this machine has no such device.
     """
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = str(find_device(device))
     with (
         start_world(kind) as world,
         load(

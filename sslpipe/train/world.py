@@ -17,14 +17,19 @@ import torch
 import torch.distributed as dist
 
 from .. import rng
+from ..device import find_device
 from ..process import Ranks, launcher_ranks
 
 
 @contextmanager
 def start_world(kind: str) -> Iterator[Ranks]:
-    """Join torchrun's process group (NCCL on `cuda`, else Gloo) and leave it at the end."""
+    """Join torchrun's process group (NCCL on `cuda`, else Gloo) and leave it at the end.
+
+    Raises:
+        SslpipeError: this machine has no such device, or fewer of them than ranks.
+    """
     world = launcher_ranks(os.environ)
-    device = rank_device(world, kind)
+    device = find_device(rank_device(world, str(find_device(kind))))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world.size == 1:

@@ -163,6 +163,17 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(run, words, message, tmp_
     assert "error:" in err
 
 
+@pytest.mark.parametrize(
+    "words", [("train", "simclr", "--shards"), ("bench", "simclr", "--shards"), ("eval", "last.pt")]
+)
+def test_a_device_that_is_not_there_is_one_line(run, words, sample, tmp_path):
+    out, err = run(*words, sample, "--device", "tpu", code=2, cwd=tmp_path)
+    assert err.splitlines() == [
+        "error: SslpipeError: device 'tpu': is no device of ours; choose cpu or cuda"
+    ]
+    assert not out
+
+
 def test_a_method_that_the_batches_cannot_feed_is_refused_before_data_is_read(
     run, tmp_path, packed
 ):
