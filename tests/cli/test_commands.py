@@ -163,6 +163,43 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(run, words, message, tmp_
     assert "error:" in err
 
 
+def test_numbers_out_of_range_are_named_by_their_option(run, tmp_path):
+    for words in (
+        ("show", "simclr", "--step=-1"),
+        ("show", "simclr", f"--step={2**63}"),
+        ("show", "simclr", "--rows=0"),
+        ("bench", "simclr", "--seconds=0"),
+        ("bench", "simclr", "--seconds=-2"),
+        ("train", "simclr", "--max-steps=-3"),
+        ("train", "simclr", "--max-steps=0"),
+    ):
+        _, err = run(*words, "--shards", "nowhere", code=2, cwd=tmp_path)
+        assert f"Invalid value for '{words[2].partition('=')[0]}'" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("show", "simclr", "--shards=x", "--out=o.xyz"), "o.xyz: '.xyz' is no format that pic"),
+        (("show", "simclr", "--shards=x", "--out=o"), "o: '' is no format that pictures are"),
+        (("show", "simclr", "--shards=x", "--out=a.mpg"), "a.mpg: '.mpg' is no format that pic"),
+        (("show", "simclr", "--shards=x", "--out=no/o.png"), "no/o.png: there is no folder no; "),
+        (("show", "simclr", "--shards=x", "--out=dir.png"), "dir.png: is a folder; name a file"),
+        (("export", "last.pt", "no/encoder.pt"), "no/encoder.pt: there is no folder no; make it"),
+        (("train", "simclr", "--shards=x", "--out=file/run"), "file/run: file is a file, not a"),
+        (("show", "binary.yaml", "--shards=x"), "binary.yaml: is no text (byte 2 is not UTF-8);"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line_before_work_begins(run, words, message, tmp_path):
+    (tmp_path / "dir.png").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "binary.yaml").write_bytes(b"a:\xff\x00\x89PNG")
+    _, err = run(*words, code=2, cwd=tmp_path)
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "words", [("train", "simclr", "--shards"), ("bench", "simclr", "--shards"), ("eval", "last.pt")]
 )
