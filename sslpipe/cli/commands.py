@@ -179,6 +179,8 @@ def train(
 ) -> None:
     """Pretrain with the reference trainer: checkpoints, metrics.jsonl and TensorBoard in OUT.
 
+    Ctrl-C and SIGTERM save and exit with 130 and 143, so that what follows after && does not start.
+
     Several GPUs: `torchrun --nproc-per-node 8 -m sslpipe train simclr --shards S --out runs/a`
 
     Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
@@ -189,7 +191,7 @@ def train(
 
     path = find_recipe(recipe)
     chosen = load_recipe(path, overrides=sets or [])
-    train_recipe(
+    result = train_recipe(
         chosen,
         shards=parse_shards(shards),
         out=out or Path("runs") / path.stem,
@@ -197,6 +199,8 @@ def train(
         max_steps=max_steps,
         device=device,
     )
+    if result.stopped_by:
+        raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal
 
 
 @app.command(name="eval")

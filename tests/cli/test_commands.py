@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from sslpipe.cli import commands, shards, terminal
 from sslpipe.shards import open_manifest, read_index
+from sslpipe.train import Bar
 
 from ..conftest import RECIPE, write_images
 
@@ -218,6 +220,24 @@ def test_a_method_that_the_batches_cannot_feed_is_refused_before_data_is_read(
     recipe.write_text(TRAINABLE.replace("count: 2", "count: 1"))
     _, err = run("train", recipe, "--shards", packed, "--out", tmp_path / "run", code=2)
     assert "simclr needs 2 'global' views; this recipe makes 1. Set views.global.count to 2" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_stop_saves_and_says_so_by_its_exit_code(
+    run, packed, tmp_path, monkeypatch, number, code
+):
+    """So that `sslpipe train && sslpipe eval` does not evaluate half a run."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TRAINABLE)
+    monkeypatch.setattr(Bar, "step", lambda self, step: signal.raise_signal(number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
+    try:
+        words = ("train", recipe, "--shards", packed, "--out", tmp_path / "run")
+        _, err = run(*words, "--device", "cpu", code=code)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopped after step 1 of 10 and saved" in err
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == 1
 
 
 def test_bench_names_the_bottleneck(run, packed, tmp_path):
