@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from .batch import Batch
-from .device.handoff import Mark, handoff
-from .errors import RecipeError
+from .device.handoff import Mark, find_device, handoff
+from .errors import RecipeError, StateError
 from .modalities import Raw
 from .modalities.parts import (
     batch_spec,
@@ -70,19 +70,16 @@ def load(
 
     Raises:
         RecipeError, ShardError: what is wrong with either, before any data is read.
+        SslpipeError: this machine has no such device.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if rank is None or world_size is None:
-        ranks = process_ranks()
-        rank = ranks.rank if rank is None else rank
-        world_size = ranks.size if world_size is None else world_size
+    ranks = process_ranks(rank, world_size)
     return Pipeline(
         loaded,
         shards,
-        device=chosen,
-        rank=rank,
-        world_size=world_size,
+        device=find_device(device),
+        rank=ranks.rank,
+        world_size=ranks.size,
         quarantine=Path(quarantine) if quarantine else None,
     )
 
@@ -128,11 +125,11 @@ class Pipeline:
         self.loaded = self.reduced = 0  # samples, and those decoded at a smaller scale
         stream = recipe.stream
         self._quarantine = Quarantine(
-            quarantine if stream.on_bad == "exclude" else None,
-            max_fraction=stream.max_bad_fraction,
+            quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
         self._shares = Prefetch(self.load_share, depth=recipe.run.prefetch, name="load")
         self._batches = Prefetch(self._make, depth=recipe.run.prefetch, name="augment")
+        self._closed = False
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
 
@@ -149,6 +146,7 @@ class Pipeline:
         """The rest of the current epoch."""
         end = (self.step // len(self) + 1) * len(self)
         while self.step < end:
+            self._require_open()
             start = time.perf_counter()
             batch, faults, mark = self._batches.take(self.step)
             self._handoff.receive(mark, batch.tensors)
@@ -166,6 +164,7 @@ class Pipeline:
 
     def load_share(self, step: int) -> Share[Raws]:
         """This rank's samples of global batch `step`, decoded."""
+        self._require_open()
         share = self._load(step)
         raws = [raw for item in share.loaded if item.decoded for raw in item.decoded]
         self.loaded += len(raws)
@@ -173,11 +172,7 @@ class Pipeline:
         return share
 
     def load_sample(self, sample: Sample, epoch: int) -> Raws:
-        """One sample, decoded by each modality.
-
-        Raises:
-            SampleError: one of them cannot decode it.
-        """
+        """One sample, decoded by each modality; a SampleError where one of them cannot."""
         return tuple(part.load(sample, epoch) for part in self.parts)
 
     @property
@@ -222,6 +217,7 @@ class Pipeline:
 
     def make_batch(self, share: Share[Raws], step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
+        self._require_open()
         samples = [item.sample for item in share.loaded]
         uids = np.array([sample.uid for sample in samples], dtype=np.int64)
         slots = self.source.slots[: len(uids)]  # all of them but in a short last batch
@@ -255,15 +251,14 @@ class Pipeline:
         `exact`, `elastic`: whether resuming gives the same batches, on any number of ranks.
         """
         stream = self.recipe.stream
-        exact = self.source.exact
         return {
             "version": STATE,
             "manifest": self.source.identity,
             "order": f"{stream.order} {stream.lanes} {stream.window} {remainder_of(self.recipe)}",
             "recipe": self.recipe.data_fingerprint,
             "step": self.step,
-            "exact": exact,
-            "elastic": exact,
+            "exact": self.source.exact,
+            "elastic": self.source.exact,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -272,19 +267,26 @@ class Pipeline:
         A stream that is not exact (an iterable) starts anew; steps and epochs count on.
 
         Raises:
-            StateError: the state is of other shards, weights or order, or of another recipe.
+            StateError: the state is of other shards, weights or order, of another recipe, or none.
         """
-        check_state(state, self.state_dict())
-        self.step = int(state["step"])
+        self._require_open()
+        step = state.get("step") if isinstance(state, dict) else None
+        if type(step) is not int or not 0 <= step < 2**31:
+            raise StateError(f"stream state: its step is {step!r}; pass what state_dict() returned")
+        flat = {k: v if isinstance(v, str | int) else repr(v) for k, v in state.items()}
+        check_state(flat, self.state_dict())
+        self.step = step
         if not self.source.exact:
-            log.warning(
-                "stream state: the iterable starts anew, its place in the data is not known; "
-                "steps go on at %d",
-                self.step,
-            )
+            log.warning("stream state: the iterable starts anew; steps go on at %d", step)
+
+    def _require_open(self) -> None:
+        """Raise a StateError after `close`."""
+        if self._closed:
+            raise StateError(f"{self.recipe.path}: the pipeline is closed; load it once more")
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads; batches that are out stay whole, and there are no more."""
+        self._closed = True
         self._batches.close()
         self._shares.close()
         self._threads.shutdown(cancel_futures=True)

@@ -42,12 +42,24 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
     )
 
 
-def process_ranks() -> Ranks:
+def process_ranks(rank: int | None = None, size: int | None = None) -> Ranks:
     """Find the rank in the process group if there is one, else in what the launcher started.
+
+    What is given is taken as it is.
 
     Raises:
         RecipeError: Slurm or MPI started several processes, and nobody told torch.
     """
+    if rank is not None and size is not None:
+        return Ranks(rank, size)
+    found = found_ranks()
+    return found._replace(
+        rank=found.rank if rank is None else rank, size=found.size if size is None else size
+    )
+
+
+def found_ranks() -> Ranks:
+    """Find the rank where nobody gives it."""
     if dist.is_available() and dist.is_initialized():
         return group_ranks()
     refuse_foreign_launcher(os.environ)

@@ -216,3 +216,50 @@ def test_sequential_order_yields_every_sample_once_in_packed_order(packed):
     paths = [manifest.root / shard.file for shard in manifest.shards]
     want = np.concatenate([read_index(path).samples["uid"] for path in paths])
     assert torch.cat([batch.uids for batch in batches]).tolist() == want.tolist()
+
+
+GARBAGE = [None, -5, 10**9 + 0.5, 10**12, "3", True, np.int64(3), torch.tensor(3), [3]]
+
+
+@pytest.mark.parametrize("step", GARBAGE)
+def test_a_state_whose_step_is_no_count_is_refused(packed, step):
+    with load(packed) as pipe:
+        with pytest.raises(StateError, match=r"stream state: its step is .*pass what state_dict"):
+            pipe.load_state_dict({**pipe.state_dict(), "step": step})
+        assert pipe.step == 0
+
+
+@pytest.mark.parametrize("state", [None, [], "state", 7, {}])
+def test_what_is_no_state_is_refused(packed, state):
+    with load(packed) as pipe, pytest.raises(StateError, match="its step is None"):
+        pipe.load_state_dict(state)
+
+
+@pytest.mark.parametrize("value", [np.arange(3), torch.ones(2), None, {"a": 1}])
+@pytest.mark.parametrize("name", ["version", "manifest", "order", "recipe"])
+def test_a_state_of_other_types_is_refused(packed, name, value):
+    with load(packed) as pipe, pytest.raises(StateError, match=r"stream state: its .* was"):
+        pipe.load_state_dict({**pipe.state_dict(), "step": 10**9, name: value})
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_closed_pipeline_says_so(packed, prefetch):
+    with load(packed, f"run.prefetch={prefetch}") as pipe:
+        batches = iter(pipe)
+        kept = next(batches)
+        share, state = pipe.load_share(1), pipe.state_dict()
+    uses = [
+        lambda: next(batches),
+        lambda: next(iter(pipe)),
+        lambda: pipe.load_share(1),
+        lambda: pipe.make_batch(share, 1),
+        lambda: pipe.load_state_dict(state),
+    ]
+    for use in uses:
+        with pytest.raises(
+            StateError, match=r"test.yaml: the pipeline is closed; load it once more"
+        ):
+            use()
+    pipe.close()
+    assert pipe.state_dict() == state
+    assert kept.views["global"].isfinite().all()

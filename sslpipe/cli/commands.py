@@ -1,5 +1,6 @@
 """The command line. No logic: each command calls one function and shows what it returns."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -25,6 +26,50 @@ app.command()(shards.verify)
 app.command()(tars.index)
 app.command()(tars.inspect)
 
+
+def in_a_folder(out: Path) -> Path:
+    """Check before work begins that a file can be written where it is wanted.
+
+    Raises:
+        SslpipeError: its folder does not exist, or it is a folder itself.
+    """
+    if not out.parent.is_dir():
+        raise SslpipeError(f"{out}: there is no folder {out.parent}; make it, or write elsewhere")
+    if out.is_dir():
+        raise SslpipeError(f"{out}: is a folder; name a file in it")
+    return out
+
+
+def picture(out: Path) -> Path:
+    """Check before work begins that a picture can be written, by writing a small one to memory.
+
+    Raises:
+        SslpipeError: no picture format has such a name, or its folder does not exist.
+    """
+    from PIL import Image
+
+    try:
+        kind = Image.registered_extensions()[out.suffix.lower()]
+        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind)
+    except (KeyError, OSError, ValueError):
+        raise SslpipeError(
+            f"{out}: {out.suffix!r} is no format that pictures are written in; write .png or .jpg"
+        ) from None
+    return in_a_folder(out)
+
+
+def run_folder(out: Path | None) -> Path | None:
+    """Check before work begins that a folder can be made, or is there.
+
+    Raises:
+        SslpipeError: it is a file, or lies in one.
+    """
+    first = next((p for p in (out, *out.parents) if p.exists()), None) if out else None
+    if first and not first.is_dir():
+        raise SslpipeError(f"{out}: {first} is a file, not a folder; name another folder")
+    return out
+
+
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
 Shards = Annotated[
     list[str],
@@ -34,6 +79,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting of the recipe: stream.batch_size=64"),
 ]
+LAST = 2**31 - 1  # of the batches that can be named
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
 
 
@@ -51,9 +97,11 @@ def main() -> None:
 def show(
     recipe: RecipeArgument,
     shards: Shards,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("show.png"),
-    rows: Annotated[int, typer.Option(help="Samples to show.")] = 8,
-    step: Annotated[int, typer.Option(help="Which batch of the run.")] = 0,
+    out: Annotated[Path, typer.Option(help="The picture to write.", callback=picture)] = Path(
+        "show.png"
+    ),
+    rows: Annotated[int, typer.Option(help="Samples to show.", min=1)] = 8,
+    step: Annotated[int, typer.Option(help="Which batch of the run.", min=0, max=LAST)] = 0,
     sets: Sets = None,
 ) -> None:
     """Draw a contact sheet of one batch: rows are samples, columns are views.
@@ -81,7 +129,7 @@ def show(
 def bench(
     recipe: RecipeArgument,
     shards: Shards,
-    seconds: Annotated[float, typer.Option(help="Per stage.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Per stage.", min=0.01)] = 5.0,
     data_only: Annotated[bool, typer.Option(help="Leave the method out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: Device = None,
@@ -119,13 +167,19 @@ def bench(
 def train(
     recipe: RecipeArgument,
     shards: Shards,
-    out: Annotated[Path | None, typer.Option(help="Default: runs/RECIPE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
-    max_steps: Annotated[int | None, typer.Option(help="Stop there; can be resumed.")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Stop there; can be resumed.", min=1)
+    ] = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
     """Pretrain with the reference trainer: checkpoints, metrics.jsonl and TensorBoard in OUT.
+
+    Ctrl-C and SIGTERM save and exit with 130 and 143, so that what follows after && does not start.
 
     Several GPUs: `torchrun --nproc-per-node 8 -m sslpipe train simclr --shards S --out runs/a`
 
@@ -137,7 +191,7 @@ def train(
 
     path = find_recipe(recipe)
     chosen = load_recipe(path, overrides=sets or [])
-    train_recipe(
+    result = train_recipe(
         chosen,
         shards=parse_shards(shards),
         out=out or Path("runs") / path.stem,
@@ -145,6 +199,8 @@ def train(
         max_steps=max_steps,
         device=device,
     )
+    if result.stopped_by:
+        raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal
 
 
 @app.command(name="eval")
@@ -185,7 +241,9 @@ def evaluate(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="last.pt of a run.")],
-    out: Annotated[Path, typer.Argument(help="The state dict to write, e.g. encoder.pt.")],
+    out: Annotated[
+        Path, typer.Argument(help="The state dict to write, e.g. encoder.pt.", callback=in_a_folder)
+    ],
 ) -> None:
     """Write the encoder's weights under torchvision's or timm's own names.
 

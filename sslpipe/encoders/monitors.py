@@ -28,8 +28,10 @@ def embedding_std(z_ND: Tensor) -> Tensor:
     """Average the std of each channel of the l2-normalised embeddings; a scalar.
 
     About 1/sqrt(D) is healthy, 0 is collapse. Chen and He 2021 (SimSiam), figure 2.
+    The variance is divided by N - 1, as in simclr.pair_monitors; one embedding has a std of 0.
     """
-    return normalize(z_ND.float(), dim=1).std(dim=0, correction=0).mean()
+    correction = min(1, len(z_ND) - 1)
+    return normalize(z_ND.float(), dim=1).std(dim=0, correction=correction).mean()
 
 
 def rankme(z_ND: Tensor, *, eps: float = 1e-7) -> Tensor:

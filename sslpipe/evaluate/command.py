@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..device.handoff import find_device
 from ..pipeline import load
 from ..recipe import Recipe
 from ..recipe.schema import StreamSection
@@ -25,13 +26,13 @@ def compare(
 
     Raises:
         StateError: the checkpoint is missing or damaged.
-        SslpipeError: the shards have no labels.
+        SslpipeError: the shards have no labels, or this machine no such device.
     """
+    chosen = find_device(device)
     encoder, recipe = load_encoder(checkpoint)
     encoders = {"trained": encoder}
     if untrained:
         encoders["untrained"] = fresh_encoder(recipe, shards)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return {name: one(e, recipe, shards, test, chosen) for name, e in encoders.items()}
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..device.handoff import find_device
 from ..encoders.monitors import evaluating
 from ..errors import ContractError, SslpipeError
 from ..modalities.parts import find_modality
@@ -21,11 +22,23 @@ from ..recipe.schema import StreamSection
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features (N, D) float32 on the CPU, labels (N,) int64 with -1 = none, uids (N,) int64."""
+    """Features (N, D) float32 on the CPU, labels (N,) int64 with -1 = none, uids (N,) int64.
+
+    Raises:
+        SslpipeError: a feature is not finite; every protocol would give a wrong number silently.
+    """
 
     features: Tensor
     labels: Tensor
     uids: Tensor
+
+    def __post_init__(self) -> None:
+        bad = self.uids[~self.features.isfinite().all(dim=1)]
+        if len(bad):
+            raise SslpipeError(
+                f"evaluation: the features of uid {int(bad[0])} are not finite ({len(bad)} of "
+                f"{len(self.uids)} samples); check the encoder's weights, or encode in float32"
+            )
 
     def labelled(self) -> "Features":
         """The samples that have a label.
@@ -61,9 +74,9 @@ def extract(
 
     Raises:
         ContractError: the batches hold no such group.
-        SslpipeError: there are no batches.
+        SslpipeError: there are no batches, or a feature is not finite.
     """
-    device = torch.device(device)
+    device = find_device(device)
     encoder.to(device)
     rows = []
     with evaluating(encoder), torch.autocast(device.type, autocast, enabled=bool(autocast)):

@@ -22,6 +22,10 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: is no text (byte {error.start} is not UTF-8); name a recipe in YAML"
+        ) from error
     return parse_recipe(text, path=str(path), overrides=overrides)
 
 

@@ -6,6 +6,7 @@ the pipeline or the trainer is built; for that every entry carries the place whe
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -114,6 +115,14 @@ class Rates(Section):
             raise ValueError("schedule: multistep needs milestones, and only it has them")
         if list(value) != sorted({*value}) or value[-1:] >= (info.data.get("epochs", 0),):
             raise ValueError("milestones must rise and lie before the last epoch")
+        return value
+
+    @pydantic.field_validator("warmup_epochs")
+    @classmethod
+    def _reach_the_peak(cls, value: float, info: Info) -> float:
+        """A warm-up ends in the run, or the learning rate that the recipe names is never taken."""
+        if value > info.data.get("epochs", math.inf):
+            raise ValueError("the warm-up must not be longer than the run, train.epochs")
         return value
 
     @pydantic.field_validator("final_lr", "final_lr_ratio")

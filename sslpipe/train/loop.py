@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..batch import Batch
+from ..device.handoff import find_device
 from ..errors import RecipeError, StateError
 from ..methods import Method, Output
 from ..pipeline import Pipeline, load
@@ -44,6 +45,7 @@ class TrainResult:
     metrics: LoggedRow
     checkpoint: Path
     alarms: tuple[str, ...]  # messages that the run collapses or learns nothing; see alarm.py
+    stopped_by: int = 0  # the number of the signal that ended it before its time; 0: none
 
 
 def train(
@@ -60,7 +62,7 @@ def train(
     """Train `method` from the start, or with `resume` from `out/last.pt`.
 
     With `max_steps` the run stops there, at the rates of the full run, and can be resumed.
-    On SIGTERM or Ctrl-C it finishes the step, saves and returns.
+    On SIGTERM or Ctrl-C it finishes the step, saves and returns; the result tells the signal.
 
     Raises:
         RecipeError: unknown optimizer or setting, or fp16 without CUDA.
@@ -75,6 +77,7 @@ def train(
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
     row: LoggedRow = {}
+    stop = 0
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
         record = RunRecord(run, out, step, every, show, stack)
@@ -85,14 +88,15 @@ def train(
             outputs, batch = optimizer_step(run, batches, step, record.guard)
             step += 1
             show.step(step)
-            done = step == end or stop_agreed(run, asked.is_set(), step, every.log)
+            stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
+            done = step == end or stop > 0
             if done or record.due(step):
                 row = record.row(step, outputs, batch)
             epoch = ended_epoch(step, accumulate=settings.accumulate, length=len(pipeline))
             if done or step % every.save == 0 or epoch:
                 record.checkpoint(step, epoch=epoch)
         show.message(farewell(run, step, out))
-    return TrainResult(step, total, row, last, tuple(record.alarms))
+    return TrainResult(step, total, row, last, tuple(record.alarms), stop)
 
 
 def train_recipe(
@@ -111,10 +115,11 @@ def train_recipe(
     Raises:
         RecipeError: the recipe has no method or train section, or one that does not suit.
         StateError: `out` holds another run.
+        SslpipeError: this machine has no such device.
     """
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = str(find_device(device))
     with (
         start_world(kind) as world,
         load(
@@ -195,18 +200,18 @@ def clip(run: TrainRun) -> None:
         clip_gradients(parameters, norm)
 
 
-def stop_agreed(run: TrainRun, asked: bool, step: int, log_every: int) -> bool:
-    """Tell whether any rank was asked to stop, so that all stop at the same step.
+def stop_agreed(run: TrainRun, asked: int, step: int, log_every: int) -> int:
+    """Tell the signal by which any rank was asked to stop, so that all stop at the same step.
 
     Ranks confer at logged steps only, where they wait for each other anyway.
     """
     if run.pipeline.world_size == 1:
         return asked
     if step % log_every:
-        return False
-    votes = torch.tensor(int(asked), device=run.device)
-    dist.all_reduce(votes)
-    return bool(votes)
+        return 0
+    votes = torch.tensor(asked, device=run.device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return int(votes)
 
 
 def farewell(run: TrainRun, step: int, out: Path) -> str:

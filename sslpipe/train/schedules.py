@@ -24,29 +24,36 @@ def warmup(step: int, *, steps: int, start: float, peak: float) -> float:
     return start + (peak - start) * step / max(steps - 1, 1)
 
 
+def epochs_done(steps: int, *, accumulate: int, length: int) -> int:
+    """Count the epochs of `length` batches that `steps` optimizer steps complete, in integers."""
+    return steps * accumulate // length
+
+
 def ended_epoch(step: int, *, accumulate: int, length: int) -> int | None:
     """Tell the epoch of `length` batches, counted from 1, that optimizer step `step` completes.
 
     A step of several batches may straddle the end; the first step at or past it then counts.
     """
-    before, after = (s * accumulate // length for s in (step - 1, step))
+    before, after = (epochs_done(s, accumulate=accumulate, length=length) for s in (step - 1, step))
     return after if after > before else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatePlan:
-    """Knows every rate of a run of `total` optimizer steps, `epoch` of them in each epoch.
+    """Knows every rate of a run of `total` optimizer steps of `accumulate` batches.
 
+    An epoch is `length` batches; a step belongs to the epoch in which its first batch lies.
     `final_lr` ends the cosines, which take `stretch` times the run and are cut off; `milestones`
     are the epochs from which a multistep rate is multiplied by `gamma` once more.
     `final_weight_decay` None: constant.
     """
 
     total: int
-    epoch: float
+    length: int
     warmup: int
     lr: float
     weight_decay: float
+    accumulate: int = 1
     schedule: Schedule = "cosine"
     stretch: float = 1.0
     warmup_lr: float = 0.0
@@ -60,12 +67,12 @@ class RatePlan:
         assert 0 <= step < self.total
         if step < self.warmup:
             return warmup(step, steps=self.warmup, start=self.warmup_lr, peak=self.lr)
+        epoch = epochs_done(step, accumulate=self.accumulate, length=self.length)
         if self.schedule == "multistep":
-            passed = bisect_right(self.milestones, step / self.epoch)
-            return self.lr * self.gamma**passed
+            return self.lr * self.gamma ** bisect_right(self.milestones, epoch)
         at: float = step
         if self.schedule == "cosine_per_epoch":  # MoCo, SimSiam: one rate for a whole epoch
-            at = max(step // self.epoch * self.epoch, self.warmup)
+            at = max(epoch * self.length / self.accumulate, self.warmup)
         total = self.stretch * self.total - self.warmup
         return cosine_rate(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 import numpy as np
@@ -17,14 +18,19 @@ import torch
 import torch.distributed as dist
 
 from .. import rng
+from ..device.handoff import find_device
 from ..process import Ranks, launcher_ranks
 
 
 @contextmanager
 def start_world(kind: str) -> Iterator[Ranks]:
-    """Join torchrun's process group (NCCL on `cuda`, else Gloo) and leave it at the end."""
+    """Join torchrun's process group (NCCL on `cuda`, else Gloo) and leave it at the end.
+
+    Raises:
+        SslpipeError: this machine has no such device, or fewer of them than ranks.
+    """
     world = launcher_ranks(os.environ)
-    device = rank_device(world, kind)
+    device = find_device(rank_device(world, str(find_device(kind))))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world.size == 1:
@@ -66,14 +72,21 @@ def keyed(
         yield
 
 
+@dataclass(slots=True)
+class StopRequest:
+    """Holds the number of the signal that asked this process to stop; 0: none did."""
+
+    signal: int = 0
+
+
 @contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or Ctrl-C sets; a second signal acts as if we were not here.
+def stop_requests() -> Iterator[StopRequest]:
+    """Yield what SIGTERM or Ctrl-C are noted in; a second signal acts as if we were not here.
 
     A signal that is ignored (Ctrl-C, by jobs that a script starts with &) stays ignored. Outside
-    the main thread, where Python allows no handlers, the event is never set.
+    the main thread, where Python allows no handlers, none is ever noted.
     """
-    asked = threading.Event()
+    asked = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
@@ -81,7 +94,7 @@ def stop_requests() -> Iterator[threading.Event]:
     before = {s: handler for s, handler in found.items() if handler != signal.SIG_IGN}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        asked.signal = number
         restore()
 
     def restore() -> None:

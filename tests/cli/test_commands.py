@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from sslpipe.cli import commands, shards, terminal
 from sslpipe.shards import open_manifest, read_index
+from sslpipe.train import Bar
 
 from ..conftest import RECIPE, write_images
 
@@ -163,6 +165,54 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(run, words, message, tmp_
     assert "error:" in err
 
 
+def test_numbers_out_of_range_are_named_by_their_option(run, tmp_path):
+    for words in (
+        ("show", "simclr", "--step=-1"),
+        ("show", "simclr", f"--step={2**63}"),
+        ("show", "simclr", "--rows=0"),
+        ("bench", "simclr", "--seconds=0"),
+        ("bench", "simclr", "--seconds=-2"),
+        ("train", "simclr", "--max-steps=-3"),
+        ("train", "simclr", "--max-steps=0"),
+    ):
+        _, err = run(*words, "--shards", "nowhere", code=2, cwd=tmp_path)
+        assert f"Invalid value for '{words[2].partition('=')[0]}'" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("show", "simclr", "--shards=x", "--out=o.xyz"), "o.xyz: '.xyz' is no format that pic"),
+        (("show", "simclr", "--shards=x", "--out=o"), "o: '' is no format that pictures are"),
+        (("show", "simclr", "--shards=x", "--out=a.mpg"), "a.mpg: '.mpg' is no format that pic"),
+        (("show", "simclr", "--shards=x", "--out=no/o.png"), "no/o.png: there is no folder no; "),
+        (("show", "simclr", "--shards=x", "--out=dir.png"), "dir.png: is a folder; name a file"),
+        (("export", "last.pt", "no/encoder.pt"), "no/encoder.pt: there is no folder no; make it"),
+        (("train", "simclr", "--shards=x", "--out=file/run"), "file/run: file is a file, not a"),
+        (("show", "binary.yaml", "--shards=x"), "binary.yaml: is no text (byte 2 is not UTF-8);"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line_before_work_begins(run, words, message, tmp_path):
+    (tmp_path / "dir.png").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "binary.yaml").write_bytes(b"a:\xff\x00\x89PNG")
+    _, err = run(*words, code=2, cwd=tmp_path)
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "simclr", "--shards"), ("bench", "simclr", "--shards"), ("eval", "last.pt")]
+)
+def test_a_device_that_is_not_there_is_one_line(run, words, sample, tmp_path):
+    out, err = run(*words, sample, "--device", "tpu", code=2, cwd=tmp_path)
+    assert err.splitlines() == [
+        "error: SslpipeError: device 'tpu': is no device of ours; choose cpu or cuda"
+    ]
+    assert not out
+
+
 def test_a_method_that_the_batches_cannot_feed_is_refused_before_data_is_read(
     run, tmp_path, packed
 ):
@@ -170,6 +220,24 @@ def test_a_method_that_the_batches_cannot_feed_is_refused_before_data_is_read(
     recipe.write_text(TRAINABLE.replace("count: 2", "count: 1"))
     _, err = run("train", recipe, "--shards", packed, "--out", tmp_path / "run", code=2)
     assert "simclr needs 2 'global' views; this recipe makes 1. Set views.global.count to 2" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_stop_saves_and_says_so_by_its_exit_code(
+    run, packed, tmp_path, monkeypatch, number, code
+):
+    """So that `sslpipe train && sslpipe eval` does not evaluate half a run."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TRAINABLE)
+    monkeypatch.setattr(Bar, "step", lambda self, step: signal.raise_signal(number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
+    try:
+        words = ("train", recipe, "--shards", packed, "--out", tmp_path / "run")
+        _, err = run(*words, "--device", "cpu", code=code)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopped after step 1 of 10 and saved" in err
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == 1
 
 
 def test_bench_names_the_bottleneck(run, packed, tmp_path):

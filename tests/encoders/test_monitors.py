@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from sslpipe.evaluate import embedding_std, monitor, rankme
+from sslpipe.methods.simclr import pair_monitors
 
 
 def test_std_of_healthy_and_collapsed_embeddings():
@@ -13,6 +15,14 @@ def test_std_of_healthy_and_collapsed_embeddings():
     assert embedding_std(z_ND).item() == pytest.approx(1 / math.sqrt(64), rel=0.01)
     assert embedding_std(z_ND[:1].expand(50, -1)).item() == pytest.approx(0, abs=1e-7)
     assert embedding_std(z_ND[:1]).item() == 0.0
+
+
+def test_std_divides_by_one_less_than_the_samples_as_simclrs_metric_does():
+    z_ND = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    by_hand = np.std(normalize(z_ND, dim=1).numpy(), axis=0, ddof=1).mean()
+    assert embedding_std(z_ND).item() == pytest.approx(by_hand, rel=1e-6)
+    metric = pair_monitors(z_ND[:3], z_ND[3:])["embedding_std"]
+    torch.testing.assert_close(embedding_std(z_ND), metric)
 
 
 def test_std_ignores_the_norms():

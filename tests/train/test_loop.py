@@ -90,7 +90,7 @@ def test_a_signal_saves_and_stops(toy, tmp_path, number):
     before = signal.getsignal(number)
     show = toy.KillAt(7, number)
     _, result = start(toy, tmp_path / "parts", progress=show)
-    assert result.steps == 7
+    assert (result.steps, result.stopped_by) == (7, number)
     (message,) = show.messages
     assert "stopped after step 7 of 20" in message
     assert "--resume" in message
@@ -98,6 +98,12 @@ def test_a_signal_saves_and_stops(toy, tmp_path, number):
     resumed, _ = start(toy, tmp_path / "parts", resume=True)
     whole, _ = start(toy, tmp_path / "whole")
     assert same(resumed, whole)
+
+
+def test_a_run_that_ends_by_itself_was_not_stopped(toy, tmp_path):
+    """A signal during the last step has nothing left to stop."""
+    _, result = start(toy, tmp_path, progress=toy.KillAt(20, signal.SIGINT))
+    assert (result.steps, result.stopped_by) == (20, 0)
 
 
 def test_killed_and_resumed_is_bit_identical(toy, tmp_path):

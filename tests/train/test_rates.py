@@ -47,6 +47,12 @@ def test_the_warmup_starts_where_it_is_said():
     assert [made.lr_at(0), made.lr_at(7), made.lr_at(8)] == pytest.approx([0.03, 0.1, 0.1])
 
 
+def test_a_warmup_of_the_whole_run_ends_with_the_peak():
+    """10 epochs of 3 batches by 4 are 7.5 steps, of which the run takes 7."""
+    made = plan("warmup_epochs=10", "accumulate=4", length=3)
+    assert (made.total, made.lr_at(6)) == (7, pytest.approx(0.1))
+
+
 def test_a_recipe_stretches_its_cosines():
     made = plan("schedule_stretch=1.25", "final_weight_decay=0.4")
     assert (made.stretch, plan().stretch) == (1.25, 1.0)
@@ -68,6 +74,8 @@ def test_milestones_of_a_recipe_are_its_epochs():
         (["schedule=multistep", "milestones=[6, 10]"], "must rise and lie before the last epoch"),
         (["final_lr=1e-4", "final_lr_ratio=0.1"], "one of final_lr and final_lr_ratio is enough"),
         (["schedule=multistep", "milestones=[5]", "final_lr=0.1"], "train.final_lr=.* is for cos"),
+        (["warmup_epochs=11"], "train.warmup_epochs=.* = 11: .*must not be longer than the run"),
+        (["epochs=2", "warmup_epochs=2.5"], "train.warmup_epochs = 2.5: .*longer than the run"),
         (["schedule=cosin"], "train.schedule=.*'cosine', 'cosine_per_epoch' or 'multistep'"),
         (["lr_rule=cubic"], "train.lr_rule = 'cubic'"),
         (["gamma=1.5"], "train.gamma = 1.5"),

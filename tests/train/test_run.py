@@ -1,5 +1,9 @@
 """How a run is put together, before its first batch."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -33,3 +37,23 @@ def test_rates_are_those_of_the_batch_of_all_ranks(toy, monkeypatch):
     pipe = toy.Pipe(recipe, world_size=2)
     made = run.prepare(pipe, toy.Toy(), recipe.train)
     assert (pipe.spec.size, made.plan.lr) == (4, 1e-2 * 8 / 2)
+
+
+def test_the_narrowest_networks_train_on_a_cpu_with_contiguous_weights():
+    """In a process of their own: what is to be noticed ends the process that it happens in."""
+    script = Path(__file__).with_name("narrow.py")
+    made = subprocess.run([sys.executable, str(script)], check=False, capture_output=True)
+    assert made.returncode == 0, made.stderr.decode()
+
+
+def test_only_cuda_gets_channels_last_weights():
+    """What `move_module` asks of a module, on a machine without CUDA too."""
+    asked = []
+
+    class Convolution(nn.Conv2d):
+        def to(self, device, memory_format):
+            asked.append((device.type, memory_format))
+
+    for kind in ("cpu", "cuda"):
+        run.move_module(Convolution(3, 3, 3), torch.device(kind))
+    assert asked == [("cpu", torch.contiguous_format), ("cuda", torch.channels_last)]

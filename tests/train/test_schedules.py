@@ -7,7 +7,7 @@ from sslpipe.train.schedules import RatePlan, cosine_rate, ended_epoch
 
 
 def plan(total, warmup, lr=1.0, **more):
-    return RatePlan(**{"epoch": 1, "weight_decay": 0.0, **more}, total=total, warmup=warmup, lr=lr)
+    return RatePlan(**{"length": 1, "weight_decay": 0.0, **more}, total=total, warmup=warmup, lr=lr)
 
 
 def rates(plan):
@@ -38,25 +38,25 @@ def test_ends_of_the_warmup():
 
 def test_a_cosine_per_epoch_is_mocos():
     """main_moco.py, adjust_learning_rate: lr * 0.5 * (1 + cos(pi * epoch / epochs))."""
-    rate = rates(plan(21, 0, 0.03, schedule="cosine_per_epoch", epoch=3))
+    rate = rates(plan(21, 0, 0.03, schedule="cosine_per_epoch", length=3))
     expected = [0.03 * 0.5 * (1 + math.cos(math.pi * (s // 3) / 7)) for s in range(21)]
     np.testing.assert_allclose(rate, expected, rtol=1e-12)
 
 
 def test_a_cosine_per_epoch_whose_steps_take_two_batches():
     """5 batches an epoch: steps 0, 1, 2 begin in epoch 0, steps 3, 4 in epoch 1."""
-    rate = rates(plan(10, 0, schedule="cosine_per_epoch", epoch=2.5))
+    rate = rates(plan(10, 0, schedule="cosine_per_epoch", length=5, accumulate=2))
     assert [rate.index(value) for value in rate] == [0, 0, 0, 3, 3, 5, 5, 5, 8, 8]
 
 
 def test_a_cosine_per_epoch_stays_at_the_peak_until_the_epoch_of_the_warmup_ends():
-    rate = rates(plan(12, 4, schedule="cosine_per_epoch", epoch=3))
+    rate = rates(plan(12, 4, schedule="cosine_per_epoch", length=3))
     assert rate[3:6] == [1.0, 1.0, 1.0]
     assert rate[6] == rate[8] == pytest.approx(0.5 * (1 + math.cos(math.pi * 2 / 8)))
 
 
 def test_milestones_are_epochs():
-    rate = rates(plan(10, 2, 4.0, schedule="multistep", epoch=2, milestones=(2, 4), gamma=0.5))
+    rate = rates(plan(10, 2, 4.0, schedule="multistep", length=2, milestones=(2, 4), gamma=0.5))
     assert rate == [0.0, 4.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0]
 
 
@@ -88,8 +88,24 @@ def test_stretched_cosines_are_msns():
         assert made.weight_decay_at(step) == pytest.approx(wd)
 
 
-def test_a_warmup_longer_than_the_run_never_reaches_the_peak():
-    assert rates(plan(5, 10, 9.0)) == pytest.approx([0, 1, 2, 3, 4])
+def changes(plan):
+    """The steps whose rate is not that of the step before."""
+    rate = rates(plan)
+    return [step for step in range(1, plan.total) if rate[step] != rate[step - 1]]
+
+
+@pytest.mark.parametrize(("length", "accumulate"), [(391, 6), (5, 3), (7, 10), (195, 1)])
+@pytest.mark.parametrize("schedule", ["cosine_per_epoch", "multistep"])
+def test_rates_per_epoch_change_with_the_step_that_follows_the_end(schedule, length, accumulate):
+    """`ended_epoch` counts in integers, as rates must: 391 / 6 is no float."""
+    epochs = 200
+    total = epochs * length // accumulate
+    made = plan(
+        total, 0, schedule=schedule, length=length, accumulate=accumulate, gamma=0.99,
+        milestones=tuple(range(1, epochs)) if schedule == "multistep" else (),
+    )  # fmt: skip
+    ends = [s for s in range(1, total) if ended_epoch(s, accumulate=accumulate, length=length)]
+    assert changes(made) == ends
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 5, 7])

@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader
 from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.recipe import Recipe, find_recipe, load_recipe
 from sslpipe.train import optimizers
-from sslpipe.train.run import lr_scale, plan_of
+from sslpipe.train.run import lr_scale, move_module, plan_of
 
 HEAD = ("method", "epochs", "k-NN", "lightly", "untrained", "linear", "lightly", "untrained")
 KEYS = ("knn", "linear")
@@ -187,7 +187,7 @@ def joined(images: Iterable[Image], views: Views) -> list[Tensor]:
 
 def pretrain(module: nn.Module, batches: DataLoader, recipe: Recipe, device: torch.device) -> None:
     """A plain loop; rates and precision as in ours."""
-    module.train().to(device, memory_format=torch.channels_last)
+    move_module(module.train(), device)
     settings = recipe.train
     scale = lr_scale(settings, recipe.stream.batch_size)
     optimizer = optimizers.build_optimizer(settings.optimizer, module, scale=scale)

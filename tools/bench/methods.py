@@ -29,7 +29,7 @@ from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train import initial_method
 from sslpipe.train.loop import optimizer_step
 from sslpipe.train.record import Guard
-from sslpipe.train.run import TrainRun, encoded_view, prepare
+from sslpipe.train.run import TrainRun, encoded_view, move_module, prepare
 
 WARMUP = 3  # rounds
 Work = Callable[[], object]
@@ -90,7 +90,7 @@ def backbone_alone(run: TrainRun, batch: Batch) -> Work:
     """Forward and backward of a fresh backbone on all views, one forward per resolution."""
     settings = run.settings
     encoder = build_encoder(settings.backbone, encoded_view(run.pipeline.spec))
-    encoder.train().to(run.device, memory_format=torch.channels_last)
+    move_module(encoder.train(), run.device)
     groups = [views.flatten(0, 1) for views in batch.views.values()]
     # random gradients: those of a sum vanish in batch norm, and denormal numbers are slow on CPUs
     gradients = [torch.randn(len(images), encoder.dim, device=run.device) for images in groups]
