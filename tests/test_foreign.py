@@ -148,6 +148,12 @@ def test_bad_foreign_samples_follow_the_policy(packed, policy):
     assert batch.valid.tolist() == [policy != "mask" or i != 3 for i in range(8)]
 
 
+def test_keys_in_no_encoding_are_those_of_the_index(packed):
+    samples = [{**dicts(packed)[0], "__key__": key} for key in ("caf\udce9", "caf\udce8")]
+    (batch,) = walk(samples, "stream.batch_size=2", count=1)
+    assert [*batch.keys] == ["caf%E9", "caf%E8"]
+
+
 THREES = [3, 3.0, "3", b"3", " 3 ", b"3\n", "3.0", np.int64(3), np.float32(3), np.array([3]),
           torch.tensor(3), torch.tensor([3.0])]  # fmt: skip
 

@@ -9,6 +9,7 @@ from ..errors import SampleError
 BLOCK = tarfile.BLOCKSIZE
 PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
 # the key ends at the first dot of the base name, as in webdataset
+FOREIGN = re.compile("[\udc80-\udcff]")  # bytes, as `surrogateescape` keeps them
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 
 
@@ -53,6 +54,12 @@ def split_name(name: str) -> tuple[str, str] | None:
     match = NAME.fullmatch(name)
     if match is None:
         return None
-    # names in other encodings arrive as lone surrogates, which no file or hash takes
-    key = match[1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return key, match[2]
+    return escaped(match[1]), match[2]
+
+
+def escaped(name: str) -> str:
+    """A name with bytes of no UTF-8 as %E9: they arrive as lone surrogates, which no hash takes.
+
+    So names that differ stay different; one sign for all such bytes would make them one.
+    """
+    return FOREIGN.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", name)

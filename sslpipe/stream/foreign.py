@@ -38,6 +38,7 @@ import numpy as np
 from ..errors import RecipeError, SampleError, ShardError
 from ..rng import sample_id
 from ..shards.scan import class_id
+from ..shards.tar_headers import escaped
 from .order import I64
 from .reader import Sample
 from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
@@ -188,7 +189,7 @@ def sample_of(fields: Any, payloads: Collection[str]) -> Sample:
             f"iterable: gave {type(fields).__name__} without '__key__'; give dicts as "
             "wds.WebDataset does, without .to_tuple() or .batched()"
         )
-    key = str(fields["__key__"])
+    key = escaped(str(fields["__key__"]))
     found = [name for name in fields if str(name).lower() in payloads]
     if len(found) != 1:
         raise ShardError(

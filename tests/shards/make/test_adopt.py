@@ -176,6 +176,17 @@ def test_everything_that_is_wrong_is_reported(tmp_path, picture):
     assert [row["reason"] for row in rows] == [problem.what for problem in adopted.problems]
 
 
+def test_names_in_latin_1_stay_apart(tmp_path, picture):
+    names = ["caf\udce9", "caf\udce8", "café"]
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            add(tar, f"{name}.jpg", picture(number))
+    adopted = adopt([str(path)], rules=RULES)
+    assert adopted.problems == ()
+    assert [key for key, *_ in read(adopted.manifest)] == ["caf%E9", "caf%E8", "café"]
+
+
 def test_a_payload_can_be_named(tmp_path, picture):
     sample = [("a.depth.png", picture(0, "PNG")), ("a.jpg", picture(1))]
     path = make(tmp_path / "x.tar", sample)

@@ -201,6 +201,38 @@ def test_names_in_zips_are_harmless(tmp_path):
     assert got == {"up": names[0], "etc/abs": names[1], "here/_x": names[2], "a/b": names[3]}
 
 
+def test_zips_of_windows_are_folder_trees_too(tmp_path):
+    names = ["photos\\cat\\0.png", "photos\\dog\\1.png", "photos\\2.png", "photos\\cat\\"]
+    path = zipped(tmp_path / "a.zip", [(name, name.encode()) for name in names])
+    listing = offer(path)
+    assert {key: (label, data.decode()) for key, (label, _, data, _) in facts(listing).items()} == {
+        "cat/0": (0, names[0]), "dog/1": (1, names[1]), "2": (-1, names[2]),
+    }  # fmt: skip
+    assert listing.skipped == ()
+
+
+def test_names_that_become_equal_in_a_zip_keep_their_files(tmp_path):
+    names = ["a/b.png", "a\\b.png", "a/../b.png", "a/c"]
+    listing = offer(zipped(tmp_path / "a.zip", [(name, name.encode()) for name in names]))
+    got = {key: data.decode() for key, (_, _, data, _) in facts(listing).items()}
+    assert got == dict(zip(["a/b", "a/b_2", "a/b_3"], names, strict=False))
+
+
+def test_names_in_latin_1_stay_apart(tmp_path):
+    path = tmp_path / "set.tar"
+    names = [f"caf\udce9{end}" for end in (".jpg", ".cls")]
+    names += [name.replace("\udce9", "\udce8") for name in names]
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for number, name in enumerate(names):
+            member, data = tarfile.TarInfo(name), b"caf" + bytes([0xE8 + number // 2])
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    listing = offer(path)
+    assert [s.key for s in listing.sources] == ["caf%E8", "caf%E9"]
+    assert listing.classes == ("caf%E8", "caf%E9")
+    assert listing.skipped == ()
+
+
 def test_damaged_and_encrypted_zips(tmp_path):
     (tmp_path / "no.zip").write_bytes(b"no zip")
     with pytest.raises(ShardError, match="no zip, or a damaged one"):

@@ -74,6 +74,19 @@ def test_a_name_in_no_encoding(tmp_path, codec, picture, by_index):
     assert [key for key, *_ in by_index(manifest)] == ["caf_"]
 
 
+def test_names_in_no_encoding_stay_apart(tmp_path, codec, picture, by_index):
+    for number, name in enumerate((b"caf\xe9", b"caf\xe8")):
+        for place in (b"in/%b.jpg", b"in/%b/x.jpg"):
+            path = tmp_path / os.fsdecode(place % name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(number))
+    manifest = pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=codec)).manifest
+    assert sorted(key for key, *_ in by_index(manifest)) == [
+        "caf_", "caf_/x", "caf_/x_2", "caf__2",
+    ]  # fmt: skip
+    assert manifest.classes == ("caf%E8", "caf%E9")
+
+
 def test_links_are_followed_but_not_in_circles(folder, tmp_path, codec, picture, by_index):
     other = tmp_path / "other"
     other.mkdir()

@@ -11,10 +11,10 @@ from typing import BinaryIO
 from ....errors import ShardError
 from ...manifest import FILE, parse_manifest, read_document
 from ...scan import LABEL, META, read_members
-from ...tar_headers import split_name
+from ...tar_headers import escaped, split_name
 from ...tar_streams import Skim
 from ..source import Note, Origin, is_local, open_input
-from .found import TEXTS, UNSAFE, Found, Options, offered, read_label, safe_key
+from .found import TEXTS, UNSAFE, Found, Options, offered, read_label, safe_key, split_file
 
 Parts = dict[str, tarfile.TarInfo]  # extension -> member
 
@@ -69,7 +69,7 @@ def sample_of(
     if payload is None:
         return
     chosen = parts[payload]
-    extras = tuple((UNSAFE.sub("_", ext), place_of(url, parts[ext])) for ext in texts)
+    extras = tuple((UNSAFE.sub("_", escaped(ext)), place_of(url, parts[ext])) for ext in texts)
     label = class_of(file, parts.get(LABEL), names)
     ext = payload.rpartition(".")[2]
     place = place_of(url, chosen)
@@ -89,9 +89,7 @@ def class_of(
         return None
     file.seek(member.offset_data)
     label = read_label(file.read(member.size))
-    if isinstance(label, str):
-        return UNSAFE.sub("_", label)
-    return label if label is None else names.get(label, label)
+    return names.get(label, label) if isinstance(label, int) else label
 
 
 def class_names(url: str) -> Mapping[int, str]:
@@ -132,11 +130,12 @@ def list_zip(url: str, options: Options) -> Iterator[Found | Note]:
         raise ShardError(f"{url}: no zip, or a damaged one ({error}); copy it again") from error
     files: dict[str, zipfile.ZipInfo] = {}
     for member in members:
-        path = "/".join(p for p in member.filename.split("/") if p not in ("", ".", ".."))
+        name = member.filename.replace("\\", "/")  # tools of Windows write it
+        path = "/".join(p for p in name.split("/") if p not in ("", ".", ".."))
         if member.flag_bits & 1:
             yield Note(member.filename, "is encrypted")
-        elif not member.is_dir() and not is_hidden(path.rpartition("/")[0]):
-            files[path] = member
+        elif not name.endswith("/") and not is_hidden(path.rpartition("/")[0]):
+            files[free_path(path, member, files)] = member
     top = outer_folder(files)
     paths = sorted((path.removeprefix(top).rpartition("/"), path) for path in files)
     for here, group in groupby(paths, key=lambda item: item[0][0]):
@@ -147,6 +146,16 @@ def list_zip(url: str, options: Options) -> Iterator[Found | Note]:
             return Origin(url, member=inside[name].filename)
 
         yield from offered(here, sizes, place, options)
+
+
+def free_path(path: str, member: zipfile.ZipInfo, files: Mapping[str, zipfile.ZipInfo]) -> str:
+    """The path of a member of a zip, unlike all others; of equal names the last counts."""
+    stem, ext = split_file(path)
+    number, free = 1, path
+    while free in files and files[free].filename != member.filename:
+        number += 1
+        free = f"{stem}_{number}" + (f".{ext}" if ext else "")
+    return free
 
 
 def is_hidden(folder: str) -> bool:

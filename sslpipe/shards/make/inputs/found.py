@@ -7,6 +7,7 @@ from typing import Any
 
 from ....errors import ShardError
 from ...scan import whole_number
+from ...tar_headers import escaped
 from ..source import Note, Origin
 
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
@@ -72,13 +73,13 @@ def read_label(value: Any) -> int | str | None:
     "2.0" are a number; digits after a needless zero are a name.
     """
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+        value = value.decode("utf-8", "surrogateescape")
     if value is None or value != value:
         return None
     text, number = str(value).strip(), whole_number(value)
     if number is not None and not PADDED.match(text):
         return None if number == -1 else number
-    return text or None
+    return UNSAFE.sub("_", escaped(text)) or None
 
 
 def offered(
@@ -89,7 +90,7 @@ def offered(
     `here`: the folder, relative to the input; its first part is the class.
     """
     prefix = f"{here}/" if here else ""
-    label = here.partition("/")[0] or None
+    label = escaped(here.partition("/")[0]) or None
     names = {name: split_file(name) for name in sorted(sizes)}
     payloads = {n: s for n, (s, ext) in names.items() if ext in options.extensions and n[0] != "."}
     texts: dict[str, dict[str, bytes | Origin]] = {stem: {} for stem in payloads.values()}
