@@ -5,7 +5,7 @@ else held it up; `end to end` is what a training run gets.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ from .recipe import Recipe
 from .stream.open import Shards
 from .stream.reader import Sample
 from .train import initial_method
+from .train.loop import endless
 from .train.run import prepare
 
 RATES = ("read", "decode", "augment", "step", "end_to_end")
@@ -128,9 +129,3 @@ def trainer(pipe: Pipeline) -> Callable[[Batch], None]:
 
 def ignore(batch: Batch) -> None:
     """A trainer that does nothing."""
-
-
-def endless(pipe: Pipeline) -> Iterator[Batch]:
-    """Epoch after epoch."""
-    while True:
-        yield from pipe

@@ -186,8 +186,8 @@ class Pipeline:
         Raises:
             RecipeError: a device cannot decode what an iterable gives, or several modalities.
         """
-        (*_, decode) = decoders = [part.share_decode for part in self.parts]
-        if not any(decoders):
+        decoders = [part.share_decode for part in self.parts if part.share_decode]
+        if not decoders:
             return lambda step: self.source.share(step, self.load_sample)
         device = f"{self.recipe.path}: decode.device = {self.recipe.decode.device!r}"
         if not isinstance(self.source, Packed):
@@ -195,7 +195,7 @@ class Pipeline:
                 f"{device}: what a device cannot decode is read again, which an iterable does not "
                 "allow; use packed or indexed shards, or write decode: {device: cpu}"
             )
-        if len(self.parts) > 1 or decode is None:
+        if len(self.parts) > 1:
             raise RecipeError(
                 f"{device}: decodes recipes of one modality; write decode: {{device: cpu}}"
             )
@@ -203,7 +203,7 @@ class Pipeline:
             self.source,
             first=self.parts[0].prepare,
             finish=lambda prepared: [
-                None if raw is None else (raw,) for raw in decode.finish(prepared)
+                None if raw is None else (raw,) for raw in decoders[0].finish(prepared)
             ],
             alone=self.load_sample,
         )

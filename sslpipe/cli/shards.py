@@ -90,14 +90,8 @@ def pack(
         show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)
         return
     with bar("samples") as update, shards.open_pool(workers, ray) as pool:
-        report = shards.pack(
-            inputs,
-            out,
-            settings,
-            overwrite=overwrite,
-            pool=pool,
-            progress=pack_progress(update),
-        )
+        tell = pack_progress(update)
+        report = shards.pack(inputs, out, settings, overwrite=overwrite, pool=pool, progress=tell)
     show_packed(report, out)
 
 

@@ -100,7 +100,7 @@ class Decider(Protocol):
 
     @property
     def targets(self) -> Mapping[str, TargetSpec]:
-        """What each task asks."""
+        """What each pretext task asks of a batch."""
         ...
 
     @property

@@ -40,7 +40,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """One sample of a set."""
+    """One sample of a set, with all its members and what the index says of it."""
 
     key: str
     uid: int

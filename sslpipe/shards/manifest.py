@@ -31,7 +31,7 @@ LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar of the set."""
+    """One tar of the set: its size, its samples and what it hashes to."""
 
     file: str  # plain file name
     samples: pydantic.PositiveInt
@@ -102,7 +102,7 @@ class Manifest:
 
 
 class Document(pydantic.BaseModel):
-    """The JSON file."""
+    """The fields of manifest.json, as they stand in the file."""
 
     format: Literal["sslpipe-shards"]
     version: int

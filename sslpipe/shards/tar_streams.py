@@ -41,7 +41,7 @@ class Skim:
         return self.last
 
     def seek(self, position: int) -> None:
-        """Go to `position`."""
+        """Pass over the bytes up to `position`."""
         self._file.seek(position)
 
 
@@ -54,7 +54,7 @@ class HashedStream:
         self.last = b""  # what the last `read` returned
 
     def tell(self) -> int:
-        """Bytes read so far."""
+        """How many bytes were read so far."""
         return self._at
 
     def read(self, size: int) -> bytes:

@@ -88,7 +88,7 @@ class Foreign:
             return Share(loaded, ~np.array([item.bad for item in loaded], dtype=bool))
 
     def close(self) -> None:
-        """Stop iterating."""
+        """Close the iterator; the iterable itself is the user's."""
         self._stream.close()
 
     def _decoded(self, decode: Decode[T], count: int) -> list[Loaded[T]]:

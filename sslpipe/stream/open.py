@@ -82,7 +82,7 @@ def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
 
 
 def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
-    """One packed set."""
+    """The stream over one packed set."""
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)

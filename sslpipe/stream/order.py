@@ -87,7 +87,7 @@ class Sequential:
         self._shards = np.arange(len(sizes), dtype=np.int64)
 
     def shards(self, epoch: int) -> I64:
-        """As packed."""
+        """The shards in the order in which they were packed."""
         return self._shards
 
     def __call__(self, epoch: int, q: I64) -> I64:
@@ -170,7 +170,7 @@ class Lanes:
         return table
 
     def length(self, lane: int) -> int:
-        """Samples of a lane."""
+        """How many samples a lane has."""
         return self.short + (lane < self.longer)
 
 

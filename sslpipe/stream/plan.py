@@ -31,7 +31,7 @@ class Picks:
     valid: npt.NDArray[np.bool_]  # False: a repeat that fills the batch
 
     def at(self, places: Sequence[int]) -> "Picks":
-        """Some of them."""
+        """The samples in some places of these, in the order that was asked for."""
         chosen = np.array(places, dtype=np.int64)
         return Picks(self.corpora[chosen], self.positions[chosen], self.valid[chosen])
 

@@ -49,7 +49,7 @@ class Prefetch(Generic[T]):
         self._first = step
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread; what was made ahead is dropped."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

@@ -62,7 +62,7 @@ class ShardLookahead:
         self._job = self._thread.submit(self._look, step)
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread; what the store fetches already goes on."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 

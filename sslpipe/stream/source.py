@@ -52,7 +52,7 @@ class Share(Generic[T]):
 
     @property
     def epochs(self) -> npt.NDArray[np.int64]:
-        """Of each sample."""
+        """The epoch of each sample, (n,) int64."""
         return np.array([item.epoch for item in self.loaded], dtype=np.int64)
 
 

@@ -35,7 +35,7 @@ class ImageModality(Modality):
 
     @property
     def codec(self) -> ImageCodec:  # type: ignore[override]
-        """Images at rest."""
+        """What packing, indexing and verifying know of images."""
         from .codec import ImageCodec
 
         return ImageCodec()
@@ -86,7 +86,7 @@ class ImageModality(Modality):
         return thumbnails(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """The central crop."""
+        """One group of central crops, in which nothing is random."""
         from .decider import evaluation_views
 
         return evaluation_views(recipe)

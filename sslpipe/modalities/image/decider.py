@@ -93,7 +93,7 @@ class ImageDecider:
 
     @property
     def targets(self) -> dict[str, TargetSpec]:
-        """What each task asks."""
+        """What each pretext task asks of a batch."""
         return {name: made.spec for name, made in self.pretexts.items()}
 
     @property

@@ -13,7 +13,7 @@ MODES = {"P": "palette", "PA": "palette", "CMYK": "cmyk", "I": "grey", "F": "gre
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a header says."""
+    """What the header of an image file says, before anything is decoded."""
 
     format: str  # JPEG, PNG, WEBP, AVIF, GIF, TIFF, BMP
     width: int  # pixels, upright

@@ -44,7 +44,7 @@ class Step:
 
     @property
     def columns(self) -> slice:
-        """Its slice of P."""
+        """Which of the P columns of the table are this op's."""
         return slice(self.start, self.start + len(self.op.columns))
 
     @property

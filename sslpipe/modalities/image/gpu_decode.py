@@ -38,7 +38,7 @@ BROKEN = 8  # images of which none decodes: it is the engine that is at fault
 
 
 class Engine(Protocol):
-    """A decoder of lists."""
+    """What decodes lists of JPEGs on a device."""
 
     def __call__(self, encoded: list[Tensor]) -> list[Tensor]:
         """(n,) uint8 on the CPU -> (3, H, W) uint8 on the device; RuntimeError, ValueError."""
@@ -183,7 +183,7 @@ class TorchCodec:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Its own."""
+        """The engine's own stream, waited for when it is left."""
         with torch.cuda.stream(self._stream):
             yield
             self._stream.synchronize()

@@ -130,7 +130,7 @@ def index_one(
 
 
 def describe(tar: Tar, place: Path, index: Index) -> Shard:
-    """The manifest's entry."""
+    """The entry of a tar in the manifest."""
     digest = file_sha256(index_path(place))
     beside = is_local(tar.url) and Path(tar.url).parent.resolve() == place.parent.resolve()
     url = None if beside else tar.url

@@ -36,7 +36,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file to pack."""
+    """A file to pack: where its bytes lie, and its key, label and extras."""
 
     place: Origin
     file: str  # as named by the input: relative to the folder, the row's path, the tar's member

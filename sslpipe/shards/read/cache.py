@@ -53,7 +53,7 @@ class Distant:
 
 @dataclass(frozen=True, slots=True)
 class CachedTar:
-    """A file of the cache."""
+    """A tar that the cache holds, with its size and when it was last needed."""
 
     path: Path
     bytes: int

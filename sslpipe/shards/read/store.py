@@ -40,7 +40,7 @@ class OpenTar(Protocol):
 
     @property
     def index(self) -> Index:
-        """What its index says."""
+        """The index of the tar."""
         ...
 
     def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
@@ -64,7 +64,7 @@ class LocalTar:
 
 @dataclass(frozen=True, slots=True)
 class DistantTar:
-    """Range requests."""
+    """A tar that is read in ranges, without a copy here."""
 
     url: str
     index: Index
@@ -106,7 +106,7 @@ class Recent(Generic[T]):
         return number in self._kept
 
     def drop(self, unwanted: Callable[[int], bool]) -> None:
-        """Let go of some."""
+        """Let go of the shards that are `unwanted`; each closes with its last reader."""
         with self._lock:
             for number in [number for number in self._kept if unwanted(number)]:
                 del self._kept[number]

@@ -27,7 +27,7 @@ MAGIC = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Tar:
-    """A tar to index."""
+    """A tar to index: where it lies, and what its store tells of it."""
 
     url: str  # an absolute local path, or what fsspec opens
     file: str  # plain name, unique in the set

@@ -56,7 +56,7 @@ class Emitter:
         return self.builder.shuffle_vector(low, high, mask)
 
     def splat(self, value: Any) -> Any:
-        """A float in all lanes."""
+        """Put one float into all lanes of a vector."""
         empty = ir.Constant(FLOATS, ir.Undefined)
         first = self.builder.insert_element(empty, value, ir.IntType(32)(0))
         return self.pick(first, first, [0] * LANES)

@@ -167,5 +167,5 @@ def rowwise(values_R: Tensor) -> Tensor:
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
-    """Left to right."""
+    """Add planes from left to right, so that the rounding is always the same."""
     return functools.reduce(torch.add, terms)

@@ -104,7 +104,7 @@ def crop(
 
 @triton.jit
 def luma(r, g, b):
-    """Kornia's grey."""
+    """The grey of RGB, with Kornia's weights."""
     return 0.299 * r + 0.587 * g + 0.114 * b
 
 

@@ -81,7 +81,7 @@ class Op(Protocol):
         ...
 
     def draw(self, source: Draw) -> F64:
-        """(V, B, P) table."""
+        """Draw the op's columns of the table, (V, B, P)."""
         ...
 
 
@@ -118,7 +118,7 @@ class Gated:
         probabilities(self.p)
 
     def draw(self, source: Draw) -> F64:
-        """The gate."""
+        """Draw whether the op is on, (V, B, 1)."""
         return source.gates(source.uniforms(1)[..., 0], self.p)[..., None]
 
 
