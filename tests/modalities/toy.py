@@ -4,6 +4,7 @@ It stands for text, audio and video, and knows nothing of images. Letters as in 
 """
 
 import io
+import threading
 
 import numpy as np
 import torch
@@ -19,13 +20,17 @@ from sslpipe.recipe.names import call, choose
 from sslpipe.recipe.schema import ViewSection
 from sslpipe.rng import Keys
 
+# np.load parses a header by ast.literal_eval, which Python 3.11 does not survive in threads
+# ("AST constructor recursion depth mismatch", python/cpython#106905)
+PARSING = threading.Lock()
 NAME = "tests.modalities.toy:SeriesModality"
 
 
 def load(data):
     """(C, T) float32 of the bytes of an .npy file."""
     try:
-        series = np.load(io.BytesIO(data), allow_pickle=False)
+        with PARSING:
+            series = np.load(io.BytesIO(data), allow_pickle=False)
     except ValueError as error:
         raise SampleError(f"does not decode: {error}") from error
     if series.ndim != 2:

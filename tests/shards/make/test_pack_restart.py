@@ -17,6 +17,7 @@ SETTINGS = {"name": "p", "shard_bytes": 20_000}
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
+from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, pack
 
@@ -38,8 +39,15 @@ for _ in range(20):
     kills += os.waitpid(child, 0)[1] == signal.SIGKILL
     number += (out / "manifest.json").exists() and not (out / ".pack").exists()
 out = outs / str(number)
-if not (out / "manifest.json").exists() or (out / ".pack").exists():
+if not (out / "manifest.json").exists() or (out / ".pack" / "plan.json").exists():
     run()
+elif (out / ".pack").exists():  # killed after its end, while it removed its records
+    try:
+        run()
+    except ShardError as error:
+        assert "already holds packed shards" in str(error)
+    else:
+        raise AssertionError("a finished packing was packed again")
 print(kills)
 """
 
