@@ -17,7 +17,7 @@ from .errors import RecipeError
 from .pipeline import Pipeline, load
 from .recipe import Recipe
 from .stream.open import Shards
-from .stream.reader import Sample
+from .stream.tasks import READ
 from .train import initial_method
 from .train.loop import endless
 from .train.run import prepare
@@ -68,7 +68,7 @@ def measure(
     """Run every stage for about `seconds` each."""
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trainer(pipe) if with_method else None
-        read = rate(pipe, each_step(lambda step: pipe.source.share(step, nothing)), seconds)
+        read = rate(pipe, each_step(lambda step: pipe.loading.load(step, READ)), seconds)
         decoded = rate(pipe, each_step(pipe.load_share), seconds)
         share = pipe.load_share(0)
         augment = rate(pipe, lambda: pipe.make_batch(share, 0), seconds)
@@ -83,10 +83,6 @@ def each_step(load: Callable[[int], object]) -> Callable[[], object]:
     """`load` of one step after the other."""
     steps = count()
     return lambda: load(next(steps))
-
-
-def nothing(sample: Sample, epoch: int) -> None:
-    """Decode nothing, and keep no bytes, whose memory the next sample then takes."""
 
 
 def rate(pipe: Pipeline, work: Callable[[], object], seconds: float) -> float:

@@ -1,28 +1,27 @@
 """Recipe + shards + device -> an iterable of Batch. Everything is decided first, then done.
 
     step -> samples                     stream/plan.py ...       decide
-    samples -> bytes -> arrays          stream/packed.py ...     do, in threads
+    samples -> bytes -> arrays          stream/loading.py ...    do, in worker processes
     (seed, epoch, uid, view) -> tables  a modality's decider     decide
     arrays + tables -> views            a modality's maker       do, on the device
 
 Over packed shards, the stream of global batches is a function of (manifest, recipe) alone: ranks,
-threads, prefetch depth and resuming change nothing.
+workers, prefetch depth, resuming and workers that die change nothing.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
-from .errors import RecipeError, StateError
-from .modalities import Raw
+from .errors import StateError
+from .modalities.loading import open_loading
 from .modalities.parts import (
     batch_spec,
     find_modality,
@@ -35,18 +34,14 @@ from .modalities.parts import (
 from .process import cores, process_ranks
 from .recipe import Recipe, find_recipe, load_recipe
 from .rng import Place
-from .stream.batch_decode import BatchDecode
 from .stream.open import ReadingRank, Shards, check_world, open_source, remainder_of
-from .stream.packed import Packed
 from .stream.plan import check_state
 from .stream.prefetch import Prefetch
 from .stream.quarantine import Quarantine
-from .stream.reader import Sample
 from .stream.source import Fault, Share
 
 log = logging.getLogger(__name__)
 STATE = 2  # version
-Raws = tuple[Raw, ...]  # a sample as each modality of the recipe decodes it
 
 
 def load(
@@ -103,32 +98,29 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.device = recipe, device
         self.rank, self.world_size = rank, world_size
-        self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
-        # one pool for decoding and augmentation: two of them would fight for the cores
-        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
+        threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sslpipe")  # for the CPU
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
             rank,
             world_size,
             self._threads,
-            self.threads,
             modality=codec.modality,
             payloads=codec.extensions,
             members=members_of(self.parts),
         )
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
-        self._load = self._loading()
+        self.loading = open_loading(recipe, self.source, self.parts, device=device)
         self._handoff = handoff(device)
-        self._blank = tuple(part.maker.blank for part in self.parts)
-        self.loaded = self.reduced = 0  # samples, and those decoded at a smaller scale
         stream = recipe.stream
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
-        self._shares = Prefetch(self.load_share, depth=recipe.run.prefetch, name="load")
-        self._batches = Prefetch(self._make, depth=recipe.run.prefetch, name="augment")
+        depth = recipe.run.prefetch
+        self._shares = Prefetch(self._ahead, depth=depth, name="load")
+        self._batches = Prefetch(self._make, depth=depth, name="augment")
         self._closed = False
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
@@ -162,75 +154,39 @@ class Pipeline:
             log.warning("bad sample (%s): %s", self.recipe.stream.on_bad, fault.reason)
         self._quarantine.report(faults, samples=self.spec.size, step=step)
 
-    def load_share(self, step: int) -> Share[Raws]:
+    def load_share(self, step: int) -> Share:
         """This rank's samples of global batch `step`, decoded."""
         self._require_open()
-        share = self._load(step)
-        raws = [raw for item in share.loaded if item.decoded for raw in item.decoded]
-        self.loaded += len(raws)
-        self.reduced += sum(tuple(raw.data.shape[: len(raw.extent)]) != raw.extent for raw in raws)
-        return share
+        return self.loading.load(step)
 
-    def load_sample(self, sample: Sample, epoch: int) -> Raws:
-        """One sample, decoded by each modality; a SampleError where one of them cannot."""
-        return tuple(part.load(sample, epoch) for part in self.parts)
+    def _ahead(self, step: int) -> Share:
+        """The same, for steps that follow each other: workers are at the next ones already."""
+        self._require_open()
+        return self.loading.load_ahead(step)
 
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
-        return f"{self.reduced:,} of {self.loaded:,} samples were decoded at a smaller scale"
-
-    def _loading(self) -> Callable[[int], Share[Raws]]:
-        """What decodes as the recipe says: workers one by one, or a device whole shares.
-
-        Raises:
-            RecipeError: a device cannot decode what an iterable gives, or several modalities.
-        """
-        decoders = [part.share_decode for part in self.parts if part.share_decode]
-        if not decoders:
-            return lambda step: self.source.share(step, self.load_sample)
-        device = f"{self.recipe.path}: decode.device = {self.recipe.decode.device!r}"
-        if not isinstance(self.source, Packed):
-            raise RecipeError(
-                f"{device}: what a device cannot decode is read again, which an iterable does not "
-                "allow; use packed or indexed shards, or write decode: {device: cpu}"
-            )
-        if len(self.parts) > 1:
-            raise RecipeError(
-                f"{device}: decodes recipes of one modality; write decode: {{device: cpu}}"
-            )
-        return BatchDecode(
-            self.source,
-            first=self.parts[0].prepare,
-            finish=lambda prepared: [
-                None if raw is None else (raw,) for raw in decoders[0].finish(prepared)
-            ],
-            alone=self.load_sample,
-        )
+        return self.loading.summary
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""
         share = self._shares.take(step)
-        faults = [fault for item in share.loaded for fault in item.faults]
         with self._handoff.making():
-            return self.make_batch(share, step), faults, self._handoff.mark()
+            return self.make_batch(share, step), [*share.faults], self._handoff.mark()
 
-    def make_batch(self, share: Share[Raws], step: int) -> Batch:
+    def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
         self._require_open()
-        samples = [item.sample for item in share.loaded]
-        uids = np.array([sample.uid for sample in samples], dtype=np.int64)
-        slots = self.source.slots[: len(uids)]  # all of them but in a short last batch
+        slots = self.source.slots[: len(share.uids)]  # all of them but in a short last batch
         place = Place(step, slots, self.spec.global_size)
-        raws = [self._blank if item.decoded is None else item.decoded for item in share.loaded]
-        columns = list(zip(*raws, strict=True))  # the samples' arrays, by part
         tables = [
-            part.decide(column, epochs=share.epochs, uids=uids, place=place)
-            for part, column in zip(self.parts, columns, strict=True)
+            part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
+            for part, column in zip(self.parts, share.columns, strict=True)
         ]
-        labels = torch.tensor([sample.label for sample in samples])
+        labels = torch.from_numpy(share.labels)
         made, masks, labels = make_parts(
-            self.parts, columns, tables, labels, send=self._handoff.send
+            self.parts, share.columns, tables, labels, handoff=self._handoff
         )
         return Batch(
             **made._asdict(),
@@ -238,8 +194,8 @@ class Pipeline:
             hidden={name: mask.sum(-1) for t in tables for name, mask in t.masks.items()},
             labels=labels,
             params=tensors(merged(table.params for table in tables)),
-            uids=torch.from_numpy(uids),
-            keys=tuple(sample.key for sample in samples),
+            uids=torch.from_numpy(share.uids),
+            keys=share.keys,
             valid=torch.from_numpy(share.valid),
             epoch=int(share.epochs[0]),
             step=step,
@@ -289,6 +245,7 @@ class Pipeline:
         self._closed = True
         self._batches.close()
         self._shares.close()
+        self.loading.close()
         self._threads.shutdown(cancel_futures=True)
         self.source.close()
 

@@ -4,12 +4,20 @@ import math
 import threading
 import weakref
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 SLACK = 1.5  # memory serves arrays down to this part of it
+
+
+class Memory(Protocol):
+    """Gives memory for arrays, as NumPy does: `Buffers`, or a place that is waiting for one."""
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An array of that shape; what stands in it is arbitrary."""
+        ...
 
 
 class Buffers:

@@ -7,6 +7,7 @@ is given out again only after what the consumer's stream had queued when the bat
 The host waits for neither. On a CPU there is one kind of memory and one order: nothing is done.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle, islice
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..errors import SslpipeError
 from .arena import rung, section_starts
+from .ragged import Ragged
 
 SLOTS = 2  # one is packed while the other one's copy runs
 
@@ -66,6 +68,10 @@ class Handoff(Protocol):
         """Return the same tensors on the device, in the same order."""
         ...
 
+    def send_arrays(self, arrays: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return arrays on the device; a `Ragged` crosses where it lies, in one copy."""
+        ...
+
     def making(self) -> AbstractContextManager[object]:
         """Return a context in which the views of a batch are made."""
         ...
@@ -85,6 +91,10 @@ class Direct:
     def send(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the tensors themselves: there is no other memory to send them to."""
         return list(tensors)
+
+    def send_arrays(self, arrays: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the arrays themselves."""
+        return arrays
 
     def making(self) -> AbstractContextManager[object]:
         """Return a context that does nothing: a CPU has one queue of work."""
@@ -111,6 +121,7 @@ class Staged:
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
         self._ring = cycle([PinnedSlot() for _ in range(SLOTS)])
+        self._crossing: deque[tuple[Mark, Tensor]] = deque()  # buffers whose copies may still run
 
     def send(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Slices of one buffer on the device, filled by one copy; what is there already stays.
@@ -128,6 +139,21 @@ class Staged:
         slot.copied = self._streams.mark()
         sent = (place(flat, tensor, start) for tensor, start in zip(host, starts, strict=False))
         return [next(sent) if t.device.type == "cpu" else self._kept(t) for t in tensors]
+
+    def send_arrays(self, arrays: Sequence[Tensor]) -> Sequence[Tensor]:
+        """One copy of the buffer in which the arrays lie, which is pinned if it is the arena's.
+
+        That memory is kept until its copy is done: it may be given out again after that.
+        """
+        if not isinstance(arrays, Ragged) or arrays.flat_N.device.type != "cpu":
+            return self.send(arrays)
+        used = arrays.used
+        flat_N = self._streams.room(rung(used))
+        flat_N[:used].copy_(arrays.flat_N[:used], non_blocking=True)
+        self._crossing.append((self._streams.mark(), arrays.flat_N))
+        if len(self._crossing) > SLOTS:
+            self._crossing.popleft()[0].synchronize()
+        return arrays.on(flat_N)
 
     def _prepare(self, slot: PinnedSlot, size: int) -> None:
         """Wait for the slot's last copy, and make it large enough."""
@@ -228,3 +254,22 @@ def find_device(name: str | torch.device | None) -> torch.device:
         other = f"cuda:0 to cuda:{count - 1}" if count else "cpu"
         raise SslpipeError(f"device {str(name)!r}: this machine {have}; choose {other}")
     return device
+
+
+def pin(address: int, size: int) -> None:
+    """Register host memory, so that a CUDA device copies from it by itself.
+
+    Raises:
+        SslpipeError: the system does not let this process pin so much.
+    """
+    code = torch.cuda.cudart().cudaHostRegister(address, size, 0)  # type: ignore[no-untyped-call]
+    if int(code) != 0:
+        raise SslpipeError(
+            f"arena: {size:,} bytes of host memory cannot be pinned (CUDA error {int(code)}); "
+            "raise `ulimit -l`, or make batches or run.prefetch smaller"
+        )
+
+
+def unpin(address: int) -> None:
+    """Take back what `pin` did."""
+    torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]

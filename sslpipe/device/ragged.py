@@ -39,6 +39,12 @@ class Ragged(Sequence[Tensor]):
             mine.copy_(array)
         return ragged
 
+    @property
+    def used(self) -> int:
+        """Bytes of the buffer up to the end of the last array."""
+        sizes_B = self.shapes_BD.prod(1) * self.dtype.itemsize
+        return int((self.offsets_B + sizes_B).max())
+
     def on(self, flat_N: Tensor) -> "Ragged":
         """The same arrays in another buffer, a copy of this one."""
         return Ragged(flat_N, self.offsets_B, self.shapes_BD, self.dtype)

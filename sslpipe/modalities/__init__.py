@@ -20,9 +20,9 @@ from sslpipe.modalities.image.canvases import CanvasDecode
 
 
 class NegativeDecode(CanvasDecode):  # runs in workers: no torch
-    def __call__(self, sample, instructions):
-        raw = super().__call__(sample, instructions)
-        return Raw(np.subtract(255, raw.data), raw.extent)
+    def __call__(self, sample, instructions, memory=None):
+        raw = super().__call__(sample, instructions, memory)
+        return Raw(np.subtract(255, raw.data, out=raw.data), raw.extent)
 
 
 class Negatives(ImageModality):  # photos of negatives become positives before anything else
@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from torch import Tensor
 
     from ..batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+    from ..device.buffers import Memory
     from ..recipe import Recipe
     from ..recipe.schema import ViewSection
     from ..rng import Place
@@ -127,8 +128,21 @@ class Decode(Protocol):
         """The extent of a sample whose index does not say it, by a quick look; zeros: not told."""
         ...
 
-    def __call__(self, sample: Sample, instructions: Sequence[int]) -> Raw:
+    def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """How many bytes the array of each sample takes, (B,); 0: not known, the worker will tell.
+
+        extents: (B, 4) of the index; sizes: (B,) bytes of the payloads. It runs in the main
+        process, for many samples at once.
+        """
+        ...
+
+    def __call__(
+        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
+    ) -> Raw:
         """Decode as told.
+
+        memory: has an `empty` as NumPy's, which gives the place where the array is wanted; an array
+        that lies elsewhere is copied there.
 
         Raises:
             SampleError: the reason, without the place, which only the caller knows.
@@ -139,11 +153,12 @@ class Decode(Protocol):
 class ShareDecode(Protocol):
     """Decoding of a whole share at once, in two stages: for devices, which are quick with lists."""
 
-    def prepare(self, sample: Sample, instructions: Sequence[int]) -> Any:
-        """In many threads: what `finish` needs of one sample, or its Raw at once; SampleError."""
+    @property
+    def first(self) -> Decode:
+        """In workers: what `finish` needs of a sample, such as its bytes."""
         ...
 
-    def finish(self, prepared: Sequence[Any]) -> Sequence[Raw | None]:
+    def finish(self, arrays: Sequence[Tensor]) -> Sequence[Raw | None]:
         """In one thread: the samples of a share, decoded; None: `Decode` must do it."""
         ...
 
@@ -159,7 +174,8 @@ class Maker(Protocol):
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """The views of a batch.
 
-        arrays: `Raw.data` of each sample, on the device. targets: `tables.targets`, there too.
+        arrays: `Raw.data` of each sample, on the device; as a rule a `device.ragged.Ragged`, whose
+        memory is used again once nobody refers to it. targets: `tables.targets`, there too.
         """
         ...
 

@@ -15,12 +15,16 @@ from PIL import Image
 from torch import Tensor
 
 from ..batch import Batch, BatchSpec
-from ..device.handoff import Send, send_groups
-from ..errors import RecipeError, SampleError
+from ..device.handoff import Handoff, send_groups
+from ..device.ragged import Ragged
+from ..errors import RecipeError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
 from ..stream.reader import Sample
+from ..stream.source import Column
+from ..stream.tasks import DECODE, READ, Kind
+from ..stream.worker import PartDecode
 from . import Decider, Decode, Made, Maker, Modality, Raw, ShareDecode, Tables
 
 I64 = npt.NDArray[np.int64]
@@ -38,44 +42,45 @@ class Part:
     share_decode: ShareDecode | None  # None: samples are decoded one by one
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
 
+    @property
+    def worker_side(self) -> PartDecode:
+        """What workers know of this part."""
+        first = self.share_decode.first if self.share_decode else self.decode
+        extensions = None if self.owns_payload else self.modality.codec.extensions
+        return PartDecode(first, self.decode, extensions)
+
+    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
+        """What workers must know of samples, (B, anything); extents (B, 4) of the payloads."""
+        known = extents if self.owns_payload else np.zeros_like(extents)
+        return self.decider.instructions(epochs=epochs, uids=uids, extents=known)
+
+    def room(self, *, kind: Kind, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """How many bytes each decoded array takes, (B,); 0: not known."""
+        if kind == READ:
+            return np.ones_like(sizes)
+        if not self.owns_payload:
+            return np.zeros_like(sizes)
+        lists = self.share_decode if kind == DECODE else None
+        decode = lists.first if lists else self.decode
+        return decode.room(extents=extents, sizes=sizes, instructions=instructions)
+
     def load(self, sample: Sample, epoch: int) -> Raw:
-        """Decode a sample as far as the views of its epoch need it.
+        """Decode a sample of an iterable, whose extent no index tells: its bytes are asked.
 
         Raises:
             SampleError: the reason, without the place.
         """
-        mine = sample if self.owns_payload else self.member_of(sample)
-        return self.decode(mine, self.instructions(mine, epoch))
-
-    def member_of(self, sample: Sample) -> Sample:
-        """The sample as if the first member of this modality were its payload.
-
-        Raises:
-            SampleError: it has none.
-        """
-        extensions = self.modality.codec.extensions
-        for ext, data in sample.members.items():
-            if ext.rpartition(".")[2] in extensions:
-                return Sample(sample.uid, sample.key, sample.label, data)
-        raise SampleError(f"has no member .{', .'.join(sorted(extensions))}")
-
-    def prepare(self, sample: Sample, epoch: int) -> Any:
-        """The first stage of decoding a whole share at once."""
-        assert self.share_decode is not None
-        return self.share_decode.prepare(sample, self.instructions(sample, epoch))
-
-    def instructions(self, sample: Sample, epoch: int) -> list[int]:
-        """What the decider tells of one sample; where the index is silent, its bytes are asked."""
-        extent = sample.extent if any(sample.extent) else self.decode.extent(sample)
+        mine = self.worker_side.of(sample)
         (row,) = self.decider.instructions(
-            epochs=np.array([epoch]), uids=np.array([sample.uid]), extents=np.array([extent])
+            epochs=np.array([epoch]),
+            uids=np.array([mine.uid]),
+            extents=np.array([self.decode.extent(mine)]),
         )
-        return row.tolist()  # type: ignore[no-any-return]
+        return self.decode(mine, row.tolist())
 
-    def decide(self, raws: Sequence[Raw], *, epochs: I64, uids: I64, place: Place) -> Tables:
+    def decide(self, column: Column, *, epochs: I64, uids: I64, place: Place) -> Tables:
         """The tables of the samples of a batch."""
-        extents = np.array([raw.extent for raw in raws], dtype=np.int64)
-        return self.decider.decide(epochs=epochs, uids=uids, place=place, extents=extents)
+        return self.decider.decide(epochs=epochs, uids=uids, place=place, extents=column.extents)
 
 
 def parts_of(
@@ -164,21 +169,22 @@ def batch_spec(
 
 def make_parts(
     parts: Sequence[Part],
-    columns: Sequence[Sequence[Raw]],
+    columns: Sequence[Column],
     tables: Sequence[Tables],
     labels: Tensor,
     *,
-    send: Send,
+    handoff: Handoff,
 ) -> tuple[Made, dict[str, Tensor], Tensor]:
-    """What all makers make of a batch, its masks and its labels; one copy takes all to the device.
+    """What all makers make of a batch, its masks and its labels.
 
+    Arrays cross to the device where they lie, in one copy a part; the rest in one more.
     columns, tables: of each part, the samples' arrays and what was decided for them.
     """
-    arrays = [[tensor_of(raw.data) for raw in column] for column in columns]
+    arrays = [handoff.send_arrays(column.arrays) for column in columns]
     masks = tensors(merged(table.masks for table in tables))
     targets = tensors(merged(table.targets for table in tables))
-    *arrays, masks_there, targets_there, (labels,) = send_groups(
-        send, *arrays, [*masks.values()], [*targets.values()], [labels]
+    masks_there, targets_there, (labels,) = send_groups(
+        handoff.send, [*masks.values()], [*targets.values()], [labels]
     )
     there = dict(zip(targets, targets_there, strict=True))
     made = [
@@ -187,6 +193,15 @@ def make_parts(
     ]
     whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
     return whole, dict(zip(masks, masks_there, strict=True)), labels
+
+
+def column_of(raws: Sequence[Raw]) -> Column:
+    """Decoded samples as a column; arrays of one kind on the host are brought into one buffer."""
+    arrays = [tensor_of(raw.data) for raw in raws]
+    extents = np.array([raw.extent for raw in raws], dtype=np.int64)
+    if len({(array.device.type, array.dtype, array.ndim) for array in arrays}) == 1:
+        return Column(Ragged.of(arrays), extents)
+    return Column(arrays, extents)
 
 
 def merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:

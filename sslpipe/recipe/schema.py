@@ -156,7 +156,11 @@ class TrainSection(Rates):
 class RunSection(Section):
     """Decides speed only: no key may change a result, but an executor rounds pixels its own way."""
 
-    threads: Positive | Literal["auto"] = "auto"  # to decode and to augment; auto: one per core
+    workers: Annotated[int, pydantic.Field(ge=0)] | Literal["auto"] = (
+        "auto"  # processes that read and decode; 0: this one does
+    )
+    patience: Weight = 120.0  # seconds that a worker may take over one sample
+    threads: Positive | Literal["auto"] = "auto"  # to augment on a CPU; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
     prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
     cache: str | None = None  # folder on this node for shards that lie elsewhere; None: none

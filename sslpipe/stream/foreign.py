@@ -27,13 +27,11 @@ class Photos:  # the JPEGs of a folder; a run on several ranks gives each rank i
 """
 
 import threading
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any, Generic, TypeVar
 
 from ..errors import RecipeError, SampleError, ShardError
 from ..rng import sample_id
@@ -41,10 +39,22 @@ from ..shards.scan import class_id
 from ..shards.tar_headers import escaped
 from .order import I64
 from .reader import Sample
-from .source import SUBSTITUTES, Decode, Fault, Loaded, OnBad, Share, without_bytes
+from .source import SUBSTITUTES, Fault, OnBad
 
 T = TypeVar("T")
+Decode = Callable[[Sample, int], T]  # of a sample and its epoch; SampleError if it is bad
 Numbered = tuple[int, Any]  # epoch, what the iterable gave
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """One sample, without its bytes; `faults` tell of the bad ones that it stands in for."""
+
+    sample: Sample
+    decoded: T | None  # None: it is bad, and policy `mask` leaves its place empty
+    epoch: int
+    faults: tuple[Fault, ...] = ()
+    bad: bool = False
 
 
 class Foreign:
@@ -77,7 +87,7 @@ class Foreign:
         """Batches per epoch."""
         return max(1, self._epoch_samples // len(self.slots))
 
-    def share(self, step: int, decode: Decode[T]) -> Share[T]:
+    def load(self, step: int, decode: Decode[T]) -> list[Loaded[T]]:
         """The next samples; asking for another than the next step iterates anew."""
         with self._lock:
             if step != self._next:
@@ -85,7 +95,7 @@ class Foreign:
             self._next = -1  # an iterator that raises is done for: after an error, begin anew
             loaded = self._decoded(decode, len(self.slots))
             self._next = step + 1
-            return Share(loaded, ~np.array([item.bad for item in loaded], dtype=bool))
+            return loaded
 
     def close(self) -> None:
         """Close the iterator; the iterable itself is the user's."""
@@ -218,3 +228,8 @@ def label_of(value: Any, key: str) -> int:
         raise ShardError(
             f"iterable: sample {key}: {error}; number the classes, or leave the field 'cls' out"
         ) from None
+
+
+def without_bytes(sample: Sample, label: int) -> Sample:
+    """The identity of a sample: its memory is taken by the next one, still in the CPU's cache."""
+    return Sample(sample.uid, sample.key, label, b"")

@@ -18,7 +18,6 @@ from .foreign import Foreign, epoch_length
 from .mixture import Mixture, turns_of
 from .packed import Corpus, Packed, mixture_identity
 from .plan import Remainder, Single
-from .reader import Reader
 from .source import Source
 
 Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
@@ -26,12 +25,11 @@ Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
 
 @dataclass(frozen=True, slots=True)
 class ReadingRank:
-    """Which rank of how many reads, with which threads, and what of a sample."""
+    """Which rank of how many reads, and what of a sample."""
 
     rank: int
     world_size: int
-    threads: ThreadPoolExecutor
-    count: int  # of threads
+    threads: ThreadPoolExecutor  # for an iterable's samples
     modality: str = "image"  # whose codec must have written the index
     payloads: Collection[str] = ()  # extensions of what an iterable's samples hold to be decoded
     members: Collection[str] = ()  # extensions of what else is read of a sample, captions say
@@ -98,9 +96,6 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
         [corpus],
         plan,
         reading.slots(stream.batch_size, corpus.order.stride),
-        on_bad=stream.on_bad,
-        threads=reading.threads,
-        count=reading.count,
         identity=manifest.fingerprint,
     )
 
@@ -136,9 +131,6 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
         list(corpora.values()),
         plan,
         reading.slots(stream.batch_size, 1),
-        on_bad=stream.on_bad,
-        threads=reading.threads,
-        count=reading.count,
         identity=mixture_identity(corpora, turns),
     )
 
@@ -197,7 +189,6 @@ def corpus_of(
     sizes = [s.samples - len(rows) for s, rows in zip(manifest.shards, excluded, strict=True)]
     return Corpus(
         store,
-        Reader(store, reading.members),
         order.build_order(
             np.array(sizes, dtype=np.int64),
             kind=recipe.stream.order,
@@ -208,6 +199,7 @@ def corpus_of(
         fingerprint=manifest.fingerprint,
         files=[shard.file for shard in manifest.shards],
         excluded={number: rows for number, rows in enumerate(excluded) if rows},
+        members=reading.members,
         labelled=labelled,
     )
 

@@ -39,6 +39,8 @@ class Picks:
 class Plan(Protocol):
     """The samples of any batch."""
 
+    size: int  # of a global batch
+
     def __len__(self) -> int:
         """Batches per epoch."""
         ...

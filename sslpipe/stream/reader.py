@@ -1,19 +1,17 @@
-"""Checked bytes of any sample of a packed data set; safe to call from many threads at once.
+"""Checked bytes of any sample of a packed data set; safe in threads, light enough for workers.
 
 Every read is compared with the index: bounds, tar header, CRC32. What webdataset passes over
 without a word (a cut tar, a flipped bit) is an error here that names shard, sample and member.
 Where the shards lie is the store's affair (`sslpipe.shards.read.store`).
 """
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from zlib_ng.zlib_ng import crc32
 
 from .. import rng
 from ..errors import SampleError
-from ..shards.index import MemberRecord, SampleRecord
-from ..shards.read.store import OpenTar, ShardStore
 from ..shards.tar_headers import member_key
 
 Extent = tuple[int, int, int, int]
@@ -37,86 +35,94 @@ class Sample(NamedTuple):  # made once per sample read: a dataclass takes three 
         return self.extent[:2]
 
 
-class Reader:
-    """`read(shard, row)` over the shards of a store.
+class OpenTar(Protocol):
+    """A tar that can be read for as long as somebody refers to it."""
 
-    `members`: extensions that are read beside the payload (`txt`, `json` ...); a sample that has
-    no such member comes without it.
+    def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
+        """Two blocks that lie one after the other; shorter where the tar ends."""
+        ...
+
+
+class MemberPlace(NamedTuple):
+    """Where a member lies in its tar, its tar header first; and what its bytes must be."""
+
+    ext: str
+    start: int
+    header: int
+    size: int
+    crc: int
+
+
+class Wanted(NamedTuple):
+    """A sample as the index knows it; the first of its members is the payload."""
+
+    file: str
+    row: int
+    uid: int
+    label: int
+    flags: int
+    extent: Extent
+    members: Sequence[MemberPlace]
+
+
+def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
+    """Read and check one sample.
+
+    Raises:
+        SampleError: cut, damaged, or not what the index says.
+        ShardError: the tar lies elsewhere and cannot be reached.
     """
+    payload = wanted.members[0]
+    where = f"{wanted.file} sample {wanted.row}"
+    header, data = tar.read(payload.start, payload.header, payload.size)
+    if len(data) != payload.size:
+        raise cut(data, payload, where)
+    key = checked_key(header, wanted.uid, where)
+    check_bytes(data, payload, f"{where} ({key})")
+    members = {payload.ext: data}
+    for member in wanted.members[1:]:
+        _, other = tar.read(member.start, member.header, member.size)
+        if len(other) != member.size:
+            raise cut(other, member, f"{where} ({key})")
+        check_bytes(other, member, f"{where} ({key})")
+        members[member.ext] = other
+    return Sample(wanted.uid, key, wanted.label, data, wanted.flags, wanted.extent, members)
 
-    def __init__(self, store: ShardStore, members: Collection[str] = ()) -> None:
-        self._store, self._wanted = store, frozenset(members)
 
-    def read(self, shard: int, row: int) -> Sample:
-        """Read and check one sample.
+def cut(data: bytes, member: MemberPlace, where: str) -> SampleError:
+    """The error of a member whose tar ends too early."""
+    return SampleError(
+        f"{where}: the shard ends after {len(data):,} of {member.size:,} bytes of its "
+        f".{member.ext}; it was cut: copy or pack it again"
+    )
 
-        Raises:
-            SampleError: cut, damaged, or not what the index says.
-            ShardError: the shard or its index cannot be opened.
-        """
-        opened = self._store.open(shard)
-        index = opened.index
-        sample = index.sample(row)
-        payload = index.member(sample.first + sample.primary)
-        header, data = opened.read(payload.start, payload.header, payload.size)
-        ext = index.extensions[payload.ext]
-        if len(data) != payload.size:
-            raise self._cut(data, payload, ext, self._where(shard, row))
-        key = self._checked_key(header, sample.uid, shard, row)
-        if crc32(data) != payload.crc:
-            raise self._damaged(ext, self._where(shard, row, key))
-        members = {ext: data}
-        if self._wanted:
-            members |= self._others(opened, sample, self._where(shard, row, key))
-        return Sample(sample.uid, key, sample.label, data, sample.flags, sample.extent, members)
 
-    def name(self, shard: int) -> str:
-        """The file of a shard, for messages."""
-        return self._store.name(shard)
+def check_bytes(data: bytes, member: MemberPlace, where: str) -> None:
+    """Compare a member with its CRC32.
 
-    def _others(self, opened: OpenTar, sample: SampleRecord, where: str) -> dict[str, bytes]:
-        """The members that are wanted beside the payload, checked as it is."""
-        index, found = opened.index, {}
-        for number in range(sample.members):
-            member = index.member(sample.first + number)
-            ext = index.extensions[member.ext]
-            if ext not in self._wanted or number == sample.primary:
-                continue
-            _, data = opened.read(member.start, member.header, member.size)
-            if len(data) != member.size:
-                raise self._cut(data, member, ext, where)
-            if crc32(data) != member.crc:
-                raise self._damaged(ext, where)
-            found[ext] = data
-        return found
-
-    def _where(self, shard: int, row: int, key: str = "") -> str:
-        """A sample as errors name it; the key only once it is known."""
-        return f"{self.name(shard)} sample {row}" + (f" ({key})" if key else "")
-
-    @staticmethod
-    def _cut(data: bytes, member: MemberRecord, ext: str, where: str) -> SampleError:
-        return SampleError(
-            f"{where}: the shard ends after {len(data):,} of {member.size:,} bytes of its .{ext}; "
-            "it was cut: copy or pack it again"
+    Raises:
+        SampleError: they differ.
+    """
+    if crc32(data) != member.crc:
+        raise SampleError(
+            f"{where}: its .{member.ext} does not have the CRC32 of the index; the shard is "
+            "damaged: run `sslpipe verify`, then copy or pack it again"
         )
 
-    @staticmethod
-    def _damaged(ext: str, where: str) -> SampleError:
-        return SampleError(
-            f"{where}: its .{ext} does not have the CRC32 of the index; the shard is damaged: run "
-            "`sslpipe verify`, then copy or pack it again"
-        )
 
-    def _checked_key(self, header: bytes, uid: int, shard: int, row: int) -> str:
-        """The key in a tar header, which must be the one that was indexed."""
-        try:
-            key = member_key(header)
-        except SampleError as error:
-            raise SampleError(f"{self._where(shard, row)}: {error}") from error
-        if rng.sample_id(key) != uid:
-            raise SampleError(
-                f"{self._where(shard, row)}: damaged tar header (it names {key!r}, not the sample "
-                "that was indexed); copy or pack the shard again"
-            )
-        return key
+def checked_key(header: bytes, uid: int, where: str) -> str:
+    """The key in a tar header, which must be the one that was indexed.
+
+    Raises:
+        SampleError: the header is damaged, or names another sample.
+    """
+    try:
+        key = member_key(header)
+    except SampleError as error:
+        raise SampleError(f"{where}: {error}") from error
+    if rng.sample_id(key) != uid:
+        raise SampleError(
+            f"{where}: damaged tar header (it names {key!r}, not the sample that was indexed); "
+            "copy or pack the shard again"
+        )
+    return key

@@ -4,17 +4,15 @@ Packed    packed shards, one corpus or a weighted mixture: exact and elastic    
 Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither  foreign.py
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from .reader import Sample
-
-T = TypeVar("T")
-Decode = Callable[[Sample, int], T]  # of a sample and its epoch; SampleError if it is bad
+I64 = npt.NDArray[np.int64]
 OnBad = Literal["raise", "replace", "mask", "exclude"]
 SUBSTITUTES = 100  # bad samples in a row before a run gives up
 
@@ -32,28 +30,28 @@ class Fault:
     manifest: str | None = None
 
 
+class Column(NamedTuple):
+    """The samples of a share as one part of the recipe decoded them.
+
+    arrays: n of them, a `device.ragged.Ragged` unless some lie on a device already.
+    extents: (n, E), for which their draws are made.
+    """
+
+    arrays: Sequence[Tensor]
+    extents: I64
+
+
 @dataclass(frozen=True, slots=True)
-class Loaded(Generic[T]):
-    """One sample, without its bytes; `faults` tell of the bad ones that it stands in for."""
+class Share:
+    """One rank's share of a global batch: n samples in the order of its slots."""
 
-    sample: Sample
-    decoded: T | None  # None: it is bad, and policy `mask` leaves its place empty
-    epoch: int
-    faults: tuple[Fault, ...] = ()
-    bad: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Share(Generic[T]):
-    """One rank's share of a global batch, in the order of its slots."""
-
-    loaded: list[Loaded[T]]
-    valid: npt.NDArray[np.bool_]  # False: masked, or a repeat that fills the batch
-
-    @property
-    def epochs(self) -> npt.NDArray[np.int64]:
-        """The epoch of each sample, (n,) int64."""
-        return np.array([item.epoch for item in self.loaded], dtype=np.int64)
+    uids: I64  # (n,)
+    keys: tuple[str, ...]
+    labels: I64  # (n,); -1: none
+    epochs: I64  # (n,)
+    valid: npt.NDArray[np.bool_]  # (n,); False: masked, or a repeat that fills the batch
+    columns: tuple[Column, ...]  # of each part of the recipe
+    faults: tuple[Fault, ...]  # the bad samples that were met
 
 
 class Source(Protocol):
@@ -70,7 +68,7 @@ class Source(Protocol):
         ...
 
     @property
-    def slots(self) -> npt.NDArray[np.int64]:
+    def slots(self) -> I64:
         """This rank's places in every global batch, (batch_size / world_size,)."""
         ...
 
@@ -78,20 +76,6 @@ class Source(Protocol):
         """Batches per epoch, the same on all ranks."""
         ...
 
-    def share(self, step: int, decode: Decode[T]) -> Share[T]:
-        """This rank's samples of global batch `step`; always batch_size / world_size of them.
-
-        Raises:
-            SampleError: one is bad and the policy is `raise`.
-            ShardError: data is gone, or too many samples in a row are bad.
-        """
-        ...
-
     def close(self) -> None:
         """Let go of what is open; nothing is asked for afterwards."""
         ...
-
-
-def without_bytes(sample: Sample, label: int) -> Sample:
-    """The identity of a sample: its memory is taken by the next one, still in the CPU's cache."""
-    return Sample(sample.uid, sample.key, label, b"")

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 SAMPLE = HERE.parents[1] / "shards" / "sample"  # 72 photos in 4 shards
 STEPS = 3  # of each epoch; two epochs
 WORLDS = (1, 3)  # ranks
-PIXELS = 2e-4  # absolute tolerance of the sums of `pixels`: rounding, not another picture
+PIXELS = 5e-4  # absolute tolerance of the sums of `pixels`: rounding, not another picture
 BAD = ((0, 3), (1, 2), (1, 3), (2, 0))  # shard, row: one byte of the payload is flipped
 
 

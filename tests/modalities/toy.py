@@ -130,7 +130,10 @@ class SeriesDecode:
     def extent(self, sample):
         return (load(sample.data).shape[1],)
 
-    def __call__(self, sample, instructions):
+    def room(self, *, extents, sizes, instructions):
+        return np.zeros_like(sizes)  # how many channels there are is not indexed
+
+    def __call__(self, sample, instructions, memory=None):
         series = load(sample.data)
         return Raw(series, series.shape[1:])
 

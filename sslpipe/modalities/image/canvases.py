@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...device.buffers import Buffers
+import numpy as np
+import numpy.typing as npt
+
+from ...device.buffers import Buffers, Memory
 from .. import Raw
 from .decode import TURNS, decode, jpeg_orientation, scale_factor, shrunk, stored_sides
 
 if TYPE_CHECKING:
     from ...stream.reader import Sample
 
+I64 = npt.NDArray[np.int64]
 Sides = tuple[int, int]  # height, width in pixels
 
 
@@ -35,20 +39,69 @@ class CanvasDecode:
         """Height and width of an upright JPEG that libjpeg can scale; (0, 0) for all else."""
         return jpeg_sides(sample.data) or (0, 0)
 
-    def __call__(self, sample: Sample, instructions: Sequence[int]) -> Raw:
+    def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """Bytes of each canvas, (B,); 0 where the index does not know its sides."""
+        factors = instructions[:, 0]
+        sides_B2 = -(-extents[:, :2] // factors[:, None])
+        if self.size is not None:
+            goal = -(-self.size // factors)  # at most one pixel more than `side_at` says
+            shorter = np.maximum(sides_B2.min(1), 1)
+            ratio = np.minimum(1.0, (goal + 1) / shorter)
+            sides_B2 = np.ceil(sides_B2 * ratio[:, None]).astype(np.int64)
+        bytes_B: I64 = 3 * sides_B2[:, 0] * sides_B2[:, 1]
+        return bytes_B
+
+    def __call__(
+        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
+    ) -> Raw:
         """Decode one sample.
 
         Raises:
             SampleError: the reason, without the place.
         """
+        buffers = memory or self._buffers
         factor = int(instructions[0])
         sides = jpeg_sides(sample.data) if factor > 1 else None
         if sides is None:
-            pixels = decode(sample.data, size=self.size, buffers=self._buffers)
+            pixels = decode(sample.data, size=self.size, buffers=buffers)
             return Raw(pixels, pixels.shape[:2])
         size = side_at(sides, self.size, factor)
-        pixels = decode(sample.data, size=size, factor=factor, buffers=self._buffers)
+        pixels = decode(sample.data, size=size, factor=factor, buffers=buffers)
         return Raw(pixels, canvas_sides(sides, self.size))
+
+
+class JpegBytes:
+    """Leaves to a device what it can decode: the bytes of a JPEG, (n,) uint8; all else is decoded.
+
+    baseline: the flag of the index that says baseline JPEG of three components. What EXIF turns
+    goes to `cpu`, and what does not end as a JPEG ends: devices fill up cut pictures without a
+    word. The extent of bytes is not known before they are decoded: zeros.
+    """
+
+    def __init__(self, cpu: CanvasDecode, baseline: int) -> None:
+        self._cpu, self._baseline = cpu, baseline
+
+    def extent(self, sample: Sample) -> Sides:
+        """As the CPU's decoder."""
+        return self._cpu.extent(sample)
+
+    def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """Bytes of the payloads: most are left as they are."""
+        return sizes
+
+    def __call__(
+        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
+    ) -> Raw:
+        """Leave a sample to the device, or decode it here.
+
+        Raises:
+            SampleError: the CPU cannot decode it.
+        """
+        data = sample.data
+        whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
+        if sample.flags & self._baseline and whole and jpeg_orientation(data) == 1:
+            return Raw(np.frombuffer(data, np.uint8), (0, 0))
+        return self._cpu(sample, instructions, memory)
 
 
 def jpeg_sides(data: bytes) -> Sides | None:

@@ -5,8 +5,7 @@ device cannot decode, or decodes to one flat colour though its bytes say otherwi
 CPU, which also has the last word on what is bad. Its pixels differ from the CPU's (the inverse DCT,
 how colour is enlarged), so which of the two decodes belongs to the recipe, not to `run`.
 
-To the CPU go at once: what the index does not call baseline JPEG of three components, what EXIF
-turns, and what does not end as a JPEG ends, since devices fill up cut pictures without a word.
+What goes to the CPU at once is said in `canvases.JpegBytes`.
 
 The logic is tested on the CPU with engines that fail on purpose. It has not run on a GPU.
 """
@@ -16,7 +15,6 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import ExtraError, RecipeError
-from ...stream.reader import Sample
 from .. import Raw
-from .canvases import CanvasDecode
-from .decode import jpeg_orientation, shrunk
+from .canvases import CanvasDecode, JpegBytes
+from .decode import shrunk
 
 log = logging.getLogger(__name__)
 
@@ -49,47 +46,30 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A JPEG that waits for the device."""
-
-    data: bytes
-
-
 class GpuDecode:
-    """In two stages: `prepare` in many threads, `finish` for a whole share in one.
+    """In two stages: `first` in workers, `finish` for a whole share in one thread.
 
     It counts what the device decoded, and what came back to the CPU: `done`, `returned`.
     """
 
     def __init__(self, cpu: CanvasDecode, engine: Engine, *, baseline: int) -> None:
         """`baseline`: the flag of the index that says baseline JPEG of three components."""
-        self._cpu, self._engine, self._baseline = cpu, engine, baseline
+        self.first, self._cpu, self._engine = JpegBytes(cpu, baseline), cpu, engine
         self.done = self.returned = 0
 
-    def prepare(self, sample: Sample, instructions: Sequence[int]) -> Raw | Encoded:
-        """Leave a sample to the device, or decode it on the CPU.
-
-        Raises:
-            SampleError: the CPU cannot decode it.
-        """
-        data = sample.data
-        whole = data.rstrip(b"\0").endswith(b"\xff\xd9")
-        if sample.flags & self._baseline and whole and jpeg_orientation(data) == 1:
-            return Encoded(data)
-        return self._cpu(sample, instructions)
-
-    def finish(self, prepared: Sequence[Raw | Encoded]) -> list[Raw | None]:
-        """Decode what waits; None: the CPU must do it."""
-        waiting = [item.data for item in prepared if isinstance(item, Encoded)]
+    def finish(self, arrays: Sequence[Tensor]) -> list[Raw | None]:
+        """Decode what waits, (n,) uint8; None: the CPU must do it. Canvases stay as they are."""
+        waiting = [array for array in arrays if array.ndim == 1]
         with self._engine.stream():
             images = iter(self.decode(waiting))
-        return [next(images) if isinstance(item, Encoded) else item for item in prepared]
+        return [
+            next(images) if array.ndim == 1 else Raw(array, tuple(array.shape[:2]))
+            for array in arrays
+        ]
 
-    def decode(self, jpegs: Sequence[bytes]) -> list[Raw | None]:
+    def decode(self, jpegs: Sequence[Tensor]) -> list[Raw | None]:
         """Canvases of JPEGs, in their order."""
-        encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in jpegs]
-        images = halve(self._engine, encoded)
+        images = halve(self._engine, list(jpegs))
         keep = sane(images, [len(data) for data in jpegs])
         canvases = [
             canvas_of(image, self._cpu.size) if good and image is not None else None

@@ -63,11 +63,10 @@ class LocalTar:
 
 
 @dataclass(frozen=True, slots=True)
-class DistantTar:
-    """A tar that is read in ranges, without a copy here."""
+class RangeReader:
+    """A tar that is read in ranges, without a copy here; other processes connect by themselves."""
 
     url: str
-    index: Index
     patience: Patience
 
     def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
@@ -78,6 +77,18 @@ class DistantTar:
         """
         block = read_all_of(self.url, start, start + header + content, self.patience)
         return block[:header], block[header:]
+
+
+@dataclass(frozen=True, slots=True)
+class DistantTar:
+    """A tar that lies elsewhere, and its index."""
+
+    reader: RangeReader
+    index: Index
+
+    def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
+        """Two blocks that lie one after the other, in one request; ShardError."""
+        return self.reader.read(start, header, content)
 
 
 class Recent(Generic[T]):
@@ -135,6 +146,11 @@ class ShardStore:
         self._lock = threading.Lock()
         self._downloads = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="fetch")
 
+    @property
+    def bytes(self) -> int:
+        """Of all tars."""
+        return sum(shard.bytes for shard in self._manifest.shards)
+
     def open(self, shard: int) -> OpenTar:
         """The shard, fetched if need be.
 
@@ -142,6 +158,18 @@ class ShardStore:
             ShardError: it or its index is missing, cut, changed, or cannot be fetched.
         """
         return self._opened(shard)
+
+    def index(self, shard: int) -> Index:
+        """The index of a shard, whose tar need not be here.
+
+        Raises:
+            ShardError: it is missing, damaged, or another one.
+        """
+        return self._indexes(shard)
+
+    def holds(self, shard: int) -> bool:
+        """Whether the shard may stay open: it is no distant one that was given up."""
+        return not self.fetched[shard] or shard in self._opened
 
     def name(self, shard: int) -> str:
         """The file of a shard, for messages."""
@@ -184,7 +212,7 @@ class ShardStore:
         if not is_url(place):
             return LocalTar(open_local(local_path(place), shard), index)
         if self._cache is None:
-            return DistantTar(str(place), index, self._patience)
+            return DistantTar(RangeReader(str(place), self._patience), index)
         tar = Distant(str(place), shard.bytes, shard.sha256)
         return LocalTar(self._cache.fetch(tar), index)
 

@@ -1,0 +1,285 @@
+"""From a source to decoded shares: by workers, in this process, or from an iterable's own bytes.
+
+    Packed    tasks for workers, each array straight into the arena      stream/loader.py
+    Foreign   the iterable's bytes, decoded in threads                   stream/foreign.py
+
+A device that decodes lists gets what workers left to it, in `DeviceLoading`.
+"""
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..device.handoff import pin, unpin
+from ..device.ragged import Ragged
+from ..device.slots import Slots
+from ..errors import RecipeError
+from ..process import cores
+from ..recipe import Recipe
+from ..stream.flights import Flight
+from ..stream.foreign import Foreign, Loaded
+from ..stream.loader import Loader
+from ..stream.packed import Packed
+from ..stream.reader import Sample
+from ..stream.source import Column, Share, Source
+from ..stream.tasks import ALONE, DECODE, READ, Kind
+from ..stream.workers import Crew, InProcess, Workers
+from . import Raw, ShareDecode
+from .parts import Part, column_of, tensor_of
+
+I64 = npt.NDArray[np.int64]
+AHEAD = 2  # shares that workers are at, so that none of them waits for the last task of another
+SMALL_SAMPLES, SMALL_BYTES = 2_000, 30_000_000  # of a rank's epoch: sooner done than workers start
+
+
+class Loading(Protocol):
+    """Gives the shares of a rank."""
+
+    def load(self, step: int, kind: Kind = DECODE) -> Share:
+        """This rank's samples of global batch `step`."""
+        ...
+
+    def load_ahead(self, step: int) -> Share:
+        """The same, for steps that follow each other; another step starts anew there."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """How often samples were decoded at a smaller scale."""
+        ...
+
+    def close(self) -> None:
+        """Stop what works for it."""
+        ...
+
+
+class PackedLoading:
+    """Packed shards by a crew, some shares ahead."""
+
+    def __init__(self, loader: Loader, crew: Crew, slots: Slots, *, ahead: int) -> None:
+        self._loader, self.crew, self.slots, self._ahead = loader, crew, slots, ahead
+        self._flights: deque[tuple[int, Flight]] = deque()
+        self._loaded = self._reduced = 0
+
+    def load(self, step: int, kind: Kind = DECODE) -> Share:
+        """This rank's samples of global batch `step`."""
+        return self._counted(self._loader.load(step, kind))
+
+    def load_some(self, step: int, places: Sequence[int], kind: Kind) -> Share:
+        """The samples in some places of a share."""
+        return self._loader.load_some(step, places, kind)
+
+    def load_ahead(self, step: int) -> Share:
+        """The same as `load`, of steps that follow each other; from one thread."""
+        if self._flights and self._flights[0][0] != step:
+            self._flights.clear()  # their slots come back when their tasks are done
+        while len(self._flights) <= self._ahead:
+            coming = step + len(self._flights)
+            self._flights.append((coming, self._loader.submit(coming)))
+        return self._counted(self._loader.finish(self._flights.popleft()[1]))
+
+    def _counted(self, share: Share) -> Share:
+        for arrays, extents in share.columns:
+            if isinstance(arrays, Ragged) and extents.shape[1] <= arrays.shapes_BD.shape[1]:
+                sides = arrays.shapes_BD[:, : extents.shape[1]]
+                self._reduced += int((sides != extents).any(1).sum())
+            self._loaded += len(arrays)
+        return share
+
+    @property
+    def summary(self) -> str:
+        """How often it was of use to know the views before decoding."""
+        return f"{self._reduced:,} of {self._loaded:,} samples were decoded at a smaller scale"
+
+    def close(self) -> None:
+        """End the crew, and let go of the arena."""
+        self._flights.clear()
+        self.crew.close()
+        self.slots.close()
+
+
+class DeviceLoading:
+    """Packed shards of one part, whose arrays a device decodes in lists; of one thread."""
+
+    def __init__(self, packed: PackedLoading, decode: ShareDecode) -> None:
+        self._packed, self._decode, self.close = packed, decode, packed.close
+
+    @property
+    def summary(self) -> str:
+        """How often workers decoded at a smaller scale; the device never does."""
+        return self._packed.summary
+
+    def load(self, step: int, kind: Kind = DECODE) -> Share:
+        """This rank's samples of global batch `step`."""
+        share = self._packed.load(step, kind)
+        return self._finished(share, step) if kind == DECODE else share
+
+    def load_ahead(self, step: int) -> Share:
+        """The same, for steps that follow each other."""
+        return self._finished(self._packed.load_ahead(step), step)
+
+    def _finished(self, share: Share, step: int) -> Share:
+        """Decode what workers left to the device; what it cannot do, workers do after all."""
+        (column,) = share.columns
+        raws = list(self._decode.finish(column.arrays))
+        missed = [place for place, raw in enumerate(raws) if raw is None]
+        if not missed:
+            return replace(share, columns=(decoded_column(raws, column.extents),))
+        return self._with(share, raws, missed, self._packed.load_some(step, missed, ALONE))
+
+    def _with(
+        self, share: Share, raws: list[Raw | None], missed: Sequence[int], other: Share
+    ) -> Share:
+        """A share with those samples of another one in the places that were missed."""
+        (column,) = other.columns
+        keys = list(share.keys)
+        for at, place in enumerate(missed):
+            raws[place] = Raw(column.arrays[at], tuple(column.extents[at].tolist()))
+            keys[place] = other.keys[at]
+        uids, labels, valid = share.uids.copy(), share.labels.copy(), share.valid.copy()
+        uids[missed], labels[missed], valid[missed] = other.uids, other.labels, other.valid
+        whole = decoded_column(raws, share.columns[0].extents)
+        faults = share.faults + other.faults
+        return Share(uids, tuple(keys), labels, share.epochs, valid, (whole,), faults)
+
+
+def decoded_column(raws: Sequence[Raw | None], extents: I64) -> Column:
+    """Canvases, on the device or not yet; what workers decoded keeps the extent that they said."""
+    arrays = [tensor_of(raw.data) for raw in raws if raw is not None]
+    told = [
+        known if any(known) else raw.extent
+        for known, raw in zip(extents.tolist(), raws, strict=True)
+        if raw is not None
+    ]
+    return Column(arrays, np.array(told, dtype=np.int64))
+
+
+class ForeignLoading:
+    """An iterable's samples, decoded in threads."""
+
+    summary = "samples of an iterable were decoded as they came"
+
+    def __init__(self, source: Foreign, parts: Sequence[Part]) -> None:
+        self._source, self._parts = source, parts
+
+    def load(self, step: int, kind: Kind = DECODE) -> Share:
+        """The next samples; with READ they are taken and not decoded."""
+        decode = self._skip if kind == READ else self._decode
+        loaded = self._source.load(step, decode)
+        return share_of(loaded, [part.maker.blank for part in self._parts])
+
+    def load_ahead(self, step: int) -> Share:
+        """The same: an iterable is asked for no more than is needed."""
+        return self.load(step)
+
+    def _decode(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
+        return tuple(part.load(sample, epoch) for part in self._parts)
+
+    def _skip(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
+        return ()
+
+    def close(self) -> None:
+        """Its threads are the pipeline's."""
+
+
+def share_of(loaded: Sequence[Loaded[tuple[Raw, ...]]], blanks: Sequence[Raw]) -> Share:
+    """Samples that were decoded one by one, by column."""
+    samples = [item.sample for item in loaded]
+    raws = [tuple(blanks) if item.decoded is None else item.decoded for item in loaded]
+    return Share(
+        np.array([sample.uid for sample in samples], dtype=np.int64),
+        tuple(sample.key for sample in samples),
+        np.array([sample.label for sample in samples], dtype=np.int64),
+        np.array([item.epoch for item in loaded], dtype=np.int64),
+        ~np.array([item.bad for item in loaded], dtype=bool),
+        tuple(column_of(column) for column in zip(*raws, strict=True)),
+        tuple(fault for item in loaded for fault in item.faults),
+    )
+
+
+def open_loading(
+    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device
+) -> Loading:
+    """What loads the shares of a source.
+
+    Raises:
+        RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
+            decoder cannot be sent to workers.
+    """
+    devices = [part.share_decode for part in parts if part.share_decode]
+    if devices:
+        check_device_decoding(recipe, source, parts)
+    if isinstance(source, Foreign):
+        return ForeignLoading(source, parts)
+    assert isinstance(source, Packed)
+    count = worker_count(recipe, source)
+    slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
+    crew = open_crew(recipe, source, parts, slots, count)
+    loader = Loader(
+        source,
+        crew,
+        slots,
+        parts,
+        blanks=[part.maker.blank for part in parts],
+        on_bad=recipe.stream.on_bad,
+        count=count,
+    )
+    packed = PackedLoading(loader, crew, slots, ahead=AHEAD if count else 0)
+    return DeviceLoading(packed, devices[0]) if devices else packed
+
+
+def open_crew(
+    recipe: Recipe, source: Packed, parts: Sequence[Part], slots: Slots, count: int
+) -> Crew:
+    """`count` workers, or this process.
+
+    Raises:
+        RecipeError: a decoder is made in the user's script, which workers do not run.
+    """
+    stores = [corpus.store for corpus in source.corpora]
+    decoders = [part.worker_side for part in parts]
+    if not count:
+        return InProcess(stores, decoders)
+    for decoder in decoders:
+        kind = type(decoder.first)
+        if kind.__module__ == "__main__":
+            raise RecipeError(
+                f"{recipe.path}: the decoder {kind.__name__} is defined in the script that runs, "
+                "which workers do not run; move it into a module of its own, or set run.workers: 0"
+            )
+    return Workers(stores, decoders, slots, count=count, patience=recipe.run.patience)
+
+
+def worker_count(recipe: Recipe, source: Packed) -> int:
+    """How many workers this rank has; none for sets that are read before workers have started."""
+    if recipe.run.workers != "auto":
+        return recipe.run.workers
+    samples, bytes_ = source.rank_epoch
+    if samples < SMALL_SAMPLES and bytes_ < SMALL_BYTES:
+        return 0
+    share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(share, len(source.slots)))
+
+
+def check_device_decoding(recipe: Recipe, source: Source, parts: Sequence[Part]) -> None:
+    """Whether a device can decode what there is.
+
+    Raises:
+        RecipeError: it is an iterable, or there are several modalities.
+    """
+    device = f"{recipe.path}: decode.device = {recipe.decode.device!r}"
+    if not isinstance(source, Packed):
+        raise RecipeError(
+            f"{device}: what a device cannot decode is read again, which an iterable does not "
+            "allow; use packed or indexed shards, or write decode: {device: cpu}"
+        )
+    if len(parts) > 1:
+        raise RecipeError(
+            f"{device}: decodes recipes of one modality; write decode: {{device: cpu}}"
+        )

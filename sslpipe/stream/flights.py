@@ -1,0 +1,244 @@
+"""Samples on their way through the workers: cut into tasks, and gathered again.
+
+A flight has a slot of its own. Each array has a place in it, as large as the index lets expect;
+what turns out larger flies once more, in another slot, with the room that it asked for.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..device.arena import ALIGN
+from ..device.slots import Slots
+from .packed import Packed, Wants
+from .records import Records, others
+from .tasks import (
+    COLUMNS,
+    CRC,
+    EXT,
+    EXTENT,
+    FILE,
+    FLAGS,
+    HEADER,
+    LABEL,
+    MEMBER_COLUMNS,
+    PLACE,
+    RESULT,
+    ROW,
+    SHORT,
+    SIZE,
+    START,
+    UID,
+    Kind,
+    Task,
+)  # fmt: skip
+from .workers import Crew, Done, key_of, table_of
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+TASK = 32  # samples per task at most
+TASKS_PER_WORKER = 4  # per batch at least, so that all workers end at about the same time
+BLOCK = 512  # bytes of a tar
+
+
+class Planner(Protocol):
+    """What a part of the recipe decides before its samples are decoded."""
+
+    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
+        """What its decoder must know: (n, anything); extents: (n, 4) of the index, 0: unknown."""
+        ...
+
+    def room(self, *, kind: Kind, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """How many bytes each decoded array takes, (n,); 0: not known. sizes: of the payloads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Samples whose tasks were submitted; their arrays will lie in `memory`."""
+
+    wants: Wants
+    kind: Kind
+    records: Records
+    instructions: list[I64]  # of each part
+    rooms: I64  # (n, P, 2): where each array has its place, and its bytes
+    memory: U8
+    futures: "list[Future[list[Done]]]"
+
+
+@dataclass(slots=True)
+class Landed:
+    """Samples that were tried, a row each, whichever slot their arrays lie in."""
+
+    wants: Wants
+    records: Records
+    results: npt.NDArray[np.void]  # (n, P) of RESULT
+    starts: I64  # (n, P) where in its slot each array begins
+    slots: list[U8]
+    slot: I64  # (n,) which of them
+    keys: dict[int, str]  # of samples whose results do not have it
+    reasons: dict[int, str]  # why the samples in these places are bad
+
+    def replace(self, places: I64, other: "Landed") -> None:
+        """Put other samples in some places of these."""
+        # the rest of the wants stays: a substitute has its position's epoch
+        self.wants.shards[places], self.wants.rows[places] = other.wants.shards, other.wants.rows
+        for mine, theirs in zip(self.records, other.records, strict=True):
+            mine[places] = theirs
+        self.results[places], self.starts[places] = other.results, other.starts
+        self.slot[places] = other.slot + len(self.slots)
+        self.slots += other.slots
+        for texts, new in ((self.keys, other.keys), (self.reasons, other.reasons)):
+            for at, place in enumerate(places.tolist()):
+                texts.pop(place, None)
+                if at in new:
+                    texts[place] = new[at]
+
+    def key(self, place: int) -> str | None:
+        """The key of a sample; None where its tar header does not tell it."""
+        return self.keys.get(place) or key_of(self.results[place, 0])
+
+
+class Flights:
+    """Sends samples through a crew. `count`: of workers, between whom a batch is divided."""
+
+    def __init__(
+        self, source: Packed, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
+    ) -> None:
+        self._source, self._crew, self._slots, self._parts = source, crew, slots, parts
+        self._count = max(1, count)
+        self._usual = [1 << 12] * len(parts)  # bytes of the largest array that was short of room
+
+    def depart(self, wants: Wants, kind: Kind) -> Flight:
+        """Decide what workers must know of some samples, and submit them."""
+        records = self._source.records(wants)
+        extents = records.samples["extent"].astype(np.int64)
+        uids, sizes = records.samples["uid"], records.payloads["size"].astype(np.int64)
+        instructions, room = [], np.empty((len(wants), len(self._parts)), dtype=np.int64)
+        for number, part in enumerate(self._parts):
+            told = part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
+            known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
+            room[:, number] = np.where(known > 0, known, self._usual[number])
+            instructions.append(told)
+        return self._submit(wants, kind, records, instructions, room)
+
+    def _submit(
+        self, wants: Wants, kind: Kind, records: Records, instructions: list[I64], room: I64
+    ) -> Flight:
+        """Submit samples that have so much room, (n, P) bytes."""
+        head = -(-room.size * RESULT.itemsize // ALIGN) * ALIGN
+        padded = -(-room // ALIGN) * ALIGN
+        ends = head + np.cumsum(padded.ravel()).reshape(room.shape)
+        rooms = np.stack([ends - padded, room], axis=-1)
+        slot = self._slots.take(int(ends[-1, -1]))
+        table_of(slot.memory, *room.shape)[...] = np.zeros((), RESULT)
+        place = slot.start, len(slot.memory)
+        tasks = self._tasks(
+            Flight(wants, kind, records, instructions, rooms, slot.memory, []), place
+        )
+        futures = [self._crew.submit(task, slot.memory) for task in tasks]
+        return Flight(wants, kind, records, instructions, rooms, slot.memory, futures)
+
+    def _tasks(self, flight: Flight, slot: tuple[int, int]) -> list[Task]:
+        """The samples of a flight by shard, cut into tasks."""
+        wants = flight.wants
+        order = np.lexsort((wants.rows, wants.shards, wants.corpora))
+        size = max(1, min(TASK, len(order) // (TASKS_PER_WORKER * self._count)))
+        table = sample_table(wants, flight.records)
+        return [
+            self._task(flight, slot, table, order[start : start + size])
+            for start in range(0, len(order), size)
+        ]
+
+    def _task(self, flight: Flight, slot: tuple[int, int], table: I64, rows: I64) -> Task:
+        """The task of some samples of a flight."""
+        wants, samples = flight.wants, table[rows]
+        pairs = np.stack([wants.corpora[rows], wants.shards[rows]], axis=1)
+        files, samples[:, FILE] = np.unique(pairs, axis=0, return_inverse=True)
+        return Task(
+            flight.kind,
+            slot,
+            [(corpus, shard) for corpus, shard in files.tolist()],
+            samples,
+            flight.rooms[rows],
+            [told[rows] for told in flight.instructions],
+            self._members(pairs, samples),
+        )
+
+    def _members(self, pairs: I64, samples: I64) -> I64:
+        """(m, MEMBER_COLUMNS) of the members that are read beside the payloads of a task."""
+        found: list[tuple[int, ...]] = []
+        for at, ((corpus, shard), row) in enumerate(
+            zip(pairs.tolist(), samples[:, ROW].tolist(), strict=True)
+        ):
+            wanted = self._source.corpora[corpus].members
+            if wanted:
+                index = self._source.corpora[corpus].store.index(shard)
+                found += [(at, *member) for member in others(index, row, wanted)]
+        return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
+
+    def land(self, flight: Flight) -> Landed:
+        """Wait for samples; those that were short of room are sent again.
+
+        Raises:
+            ShardError: a shard cannot be read, which says nothing of the sample.
+        """
+        landed = gathered(flight)
+        short = (landed.results["status"] == SHORT).any(1)
+        if short.any():
+            places = np.flatnonzero(short)
+            landed.replace(places, self.land(self._wider(flight, landed, places)))
+        return landed
+
+    def _wider(self, flight: Flight, landed: Landed, places: I64) -> Flight:
+        """The samples in some places once more, with the room that they asked for."""
+        asked = np.maximum(landed.results["bytes"][places], flight.rooms[places, :, 1])
+        self._usual = np.maximum(self._usual, asked.max(0)).tolist()
+        records = Records(*(table[places] for table in flight.records))
+        instructions = [told[places] for told in flight.instructions]
+        return self._submit(flight.wants.at(places), flight.kind, records, instructions, asked)
+
+
+def sample_table(wants: Wants, records: Records) -> I64:
+    """(n, COLUMNS) of a task's samples; FILE is filled in by task."""
+    samples, payloads = records
+    table = np.zeros((len(wants), COLUMNS), dtype=np.int64)
+    header = payloads["blocks"].astype(np.int64) * BLOCK
+    offset = payloads["offset"].astype(np.int64)
+    for column, values in {
+        ROW: wants.rows, UID: samples["uid"], LABEL: samples["label"], FLAGS: samples["flags"],
+        START: offset - header, HEADER: header, SIZE: payloads["size"], CRC: payloads["crc"],
+        EXT: payloads["ext"], PLACE: np.arange(len(wants)),
+    }.items():  # fmt: skip
+        table[:, column] = values
+    table[:, EXTENT : EXTENT + 4] = samples["extent"]
+    return table
+
+
+def gathered(flight: Flight) -> Landed:
+    """Wait for the tasks of a flight, and put together what they found."""
+    keys: dict[int, str] = {}
+    reasons: dict[int, str] = {}
+    for future in flight.futures:
+        for done in future.result():
+            places = done.task.samples[:, PLACE]
+            keys |= {int(places[row]): key for row, key in done.keys.items()}
+            for failed in done.faults:
+                reasons[int(places[failed.row])] = failed.reason
+                if failed.key is not None:
+                    keys[int(places[failed.row])] = failed.key
+    n, parts = flight.rooms.shape[:2]
+    return Landed(
+        flight.wants,
+        flight.records,
+        table_of(flight.memory, n, parts).copy(),
+        flight.rooms[..., 0].copy(),
+        [flight.memory],
+        np.zeros(n, dtype=np.int64),
+        keys,
+        reasons,
+    )

@@ -1,0 +1,221 @@
+"""Decoded shares of packed shards: many ahead in the workers, bad samples replaced, in one buffer.
+
+    step -> Wants -> records, instructions, places in a slot -> tasks      `submit`, ahead of time
+    tasks done -> bad ones replaced -> Share                               `finish`
+
+All that is decided here is decided for the samples of a share at once. It does not know what a
+decoded sample is: that is for the parts of the recipe.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..device.arena import ALIGN
+from ..device.ragged import Ragged
+from ..device.slots import Slots
+from ..errors import SampleError, ShardError
+from .flights import Flight, Flights, Landed, Planner
+from .packed import Packed, Wants
+from .source import SUBSTITUTES, Column, Fault, OnBad, Share
+from .tasks import DECODE, READ, Kind
+from .workers import Crew
+
+I64 = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+
+class Blank(Protocol):
+    """What stands in the place of a sample that is not shown: `modalities.Raw`."""
+
+    @property
+    def data(self) -> Any: ...
+    @property
+    def extent(self) -> tuple[int, ...]: ...
+
+
+class Loader:
+    """`load(step)` gives a share; `submit` and `finish` do it in two steps, many at a time.
+
+    blanks: of each part, for `stream.on_bad: mask`. count: of workers.
+    """
+
+    def __init__(
+        self,
+        source: Packed,
+        crew: Crew,
+        slots: Slots,
+        parts: Sequence[Planner],
+        *,
+        blanks: Sequence[Blank],
+        on_bad: OnBad,
+        count: int,
+    ) -> None:
+        self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
+        self._flights = Flights(source, crew, slots, parts, count=count)
+
+    def load(self, step: int, kind: Kind = DECODE) -> Share:
+        """This rank's samples of global batch `step`; as `finish`."""
+        return self.finish(self.submit(step, kind))
+
+    def load_some(self, step: int, places: Sequence[int], kind: Kind) -> Share:
+        """The samples in some places of a share; as `finish`."""
+        wants = self._source.wants(step).at(np.array(places, dtype=np.int64))
+        return self.finish(self._flights.depart(wants, kind))
+
+    def submit(self, step: int, kind: Kind = DECODE) -> Flight:
+        """Have workers begin with a share."""
+        return self._flights.depart(self._source.wants(step), kind)
+
+    def finish(self, flight: Flight) -> Share:
+        """Wait for a share, and replace what is bad in it.
+
+        Raises:
+            SampleError: a sample is bad and the policy is `raise`.
+            ShardError: data is gone, or too many samples in a row are bad.
+        """
+        landed, faults = self._flights.land(flight), dict[int, list[Fault]]()
+        self._note(landed, faults)
+        if self._on_bad != "mask":
+            self._substitute(landed, flight.kind, faults)
+        told = tuple(fault for place in sorted(faults) for fault in faults[place])
+        columns = () if flight.kind == READ else self._columns(landed)
+        return self._share(landed, columns, told)
+
+    def _note(self, landed: Landed, faults: dict[int, list[Fault]]) -> None:
+        """Write down what is wrong with samples.
+
+        Raises:
+            SampleError: the policy is `raise`.
+        """
+        for place in sorted(landed.reasons):
+            fault = self._fault(landed, place)
+            if self._on_bad == "raise":
+                raise SampleError(fault.reason)
+            faults.setdefault(place, []).append(fault)
+
+    def _fault(self, landed: Landed, place: int) -> Fault:
+        """What is wrong with one sample; its uid only where its bytes agree with the index."""
+        wants, key = landed.wants, landed.key(place)
+        corpus = self._source.corpora[wants.corpora[place]]
+        uid = None if key is None else int(landed.records.samples["uid"][place])
+        where = corpus.files[wants.shards[place]], int(wants.rows[place])
+        reason, epoch = landed.reasons[place], int(wants.epochs[place])
+        return Fault(*where, uid, key, reason, epoch, corpus.fingerprint)
+
+    def _substitute(self, landed: Landed, kind: Kind, faults: dict[int, list[Fault]]) -> None:
+        """Put the next good samples of their lanes in the places of bad ones.
+
+        Raises:
+            ShardError: too many of them are bad, too.
+        """
+        for attempt in range(1, SUBSTITUTES + 1):
+            if not landed.reasons:
+                return
+            places = np.array(sorted(landed.reasons), dtype=np.int64)
+            if attempt == SUBSTITUTES:
+                break
+            wants = self._source.substitutes(landed.wants.at(places), attempt)
+            landed.replace(places, self._flights.land(self._flights.depart(wants, kind)))
+            self._note(landed, faults)
+        last = faults[int(places[-1])][-1]
+        raise ShardError(
+            f"{last.shard}: {SUBSTITUTES} bad samples in a row, the last: {last.reason}; run "
+            "`sslpipe verify` on the shards"
+        )
+
+    def _share(
+        self, landed: Landed, columns: tuple[Column, ...], faults: tuple[Fault, ...]
+    ) -> Share:
+        wants, uids = landed.wants, landed.records.samples["uid"].astype(np.int64)
+        labels = self._labels(landed)
+        keys, valid = self._keys(landed), wants.valid.copy()
+        for place in landed.reasons:  # masked: nobody may look at them
+            uids[place] = uids[place] if landed.key(place) is not None else 0
+            labels[place], valid[place] = -1, False
+        return Share(uids, keys, labels, wants.epochs, valid, columns, faults)
+
+    def _labels(self, landed: Landed) -> I64:
+        """(n,), -1 where a corpus numbers its classes by itself."""
+        labelled = np.array([corpus.labelled for corpus in self._source.corpora])
+        labels: I64 = np.where(
+            labelled[landed.wants.corpora], landed.records.samples["label"].astype(np.int64), -1
+        )
+        return labels
+
+    def _keys(self, landed: Landed) -> tuple[str, ...]:
+        """The key of every sample; its place where nothing tells the key of a bad one."""
+        first = landed.results[:, 0]
+        blocks, step = first["key"].tobytes(), first["key"].shape[1]
+        keys = [
+            blocks[at * step : at * step + size].decode()
+            for at, size in enumerate(first["key_bytes"].tolist())
+        ]
+        for place in {*landed.keys, *landed.reasons}:
+            keys[place] = landed.key(place) or self._nameless(landed.wants, place)
+        return tuple(keys)
+
+    def _nameless(self, wants: Wants, place: int) -> str:
+        corpus = self._source.corpora[wants.corpora[place]]
+        return f"{corpus.files[wants.shards[place]]}#{wants.rows[place]}"
+
+    def _columns(self, landed: Landed) -> tuple[Column, ...]:
+        """The arrays of each part, where they lie if they lie in one slot."""
+        parts = range(landed.results.shape[1])
+        if len(landed.slots) == 1 and not landed.reasons:
+            alike = [self._in_place(landed, part) for part in parts]
+            if all(alike):
+                return tuple(column for column in alike if column)
+        return tuple(self._copied(landed, part) for part in parts)
+
+    def _in_place(self, landed: Landed, part: int) -> Column | None:
+        """The arrays of a part in the slot; None: they are not of one kind."""
+        results = landed.results[:, part]
+        kinds = np.unique(np.stack([results["type"], results["axes"], results["extents"]]), axis=1)
+        if kinds.shape[1] > 1:
+            return None
+        kind, axes, extents = kinds[:, 0].tolist()
+        flat = torch.from_numpy(landed.slots[0])
+        shapes, starts = results["shape"][:, :axes], landed.starts[:, part]
+        arrays = Ragged(flat, starts, shapes, TYPES[kind])
+        return Column(arrays, results["extent"][:, :extents])
+
+    def _copied(self, landed: Landed, part: int) -> Column:
+        """The arrays of a part from several slots in a new one; two kinds: a list."""
+        raws = [self._raw(landed, place, part) for place in range(len(landed.wants))]
+        extents = np.array([extent for _, extent in raws], dtype=np.int64)
+        kinds = {(array.dtype, array.ndim) for array, _ in raws}
+        if len(kinds) > 1:
+            return Column([torch.from_numpy(array) for array, _ in raws], extents)
+        return Column(self._together([array for array, _ in raws]), extents)
+
+    def _raw(self, landed: Landed, place: int, part: int) -> tuple[Array, Sequence[int]]:
+        """One array where it lies, and its extent."""
+        if place in landed.reasons:
+            blank = self._blanks[part]
+            return np.asarray(blank.data), blank.extent
+        result, start = landed.results[place, part], int(landed.starts[place, part])
+        shape = result["shape"][: result["axes"]].tolist()
+        memory = landed.slots[landed.slot[place]][start : start + int(result["bytes"])]
+        array = memory.view(KINDS[int(result["type"])]).reshape(shape)
+        return array, result["extent"][: result["extents"]].tolist()
+
+    def _together(self, arrays: Sequence[Array]) -> Ragged:
+        """Arrays of one kind behind each other in a new slot."""
+        sizes = np.array([-(-array.nbytes // ALIGN) * ALIGN for array in arrays], dtype=np.int64)
+        starts = np.cumsum(sizes) - sizes
+        memory = self._slots.take(int(sizes.sum())).memory
+        for array, start in zip(arrays, starts.tolist(), strict=True):
+            place = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            place[...] = array
+        shapes = np.array([array.shape for array in arrays], dtype=np.int64)
+        return Ragged(torch.from_numpy(memory), starts, shapes, TYPES[arrays[0].dtype.num])
+
+
+NAMES = "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"
+# NumPy's number of a type -> the type, and torch's
+KINDS: dict[int, np.dtype[Any]] = {np.dtype(name).num: np.dtype(name) for name in NAMES}
+TYPES: dict[int, torch.dtype] = {np.dtype(name).num: getattr(torch, name) for name in NAMES}

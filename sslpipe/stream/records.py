@@ -1,0 +1,84 @@
+"""What the indexes say of any samples of a corpus, for many samples at once.
+
+The indexes of the shards that were asked for lie behind each other in one table, so the records of
+a batch are one look-up, however many shards its samples lie in.
+"""
+
+import threading
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..shards.index import MEMBER, SAMPLE, Index
+from ..shards.read.store import ShardStore
+
+I64 = npt.NDArray[np.int64]
+Table = npt.NDArray[np.void]
+SHARDS = 1024  # whose indexes are kept: 60 bytes a sample
+
+
+class Records(NamedTuple):
+    """Two tables of n samples: of SAMPLE, and of MEMBER their payloads."""
+
+    samples: Table
+    payloads: Table
+
+
+class RecordTable:
+    """`at(shards, rows)` -> Records; safe in threads."""
+
+    def __init__(self, store: ShardStore, shards: int) -> None:
+        self._store = store
+        self._first: I64 = np.full(shards, -1, dtype=np.int64)  # of each shard in the table
+        self._samples, self._payloads = np.empty(0, SAMPLE), np.empty(0, MEMBER)
+        self._used = self._kept = 0
+        self._lock = threading.Lock()
+
+    def at(self, shards: I64, rows: I64) -> Records:
+        """The records of samples.
+
+        Raises:
+            ShardError: an index is missing, cut, or of another tar.
+        """
+        with self._lock:
+            missing = np.unique(shards[self._first[shards] < 0])
+            if len(missing):
+                self._add(missing.tolist(), np.unique(shards).tolist())
+            places = self._first[shards] + rows
+            return Records(self._samples[places], self._payloads[places])
+
+    def _add(self, missing: Sequence[int], needed: Sequence[int]) -> None:
+        """Read indexes; with too many of them, first forget all that are not needed now."""
+        if self._kept + len(missing) > max(SHARDS, len(needed)):
+            self._first[:] = -1
+            self._used = self._kept = 0
+            missing = needed
+        for shard in missing:
+            self._append(shard, self._store.index(shard))
+
+    def _append(self, shard: int, index: Index) -> None:
+        end = self._used + len(index)
+        if end > len(self._samples):
+            room = max(end, 2 * len(self._samples))
+            self._samples = np.resize(self._samples, room) if self._used else np.empty(room, SAMPLE)
+            self._payloads = (
+                np.resize(self._payloads, room) if self._used else np.empty(room, MEMBER)
+            )
+        self._samples[self._used : end] = index.samples
+        self._payloads[self._used : end] = index.payloads
+        self._first[shard], self._used = self._used, end
+        self._kept += 1
+
+
+def others(index: Index, row: int, wanted: Collection[str]) -> list[tuple[int, ...]]:
+    """The members of a sample that are wanted beside its payload: ext, start, header, size, CRC."""
+    sample = index.sample(row)
+    numbers = (n for n in range(sample.members) if n != sample.primary)
+    found = (index.member(sample.first + number) for number in numbers)
+    return [
+        (member.ext, member.start, member.header, member.size, member.crc)
+        for member in found
+        if index.extensions[member.ext] in wanted
+    ]

@@ -1,0 +1,444 @@
+"""Worker processes, seen from the main process: tasks out, reports back, the dead replaced.
+
+One thread talks to all workers; it also starts them, so that the kernel ends them with it. A worker
+that dies, or does not get on for `patience` seconds, is replaced and what it had not done is done
+again. A sample at which two workers died is a bad sample like any other.
+"""
+
+import json
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..device.slots import Slots
+from ..errors import SslpipeError
+from ..shards.read.store import LocalTar, ShardStore, open_files
+from . import worker as body
+from .tasks import FAULT, NEW, PLACE, RESULT, Task, unpacked
+from .worker import MOST_FILES, Failed, PartDecode, Report, ShardFile
+
+AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
+DEATHS = 2  # of workers at one sample, after which it is the sample's fault
+STARTS = 3  # workers that die before they are ready, after which starting them is given up
+START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from sslpipe.stream.worker import main; main(*map(int, sys.argv[2:]))"
+)
+STDERR = 2
+GRACE = 2.0  # seconds that a worker has to end by itself
+U8 = npt.NDArray[np.uint8]
+
+
+class Done(NamedTuple):
+    """A task that is done: what its report says; the arrays stand in its slot."""
+
+    task: Task
+    faults: Sequence[Failed]
+    keys: Mapping[int, str]
+
+
+class Crew(Protocol):
+    """What does tasks: `Workers`, or `InProcess`."""
+
+    def submit(self, task: Task, memory: U8) -> "Future[list[Done]]":
+        """Do a task whose slot is `memory`; several Done if a worker died on the way.
+
+        The future raises what is no fault of a sample.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop; nothing is submitted afterwards."""
+        ...
+
+
+class InProcess:
+    """Does tasks at once in the thread that submits them: `run.workers: 0`."""
+
+    def __init__(self, stores: Sequence[ShardStore], parts: Sequence[PartDecode]) -> None:
+        self._stores, self._parts = stores, parts
+
+    def submit(self, task: Task, memory: U8) -> "Future[list[Done]]":
+        """Do a task; the future is done already."""
+        future: Future[list[Done]] = Future()
+        try:
+            files = {n: opened(self._stores, *file) for n, file in enumerate(task.files)}
+        except Exception as error:
+            future.set_exception(error)
+            return future
+        tasks = body.Tasks(self._parts, lambda _: memory, files)
+        report = tasks(unpacked(task.packed(0, range(len(files)))))
+        if report.error:
+            future.set_exception(report.error)
+        else:
+            future.set_result([Done(task, report.faults, report.keys)])
+        return future
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
+    """A shard of a corpus, opened and checked by its store."""
+    store = stores[corpus]
+    tar = store.open(shard)
+    return ShardFile(store.name(shard), tar.index.extensions, tar)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A task that was submitted, with what becomes of it."""
+
+    task: Task
+    memory: U8
+    future: "Future[list[Done]]"
+    done: list[Done] = field(default_factory=list)
+    deaths: dict[int, int] = field(default_factory=dict)  # of workers, by the sample's place
+    number: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A running worker."""
+
+    process: "subprocess.Popen[bytes]"
+    connection: socket.socket
+    ready: bool = False
+    jobs: "deque[Job]" = field(default_factory=deque)  # the first is in hand
+    files: dict[tuple[int, int], tuple[int, ShardFile]] = field(default_factory=dict)
+    since: float = 0.0  # when it was last seen to get on
+    reached: int = 0  # samples of the task in hand that were done then
+    hung: bool = False
+
+
+class Workers:
+    """`count` processes that decode with `parts`; see the module.
+
+    Raises:
+        SslpipeError: of `submit`'s futures: workers cannot be started, or were closed.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[ShardStore],
+        parts: Sequence[PartDecode],
+        slots: Slots,
+        *,
+        count: int,
+        patience: float,
+    ) -> None:
+        self._stores, self._slots, self._count, self._patience = stores, slots, count, patience
+        self._decoders = pickle.dumps(tuple(parts))
+        self._processes: list[Process] = []
+        self._waiting: deque[Job] = deque()
+        self._failed_starts = self._number = 0
+        self._broken: Exception | None = None
+        self._lock = threading.Lock()
+        self._closing = False
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._ring = socket.socketpair()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
+        self._pid = os.getpid()
+        self._thread.start()
+
+    def submit(self, task: Task, memory: U8) -> "Future[list[Done]]":
+        """Queue a task."""
+        job = Job(task, memory, Future())
+        with self._lock:
+            if self._closing or self._broken:
+                job.future.set_exception(self._broken or SslpipeError("workers: are closed"))
+                return job.future
+            self._waiting.append(job)
+        self._ring.send(b"!")
+        return job.future
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that run now."""
+        return [worker.process.pid for worker in self._processes]
+
+    def close(self) -> None:
+        """End the workers and the thread."""
+        with self._lock:
+            self._closing = True
+        if os.getpid() == self._pid:
+            self._ring.send(b"!")
+            self._thread.join()
+        for end in (self._bell, self._ring):
+            end.close()
+
+    # the thread
+
+    def _run(self) -> None:
+        """Serve until closed."""
+        try:
+            for _ in range(self._count):
+                self._start()
+            while not self._closing:
+                self._serve()
+        except Exception as error:
+            self._give_up(error)
+        finally:
+            self._give_up(SslpipeError("workers: are closed"))
+            for worker in list(self._processes):
+                self._end(worker)
+            self._selector.close()
+
+    def _serve(self) -> None:
+        """Wait for news, and deal with it."""
+        for key, _ in self._selector.select(min(1.0, self._patience / 4)):
+            if key.fileobj is self._bell:
+                self._bell.recv(4096)
+            else:
+                self._hear(key.data)
+        for worker in list(self._processes):
+            self._watch(worker)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give waiting tasks to those workers that have fewest."""
+        while self._waiting:
+            free = [w for w in self._processes if w.ready and len(w.jobs) < AT_ONCE]
+            if not free:
+                return
+            worker = min(free, key=lambda w: len(w.jobs))
+            with self._lock:
+                job = self._waiting.popleft()
+            self._send(worker, job)
+
+    def _send(self, worker: Process, job: Job) -> None:
+        """Send a task, after the files of it that the worker does not have yet."""
+        try:
+            numbers = self._files(worker, job.task.files)
+        except Exception as error:  # a shard that cannot be opened
+            self._resolve(job, error)
+            return
+        self._number += 1
+        job.number = self._number
+        if not worker.jobs:
+            worker.since, worker.reached = time.monotonic(), 0
+        worker.jobs.append(job)
+        try:
+            worker.connection.send(body.TASK + job.task.packed(job.number, numbers))
+        except OSError:
+            self._lost(worker)
+
+    def _files(self, worker: Process, files: Sequence[tuple[int, int]]) -> list[int]:
+        """What the worker calls some shards; it is handed those that are new to it."""
+        held, wanted = worker.files, set(files)
+        stale = [f for f in held if f not in wanted and not self._stores[f[0]].holds(f[1])]
+        spare = [f for f in held if f not in wanted and f not in stale]
+        free = [held.pop(file)[0] for file in stale]
+        new = [file for file in dict.fromkeys(files) if file not in held]
+        for file in spare[: max(0, len(held) + len(new) - open_files())]:
+            free.append(held.pop(file)[0])
+        numbers = iter([*free, *range(len(held) + len(free), len(held) + len(free) + len(new))])
+        for file in new:
+            held[file] = next(numbers), opened(self._stores, *file)
+        self._hand(worker, [held[file] for file in new])
+        return [held[file][0] for file in files]
+
+    def _hand(self, worker: Process, files: Sequence[tuple[int, ShardFile]]) -> None:
+        """Hand over open shards; distant ones are opened over there."""
+        for start in range(0, len(files), MOST_FILES):
+            some = files[start : start + MOST_FILES]
+            handed = [file.tar.file for _, file in some if isinstance(file.tar, LocalTar)]
+            told = [
+                (number, file.name, file.extensions, without_index(file.tar))
+                for number, file in some
+            ]
+            message = [body.FILES + pickle.dumps(told)]
+            try:
+                socket.send_fds(worker.connection, message, handed)
+            except OSError:
+                return  # it is dead, which is seen when the task is sent
+
+    def _hear(self, worker: Process) -> None:
+        """Take a report, or learn that the worker is gone."""
+        try:
+            message = worker.connection.recv(body.MESSAGE)
+        except OSError:
+            message = b""
+        if not message:
+            self._lost(worker)
+            return
+        report = body.decoded(message)
+        if report.number == body.READY:
+            self._ready(worker, report)
+            return
+        job = worker.jobs.popleft()
+        worker.since, worker.reached = time.monotonic(), 0
+        if report.error:
+            self._resolve(job, report.error)
+        else:
+            self._resolve(job, Done(job.task, report.faults, report.keys))
+
+    def _ready(self, worker: Process, report: Report) -> None:
+        """A worker has the decoders, or cannot load them."""
+        worker.ready, self._failed_starts = True, 0
+        if report.error:
+            self._give_up(report.error)
+
+    def _resolve(self, job: Job, result: Done | Exception) -> None:
+        """Finish a job."""
+        if job.future.cancelled():
+            return
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result([*job.done, result])
+
+    def _watch(self, worker: Process) -> None:
+        """Kill a worker that has not got on for too long."""
+        if not worker.jobs or time.monotonic() - worker.since < self._patience:
+            return
+        reached = done_samples(worker.jobs[0])
+        if reached == worker.reached:
+            worker.hung = True
+            worker.process.kill()
+        worker.since, worker.reached = time.monotonic(), reached
+
+    def _lost(self, worker: Process) -> None:
+        """Replace a worker that is gone, and have done again what it had not done."""
+        if worker not in self._processes:
+            return
+        code = self._end(worker)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                raise SslpipeError(
+                    f"run.workers = {self._count}: {STARTS} workers ended with code {code} before "
+                    "they were ready; see what they printed, or set run.workers: 0"
+                )
+        again = [*worker.jobs]
+        if again:
+            self._split(again[0], self._reason(worker, code))
+        with self._lock:
+            self._waiting.extendleft(reversed([job for job in again if not job.future.done()]))
+        self._start()
+
+    def _reason(self, worker: Process, code: int) -> str:
+        """What is said of a sample at which workers die."""
+        if worker.hung:
+            return (
+                f"held a worker for more than {self._patience:g} s; leave it out, or raise "
+                "run.patience"
+            )
+        if code < 0:
+            return f"crashed the decoder (signal {-code}, {signal.Signals(-code).name})"
+        return f"ended the decoder's process (exit code {code})"
+
+    def _split(self, job: Job, reason: str) -> None:
+        """Take note at which sample of a task a worker died; it may be the sample's fault.
+
+        All others are done again: their faults and long keys died with the worker.
+        """
+        reached, results = done_samples(job), results_of(job)
+        if reached < len(results):
+            place = int(job.task.samples[reached, PLACE])
+            job.deaths[place] = job.deaths.get(place, 0) + 1
+            if job.deaths[place] >= DEATHS:
+                key = key_of(results[reached, 0])
+                job.done.append(Done(job.task.rest([reached]), [Failed(0, reason, key)], {}))
+                table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
+                job.task = job.task.rest([row for row in range(len(results)) if row != reached])
+        forget(job)
+        if not len(job.task.samples):
+            job.future.set_result(job.done)
+
+    def _give_up(self, error: Exception) -> None:
+        """Have every job fail, now and later."""
+        with self._lock:
+            self._broken = self._broken or error
+            jobs = [*self._waiting, *(job for worker in self._processes for job in worker.jobs)]
+            self._waiting.clear()
+        for job in jobs:
+            if not job.future.done():
+                job.future.set_exception(error)
+
+    def _start(self) -> None:
+        """Start a worker and give it the decoders."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            ours.setsockopt(socket.SOL_SOCKET, option, body.MESSAGE)
+            theirs.setsockopt(socket.SOL_SOCKET, option, body.MESSAGE)
+        inherited = theirs.fileno(), self._slots.file
+        arguments = [json.dumps(sys.path), *map(str, (*inherited, os.getpid()))]
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=STDERR,  # what a decoder prints must not get into the output of a command
+            pass_fds=inherited,
+            start_new_session=True,  # Ctrl-C is for the main process
+        )
+        theirs.close()
+        worker = Process(process, ours)
+        self._processes.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+        with suppress(OSError):  # it is dead, which is heard
+            ours.send(self._decoders)
+
+    def _end(self, worker: Process) -> int:
+        """Kill a worker, and forget it; its exit code."""
+        self._processes.remove(worker)
+        self._selector.unregister(worker.connection)
+        worker.connection.close()
+        if not (self._closing or worker.hung):
+            # whoever closed the connection is about to end, by itself or by a signal
+            with suppress(subprocess.TimeoutExpired):
+                return worker.process.wait(GRACE)
+        worker.process.kill()
+        return worker.process.wait()
+
+
+def results_of(job: Job) -> npt.NDArray[np.void]:
+    """(n, P) results of a job's samples, a copy of those in the slot if not all are asked for."""
+    parts = job.task.rooms.shape[1]
+    places = job.task.samples[:, PLACE]
+    return table_of(job.memory, int(places.max()) + 1, parts)[places]
+
+
+def table_of(memory: U8, samples: int, parts: int) -> npt.NDArray[np.void]:
+    """(samples, parts) results at the head of a slot."""
+    table: npt.NDArray[np.void] = memory[: samples * parts * RESULT.itemsize].view(RESULT)
+    return table.reshape(samples, parts)
+
+
+def done_samples(job: Job) -> int:
+    """How many samples of a task are done, in their order."""
+    new = (results_of(job)["status"] == NEW).any(1)
+    return int(new.argmax()) if new.any() else len(new)
+
+
+def forget(job: Job) -> None:
+    """Make all results of a job new again."""
+    if len(job.task.samples):
+        places, parts = job.task.samples[:, PLACE], job.task.rooms.shape[1]
+        table_of(job.memory, int(places.max()) + 1, parts)["status"][places] = NEW
+
+
+def key_of(result: Any) -> str | None:
+    """The key of a sample as its first result has it; None: it is not known, or too long."""
+    size = int(result["key_bytes"])
+    return bytes(result["key"][:size]).decode() if size > 0 else None
+
+
+def without_index(tar: Any) -> Any:
+    """A shard that another process opens by itself; None: it is handed over."""
+    return None if isinstance(tar, LocalTar) else tar.reader
