@@ -10,12 +10,17 @@ inserting or removing one draw never changes another. Uniforms are multiples of 
 float32 and equal on every device.
 """
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:  # workers import this module, and must not wait for torch
+    from torch import Tensor
 
 U64 = npt.NDArray[np.uint64]
 M0, M1 = 0xD2511F53, 0xCD9E8D57

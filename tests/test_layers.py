@@ -101,3 +101,22 @@ def test_exports_are_sorted_complete_and_come_when_first_used():
 def test_help_does_not_wait_for_torch():
     code = "import sys, sslpipe.cli.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+WORKERS = (  # what worker processes import
+    "errors",
+    "rng",
+    "shards.index",
+    "shards.tar_headers",
+    "modalities",
+    "modalities.image.canvases",
+    "modalities.image.decode",
+)
+HEAVY = {"torch", "kornia", "pydantic", "typer", "rich", "fsspec"}
+
+
+@pytest.mark.parametrize("module", WORKERS)
+def test_workers_wait_for_nothing_heavy(module):
+    code = f"import sys, sslpipe.{module}; print(*{HEAVY} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == []

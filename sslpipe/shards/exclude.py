@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ShardError
 from .manifest import FILE, Manifest, write_manifest
-from .verify import Problem
+from .verification import Problem
 
 Row = tuple[str, int]  # shard file, row in it
 

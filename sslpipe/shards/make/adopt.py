@@ -18,7 +18,7 @@ from ..index import Index, file_sha256, index_path, read_index, write_index
 from ..manifest import FILE, Manifest, Shard, write_manifest
 from ..read.tars import Tar, find_tars, local_folder, open_tar
 from ..scan import Rules, index_stream
-from ..verify import Problem
+from ..verification import Problem
 from .indexing import (
     Adopted,
     Indexed,

@@ -11,7 +11,7 @@ from ...process import cores
 from ..index import Index, index_path, read_index, replace_file
 from ..manifest import Manifest, Shard
 from ..read.tars import Tar
-from ..verify import Problem
+from ..verification import Problem
 from .journal import REPORT
 
 KIND = "index"  # of our lines in report.jsonl
