@@ -66,6 +66,14 @@ class Batch:
             labels=self.labels.to(device, non_blocking=non_blocking),
         )
 
+    def in_float32(self) -> Self:
+        """The batch with views of half precision in float32, as weights of float32 need them."""
+        whole = {
+            name: view.float() if view.dtype in (torch.bfloat16, torch.float16) else view
+            for name, view in self.views.items()
+        }
+        return replace(self, views=whole)
+
     @property
     def tensors(self) -> list[Tensor]:
         """All that lies on the device."""

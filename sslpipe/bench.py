@@ -116,7 +116,7 @@ def trainer(pipe: Pipeline) -> Callable[[Batch], None]:
     def step(batch: Batch) -> None:
         run.optimizer.zero_grad()
         with run.autocast():
-            loss = run.method(batch).loss
+            loss = run.method(run.suited(batch)).loss
         loss.backward()
         run.optimizer.step()
 

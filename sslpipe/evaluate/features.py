@@ -81,7 +81,7 @@ def extract(
     rows = []
     with evaluating(encoder), torch.autocast(device.type, autocast, enabled=bool(autocast)):
         for batch in batches:
-            images_BCHW = first_view(batch, group).to(device, non_blocking=True)
+            images_BCHW = first_view(batch.in_float32(), group).to(device, non_blocking=True)
             columns = encoder(images_BCHW).float().cpu(), batch.labels.cpu(), batch.uids.cpu()
             rows.append([column[batch.valid] for column in columns])
     if not rows:

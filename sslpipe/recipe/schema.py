@@ -71,6 +71,7 @@ class ViewSection(Section):
     modality: str | None = None  # None: the recipe's
     count: Positive = 1
     draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the finished views
     ops: tuple[Named, ...]
 
 
@@ -192,6 +193,10 @@ class Recipe(Section):
         return digest(self, exclude={"run"})
 
 
+# what a view group need not say hashes as before it could be said
+UNSAID = (("modality", None), ("dtype", "float32"))
+
+
 def digest(recipe: Recipe, exclude: set[str]) -> str:
     """Hash the canonical JSON of a recipe, without the places of its entries, by blake2b."""
     data = plain(recipe.model_dump(exclude=exclude))
@@ -206,8 +211,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if set(value) == {"name", "settings", "where"}:
             return [value["name"], plain(value["settings"])]
-        # a group without a modality of its own hashes as before there were others
-        return {str(k): plain(v) for k, v in value.items() if (k, v) != ("modality", None)}
+        return {str(k): plain(v) for k, v in value.items() if (k, v) not in UNSAID}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value

@@ -175,7 +175,7 @@ def optimizer_step(
         for index, batch in enumerate(islice(batches, count)):
             with run.reduction(last=index == count - 1):
                 with run.autocast():
-                    output: Output = run.replica(batch)
+                    output: Output = run.replica(run.suited(batch))
                 run.scaler.scale(output.loss / count).backward()  # type: ignore[no-untyped-call]
             guard.watch(step + 1, output.loss, batch.keys)
             outputs.append(Output(output.loss.detach(), output.metrics))

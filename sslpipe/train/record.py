@@ -136,7 +136,7 @@ class RunRecord:
 
     def _monitors(self, batch: Batch) -> dict[str, float]:
         """Compute label-free monitors on the first view of a batch."""
-        images_BCHW = batch.views[whole_group(batch.views)][0]
+        images_BCHW = self._run.suited(batch).views[whole_group(batch.views)][0]
         with self._run.autocast():
             values = monitor(self._run.method.encoder, images_BCHW)
         return {name: value.item() for name, value in values.items()}

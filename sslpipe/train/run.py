@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..batch import BatchSpec, ViewSpec, whole_group
+from ..batch import Batch, BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
 from ..errors import RecipeError, SslpipeError, StateError
 from ..methods import Method, build_method
@@ -46,6 +46,10 @@ class TrainRun:
         """Set the precision of forward passes."""
         low = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, low, enabled=self.settings.precision != "fp32")
+
+    def suited(self, batch: Batch) -> Batch:
+        """The batch as the forward pass takes it: only autocast takes views of half precision."""
+        return batch.in_float32() if self.settings.precision == "fp32" else batch
 
     def reduction(self, *, last: bool) -> AbstractContextManager[None]:
         """Average gradients over the ranks with the last batch of a step only."""

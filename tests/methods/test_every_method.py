@@ -190,3 +190,20 @@ def test_an_encoder_sees_what_it_must_and_no_more(name):
         )
     method(make_batch(4))
     assert list(seen.values()) == PASSES[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_takes_views_of_half_precision(name):
+    losses = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        method, batch = build(name, make_spec(4)), make_batch(4, 1)
+        halved = {group: views.bfloat16() for group, views in batch.views.items()}
+        method(make_batch(4, 0))  # DeepCluster compares from its second epoch on
+        method.after_step(0.25)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = method(replace(batch, views=halved) if half else batch)
+        output.loss.backward()
+        losses.append(output.loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.02)

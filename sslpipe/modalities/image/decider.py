@@ -1,10 +1,12 @@
 """DECIDE for images: which scale to decode at, then the tables of views, masks and tasks."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ...batch import MaskSpec, TargetSpec, ViewSpec, whole_group
 from ...errors import RecipeError
@@ -19,6 +21,9 @@ from .scale import FACTORS, factors, least_box
 from .targets import Pretext, pretext
 
 I64 = npt.NDArray[np.int64]
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
 
 
 class ViewSettings(Protocol):
@@ -28,6 +33,8 @@ class ViewSettings(Protocol):
     def count(self) -> int: ...
     @property
     def draws(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
     @property
     def ops(self) -> Sequence[Entry]: ...
 
@@ -62,7 +69,13 @@ class ImageDecider:
     ) -> None:
         self.seed, self.size, self.auto = seed, size, scaled == "auto"
         self.policies = {
-            name: policy(name, group.ops, count=group.count, shared=group.draws == "shared")
+            name: policy(
+                name,
+                group.ops,
+                count=group.count,
+                shared=group.draws == "shared",
+                dtype=DTYPES[group.dtype],
+            )
             for name, group in views.items()
         }
         drawn = {name: group.spec for name, group in self.policies.items()}

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ...batch import ViewSpec
 from ...errors import RecipeError
@@ -62,6 +63,7 @@ class Policy:
     shared: bool  # all views draw as view 0 does
     steps: tuple[Step, ...]
     columns: tuple[str, ...]
+    dtype: torch.dtype = torch.float32  # of the finished views
 
     @property
     def crop(self) -> Crop:
@@ -74,7 +76,8 @@ class Policy:
     def spec(self) -> ViewSpec:
         """What the group looks like in a batch."""
         height, width = self.crop.size
-        return ViewSpec(self.group, self.count, "CHW", (3, height, width), columns=self.columns)
+        shape = (3, height, width)
+        return ViewSpec(self.group, self.count, "CHW", shape, self.dtype, columns=self.columns)
 
     @property
     def summary(self) -> str:
@@ -87,7 +90,14 @@ class Policy:
         return f"{self.count} x {height} x {width}: {', '.join(names)}"
 
 
-def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) -> Policy:
+def policy(
+    group: str,
+    entries: Sequence[Entry],
+    *,
+    count: int,
+    shared: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
     """Build and check the ops of a view group.
 
     Raises:
@@ -107,7 +117,7 @@ def policy(group: str, entries: Sequence[Entry], *, count: int, shared: bool) ->
     if not steps:
         raise RecipeError(f"views.{group}.ops is empty; begin it with a crop, e.g. CenterCrop")
     check_streams(steps, entries)
-    made = Policy(group, count, shared, tuple(steps), tuple(columns))
+    made = Policy(group, count, shared, tuple(steps), tuple(columns), dtype)
     check_view(made, entries)
     return made
 

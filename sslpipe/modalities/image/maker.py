@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from . import executors
 from .decider import ImageDecider
@@ -51,13 +53,15 @@ class ImageMaker:
 
         arrays: (H, W, 3) uint8 canvases, of at most their nominal sides.
         """
-        actual_B2 = np.array([canvas.shape[:2] for canvas in arrays], dtype=np.int64)
+        actual_B2 = sides(arrays)
+        asked = {made.spec.view for made in self.decider.pretexts.values()}
         views = {
             name: self.executors[name](
                 group,
                 arrays,
                 fitted(group, tables.params[name], tables.extents, actual_B2),
                 device=self.device,
+                dtype=torch.float32 if name in asked else group.dtype,  # tasks compute
             )
             for name, group in self.decider.policies.items()
         }
@@ -66,4 +70,13 @@ class ImageMaker:
             there = targets[name]
             group = made.spec.view
             views[group], guessed[name] = made.task.apply(views[group], tables.targets[name], there)
+        for group in asked:
+            views[group] = views[group].to(self.decider.policies[group].dtype)
         return Made(views, guessed, {}, {})
+
+
+def sides(arrays: Sequence[Tensor]) -> npt.NDArray[np.int64]:
+    """Height and width of canvases, (B, 2); those of a Ragged stand in its table."""
+    if isinstance(arrays, Ragged):
+        return arrays.shapes_BD[:, :2]
+    return np.array([canvas.shape[:2] for canvas in arrays], dtype=np.int64)

@@ -1,5 +1,7 @@
 """The cpu executor against the reference, op by op and recipe by recipe, on the same tables."""
 
+import importlib.util
+import logging
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -284,11 +286,13 @@ def test_an_error_in_a_thread_is_raised():
 def test_choice_of_the_executor(monkeypatch):
     group = build(CHAIN)
     assert executors.choose("kornia", group, CPU) is kornia.execute
-    assert executors.choose("auto", group, torch.device("cuda")) is kornia.execute
+    if importlib.util.find_spec("triton"):
+        assert executors.fastest(group, torch.device("cuda")) == "triton"
     assert executors.choose("auto", group, CPU).func is cpu.execute
     foreign = Policy("global", 1, False, (*group.steps, Step(Shade(), "s", 0, "s")), group.columns)
     assert cpu.unsupported(foreign) == ["Shade"]
     assert executors.choose("auto", foreign, CPU) is kornia.execute
+    assert executors.fastest(foreign, torch.device("cuda")) == "kornia"
     with pytest.raises(RecipeError, match="does not know Shade"):
         executors.choose("cpu", foreign, CPU)
     with pytest.raises(RecipeError, match="needs a CUDA device, this is cpu"):
@@ -322,3 +326,27 @@ def test_where_nothing_can_be_cached_kernels_compile_anew(monkeypatch):
 
 def test_ops_of_the_vocabulary_are_all_known():
     assert {ops.RandomHorizontalFlip, ops.RandomVerticalFlip} <= cpu.COMMUTE <= set(cpu.APPLY)
+
+
+def test_auto_says_once_per_group_what_it_stands_for(caplog):
+    group = build(CHAIN)
+    foreign = Policy("local", 1, False, (*group.steps, Step(Shade(), "s", 0, "s")), group.columns)
+    with caplog.at_level(logging.INFO):
+        for views in (group, foreign):
+            executors.choose("auto", views, CPU)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "views.global",
+        "views.local",
+    ]
+    assert "executor cpu" in caplog.text
+    assert "executor kornia, not cpu: it does not know Shade" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("execute", [cpu.execute, kornia.execute])
+def test_half_views_are_those_of_float32_rounded_once(execute, dtype):
+    group = build([CROP])
+    table = np.array([[[0, 0, 60, 50]]], dtype=np.float32)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8))
+    views = execute(group, [image], table, device=CPU, dtype=dtype)
+    assert torch.equal(views, execute(group, [image], table, device=CPU).to(dtype))

@@ -2,13 +2,14 @@
 
 kornia     the reference: genuine Kornia operations, CPU and CUDA, every op
 cpu        numba, sample by sample in the cache
-compiled   one Inductor graph of planar ops per group, for CUDA; has not run on a GPU yet
-triton     two to four kernels per group, for CUDA; has not run on a GPU yet
+compiled   one Inductor graph of planar ops per group, for CUDA; compiles for a minute
+triton     three to five kernels per group, for CUDA; the fastest there
 """
 
 import functools
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
@@ -23,11 +24,13 @@ from ....errors import RecipeError
 from ..draws import Policy
 from . import kornia
 
+log = logging.getLogger(__name__)
+
 Name = Literal["auto", "kornia", "cpu", "compiled", "triton"]
 
 
 class Executor(Protocol):
-    """Makes the views of one group: (V, B, 3, h, w) float32 on the device."""
+    """Makes the views of one group: (V, B, 3, h, w) of `dtype` on the device."""
 
     def __call__(
         self,
@@ -36,6 +39,7 @@ class Executor(Protocol):
         table_VBP: npt.NDArray[np.float32],
         *,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor: ...
 
 
@@ -43,8 +47,8 @@ class Prepare(Protocol):
     """Uploads a group's canvases and table, and returns what makes its views from them.
 
     The returned function may be called again and again, for timing and for CUDA graphs. Its views
-    are (V, B, 3, h, w) of `dtype`, in [0, 1] before Normalize, within 0.2 of an 8-bit level of
-    `kornia`'s; the canvases are B of (H, W, 3) uint8, RGB, each of its own size.
+    are (V, B, 3, h, w) of `dtype`, in [0, 1] before Normalize; float32 ones are within 0.2 of an
+    8-bit level of `kornia`'s, half ones within 1 before they are rounded; the canvases are B of (H, W, 3) uint8, RGB, each of its own size.
     """
 
     def __call__(
@@ -74,7 +78,7 @@ def run_prepared(
 def choose(
     name: Name, policy: Policy, device: torch.device, *, threads: ThreadPoolExecutor | None = None
 ) -> Executor:
-    """The executor of that name. `auto`: `cpu` on a CPU where it knows all ops, else `kornia`.
+    """The executor of that name; `auto`: see `fastest`.
 
     threads: for those that work on the CPU; None: the caller's alone.
 
@@ -82,9 +86,7 @@ def choose(
         RecipeError: it is not installed, not for this device, or does not know an op.
     """
     if name == "auto":
-        # compiled and triton must be seen to work on a GPU before anyone gets them unasked
-        fast = device.type == "cpu" and obstacle("cpu", policy, device) is None
-        name = "cpu" if fast else "kornia"
+        name = fastest(policy, device)
     if name == "kornia":
         return kornia.execute
     reason = obstacle(name, policy, device)
@@ -94,6 +96,20 @@ def choose(
     if name == "cpu":
         return functools.partial(module.execute, threads=threads, buffers=Buffers())
     return functools.partial(run_prepared, module.prepare)
+
+
+def fastest(policy: Policy, device: torch.device) -> Name:
+    """What `auto` stands for: `triton` on CUDA and `cpu` elsewhere if it can, else `kornia`.
+
+    Says so once per view group, with what is in the way, on the log.
+    """
+    name: Name = "triton" if device.type == "cuda" else "cpu"
+    reason = obstacle(name, policy, device)
+    if reason is None:
+        log.info("views.%s: executor %s, the fastest on %s", policy.group, name, device.type)
+        return name
+    log.info("views.%s: executor kornia, not %s: %s", policy.group, name, reason)
+    return "kornia"
 
 
 def obstacle(name: Name, policy: Policy, device: torch.device) -> str | None:

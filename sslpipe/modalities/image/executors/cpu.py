@@ -90,6 +90,7 @@ def execute(
     table_VBP: F32,
     *,
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
     threads: ThreadPoolExecutor | None = None,
     buffers: Buffers | None = None,
 ) -> Tensor:
@@ -98,7 +99,8 @@ def execute(
     canvases: B of (H, W, 3) uint8, RGB, each of its own size, on the CPU.
     threads: who shares the work; None: the caller alone. It must not be a task of theirs.
     buffers: where views go; None: new memory.
-    Returns: (V, B, 3, h, w) float32 on `device`; in [0, 1] before Normalize.
+    Returns: (V, B, 3, h, w) on `device`, computed in float32 and rounded once, to `dtype`; in
+    [0, 1] before Normalize.
     """
     views, batch, _ = table_VBP.shape
     # new memory costs 0.1 ms per 224 px view, from torch 0.2: it does not ask for huge pages
@@ -118,7 +120,7 @@ def execute(
     starts = range(0, batch, task)
     for _ in map(work, starts) if threads is None else threads.map(work, starts):
         pass
-    return torch.from_numpy(out_VBCHW).to(device)
+    return torch.from_numpy(out_VBCHW).to(device, dtype)
 
 
 def fold_flips(steps: Sequence[Step]) -> tuple[tuple[list[Step], list[Step]], list[Step]]:

@@ -28,12 +28,18 @@ F32 = npt.NDArray[np.float32]
 
 
 def execute(
-    policy: Policy, canvases: Sequence[Tensor], table_VBP: F32, *, device: torch.device
+    policy: Policy,
+    canvases: Sequence[Tensor],
+    table_VBP: F32,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Make the views of one group.
 
     canvases: B of (H, W, 3) uint8, RGB, each of its own size.
-    Returns: (V, B, 3, h, w) float32 on `device`; in [0, 1] before Normalize.
+    Returns: (V, B, 3, h, w) on `device`, computed in float32 and rounded once, to `dtype`; in
+    [0, 1] before Normalize.
     """
     views, batch, _ = table_VBP.shape
     table_RP = table_VBP.reshape(views * batch, -1)
@@ -44,7 +50,7 @@ def execute(
     for step in policy.steps[1:]:
         apply = APPLY.get(type(step.op), own)
         images_RCHW = apply(step.op, images_RCHW, table_RP[:, step.columns])
-    return images_RCHW.reshape(views, batch, *images_RCHW.shape[1:])
+    return images_RCHW.reshape(views, batch, *images_RCHW.shape[1:]).to(dtype)
 
 
 def crop(canvas: Tensor, box: F32, op: Crop) -> Tensor:

@@ -1,7 +1,11 @@
-"""Kernels of the triton executor. One program = a tile of one view; what a view draws is scalar,
-so its branches are uniform: an op that is off, or another factor's place, costs nothing.
+"""Kernels of the triton executor: crop and blur. One program = a tile of one view.
 
-A view's row of parameters holds COLUMNS of `triton`, in that order. The number of taps is each
+A crop is resized along x into scratch memory (`across`), then along y (`down`), which also sums the
+grey that the contrast turns about; `colour` does the rest, and `blur` one axis for views that drew
+it. Tiles are TALL x WIDE: weights of taps are computed once per column or row, not per pixel.
+
+A view's row of parameters holds COLUMNS of `triton_tables`, in that order, and its row of places
+PLACES. Scratch memory is float16 or float32; all arithmetic is float32. The number of taps is each
 box's own. Nothing is summed by atomics, so the same input gives the same bits.
 """
 
@@ -10,11 +14,11 @@ box's own. Nothing is summed by atomics, so the same input gives the same bits.
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(20)
+from .triton_colour import BLUR, COLUMNS, SIGMA, finish, grey_before_contrast, needs_mean, unit
+
 X, Y, W, H, HFLIP, VFLIP = (tl.constexpr(i) for i in range(6))
-JITTER, FACTORS, ORDER = tl.constexpr(6), tl.constexpr(7), tl.constexpr(11)
-GREY, BLUR, SIGMA, SOLARIZE, THRESHOLD = (tl.constexpr(i) for i in range(15, 20))
-CONTRAST, SATURATION, HUE = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+PLACES, CANVAS, BOTTOM, EDGE, SCRATCH = tl.constexpr(4), *(tl.constexpr(i) for i in range(4))
+CUT = tl.constexpr(5.0)  # sigmas of a blur: 6e-7 of its weight lies beyond, 1.5e-4 of a level
 
 
 @triton.jit
@@ -36,184 +40,138 @@ def tap(at, first, centre, stretch, length, RADIUS: tl.constexpr, ANTIALIAS: tl.
     weight = weigh(tl.abs((i + 0.5 - centre) / stretch), RADIUS, ANTIALIAS)
     if ANTIALIAS:
         weight = tl.where((i >= 0) & (i < length), weight, 0.0)
-    return tl.minimum(tl.maximum(i, 0.0), length - 1), weight
+    return tl.minimum(tl.maximum(i, 0.0), length - 1).to(tl.int32), weight
 
 
 @triton.jit
-def load(pixels, base, stride, y, x, ok):
-    """Levels of r, g, b at row y and column x of a canvas; 0 where not ok."""
-    at = pixels + base + 3 * (y.to(tl.int64) * stride + x.to(tl.int64))
-    r = tl.load(at, mask=ok, other=0).to(tl.float32)
-    g = tl.load(at + 1, mask=ok, other=0).to(tl.float32)
-    b = tl.load(at + 2, mask=ok, other=0).to(tl.float32)
-    return r, g, b
+def spread(at, length, SIDE: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
+    """Of output pixels `at` on an axis of SIDE: first tap, centre, stretch and number of taps."""
+    scale = length / SIDE
+    stretch = tl.maximum(scale, 1.0) if ANTIALIAS else scale * 0 + 1
+    centre = (at.to(tl.float32) + 0.5) * scale
+    first = tl.floor(centre - RADIUS * stretch + 0.5)
+    return first, centre, stretch, tl.ceil(2 * RADIUS * stretch).to(tl.int32)
 
 
 @triton.jit
-def resize(
-    pixels, base, stride, row, i, j,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
+def tile_of(HEIGHT, WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr):
+    """Rows, columns and which of them exist, of the tile that program_id(0) numbers."""
+    wide: tl.constexpr = (WIDTH + WIDE - 1) // WIDE
+    i = tl.program_id(0) // wide * TALL + tl.arange(0, TALL)
+    j = tl.program_id(0) % wide * WIDE + tl.arange(0, WIDE)
+    return i, j, (i < HEIGHT)[:, None] & (j < WIDTH)[None, :]
+
+
+@triton.jit
+def across(
+    pixels, places, table, half,
+    WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
+    TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Output pixels (i, j) of the resized box, in [0, 1]."""
-    x, y = tl.load(row + X), tl.load(row + Y)
-    w, h = tl.load(row + W), tl.load(row + H)
-    scale_y, scale_x = h / HEIGHT, w / WIDTH
-    stretch_y = tl.maximum(scale_y, 1.0) if ANTIALIAS else scale_y * 0 + 1
-    stretch_x = tl.maximum(scale_x, 1.0) if ANTIALIAS else scale_x * 0 + 1
-    centre_y, centre_x = (i + 0.5) * scale_y, (j + 0.5) * scale_x
-    first_y = tl.floor(centre_y - RADIUS * stretch_y + 0.5)
-    first_x = tl.floor(centre_x - RADIUS * stretch_x + 0.5)
-    r, g, b, total = i * 0.0, i * 0.0, i * 0.0, i * 0.0
-    for down in range(tl.ceil(2 * RADIUS * stretch_y).to(tl.int32)):
-        at_y, weight_y = tap(down, first_y, centre_y, stretch_y, h, RADIUS, ANTIALIAS)
-        for right in range(tl.ceil(2 * RADIUS * stretch_x).to(tl.int32)):
-            at_x, weight_x = tap(right, first_x, centre_x, stretch_x, w, RADIUS, ANTIALIAS)
-            weight = weight_y * weight_x
-            red, green, blue = load(pixels, base, stride, y + at_y, x + at_x, weight != 0)
-            r += weight * red
-            g += weight * green
-            b += weight * blue
+    """Every row of the box, resized along x and flipped: (3, box height, WIDTH) from SCRATCH on.
+
+    Grid (tiles of the tallest box, R): programs beyond a view's own box do nothing.
+    """
+    view = tl.program_id(1)
+    row, place = table + view * COLUMNS, places + view * PLACES
+    h, w = tl.load(row + H).to(tl.int32), tl.load(row + W)
+    i, j, ok = tile_of(h, WIDTH, TALL, WIDE)
+    if tl.program_id(0) // tl.cdiv(WIDTH, WIDE) * TALL < h:
+        x, y = tl.load(row + X).to(tl.int32), tl.load(row + Y).to(tl.int32)
+        edge = tl.load(place + EDGE).to(tl.int32)
+        source = tl.where(tl.load(row + HFLIP) > 0, WIDTH - 1 - j, j)
+        first, centre, stretch, taps = spread(source, w, WIDTH, RADIUS, ANTIALIAS)
+        line = pixels + tl.load(place + CANVAS) + 3 * ((y + i).to(tl.int64) * edge + x)
+        r = tl.zeros([TALL, WIDE], tl.float32)
+        g, b, total = r, r, centre * 0
+        for n in range(taps):
+            k, weight = tap(n, first, centre, stretch, w, RADIUS, ANTIALIAS)
+            at = line[:, None] + (3 * k)[None, :]
+            r += weight[None, :] * tl.load(at, mask=ok, other=0).to(tl.float32)
+            g += weight[None, :] * tl.load(at + 1, mask=ok, other=0).to(tl.float32)
+            b += weight[None, :] * tl.load(at + 2, mask=ok, other=0).to(tl.float32)
             total += weight
-    scale = 255 * total
-    r = tl.minimum(tl.maximum(r / scale, 0.0), 1.0)
-    g = tl.minimum(tl.maximum(g / scale, 0.0), 1.0)
-    b = tl.minimum(tl.maximum(b / scale, 0.0), 1.0)
-    return r, g, b
+        level = (1 / (255 * total))[None, :]
+        begin = tl.multiple_of(tl.load(place + SCRATCH), 16)
+        to, plane = half + begin + i[:, None] * WIDTH + j[None, :], h * WIDTH
+        tl.store(to, (r * level).to(half.dtype.element_ty), mask=ok)
+        tl.store(to + plane, (g * level).to(half.dtype.element_ty), mask=ok)
+        tl.store(to + 2 * plane, (b * level).to(half.dtype.element_ty), mask=ok)
 
 
 @triton.jit
-def crop(
-    pixels, offsets, sides, view, row, at,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
+def keep(
+    r, g, b, i, j, ok, view, row, sharp, partial,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
-    """Output pixels number `at` of the crop and its flips; RADIUS 0 cuts and pads with zeros."""
-    base = tl.load(offsets + view)
-    bottom, edge = tl.load(sides + 2 * view), tl.load(sides + 2 * view + 1)
-    at = tl.minimum(at, HEIGHT * WIDTH - 1)  # the last tile is not full
-    i, j = (at // WIDTH).to(tl.float32), (at % WIDTH).to(tl.float32)
-    i = tl.where(tl.load(row + VFLIP) > 0, HEIGHT - 1 - i, i)
-    j = tl.where(tl.load(row + HFLIP) > 0, WIDTH - 1 - j, j)
-    if RADIUS == 0:
-        y, x = tl.load(row + Y) + i, tl.load(row + X) + j
-        inside = (y >= 0) & (y < bottom) & (x >= 0) & (x < edge)
-        r, g, b = load(pixels, base, edge, y, x, inside)
-        return r / 255, g / 255, b / 255
-    else:
-        return resize(pixels, base, edge, row, i, j, HEIGHT, WIDTH, RADIUS, ANTIALIAS)
+    """Store a tile of the crop, and the sum of its grey where the contrast needs the mean."""
+    size: tl.constexpr = HEIGHT * WIDTH
+    to = sharp + view.to(tl.int64) * (3 * size) + i[:, None] * WIDTH + j[None, :]
+    tl.store(to, r.to(sharp.dtype.element_ty), mask=ok)
+    tl.store(to + size, g.to(sharp.dtype.element_ty), mask=ok)
+    tl.store(to + 2 * size, b.to(sharp.dtype.element_ty), mask=ok)
+    if MEANS:
+        if needs_mean(row):
+            grey = tl.where(ok, grey_before_contrast(r, g, b, row), 0.0)
+            at = view * tl.num_programs(0) + tl.program_id(0)
+            tl.store(partial + at, tl.sum(tl.sum(grey, 1), 0))
 
 
 @triton.jit
-def luma(r, g, b):
-    """The grey of RGB, with Kornia's weights."""
-    return 0.299 * r + 0.587 * g + 0.114 * b
-
-
-@triton.jit
-def channel(most, chroma, sixths, n: tl.constexpr):
-    """One channel of a hue given in sixths of a turn."""
-    k = sixths + n
-    k = k - 6 * tl.floor(k / 6)
-    return most - chroma * tl.minimum(tl.maximum(tl.minimum(k, 4 - k), 0.0), 1.0)
-
-
-@triton.jit
-def turn_hue(r, g, b, turns):
-    """Hue in closed form, as in `planar.turn_hue`."""
-    most, least = tl.maximum(tl.maximum(r, g), b), tl.minimum(tl.minimum(r, g), b)
-    chroma = most - least
-    unit = tl.where(chroma == 0, 1.0, chroma)
-    blue = tl.where(most == g, 2 + (b - r) / unit, 4 + (r - g) / unit)
-    sixths = tl.where(most == r, (g - b) / unit, blue) + 6 * turns
-    return (
-        channel(most, chroma, sixths, 5),
-        channel(most, chroma, sixths, 3),
-        channel(most, chroma, sixths, 1),
-    )
-
-
-@triton.jit
-def adjust(r, g, b, factor, by, mean):
-    """One factor of ColorJitter on a tile."""
-    if factor == HUE:
-        r, g, b = turn_hue(r, g, b, by)
-    else:
-        pivot = r * 0
-        if factor == SATURATION:
-            pivot = luma(r, g, b)
-        if factor == CONTRAST:
-            pivot = r * 0 + mean
-        rest = pivot * (1 - by)
-        r = tl.minimum(tl.maximum(r * by + rest, 0.0), 1.0)
-        g = tl.minimum(tl.maximum(g * by + rest, 0.0), 1.0)
-        b = tl.minimum(tl.maximum(b * by + rest, 0.0), 1.0)
-    return r, g, b
-
-
-@triton.jit
-def stats(
-    pixels, offsets, sides, table, means,
+def down(
+    half, places, table, sharp, partial,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
-    TILE: tl.constexpr,
+    MEANS: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The mean grey of each view as its contrast finds it, (R,); one program per view."""
-    view = tl.program_id(0)
-    row = table + view * COLUMNS
-    if (tl.load(row + JITTER) > 0) & (tl.load(row + FACTORS + CONTRAST) != 1):
-        grey = tl.zeros([TILE], tl.float32)
-        for start in range(0, HEIGHT * WIDTH, TILE):
-            at = start + tl.arange(0, TILE)
-            r, g, b = crop(
-                pixels, offsets, sides, view, row, at, HEIGHT, WIDTH, RADIUS, ANTIALIAS
-            )  # fmt: skip
-            done = 0
-            for place in range(4):
-                factor = tl.load(row + ORDER + place).to(tl.int32)
-                if factor == CONTRAST:
-                    done = 1
-                if done == 0:
-                    r, g, b = adjust(r, g, b, factor, tl.load(row + FACTORS + factor), 0.0)
-            grey += tl.where(at < HEIGHT * WIDTH, luma(r, g, b), 0.0)
-        tl.store(means + view, tl.sum(grey, 0) / (HEIGHT * WIDTH))
+    """What `across` left, resized along y and flipped: (R, 3, HEIGHT, WIDTH). Grid (tiles, R)."""
+    view = tl.program_id(1)
+    row, place = table + view * COLUMNS, places + view * PLACES
+    h = tl.load(row + H)
+    i, j, ok = tile_of(HEIGHT, WIDTH, TALL, WIDE)
+    source = tl.where(tl.load(row + VFLIP) > 0, HEIGHT - 1 - i, i)
+    first, centre, stretch, taps = spread(source, h, HEIGHT, RADIUS, ANTIALIAS)
+    begin = tl.multiple_of(tl.load(place + SCRATCH), 16)
+    plane = h.to(tl.int32) * WIDTH
+    r = tl.zeros([TALL, WIDE], tl.float32)
+    g, b, total = r, r, centre * 0
+    for n in range(taps):
+        k, weight = tap(n, first, centre, stretch, h, RADIUS, ANTIALIAS)
+        at = half + begin + (k * WIDTH)[:, None] + j[None, :]
+        r += weight[:, None] * tl.load(at, mask=ok, other=0).to(tl.float32)
+        g += weight[:, None] * tl.load(at + plane, mask=ok, other=0).to(tl.float32)
+        b += weight[:, None] * tl.load(at + 2 * plane, mask=ok, other=0).to(tl.float32)
+        total += weight
+    level = (1 / total)[:, None]
+    r, g, b = unit(r * level), unit(g * level), unit(b * level)
+    keep(r, g, b, i, j, ok, view, row, sharp, partial, HEIGHT, WIDTH, MEANS)
 
 
 @triton.jit
-def finish(x, row, mean, std):
-    """Solarize and normalise."""
-    if tl.load(row + SOLARIZE) > 0:
-        x = tl.where(x >= tl.load(row + THRESHOLD), 1 - x, x)
-    return (x - mean) / std
+def cut(
+    pixels, places, table, sharp, partial,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, MEANS: tl.constexpr,
+    TALL: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Pixels of the canvas as they are, zero outside, flipped. Grid (tiles, R)."""
+    view = tl.program_id(1)
+    row, place = table + view * COLUMNS, places + view * PLACES
+    i, j, ok = tile_of(HEIGHT, WIDTH, TALL, WIDE)
+    y = tl.load(row + Y).to(tl.int32) + tl.where(tl.load(row + VFLIP) > 0, HEIGHT - 1 - i, i)
+    x = tl.load(row + X).to(tl.int32) + tl.where(tl.load(row + HFLIP) > 0, WIDTH - 1 - j, j)
+    bottom, edge = tl.load(place + BOTTOM), tl.load(place + EDGE)
+    inside = ok & ((y >= 0) & (y < bottom))[:, None] & ((x >= 0) & (x < edge))[None, :]
+    at = pixels + tl.load(place + CANVAS) + (3 * y * edge)[:, None] + (3 * x)[None, :]
+    r = tl.load(at, mask=inside, other=0).to(tl.float32) / 255
+    g = tl.load(at + 1, mask=inside, other=0).to(tl.float32) / 255
+    b = tl.load(at + 2, mask=inside, other=0).to(tl.float32) / 255
+    keep(r, g, b, i, j, ok, view, row, sharp, partial, HEIGHT, WIDTH, MEANS)
 
 
 @triton.jit
-def colour(
-    pixels, offsets, sides, table, means, out, mean_r, mean_g, mean_b, std_r, std_g, std_b,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
-    FINISH: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Crop, flips, jitter and grey; and the rest, unless a blur comes between. Grid (R, tiles)."""
-    view = tl.program_id(0)
-    row = table + view * COLUMNS
-    at = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    r, g, b = crop(
-        pixels, offsets, sides, view, row, at, HEIGHT, WIDTH, RADIUS, ANTIALIAS
-    )  # fmt: skip
-    if tl.load(row + JITTER) > 0:
-        mean = tl.load(means + view)
-        for place in range(4):
-            factor = tl.load(row + ORDER + place).to(tl.int32)
-            r, g, b = adjust(r, g, b, factor, tl.load(row + FACTORS + factor), mean)
-    if tl.load(row + GREY) > 0:
-        r = luma(r, g, b)
-        g, b = r, r
-    if FINISH:
-        r = finish(r, row, mean_r, std_r)
-        g = finish(g, row, mean_g, std_g)
-        b = finish(b, row, mean_b, std_b)
-    pixel = out + view.to(tl.int64) * (3 * HEIGHT * WIDTH) + at
-    ok = at < HEIGHT * WIDTH
-    tl.store(pixel, r.to(out.dtype.element_ty), mask=ok)
-    tl.store(pixel + HEIGHT * WIDTH, g.to(out.dtype.element_ty), mask=ok)
-    tl.store(pixel + 2 * HEIGHT * WIDTH, b.to(out.dtype.element_ty), mask=ok)
+def mirror(at, SIDE: tl.constexpr):
+    """Where a pixel outside of an axis is reflected to, the border not repeated."""
+    at = tl.abs(at)
+    return tl.where(at >= SIDE, 2 * (SIDE - 1) - at, at)
 
 
 @triton.jit
@@ -224,32 +182,32 @@ def blur(
 ):  # fmt: skip
     """One axis of the Gaussian over 2 REACH + 1 pixels; DOWN, the second, also finishes.
 
-    Grid (3 R, tiles). A view that is not blurred is copied.
+    Grid (tiles, 3 R). A view that did not draw it is left alone. Taps end at CUT sigmas.
     """
-    plane = tl.program_id(0)
+    plane = tl.program_id(1)
     row, c = table + plane // 3 * COLUMNS, plane % 3
-    at = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    ok = at < HEIGHT * WIDTH
-    begin = plane.to(tl.int64) * (HEIGHT * WIDTH)
-    i, j = at // WIDTH, at % WIDTH
     if tl.load(row + BLUR) > 0:
+        at = tl.program_id(0) * TILE + tl.arange(0, TILE)
+        ok = at < HEIGHT * WIDTH
+        begin = source + plane.to(tl.int64) * (HEIGHT * WIDTH)
+        i, j = at // WIDTH, at % WIDTH
         sigma = tl.load(row + SIGMA)
-        x, total = at * 0.0, sigma * 0
-        for t in range(-REACH, REACH + 1):
+        x = tl.load(begin + at, mask=ok, other=0).to(tl.float32)
+        total = sigma * 0 + 1
+        for t in range(1, tl.minimum(REACH, tl.ceil(sigma * CUT).to(tl.int32)) + 1):
             weight = tl.exp(-0.5 * (t / sigma) * (t / sigma))
             if DOWN:
-                k = tl.abs(i + t)
-                read = tl.where(k >= HEIGHT, 2 * (HEIGHT - 1) - k, k) * WIDTH + j
+                before, after = mirror(i - t, HEIGHT) * WIDTH + j, mirror(i + t, HEIGHT) * WIDTH + j
             else:
-                k = tl.abs(j + t)
-                read = i * WIDTH + tl.where(k >= WIDTH, 2 * (WIDTH - 1) - k, k)
-            x += weight * tl.load(source + begin + read, mask=ok, other=0.0)
-            total += weight
+                before, after = i * WIDTH + mirror(j - t, WIDTH), i * WIDTH + mirror(j + t, WIDTH)
+            both = tl.load(begin + before, mask=ok, other=0).to(tl.float32)
+            both += tl.load(begin + after, mask=ok, other=0).to(tl.float32)
+            x += weight * both
+            total += 2 * weight
         x = x / total
-    else:
-        x = tl.load(source + begin + at, mask=ok, other=0.0)
-    if DOWN:
-        mean = tl.where(c == 0, mean_r, tl.where(c == 1, mean_g, mean_b))
-        std = tl.where(c == 0, std_r, tl.where(c == 1, std_g, std_b))
-        x = finish(x, row, mean, std)
-    tl.store(out + begin + at, x.to(out.dtype.element_ty), mask=ok)
+        if DOWN:
+            mean = tl.where(c == 0, mean_r, tl.where(c == 1, mean_g, mean_b))
+            std = tl.where(c == 0, std_r, tl.where(c == 1, std_g, std_b))
+            x = finish(x, row, mean, std)
+        to = out + plane.to(tl.int64) * (HEIGHT * WIDTH) + at
+        tl.store(to, x.to(out.dtype.element_ty), mask=ok)
