@@ -6,7 +6,7 @@ what turns out larger flies once more, in another slot, with the room that it as
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -40,7 +40,7 @@ from .workers import Crew, Done, key_of, table_of
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-TASK = 32  # samples per task at most
+TASK = 64  # samples per task at most
 TASKS_PER_WORKER = 4  # per batch at least, so that all workers end at about the same time
 BLOCK = 512  # bytes of a tar
 
@@ -67,7 +67,7 @@ class Flight:
     instructions: list[I64]  # of each part
     rooms: I64  # (n, P, 2): where each array has its place, and its bytes
     memory: U8
-    futures: "list[Future[list[Done]]]"
+    future: "Future[list[Done]]"
 
 
 @dataclass(slots=True)
@@ -137,48 +137,33 @@ class Flights:
         slot = self._slots.take(int(ends[-1, -1]))
         table_of(slot.memory, *room.shape)[...] = np.zeros((), RESULT)
         place = slot.start, len(slot.memory)
-        tasks = self._tasks(
-            Flight(wants, kind, records, instructions, rooms, slot.memory, []), place
-        )
-        futures = [self._crew.submit(task, slot.memory) for task in tasks]
-        return Flight(wants, kind, records, instructions, rooms, slot.memory, futures)
+        flight = Flight(wants, kind, records, instructions, rooms, slot.memory, Future())
+        tasks = self._tasks(flight, place)
+        return replace(flight, future=self._crew.submit(tasks, slot.memory))
 
     def _tasks(self, flight: Flight, slot: tuple[int, int]) -> list[Task]:
         """The samples of a flight by shard, cut into tasks."""
         wants = flight.wants
         order = np.lexsort((wants.rows, wants.shards, wants.corpora))
+        pairs = np.stack([wants.corpora, wants.shards], axis=1)[order]
+        new = np.r_[True, (pairs[1:] != pairs[:-1]).any(1)]
+        files = [(corpus, shard) for corpus, shard in pairs[new].tolist()]
+        samples = sample_table(wants, flight.records)[order]
+        samples[:, FILE] = np.cumsum(new) - 1
+        rooms, told = flight.rooms[order], [each[order] for each in flight.instructions]
+        members = self._members(pairs, samples)
         size = max(1, min(TASK, len(order) // (TASKS_PER_WORKER * self._count)))
-        table = sample_table(wants, flight.records)
-        return [
-            self._task(flight, slot, table, order[start : start + size])
-            for start in range(0, len(order), size)
-        ]
-
-    def _task(self, flight: Flight, slot: tuple[int, int], table: I64, rows: I64) -> Task:
-        """The task of some samples of a flight."""
-        wants, samples = flight.wants, table[rows]
-        pairs = np.stack([wants.corpora[rows], wants.shards[rows]], axis=1)
-        files, samples[:, FILE] = np.unique(pairs, axis=0, return_inverse=True)
-        return Task(
-            flight.kind,
-            slot,
-            [(corpus, shard) for corpus, shard in files.tolist()],
-            samples,
-            flight.rooms[rows],
-            [told[rows] for told in flight.instructions],
-            self._members(pairs, samples),
-        )
+        whole = Task(flight.kind, slot, files, samples, rooms, told, members)
+        return [whole.part(start, start + size) for start in range(0, len(order), size)]
 
     def _members(self, pairs: I64, samples: I64) -> I64:
-        """(m, MEMBER_COLUMNS) of the members that are read beside the payloads of a task."""
+        """(m, MEMBER_COLUMNS) of the members that are read beside the payloads of a flight."""
         found: list[tuple[int, ...]] = []
-        for at, ((corpus, shard), row) in enumerate(
-            zip(pairs.tolist(), samples[:, ROW].tolist(), strict=True)
-        ):
-            wanted = self._source.corpora[corpus].members
-            if wanted:
-                index = self._source.corpora[corpus].store.index(shard)
-                found += [(at, *member) for member in others(index, row, wanted)]
+        corpora = self._source.corpora
+        rows = samples[:, ROW].tolist() if any(corpus.members for corpus in corpora) else []
+        for at, ((corpus, shard), row) in enumerate(zip(pairs.tolist(), rows, strict=False)):
+            wanted, index = corpora[corpus].members, corpora[corpus].store.index(shard)
+            found += [(at, *member) for member in others(index, row, wanted)]
         return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
 
     def land(self, flight: Flight) -> Landed:
@@ -223,14 +208,13 @@ def gathered(flight: Flight) -> Landed:
     """Wait for the tasks of a flight, and put together what they found."""
     keys: dict[int, str] = {}
     reasons: dict[int, str] = {}
-    for future in flight.futures:
-        for done in future.result():
-            places = done.task.samples[:, PLACE]
-            keys |= {int(places[row]): key for row, key in done.keys.items()}
-            for failed in done.faults:
-                reasons[int(places[failed.row])] = failed.reason
-                if failed.key is not None:
-                    keys[int(places[failed.row])] = failed.key
+    for done in flight.future.result():
+        places = done.task.samples[:, PLACE]
+        keys |= {int(places[row]): key for row, key in done.keys.items()}
+        for failed in done.faults:
+            reasons[int(places[failed.row])] = failed.reason
+            if failed.key is not None:
+                keys[int(places[failed.row])] = failed.key
     n, parts = flight.rooms.shape[:2]
     return Landed(
         flight.wants,

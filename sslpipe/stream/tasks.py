@@ -73,6 +73,18 @@ class Task:
         tables = (widths, samples, self.rooms, *self.instructions, self.members)
         return head + b"".join(np.ascontiguousarray(table).tobytes() for table in tables)
 
+    def part(self, start: int, end: int) -> "Task":
+        """The samples from `start` to `end`, which are sorted by file."""
+        samples, members = self.samples[start:end].copy(), self.members
+        first, last = int(samples[0, FILE]), int(samples[-1, FILE])
+        samples[:, FILE] -= first
+        inside = members[(members[:, 0] >= start) & (members[:, 0] < end)]
+        inside[:, 0] -= start
+        return Task(
+            self.kind, self.slot, self.files[first : last + 1], samples, self.rooms[start:end],
+            [table[start:end] for table in self.instructions], inside,
+        )  # fmt: skip
+
     def rest(self, rows: Sequence[int]) -> "Task":
         """The same task of some of its samples."""
         at = np.array(rows, dtype=np.int64)

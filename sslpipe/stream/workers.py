@@ -39,6 +39,7 @@ START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from sslpipe.stream.worker import main; main(*map(int, sys.argv[2:]))"
 )
+CLOSED = "workers: are closed; load the pipeline once more"
 STDERR = 2
 GRACE = 2.0  # seconds that a worker has to end by itself
 U8 = npt.NDArray[np.uint8]
@@ -55,8 +56,8 @@ class Done(NamedTuple):
 class Crew(Protocol):
     """What does tasks: `Workers`, or `InProcess`."""
 
-    def submit(self, task: Task, memory: U8) -> "Future[list[Done]]":
-        """Do a task whose slot is `memory`; several Done if a worker died on the way.
+    def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
+        """Do tasks whose slot is `memory`; more Done than tasks if a worker died on the way.
 
         The future raises what is no fault of a sample.
         """
@@ -73,21 +74,22 @@ class InProcess:
     def __init__(self, stores: Sequence[ShardStore], parts: Sequence[PartDecode]) -> None:
         self._stores, self._parts = stores, parts
 
-    def submit(self, task: Task, memory: U8) -> "Future[list[Done]]":
-        """Do a task; the future is done already."""
+    def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
+        """Do tasks; the future is done already."""
         future: Future[list[Done]] = Future()
         try:
-            files = {n: opened(self._stores, *file) for n, file in enumerate(task.files)}
+            future.set_result([self._do(task, memory) for task in tasks])
         except Exception as error:
             future.set_exception(error)
-            return future
-        tasks = body.Tasks(self._parts, lambda _: memory, files)
-        report = tasks(unpacked(task.packed(0, range(len(files)))))
-        if report.error:
-            future.set_exception(report.error)
-        else:
-            future.set_result([Done(task, report.faults, report.keys)])
         return future
+
+    def _do(self, task: Task, memory: U8) -> Done:
+        files = {n: opened(self._stores, *file) for n, file in enumerate(task.files)}
+        do = body.Tasks(self._parts, lambda _: memory, files)
+        report = do(unpacked(task.packed(0, range(len(files)))))
+        if report.error:
+            raise report.error
+        return Done(task, report.faults, report.keys)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -100,16 +102,35 @@ def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
     return ShardFile(store.name(shard), tar.index.extensions, tar)
 
 
+class Flown:
+    """Jobs that were submitted together, and what they will have found."""
+
+    def __init__(self, jobs: int) -> None:
+        self.future: Future[list[Done]] = Future()
+        self._left, self._done = jobs, list[Done]()
+
+    def add(self, done: Sequence[Done]) -> None:
+        """One job is done."""
+        self._done += done
+        self._left -= 1
+        if not self._left and not self.future.done():
+            self.future.set_result(self._done)
+
+    def fail(self, error: Exception) -> None:
+        """One job cannot be done, so all are in vain."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A task that was submitted, with what becomes of it."""
 
     task: Task
     memory: U8
-    future: "Future[list[Done]]"
-    done: list[Done] = field(default_factory=list)
+    flown: Flown
+    done: list[Done] = field(default_factory=list)  # of samples at which workers died
     deaths: dict[int, int] = field(default_factory=dict)  # of workers, by the sample's place
-    number: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +167,7 @@ class Workers:
         self._decoders = pickle.dumps(tuple(parts))
         self._processes: list[Process] = []
         self._waiting: deque[Job] = deque()
-        self._failed_starts = self._number = 0
+        self._failed_starts = 0
         self._broken: Exception | None = None
         self._lock = threading.Lock()
         self._closing = False
@@ -157,16 +178,16 @@ class Workers:
         self._pid = os.getpid()
         self._thread.start()
 
-    def submit(self, task: Task, memory: U8) -> "Future[list[Done]]":
-        """Queue a task."""
-        job = Job(task, memory, Future())
+    def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
+        """Queue tasks."""
+        flown = Flown(len(tasks))
         with self._lock:
             if self._closing or self._broken:
-                job.future.set_exception(self._broken or SslpipeError("workers: are closed"))
-                return job.future
-            self._waiting.append(job)
+                flown.fail(self._broken or SslpipeError(CLOSED))
+                return flown.future
+            self._waiting.extend(Job(task, memory, flown) for task in tasks)
         self._ring.send(b"!")
-        return job.future
+        return flown.future
 
     @property
     def pids(self) -> list[int]:
@@ -195,7 +216,7 @@ class Workers:
         except Exception as error:
             self._give_up(error)
         finally:
-            self._give_up(SslpipeError("workers: are closed"))
+            self._give_up(SslpipeError(CLOSED))
             for worker in list(self._processes):
                 self._end(worker)
             self._selector.close()
@@ -227,15 +248,13 @@ class Workers:
         try:
             numbers = self._files(worker, job.task.files)
         except Exception as error:  # a shard that cannot be opened
-            self._resolve(job, error)
+            job.flown.fail(error)
             return
-        self._number += 1
-        job.number = self._number
         if not worker.jobs:
             worker.since, worker.reached = time.monotonic(), 0
         worker.jobs.append(job)
         try:
-            worker.connection.send(body.TASK + job.task.packed(job.number, numbers))
+            worker.connection.send(body.TASK + job.task.packed(0, numbers))
         except OSError:
             self._lost(worker)
 
@@ -285,24 +304,15 @@ class Workers:
         job = worker.jobs.popleft()
         worker.since, worker.reached = time.monotonic(), 0
         if report.error:
-            self._resolve(job, report.error)
+            job.flown.fail(report.error)
         else:
-            self._resolve(job, Done(job.task, report.faults, report.keys))
+            job.flown.add([*job.done, Done(job.task, report.faults, report.keys)])
 
     def _ready(self, worker: Process, report: Report) -> None:
         """A worker has the decoders, or cannot load them."""
         worker.ready, self._failed_starts = True, 0
         if report.error:
             self._give_up(report.error)
-
-    def _resolve(self, job: Job, result: Done | Exception) -> None:
-        """Finish a job."""
-        if job.future.cancelled():
-            return
-        if isinstance(result, Exception):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result([*job.done, result])
 
     def _watch(self, worker: Process) -> None:
         """Kill a worker that has not got on for too long."""
@@ -330,7 +340,7 @@ class Workers:
         if again:
             self._split(again[0], self._reason(worker, code))
         with self._lock:
-            self._waiting.extendleft(reversed([job for job in again if not job.future.done()]))
+            self._waiting.extendleft(reversed([job for job in again if len(job.task.samples)]))
         self._start()
 
     def _reason(self, worker: Process, code: int) -> str:
@@ -360,7 +370,7 @@ class Workers:
                 job.task = job.task.rest([row for row in range(len(results)) if row != reached])
         forget(job)
         if not len(job.task.samples):
-            job.future.set_result(job.done)
+            job.flown.add(job.done)
 
     def _give_up(self, error: Exception) -> None:
         """Have every job fail, now and later."""
@@ -369,8 +379,7 @@ class Workers:
             jobs = [*self._waiting, *(job for worker in self._processes for job in worker.jobs)]
             self._waiting.clear()
         for job in jobs:
-            if not job.future.done():
-                job.future.set_exception(error)
+            job.flown.fail(error)
 
     def _start(self) -> None:
         """Start a worker and give it the decoders."""
