@@ -83,7 +83,8 @@ for dtype in (torch.float16, torch.bfloat16):
 """
 
 SPANS = """
-ops = [("RandomResizedCrop", {"size": [24, 20]}), JITTER, ("RandomGaussianBlur", {"kernel_size": [5, 5]})]
+crop = ("RandomResizedCrop", {"size": [24, 20]})
+ops = [crop, JITTER, ("RandomGaussianBlur", {"kernel_size": [5] * 2})]
 whole, _ = views(ops)
 assert torch.equal(whole, views(ops)[0])
 ragged = Ragged.of(images)

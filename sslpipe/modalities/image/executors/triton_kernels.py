@@ -110,7 +110,7 @@ def keep(
     tl.store(to, r.to(sharp.dtype.element_ty), mask=ok)
     tl.store(to + size, g.to(sharp.dtype.element_ty), mask=ok)
     tl.store(to + 2 * size, b.to(sharp.dtype.element_ty), mask=ok)
-    if MEANS:
+    if MEANS:  # noqa: SIM102 - the outer one is decided when it is compiled
         if needs_mean(row):
             grey = tl.where(ok, grey_before_contrast(r, g, b, row), 0.0)
             at = view * tl.num_programs(0) + tl.program_id(0)

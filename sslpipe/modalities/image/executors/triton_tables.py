@@ -1,4 +1,4 @@
-"""What the triton executor's kernels read besides pixels, prepared on the host for all views at once.
+"""What the triton executor's kernels read besides pixels, made on the host for all views at once.
 
     parameters, a row of COLUMNS per view     float32: what it drew, in the usual order of the ops
     places, a row of PLACES per view          int64: where its canvas lies, and its scratch memory
