@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -236,7 +236,144 @@ def decode(size: Size) -> Iterator[Row]:
     """Images/s of the device and of the CPU, and how far apart their pixels are."""
     import torch
     from gpu_augment import timed
+    from gpu_wall import OnCpu, jpegs
+
+    from sslpipe.modalities.image.canvases import CanvasDecode
+    from sslpipe.modalities.image.codec import GPU_JPEG
+    from sslpipe.modalities.image.decode import decode as on_cpu
+    from sslpipe.modalities.image.gpu_decode import GpuDecode, TorchCodec
+
+    device, data = torch.device(size.device), jpegs(size.images)
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+    def rate(work: Callable[[], object]) -> Row:
+        took = timed(work, device=device, repeats=size.repeats)
+        return {**took, "images_per_s": 1e3 * len(data) / took["done_ms"]}
+
+    def lists(side: int | None) -> Callable[[], Row]:
+        def measure() -> Row:
+            engine = TorchCodec(device) if size.device == "cuda" else OnCpu()
+            gpu = GpuDecode(CanvasDecode(side), engine, baseline=GPU_JPEG)
+            with engine.stream():
+                canvases = gpu.decode(data)
+            pairs = [
+                (c.data.cpu().float() - torch.from_numpy(on_cpu(d, size=side))).abs()
+                for c, d in zip(canvases, data, strict=True)
+                if c is not None
+            ]
+            took = rate(lambda: gpu.decode(data))
+            apart = {
+                "levels_apart": float(torch.stack([pair.mean() for pair in pairs]).mean()),
+                "most_levels_apart": float(torch.stack([pair.max() for pair in pairs]).max()),
+            }
+            return {**took, **apart, "returned": gpu.returned}
+
+        return measure
+
+    yield from attempts({
+        "cpu threads": lambda: rate(lambda: list(threads.map(on_cpu, data))),
+        "lists": lists(None),
+        "lists, shrunk to 256": lists(256),
+    })  # fmt: skip
+
+
+MEASURED:
+        here = ["--here", *(["--dry"] if chosen.dry else [])]
+        return [sys.executable, __file__, str(chosen.folder), "--parts", part, *here]
+    if part == "kernels":
+        seconds = ["--seconds", str(LIMITS[part] - 20)]
+        return [sys.executable, str(ROOT / "tools" / "bench" / "gpu_kernels.py"), *seconds]
+    if part == "augment":
+        script = str(ROOT / "tools" / "bench" / "augment.py")
+        sizes = ["--images", "256", "--corpus", "256", "--rounds", "3", "--device", "cuda"]
+        return [sys.executable, script, "--cases", "augment", *sizes]
+    which = "gpu and slow" if part == "slow_tests" else "gpu and not slow"
+    report = str(chosen.folder.resolve() / f"{part}.xml")
+    # other people's plugins announce themselves by warnings, which are errors here
+    plugins = ["-p", "no:benchmark", "-p", "no:xdist"]
+    options = ["-v", "-m", which, "--durations", "10", "--junit-xml", report]
+    return [sys.executable, "-m", "pytest", *plugins, *options, *gpu_tests()]
+
+
+def gpu_tests() -> list[str]:
+    """The files that hold such tests: others import packages that a borrowed machine may lack."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file) for file in files if "mark.gpu" in file.read_text()]
+
+
+def attempts(named: Mapping[str, Callable[[], Row]]) -> Iterator[Row]:
+    """A row per case; one that fails says why."""
+    for name, measure in named.items():
+        try:
+            yield {"case": name, **measure()}
+        except Exception as error:  # the next case is to run
+            yield {"case": name, "error": repr(error).splitlines()[0][:300]}
+
+
+def views(size: Size) -> Iterator[Row]:
+    """Per contender but the compiled ones."""
+    return contending(size, lambda name: not name.startswith("compiled"))
+
+
+def compiled(size: Size) -> Iterator[Row]:
+    """Per contender that compiles first."""
+    return contending(size, lambda name: name.startswith("compiled"))
+
+
+def contending(size: Size, chosen: Callable[[str], bool]) -> Iterator[Row]:
+    """Per group and chosen contender."""
+    import gpu_augment
+    import numpy as np
+    import torch
     from gpu_wall import jpegs
+
+    from sslpipe.modalities.image.decider import ImageDecider
+    from sslpipe.modalities.image.decode import decode
+    from sslpipe.recipe import find_recipe, load_recipe
+    from sslpipe.rng import Place
+
+    device = torch.device(size.device)
+    canvases = [torch.from_numpy(decode(data)) for data in jpegs(size.images)]
+    uids = np.arange(len(canvases), dtype=np.int64)
+    sides = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
+    made = ImageDecider(load_recipe(find_recipe(size.recipe)).views, {}, {}, seed=0)
+    place = Place(0, uids, len(uids))
+    tables = made.decide(epochs=uids * 0, uids=uids, place=place, extents=sides).params
+    for group, policy in made.policies.items():
+        built = gpu_augment.contenders(policy, canvases, tables[group], device=device)
+        count = policy.count * len(canvases)
+
+        def measure(build: gpu_augment.Builder, count: int = count) -> Row:
+            took = gpu_augment.timed(build(), device=device, repeats=size.repeats)
+            return {**took, "views": count, "us_per_view": 1e3 * took["done_ms"] / count}
+
+        cases = {k: lambda b=b: measure(b) for k, b in built.items() if chosen(k)}
+        yield from attempts({f"{size.recipe} {group} {k}": case for k, case in cases.items()})
+
+
+def wall(size: Size) -> Iterator[Row]:
+    """Per recipe and decoder: what `sslpipe bench` says, and end to end over the step alone."""
+    from gpu_wall import packed, staged
+
+    batch = size.images if size.device == "cpu" else None
+    for recipe, side in size.walls.items():
+        with tempfile.TemporaryDirectory() as folder:
+            shards = packed(Path(folder), size.corpus, side)
+
+            def measure(decoder: str, recipe: str = recipe, shards: Path = shards) -> Row:
+                return staged(recipe, decoder, shards, size.device, size.seconds, batch)
+
+            yield from attempts({
+                f"{recipe}, decoded on {decoder}": partial(measure, decoder)
+                for decoder in size.decoders
+            })  # fmt: skip
+
+
+def decode(size: Size) -> Iterator[Row]:
+    """Images/s of the device and of the CPU, and how far apart their pixels are."""
+    import torch
+    from gpu_augment import timed
+    from gpu_wall import OnCpu, jpegs
 
     from sslpipe.modalities.image.canvases import CanvasDecode
     from sslpipe.modalities.image.codec import GPU_JPEG

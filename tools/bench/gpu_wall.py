@@ -1,14 +1,19 @@
-"""What gpu_parts' `wall` is measured on: pictures, shards, and `sslpipe bench` in numbers."""
+"""What gpu_parts measures on: pictures, shards, a decoder of lists for its dry run."""
 
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
+import torch
 from provenance import write_corpus
+from torch import Tensor
 
 from sslpipe.bench import measure
 from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.image.decode import decode
+from sslpipe.modalities.image.gpu_decode import OneByOne
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.shards import PackSettings, pack
 
@@ -51,3 +56,13 @@ def staged(
     stages = measure(chosen, shards=shards, device=device, seconds=seconds)
     assert stages.step is not None
     return {**stages.rates, "of_step": stages.end_to_end / stages.step, "verdict": stages.verdict}
+
+
+class OnCpu(OneByOne):
+    """Decodes lists as the GPU's engine does, on the CPU."""
+
+    def __call__(self, encoded: list[Tensor]) -> list[Tensor]:
+        return [torch.from_numpy(decode(bytes(e.numpy()))).permute(2, 0, 1) for e in encoded]
+
+    def stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
