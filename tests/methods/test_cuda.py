@@ -1,13 +1,13 @@
 """On a GPU, every method's step must queue its kernels without waiting for one of them."""
 
 import warnings
-from contextlib import contextmanager
 
 import pytest
 import torch
 
 from sslpipe import methods
 
+from ..waiting import forbidden_to_wait
 from .every_method import build, make_batch, make_spec
 
 NAMES = sorted(methods.METHODS)
@@ -41,17 +41,6 @@ def steps(name, device, watched=None):
         with forbidden_to_wait() if number == watched else warnings.catch_warnings():
             outputs.append(step(method, optimizer, batch))
     return outputs
-
-
-@contextmanager
-def forbidden_to_wait():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the debug mode announces itself as a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def step(method, optimizer, batch):

@@ -1,7 +1,4 @@
-"""Contenders on decoded canvases, for gpu_parts: our executors, their kernels alone, and a copy.
-
-Nothing here has been run on a GPU yet, so there is no figure to quote.
-"""
+"""Contenders on decoded canvases, for gpu_parts: our executors, their kernels alone, and a copy."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

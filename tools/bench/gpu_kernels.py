@@ -242,9 +242,7 @@ def fused(made: list[Case], canvases: Ragged) -> Iterator[Row]:
         for crop, blur in FUSED:
 
             def measure(given=given, case=case, want=want, crop=crop, blur=blur) -> Row:
-                make = gpu_variants.prepare(
-                    *given, device=CUDA, dtype=HALF, crop=crop, blur=blur
-                )
+                make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, crop=crop, blur=blur)
                 row = apart(make(), want, case.policy)
                 kernels = {r["kernel"]: round(r["us"], 3) for r in profile(case, make)}
                 return {"us": replayed(make) / case.views, **row, "kernels": kernels}

@@ -1,36 +1,45 @@
 """The parts of gpu_check. Each runs in a process of its own, within its seconds, whatever becomes
-of the others; its output goes to FOLDER/PART.txt and its rows to FOLDER/rows.jsonl.
+of the others; its output goes to FOLDER/PART.txt and its rows to FOLDER/rows.jsonl, as they come.
 
-    python tools/bench/gpu_parts.py FOLDER [--parts views,decode] [--dry]
+    python tools/bench/gpu_parts.py FOLDER [--parts kernels,wall] [--dry]
 
-tests       pytest -m "gpu and not slow"           slow_tests  compiling, and 10,000 batches
-views       our executors: SimCLR 2 x 224 and DINO 2 x 224 + 8 x 96 of 256 canvases, bfloat16
-step        a SimCLR step of a ResNet-50 on the pipeline's batches, over one on a batch at hand
+kernels     gpu_kernels.py: parity, us per view, host time, tunables
+tests       pytest -m "gpu and not slow"
+wall        end to end against a step on a batch at hand: ResNet-50 at 224 px, ResNet-18 at 32 px,
+            decoded on the CPU and on the GPU
 decode      TorchCodec's lists against the CPU's threads, and how far their pixels are apart
-augment     the CUDA columns of augment.py, against the peers
+views       our executors on SimCLR 2 x 224 of 256 canvases, bfloat16, upload included
+compiled    the same of the compiled executor, which compiles for a minute
+augment     on request: the CUDA columns of augment.py, against the peers
+slow_tests  on request: what compiles, and 10,000 batches
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
-LIMITS: Mapping[str, int] = MappingProxyType({  # seconds; 590 in all
-    "tests": 90, "views": 120, "step": 90, "decode": 50, "augment": 90, "slow_tests": 150,
+LIMITS: Mapping[str, int] = MappingProxyType({  # seconds; 480 of those that run unasked
+    "kernels": 75, "tests": 80, "wall": 135, "decode": 40, "views": 50, "compiled": 100,
+    "augment": 100, "slow_tests": 200,
 })  # fmt: skip
+ON_REQUEST = ("augment", "slow_tests")
+VERDICTS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +50,22 @@ class Size:
     images: int
     repeats: int
     corpus: int
-    recipes: tuple[str, ...]  # of the views
-    recipe: str  # of the step
-    executors: tuple[str, ...]  # of the step
+    recipe: str  # of the views
+    walls: Mapping[str, int]  # recipe -> side of its images in pixels, 0: photos
+    decoders: tuple[str, ...]
+    seconds: float  # of a stage
 
 
-FULL = Size("cuda", 256, 50, 1024, ("simclr", "dino"), "simclr", ("kornia", "compiled", "triton"))
-DRY = Size("cpu", 2, 2, 6, ("dino_cifar",), "demo", ("kornia",))
+WALLS = MappingProxyType({"simclr": 0, "simclr_cifar": 32})
+FULL = Size("cuda", 256, 50, 1024, "simclr", WALLS, ("cpu", "cuda"), 3.0)
+DRY = Size("cpu", 2, 2, 6, "simclr_cifar", MappingProxyType({"demo": 0}), ("cpu",), 0.1)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
-    options.add_argument("--parts", default=",".join(LIMITS))
+    unasked = ",".join(part for part in LIMITS if part not in ON_REQUEST)
+    options.add_argument("--parts", default=unasked)
     options.add_argument("--dry", action="store_true")
     options.add_argument("--here", action="store_true", help="run the part in this process")
     chosen = options.parse_args()
@@ -85,23 +97,45 @@ def describe(folder: Path) -> None:
 
 
 def run(part: str, chosen: argparse.Namespace) -> bool:
-    """Run a part in its process, and say whether it ended well."""
-    log, start = chosen.folder / f"{part}.txt", time.perf_counter()
+    """Run a part in its process, write and show what it says, and say whether it ended well."""
+    start, rows = time.perf_counter(), 0
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with log.open("w") as file:
-        try:
-            done = subprocess.run(
-                command_of(part, chosen), cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
-                stdout=file, stderr=file, check=False, timeout=LIMITS[part],
-            )  # fmt: skip
-            state = "done" if done.returncode == 0 else f"exit status {done.returncode}"
-        except subprocess.TimeoutExpired:
-            state = f"stopped after {LIMITS[part]} s"
-    rows = [line for line in log.read_text().splitlines() if line.startswith('{"part"')]
-    with (chosen.folder / "rows.jsonl").open("a") as file:
-        file.writelines(f"{row}\n" for row in rows)
-    print(f"{part}: {state}, {len(rows)} rows, {time.perf_counter() - start:.0f} s", flush=True)
+    process = subprocess.Popen(
+        command_of(part, chosen), cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    late = threading.Event()
+    alarm = threading.Timer(LIMITS[part], stop, (process, late))
+    alarm.start()
+    assert process.stdout is not None
+    with (chosen.folder / f"{part}.txt").open("w") as log:
+        for line in process.stdout:
+            print(line, end="", file=log, flush=True)
+            rows += show(line, chosen.folder)
+    process.wait()
+    alarm.cancel()
+    state = "done" if process.returncode == 0 else f"exit status {process.returncode}"
+    state = f"stopped after {LIMITS[part]} s" if late.is_set() else state
+    print(f"{part}: {state}, {rows} rows, {time.perf_counter() - start:.0f} s", flush=True)
     return state == "done"
+
+
+def stop(process: "subprocess.Popen[str]", late: threading.Event) -> None:
+    """End a process and its children."""
+    late.set()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def show(line: str, folder: Path) -> bool:
+    """Print rows and verdicts of tests; keep a row, and say whether the line is one."""
+    row = line.startswith('{"part"')
+    if row or any(word in line for word in VERDICTS):
+        print(line, end="", flush=True)
+    if row:
+        with (folder / "rows.jsonl").open("a") as file:
+            file.write(line)
+    return row
 
 
 def command_of(part: str, chosen: argparse.Namespace) -> list[str]:
@@ -109,14 +143,19 @@ def command_of(part: str, chosen: argparse.Namespace) -> list[str]:
     if part in MEASURED:
         here = ["--here", *(["--dry"] if chosen.dry else [])]
         return [sys.executable, __file__, str(chosen.folder), "--parts", part, *here]
+    if part == "kernels":
+        seconds = ["--seconds", str(LIMITS[part] - 20)]
+        return [sys.executable, str(ROOT / "tools" / "bench" / "gpu_kernels.py"), *seconds]
     if part == "augment":
         script = str(ROOT / "tools" / "bench" / "augment.py")
         sizes = ["--images", "256", "--corpus", "256", "--rounds", "3", "--device", "cuda"]
         return [sys.executable, script, "--cases", "augment", *sizes]
     which = "gpu and slow" if part == "slow_tests" else "gpu and not slow"
     report = str(chosen.folder.resolve() / f"{part}.xml")
-    options = ["-m", which, "--durations", "10", "--junit-xml", report]
-    return [sys.executable, "-m", "pytest", *options, *gpu_tests()]
+    # other people's plugins announce themselves by warnings, which are errors here
+    plugins = ["-p", "no:benchmark", "-p", "no:xdist"]
+    options = ["-v", "-m", which, "--durations", "10", "--junit-xml", report]
+    return [sys.executable, "-m", "pytest", *plugins, *options, *gpu_tests()]
 
 
 def gpu_tests() -> list[str]:
@@ -134,20 +173,22 @@ def attempts(named: Mapping[str, Callable[[], Row]]) -> Iterator[Row]:
             yield {"case": name, "error": repr(error).splitlines()[0][:300]}
 
 
-def jpegs(count: int) -> list[bytes]:
-    """Like ImageNet's: 500 x 375, about 100 kB."""
-    from provenance import write_corpus
-
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = write_corpus(Path(folder), count)
-        return [path.read_bytes() for path in sorted(corpus.rglob("*.jpg"))]
-
-
 def views(size: Size) -> Iterator[Row]:
-    """Per recipe, group and contender."""
+    """Per contender but the compiled ones."""
+    return contending(size, lambda name: not name.startswith("compiled"))
+
+
+def compiled(size: Size) -> Iterator[Row]:
+    """Per contender that compiles first."""
+    return contending(size, lambda name: name.startswith("compiled"))
+
+
+def contending(size: Size, chosen: Callable[[str], bool]) -> Iterator[Row]:
+    """Per group and chosen contender."""
     import gpu_augment
     import numpy as np
     import torch
+    from gpu_wall import jpegs
 
     from sslpipe.modalities.image.decider import ImageDecider
     from sslpipe.modalities.image.decode import decode
@@ -158,84 +199,181 @@ def views(size: Size) -> Iterator[Row]:
     canvases = [torch.from_numpy(decode(data)) for data in jpegs(size.images)]
     uids = np.arange(len(canvases), dtype=np.int64)
     sides = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
-    for name in size.recipes:
-        groups = load_recipe(find_recipe(name)).views
-        made = ImageDecider(groups, {}, {}, seed=0)
-        place = Place(0, uids, len(uids))
-        tables = made.decide(epochs=uids * 0, uids=uids, place=place, extents=sides).params
-        for group, policy in made.policies.items():
-            built = gpu_augment.contenders(policy, canvases, tables[group], device=device)
-            count = policy.count * len(canvases)
+    made = ImageDecider(load_recipe(find_recipe(size.recipe)).views, {}, {}, seed=0)
+    place = Place(0, uids, len(uids))
+    tables = made.decide(epochs=uids * 0, uids=uids, place=place, extents=sides).params
+    for group, policy in made.policies.items():
+        built = gpu_augment.contenders(policy, canvases, tables[group], device=device)
+        count = policy.count * len(canvases)
 
-            def measure(build: gpu_augment.Builder, count: int = count) -> Row:
-                took = gpu_augment.timed(build(), device=device, repeats=size.repeats)
-                return {**took, "views": count, "us_per_view": 1e3 * took["done_ms"] / count}
+        def measure(build: gpu_augment.Builder, count: int = count) -> Row:
+            took = gpu_augment.timed(build(), device=device, repeats=size.repeats)
+            return {**took, "views": count, "us_per_view": 1e3 * took["done_ms"] / count}
 
-            cases = {f"{name} {group} {k}": lambda b=b: measure(b) for k, b in built.items()}
-            yield from attempts(cases)
+        cases = {k: lambda b=b: measure(b) for k, b in built.items() if chosen(k)}
+        yield from attempts({f"{size.recipe} {group} {k}": case for k, case in cases.items()})
 
 
-def step(size: Size) -> Iterator[Row]:
-    """Per executor: a step on the pipeline's batches, and on one that is there."""
-    from sslpipe.modalities.image.codec import ImageCodec
-    from sslpipe.shards import PackSettings, pack
+def wall(size: Size) -> Iterator[Row]:
+    """Per recipe and decoder: what `sslpipe bench` says, and end to end over the step alone."""
+    from gpu_wall import packed, staged
 
-    with tempfile.TemporaryDirectory() as folder:
-        photos, shards = Path(folder) / "photos", Path(folder) / "shards"
-        photos.mkdir()
-        for number, data in enumerate(jpegs(size.corpus)):
-            (photos / f"{number:05d}.jpg").write_bytes(data)
-        pack(photos, shards, PackSettings(codec=ImageCodec()))
-        yield from attempts({name: lambda n=name: fed(n, shards, size) for name in size.executors})
+    batch = size.images if size.device == "cpu" else None
+    for recipe, side in size.walls.items():
+        with tempfile.TemporaryDirectory() as folder:
+            shards = packed(Path(folder), size.corpus, side)
 
+            def measure(decoder: str, recipe: str = recipe, shards: Path = shards) -> Row:
+                return staged(recipe, decoder, shards, size.device, size.seconds, batch)
 
-def fed(executor: str, shards: Path, size: Size) -> Row:
-    """Seconds per step of three rounds, fed and not."""
-    import torch
-
-    from sslpipe import load
-    from sslpipe.bench import endless, trainer
-    from sslpipe.recipe import find_recipe, load_recipe
-
-    settings = [f"stream.batch_size={size.images}", f"run.executor={executor}"]
-    recipe = load_recipe(find_recipe(size.recipe), overrides=settings)
-    device = torch.device(size.device)
-    with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
-        train, batches = trainer(pipe), endless(pipe)
-        there = next(batches)
-        for batch in islice(batches, 1 + size.repeats // 5):
-            train(batch)
-        best = {"synthetic": float("inf"), "fed": float("inf")}
-        for _ in range(3):
-            sources = {"synthetic": iter([there] * (size.repeats // 2)), "fed": batches}
-            for name, source in sources.items():
-                took = seconds(train, islice(source, size.repeats // 2), device)
-                best[name] = min(best[name], took / (size.repeats // 2))
-        return {
-            "synthetic_ms": 1e3 * best["synthetic"],
-            "fed_ms": 1e3 * best["fed"],
-            "ratio": best["fed"] / best["synthetic"],
-            "images_per_s": size.images / best["fed"],
-            "waited_s": pipe.wait_seconds,
-        }
-
-
-def seconds(train: Callable[[Any], object], batches: Iterator[Any], device: Any) -> float:
-    """Of all steps, until the device is done."""
-    from gpu_augment import settle
-
-    settle(device)
-    start = time.perf_counter()
-    for batch in batches:
-        train(batch)
-    settle(device)
-    return time.perf_counter() - start
+            yield from attempts({
+                f"{recipe}, decoded on {decoder}": partial(measure, decoder)
+                for decoder in size.decoders
+            })  # fmt: skip
 
 
 def decode(size: Size) -> Iterator[Row]:
     """Images/s of the device and of the CPU, and how far apart their pixels are."""
     import torch
     from gpu_augment import timed
+    from gpu_wall import OnCpu, jpegs
+
+    from sslpipe.modalities.image.canvases import CanvasDecode
+    from sslpipe.modalities.image.codec import GPU_JPEG
+    from sslpipe.modalities.image.decode import decode as on_cpu
+    from sslpipe.modalities.image.gpu_decode import GpuDecode, TorchCodec
+
+    device, data = torch.device(size.device), jpegs(size.images)
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+    def rate(work: Callable[[], object]) -> Row:
+        took = timed(work, device=device, repeats=size.repeats)
+        return {**took, "images_per_s": 1e3 * len(data) / took["done_ms"]}
+
+    def lists(side: int | None) -> Callable[[], Row]:
+        def measure() -> Row:
+            engine = TorchCodec(device) if size.device == "cuda" else OnCpu()
+            gpu = GpuDecode(CanvasDecode(side), engine, baseline=GPU_JPEG)
+            with engine.stream():
+                canvases = gpu.decode(data)
+            pairs = [
+                (c.data.cpu().float() - torch.from_numpy(on_cpu(d, size=side))).abs()
+                for c, d in zip(canvases, data, strict=True)
+                if c is not None
+            ]
+            took = rate(lambda: gpu.decode(data))
+            apart = {
+                "levels_apart": float(torch.stack([pair.mean() for pair in pairs]).mean()),
+                "most_levels_apart": float(torch.stack([pair.max() for pair in pairs]).max()),
+            }
+            return {**took, **apart, "returned": gpu.returned}
+
+        return measure
+
+    yield from attempts({
+        "cpu threads": lambda: rate(lambda: list(threads.map(on_cpu, data))),
+        "lists": lists(None),
+        "lists, shrunk to 256": lists(256),
+    })  # fmt: skip
+
+
+MEASURED:
+        here = ["--here", *(["--dry"] if chosen.dry else [])]
+        return [sys.executable, __file__, str(chosen.folder), "--parts", part, *here]
+    if part == "kernels":
+        seconds = ["--seconds", str(LIMITS[part] - 20)]
+        return [sys.executable, str(ROOT / "tools" / "bench" / "gpu_kernels.py"), *seconds]
+    if part == "augment":
+        script = str(ROOT / "tools" / "bench" / "augment.py")
+        sizes = ["--images", "256", "--corpus", "256", "--rounds", "3", "--device", "cuda"]
+        return [sys.executable, script, "--cases", "augment", *sizes]
+    which = "gpu and slow" if part == "slow_tests" else "gpu and not slow"
+    report = str(chosen.folder.resolve() / f"{part}.xml")
+    # other people's plugins announce themselves by warnings, which are errors here
+    plugins = ["-p", "no:benchmark", "-p", "no:xdist"]
+    options = ["-v", "-m", which, "--durations", "10", "--junit-xml", report]
+    return [sys.executable, "-m", "pytest", *plugins, *options, *gpu_tests()]
+
+
+def gpu_tests() -> list[str]:
+    """The files that hold such tests: others import packages that a borrowed machine may lack."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file) for file in files if "mark.gpu" in file.read_text()]
+
+
+def attempts(named: Mapping[str, Callable[[], Row]]) -> Iterator[Row]:
+    """A row per case; one that fails says why."""
+    for name, measure in named.items():
+        try:
+            yield {"case": name, **measure()}
+        except Exception as error:  # the next case is to run
+            yield {"case": name, "error": repr(error).splitlines()[0][:300]}
+
+
+def views(size: Size) -> Iterator[Row]:
+    """Per contender but the compiled ones."""
+    return contending(size, lambda name: not name.startswith("compiled"))
+
+
+def compiled(size: Size) -> Iterator[Row]:
+    """Per contender that compiles first."""
+    return contending(size, lambda name: name.startswith("compiled"))
+
+
+def contending(size: Size, chosen: Callable[[str], bool]) -> Iterator[Row]:
+    """Per group and chosen contender."""
+    import gpu_augment
+    import numpy as np
+    import torch
+    from gpu_wall import jpegs
+
+    from sslpipe.modalities.image.decider import ImageDecider
+    from sslpipe.modalities.image.decode import decode
+    from sslpipe.recipe import find_recipe, load_recipe
+    from sslpipe.rng import Place
+
+    device = torch.device(size.device)
+    canvases = [torch.from_numpy(decode(data)) for data in jpegs(size.images)]
+    uids = np.arange(len(canvases), dtype=np.int64)
+    sides = np.array([canvas.shape[:2] for canvas in canvases], dtype=np.int64)
+    made = ImageDecider(load_recipe(find_recipe(size.recipe)).views, {}, {}, seed=0)
+    place = Place(0, uids, len(uids))
+    tables = made.decide(epochs=uids * 0, uids=uids, place=place, extents=sides).params
+    for group, policy in made.policies.items():
+        built = gpu_augment.contenders(policy, canvases, tables[group], device=device)
+        count = policy.count * len(canvases)
+
+        def measure(build: gpu_augment.Builder, count: int = count) -> Row:
+            took = gpu_augment.timed(build(), device=device, repeats=size.repeats)
+            return {**took, "views": count, "us_per_view": 1e3 * took["done_ms"] / count}
+
+        cases = {k: lambda b=b: measure(b) for k, b in built.items() if chosen(k)}
+        yield from attempts({f"{size.recipe} {group} {k}": case for k, case in cases.items()})
+
+
+def wall(size: Size) -> Iterator[Row]:
+    """Per recipe and decoder: what `sslpipe bench` says, and end to end over the step alone."""
+    from gpu_wall import packed, staged
+
+    batch = size.images if size.device == "cpu" else None
+    for recipe, side in size.walls.items():
+        with tempfile.TemporaryDirectory() as folder:
+            shards = packed(Path(folder), size.corpus, side)
+
+            def measure(decoder: str, recipe: str = recipe, shards: Path = shards) -> Row:
+                return staged(recipe, decoder, shards, size.device, size.seconds, batch)
+
+            yield from attempts({
+                f"{recipe}, decoded on {decoder}": partial(measure, decoder)
+                for decoder in size.decoders
+            })  # fmt: skip
+
+
+def decode(size: Size) -> Iterator[Row]:
+    """Images/s of the device and of the CPU, and how far apart their pixels are."""
+    import torch
+    from gpu_augment import timed
+    from gpu_wall import OnCpu, jpegs
 
     from sslpipe.modalities.image.canvases import CanvasDecode
     from sslpipe.modalities.image.codec import GPU_JPEG
@@ -291,7 +429,7 @@ class OnCpu:
 
 
 MEASURED: Mapping[str, Callable[[Size], Iterator[Row]]] = MappingProxyType({
-    "views": views, "step": step, "decode": decode,
+    "wall": wall, "decode": decode, "views": views, "compiled": compiled,
 })  # fmt: skip
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ how colour is enlarged), so which of the two decodes belongs to the recipe, not 
 
 What goes to the CPU at once is said in `canvases.JpegBytes`.
 
-The logic is tested on the CPU with engines that fail on purpose. It has not run on a GPU.
+The logic is tested on the CPU with engines that fail on purpose.
 """
 
 import importlib.metadata
@@ -45,6 +45,26 @@ class Engine(Protocol):
         """Where it decodes; what was queued within is done when it is left."""
         ...
 
+    def extremes(self, images: list[Tensor]) -> list[tuple[int, int]]:
+        """The least and the highest level of each image."""
+        ...
+
+    def canvases(self, images: list[Tensor], targets: list[tuple[int, int]]) -> Sequence[Tensor]:
+        """(H, W, 3) uint8 of these sizes, made as `OneByOne` makes them."""
+        ...
+
+
+class OneByOne:
+    """The part of an engine after decoding, image by image: the reference, on any device."""
+
+    def extremes(self, images: list[Tensor]) -> list[tuple[int, int]]:
+        """The least and the highest level of each image."""
+        return [(int(image.min()), int(image.max())) for image in images]
+
+    def canvases(self, images: list[Tensor], targets: list[tuple[int, int]]) -> Sequence[Tensor]:
+        """(H, W, 3), shrunk as `decode` does, in float32 rounded to levels."""
+        return [shrink(image, target) for image, target in zip(images, targets, strict=True)]
+
 
 class GpuDecode:
     """In two stages: `first` in workers, `finish` for a whole share in one thread.
@@ -70,11 +90,11 @@ class GpuDecode:
     def decode(self, jpegs: Sequence[Tensor]) -> list[Raw | None]:
         """Canvases of JPEGs, in their order."""
         images = halve(self._engine, list(jpegs))
-        keep = sane(images, [len(data) for data in jpegs])
-        canvases = [
-            canvas_of(image, self._cpu.size) if good and image is not None else None
-            for image, good in zip(images, keep, strict=True)
-        ]
+        keep = sane(self._engine, images, [len(data) for data in jpegs])
+        kept = [i for i, good in zip(images, keep, strict=True) if good and i is not None]
+        targets = [shrunk(i.shape[1], i.shape[2], self._cpu.size) for i in kept]
+        made = zip(self._engine.canvases(kept, targets) if kept else [], targets, strict=True)
+        canvases = [Raw(*next(made)) if good else None for good in keep]
         missed = canvases.count(None)
         self.done, self.returned = self.done + len(jpegs) - missed, self.returned + missed
         if missed:
@@ -106,16 +126,13 @@ def halve(engine: Engine, encoded: list[Tensor]) -> list[Tensor | None]:
     return images
 
 
-def sane(images: Sequence[Tensor | None], sizes: Sequence[int]) -> list[bool]:
+def sane(engine: Engine, images: Sequence[Tensor | None], sizes: Sequence[int]) -> list[bool]:
     """Whether each image is one, and is not of one colour where `sizes` in bytes say it is not.
 
     Reads the device once: its result is awaited anyway.
     """
     found = [image for image in images if image is not None]
-    if not found:
-        return [False] * len(images)
-    spans = torch.stack([torch.stack([*image.aminmax()]) for image in found]).cpu().tolist()
-    flat = iter([low == high for low, high in spans])
+    flat = iter([low == high for low, high in engine.extremes(found)] if found else [])
     return [
         image is not None and not (next(flat) and size > most_bytes_if_flat(image))
         for image, size in zip(images, sizes, strict=True)
@@ -127,13 +144,12 @@ def most_bytes_if_flat(image: Tensor) -> float:
     return BYTES_OF_HEADERS + FLAT_BYTES_PER_BLOCK * image.shape[-2] * image.shape[-1] / 64
 
 
-def canvas_of(image_CHW: Tensor, size: int | None) -> Raw:
-    """(H, W, 3) on its device, shrunk as `decode` does, in float32 rounded to levels."""
-    target = shrunk(image_CHW.shape[1], image_CHW.shape[2], size)
-    if target != image_CHW.shape[1:]:
+def shrink(image_CHW: Tensor, target: tuple[int, int]) -> Tensor:
+    """(H, W, 3) uint8 of this size, bicubic and antialiased, in float32 rounded to levels."""
+    if target != tuple(image_CHW.shape[1:]):
         small_BCHW = F.interpolate(image_CHW[None].float(), target, mode="bicubic", antialias=True)
         image_CHW = small_BCHW[0].round().clamp(0, 255).to(torch.uint8)
-    return Raw(image_CHW.permute(1, 2, 0).contiguous(), target)
+    return image_CHW.permute(1, 2, 0).contiguous()
 
 
 class TorchCodec:
@@ -149,7 +165,10 @@ class TorchCodec:
         check_version()
         from torchcodec.decoders import decode_jpeg
 
+        from . import gpu_shrink  # Triton is there wherever CUDA is
+
         self._decode, self._device = decode_jpeg, device
+        self.extremes, self.canvases = gpu_shrink.extremes, gpu_shrink.canvases
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, encoded: list[Tensor]) -> list[Tensor]:

@@ -11,6 +11,8 @@ from sslpipe.modalities.image.draws import draw, keys_of, policy
 from sslpipe.modalities.image.executors import compiled, kornia, planar, planar_crop, run_prepared
 from sslpipe.recipe.names import Entry
 
+from ...waiting import forbidden_to_wait
+
 LEVEL = 1 / 255
 CPU = torch.device("cpu")
 BOX = ("RandomCrop", {"size": [40, 48]})  # moves levels, computes nothing
@@ -279,11 +281,8 @@ def test_a_second_batch_on_cuda_does_not_synchronise():
     count, ops = CHAINS["simclr"]
     group, table = decided(ops, photos(), count=count)
     run_prepared(compiled.prepare, group, photos(), table, device=CUDA)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with forbidden_to_wait():
         run_prepared(compiled.prepare, group, photos(), table, device=CUDA)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

@@ -1,7 +1,6 @@
 """The cpu executor against the reference, op by op and recipe by recipe, on the same tables."""
 
 import importlib.util
-import logging
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -326,27 +325,3 @@ def test_where_nothing_can_be_cached_kernels_compile_anew(monkeypatch):
 
 def test_ops_of_the_vocabulary_are_all_known():
     assert {ops.RandomHorizontalFlip, ops.RandomVerticalFlip} <= cpu.COMMUTE <= set(cpu.APPLY)
-
-
-def test_auto_says_once_per_group_what_it_stands_for(caplog):
-    group = build(CHAIN)
-    foreign = Policy("local", 1, False, (*group.steps, Step(Shade(), "s", 0, "s")), group.columns)
-    with caplog.at_level(logging.INFO):
-        for views in (group, foreign):
-            executors.choose("auto", views, CPU)
-    assert [record.message.split(":")[0] for record in caplog.records] == [
-        "views.global",
-        "views.local",
-    ]
-    assert "executor cpu" in caplog.text
-    assert "executor kornia, not cpu: it does not know Shade" in caplog.text
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("execute", [cpu.execute, kornia.execute])
-def test_half_views_are_those_of_float32_rounded_once(execute, dtype):
-    group = build([CROP])
-    table = np.array([[[0, 0, 60, 50]]], dtype=np.float32)
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8))
-    views = execute(group, [image], table, device=CPU, dtype=dtype)
-    assert torch.equal(views, execute(group, [image], table, device=CPU).to(dtype))

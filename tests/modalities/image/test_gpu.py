@@ -12,6 +12,7 @@ from sslpipe.modalities.image.executors import kornia, run_prepared
 from sslpipe.recipe import parse_recipe
 
 from ...conftest import RECIPE
+from ...waiting import forbidden_to_wait
 from .test_compiled import CHAINS, LEVEL, decided, photos
 
 pytestmark = [
@@ -62,11 +63,8 @@ def test_triton_does_not_synchronise(triton):
     count, ops = CHAINS["simclr"]
     group, table = decided(ops, photos(), count=count)
     run_prepared(triton.prepare, group, photos(), table, device=CUDA)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with forbidden_to_wait():
         run_prepared(triton.prepare, group, photos(), table, device=CUDA)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_captured_graph_of_triton_replays_the_same_bits(triton):

@@ -14,7 +14,7 @@ from sslpipe.modalities import Raw
 from sslpipe.modalities.image import gpu_decode
 from sslpipe.modalities.image.canvases import CanvasDecode
 from sslpipe.modalities.image.decode import decode
-from sslpipe.modalities.image.gpu_decode import Encoded, GpuDecode, TorchCodec, halve
+from sslpipe.modalities.image.gpu_decode import Encoded, GpuDecode, OneByOne, TorchCodec, halve
 from sslpipe.stream.batch_decode import BatchDecode
 from sslpipe.stream.plan import Picks
 from sslpipe.stream.reader import Sample
@@ -34,7 +34,7 @@ def sample(data, flags=BASELINE):
     return Sample(7, "key", -1, data, flags)
 
 
-class Engine:
+class Engine(OneByOne):
     """Decodes on the CPU; a list that holds a bad image fails, a black one comes back black."""
 
     def __init__(self, bad=(), black=()):

@@ -21,6 +21,7 @@ from sslpipe.modalities.image.executors import triton as executor  # noqa: E402
 from sslpipe.modalities.image.executors import (  # noqa: E402
     triton_colour,
     triton_kernels,
+    triton_shrink,
     triton_tables,
 )
 
@@ -83,7 +84,8 @@ for dtype in (torch.float16, torch.bfloat16):
 """
 
 SPANS = """
-ops = [("RandomResizedCrop", {"size": [24, 20]}), JITTER, ("RandomGaussianBlur", {"kernel_size": [5, 5]})]
+crop = ("RandomResizedCrop", {"size": [24, 20]})
+ops = [crop, JITTER, ("RandomGaussianBlur", {"kernel_size": [5] * 2})]
 whole, _ = views(ops)
 assert torch.equal(whole, views(ops)[0])
 ragged = Ragged.of(images)
@@ -155,6 +157,32 @@ def test_spans_of_scratch_and_ragged_canvases_change_no_bit(tmp_path):
     assert interpret(tmp_path / "run.py", START + SPANS) == ["equal"]
 
 
+SHRINK = """
+from sslpipe.modalities.image import gpu_shrink
+from sslpipe.modalities.image.gpu_decode import shrink
+
+planes = [image.permute(2, 0, 1) for image in images]
+planes[1] = planes[1].contiguous()  # both layouts
+for limit in (1 << 28, 1):
+    gpu_shrink.SCRATCH = limit
+    for targets in ([(20, 28), (32, 24)], [(50, 70), (40, 30)]):
+        made = gpu_shrink.canvases(planes, targets)
+        for canvas, plane, target in zip(made, planes, targets):
+            off = (canvas.int() - shrink(plane, target).int()).abs()
+            assert canvas.shape == (*target, 3)
+            print(off.max().item(), off.float().mean().item())
+flat = torch.full((3, 40, 41), 7, dtype=torch.uint8)
+assert gpu_shrink.extremes([*planes, flat]) == [(0, 255), (0, 255), (7, 7)]
+"""
+
+
+def test_lists_are_shrunk_as_one_by_one(tmp_path):
+    words = interpret(tmp_path / "run.py", START + SHRINK)
+    assert len(words) == 2 * 2 * 2 * 2
+    assert max(map(float, words[::2])) <= 1  # where float32 falls on the other side of a half
+    assert max(map(float, words[1::2])) < 1e-3
+
+
 def test_tritons_philox_is_ours(tmp_path):
     """The known answer of Random123 that `rng` is tested against."""
     words = interpret(tmp_path / "run.py", PHILOX)
@@ -164,12 +192,14 @@ def test_tritons_philox_is_ours(tmp_path):
 TYPES = {
     "pixels": "*u8", "places": "*i64", "table": "*fp32", "partial": "*fp32", "out": "*bf16",
 }  # fmt: skip
+SHRINKING = {"shrink_across": None, "shrink_down": "*u8", "extremes": "*i32"}
 SHAPE = {"HEIGHT": 224, "WIDTH": 224, "SIZE": 224 * 224, "PARTS": 49, "PARTS_POWER": 64}
 KERNELS = {
     name: getattr(module, name)
     for module, names in (
         (triton_kernels, ("across", "down", "cut", "blur")),
         (triton_colour, ("colour",)),
+        (triton_shrink, ("shrink_across", "shrink_down", "extremes")),
     )
     for name in names
 }
@@ -185,14 +215,16 @@ def test_the_kernels_compile_for_an_h100(name, radius, scratch, tmp_path, monkey
     chosen = {"RADIUS": radius, "ANTIALIAS": True, "MEANS": True, "REACH": 11, "DOWN": radius > 1}
     sizes = {**executor.TILE, "TILE": executor.FLAT}
     constants = {k: v for k, v in (SHAPE | chosen | sizes).items() if k in kernel.arg_names}
-    types = {k: argument_type(k, scratch) for k in kernel.arg_names}
+    types = {k: argument_type(name, k, scratch) for k in kernel.arg_names}
     target = GPUTarget("cuda", 90, 32)
     built = triton.compile(ASTSource(kernel, types, constants), target=target)
     assert built.asm["cubin"]
 
 
-def argument_type(name, scratch):
+def argument_type(kernel, name, scratch):
     """The type of a kernel's argument, by its name."""
+    if name in ("half", "out") and kernel in SHRINKING:
+        return SHRINKING[kernel] if name == "out" else "*fp32"
     if name in ("half", "sharp", "source"):
         return scratch
     return TYPES.get(name, "constexpr" if name.isupper() else "fp32")
@@ -238,7 +270,7 @@ def test_its_table_names_every_draw_and_leaves_the_rest_off():
 
 def test_spans_are_packed_and_limited_and_a_large_view_stands_alone():
     heights = np.array([10, 20, 900, 5, 5])
-    offsets, spans = triton_tables.plan(heights, (8, 8), 2, limit=4000)
+    offsets, spans = triton_tables.plan(heights, 8, 2 * 3 * 8 * 8, 2, limit=4000)
     assert [(span.first, span.last) for span in spans] == [(0, 2), (2, 3), (3, 5)]
     assert offsets.tolist() == [0, 240, 0, 0, 128]
     assert [(span.values, span.tallest) for span in spans] == [(720, 20), (21600, 900), (256, 5)]

@@ -48,7 +48,8 @@ class Prepare(Protocol):
 
     The returned function may be called again and again, for timing and for CUDA graphs. Its views
     are (V, B, 3, h, w) of `dtype`, in [0, 1] before Normalize; float32 ones are within 0.2 of an
-    8-bit level of `kornia`'s, half ones within 1 before they are rounded; the canvases are B of (H, W, 3) uint8, RGB, each of its own size.
+    8-bit level of `kornia`'s, half ones within 1 before they are rounded. The canvases are B of
+    (H, W, 3) uint8, RGB, each of its own size.
     """
 
     def __call__(

@@ -8,7 +8,7 @@ A view passes scratch memory between its kernels: float32 for float32 views, whi
 of an 8-bit level of `kornia`'s, and float16 for views of half precision. Those are within 1 level
 before they are rounded to their own type, except where a solarize threshold falls between the two.
 
-Tested by Triton's interpreter on the CPU, compiled for sm_90, and by `tests/**/test_gpu.py` on CUDA.
+Tested by Triton's interpreter on the CPU, compiled for sm_90, and on CUDA by `test_gpu.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,7 +112,7 @@ def crop(policy: Policy, given: Inputs, span: Span, sharp_RCHW: Tensor, *, means
 
 def tiles_of(height: int, width: int) -> int:
     """Programs that cover so many pixels."""
-    return triton.cdiv(height, TILE["TALL"]) * triton.cdiv(width, TILE["WIDE"])
+    return -(-height // TILE["TALL"]) * -(-width // TILE["WIDE"])
 
 
 def normalisation(policy: Policy) -> tuple[float, ...]:

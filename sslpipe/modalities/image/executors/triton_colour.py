@@ -1,4 +1,4 @@
-"""Colour of the triton executor: what ColorJitter, grayscale, solarize and Normalize make of a tile.
+"""Colour of the triton executor: jitter, grayscale, solarize and Normalize of a tile.
 
 Tiles are r, g, b of any one shape, float32 in [0, 1]; `row` points to a view's row of parameters,
 whose columns are those of `triton_tables`. What a view draws is scalar, so branches are uniform.

@@ -44,9 +44,9 @@ def tap(at, first, centre, stretch, length, RADIUS: tl.constexpr, ANTIALIAS: tl.
 
 
 @triton.jit
-def spread(at, length, SIDE: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
-    """Of output pixels `at` on an axis of SIDE: first tap, centre, stretch and number of taps."""
-    scale = length / SIDE
+def spread(at, length, side, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr):
+    """Of output pixels `at` on an axis of `side`: first tap, centre, stretch and number of taps."""
+    scale = length / side
     stretch = tl.maximum(scale, 1.0) if ANTIALIAS else scale * 0 + 1
     centre = (at.to(tl.float32) + 0.5) * scale
     first = tl.floor(centre - RADIUS * stretch + 0.5)
@@ -110,7 +110,7 @@ def keep(
     tl.store(to, r.to(sharp.dtype.element_ty), mask=ok)
     tl.store(to + size, g.to(sharp.dtype.element_ty), mask=ok)
     tl.store(to + 2 * size, b.to(sharp.dtype.element_ty), mask=ok)
-    if MEANS:
+    if MEANS:  # noqa: SIM102 - the outer one is decided when it is compiled
         if needs_mean(row):
             grey = tl.where(ok, grey_before_contrast(r, g, b, row), 0.0)
             at = view * tl.num_programs(0) + tl.program_id(0)

@@ -1,4 +1,4 @@
-"""What the triton executor's kernels read besides pixels, prepared on the host for all views at once.
+"""What the triton executor's kernels read besides pixels, made on the host for all views at once.
 
     parameters, a row of COLUMNS per view     float32: what it drew, in the usual order of the ops
     places, a row of PLACES per view          int64: where its canvas lies, and its scratch memory
@@ -113,7 +113,9 @@ def inputs(
     by_view_VBK[..., 0], by_view_VBK[..., 1:3] = offsets_B, sides_B2
     resized = not isinstance(policy.crop, ops.RandomCrop)
     heights_R = usual_RP[:, 3].astype(np.int64) * resized
-    places_RK[:, 3], spans = plan(heights_R, policy.crop.size, itemsize, limit)
+    height, width = policy.crop.size
+    # a view is kept sharp, and soft between the two axes of its blur
+    places_RK[:, 3], spans = plan(heights_R, width, 2 * 3 * height * width, itemsize, limit)
     host = np.concatenate([places_RK.view(np.uint8).ravel(), usual_RP.view(np.uint8).ravel()])
     there = upload(torch.from_numpy(host), device)
     places = there[: places_RK.nbytes].view(torch.int64).view(places_RK.shape)
@@ -141,17 +143,16 @@ def upload(flat_N: Tensor, device: torch.device) -> Tensor:
 
 
 def plan(
-    heights_R: I64, size: tuple[int, int], itemsize: int, limit: int
+    rows_R: I64, width: int | I64, besides: int, itemsize: int, limit: int
 ) -> tuple[I64, tuple[Span, ...]]:
     """Where the scratch of each view begins within its span, and the spans.
 
-    heights_R: rows that `across` makes of each view.
+    rows_R: of `width` pixels of 3 values that the pass along x makes of each view. besides: values
+    of a view that its span takes too.
     """
-    height, width = size
-    values_R = -(-3 * width * heights_R // EVEN) * EVEN
+    values_R = -(-3 * width * rows_R // EVEN) * EVEN
     ends_R = np.cumsum(values_R)
-    # besides what `across` leaves, a view is kept sharp and, between two axes of a blur, soft
-    bytes_R = np.cumsum((values_R + 2 * 3 * height * width) * itemsize)
+    bytes_R = np.cumsum((values_R + besides) * itemsize)
     offsets_R, spans, first = ends_R - values_R, [], 0
     while first < len(ends_R):
         before = bytes_R[first - 1] if first else 0
@@ -159,7 +160,7 @@ def plan(
         last = min(max(last, first + 1), first + MOST_ROWS)
         begin = int(offsets_R[first])
         spans.append(
-            Span(first, last, int(ends_R[last - 1]) - begin, int(heights_R[first:last].max()))
+            Span(first, last, int(ends_R[last - 1]) - begin, int(rows_R[first:last].max()))
         )
         offsets_R[first:last] -= begin
         first = last
