@@ -102,14 +102,36 @@ def words(
 
     `first`: the block of four words to begin with, for draws that are taken bit by bit.
     """
-    key = mix(seed, epoch)[..., None]
-    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)[..., None]
-    c1 = np.uint64(stream_id(stream) << 16) | np.asarray(view, dtype=np.uint64)[..., None]
-    block = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
+    blocks = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
+    streams = np.full_like(blocks, stream_id(stream))
+    drawn = draw_blocks(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
+    return np.moveaxis(drawn, 0, -1)[..., :count]
+
+
+def draw_blocks(
+    blocks: U64,
+    streams: U64,
+    *,
+    seed: int,
+    epoch: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    view: npt.ArrayLike,
+) -> U64:
+    """Draw the four words of each of n blocks, of the stream beside it: (4 * n, ...) uint64.
+
+    Samples lie innermost: NumPy is slow where the last axis is short.
+    """
+    key = mix(seed, epoch)
+    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)
+    views = np.asarray(view, dtype=np.uint64)
+    shape = np.broadcast_shapes(key.shape, uid.shape, views.shape)
+    blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
     mask, shift = np.uint64(MASK), np.uint64(32)
-    out = philox((block, c1, uid & mask, uid >> shift), (key & mask, key >> shift))
-    joined = np.stack(np.broadcast_arrays(*out), axis=-1)
-    return joined.reshape(*joined.shape[:-2], -1)[..., :count]
+    counter = (blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift)
+    drawn = np.empty((len(blocks), 4, *shape), dtype=np.uint64)
+    for word, out in enumerate(philox(counter, (key & mask, key >> shift))):
+        drawn[:, word] = out
+    return drawn.reshape(-1, *shape)
 
 
 def uniforms(
@@ -131,8 +153,20 @@ def permutation(
     n: int, *, seed: int, epoch: int, stream: str, item: int = 0
 ) -> npt.NDArray[np.int64]:
     """Permute range(n), for each `item` otherwise: by the order of n keyed 64-bit words."""
-    raw = words(2 * n, seed=seed, epoch=epoch, stream=stream, ids=np.int64(item))
-    return np.argsort(raw[0::2] << np.uint64(32) | raw[1::2], kind="stable").astype(np.int64)
+    return permutations(n, seed=seed, epochs=np.array([epoch]), stream=stream, item=item)[0]
+
+
+def permutations(
+    n: int, *, seed: int, epochs: npt.NDArray[np.int64], stream: str, item: int = 0
+) -> npt.NDArray[np.int64]:
+    """Make the `permutation` of each epoch: (epochs, n)."""
+    raw = words(2 * n, seed=seed, epoch=epochs, stream=stream, ids=np.int64(item))
+    keys = raw[:, 0::2] << np.uint64(32) | raw[:, 1::2]
+    order = keys.argsort(-1)
+    ordered = np.take_along_axis(keys, order, -1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():  # equal words, one in 1e19: the first goes first
+        order = keys.argsort(-1, kind="stable")
+    return order
 
 
 @dataclass(frozen=True, slots=True)
