@@ -13,7 +13,9 @@ float32 and equal on every device.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +79,7 @@ def mix(seed: int, epoch: npt.ArrayLike) -> U64:
     return splitmix64(splitmix64(np.asarray(seed, dtype=np.uint64)) ^ epochs)
 
 
+@lru_cache(maxsize=1024)
 def stream_id(name: str) -> int:
     """Hash the name of a draw to 16 bits."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=2).digest(), "little")
@@ -131,7 +134,7 @@ def draw_blocks(
     drawn = np.empty((len(blocks), 4, *shape), dtype=np.uint64)
     for word, out in enumerate(philox(counter, (key & mask, key >> shift))):
         drawn[:, word] = out
-    return drawn.reshape(-1, *shape)
+    return drawn.reshape(4 * len(blocks), *shape)
 
 
 def uniforms(
@@ -146,6 +149,11 @@ def uniforms(
 ) -> npt.NDArray[np.float64]:
     """Draw as `words` does, and make float64 in [0, 1) of it, multiples of 2**-24."""
     raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view, first=first)
+    return fractions(raw)
+
+
+def fractions(raw: U64) -> npt.NDArray[np.float64]:
+    """Make float64 in [0, 1), multiples of 2**-24, of u32."""
     return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
 
@@ -192,6 +200,41 @@ class Keys:
             view=self.views[:, None],
             first=first,
         )
+
+    def uniforms_of(
+        self, places: npt.NDArray[np.int64], stream: str, count: int, *, first: int = 0
+    ) -> npt.NDArray[np.float64]:
+        """Draw as `uniforms` does, (n, count), for some of the V * B places alone."""
+        view, sample = np.divmod(places, len(self.uids))
+        return uniforms(
+            count,
+            seed=self.seed,
+            epoch=self.epochs[sample],
+            stream=stream,
+            ids=self.uids[sample],
+            view=self.views[view],
+            first=first,
+        )
+
+    def together(self, counts: Mapping[str, int]) -> dict[str, npt.NDArray[np.float64]]:
+        """Draw as `uniforms` does for many streams, stream -> (V, B, count), in one pass."""
+        sizes = [(count + 3) // 4 for count in counts.values()]
+        ids = np.array([stream_id(stream) for stream in counts], dtype=np.uint64)
+        blocks = [np.arange(size, dtype=np.uint64) for size in sizes]
+        raw = draw_blocks(
+            np.concatenate([np.empty(0, np.uint64), *blocks]),
+            np.repeat(ids, sizes),
+            seed=self.seed,
+            epoch=self.epochs,
+            ids=self.uids,
+            view=self.views[:, None],
+        )
+        drawn = np.moveaxis(fractions(raw), 0, -1)
+        starts = 4 * np.cumsum([0, *sizes])
+        return {
+            stream: drawn[..., start : start + count]
+            for (stream, count), start in zip(counts.items(), starts[:-1].tolist(), strict=True)
+        }
 
     def words(self, stream: str, count: int) -> U64:
         """Draw (V, B, count) u32, held in uint64."""

@@ -54,8 +54,10 @@ class Mixture:
         first, kept = step // steps * steps, self._permuted
         if kept is None or kept[0] != first:
             epochs = np.arange(first, first + steps)
-            permuted = rng.permutations(self.size, seed=self.seed, epochs=epochs, stream="order/mix")
-            kept = self._permuted = first, permuted
+            kept = self._permuted = (
+                first,
+                rng.permutations(self.size, seed=self.seed, epochs=epochs, stream="order/mix"),
+            )
         return kept[1][step - first]
 
 
