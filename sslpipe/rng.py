@@ -161,7 +161,9 @@ def permutation(
     n: int, *, seed: int, epoch: int, stream: str, item: int = 0
 ) -> npt.NDArray[np.int64]:
     """Permute range(n), for each `item` otherwise: by the order of n keyed 64-bit words."""
-    return permutations(n, seed=seed, epochs=np.array([epoch]), stream=stream, item=item)[0]
+    epochs = np.array([epoch])
+    (found,) = permutations(n, seed=seed, epochs=epochs, stream=stream, item=item)
+    return np.asarray(found, dtype=np.int64)
 
 
 def permutations(
@@ -170,7 +172,7 @@ def permutations(
     """Make the `permutation` of each epoch: (epochs, n)."""
     raw = words(2 * n, seed=seed, epoch=epochs, stream=stream, ids=np.int64(item))
     keys = raw[:, 0::2] << np.uint64(32) | raw[:, 1::2]
-    order = keys.argsort(-1)
+    order: npt.NDArray[np.int64] = keys.argsort(-1)
     ordered = np.take_along_axis(keys, order, -1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():  # equal words, one in 1e19: the first goes first
         order = keys.argsort(-1, kind="stable")

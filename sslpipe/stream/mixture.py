@@ -58,7 +58,8 @@ class Mixture:
                 first,
                 rng.permutations(self.size, seed=self.seed, epochs=epochs, stream="order/mix"),
             )
-        return kept[1][step - first]
+        permutation: I64 = kept[1][step - first]
+        return permutation
 
 
 def turns_of(weights: Mapping[str, float]) -> list[int]:

@@ -71,8 +71,8 @@ class Draw:
         """The boxes that two uniforms for each attempt propose; `ratio` is of long / across."""
         views = len(self.keys.views)
         u_VBA2 = u_VBP.reshape(*u_VBP.shape[:2], ATTEMPTS, 2)
-        ranges = (np.broadcast_to(each, (views, 2)) for each in (scale, np.log(ratio)))
-        return Proposals(u_VBA2, *ranges, area_B, limits_B2)
+        scale_V2, log_V2 = (np.broadcast_to(each, (views, 2)) for each in (scale, np.log(ratio)))
+        return Proposals(u_VBA2, scale_V2, log_V2, area_B, limits_B2)
 
     def whole(self, u: F64, bounds: PerView[tuple[int, int]]) -> F64:
         """Uniforms (V, B) made whole numbers from low to high, both included, equally likely."""
