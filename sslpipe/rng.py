@@ -13,7 +13,9 @@ float32 and equal on every device.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +79,7 @@ def mix(seed: int, epoch: npt.ArrayLike) -> U64:
     return splitmix64(splitmix64(np.asarray(seed, dtype=np.uint64)) ^ epochs)
 
 
+@lru_cache(maxsize=1024)
 def stream_id(name: str) -> int:
     """Hash the name of a draw to 16 bits."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=2).digest(), "little")
@@ -102,14 +105,36 @@ def words(
 
     `first`: the block of four words to begin with, for draws that are taken bit by bit.
     """
-    key = mix(seed, epoch)[..., None]
-    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)[..., None]
-    c1 = np.uint64(stream_id(stream) << 16) | np.asarray(view, dtype=np.uint64)[..., None]
-    block = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
+    blocks = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
+    streams = np.full_like(blocks, stream_id(stream))
+    drawn = draw_blocks(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
+    return np.moveaxis(drawn, 0, -1)[..., :count]
+
+
+def draw_blocks(
+    blocks: U64,
+    streams: U64,
+    *,
+    seed: int,
+    epoch: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    view: npt.ArrayLike,
+) -> U64:
+    """Draw the four words of each of n blocks, of the stream beside it: (4 * n, ...) uint64.
+
+    Samples lie innermost: NumPy is slow where the last axis is short.
+    """
+    key = mix(seed, epoch)
+    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)
+    views = np.asarray(view, dtype=np.uint64)
+    shape = np.broadcast_shapes(key.shape, uid.shape, views.shape)
+    blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
     mask, shift = np.uint64(MASK), np.uint64(32)
-    out = philox((block, c1, uid & mask, uid >> shift), (key & mask, key >> shift))
-    joined = np.stack(np.broadcast_arrays(*out), axis=-1)
-    return joined.reshape(*joined.shape[:-2], -1)[..., :count]
+    counter = (blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift)
+    drawn = np.empty((len(blocks), 4, *shape), dtype=np.uint64)
+    for word, out in enumerate(philox(counter, (key & mask, key >> shift))):
+        drawn[:, word] = out
+    return drawn.reshape(4 * len(blocks), *shape)
 
 
 def uniforms(
@@ -124,6 +149,11 @@ def uniforms(
 ) -> npt.NDArray[np.float64]:
     """Draw as `words` does, and make float64 in [0, 1) of it, multiples of 2**-24."""
     raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view, first=first)
+    return fractions(raw)
+
+
+def fractions(raw: U64) -> npt.NDArray[np.float64]:
+    """Make float64 in [0, 1), multiples of 2**-24, of u32."""
     return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
 
@@ -131,8 +161,22 @@ def permutation(
     n: int, *, seed: int, epoch: int, stream: str, item: int = 0
 ) -> npt.NDArray[np.int64]:
     """Permute range(n), for each `item` otherwise: by the order of n keyed 64-bit words."""
-    raw = words(2 * n, seed=seed, epoch=epoch, stream=stream, ids=np.int64(item))
-    return np.argsort(raw[0::2] << np.uint64(32) | raw[1::2], kind="stable").astype(np.int64)
+    epochs = np.array([epoch])
+    (found,) = permutations(n, seed=seed, epochs=epochs, stream=stream, item=item)
+    return np.asarray(found, dtype=np.int64)
+
+
+def permutations(
+    n: int, *, seed: int, epochs: npt.NDArray[np.int64], stream: str, item: int = 0
+) -> npt.NDArray[np.int64]:
+    """Make the `permutation` of each epoch: (epochs, n)."""
+    raw = words(2 * n, seed=seed, epoch=epochs, stream=stream, ids=np.int64(item))
+    keys = raw[:, 0::2] << np.uint64(32) | raw[:, 1::2]
+    order: npt.NDArray[np.int64] = keys.argsort(-1)
+    ordered = np.take_along_axis(keys, order, -1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():  # equal words, one in 1e19: the first goes first
+        order = keys.argsort(-1, kind="stable")
+    return order
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +202,41 @@ class Keys:
             view=self.views[:, None],
             first=first,
         )
+
+    def uniforms_of(
+        self, places: npt.NDArray[np.int64], stream: str, count: int, *, first: int = 0
+    ) -> npt.NDArray[np.float64]:
+        """Draw as `uniforms` does, (n, count), for some of the V * B places alone."""
+        view, sample = np.divmod(places, len(self.uids))
+        return uniforms(
+            count,
+            seed=self.seed,
+            epoch=self.epochs[sample],
+            stream=stream,
+            ids=self.uids[sample],
+            view=self.views[view],
+            first=first,
+        )
+
+    def together(self, counts: Mapping[str, int]) -> dict[str, npt.NDArray[np.float64]]:
+        """Draw as `uniforms` does for many streams, stream -> (V, B, count), in one pass."""
+        sizes = [(count + 3) // 4 for count in counts.values()]
+        ids = np.array([stream_id(stream) for stream in counts], dtype=np.uint64)
+        blocks = [np.arange(size, dtype=np.uint64) for size in sizes]
+        raw = draw_blocks(
+            np.concatenate([np.empty(0, np.uint64), *blocks]),
+            np.repeat(ids, sizes),
+            seed=self.seed,
+            epoch=self.epochs,
+            ids=self.uids,
+            view=self.views[:, None],
+        )
+        drawn = np.moveaxis(fractions(raw), 0, -1)
+        starts = 4 * np.cumsum([0, *sizes])
+        return {
+            stream: drawn[..., start : start + count]
+            for (stream, count), start in zip(counts.items(), starts[:-1].tolist(), strict=True)
+        }
 
     def words(self, stream: str, count: int) -> U64:
         """Draw (V, B, count) u32, held in uint64."""

@@ -18,6 +18,7 @@ from .. import rng
 from ..errors import RecipeError
 from .plan import I64, Picks
 
+AHEAD = 1 << 13  # slots permuted in one go, of as many steps as there are in them
 PARTS = 1 << 16  # weights with a larger common denominator are rounded to multiples of 1 / PARTS
 
 
@@ -35,6 +36,7 @@ class Mixture:
         self.turns = np.array(turns, dtype=np.int64)
         self.whose = calendar(turns)
         self.before = ordinals(self.whose, len(turns))
+        self._permuted: tuple[int, I64] | None = None  # the first of some steps; (steps, slots)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -42,10 +44,22 @@ class Mixture:
 
     def __call__(self, step: int, slots: I64) -> Picks:
         """The samples in some slots of a batch."""
-        permuted = rng.permutation(self.size, seed=self.seed, epoch=step, stream="order/mix")
-        rounds, slot = np.divmod(step * self.size + permuted[slots], len(self.whose))
+        rounds, slot = np.divmod(step * self.size + self._permutation(step)[slots], len(self.whose))
         corpora = self.whose[slot]
         return Picks(corpora, rounds * self.turns[corpora] + self.before[slot], slots >= 0)
+
+    def _permutation(self, step: int) -> I64:
+        """Permute the slots of a batch; several threads may ask, so what is kept is one tuple."""
+        steps = max(1, AHEAD // self.size)
+        first, kept = step // steps * steps, self._permuted
+        if kept is None or kept[0] != first:
+            epochs = np.arange(first, first + steps)
+            kept = self._permuted = (
+                first,
+                rng.permutations(self.size, seed=self.seed, epochs=epochs, stream="order/mix"),
+            )
+        permutation: I64 = kept[1][step - first]
+        return permutation
 
 
 def turns_of(weights: Mapping[str, float]) -> list[int]:

@@ -9,8 +9,9 @@ a range of slots touches its own lanes' shards only. It is no global shuffle: pa
 `global`: a Feistel network permutes all N indices; O(1) memory, random reads (local data).
 """
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ I64 = npt.NDArray[np.int64]
 Kind = Literal["lanes", "global", "sequential"]
 MAX_LANES = 256
 FEISTEL_ROUNDS = 6
+AHEAD = 1 << 13  # positions located in one go where requests follow each other evenly: 0.5 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,50 @@ class Line(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Requests that are expected, each `step` positions after the one before it, answered.
+
+    Arrays are (requests, n) int64.
+    """
+
+    positions: I64
+    step: int
+    located: Located
+
+    def find(self, positions: I64) -> Located | None:
+        """Return the answer to a request, if it is one of these."""
+        if len(positions) != self.positions.shape[1]:
+            return None
+        number = (int(positions[0]) - int(self.positions[0, 0])) // self.step
+        if not 0 <= number < len(self.positions):
+            return None
+        same = np.array_equal(self.positions[number], positions)
+        return self.located_at(number) if same else None
+
+    def located_at(self, number: int) -> Located:
+        """Return the answer to one of the requests."""
+        located = self.located
+        return Located(located.epochs[number], located.shards[number], located.rows[number])
+
+
+def distance(before: I64, after: I64) -> int:
+    """How far a request of several positions lies behind another one; 0: they differ otherwise."""
+    if not 1 < len(after) == len(before):  # one position: the substitute of a bad sample
+        return 0
+    steps = after - before
+    return max(0, int(steps[0])) if (steps == steps[0]).all() else 0
+
+
 class Order:
     """Locate any position of the stream.
 
     `stride`: positions p and p + stride lie in the same lane; a bad sample at p is replaced by the
     next good one of p + stride, p + 2 * stride, ... on every topology alike.
+
+    A rank asks for the same slots of one batch after another, and NumPy takes as long for 32
+    positions as for 1000: what is evenly spaced is located ahead. One thread may use an order; a
+    copy is for another one.
     """
 
     def __init__(self, sizes: I64, line: Line, stride: int) -> None:
@@ -58,9 +99,34 @@ class Order:
         self.line = line
         self.stride = stride
         self._layout: tuple[int, I64, I64] | None = None  # of the last epoch: shards, their ends
+        self._last = np.empty(0, dtype=np.int64)  # the request before
+        self._block: Block | None = None
+
+    def __copy__(self) -> Self:
+        """Share nothing that changes: a line keeps the tables of where it is."""
+        return type(self)(self.sizes, copy(self.line), self.stride)
 
     def locate(self, positions: I64) -> Located:
         """Epoch, shard and row of each position."""
+        last, self._last = self._last, positions
+        found = self._block and self._block.find(positions)
+        if found:
+            return found
+        step = distance(last, positions)
+        requests = min(AHEAD // len(positions), self.samples // step) if step else 1
+        if requests < 2:
+            return self._locate(positions)
+        self._block = self._ahead(positions, step, requests)
+        return self._block.located_at(0)
+
+    def _ahead(self, positions: I64, step: int, requests: int) -> Block:
+        """Answer a request and those that are expected to follow it."""
+        coming = positions + step * np.arange(requests, dtype=np.int64)[:, None]
+        located = self._locate(coming.ravel())
+        columns = (located.epochs, located.shards, located.rows)
+        return Block(coming, step, Located(*(column.reshape(coming.shape) for column in columns)))
+
+    def _locate(self, positions: I64) -> Located:
         epochs, q = np.divmod(positions, self.samples)
         shards, rows = np.empty_like(q), np.empty_like(q)
         for epoch in np.unique(epochs):
@@ -102,24 +168,41 @@ class Global(Sequential):
         super().__init__(sizes)
         self.samples, self.seed = int(sizes.sum()), seed
         self.half_bits = max(1, ((self.samples - 1).bit_length() + 1) // 2)
+        self._rounds: tuple[int, I64] | None = None  # of the last epoch
 
     def __call__(self, epoch: int, q: I64) -> I64:
         """Walk on while the network leads outside of [0, N): fewer than 4 steps on average."""
-        out = self._network(epoch, q)
-        while (outside := out >= self.samples).any():
-            out[outside] = self._network(epoch, out[outside])
+        rounds = self._tables(epoch)
+        out = self._network(rounds, q)
+        outside = np.flatnonzero(out >= self.samples)
+        while len(outside):
+            out[outside] = walked = self._network(rounds, out[outside])
+            outside = outside[walked >= self.samples]
         return out
 
-    def _network(self, epoch: int, values: I64) -> I64:
+    def _network(self, rounds: I64, values: I64) -> I64:
         """A bijection of [0, 2 ** (2 * half_bits))."""
-        mask = np.int64((1 << self.half_bits) - 1)
-        left, right = values >> self.half_bits, values & mask
-        for turn in range(FEISTEL_ROUNDS):
-            word = rng.words(
-                1, seed=self.seed, epoch=epoch, stream="order/global", ids=right, view=turn
-            )[..., 0]
-            left, right = right, left ^ (word.astype(np.int64) & mask)
+        left, right = values >> self.half_bits, values & np.int64((1 << self.half_bits) - 1)
+        for table in rounds:
+            left, right = right, left ^ table.take(right)
         return np.asarray(left << self.half_bits | right)
+
+    def _tables(self, epoch: int) -> I64:
+        """(FEISTEL_ROUNDS, 2 ** half_bits): what each round makes of each half of a value.
+
+        About sqrt(N) to 2 sqrt(N) words a round: 100 kB at 1e6 samples, 1.5 MB at 1e9.
+        """
+        if self._rounds is None or self._rounds[0] != epoch:
+            mask = np.uint64((1 << self.half_bits) - 1)
+            tables = np.empty((FEISTEL_ROUNDS, 1 << self.half_bits), dtype=np.int64)
+            for turn, table in enumerate(tables):
+                word = rng.words(
+                    1, seed=self.seed, epoch=epoch, stream="order/global",
+                    ids=np.arange(len(table)), view=turn,
+                )  # fmt: skip
+                table[:] = word[:, 0] & mask
+            self._rounds = epoch, tables
+        return self._rounds[1]
 
 
 class Lanes:

@@ -53,6 +53,11 @@ class Step:
         """Only the kornia executor has its pixels; a user's own op need not say so."""
         return getattr(self.op, "reference_only", True)
 
+    @property
+    def numbers(self) -> int:
+        """How many uniforms the op takes, if it says so: all ops' are drawn together."""
+        return getattr(self.op, "numbers", 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -186,6 +191,10 @@ def draw(policy: Policy, keys: Keys, sizes_B2: npt.NDArray[np.int64]) -> npt.NDA
 
     Whole numbers (boxes, gates, orders) are exact in float32; factors are rounded once, here.
     """
-    size = policy.crop.size
-    tables = [step.op.draw(Draw(keys, step.stream, sizes_B2, size)) for step in policy.steps]
-    return np.concatenate(tables, axis=-1).astype(np.float32)
+    counts = {step.stream: step.numbers for step in policy.steps}
+    drawn, size = keys.together(counts), policy.crop.size
+    table = np.empty((len(keys.views), len(keys.uids), len(policy.columns)), dtype=np.float32)
+    for step in policy.steps:
+        source = Draw(keys, step.stream, sizes_B2, size, drawn.get(step.stream))
+        table[..., step.columns] = step.op.draw(source)
+    return table

@@ -47,8 +47,7 @@ def factors(
     """
     known_B = sides_B2.all(-1)
     nominal_B2 = np.ones_like(sides_B2)
-    for row in np.flatnonzero(known_B):
-        nominal_B2[row] = canvas_sides((int(sides_B2[row, 0]), int(sides_B2[row, 1])), size)
+    nominal_B2[known_B] = nominal(sides_B2[known_B], size)
     # boxes as large as the canvas first: drawing is what costs, and small images need none
     bounds = [largest(nominal_B2, least_box(policy)) for policy in policies]
     factor_B = np.where(known_B, np.min([np.full(len(uids), FACTORS[0]), *bounds], axis=0), 1)
@@ -59,6 +58,13 @@ def factors(
             room_B = largest(boxes_VB4[..., 3:1:-1], least_box(policy)).min(0)
             factor_B[rows] = np.minimum(factor_B[rows], room_B)
     return factor_B
+
+
+def nominal(sides_B2: I64, size: int | None) -> I64:
+    """(B, 2): the sides of nominal canvases; photos of one camera are alike, so each size once."""
+    pairs = [(height, width) for height, width in sides_B2.tolist()]
+    canvases = {pair: canvas_sides(pair, size) for pair in set(pairs)}
+    return np.array([canvases[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)
 
 
 def boxes(policy: Policy, seed: int, epochs: I64, uids: I64, nominal_B2: I64) -> F64:

@@ -49,9 +49,10 @@ from .tone import (
 )
 
 __all__ = [
-    "F64", "CenterCrop", "ColorJitter", "Draw", "KorniaOp", "Normalize", "Op", "OwnPixels", "Pair",
-    "Particular", "PerView", "RandomAutoContrast", "RandomCrop", "RandomEqualize",
-    "RandomErasing", "RandomGaussianBlur", "RandomGrayscale", "RandomHorizontalFlip",
-    "RandomInvert", "RandomPosterize", "RandomResizedCrop", "RandomRotation", "RandomRotation90",
-    "RandomSharpness", "RandomSolarize", "RandomVerticalFlip", "Resize", "per_view",
+    "F64", "CenterCrop", "ColorJitter", "Draw", "KorniaOp", "Normalize", "Op",
+    "OwnPixels", "Pair", "Particular", "PerView", "RandomAutoContrast", "RandomCrop",
+    "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
+    "RandomHorizontalFlip", "RandomInvert", "RandomPosterize", "RandomResizedCrop",
+    "RandomRotation", "RandomRotation90", "RandomSharpness", "RandomSolarize",
+    "RandomVerticalFlip", "Resize", "per_view",
 ]  # fmt: skip

@@ -1,12 +1,14 @@
 """Colour and blur: what pixels become. All but Normalize want values in [0, 1]."""
 
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations, permutations
 from typing import ClassVar, Literal
 
 import kornia.augmentation as K
 import numpy as np
 
-from .op import F64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
+from .op import F64, I64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class ColorJitter:
     columns: ClassVar = (
         "on", "brightness", "contrast", "saturation", "hue", "order0", "order1", "order2", "order3",
     )  # fmt: skip
+    numbers: ClassVar = 9
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:
@@ -55,18 +58,38 @@ class ColorJitter:
 
     def draw(self, source: Draw) -> F64:
         """Gate, four factors, and the order: which factor (0..3, as listed) comes at each place."""
-        u = source.uniforms(9)
-        on = source.gates(u[..., 0], self.p)[..., None]
-        factors = [source.between(u[..., 1 + i], r) for i, r in enumerate(self.ranges())]
-        return np.concatenate([on, np.stack(factors, -1), self.orders(source, u[..., 5:])], -1)
+        u = source.uniforms(self.numbers)
+        made = np.empty((*u.shape[:2], len(self.columns)))
+        made[..., 0] = source.gates(u[..., 0], self.p)
+        for number, bounds in enumerate(self.ranges(), 1):
+            made[..., number] = source.between(u[..., number], bounds)
+        made[..., 5:] = self.orders(source, u[..., 5:])
+        return made
 
     def orders(self, source: Draw, u_VB4: F64) -> F64:
         """(V, B, 4)."""
         if isinstance(self.order, tuple):
             return np.broadcast_to(np.array(self.order, dtype=np.float64), u_VB4.shape)
         if self.order == "batch":
-            u_VB4 = source.common(9)[..., 5:]
-        return np.argsort(u_VB4, axis=-1, kind="stable").astype(np.float64)
+            u_VB4 = source.common(self.numbers)[..., 5:]
+        return orders_of_four()[comparisons(u_VB4)]
+
+
+def comparisons(values_4: F64) -> I64:
+    """Which of two of the four numbers (..., 4) is smaller, for each pair: the bits of (...)."""
+    bits = np.zeros(values_4.shape[:-1], dtype=np.int64)
+    for bit, (one, other) in enumerate(combinations(range(4), 2)):
+        bits |= (values_4[..., other] < values_4[..., one]).astype(np.int64) << bit
+    return bits
+
+
+@cache
+def orders_of_four() -> F64:
+    """(64, 4): the stable argsort of four numbers, by their `comparisons`: 10 x as fast."""
+    orders = np.array(list(permutations(range(4))), dtype=np.float64)
+    found = np.zeros((64, 4))
+    found[comparisons(orders.argsort(-1).astype(np.float64))] = orders
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +100,7 @@ class RandomGaussianBlur:
     sigma: PerView[Pair] = (0.1, 2.0)  # pixels
     p: PerView[float] = 0.5
     columns: ClassVar = ("on", "sigma")
+    numbers: ClassVar = 2
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:
@@ -113,6 +137,7 @@ class RandomSolarize:
     thresholds: PerView[Pair] = (0.5, 0.5)  # in [0, 1]
     p: PerView[float] = 0.5
     columns: ClassVar = ("on", "threshold")
+    numbers: ClassVar = 2
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:

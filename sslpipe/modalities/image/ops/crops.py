@@ -14,7 +14,6 @@ from .op import (
     Pair,
     PerView,
     bounded,
-    first_fitting,
     pairs,
     positive_size,
 )
@@ -35,6 +34,7 @@ class RandomResizedCrop:
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
     columns: ClassVar = BOX
+    numbers: ClassVar = 2 * ATTEMPTS + 2
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:
@@ -47,15 +47,16 @@ class RandomResizedCrop:
 
     def draw(self, source: Draw) -> F64:
         """Box in pixels of the canvas, whole numbers."""
-        u_VBA = source.uniforms(2 * ATTEMPTS + 2)
+        u_VBP = source.uniforms(self.numbers)
         height, width = source.sizes_B2.T
-        portion = source.between(u_VBA[..., 0 : 2 * ATTEMPTS : 2], self.scale)
-        ratio = np.exp(source.between(u_VBA[..., 1 : 2 * ATTEMPTS : 2], np.log(self.ratio)))
-        area = portion * (height * width)[:, None]
-        w, h, fits = first_fitting(area, ratio, source.sizes_B2[:, ::-1])
-        x = np.floor(u_VBA[..., -2] * (width - w + 1))
-        y = np.floor(u_VBA[..., -1] * (height - h + 1))
+        w, h, fits = source.proposals(
+            u_VBP[..., :-2], self.scale, self.ratio, height * width, source.sizes_B2[:, ::-1]
+        ).first_fitting()
+        x = np.floor(u_VBP[..., -2] * (width - w + 1))
+        y = np.floor(u_VBP[..., -1] * (height - h + 1))
         box = np.stack([x, y, w, h], -1)
+        if fits.all():
+            return box
         return np.where(fits[..., None], box, self.fallback(height, width))
 
     def fallback(self, height: I64, width: I64) -> F64:
@@ -74,6 +75,7 @@ class RandomCrop:
     size: tuple[int, int]
     padding: int = 0  # pixels
     columns: ClassVar = BOX
+    numbers: ClassVar = 2
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:

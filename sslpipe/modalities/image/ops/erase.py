@@ -6,7 +6,7 @@ from typing import ClassVar
 import kornia.augmentation as K
 import numpy as np
 
-from .op import ATTEMPTS, F64, Draw, Pair, PerView, bounded, first_fitting, pairs, probabilities
+from .op import ATTEMPTS, F64, Draw, Pair, PerView, bounded, pairs, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class RandomErasing:
     value: float = 0.0  # in [0, 1]
     p: PerView[float] = 0.5
     columns: ClassVar = ("on", "x", "y", "w", "h")
+    numbers: ClassVar = 1 + 2 * ATTEMPTS + 2
     reference_only: ClassVar = True
 
     def __post_init__(self) -> None:
@@ -38,15 +39,16 @@ class RandomErasing:
 
     def draw(self, source: Draw) -> F64:
         """Gate and box in pixels of the view; no width and no height where no box was found."""
-        u_VBA = source.uniforms(1 + 2 * ATTEMPTS + 2)
+        u_VBP = source.uniforms(self.numbers)
         height, width = source.view
-        portion = source.between(u_VBA[..., 1 : 1 + 2 * ATTEMPTS : 2], self.scale)
-        u_ratio = u_VBA[..., 2 : 2 + 2 * ATTEMPTS : 2]
-        ratio = np.exp(source.between(u_ratio, np.log(self.ratio)))
-        smaller = np.array([[height - 1, width - 1]])
-        h, w, fits = first_fitting(portion * (height * width), ratio, smaller)
-        x = np.floor(u_VBA[..., -2] * (width - w + 1))
-        y = np.floor(u_VBA[..., -1] * (height - h + 1))
-        on = source.gates(u_VBA[..., 0], self.p)
+        samples = len(source.keys.uids)
+        area_B = np.full(samples, height * width)
+        smaller_B2 = np.broadcast_to([height - 1, width - 1], (samples, 2))
+        h, w, fits = source.proposals(
+            u_VBP[..., 1:-2], self.scale, self.ratio, area_B, smaller_B2
+        ).first_fitting()
+        x = np.floor(u_VBP[..., -2] * (width - w + 1))
+        y = np.floor(u_VBP[..., -1] * (height - h + 1))
+        on = source.gates(u_VBP[..., 0], self.p)
         box = np.stack([x, y, w, h], -1) * fits[..., None]
         return np.concatenate([on[..., None], box], -1)

@@ -37,6 +37,7 @@ class KorniaOp:
     settings: Mapping[str, Any]
     p: PerView[float]
     columns: ClassVar = ("on", "seed0", "seed1")
+    numbers: ClassVar = 3
     reference_only: ClassVar = True
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Pair = tuple[float, float]
 PerView: TypeAlias = T | tuple[T, ...]  # one setting for all views, or a list: one per view
 UNBOUNDED = 1e6  # of factors: Kornia wants finite ones
@@ -32,9 +33,12 @@ class Draw:
     stream: str
     sizes_B2: I64  # height, width of the canvases in pixels
     view: tuple[int, int]  # height, width of the views in pixels
+    drawn: F64 | None = None  # the first uniforms of the stream, drawn with those of other ops
 
     def uniforms(self, count: int) -> F64:
         """(V, B, count) float64 in [0, 1)."""
+        if self.drawn is not None and count <= self.drawn.shape[-1]:
+            return self.drawn[..., :count]
         return self.keys.uniforms(self.stream, count)
 
     def common(self, count: int) -> F64:
@@ -52,15 +56,23 @@ class Draw:
 
     def gates(self, u_VB: F64, p: PerView[float]) -> F64:
         """(V, B) of 0.0 and 1.0: u < p."""
-        p_V = np.broadcast_to(np.asarray(p, dtype=np.float64), (len(self.keys.views),))
-        return (u_VB < p_V[:, None]).astype(np.float64)
+        return (u_VB < np.reshape(p, (-1, 1))).astype(np.float64)
 
     def between(self, u: F64, bounds: npt.ArrayLike) -> F64:
         """Uniforms (V, B, ...) in [0, 1) stretched to a range, or to the range of their view."""
-        bounds_V2 = np.broadcast_to(np.asarray(bounds, dtype=np.float64), (len(self.keys.views), 2))
-        low, high = (side.reshape(-1, *[1] * (u.ndim - 1)) for side in bounds_V2.T)
+        ends_V2 = np.asarray(bounds, dtype=np.float64).reshape(-1, 2)  # V may be 1
+        low, high = ends_V2.T.reshape(2, -1, *[1] * (u.ndim - 1))
         stretched: F64 = low + (high - low) * u
         return stretched
+
+    def proposals(
+        self, u_VBP: F64, scale: PerView[Pair], ratio: PerView[Pair], area_B: I64, limits_B2: I64
+    ) -> "Proposals":
+        """The boxes that two uniforms for each attempt propose; `ratio` is of long / across."""
+        views = len(self.keys.views)
+        u_VBA2 = u_VBP.reshape(*u_VBP.shape[:2], ATTEMPTS, 2)
+        scale_V2, log_V2 = (np.broadcast_to(each, (views, 2)) for each in (scale, np.log(ratio)))
+        return Proposals(u_VBA2, scale_V2, log_V2, area_B, limits_B2)
 
     def whole(self, u: F64, bounds: PerView[tuple[int, int]]) -> F64:
         """Uniforms (V, B) made whole numbers from low to high, both included, equally likely."""
@@ -112,6 +124,7 @@ class Gated:
 
     p: PerView[float]
     columns: ClassVar = ("on",)
+    numbers: ClassVar = 1
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:
@@ -122,16 +135,45 @@ class Gated:
         return source.gates(source.uniforms(1)[..., 0], self.p)[..., None]
 
 
-def first_fitting(area: F64, ratio: F64, limits_B2: I64) -> tuple[F64, F64, npt.NDArray[np.bool_]]:
-    """The first of A proposed boxes that fits into `limits_B2` (its longest height and width).
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Boxes as torchvision's `get_params` proposes them, A = ATTEMPTS to a view and sample.
 
-    area, ratio (long / across): (V, B, A). Returns the two sides and whether one fits, (V, B).
+    u_VBA2: uniforms, for the area and for log(long / across), which lie in `scale` and `log_ratio`.
+    area_B: of what boxes are cut from. limits_B2: the greatest `long` and `across`.
     """
-    long, across = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (long <= limits_B2[:, :1]) & (across <= limits_B2[:, 1:]) & (long > 0) & (across > 0)
-    first = fits.argmax(-1)[..., None]
-    long, across = (np.take_along_axis(side, first, -1)[..., 0] for side in (long, across))
-    return long, across, np.asarray(fits.any(-1))
+
+    u_VBA2: F64
+    scale_V2: F64
+    log_ratio_V2: F64
+    area_B: I64
+    limits_B2: I64
+
+    def first_fitting(self) -> tuple[F64, F64, Bools]:
+        """The first that fits of each: `long`, `across` and whether one fits, (V, B) each."""
+        views, samples = self.u_VBA2.shape[:2]
+        v, b = np.ogrid[:views, :samples]
+        long, across, fits = self.propose(v, b, 0)
+        # most first ones fit: the others are proposed only where they are needed
+        v, b = np.nonzero(~fits)
+        if len(v):
+            rest = self.propose(v[:, None], b[:, None], np.arange(1, ATTEMPTS))
+            first, found = rest[2].argmax(-1), np.arange(len(v))
+            long[v, b], across[v, b], fits[v, b] = (each[found, first] for each in rest)
+        return long, across, fits
+
+    def propose(self, v: I64, b: I64, attempt: int | I64) -> tuple[F64, F64, Bools]:
+        """The sides of some attempts at the boxes of views `v` of samples `b`, and which fit."""
+        u_2 = self.u_VBA2[v, b, attempt]
+        portion, log_ratio = (
+            low_high[v, 0] + (low_high[v, 1] - low_high[v, 0]) * u_2[..., part]
+            for part, low_high in enumerate((self.scale_V2, self.log_ratio_V2))
+        )
+        ratio = np.exp(log_ratio)
+        area, limits = portion * self.area_B[b], self.limits_B2[b]
+        long, across = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+        fits = (long <= limits[..., 0]) & (across <= limits[..., 1]) & (long > 0) & (across > 0)
+        return long, across, fits
 
 
 def pairs(value: PerView[tuple[T, T]]) -> tuple[tuple[T, T], ...]:

@@ -31,6 +31,7 @@ class RandomRotation:
     resample: Literal["bilinear", "nearest"] = "bilinear"
     p: PerView[float] = 0.5
     columns: ClassVar = ("on", "degrees")
+    numbers: ClassVar = 2
     reference_only: ClassVar = True
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class RandomRotation90:
     times: PerView[tuple[int, int]] = (0, 3)
     p: PerView[float] = 1.0
     columns: ClassVar = ("on", "turns")
+    numbers: ClassVar = 2
     reference_only: ClassVar = True
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ class RandomPosterize:
     bits: int | PerView[tuple[int, int]] = 3  # a number b: [b, 8]
     p: PerView[float] = 0.5
     columns: ClassVar = ("on", "bits")
+    numbers: ClassVar = 2
     reference_only: ClassVar = True
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class RandomSharpness:
     sharpness: float | PerView[Pair] = 0.5
     p: PerView[float] = 0.5
     columns: ClassVar = ("on", "sharpness")
+    numbers: ClassVar = 2
     reference_only: ClassVar = True
 
     def __post_init__(self) -> None:

@@ -1,0 +1,83 @@
+"""Planning is done for many steps at once, and says the same as planning each step alone."""
+
+from copy import copy
+
+import numpy as np
+import pytest
+
+from sslpipe import rng
+from sslpipe.stream import order
+from sslpipe.stream.mixture import Mixture
+
+SIZES = np.full(1000, 1281, dtype=np.int64)
+KINDS = ("lanes", "global", "sequential")
+
+
+def build(kind, sizes=SIZES):
+    return order.build_order(sizes, kind=kind, seed=3, lanes=64, window=4)
+
+
+def same(found, expected):
+    return all(
+        np.array_equal(getattr(found, name), getattr(expected, name))
+        for name in ("epochs", "shards", "rows")
+    )
+
+
+@pytest.fixture
+def generator_calls(monkeypatch):
+    calls, philox = [], rng.philox
+    monkeypatch.setattr(rng, "philox", lambda *given: calls.append(1) or philox(*given))
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [np.array([400, 300, 500]), SIZES], ids=["small", "large"])
+def test_steps_in_a_row_are_those_asked_alone(kind, sizes):
+    """Over ends of epochs, with a substitute now and then, and after jumps to and fro."""
+    made, mine = build(kind, sizes), np.arange(5, 128, 4)
+    steps = [*range(40), 20, 21, 22, 3, 1000, 1001, 1002, 1003, 4, 5]
+    for step in steps:
+        positions = step * 128 + mine
+        assert same(made.locate(positions), build(kind, sizes).locate(positions))
+        if step % 7 == 0:
+            bad = positions[3:4] + made.stride
+            assert same(made.locate(bad), build(kind, sizes).locate(bad))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_generator_is_called_for_many_steps_at_once(kind, generator_calls):
+    made, mine = build(kind), np.arange(32)
+    for step in range(64):
+        made.locate(step * 2048 + mine)
+    assert len(generator_calls) <= 64 + 2 * order.FEISTEL_ROUNDS  # lanes: one for each lane
+
+
+def test_a_network_is_asked_once_for_many_steps(monkeypatch):
+    asked, network = [], order.Global._network
+    monkeypatch.setattr(order.Global, "_network", lambda *given: asked.append(1) or network(*given))
+    made = build("global")
+    for step in range(64):
+        made.locate(step * 2048 + np.arange(32))
+    assert len(asked) < 3 * 64  # 25 passes or so, thrice; alone, each step takes 10
+
+
+def test_a_copy_is_for_another_thread():
+    made = build("lanes")
+    other = copy(made)
+    assert other.line is not made.line
+    assert same(made.locate(np.arange(99)), other.locate(np.arange(99)))
+
+
+def test_a_mixture_permutes_many_steps_at_once(generator_calls):
+    mixture = Mixture([7, 3], batch_size=64, seed=0, epoch_samples=1000)
+    alone = [
+        Mixture([7, 3], batch_size=64, seed=0, epoch_samples=1000)(step, np.arange(9))
+        for step in (*range(64), 7, 500)
+    ]
+    generator_calls.clear()
+    for step, expected in zip((*range(64), 7, 500), alone, strict=True):
+        found = mixture(step, np.arange(9))
+        assert np.array_equal(found.positions, expected.positions)
+        assert np.array_equal(found.corpora, expected.corpora)
+    assert len(generator_calls) <= 3
