@@ -203,21 +203,6 @@ class Keys:
             first=first,
         )
 
-    def uniforms_of(
-        self, places: npt.NDArray[np.int64], stream: str, count: int, *, first: int = 0
-    ) -> npt.NDArray[np.float64]:
-        """Draw as `uniforms` does, (n, count), for some of the V * B places alone."""
-        view, sample = np.divmod(places, len(self.uids))
-        return uniforms(
-            count,
-            seed=self.seed,
-            epoch=self.epochs[sample],
-            stream=stream,
-            ids=self.uids[sample],
-            view=self.views[view],
-            first=first,
-        )
-
     def together(self, counts: Mapping[str, int]) -> dict[str, npt.NDArray[np.float64]]:
         """Draw as `uniforms` does for many streams, stream -> (V, B, count), in one pass."""
         sizes = [(count + 3) // 4 for count in counts.values()]

@@ -3,6 +3,8 @@
 Letters: V views (mask m belongs to view m), B samples, S = V * B masks, H W N patches.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import Keys, Place, permutation
-from .grids import Bools, Grid, check_plane, choose, inside
+from .grids import Bools, Grid, boxes, check_plane, choose
 
 Floats = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.uint8]
-ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 TRIES = 10  # proposals that may fail in a row; then a mask stays as it is
 AHEAD = 8  # proposals drawn at a time: most masks need 4 to 20
 
@@ -32,30 +32,33 @@ class Blocks:
 
         `MaskingGenerator` of unilm/beit/masking_generator.py for all masks at once: (V, B, N).
         """
-        masks = Growing(budgets_VB.ravel(), grid)
-        first = 0
-        while len(masks.growing):
-            drawn_4AS = np.empty((4 * AHEAD, budgets_VB.size))
-            drawn_4AS[:, masks.growing] = keys.uniforms_of(
-                masks.growing, stream, 4 * AHEAD, first=first
-            ).T
-            for uniforms_4S in np.split(drawn_4AS, AHEAD):
-                room = np.minimum(masks.room(), self.most)
-                masks.add(*self.propose(uniforms_4S[:, masks.growing], room, grid), room)
-            first += AHEAD
-        return masks.patches().reshape(*budgets_VB.shape, -1)
+        budgets_S = budgets_VB.ravel()
+        hidden_SHW = np.zeros((len(budgets_S), *grid), dtype=bool)
+        count_S, fails_S = np.zeros((2, len(budgets_S)), dtype=np.int64)
+        growing = np.flatnonzero(budgets_S > 0)  # those of S that are not finished
+        for uniforms_S4 in proposals(keys, stream):
+            if not len(growing):
+                break
+            room = np.minimum(budgets_S[growing] - count_S[growing], self.most)
+            block, fits = self.propose(uniforms_S4[growing], room, grid)
+            new = (block & ~hidden_SHW[growing]).reshape(len(growing), -1).sum(1)
+            fits &= (new > 0) & (new <= room)
+            hidden_SHW[growing[fits]] |= block[fits]
+            count_S[growing] += new * fits
+            fails_S[growing] = np.where(fits, 0, fails_S[growing] + 1)
+            unfinished = (count_S < budgets_S) & (fails_S < TRIES)
+            growing = growing[unfinished[growing]]
+        return hidden_SHW.reshape(*budgets_VB.shape, -1)
 
-    def propose(self, uniforms_4S: Floats, room_S: Floats, grid: Grid) -> tuple[Bits, Bools]:
-        """Propose a block for each mask, (S, H, C), and say whether it is smaller than the grid."""
+    def propose(self, uniforms_S4: Floats, room_S: Floats, grid: Grid) -> tuple[Bools, Bools]:
+        """Propose a block for each mask, (S, H, W), and say whether it is smaller than the grid."""
         # room < least is meant: random.uniform of the official code takes its ends in any order
-        area = self.least + (room_S - self.least) * uniforms_4S[0]
-        aspect = np.exp(np.log(self.aspect) * (1 - 2 * uniforms_4S[1]))
+        area = self.least + (room_S - self.least) * uniforms_S4[:, 0]
+        aspect = np.exp(np.log(self.aspect) * (1 - 2 * uniforms_S4[:, 1]))
         height, width = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-        top = np.floor(uniforms_4S[2] * (grid[0] - height + 1))
-        left = np.floor(uniforms_4S[3] * (grid[1] - width + 1))
-        rows, columns = inside(top, height, grid[0]), inside(left, width, grid[1])
-        block = np.negative(rows, dtype=np.uint8)[:, :, None] & np.packbits(columns, -1)[:, None]
-        return block, (height < grid[0]) & (width < grid[1])
+        top = np.floor(uniforms_S4[:, 2] * (grid[0] - height + 1))
+        left = np.floor(uniforms_S4[:, 3] * (grid[1] - width + 1))
+        return boxes(top, left, height, width, grid), (height < grid[0]) & (width < grid[1])
 
     def check(self, grid: Grid) -> None:
         """Raise a ValueError if no block is smaller than the grid."""
@@ -67,39 +70,11 @@ class Blocks:
             )
 
 
-class Growing:
-    """Masks of S views while blocks are added to them, eight patches of a row to a byte.
-
-    C bytes hold a row: counting patches is what costs, and there are 7 times fewer bytes.
-    """
-
-    def __init__(self, budgets_S: Floats, grid: Grid) -> None:
-        self.budgets, self.grid = budgets_S, grid
-        self.hidden = np.zeros((len(budgets_S), grid[0], -(-grid[1] // 8)), dtype=np.uint8)
-        self.count, self.fails = np.zeros((2, len(budgets_S)), dtype=np.int64)
-        self.growing = np.flatnonzero(budgets_S > 0)  # those of S that are not finished
-
-    def room(self) -> Floats:
-        """How many patches may still be hidden of each that grows."""
-        growing = self.growing
-        room: Floats = self.budgets[growing] - self.count[growing]
-        return room
-
-    def add(self, block: Bits, fits: Bools, room: Floats) -> None:
-        """Add a block to each that grows, where it hides something new but not too much."""
-        growing = self.growing
-        hidden = self.hidden[growing]
-        new = ONES[block & ~hidden].sum((1, 2), dtype=np.int64)
-        fits = fits & (new > 0) & (new <= room)
-        self.hidden[growing] = np.where(fits[:, None, None], hidden | block, hidden)
-        self.count[growing] += new * fits
-        self.fails[growing] = fails = np.where(fits, 0, self.fails[growing] + 1)
-        unfinished = (self.count[growing] < self.budgets[growing]) & (fails < TRIES)
-        self.growing = growing[unfinished]
-
-    def patches(self) -> Bools:
-        """The masks, (S, H, W)."""
-        return np.unpackbits(self.hidden, axis=-1, count=self.grid[1]).astype(bool)
+def proposals(keys: Keys, stream: str) -> Iterator[Floats]:
+    """Yield (S, 4) uniforms for one proposal after another, without end."""
+    for first in itertools.count(0, AHEAD):
+        uniforms_VBP = keys.uniforms(stream, 4 * AHEAD, first=first)
+        yield from uniforms_VBP.reshape(-1, AHEAD, 4).swapaxes(0, 1)
 
 
 def completed(hidden_VBN: Bools, budgets_VB: Floats, keys: Keys, stream: str) -> Bools:

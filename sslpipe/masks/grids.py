@@ -14,15 +14,11 @@ Numbers = npt.NDArray[Any]
 
 def boxes(top: Numbers, left: Numbers, height: Numbers, width: Numbers, grid: Grid) -> Bools:
     """Mark the patches inside each box, (..., H, W); what sticks out of the grid is cut off."""
-    rows, columns = inside(top, height, grid[0]), inside(left, width, grid[1])
-    return rows[..., :, None] & columns[..., None, :]
-
-
-def inside(start: Numbers, length: Numbers, side: int) -> Bools:
-    """Mark which of `side` places lie in [start, start + length), (..., side)."""
-    place = np.arange(side)
-    marked: Bools = (place >= start[..., None]) & (place < (start + length)[..., None])
-    return marked
+    row, column = np.arange(grid[0]), np.arange(grid[1])
+    top, left, height, width = (side[..., None] for side in (top, left, height, width))
+    in_rows = (row >= top) & (row < top + height)
+    in_columns = (column >= left) & (column < left + width)
+    return in_rows[..., :, None] & in_columns[..., None, :]
 
 
 def check_plane(grid: Grid) -> None:

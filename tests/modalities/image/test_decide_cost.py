@@ -40,10 +40,3 @@ def test_streams_drawn_together_are_those_drawn_alone():
     for stream, drawn in keys.together(counts).items():
         assert np.array_equal(drawn, keys.uniforms(stream, counts[stream]))
     assert keys.together({}) == {}
-
-
-def test_some_places_are_drawn_as_all_are():
-    keys = Keys(3, np.array([0, 1, 1]), np.array([5, -6, 7]), np.arange(2))
-    every = keys.uniforms("a", 9, first=2).reshape(6, 9)
-    places = np.array([5, 0, 3])
-    assert np.array_equal(keys.uniforms_of(places, "a", 9, first=2), every[places])
