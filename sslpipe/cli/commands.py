@@ -113,7 +113,7 @@ def show(
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
 
-    overrides = [*(sets or []), f"stream.batch_size={rows}"]
+    overrides = [*(sets or []), f"stream.batch_size={rows}", "stream.allow_repeats=true"]
     chosen = load_recipe(find_recipe(recipe), overrides=overrides)
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(step), step)

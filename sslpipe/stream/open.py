@@ -88,6 +88,8 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
     remainder = remainder_of(recipe)
     check_short(recipe, remainder, corpus.order.samples, reading.world_size)
+    if remainder == "wrap":
+        check_repeats(recipe, corpus.order.samples, reading.world_size)
     plan = Single(
         corpus.order.samples,
         batch_size=stream.batch_size,
@@ -112,6 +114,8 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
     manifests = {name: open_manifest(path) for name, path in paths.items()}
     sizes = {name: float(kept(manifest)) for name, manifest in manifests.items()}
     turns = turns_of({name: (stream.mix or sizes)[name] for name in paths})
+    fits = min(int(sizes[name]) * sum(turns) // n for name, n in zip(paths, turns, strict=True))
+    check_repeats(recipe, fits, reading.world_size)
     alike = len({manifest.classes for manifest in manifests.values()}) == 1
     corpora = {
         name: corpus_of(
@@ -242,6 +246,25 @@ def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: 
             f"{recipe.path}: the last batch would be short, and {world_size} ranks would wait for "
             "each other; set stream.remainder to pad (and use batch.valid), drop or wrap"
         )
+
+
+def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
+    """A batch holds no sample twice, if one of `fits` samples is the largest that need not.
+
+    Copies would be each other's negatives, and a batch of many thousands of a few would take long.
+
+    Raises:
+        RecipeError: it is larger, and nobody insists.
+    """
+    stream = recipe.stream
+    if stream.batch_size <= fits or stream.allow_repeats:
+        return
+    largest = max(fits - fits % world_size, world_size)
+    raise RecipeError(
+        f"{recipe.path}: stream.batch_size = {stream.batch_size:,} is larger than the shards, so "
+        f"copies of a sample would stand in one batch; set stream.batch_size to {largest} or less, "
+        "or stream.allow_repeats to true if that is meant"
+    )
 
 
 def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
