@@ -249,22 +249,17 @@ def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: 
 
 
 def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
-    """A batch holds no sample twice, if one of `fits` samples is the largest that need not.
-
-    Copies would be each other's negatives, and a batch of many thousands of a few would take long.
+    """Copies of a sample in a batch would be each other's negatives.
 
     Raises:
-        RecipeError: it is larger, and nobody insists.
+        RecipeError: there must be some above `fits` samples, and nobody insists.
     """
-    stream = recipe.stream
-    if stream.batch_size <= fits or stream.allow_repeats:
-        return
-    largest = max(fits - fits % world_size, world_size)
-    raise RecipeError(
-        f"{recipe.path}: stream.batch_size = {stream.batch_size:,} is larger than the shards, so "
-        f"copies of a sample would stand in one batch; set stream.batch_size to {largest} or less, "
-        "or stream.allow_repeats to true if that is meant"
-    )
+    if recipe.stream.batch_size > fits and not recipe.stream.allow_repeats:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is more than the "
+            "shards have: copies of a sample would stand in one batch; set it to "
+            f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
+        )
 
 
 def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
