@@ -197,7 +197,8 @@ def fed(executor: str, shards: Path, size: Size) -> Row:
     from sslpipe.bench import endless, trainer
     from sslpipe.recipe import find_recipe, load_recipe
 
-    settings = [f"stream.batch_size={size.images}", f"run.executor={executor}"]
+    sizes = [f"stream.batch_size={size.images}", "stream.allow_repeats=true"]  # of few photos
+    settings = [*sizes, f"run.executor={executor}"]
     recipe = load_recipe(find_recipe(size.recipe), overrides=settings)
     device = torch.device(size.device)
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
