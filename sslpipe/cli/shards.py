@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import SslpipeError
 from .paths import finite, run_folder
 from .terminal import ModalityOption, bar, console, notes, show_tables, stopped
 
@@ -14,8 +15,15 @@ AGAIN = "stopped; the same command goes on where it stopped"
 
 
 def pack_folder(out: Path) -> Path:
-    """The folder of a packing, which may be made; what a URL is told, `pack` knows."""
-    return out if ":/" in str(out) else run_folder(out) or out
+    """The folder of a packing, which may be made.
+
+    Raises:
+        SslpipeError: it is a URL, or nothing can be written there.
+    """
+    if ":/" in str(out):  # Path makes one slash of two
+        url = str(out).replace(":/", "://", 1)
+        raise SslpipeError(f"{url}: is a URL; pack into a folder, then copy it there")
+    return run_folder(out) or out
 
 
 class Check(StrEnum):

@@ -28,7 +28,9 @@ def bar(unit: str) -> Iterator[Any]:
         try:
             yield lambda **fields: progress.update(task, **fields)
         except BaseException:  # a bar that stands still above an error says nothing
-            progress.live.transient = progress.disable = True
+            progress.live.transient = True
+            progress.live.stop()
+            progress.disable = True  # or it ends its line, which is gone
             raise
 
 
