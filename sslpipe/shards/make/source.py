@@ -161,8 +161,10 @@ def code_of(error: Exception) -> int:
 
 def why(error: Exception) -> str:
     """What an error of a file system, an HTTP client or a zip says, in a few words."""
-    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
-        return why(error.__cause__)  # fsspec says so also of a server that is away
+    cause = error.__cause__
+    client = type(cause).__module__.startswith("aiohttp")
+    if client and isinstance(error, FileNotFoundError) and isinstance(cause, OSError):
+        return why(cause)  # fsspec says "not found" also of a server that is away
     status = getattr(error, "status", None)
     if status is not None:  # aiohttp; its own text repeats the URL, signatures included
         return f"HTTP {status} {getattr(error, 'message', '')}".strip()
