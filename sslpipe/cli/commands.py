@@ -1,6 +1,5 @@
 """The command line. No logic: each command calls one function and shows what it returns."""
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..errors import SslpipeError
 from . import shards, tars
+from .faults import one_line
+from .paths import finite, in_a_folder, picture, run_folder
 from .terminal import console, notes
 
 app = typer.Typer(
@@ -27,49 +27,6 @@ app.command()(tars.index)
 app.command()(tars.inspect)
 
 
-def in_a_folder(out: Path) -> Path:
-    """Check before work begins that a file can be written where it is wanted.
-
-    Raises:
-        SslpipeError: its folder does not exist, or it is a folder itself.
-    """
-    if not out.parent.is_dir():
-        raise SslpipeError(f"{out}: there is no folder {out.parent}; make it, or write elsewhere")
-    if out.is_dir():
-        raise SslpipeError(f"{out}: is a folder; name a file in it")
-    return out
-
-
-def picture(out: Path) -> Path:
-    """Check before work begins that a picture can be written, by writing a small one to memory.
-
-    Raises:
-        SslpipeError: no picture format has such a name, or its folder does not exist.
-    """
-    from PIL import Image
-
-    try:
-        kind = Image.registered_extensions()[out.suffix.lower()]
-        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind)
-    except (KeyError, OSError, ValueError):
-        raise SslpipeError(
-            f"{out}: {out.suffix!r} is no format that pictures are written in; write .png or .jpg"
-        ) from None
-    return in_a_folder(out)
-
-
-def run_folder(out: Path | None) -> Path | None:
-    """Check before work begins that a folder can be made, or is there.
-
-    Raises:
-        SslpipeError: it is a file, or lies in one.
-    """
-    first = next((p for p in (out, *out.parents) if p.exists()), None) if out else None
-    if first and not first.is_dir():
-        raise SslpipeError(f"{out}: {first} is a file, not a folder; name another folder")
-    return out
-
-
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
 Shards = Annotated[
     list[str],
@@ -84,12 +41,15 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if 
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one red line and exit code 2."""
+    """Run a command; a user's mistake, and what disks and stores refuse, is one line and code 2."""
     try:
         app()
-    except SslpipeError as error:
-        notes.print(f"[red]error:[/red] {type(error).__name__}: ", end="")
-        notes.print(str(error), markup=False, highlight=False)
+    except Exception as error:
+        words = one_line(error)
+        if words is None:
+            raise  # ours: a trace is what we need
+        notes.print("[red]error:[/red] ", end="")
+        notes.print(words, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -112,9 +72,11 @@ def show(
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
+    from ..train.run import check_names
 
-    overrides = [*(sets or []), f"stream.batch_size={rows}"]
+    overrides = [*(sets or []), f"stream.batch_size={rows}", "stream.allow_repeats=true"]
     chosen = load_recipe(find_recipe(recipe), overrides=overrides)
+    check_names(chosen)
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(step), step)
         draw_sheet(pipe.parts, batch, pipe.spec, rows=rows).save(out)
@@ -129,7 +91,7 @@ def show(
 def bench(
     recipe: RecipeArgument,
     shards: Shards,
-    seconds: Annotated[float, typer.Option(help="Per stage.", min=0.01)] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Per stage.", min=0.01, callback=finite)] = 5.0,
     data_only: Annotated[bool, typer.Option(help="Leave the method out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: Device = None,

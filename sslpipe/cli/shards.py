@@ -7,7 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import ModalityOption, bar, console, notes, show_tables
+from ..errors import SslpipeError
+from .paths import finite, run_folder
+from .terminal import ModalityOption, bar, console, notes, show_tables, stopped
+
+AGAIN = "stopped; the same command goes on where it stopped"
+
+
+def pack_folder(out: Path) -> Path:
+    """The folder of a packing, which may be made.
+
+    Raises:
+        SslpipeError: it is a URL, or nothing can be written there.
+    """
+    if ":/" in str(out):  # Path makes one slash of two
+        url = str(out).replace(":/", "://", 1)
+        raise SslpipeError(f"{url}: is a URL; pack into a folder, then copy it there")
+    return run_folder(out) or out
 
 
 class Check(StrEnum):
@@ -23,6 +39,18 @@ class Dedupe(StrEnum):
     none = "none"
     exact = "exact"
     near = "near"
+
+
+Resize = Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.", min=1)]
+Quality = Annotated[int, typer.Option(help="JPEG quality when resizing.", min=1, max=100)]
+Megabytes = Annotated[
+    float, typer.Option(help="Megabytes per shard, about.", min=0.001, callback=finite)
+]
+Samples = Annotated[int | None, typer.Option(help="Images per shard instead.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
+NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
+Workers = Annotated[int | None, typer.Option(help="Default: one per core.", min=1)]
+Out = Annotated[Path, typer.Argument(help="A new folder for the shards.", callback=pack_folder)]
 
 
 def pack_progress(update: Any) -> Any:
@@ -47,20 +75,20 @@ def pack_progress(update: Any) -> Any:
 
 def pack(
     inputs: Annotated[list[str], typer.Argument(help="Folders, tables, tars, zips; s3://...")],
-    out: Annotated[Path, typer.Argument(help="A new folder for the shards.")],
-    resize: Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.")] = None,
-    quality: Annotated[int, typer.Option(help="JPEG quality when resizing.")] = 90,
+    out: Out,
+    resize: Resize = None,
+    quality: Quality = 90,
     check: Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")] = Check.decode,
-    shard_mb: Annotated[float, typer.Option(help="Megabytes per shard, about.")] = 64,
-    shard_samples: Annotated[int | None, typer.Option(help="Images per shard instead.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the shuffle before packing.")] = 0,
+    shard_mb: Megabytes = 64,
+    shard_samples: Samples = None,
+    seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
     columns: Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id")] = "",
     dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
-    near_bits: Annotated[int, typer.Option(help="Of 64 that near ones may differ in.")] = 4,
+    near_bits: NearBits = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
     modality: ModalityOption = "image",
-    workers: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
+    workers: Workers = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a packing in OUT.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be made; write nothing.")] = False,
@@ -89,7 +117,7 @@ def pack(
     if dry_run:
         show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)
         return
-    with bar("samples") as update, shards.open_pool(workers, ray) as pool:
+    with stopped(AGAIN), bar("samples") as update, shards.open_pool(workers, ray) as pool:
         tell = pack_progress(update)
         report = shards.pack(inputs, out, settings, overwrite=overwrite, pool=pool, progress=tell)
     show_packed(report, out)
@@ -99,6 +127,9 @@ def show_packed(report: Any, out: Path) -> None:
     """The summary; exit code 1 if anything failed."""
     show_tables(report.summary)
     console.print(f"wrote {out / 'manifest.json'}")
+    left = {"skipped": len(report.skipped), "duplicates": len(report.duplicates)}
+    if told := ", ".join(f"{number:,} {what}" for what, number in left.items() if number):
+        notes.print(f"{told}: all listed, with the reason, in {out / 'report.jsonl'}")
     for failure in report.failures[:10]:
         notes.print(f"failed: {failure.file}: {failure.reason}", markup=False, highlight=False)
     if report.failures:
@@ -112,7 +143,10 @@ def verify(
         bool, typer.Option("--exclude", help="Leave the bad samples out from now on.")
     ] = False,
     exclude_log: Annotated[
-        list[Path] | None, typer.Option(help="Leave out what a run's quarantine.jsonl names.")
+        list[Path] | None,
+        typer.Option(
+            help="Leave out what a run's quarantine.jsonl names.", exists=True, dir_okay=False
+        ),
     ] = None,
 ) -> None:
     """Check hashes, CRCs and that every sample decodes; exit code 1 if anything is wrong.
@@ -124,11 +158,12 @@ def verify(
     """
     from ..modalities.parts import find_modality
     from ..shards import exclude_rows, read_manifest, verify
+    from ..shards.verify import Problem
 
     manifest = read_manifest(shards)
     with bar("samples") as update:
         update(total=manifest.samples)
-        done = [0]
+        done, left_out = [0], list[Problem]()
 
         def progress(samples: int) -> None:
             done[0] += samples
@@ -138,6 +173,7 @@ def verify(
             manifest,
             inspect=find_modality(manifest.modality, str(shards)).codec.inspect,
             progress=progress,
+            excluded=left_out.append,
         )
     for problem in problems:
         text = f"{problem.shard} {problem.key}: {problem.what}"
@@ -148,4 +184,8 @@ def verify(
         console.print(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
     if problems:
         raise typer.Exit(1)
-    console.print(f"{manifest.samples:,} samples in {len(manifest.shards)} shards: all good")
+    for problem in left_out:
+        text = f"excluded: {problem.shard} {problem.key}: {problem.what}"
+        notes.print(text, markup=False, highlight=False)
+    good = "all others are good" if left_out else "all good"
+    console.print(f"{manifest.samples:,} samples in {len(manifest.shards)} shards: {good}")

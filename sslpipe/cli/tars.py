@@ -9,15 +9,18 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .terminal import ModalityOption, bar, console, notes
+from .paths import in_a_folder, picture, run_folder
+from .terminal import ModalityOption, bar, console, notes, stopped
 
+AGAIN = "stopped; the same command goes on where it stopped: finished indexes are kept"
 MOST = 20  # rows of a table of labels
 
 
 def index(
     urls: Annotated[list[str], typer.Argument(help="Tars, folders, globs, {000..123}, URLs.")],
     out: Annotated[
-        Path | None, typer.Option(help="For indexes and manifest; default: beside the tars.")
+        Path | None,
+        typer.Option(help="For indexes and manifest; default: beside them.", callback=run_folder),
     ] = None,
     export: Annotated[str, typer.Option(help="Also for others: dali,wids,energon.")] = "",
     ext: Annotated[
@@ -28,7 +31,9 @@ def index(
     rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
     modality: ModalityOption = "image",
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Tars at once; default: a core each.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Tars at once; default: a core each.", min=1)
+    ] = None,
 ) -> None:
     """Make existing WebDataset tars usable without rewriting them: an index for each, a manifest.
 
@@ -47,7 +52,7 @@ def index(
     only = ext.lower().lstrip(".") if ext else None
     codec = find_modality(modality, "--modality").codec
     rules = Rules(codec, "decode" if decode else "header", label_key, only)
-    with bar("tars") as update:
+    with stopped(AGAIN), bar("tars") as update:
         made = adopt(
             urls,
             rules=rules,
@@ -87,7 +92,8 @@ def tar_progress(update: Any) -> Any:
         done[1] += 0 if tar.kept else max(0, tar.bytes)
         done[2] += tar.kept
         rate = done[1] / 1e6 / (time.perf_counter() - start)
-        update(completed=done[0], total=tar.total, numbers=f"{rate:,.0f} MB/s, {done[2]} kept")
+        known = f", {done[2]} were indexed already" if done[2] else ""
+        update(completed=done[0], total=tar.total, numbers=f"{rate:,.0f} MB/s{known}")
 
     return progress
 
@@ -95,10 +101,16 @@ def tar_progress(update: Any) -> Any:
 def inspect(
     shards: Annotated[Path, typer.Argument(help="A shard folder.")],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
-    row: Annotated[int | None, typer.Option(help="A sample by its place in the set.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the sample's payload there.")] = None,
+    row: Annotated[
+        int | None, typer.Option(help="A sample by its place in the set.", min=0)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the sample's payload there.", callback=in_a_folder)
+    ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List all keys, one a line.")] = False,
-    sheet: Annotated[Path | None, typer.Option(help="Draw samples with keys and labels.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture)
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples on the sheet.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:

@@ -25,7 +25,23 @@ def bar(unit: str) -> Iterator[Any]:
     )  # fmt: skip
     with Progress(*columns, console=notes) as progress:
         task = progress.add_task(unit, total=None, numbers="")
-        yield lambda **fields: progress.update(task, **fields)
+        try:
+            yield lambda **fields: progress.update(task, **fields)
+        except BaseException:  # a bar that stands still above an error says nothing
+            progress.live.transient = True
+            progress.live.stop()
+            progress.disable = True  # or it ends its line, which is gone
+            raise
+
+
+@contextmanager
+def stopped(words: str) -> Iterator[None]:
+    """Say what a Ctrl-C leaves behind, and exit with 130, as shells count it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        notes.print(words, markup=False, highlight=False)
+        raise typer.Exit(130) from None
 
 
 def show_tables(tables: Mapping[str, Mapping[str, str]]) -> None:

@@ -141,6 +141,17 @@ def build_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
     return cast(Encoder, names.call(builder(name, entry), entry, name, view.size("H")))
 
 
+def check_encoder(entry: names.Entry) -> None:
+    """Check name and settings of an encoder, and build nothing.
+
+    Raises:
+        RecipeError: unknown name or setting, or a setting of a wrong type.
+    """
+    own = ":" in entry.name
+    name = SHORT.get(entry.name, entry.name)
+    names.bind(names.imported(entry) if own else builder(name, entry), entry)
+
+
 def own_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
     """Make the user's own encoder.
 

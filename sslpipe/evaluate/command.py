@@ -39,7 +39,7 @@ def compare(
 def fresh_encoder(recipe: Recipe, shards: str | Path) -> nn.Module:
     """The encoder that the run began with: the weights follow from the recipe's seed."""
     # the stream of the run may be a mixture, of which these shards are one part
-    stream = StreamSection(batch_size=recipe.stream.batch_size)
+    stream = StreamSection(batch_size=recipe.stream.batch_size, allow_repeats=True)
     plain = recipe.model_copy(update={"stream": stream})
     with load(plain, shards=shards, device="cpu", rank=0, world_size=1) as pipeline:
         return initial_method(recipe, pipeline.spec).encoder

@@ -7,7 +7,7 @@ side, so that ops, masks, targets, methods, backbones and optimizers are bound b
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -100,9 +100,13 @@ def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]
     if fault["type"] == "extra_forbidden":
         known = suggest(setting, fields)
         return f"{entry.where}: {entry.name} has no setting {setting!r}; {known}"
+    value = entry.settings.get(setting)
+    if fault["type"] == "missing" and len(fault["loc"]) > 1 and isinstance(value, Sequence):
+        lacking = sum(f["type"] == "missing" and f["loc"][0] == fault["loc"][0] for f in faults)
+        what = f"has {len(value)} of {len(value) + lacking} values"
+        return f"{entry.where}: {entry.name}.{setting} = {value!r}: {what}; write them all"
     if fault["type"] == "missing":
         return f"{entry.where}: {entry.name} needs the setting {setting!r}; add it"
-    value = entry.settings.get(setting)
     reason = fault["msg"].lower()
     return f"{entry.where}: {entry.name}.{setting} = {value!r}: {reason}; correct the value"
 

@@ -16,6 +16,7 @@ from .manifest import Manifest, Shard, size_fault
 from .tar_headers import parse_header, split_name
 
 AGAIN = "pack again or copy it again"
+CHANGED = f"its content was changed (SHA-256 differs from the manifest); {AGAIN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,13 @@ def verify(
     *,
     inspect: Inspect,
     progress: Callable[[int], None] | None = None,
+    excluded: Callable[[Problem], None] | None = None,
 ) -> list[Problem]:
     """Check sizes and hashes of tars and indexes, and header and CRC of every member,
     and that every payload decodes to what its index says.
 
-    Rows that the manifest excludes are not reported.
+    Rows that the manifest excludes are not reported, nor that the SHA-256 of their tar differs if
+    no other fault explains it: `excluded` gets them.
 
     `inspect`: a codec's. `progress` gets the number of samples of each finished
     shard, in order. Use `read_manifest` where damaged shards are to be listed, not refused.
@@ -46,26 +49,35 @@ def verify(
     check = partial(check_shard, manifest, inspect=inspect)
     with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(check, manifest.shards)
-        for shard, faults in zip(manifest.shards, found, strict=True):
+        for shard, (faults, left_out) in zip(manifest.shards, found, strict=True):
             problems.extend(faults)
+            if excluded:
+                for problem in left_out:
+                    excluded(problem)
             if progress:
                 progress(shard.samples)
     return problems
 
 
-def check_shard(manifest: Manifest, shard: Shard, *, inspect: Inspect) -> list[Problem]:
-    """Everything that is wrong with one shard."""
+def check_shard(
+    manifest: Manifest, shard: Shard, *, inspect: Inspect
+) -> tuple[list[Problem], list[Problem]]:
+    """Everything that is wrong with one shard, and that which is of excluded rows."""
     faults = [Problem(shard.file, "", what) for what in file_faults(manifest, shard)]
     try:
         index = load_index(manifest, shard)
     except ShardError as error:
-        return [*faults, Problem(shard.file, "", str(error))]
+        return [*faults, Problem(shard.file, "", str(error))], []
     if not manifest.tar(shard).is_file():
-        return faults
+        return faults, []
+    skip = set(manifest.exclude.get(shard.file, ()))
     with manifest.tar(shard).open("rb") as tar:
-        skip = set(manifest.exclude.get(shard.file, ()))
-        bad = sample_faults(tar, shard.file, index, inspect)
-        return faults + [problem for problem in bad if problem.row not in skip]
+        found = list(sample_faults(tar, shard.file, index, inspect))
+    bad = [problem for problem in found if problem.row not in skip]
+    left_out = [problem for problem in found if problem.row in skip]
+    if left_out and not bad and [fault.what for fault in faults] == [CHANGED]:
+        return [], [*faults, *left_out]  # the bytes that differ are those of these rows
+    return faults + bad, left_out
 
 
 def file_faults(manifest: Manifest, shard: Shard) -> Iterator[str]:
@@ -74,7 +86,7 @@ def file_faults(manifest: Manifest, shard: Shard) -> Iterator[str]:
     if fault:
         yield fault
     elif file_sha256(manifest.tar(shard)) != shard.sha256:
-        yield f"its content was changed (SHA-256 differs from the manifest); {AGAIN}"
+        yield CHANGED
 
 
 def load_index(manifest: Manifest, shard: Shard) -> Index:

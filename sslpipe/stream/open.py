@@ -86,6 +86,8 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
     remainder = remainder_of(recipe)
     check_short(recipe, remainder, corpus.order.samples, reading.world_size)
+    if remainder == "wrap":
+        check_repeats(recipe, corpus.order.samples, reading.world_size)
     plan = Single(
         corpus.order.samples,
         batch_size=stream.batch_size,
@@ -107,6 +109,8 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
     manifests = {name: open_manifest(path) for name, path in paths.items()}
     sizes = {name: float(kept(manifest)) for name, manifest in manifests.items()}
     turns = turns_of({name: (stream.mix or sizes)[name] for name in paths})
+    fits = min(int(sizes[name]) * sum(turns) // n for name, n in zip(paths, turns, strict=True))
+    check_repeats(recipe, fits, reading.world_size)
     alike = len({manifest.classes for manifest in manifests.values()}) == 1
     corpora = {
         name: corpus_of(
@@ -233,6 +237,20 @@ def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: 
         raise RecipeError(
             f"{recipe.path}: the last batch would be short, and {world_size} ranks would wait for "
             "each other; set stream.remainder to pad (and use batch.valid), drop or wrap"
+        )
+
+
+def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
+    """Copies of a sample in a batch would be each other's negatives.
+
+    Raises:
+        RecipeError: there must be some above `fits` samples, and nobody insists.
+    """
+    if recipe.stream.batch_size > fits and not recipe.stream.allow_repeats:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is more than the "
+            "shards have: copies of a sample would stand in one batch; set it to "
+            f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
         )
 
 

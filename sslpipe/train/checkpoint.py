@@ -3,7 +3,7 @@
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 
 from ..batch import ViewSpec
 from ..encoders import build_encoder
-from ..errors import StateError
+from ..errors import RecipeError, StateError
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import Entry
 from ..recipe.schema import Section
@@ -118,10 +118,35 @@ def check_recipe(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """
     if checkpoint.fingerprint != recipe.fingerprint:
         raise StateError(
-            f"{path}: written by a recipe with fingerprint {checkpoint.fingerprint}, but "
-            f"{recipe.path} has {recipe.fingerprint}; resume with the recipe of the run "
-            "(recipe.yaml beside the checkpoint), or start a new run in another folder"
+            f"{path}: written by another recipe than {recipe.path} "
+            f"({changes(checkpoint, recipe)}); resume with the recipe of the run (recipe.yaml "
+            "beside the checkpoint), or start a new run in another folder"
         )
+
+
+def changes(checkpoint: Checkpoint, recipe: Recipe) -> str:
+    """`train.epochs: 100 there, 200 now`, for all that differs and counts; fingerprints if none."""
+    try:
+        old = yaml_data(parse_recipe(checkpoint.recipe))
+    except RecipeError:  # of another version
+        old = yaml.safe_load(checkpoint.recipe)
+    before, now = ({n: v for n, v in flat(d) if n[:4] != "run."} for d in (old, yaml_data(recipe)))
+    found = [
+        f"{name}: {before.get(name, 'nothing')} there, {now.get(name, 'nothing')} now"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    ]
+    prints = f"fingerprint {checkpoint.fingerprint} there, {recipe.fingerprint} now"
+    return ", ".join(found) or prints
+
+
+def flat(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of the values of nested data."""
+    if isinstance(data, Mapping) and data:
+        for key, value in data.items():
+            yield from flat(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, data
 
 
 def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:

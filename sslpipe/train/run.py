@@ -12,10 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..batch import Batch, BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
+from ..encoders.image import check_encoder
 from ..errors import RecipeError, SslpipeError, StateError
-from ..methods import Method, build_method
+from ..methods import METHODS, Method, build_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
+from ..recipe.names import bind, choose
 from ..recipe.schema import TrainSection
 from ..stream.open import remainder_of
 from . import checkpoint, optimizers
@@ -72,6 +74,18 @@ def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
     with keyed("init", seed=recipe.stream.seed):
         encoder = build_encoder(recipe.train.backbone, encoded_view(spec))
         return build_method(recipe.method, encoder, spec)
+
+
+def check_names(recipe: Recipe) -> None:
+    """Check names and settings of method and backbone, if the recipe has them; nothing is built.
+
+    Raises:
+        RecipeError: an unknown name or setting, or one of a wrong type.
+    """
+    if recipe.method is not None:
+        bind(choose(recipe.method, METHODS, "method"), recipe.method)
+    if recipe.train is not None:
+        check_encoder(recipe.train.backbone)
 
 
 def encoded_view(spec: BatchSpec) -> ViewSpec:

@@ -32,7 +32,7 @@ def test_from_bare_tars_to_a_set_that_verifies(run, tars, sample):  # noqa: F811
     assert {"shardindex.json", "photos-000000.idx", "energon"} <= names
     assert "all good" in run("verify", tars)[0]
     assert read_manifest(tars).fingerprint == read_manifest(sample).fingerprint
-    assert "4 kept" in run("index", tars)[1]
+    assert "4 were indexed already" in run("index", tars)[1]
 
 
 def test_a_set_of_version_1_is_refused_and_upgraded(run, sample, tmp_path):  # noqa: F811

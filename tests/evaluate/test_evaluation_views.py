@@ -10,7 +10,7 @@ from sslpipe.train.run import encoded_view
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_whole_views_of_any_group_are_judged(name, sample):
-    recipe = load_recipe(find_recipe(name))
+    recipe = load_recipe(find_recipe(name), overrides=["stream.batch_size=8"])
     view = central(recipe, batch_size=2).views["global"]
     with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
         size = encoded_view(pipe.spec).size("H")

@@ -222,7 +222,7 @@ def test_a_second_run_in_one_folder_is_refused(toy, tmp_path):
     start(toy, tmp_path, max_steps=2)
     with pytest.raises(StateError, match="holds a run already; resume it"):
         start(toy, tmp_path)
-    with pytest.raises(StateError, match="fingerprint"):
+    with pytest.raises(StateError, match=r"\(train.epochs: \d there, 5 now\)"):
         start(toy, tmp_path, resume=True, train_epochs=5)
     with pytest.raises(StateError, match="there is no checkpoint"):
         start(toy, tmp_path / "elsewhere", resume=True)

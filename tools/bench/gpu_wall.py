@@ -51,7 +51,7 @@ def staged(
 ) -> dict[str, float | str]:
     """Images/s of each stage, in `seconds` each. batch: None: the recipe's."""
     settings = [f"decode.device={decoder}"]
-    settings += [f"stream.batch_size={batch}"] if batch else []
+    settings += [f"stream.batch_size={batch}", "stream.allow_repeats=true"] if batch else []
     chosen = load_recipe(find_recipe(recipe), overrides=settings)
     stages = measure(chosen, shards=shards, device=device, seconds=seconds)
     assert stages.step is not None

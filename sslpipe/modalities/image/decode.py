@@ -29,6 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from ...device.buffers import Buffers, Memory
 from ...errors import SampleError
 from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame, texts_first
+from .strict import check_scans_of, libtiff_told
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -145,9 +146,11 @@ def scale_factor(shorter: int, size: int) -> int:
 
 
 def decode_any(data: bytes) -> tuple[Pixels, int]:
-    """Everything else, by Pillow: pixels and orientation."""
-    with opened(data) as image:
+    """Everything else, by Pillow, and as strictly as the fast way: pixels and orientation."""
+    with opened(data) as image, libtiff_told():
         check_size(*image.size)
+        check_scans(data)
+        check_scans_of(image, data)
         orientation = 1 if image.format == "TIFF" else orientation_of(image, data)
         clear_HW = keyed_pixels(image, data)
         pixels = np.array(to_rgb(image))
@@ -240,7 +243,7 @@ def check_size(width: int, height: int) -> None:
 
 def check_scans(data: bytes) -> None:
     """Refuse a JPEG that is small but takes minutes: thousands of scans over many pixels."""
-    frame = jpeg_frame(data)
+    frame = jpeg_frame(data) if data.startswith(b"\xff\xd8") else None
     if frame and frame.marker != BASELINE and (scans := data.count(SCAN)) > MAX_SCANS:
         raise SampleError(f"has {scans:,} scans; the limit is {MAX_SCANS}")
 

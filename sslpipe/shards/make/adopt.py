@@ -31,7 +31,7 @@ from .indexing import (
 from .journal import REPORT
 from .pack import plain_name
 from .plan import check_name
-from .source import is_local
+from .source import is_local, why
 from .upgrade import old_set, read_any_manifest, upgrade
 
 
@@ -120,7 +120,7 @@ def index_one(
     except Exception as error:  # distant stores raise what they like
         if is_local(tar.url) and not isinstance(error, OSError):
             raise
-        what = f"{tar.url}: cannot be read ({type(error).__name__}: {error}); index it again"
+        what = f"{tar.url}: cannot be read ({why(error)}); index it again"
         return ScannedTar(tar, None, (Problem(tar.file, "", what),))
     if not len(index):
         problems.append(Problem(tar.file, "", "holds no sample that can be used; it is left out"))

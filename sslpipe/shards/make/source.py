@@ -94,7 +94,9 @@ def open_input(url: str) -> BinaryIO:
     """
     try:
         return open_file(url)
-    except OSError as error:
+    except ExtraError:
+        raise
+    except Exception as error:  # each client raises its own kinds
         raise ShardError(f"{url}: cannot be read ({why(error)}); check it") from error
 
 
@@ -159,6 +161,10 @@ def code_of(error: Exception) -> int:
 
 def why(error: Exception) -> str:
     """What an error of a file system, an HTTP client or a zip says, in a few words."""
+    cause = error.__cause__
+    client = type(cause).__module__.startswith("aiohttp")
+    if client and isinstance(error, FileNotFoundError) and isinstance(cause, OSError):
+        return why(cause)  # fsspec says "not found" also of a server that is away
     status = getattr(error, "status", None)
     if status is not None:  # aiohttp; its own text repeats the URL, signatures included
         return f"HTTP {status} {getattr(error, 'message', '')}".strip()
@@ -168,4 +174,4 @@ def why(error: Exception) -> str:
         return os.strerror(code_of(error))
     if isinstance(error, TimeoutError):
         return "timed out"
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,8 +1,10 @@
 """Where URLs lead: the file systems of fsspec, with the options that our reading wants."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ...errors import ExtraError, ShardError
+from ...errors import ExtraError, ShardError, SslpipeError
 
 TIMEOUT = 60.0  # seconds without a byte after which a request counts as failed
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}  # protocol -> ours
@@ -28,6 +30,25 @@ def find_store(url: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise ShardError(f"{url}: {error}; use a path or a URL that fsspec knows") from error
+
+
+@contextmanager
+def asking(url: str) -> Iterator[None]:
+    """Turn whatever a client raises into one line that names the URL.
+
+    Raises:
+        ShardError: it cannot be asked.
+        ExtraError: its client is not installed.
+    """
+    try:
+        yield
+    except SslpipeError:
+        raise
+    except Exception as error:  # each client raises its own kinds
+        words = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, FileNotFoundError):  # fsspec's hold the path only
+            words = "there is nothing"
+        raise ShardError(f"{url}: cannot be read ({words}); check URL, keys and network") from error
 
 
 def options(protocol: str) -> dict[str, Any]:

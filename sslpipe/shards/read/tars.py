@@ -17,11 +17,12 @@ from fsspec.implementations.local import LocalFileSystem
 from ...errors import ShardError
 from ..make.source import is_local
 from ..tar_streams import CHUNK
-from .file_systems import find_store
+from .file_systems import asking, find_store
 
 REQUESTS = 32  # at once, when asking for sizes
 AHEAD = 8 * CHUNK  # bytes of one request to a distant store
 COMPRESSED = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
+QUERY = re.compile(r"[?#].*", re.DOTALL)
 MAGIC = re.compile(r"[*?\[]")
 
 
@@ -70,13 +71,19 @@ def expand(url: str) -> list[str]:
     local = isinstance(files, LocalFileSystem)
     if local and Path(path).is_dir():
         tars = sorted(files.glob(f"{glob.escape(path)}/*.tar"))
-    elif MAGIC.search(path) and not (local and Path(path).exists()):
-        tars = sorted(files.glob(path))
+    elif has_pattern(url, path) and not (local and Path(path).exists()):
+        with asking(url):
+            tars = sorted(files.glob(path))
     else:
         tars = [path] if not local or Path(path).is_file() else []
     if not tars:
         raise ShardError(f"{url}: no such tar; check the path")
     return tars if local else [files.unstrip_protocol(tar) for tar in tars]
+
+
+def has_pattern(url: str, path: str) -> bool:
+    """Whether a path is a glob; signatures in the query of a URL may hold such letters too."""
+    return bool(MAGIC.search(QUERY.sub("", path) if url.startswith(("http:", "https:")) else path))
 
 
 def plain_names(urls: list[str]) -> list[str]:

@@ -273,7 +273,7 @@ def test_distant_tars_are_streamed_and_keep_their_urls(tmp_path, members):
     assert index_path(tmp_path / "out" / "b__0.tar").read_bytes() == expected
     assert adopted.manifest.shards[0].sha256 == local.manifest.shards[0].sha256
     store.rm("/set", recursive=True)
-    with pytest.raises(ShardError, match=r"the first: memory:.*cannot be read \(FileNotFound"):
+    with pytest.raises(ShardError, match=r"the first: memory:.*cannot be read \(No such file"):
         adopt(["memory://set/a/0.tar"], out=tmp_path / "none", rules=RULES)
 
 

@@ -204,7 +204,7 @@ def test_bad_rows_are_told_and_the_rest_is_used(photos):
         ("a.txt", "x.jpg\ny.jpg\n", {}, "none of its first 2 entries exists, e.g. 'x.jpg'; .* to"),
         ("a.csv", "path\nx.jpg\n", {}, "none of its first 1 entries exists"),
         ("a.csv", "path,label\n3,1\n", {"label": "lable"}, "no column 'lable'; did you mean"),
-        ("a.csv", "name,label\n3,1\n", {}, "no column of paths is named; .*Known: label, name"),
+        ("a.csv", "name,label\n3,1\n", {}, "name it, --columns path=NAME. Known: label, name"),
         ("a.csv", "path,label\n3,-5\n", {}, "-5 is no class number"),
         ("a.csv", "path\n", {}, "holds nothing to pack"),
         ("a.csv", "", {}, "no column of paths"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import braceexpand
 
 from ....errors import ShardError
-from ...read.file_systems import find_store
+from ...read.file_systems import asking, find_store
 from ..source import Note, is_local
 from .archives import list_tar, list_zip
 from .folders import list_folder
@@ -68,7 +68,8 @@ def expand_glob(name: str) -> list[str]:
     if name.startswith(("http://", "https://")) or not re.search(r"[*?[]", name):
         return [name]
     store, path = find_store(name)
-    matches = sorted(store.glob(path))
+    with asking(name):
+        matches = sorted(store.glob(path))
     if not matches:
         raise ShardError(f"{name}: matches nothing; check the pattern")
     if is_local(name):

@@ -118,5 +118,6 @@ def parse_columns(text: str) -> Columns:
     names = {name.strip(): column.strip() for name, _, column in pairs}
     known = Columns.__slots__
     if len(names) < len(pairs) or not all(names.values()) or not set(names) <= set(known):
-        raise ShardError(f"columns {text!r}: write {','.join(f'{name}=COLUMN' for name in known)}")
+        form = ",".join(f"{name}=COLUMN" for name in known)
+        raise ShardError(f"--columns {text!r}: write {form}")
     return Columns(**names)

@@ -102,7 +102,7 @@ def choose_columns(wanted: Columns, names: Sequence[str], url: str) -> dict[str,
             chosen[role] = name or guessed
     if "path" not in chosen:
         known = suggest("path", names)
-        raise ShardError(f"{url}: no column of paths is named; name it (Columns.path); {known}")
+        raise ShardError(f"{url}: no column of paths; name it, --columns path=NAME. {known}")
     return {role: name for role, name in chosen.items() if name is not None}
 
 

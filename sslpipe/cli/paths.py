@@ -1,0 +1,81 @@
+"""What options must be before work begins: places that can be written, finite numbers."""
+
+import io
+import math
+import os
+from pathlib import Path
+
+import typer
+
+from ..errors import SslpipeError
+
+
+def finite(value: float) -> float:
+    """Refuse infinity and what is no number, which every range lets through.
+
+    Raises:
+        BadParameter: as typer names the option.
+    """
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number that can be used; write one like 64")
+    return value
+
+
+def in_a_folder(out: Path | None) -> Path | None:
+    """Check before work begins that a file can be written where it is wanted.
+
+    Raises:
+        SslpipeError: its folder does not exist or takes no files, or it is a folder itself.
+    """
+    if out is None:
+        return None
+    if not out.parent.is_dir():
+        raise SslpipeError(f"{out}: there is no folder {out.parent}; make it, or write elsewhere")
+    if out.is_dir():
+        raise SslpipeError(f"{out}: is a folder; name a file in it")
+    check_writable(out, out if out.exists() else out.parent)
+    return out
+
+
+def picture(out: Path | None) -> Path | None:
+    """Check before work begins that a picture can be written, by writing a small one to memory.
+
+    Raises:
+        SslpipeError: no picture format has such a name, or it cannot be written there.
+    """
+    from PIL import Image
+
+    if out is None:
+        return None
+    try:
+        kind = Image.registered_extensions()[out.suffix.lower()]
+        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind)
+    except (KeyError, OSError, ValueError):
+        raise SslpipeError(
+            f"{out}: {out.suffix!r} is no format that pictures are written in; write .png or .jpg"
+        ) from None
+    return in_a_folder(out)
+
+
+def run_folder(out: Path | None) -> Path | None:
+    """Check before work begins that a folder can be made, or is there.
+
+    Raises:
+        SslpipeError: it is a file, lies in one, or nothing can be written there.
+    """
+    first = next((p for p in (out, *out.parents) if p.exists()), None) if out else None
+    if out and first:
+        if not first.is_dir():
+            raise SslpipeError(f"{out}: {first} is a file, not a folder; name another folder")
+        check_writable(out, first)
+    return out
+
+
+def check_writable(out: Path, there: Path) -> None:
+    """Ask the system whether we may write; whether there is room shows only when we do.
+
+    Raises:
+        SslpipeError: we may not.
+    """
+    if not os.access(there, os.W_OK | os.X_OK if there.is_dir() else os.W_OK):
+        raise SslpipeError(f"{out}: {there} cannot be written; mend its rights, or write elsewhere")
