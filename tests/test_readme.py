@@ -169,3 +169,22 @@ def test_no_line_of_a_table_is_long():
         long = [line for line in (ROOT / page).read_text().splitlines() if len(line) > 200]
         tables = [line for line in long if line.startswith("|")]
         assert not tables, f"{page}: split or shorten, to 200 characters\n" + "\n".join(tables)
+
+
+def test_the_glob_of_the_readme_reads_tars_of_any_number():
+    """A range of numbers would fail on a set that is smaller or larger than ours was."""
+    (pattern,) = re.findall(r'WebDataset\(sorted\(glob\.glob\("shards/photos/(.*?)"\)', README)
+    assert len(list((ROOT / "shards" / "sample").glob(pattern))) == 4
+
+
+def test_the_readme_says_how_an_exported_encoder_is_loaded():
+    import torchvision
+
+    from sslpipe.encoders import build_encoder
+    from sslpipe.recipe.names import Entry
+    from tests.view_specs import square
+
+    assert 'resnet50().load_state_dict(torch.load("encoder.pt"), strict=False)' in README
+    state = build_encoder(Entry("resnet50"), square(32)).model.state_dict()
+    lacking = torchvision.models.resnet50().load_state_dict(state, strict=False)
+    assert lacking == (["fc.weight", "fc.bias"], [])

@@ -146,3 +146,11 @@ def test_names_are_chosen_or_imported():
         choose(Entry("bb"), {"a": 1, "b": 2}, "thing")
     with pytest.raises(RecipeError, match=r"cannot import 'no\.such:Thing'"):
         choose(Entry("no.such:Thing"), {}, "thing")
+
+
+def test_a_shipped_recipe_is_loaded_by_name_and_overridden():
+    recipe = load_recipe("simclr", overrides=["stream.batch_size=64"])
+    assert recipe.stream.batch_size == 64
+    assert recipe.path.endswith("simclr.yaml")
+    with pytest.raises(RecipeError, match="no such file and no such recipe"):
+        load_recipe("simclrr")

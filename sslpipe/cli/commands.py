@@ -173,25 +173,33 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option(help="Also evaluate the same encoder untrained.")
     ] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: Device = None,
 ) -> None:
     """Weighted k-NN and a linear probe on frozen features, beside the untrained encoder.
 
-    Without `--test`: leave-one-out k-NN and a cross-validated probe.
+    Without `--test`: leave-one-out k-NN and a cross-validated probe. With it, classes are matched
+    by name, and what only one of the two sets has is said.
 
     Example: `sslpipe eval runs/cifar/last.pt cifar/train --test cifar/test`
     """
     from ..evaluate.command import compare
 
-    reports = compare(checkpoint, shards=shards, test=test, untrained=untrained, device=device)
+    reports = compare(
+        checkpoint, shards=shards, test=test, untrained=untrained, device=device, strict=strict
+    )
+    first = next(iter(reports.values()))
+    if first.note:
+        notes.print(f"classes: {first.note}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         rows = {
             name: {row.name: row.value for row in report.rows} for name, report in reports.items()
         }
         console.print_json(json.dumps(rows))
         return
-    first = next(iter(reports.values()))
     table = Table("", *reports, "protocol")
     for index, row in enumerate(first.rows):
         values = [f"{report.rows[index].value:.3f}" for report in reports.values()]

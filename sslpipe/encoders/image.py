@@ -18,8 +18,9 @@ from ..batch import ViewSpec
 from ..errors import RecipeError
 from ..recipe import names
 from .libraries import library, timm_create
-from .patches import chosen_tokens, on_grid, sincos
+from .patches import Resample, chosen_tokens, on_grid, resampled, sincos
 from .protocols import Encoder, declared_dim
+from .starts import Start, start_like
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -69,9 +70,28 @@ class TimmModel(LibraryEncoder):
 class ViT(LibraryEncoder):
     """A timm VisionTransformer; features are pooled after the final norm."""
 
-    def __init__(self, model: nn.Module, dim: int, *, patch_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, dim: int, *, patch_size: int, resample: Resample = "antialias"
+    ) -> None:
         super().__init__(model, dim)
         self.patch_size = patch_size
+        self.resample = resample
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Give the pooled features, (B, D), of the same tokens as `tokens`."""
+        return cast(Tensor, self.model.forward_head(self.tokens(images_BCHW)))
+
+    def placed(self, x_BhwD: Tensor) -> Tensor:
+        """Lay embedded patches in raster order behind the class token, with their positions."""
+        model, new = self.model, (x_BhwD.shape[1], x_BhwD.shape[2])
+        old = model.patch_embed.grid_size
+        if self.resample == "antialias" or new == old:
+            return cast(Tensor, model._pos_embed(x_BhwD))
+        offset = self.resample == "bicubic_offset"
+        places_1ND = resampled(model.pos_embed[:, 1:], old, new, offset=offset)
+        class_11D = model.cls_token + model.pos_embed[:, :1]
+        patches_BND = x_BhwD.flatten(1, 2) + places_1ND
+        return torch.cat([class_11D.expand(len(x_BhwD), -1, -1), patches_BND], dim=1)
 
     def tokens(
         self,
@@ -95,7 +115,7 @@ class ViT(LibraryEncoder):
             # dynamic_img_size keeps the grid: (B, rows, columns, D)
             hidden = hidden_BN.view(*x.shape[:-1], 1)
             x = torch.where(hidden, mask_token_D.to(x.dtype), x)
-        x = self.model._pos_embed(x)
+        x = self.placed(x)
         if visible_BS is not None:
             x = chosen_tokens(x, visible_BS)
         attended = None if real_BS is None else F.pad(real_BS, (1, 0), value=True)[:, None, None]
@@ -238,6 +258,8 @@ def vit(
     drop_path_rate: float = 0.0,
     layer_scale: float | None = None,
     pos_embed: Literal["learned", "sincos"] = "learned",
+    pos_resample: Resample = "antialias",
+    init: Start = "timm",
     pool: Literal["token", "mean"] = "token",
     embed_dim: int | None = None,
     depth: int | None = None,
@@ -245,9 +267,11 @@ def vit(
 ) -> ViT:
     """Build timm's ViT; what is None is as the name says.
 
-    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. layer_scale: initial
-    factor of every residual branch, learned; None: no factors. pool: features are the class token,
-    or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
+    pos_embed "sincos": fixed 2-D sines and cosines, as in MAE and MoCo v3. pos_resample: how
+    positions reach the grid of other sizes: "antialias" as in timm, "bicubic_offset" as in DINO,
+    iBOT and DINOv2, "bicubic" as in MSN. init: whose weights it starts with (starts.py).
+    layer_scale: initial factor of every residual branch, learned; None: no factors. pool: features
+    are the class token, or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
 
     Raises:
         ValueError: sizes do not fit each other.
@@ -261,10 +285,11 @@ def vit(
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:
         raise ValueError(f"image size {image_size} is no multiple of patch_size {patch}; set one")
+    start_like(model, init)
     if pos_embed == "sincos":
         fixed = sincos(model.embed_dim, model.patch_embed.grid_size)
         model.pos_embed = nn.Parameter(fixed, requires_grad=False)
-    return ViT(model, model.embed_dim, patch_size=patch)
+    return ViT(model, model.embed_dim, patch_size=patch, resample=pos_resample)
 
 
 def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = None) -> Encoder:

@@ -28,10 +28,16 @@ def embedding_std(z_ND: Tensor) -> Tensor:
     """Average the std of each channel of the l2-normalised embeddings; a scalar.
 
     About 1/sqrt(D) is healthy, 0 is collapse. Chen and He 2021 (SimSiam), figure 2.
-    The variance is divided by N - 1, as in simclr.pair_monitors; one embedding has a std of 0.
     """
-    correction = min(1, len(z_ND) - 1)
-    return normalize(z_ND.float(), dim=1).std(dim=0, correction=correction).mean()
+    return spread_over_images(normalize(z_ND.float(), dim=1))
+
+
+def spread_over_images(values: Tensor) -> Tensor:
+    """Average the std over images, axis 0, of every value that an image has; a scalar, float32.
+
+    The variance is divided by N - 1, in all monitors; one image has a std of 0.
+    """
+    return values.float().std(dim=0, correction=min(1, len(values) - 1)).mean()
 
 
 def rankme(z_ND: Tensor, *, eps: float = 1e-7) -> Tensor:

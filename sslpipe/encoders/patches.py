@@ -3,9 +3,15 @@
 D features, N patches, S tokens or chosen patches, T = 1 + N tokens, the class token first.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# how positions are brought to the grid of smaller crops; the two without antialias are official
+Resample = Literal["antialias", "bicubic", "bicubic_offset"]
+OFFSET = 0.1  # patches; facebookresearch/dino, issue 8
 
 
 def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
@@ -25,6 +31,23 @@ def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
     angles = [position[:, None] * omega for position in (column_N, row_N)]
     patches_ND = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
     return F.pad(patches_ND, (0, 0, 1, 0)).float()[None]
+
+
+def resampled(
+    positions_1ND: Tensor, old: tuple[int, int], new: tuple[int, int], *, offset: bool
+) -> Tensor:
+    """Bring positions to another grid by bicubic interpolation without antialias.
+
+    `offset`: as DINO, iBOT and DINOv2 do (vision_transformer.py, interpolate_pos_encoding), which
+    stretch the old grid to new + .1 patches and keep the first `new`; False: as MSN (deit.py).
+    """
+    map_1Dhw = on_grid(positions_1ND.float(), old)
+    if offset:
+        factors = [(n + OFFSET) / o for n, o in zip(new, old, strict=True)]
+        made = F.interpolate(map_1Dhw, scale_factor=factors, mode="bicubic")
+    else:
+        made = F.interpolate(map_1Dhw, size=new, mode="bicubic")
+    return made.flatten(2).mT.to(positions_1ND.dtype)
 
 
 def on_grid(patches_BND: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,8 @@
 """Frozen features of a data set: what every protocol of this room starts from."""
 
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,17 @@ from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import suggest
 from ..recipe.schema import StreamSection
+from .classes import Names, class_names, join
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
     """Features (N, D) float32 on the CPU, labels (N,) int64 with -1 = none, uids (N,) int64.
+
+    `classes`: the names of labels 0, 1, ..., by which the labels of two sets are joined; empty:
+    the labels are plain numbers.
 
     Raises:
         SslpipeError: a feature is not finite; every protocol would give a wrong number silently.
@@ -31,6 +38,7 @@ class Features:
     features: Tensor
     labels: Tensor
     uids: Tensor
+    classes: Names = ()
 
     def __post_init__(self) -> None:
         bad = self.uids[~self.features.isfinite().all(dim=1)]
@@ -52,7 +60,7 @@ class Features:
                 f"evaluation: none of the {len(self.labels)} samples has a label; "
                 "pack the shards from class folders, or with .cls members"
             )
-        return Features(self.features[keep], self.labels[keep], self.uids[keep])
+        return Features(self.features[keep], self.labels[keep], self.uids[keep], self.classes)
 
     def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Features as float64 and labels, for scikit-learn."""
@@ -66,11 +74,13 @@ def extract(
     group: str = "global",
     *,
     autocast: torch.dtype | None = None,
+    classes: Names | None = None,
 ) -> Features:
     """Encode the first view of `group` of every valid sample.
 
     The encoder is moved to `device`. `autocast` (e.g. torch.bfloat16) is the precision of its
-    forward pass; None: float32.
+    forward pass; None: float32. `classes` names the labels; None: as the manifest behind the
+    batches does, if they are those of a pipeline.
 
     Raises:
         ContractError: the batches hold no such group.
@@ -87,7 +97,21 @@ def extract(
     if not rows:
         raise SslpipeError("evaluation: there are no batches; check the shards and the batch size")
     features, labels, uids = (torch.cat(column) for column in zip(*rows, strict=True))
-    return Features(features, labels, uids)
+    return Features(features, labels, uids, class_names(batches) if classes is None else classes)
+
+
+def matched(bank: Features, queries: Features) -> Features:
+    """The queries with the bank's class numbers, those of other classes left out.
+
+    What only one of the two has is logged.
+
+    Raises:
+        SslpipeError: no class name is in both.
+    """
+    joined = join(bank, queries)
+    if joined.said:
+        log.warning("evaluation: %s", joined.said)
+    return replace(queries, labels=joined.labels, classes=joined.classes).labelled()
 
 
 def first_view(batch: Batch, group: str) -> Tensor:

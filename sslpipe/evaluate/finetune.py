@@ -5,6 +5,7 @@ flips and shifts of an eighth: AdamW, layers alike, cosine to 0. Compare with th
 """
 
 import copy
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,15 +17,22 @@ from ..batch import Batch
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
 from ..train.world import keyed
+from .classes import Names, class_names, join
 from .features import first_view
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Labelled images (N, C, H, W) and their class ids (N,) int64, on the CPU."""
+    """Labelled images (N, C, H, W) and their class ids (N,) int64, on the CPU.
+
+    `classes`: the names of ids 0, 1, ...; empty: the ids are plain numbers.
+    """
 
     images: Tensor
     labels: Tensor
+    classes: Names = ()
 
     def few(self, per_class: int, *, seed: int) -> "Images":
         """`per_class` random images of every class, or all that it has."""
@@ -32,7 +40,11 @@ class Images:
         shuffled = torch.randperm(len(self.labels), generator=generator)
         rows = [shuffled[self.labels[shuffled] == c][:per_class] for c in torch.unique(self.labels)]
         keep = torch.cat(rows)
-        return Images(self.images[keep], self.labels[keep])
+        return self.of(keep)
+
+    def of(self, rows: Tensor) -> "Images":
+        """Some of the images, by number or by a mask."""
+        return Images(self.images[rows], self.labels[rows], self.classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,21 @@ def labelled_images(batches: Iterable[Batch], group: str = "global") -> Images:
     images, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
     if not (labels >= 0).any():
         raise SslpipeError("fine-tuning: no sample has a label; pack the shards from class folders")
-    return Images(images[labels >= 0], labels[labels >= 0])
+    return Images(images, labels, class_names(batches)).of(labels >= 0)
+
+
+def matched(train: Images, test: Images) -> Images:
+    """The test images with the class ids of the training set; those of other classes left out.
+
+    What only one of the two has is logged.
+
+    Raises:
+        SslpipeError: no class name is in both.
+    """
+    joined = join(train, test)
+    if joined.said:
+        log.warning("fine-tuning: %s", joined.said)
+    return Images(test.images, joined.labels, joined.classes).of(joined.labels >= 0)
 
 
 def finetune(
@@ -68,7 +94,14 @@ def finetune(
     weight_decay: float = 0.05,
     seed: int = 0,
 ) -> FineTuned:
-    """Train a copy of `encoder` and a head on `train`, count right answers on `test`."""
+    """Train a copy of `encoder` and a head on `train`, count right answers on `test`.
+
+    Classes are matched by name; test images of a class that `train` does not name are left out.
+
+    Raises:
+        SslpipeError: no class name is in both.
+    """
+    test = matched(train, test)
     size = min(batch_size, len(train.labels))
     with keyed("finetune", seed=seed, device=device):  # for drop path
         model = with_head(encoder, train).to(device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..errors import SslpipeError
-from .features import Features
+from .features import Features, matched
 
 CELLS = 2**26  # similarities held at once: 256 MB of float32
 
@@ -36,10 +36,13 @@ class KNN:
 def knn(bank: Features, queries: Features, *, k: int = 20, temperature: float = 0.07) -> KNN:
     """Classify the labelled queries by the labelled bank; `k` is capped at the bank's size.
 
+    Classes are matched by name; queries of a class that the bank does not name are left out.
+
     Raises:
-        SslpipeError: one of the two has no labels.
+        SslpipeError: one of the two has no labels, or no class name is in both.
     """
-    bank, queries = bank.labelled(), queries.labelled()
+    bank = bank.labelled()
+    queries = matched(bank, queries.labelled())
     chunks = similarities(queries.features, bank.features)
     k = min(k, len(bank.labels))
     return score(chunks, queries.labels, bank.labels, k=k, temperature=temperature)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExtraError, SslpipeError
-from .features import Features
+from .features import Features, matched
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -30,16 +30,18 @@ class Linear:
 def linear(train: Features, test: Features, *, c: float = 1.0) -> Linear:
     """Fit on the labelled training samples, count right answers on the labelled test samples.
 
-    `c` is scikit-learn's C, the inverse strength of the l2 penalty.
+    `c` is scikit-learn's C, the inverse strength of the l2 penalty. Classes are matched by name;
+    test samples of a class that the training set does not name are left out.
 
     Raises:
-        SslpipeError: no labels, or a single class.
+        SslpipeError: no labels, a single class, or no class name is in both.
         ExtraError: scikit-learn is not installed.
     """
-    x, y = train.labelled().arrays()
+    train = train.labelled()
+    test_x, test_y = matched(train, test.labelled()).arrays()
+    x, y = train.arrays()
     require_classes(y)
     model = logistic_regression(c).fit(x, y)
-    test_x, test_y = test.labelled().arrays()
     top1 = float(model.score(test_x, test_y))
     return Linear(top1, protocol_of(c, f"trained on {len(y)} samples, tested on {len(test_y)}"))
 

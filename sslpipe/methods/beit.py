@@ -119,7 +119,7 @@ def tokenizer_entry(setting: str | dict[str, dict[str, Any]], where: str) -> Ent
 def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
     """Eq. 2: cross entropy of the hidden patches' ids, the mean over all of them.
 
-    Images hide different numbers of patches (65 to 75); each patch counts alike, as officially.
+    Images hide different numbers of patches (blockwise.py); each patch counts alike, as officially.
     """
     check_axes("beit_loss", logits_BSK=logits_BSK, ids_BS=ids_BS, real_BS=real_BS)
     with torch.autocast(logits_BSK.device.type, enabled=False):
@@ -168,9 +168,10 @@ class BEiT(Method):
         )
         if isinstance(self.tokenizer, nn.Module):
             self.tokenizer.requires_grad_(False)
-        self.mask_token = nn.Parameter(torch.empty(dim))
+        # 3-D, as officially, where it is therefore decayed
+        self.mask_token_11D = nn.Parameter(torch.empty(1, 1, dim))
         self.head = nn.Linear(dim, self.tokenizer.vocabulary)
-        for weight in (self.mask_token, self.head.weight):
+        for weight in (self.mask_token_11D, self.head.weight):
             nn.init.trunc_normal_(weight, std=0.02, a=-0.02, b=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -187,7 +188,8 @@ class BEiT(Method):
         with torch.no_grad():
             ids_BN = self.tokenizer.tokenize(images_BCHW)
         encoder = cast(PatchEncoder, self.encoder)
-        tokens_BTD = encoder.tokens(images_BCHW, hidden_BN=hidden_BN, mask_token_D=self.mask_token)
+        mask_token_D = self.mask_token_11D[0, 0]
+        tokens_BTD = encoder.tokens(images_BCHW, hidden_BN=hidden_BN, mask_token_D=mask_token_D)
         hidden = padded(hidden_BN, batch.hidden["blocks"][0])
         logits_BSK = self.head(take(tokens_BTD[:, 1:], hidden.index_BS))
         ids_BS = ids_BN.gather(1, hidden.index_BS)

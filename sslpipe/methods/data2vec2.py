@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec, ViewSpec
+from ..encoders.monitors import spread_over_images
 from ..encoders.patches import on_grid, take, visible_first
 from ..encoders.protocols import LayeredEncoder, PatchEncoder
 from ..errors import ContractError
@@ -110,8 +111,8 @@ class Data2Vec2(Method):
             "patch_loss": patch_loss.detach(),
             "cls_loss": cls_loss.detach(),
             # 0 = all images and places alike: collapse (the authors stop a run for it)
-            "prediction_std": pred_MBND.detach().float().flatten(0, 2).std(0).mean(),
-            "target_std": target_BND.flatten(0, 1).std(0).mean(),
+            "prediction_std": spread_over_images(pred_MBND.detach().flatten(0, 2)),
+            "target_std": spread_over_images(target_BND.flatten(0, 1)),
         }
         return Output(patch_loss + self.cls_weight * cls_loss, metrics)
 

@@ -35,7 +35,7 @@ def ibot_loss(student_XK: Tensor, p_XK: Tensor, hidden_RN: Tensor, *, temperatur
         log_q_XK = F.log_softmax(at_least_fp32(student_XK) / temperature, dim=-1)
         cost_X = -(p_XK * log_q_XK).sum(-1)
         view_X = hidden_index(hidden_RN, len(cost_X)) // hidden_RN.shape[1]
-        weight_R = 1.0 / hidden_RN.sum(1).clamp(min=1)
+        weight_R = hidden_RN.sum(1).clamp(min=1).to(cost_X.dtype).reciprocal()
         return (cost_X * weight_R.index_select(0, view_X)).sum() / len(hidden_RN)
 
 

@@ -9,8 +9,7 @@ Masks of mode `per_sample` have contexts and targets of different lengths: they 
 nothing attends to the padding.
 """
 
-import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..encoders.libraries import library
+from ..encoders.monitors import spread_over_images
 from ..encoders.patches import sincos, take
 from ..encoders.protocols import PatchEncoder
 from .method import Method, Output
@@ -92,7 +92,7 @@ class IJEPA(Method):
         pred_RTD = self.predictor(tokens_BSD, context, targets)
         loss = ijepa_loss(pred_RTD, target_RTD, targets.real_BS)
         # over images, at the same place: 0 = the teacher says the same of every image
-        spread = F.layer_norm(whole_BND.float(), whole_BND.shape[-1:]).std(0, correction=0).mean()
+        spread = spread_over_images(F.layer_norm(whole_BND.float(), whole_BND.shape[-1:]))
         return Output(loss, {"target_std": spread})
 
     @staticmethod
@@ -126,7 +126,8 @@ class JEPAPredictor(nn.Module):
         check_blocks("predictor", dim=dim, heads=heads, depth=depth)
         block = library("timm.models.vision_transformer").Block
         self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(dim))
+        # 3-D, as officially, where it is therefore decayed
+        self.mask_token_11D = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions_ND", sincos(dim, grid)[0, 1:], persistent=False)
         self.blocks = nn.ModuleList(block(dim, heads, qkv_bias=True) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -134,19 +135,19 @@ class JEPAPredictor(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw the official weights: trunc_normal(.02), residual branches scaled by their depth."""
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        """Draw the official weights, trunc_normal(.02).
+
+        The official constructor also scales residual branches by their depth, but init_model of
+        helper.py then draws every linear layer anew.
+        """
+        nn.init.trunc_normal_(self.mask_token_11D, std=0.02)
         self.apply(trunc_normal)
-        with torch.no_grad():
-            for number, block in enumerate(cast(Any, self.blocks), start=1):
-                block.attn.proj.weight /= math.sqrt(2.0 * number)
-                block.mlp.fc2.weight /= math.sqrt(2.0 * number)
 
     def forward(self, tokens_BSD: Tensor, context: Padded, targets: Padded) -> Tensor:
         """Turn context tokens into (R, T, D); the blocks of an image do not see each other."""
         masks = len(targets.index_BS) // len(tokens_BSD)
         x_BSD = self.embed(tokens_BSD) + self.positions_ND[context.index_BS]
-        queries_RTD = self.mask_token + self.positions_ND[targets.index_BS]
+        queries_RTD = self.mask_token_11D + self.positions_ND[targets.index_BS]
         x = torch.cat([x_BSD.repeat(masks, 1, 1), queries_RTD], dim=1)
         repeated = context._replace(real_BS=context.real_BS.repeat(masks, 1))
         keys = real_keys(repeated, targets)

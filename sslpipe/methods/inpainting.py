@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.monitors import spread_over_images
 from ..encoders.protocols import MapEncoder
 from ..errors import ContractError
 from .method import Method, Output
@@ -112,5 +113,5 @@ class Inpainting(Method):
             pred_BCHW, images_BCHW, region_B1HW, hole_B1HW, overlap_weight=self.overlap_weight
         )
         # 0 = every image gets the same picture: the decoder ignores the encoder
-        spread = pred_BCHW.detach().float().std(0).mean()
+        spread = spread_over_images(pred_BCHW.detach())
         return Output(loss, {"prediction_std": spread})

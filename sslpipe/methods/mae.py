@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.monitors import spread_over_images
 from ..encoders.patches import visible_first
 from ..encoders.protocols import PatchEncoder
 from .method import Method, Output
@@ -96,5 +97,4 @@ class MAE(Method):
             pred_BNP, images_BCHW, hidden_BN, patch_size=self.patch_size, normalise=self.norm_pix
         )
         # 0 = every image gets the same picture: the decoder ignores the encoder
-        spread = pred_BNP.detach().float().std(0).mean()
-        return Output(loss, {"prediction_std": spread})
+        return Output(loss, {"prediction_std": spread_over_images(pred_BNP.detach())})

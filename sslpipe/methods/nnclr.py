@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
+from ..encoders.monitors import spread_over_images
 from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive
@@ -85,4 +86,4 @@ class NNCLR(Method):
             self.queue.enqueue(z1_BD)
         # the share of images whose two views have the same neighbour: it grows as classes form
         agree = (near1_B == near2_B).float().mean()
-        return Output(loss, {"neighbours_agree": agree, "embedding_std": z1_BD.std(0).mean()})
+        return Output(loss, {"neighbours_agree": agree, "embedding_std": spread_over_images(z1_BD)})

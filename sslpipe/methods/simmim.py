@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..encoders.libraries import undecayed_by_name
+from ..encoders.monitors import spread_over_images
 from ..encoders.patches import on_grid
 from ..encoders.protocols import PatchEncoder
 from .method import Method, Output
@@ -53,8 +54,9 @@ class SimMIM(Method):
         self.encoder = encoder
         self.patch_size = mask.patch[0]
         self.grid = mask.grid
-        self.mask_token = nn.Parameter(torch.empty(dim))
-        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        # 3-D, as officially, where it is therefore decayed
+        self.mask_token_11D = nn.Parameter(torch.empty(1, 1, dim))
+        nn.init.trunc_normal_(self.mask_token_11D, std=0.02, a=-0.02, b=0.02)
         values = mask.patch[0] ** 2 * spec.views["global"].size("C")
         self.decoder = nn.Sequential(
             nn.Conv2d(dim, values, kernel_size=1), nn.PixelShuffle(mask.patch[0])
@@ -64,13 +66,12 @@ class SimMIM(Method):
         """Encode with mask tokens at the hidden places, decode every patch, compare hidden ones."""
         images_BCHW, hidden_BN = batch.views["global"][0], batch.masks["units"][0]
         encoder = cast(PatchEncoder, self.encoder)
-        tokens_BTD = encoder.tokens(images_BCHW, hidden_BN=hidden_BN, mask_token_D=self.mask_token)
+        mask_token_D = self.mask_token_11D[0, 0]
+        tokens_BTD = encoder.tokens(images_BCHW, hidden_BN=hidden_BN, mask_token_D=mask_token_D)
         pred_BCHW = self.decoder(on_grid(tokens_BTD[:, 1:], self.grid))
         loss = simmim_loss(pred_BCHW, images_BCHW, hidden_BN, patch_size=self.patch_size)
         # 0 = every image gets the same picture: the encoder ignores what is visible
-        return Output(
-            loss, {"prediction_std": pred_BCHW.detach().float().std(0, correction=0).mean()}
-        )
+        return Output(loss, {"prediction_std": spread_over_images(pred_BCHW.detach())})
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
         """Spare the class token and positions of the encoder (optimizer.py)."""

@@ -71,7 +71,9 @@ class SwAV(Method):
         self.queue_start = queue_start
         self.progress = 0.0
         self.embedder = CropEmbedder("swav", encoder, spec, projector=projector)
-        self.prototypes_KD = nn.Parameter(F.normalize(torch.randn(prototypes, projector[-1])))
+        # nn.Linear's own draw, put on the sphere as the first iteration does (resnet50.py)
+        start_KD = 2 * torch.rand(prototypes, projector[-1]) - 1
+        self.prototypes_KD = nn.Parameter(F.normalize(start_KD))
         self.queue: Queue | None = None
         if queue:
             empty_QD = torch.zeros(queue, ASSIGN * projector[-1])  # an image's crops side by side

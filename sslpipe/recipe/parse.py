@@ -13,13 +13,16 @@ from .schema import SECTIONS, Recipe, parse_entry
 
 
 def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe file; overrides are `section.key=value`.
+    """Read and validate a recipe: a file, or one that ships with us by its name ("simclr").
+
+    Overrides are `section.key=value`, as `--set` takes them: ["stream.batch_size=64"].
 
     Raises:
-        RecipeError: the file is missing, is not YAML, or breaks the schema; says file:line.
+        RecipeError: no such file or name, no YAML, or it breaks the schema; says file:line.
     """
+    path = find_recipe(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import sys
 
@@ -82,6 +83,26 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     assert report["trained"] != report["untrained"]
     run("export", "run/last.pt", "encoder.pt", cwd=tmp_path)
     assert "conv1.weight" in torch.load(tmp_path / "encoder.pt", weights_only=True)
+
+
+def test_evaluation_joins_classes_by_name(run, tmp_path):
+    """The second set lacks the first class, so its numbers are all one less."""
+    write_images(tmp_path / "all", 24)
+    for part in (1, 2):
+        shutil.copytree(tmp_path / f"all/class{part}", tmp_path / f"some/class{part}")
+    shutil.copytree(tmp_path / "all/class0", tmp_path / "other/elsewhere")
+    for name in ("all", "some", "other"):
+        run("pack", name, f"{name}_shards", "--workers", 1, cwd=tmp_path)
+    (tmp_path / "recipe.yaml").write_text(TRAINABLE)
+    run("train", "recipe.yaml", "--shards", "all_shards", "--out", "run", cwd=tmp_path)
+    words = ("eval", "run/last.pt", "all_shards", "--no-untrained", "--json", "--test")
+    out, err = run(*words, "some_shards", cwd=tmp_path)
+    assert json.loads(out)["trained"]["linear top-1"] == 1.0  # the same images
+    assert "classes: only the training set has class0" in err
+    _, err = run(*words, "some_shards", "--strict", code=2, cwd=tmp_path)
+    assert "the classes differ: only the training set has class0" in err
+    _, err = run(*words, "other_shards", code=2, cwd=tmp_path)
+    assert "no class of the test set (elsewhere)" in err
 
 
 def test_unreadable_files_are_listed_and_the_exit_code_says_so(run, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from sslpipe.encoders.monitors import spread_over_images
 from sslpipe.evaluate import embedding_std, monitor, rankme
 from sslpipe.methods.simclr import pair_monitors
 
@@ -23,6 +24,13 @@ def test_std_divides_by_one_less_than_the_samples_as_simclrs_metric_does():
     assert embedding_std(z_ND).item() == pytest.approx(by_hand, rel=1e-6)
     metric = pair_monitors(z_ND[:3], z_ND[3:])["embedding_std"]
     torch.testing.assert_close(embedding_std(z_ND), metric)
+
+
+def test_one_convention_for_all_values_and_one_image_has_no_spread():
+    values = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    by_hand = np.std(values.numpy(), axis=0, ddof=1).mean()
+    assert spread_over_images(values).item() == pytest.approx(by_hand, rel=1e-6)
+    assert spread_over_images(values[:1]).item() == 0.0
 
 
 def test_std_ignores_the_norms():

@@ -57,7 +57,9 @@ def test_forward_scores_the_hidden_patches_and_no_others():
     method.head.register_forward_hook(lambda _, args, out: seen.append(args[0].shape))
     output = method(batch)
     assert seen == [(4, 7, 24)]  # the head, the dearest part, sees the most hidden of an image
-    tokens = method.encoder.tokens(images, hidden_BN=hidden, mask_token_D=method.mask_token)
+    tokens = method.encoder.tokens(
+        images, hidden_BN=hidden, mask_token_D=method.mask_token_11D[0, 0]
+    )
     logits, ids = method.head(tokens[:, 1:]).detach(), method.tokenizer.tokenize(images)
     expected = slow_beit_loss(logits, ids, hidden)
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
@@ -75,7 +77,7 @@ def test_the_tokenizer_sees_hidden_pixels_and_the_encoder_does_not():
     other = mae.unpatchify(
         mae.patchify(images, PATCH) + 9.0 * noise * hidden[:, :, None], PATCH, masked.GRID
     )
-    options = {"hidden_BN": hidden, "mask_token_D": method.mask_token}
+    options = {"hidden_BN": hidden, "mask_token_D": method.mask_token_11D[0, 0]}
     tokens = method.encoder.tokens(images, **options)
     torch.testing.assert_close(method.encoder.tokens(other, **options), tokens)
     changed = method.tokenizer.tokenize(images) != method.tokenizer.tokenize(other)

@@ -69,6 +69,16 @@ def test_loss_is_the_mean_over_hidden_patches_of_the_mean_over_views(rand, maske
     torch.testing.assert_close(loss, slow_ibot_loss(student, teacher, hidden_RN, 0.1))
 
 
+def test_double_precision_stays_double(rand):
+    """A third of three costs is not exact in float32."""
+    hidden_RN = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    student, teacher = rand(2, 4, 6).double(), rand(2, 4, 6).double().softmax(-1)
+    cost = -(teacher * (student / 0.1).log_softmax(-1)).sum(-1)
+    expected = (cost[0, :3].sum() / 3 + cost[1, 0]) / 2
+    loss = ibot.ibot_loss(student[hidden_RN], teacher[hidden_RN], hidden_RN, temperature=0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
+
+
 def test_uniform_students_cost_the_log_of_the_prototypes_per_masked_view(rand, masked_crops):
     hidden_RN = masked_crops[0].masks["blocks"].flatten(0, 1)
     p = rand(27, 6).softmax(-1)

@@ -39,7 +39,7 @@ def renamed(state):
         name.replace(first, outer[first], 1) if first in outer else f"decoder.{name}": state[name]
         for name, first in names.items()
     }
-    return found | {"decoder.mask_token": found["decoder.mask_token"].view(1, 1, -1)}
+    return found | {"decoder.mask_token": found.pop("decoder.mask_token_11D")}
 
 
 def test_patches_are_taken_as_lightlys_masks_take_them(rand):

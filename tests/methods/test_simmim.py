@@ -58,7 +58,7 @@ def shown_pixels_moved(batch, hidden):
 def test_the_encoder_sees_mask_tokens_and_not_hidden_pixels(method):
     batch = masked.batch_of()
     images, hidden = batch.views["global"][0], batch.masks["units"][0]
-    options = {"hidden_BN": hidden, "mask_token_D": method.mask_token}
+    options = {"hidden_BN": hidden, "mask_token_D": method.mask_token_11D[0, 0]}
     tokens = method.encoder.tokens(images, **options)
     assert tokens.shape == (4, 17, 24)  # mask tokens stand in the encoder, unlike in MAE
     same = method.encoder.tokens(shown_pixels_moved(batch, hidden), **options)
@@ -72,9 +72,9 @@ def test_mask_tokens_replace_embedded_patches_before_positions_are_added(method)
     images, hidden = batch.views["global"][0], batch.masks["units"][0]
     seen = []
     method.encoder.model.norm_pre.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    method.encoder.tokens(images, hidden_BN=hidden, mask_token_D=method.mask_token)
+    method.encoder.tokens(images, hidden_BN=hidden, mask_token_D=method.mask_token_11D[0, 0])
     patches = (seen[0] - method.encoder.model.pos_embed)[:, 1:]
-    expected = method.mask_token.expand(int(hidden.sum()), -1)
+    expected = method.mask_token_11D[0].expand(int(hidden.sum()), -1)
     torch.testing.assert_close(patches[hidden], expected, atol=1e-6, rtol=0)
     embedded = method.encoder.model.patch_embed(images).flatten(1, 2)
     torch.testing.assert_close(patches[~hidden], embedded[~hidden], atol=1e-6, rtol=0)
@@ -95,7 +95,9 @@ def test_a_token_becomes_the_pixels_of_its_own_patch(method, rand):
 def test_forward_is_the_loss_of_its_parts(method):
     batch = masked.batch_of()
     images, hidden = batch.views["global"][0], batch.masks["units"][0]
-    tokens = method.encoder.tokens(images, hidden_BN=hidden, mask_token_D=method.mask_token)
+    tokens = method.encoder.tokens(
+        images, hidden_BN=hidden, mask_token_D=method.mask_token_11D[0, 0]
+    )
     pred = method.decoder(tokens[:, 1:].mT.reshape(4, 24, 4, 4)).detach()
     expected = slow_simmim_loss(pred, images, hidden, PATCH)
     assert method(batch).loss.item() == pytest.approx(expected, rel=1e-5)

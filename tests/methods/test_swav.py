@@ -91,6 +91,16 @@ def trained(encoder, spec, batch, steps, **settings):
     yield method
 
 
+def test_prototypes_start_uniform_like_a_linear_layers_weights(encoder, crops):
+    """The fourth moment tells a uniform draw from a normal one."""
+    torch.manual_seed(0)
+    method = swav.SwAV(encoder, crops[1], projector=(16, 64), prototypes=500)
+    directions = method.prototypes_KD.detach()
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(500))
+    kurtosis = (directions.pow(4).mean() / directions.pow(2).mean() ** 2).item()
+    assert kurtosis == pytest.approx(1.8, abs=0.05)  # of U(-1, 1); 3 of a normal distribution
+
+
 def test_prototypes_have_length_one_before_every_forward(encoder, crops):
     batch, spec = crops
     for method in trained(encoder, spec, batch, 3, freeze_prototypes=0.0):

@@ -175,6 +175,11 @@ class ShardStore:
         """The file of a shard, for messages."""
         return self._manifest.shards[shard].file
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of labels 0, 1, ...; empty where the manifest names none."""
+        return self._manifest.classes
+
     def want(self, shards: Sequence[int]) -> None:
         """Fetch these in this order, in the background; end the leases of all other distant tars.
 
