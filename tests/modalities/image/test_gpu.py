@@ -8,7 +8,9 @@ import torch
 
 import sslpipe
 from sslpipe import rng
+from sslpipe.device.ragged import Ragged
 from sslpipe.modalities.image.executors import kornia, run_prepared
+from sslpipe.modalities.image.gpu_decode import shrink
 from sslpipe.recipe import parse_recipe
 
 from ...conftest import RECIPE
@@ -57,6 +59,29 @@ def test_triton_takes_canvases_that_are_on_the_device(triton):
     there = [photo.to(CUDA) for photo in photos()]
     views = run_prepared(triton.prepare, group, there, table, device=CUDA)
     assert torch.equal(views, run_prepared(triton.prepare, group, photos(), table, device=CUDA))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_views_of_ragged_canvases_are_near_those_of_float32(triton, dtype):
+    count, ops = CHAINS["simclr"]
+    group, table = decided(ops, photos(), count=count)
+    there = Ragged.of([photo.to(CUDA) for photo in photos()])
+    views = run_prepared(triton.prepare, group, there, table, device=CUDA, dtype=dtype)
+    want = kornia.execute(group, photos(), table, device=CUDA)
+    assert views.dtype == dtype
+    rounding = 2.5 * 2**-8 if dtype == torch.bfloat16 else 2.5 * 2**-11  # of values up to 2.7
+    assert (views.float() - want).abs().max() < LEVEL / 0.224 + rounding
+
+
+def test_lists_on_cuda_are_shrunk_as_one_by_one(triton):
+    from sslpipe.modalities.image import gpu_shrink  # needs Triton
+
+    planes = [photo.permute(2, 0, 1).to(CUDA) for photo in photos()]
+    targets = [(20 + i, 30) for i in range(len(planes))]
+    made = gpu_shrink.canvases(planes, targets)
+    for canvas, plane, target in zip(made, planes, targets, strict=True):
+        assert (canvas.int() - shrink(plane, target).int()).abs().max() <= 1
+    assert gpu_shrink.extremes(planes) == [(int(p.min()), int(p.max())) for p in planes]
 
 
 def test_triton_does_not_synchronise(triton):
