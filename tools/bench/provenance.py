@@ -16,7 +16,6 @@ from PIL import Image
 from sslpipe.modalities.image.decode import decode
 from sslpipe.shards import open_manifest
 from sslpipe.shards.read.store import open_store
-from sslpipe.stream.reader import Reader
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,12 +43,9 @@ def hardware() -> str:
 def sample_photos() -> list[np.ndarray]:
     """The photos of shards/sample, (H, W, 3) uint8."""
     manifest = open_manifest(ROOT / "shards" / "sample")
-    reader = Reader(open_store(manifest))
-    return [
-        decode(reader.read(number, row).data)
-        for number, shard in enumerate(manifest.shards)
-        for row in range(shard.samples)
-    ]
+    tars = [open_store(manifest).open(number) for number in range(len(manifest.shards))]
+    places = [(tar, tar.index.payload(row)) for tar in tars for row in range(len(tar.index))]
+    return [decode(tar.read(at.start, at.header, at.size)[1]) for tar, at in places]
 
 
 def write_corpus(folder: Path, count: int) -> Path:
