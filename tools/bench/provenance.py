@@ -16,6 +16,8 @@ from PIL import Image
 from sslpipe.modalities.image.decode import decode
 from sslpipe.shards import open_manifest
 from sslpipe.shards.read.store import open_store
+from sslpipe.stream.reader import read_sample
+from sslpipe.stream.records import wanted
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,9 +45,13 @@ def hardware() -> str:
 def sample_photos() -> list[np.ndarray]:
     """The photos of shards/sample, (H, W, 3) uint8."""
     manifest = open_manifest(ROOT / "shards" / "sample")
-    tars = [open_store(manifest).open(number) for number in range(len(manifest.shards))]
-    places = [(tar, tar.index.payload(row)) for tar in tars for row in range(len(tar.index))]
-    return [decode(tar.read(at.start, at.header, at.size)[1]) for tar, at in places]
+    store = open_store(manifest)
+    tars = [(store.open(number), shard.file) for number, shard in enumerate(manifest.shards)]
+    return [
+        decode(read_sample(tar, wanted(tar.index, row, file=file)).data)
+        for tar, file in tars
+        for row in range(len(tar.index))
+    ]
 
 
 def write_corpus(folder: Path, count: int) -> Path:
