@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..device.slots import Slots
+from ..device.slots import Slots, anonymous_file
 from ..errors import SslpipeError
 from ..shards.read.store import LocalTar, ShardStore, open_files
 from . import worker as body
@@ -164,7 +164,7 @@ class Workers:
         patience: float,
     ) -> None:
         self._stores, self._slots, self._count, self._patience = stores, slots, count, patience
-        self._decoders = pickle.dumps(tuple(parts))
+        self._decoders = file_of(pickle.dumps(tuple(parts)))
         self._processes: list[Process] = []
         self._waiting: deque[Job] = deque()
         self._failed_starts = 0
@@ -220,6 +220,7 @@ class Workers:
             for worker in list(self._processes):
                 self._end(worker)
             self._selector.close()
+            os.close(self._decoders)
 
     def _serve(self) -> None:
         """Wait for news, and deal with it."""
@@ -387,7 +388,7 @@ class Workers:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             ours.setsockopt(socket.SOL_SOCKET, option, body.MESSAGE)
             theirs.setsockopt(socket.SOL_SOCKET, option, body.MESSAGE)
-        inherited = theirs.fileno(), self._slots.file
+        inherited = theirs.fileno(), self._slots.file, self._decoders
         arguments = [json.dumps(sys.path), *map(str, (*inherited, os.getpid()))]
         process = subprocess.Popen(
             [sys.executable, "-c", START, *arguments],
@@ -400,8 +401,6 @@ class Workers:
         worker = Process(process, ours)
         self._processes.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
-        with suppress(OSError):  # it is dead, which is heard
-            ours.send(self._decoders)
 
     def _end(self, worker: Process) -> int:
         """Kill a worker, and forget it; its exit code."""
@@ -414,6 +413,14 @@ class Workers:
                 return worker.process.wait(GRACE)
         worker.process.kill()
         return worker.process.wait()
+
+
+def file_of(content: bytes) -> int:
+    """An anonymous file: a message holds no more than the system's buffers of sockets."""
+    file = anonymous_file()
+    with open(file, "wb", closefd=False) as stream:
+        stream.write(content)
+    return file
 
 
 def results_of(job: Job) -> npt.NDArray[np.void]:
