@@ -2,8 +2,8 @@
 
 It is a fresh interpreter that runs `main` (never a fork, which would copy CUDA and locks; nor
 `multiprocessing`, which would import the user's script again), and inherits three descriptors: a
-socket for messages, the file of the arena, and one with the decoders. It imports no torch, pydantic or kornia, so it starts
-in a fifth of a second. It ends with its parent, however that ends.
+socket for messages, the file of the arena, and one with the decoders. It imports no torch, pydantic
+or kornia, so it starts in a fifth of a second. It ends with its parent, however that ends.
 
 `Tasks` is also what works in the caller's process where a recipe says `run.workers: 0`.
 """

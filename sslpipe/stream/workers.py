@@ -29,7 +29,7 @@ from ..device.slots import Slots, anonymous_file
 from ..errors import SslpipeError
 from ..shards.read.store import LocalTar, ShardStore, open_files
 from . import worker as body
-from .tasks import FAULT, NEW, PLACE, RESULT, Task, unpacked
+from .tasks import FAULT, FILE, NEW, PLACE, RESULT, ROW, Task, unpacked
 from .worker import MOST_FILES, Failed, PartDecode, Report, ShardFile
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
@@ -366,12 +366,19 @@ class Workers:
             job.deaths[place] = job.deaths.get(place, 0) + 1
             if job.deaths[place] >= DEATHS:
                 key = key_of(results[reached, 0])
-                job.done.append(Done(job.task.rest([reached]), [Failed(0, reason, key)], {}))
+                told = f"{self._named(job.task, reached, key)}: {reason}"
+                job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
                 table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
                 job.task = job.task.rest([row for row in range(len(results)) if row != reached])
         forget(job)
         if not len(job.task.samples):
             job.flown.add(job.done)
+
+    def _named(self, task: Task, row: int, key: str | None) -> str:
+        """A sample of a task, as other faults name theirs."""
+        corpus, shard = task.files[task.samples[row, FILE]]
+        known = f"sample {task.samples[row, ROW]}" if key is None else key
+        return f"{self._stores[corpus].name(shard)} {known}"
 
     def _give_up(self, error: Exception) -> None:
         """Have every job fail, now and later."""

@@ -126,8 +126,9 @@ def test_workers_that_are_killed_change_nothing(series):
             time.sleep(rng.uniform(0, 0.02))
             victims = pipe.loading.crew.pids[:2]  # the oldest, which are at work by now
             if victims:
-                killed.add(victims[0])
-                os.kill(rng.choice(victims), signal.SIGKILL)
+                victim = rng.choice(victims)
+                os.kill(victim, signal.SIGKILL)
+                killed.add(victim)
         assert pipe.replaced == 0
     assert len(killed) >= 20
 
