@@ -10,6 +10,8 @@ workers, prefetch depth, resuming and workers that die change nothing.
 """
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,7 +127,8 @@ class Pipeline:
         depth = recipe.run.prefetch
         self._shares = Prefetch(self._ahead, depth=depth, name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
+        self._taking = threading.Lock()
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
 
@@ -142,15 +145,32 @@ class Pipeline:
         """The rest of the current epoch."""
         end = (self.step // len(self) + 1) * len(self)
         while self.step < end:
-            self._require_open()
+            batch, faults = self._next()
+            self._report(faults, step=batch.step)
+            yield batch
+        log.info("epoch done; %s", self.summary)
+
+    def _next(self) -> tuple[Batch, list[Fault]]:
+        """The next batch, and the bad samples that were met in it.
+
+        Raises:
+            StateError: another thread is at it, too.
+        """
+        self._require_open()
+        if not self._taking.acquire(blocking=False):
+            raise StateError(
+                f"{self.recipe.path}: two threads iterate over the pipeline at once; iterate in "
+                "one and hand the batches on"
+            )
+        try:
             start = time.perf_counter()
             batch, faults, mark = self._batches.take(self.step)
             self._handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
-            self._report(faults, step=batch.step)
-            yield batch
-        log.info("epoch done; %s", self.summary)
+        finally:
+            self._taking.release()
+        return batch, faults
 
     def _report(self, faults: list[Fault], *, step: int) -> None:
         """Log and count the bad samples of a batch; too many stop the run."""
@@ -240,13 +260,20 @@ class Pipeline:
             log.warning("stream state: the iterable starts anew; steps go on at %d", step)
 
     def _require_open(self) -> None:
-        """Raise a StateError after `close`."""
+        """Raise a StateError after `close`, and in a process that was forked since."""
         if self._closed:
             raise StateError(f"{self.recipe.path}: the pipeline is closed; load it once more")
+        if os.getpid() != self._pid:
+            raise StateError(
+                f"{self.recipe.path}: the pipeline was made in another process; load one in each "
+                "process that iterates"
+            )
 
     def close(self) -> None:
         """Stop the threads; batches that are out stay whole, and there are no more."""
         self._closed = True
+        if os.getpid() != self._pid:
+            return  # its threads, workers and memory are the other process's
         self._batches.close()
         self._shares.close()
         self.loading.close()

@@ -1,9 +1,9 @@
 """A worker: reads, checks and decodes the samples of tasks, each array straight to its place.
 
 It is a fresh interpreter that runs `main` (never a fork, which would copy CUDA and locks; nor
-`multiprocessing`, which would import the user's script again), and inherits two descriptors: a
-socket for messages and the file of the arena. It imports no torch, pydantic or kornia, so it starts
-in a fifth of a second. It ends with its parent, however that ends.
+`multiprocessing`, which would import the user's script again), and inherits three descriptors: a
+socket for messages, the file of the arena, and one with the decoders. It imports no torch, pydantic
+or kornia, so it starts in a fifth of a second. It ends with its parent, however that ends.
 
 `Tasks` is also what works in the caller's process where a recipe says `run.workers: 0`.
 """
@@ -218,7 +218,7 @@ def write_key(key: str, results: Any, row: int, keys: dict[int, str]) -> None:
     results[0]["key"][: len(encoded)] = np.frombuffer(encoded, np.uint8)
 
 
-# messages to a worker: its decoders at first; then what one byte says
+# messages to a worker, by their first byte
 FILES, TASK = b"f", b"t"
 READY = -1  # in place of a task's number, in a worker's first report
 REPORT = struct.Struct("<q")  # the whole of most reports
@@ -255,7 +255,7 @@ class MappedSlots:
         return found
 
 
-def main(socket_file: int, arena_file: int, parent: int) -> None:
+def main(socket_file: int, arena_file: int, decoders_file: int, parent: int) -> None:
     """Do what comes over the socket until it ends."""
     end_with(parent)
     connection = socket.socket(fileno=socket_file)
@@ -263,7 +263,7 @@ def main(socket_file: int, arena_file: int, parent: int) -> None:
     arena = MappedSlots(arena_file)
     with suppress(OSError):  # the main process is gone, or has no more use for us
         try:
-            parts = pickle.loads(receive(connection, files))
+            parts = pickle.loads(os.pread(decoders_file, os.fstat(decoders_file).st_size, 0))
         except Exception as error:  # a decoder's module that cannot be imported here
             connection.send(encoded(TaskReport(READY, error=error)))
             return

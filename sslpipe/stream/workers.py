@@ -25,10 +25,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..device.slots import Slots
+from ..device.slots import Slots, anonymous_file
 from ..errors import SslpipeError
 from ..shards.read.store import LocalTar, ShardStore, open_files
-from .tasks import FAULT, NEW, PLACE, RESULT, Task, unpacked
+from .tasks import FAULT, FILE, NEW, PLACE, RESULT, ROW, Task, unpacked
 from .worker import (
     FILES,
     MESSAGE,
@@ -175,7 +175,7 @@ class Workers:
         patience: float,
     ) -> None:
         self._stores, self._slots, self._count, self._patience = stores, slots, count, patience
-        self._decoders = pickle.dumps(tuple(parts))
+        self._decoders = file_of(pickle.dumps(tuple(parts)))
         self._processes: list[Process] = []
         self._waiting: deque[Job] = deque()
         self._failed_starts = 0
@@ -231,6 +231,7 @@ class Workers:
             for worker in list(self._processes):
                 self._end(worker)
             self._selector.close()
+            os.close(self._decoders)
 
     def _serve(self) -> None:
         """Wait for news, and deal with it."""
@@ -376,12 +377,19 @@ class Workers:
             job.deaths[place] = job.deaths.get(place, 0) + 1
             if job.deaths[place] >= DEATHS:
                 key = key_of(results[reached, 0])
-                job.done.append(Done(job.task.rest([reached]), [Failed(0, reason, key)], {}))
+                told = f"{self._named(job.task, reached, key)}: {reason}"
+                job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
                 table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
                 job.task = job.task.rest([row for row in range(len(results)) if row != reached])
         forget(job)
         if not len(job.task.samples):
             job.flown.add(job.done)
+
+    def _named(self, task: Task, row: int, key: str | None) -> str:
+        """A sample of a task, as other faults name theirs."""
+        corpus, shard = task.files[task.samples[row, FILE]]
+        known = f"sample {task.samples[row, ROW]}" if key is None else key
+        return f"{self._stores[corpus].name(shard)} {known}"
 
     def _give_up(self, error: Exception) -> None:
         """Have every job fail, now and later."""
@@ -398,7 +406,7 @@ class Workers:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             ours.setsockopt(socket.SOL_SOCKET, option, MESSAGE)
             theirs.setsockopt(socket.SOL_SOCKET, option, MESSAGE)
-        inherited = theirs.fileno(), self._slots.file
+        inherited = theirs.fileno(), self._slots.file, self._decoders
         arguments = [json.dumps(sys.path), *map(str, (*inherited, os.getpid()))]
         process = subprocess.Popen(
             [sys.executable, "-c", START, *arguments],
@@ -411,8 +419,6 @@ class Workers:
         worker = Process(process, ours)
         self._processes.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
-        with suppress(OSError):  # it is dead, which is heard
-            ours.send(self._decoders)
 
     def _end(self, worker: Process) -> int:
         """Kill a worker, and forget it; its exit code."""
@@ -425,6 +431,14 @@ class Workers:
                 return worker.process.wait(GRACE)
         worker.process.kill()
         return worker.process.wait()
+
+
+def file_of(content: bytes) -> int:
+    """An anonymous file: a message holds no more than the system's buffers of sockets."""
+    file = anonymous_file()
+    with open(file, "wb", closefd=False) as stream:
+        stream.write(content)
+    return file
 
 
 def results_of(job: Job) -> npt.NDArray[np.void]:

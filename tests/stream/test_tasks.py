@@ -1,0 +1,127 @@
+"""Tasks: what a worker reads is what was meant, whole, in part, and once more."""
+
+import numpy as np
+import pytest
+
+from sslpipe.stream.tasks import (
+    COLUMNS,
+    CRC,
+    DECODE,
+    EXTENT,
+    FILE,
+    MEMBER_COLUMNS,
+    PLACE,
+    START,
+    UID,
+    Task,
+    unpacked,
+)
+from sslpipe.stream.worker import (
+    Failed,
+    Report,
+    Room,
+    decoded,
+    encoded,
+    write_key,
+)
+from sslpipe.stream.workers import key_of, table_of
+from sslpipe.stream.tasks import KEY_BYTES, RESULT
+
+
+def make(n=6, parts=2, widths=(1, 3)):
+    """A task of random numbers over three files."""
+    rng = np.random.default_rng(n)
+    samples = rng.integers(-(2**62), 2**62, (n, COLUMNS))
+    samples[:, FILE] = np.sort(np.arange(n) * 3 // n)
+    samples[:, PLACE] = rng.permutation(n)
+    rooms = rng.integers(0, 2**40, (n, parts, 2))
+    told = [rng.integers(-9, 9, (n, width)) for width in widths]
+    members = rng.integers(0, 2**40, (5, MEMBER_COLUMNS))
+    members[:, 0] = (0, 1, 1, 4, 5)
+    return Task(DECODE, (4096, 1 << 21), [(0, 7), (0, 9), (1, 2)], samples, rooms, told, members)
+
+
+def same(message, task, files):
+    """Whether a worker reads a task as it is."""
+    read = unpacked(message)
+    assert read.kind == task.kind
+    assert read.slot == task.slot
+    samples = task.samples.copy()
+    samples[:, FILE] = np.array(files)[samples[:, FILE]]
+    assert read.samples == samples.tolist()
+    assert read.rooms == task.rooms.tolist()
+    assert read.instructions == [told.tolist() for told in task.instructions]
+    assert read.members == task.members.tolist()
+    return read
+
+
+@pytest.mark.parametrize(("parts", "widths"), [(1, (0,)), (1, (4,)), (2, (1, 3)), (3, (0, 2, 0))])
+def test_a_worker_reads_what_was_packed(parts, widths):
+    task = make(parts=parts, widths=widths)
+    assert same(task.packed(17, [4, 0, 2]), task, [4, 0, 2]).number == 17
+
+
+def test_a_part_of_a_task_has_its_samples_files_and_members():
+    task = make()
+    part = task.part(1, 5)
+    assert part.files == [(0, 7), (0, 9), (1, 2)]
+    assert part.members[:, 0].tolist() == [0, 0, 3]
+    np.testing.assert_array_equal(part.members[:, 1:], task.members[1:4, 1:])
+    last = task.part(4, 6)
+    assert last.files == [(1, 2)]
+    assert last.samples[:, FILE].tolist() == [0, 0]
+    np.testing.assert_array_equal(last.samples[:, UID:], task.samples[4:, UID:])
+    assert last.members[:, 0].tolist() == [0, 1]
+    assert task.members[:, 0].tolist() == [0, 1, 1, 4, 5]  # as it was
+    same(part.packed(0, [3, 1, 2]), part, [3, 1, 2])
+    same(last.packed(0, [8]), last, [8])
+
+
+def test_the_rest_of_a_task_keeps_places_and_members():
+    task = make()
+    rest = task.rest([1, 4])
+    for column in (UID, EXTENT, START, CRC, PLACE):
+        assert rest.samples[:, column].tolist() == task.samples[[1, 4], column].tolist()
+    assert rest.members[:, 0].tolist() == [0, 0, 1]
+    assert rest.members[:, 1:].tolist() == task.members[[1, 2, 3], 1:].tolist()
+    assert rest.rooms.tolist() == task.rooms[[1, 4]].tolist()
+    none = task.rest([])
+    assert len(none.samples) == len(none.members) == 0
+
+
+def test_reports_arrive_as_they_were():
+    fault = Failed(3, "a.tar x: is bad", None)
+    reports = [Report(5), Report(6, [fault], {2: "a long key"})]
+    for report in reports:
+        assert tuple(decoded(encoded(report))) == (
+            report.number, [*report.faults] or (), dict(report.keys), None,
+        )  # fmt: skip
+    assert len(encoded(Report(5))) == 8
+    error = decoded(encoded(Report(7, error=OSError(5, "gone")))).error
+    assert (type(error), error.args) == (OSError, (5, "gone"))
+
+
+@pytest.mark.parametrize("key", ["a", "b" * KEY_BYTES, "b" * (KEY_BYTES + 1), "ß" * 56, "ß" * 57])
+def test_a_key_stands_in_the_result_if_it_fits(key):
+    memory = np.zeros(2 * RESULT.itemsize, np.uint8)
+    results, keys = table_of(memory, 1, 2)[0], {}
+    write_key(key, results, 4, keys)
+    fits = len(key.encode()) <= KEY_BYTES
+    assert key_of(results[0]) == (key if fits else None)
+    assert keys == ({} if fits else {4: key})
+
+
+def test_a_room_takes_what_fits_where_it_lies():
+    memory = np.zeros(256, np.uint8)
+    room = Room(memory, 64, 24)
+    array = room.empty((2, 3), np.int32)
+    array[...] = 5
+    assert np.shares_memory(array, memory)
+    assert room.put(array)
+    assert memory[64:88].view(np.int32).tolist() == [5] * 6
+    assert not room.put(np.zeros(25, np.uint8))
+    assert room.put(np.arange(12, dtype=np.int16).reshape(3, 4).T[:, ::-1])
+    assert memory[64:88].view(np.int16).tolist() == [8, 4, 0, 9, 5, 1, 10, 6, 2, 11, 7, 3]
+    assert not np.shares_memory(room.empty((25,), np.uint8), memory)
+    assert not memory[:64].any()
+    assert not memory[88:].any()
