@@ -77,8 +77,12 @@ def measure(
             batch = pipe.make_batch(pipe.load_share(0), 0)
             rates["step_beside"] = beside(pipe, step, batch, seconds)
         rates["end_to_end"] = together(pipe, step, seconds).rate if step else pipeline.rate
+        found = consistent(rates)
+        step_rates = found.pop("step", None), found.pop("step_beside", None)
         return Stages(
-            **{"step": None, "step_beside": None, **consistent(rates)},
+            **found,
+            step=step_rates[0],
+            step_beside=step_rates[1],
             cpu_us=pipeline.cpu * 1e6,
             workers=workers_of(pipe),
             device=pipe.device.type,

@@ -204,7 +204,8 @@ def group_free(root: Path = Path("/")) -> Iterator[int]:
             with suppress(OSError, ValueError):  # "max" is no limit
                 most = int((folder / limit).read_text())
                 used = int((folder / usage).read_text())
-                rows = dict(line.split() for line in (folder / "memory.stat").open())
+                stat = (folder / "memory.stat").read_text()
+                rows = dict(line.split() for line in stat.splitlines())
                 yield max(0, most - used + int(rows.get("inactive_file", 0)))
 
 

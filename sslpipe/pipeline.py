@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -163,6 +164,17 @@ class Pipeline:
         """The same, for steps that follow each other: workers are at the next ones already."""
         self._require_open()
         return self.loading.load_ahead(step)
+
+    @contextmanager
+    def resting(self) -> Iterator[int]:
+        """Have nothing made ahead in here; gives how many batches are. They come as ever."""
+        ready = self._batches.rest()
+        self._shares.rest()
+        try:
+            yield ready
+        finally:
+            self._shares.go_on()
+            self._batches.go_on()
 
     @property
     def summary(self) -> str:
