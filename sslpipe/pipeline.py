@@ -11,7 +11,7 @@ workers, prefetch depth, resuming and workers that die change nothing.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
-from .errors import StateError
+from .errors import RecipeError, StateError
 from .modalities.loading import open_loading
 from .modalities.parts import (
     batch_spec,
@@ -33,7 +33,7 @@ from .modalities.parts import (
     tensors,
 )
 from .process import cores, process_ranks
-from .recipe import Recipe, find_recipe, load_recipe
+from .recipe import Recipe, load_recipe
 from .rng import Place
 from .stream.open import ReadingRank, Shards, check_world, open_source, remainder_of
 from .stream.plan import check_state
@@ -53,10 +53,12 @@ def load(
     rank: int | None = None,
     world_size: int | None = None,
     quarantine: str | Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> "Pipeline":
     """Build a pipeline.
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
+    overrides: settings of it, such as "stream.batch_size=64"; a Recipe has them already.
     shards: a packed folder or its manifest.json; a mapping name -> folder, mixed by `stream.mix`;
         or any iterable of dicts with `__key__` and raw bytes, such as a webdataset pipeline.
         Of an iterable each rank takes what its own gives: splitting it among ranks is the user's.
@@ -68,7 +70,9 @@ def load(
         RecipeError, ShardError: what is wrong with either, before any data is read.
         SslpipeError: this machine has no such device.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
+    if isinstance(recipe, Recipe) and overrides:
+        raise RecipeError(f"{recipe.path}: overrides belong to load_recipe, which made this recipe")
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
     ranks = process_ranks(rank, world_size)
     return Pipeline(
         loaded,
