@@ -99,8 +99,6 @@ class Stages:
             1 / self.pipeline - gone * (stage in LOAD + MAKE),
         )
         step = sum(times[name] for name in (self.sharing, "the method's step") if name != stage)
-        if stage == "the method's step":
-            step, gone = 0.0, gone + times[self.sharing]
         return 1 / max(pipeline, step, 1 / self.end_to_end - gone)
 
     @property
