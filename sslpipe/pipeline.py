@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,7 +120,7 @@ class Pipeline:
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self.loading = open_loading(recipe, self.source, self.parts, device=device)
-        self._handoff = handoff(device)
+        self.handoff = handoff(device)
         stream = recipe.stream
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
@@ -165,7 +166,7 @@ class Pipeline:
         try:
             start = time.perf_counter()
             batch, faults, mark = self._batches.take(self.step)
-            self._handoff.receive(mark, batch.tensors)
+            self.handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
         finally:
@@ -188,6 +189,17 @@ class Pipeline:
         self._require_open()
         return self.loading.load_ahead(step)
 
+    @contextmanager
+    def resting(self) -> Iterator[int]:
+        """Have nothing made ahead in here; gives how many batches are. They come as ever."""
+        ready = self._batches.rest()
+        self._shares.rest()
+        try:
+            yield ready
+        finally:
+            self._shares.go_on()
+            self._batches.go_on()
+
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
@@ -196,8 +208,8 @@ class Pipeline:
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""
         share = self._shares.take(step)
-        with self._handoff.making():
-            return self.make_batch(share, step), [*share.faults], self._handoff.mark()
+        with self.handoff.making():
+            return self.make_batch(share, step), [*share.faults], self.handoff.mark()
 
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
@@ -210,7 +222,7 @@ class Pipeline:
         ]
         labels = torch.from_numpy(share.labels)
         made, masks, labels = make_parts(
-            self.parts, share.columns, tables, labels, handoff=self._handoff
+            self.parts, share.columns, tables, labels, handoff=self.handoff
         )
         return Batch(
             **made._asdict(),
