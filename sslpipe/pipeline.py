@@ -1,7 +1,7 @@
 """Recipe + shards + device -> an iterable of Batch. Everything is decided first, then done.
 
     step -> samples                     stream/plan.py ...       decide
-    samples -> bytes -> arrays          stream/loading.py ...    do, in worker processes
+    samples -> bytes -> arrays          modalities/loading.py    do, in worker processes
     (seed, epoch, uid, view) -> tables  a modality's decider     decide
     arrays + tables -> views            a modality's maker       do, on the device
 
