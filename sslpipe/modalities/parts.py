@@ -24,7 +24,7 @@ from ..rng import Place
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
-from ..stream.worker import PartDecode
+from ..stream.worker_tasks import PartDecode
 from . import Decider, Decode, Made, Maker, Modality, Raw, ShareDecode, Tables
 
 I64 = npt.NDArray[np.int64]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..device.arena import ALIGN
 from ..device.slots import Slots
+from .jobs import Done, key_of, table_of
 from .packed import Packed, Wants
 from .records import Records, others
 from .tasks import (
@@ -36,7 +37,7 @@ from .tasks import (
     Kind,
     Task,
 )  # fmt: skip
-from .workers import Crew, Done, key_of, table_of
+from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]

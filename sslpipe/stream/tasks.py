@@ -22,10 +22,10 @@ NEW, DONE, FAULT, SHORT = 0, 1, 2, 3  # status; SHORT: the array needs more room
 KEY_BYTES = 112  # of a key that fits into a result; a longer one comes as text
 RESULT = np.dtype(
     [
-        ("status", "<i4"),
+        ("key_bytes", "<i2"),  # -1: too long; 0: not known
+        ("status", "<i2"),
         ("type", "<i2"),  # NumPy's number of the array's type
         ("axes", "<i2"),
-        ("key_bytes", "<i2"),  # -1: too long, or not known
         ("extents", "<i2"),  # how many numbers the extent has
         ("bytes", "<i8"),  # that the array takes
         ("shape", "<i8", 4),
@@ -33,6 +33,9 @@ RESULT = np.dtype(
         ("key", "u1", KEY_BYTES),
     ]
 )
+# the same without the key: a field of a NumPy record takes as long as all of a struct
+RESULT_HEAD, KEY_SIZE = struct.Struct("<hhhhhq4q4q"), struct.Struct("<h")
+KEY_AT = RESULT_HEAD.size
 
 # columns of a sample in a task; its payload first
 FILE, ROW, UID, LABEL, FLAGS, EXTENT, START, HEADER, SIZE, CRC, EXT, PLACE = (

@@ -1,0 +1,91 @@
+"""Tasks that were submitted, and what becomes of them.
+
+Results stand at the head of a slot: one record of every sample and part.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .tasks import NEW, PLACE, RESULT, Task
+from .worker_tasks import Failed
+
+U8 = npt.NDArray[np.uint8]
+Results = npt.NDArray[np.void]
+
+
+class Done(NamedTuple):
+    """A task that is done: what its report says; the arrays stand in its slot."""
+
+    task: Task
+    faults: Sequence[Failed]
+    keys: Mapping[int, str]
+
+
+class Flown:
+    """Jobs that were submitted together, and what they will have found."""
+
+    def __init__(self, jobs: int) -> None:
+        self.future: Future[list[Done]] = Future()
+        self._left, self._done = jobs, list[Done]()
+
+    def add(self, done: Sequence[Done]) -> None:
+        """One job is done."""
+        self._done += done
+        self._left -= 1
+        if not self._left and not self.future.done():
+            self.future.set_result(self._done)
+
+    def fail(self, error: Exception) -> None:
+        """One job cannot be done, so all are in vain."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A task that was submitted, with what becomes of it."""
+
+    task: Task
+    memory: U8
+    flown: Flown
+    done: list[Done] = field(default_factory=list)  # of samples at which workers died
+    deaths: dict[int, int] = field(default_factory=dict)  # of workers, by the sample's place
+
+
+def table_of(memory: U8, samples: int, parts: int) -> Results:
+    """(samples, parts) of RESULT, which share the memory of their slot."""
+    table: Results = memory[: samples * parts * RESULT.itemsize].view(RESULT)
+    return table.reshape(samples, parts)
+
+
+def table_with(task: Task, memory: U8) -> Results:
+    """The table of a slot down to the last sample of a task."""
+    return table_of(memory, int(task.samples[:, PLACE].max()) + 1, task.rooms.shape[1])
+
+
+def results_of(task: Task, memory: U8) -> Results:
+    """(n, P) results of the samples of a task, copied."""
+    return table_with(task, memory)[task.samples[:, PLACE]]
+
+
+def done_samples(task: Task, memory: U8) -> int:
+    """How many samples of a task are done, in their order."""
+    new = (results_of(task, memory)["status"] == NEW).any(1)
+    return int(new.argmax()) if new.any() else len(new)
+
+
+def forget(task: Task, memory: U8) -> None:
+    """Make all results of a task new again."""
+    if len(task.samples):
+        table_with(task, memory)["status"][task.samples[:, PLACE]] = NEW
+
+
+def key_of(result: Any) -> str | None:
+    """The key of a sample as its first result has it; None: it is not known, or too long."""
+    size = int(result["key_bytes"])
+    return bytes(result["key"][:size]).decode() if size > 0 else None
