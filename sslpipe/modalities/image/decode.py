@@ -36,6 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
 MAX_SIDE = 65_535  # what JPEG and the shard index can say
 MAX_SCANS = 100  # of a progressive JPEG; common ones have 10, each passes over all pixels
+SMALL = 16_384  # bytes
 EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers
@@ -121,6 +122,8 @@ def stored_sides(data: bytes) -> tuple[int, int] | None:
 
 def jpeg_orientation(data: bytes) -> int:
     """Orientation 1..8 of a JPEG, from the EXIF and XMP segments before its first scan."""
+    if len(data) < SMALL and EXIF not in data and XMP not in data:
+        return 1  # a look at all of it is quicker than ten segments
     at, exif, xmp = 2, b"", b""
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -243,8 +246,11 @@ def check_size(width: int, height: int) -> None:
 
 def check_scans(data: bytes) -> None:
     """Refuse a JPEG that is small but takes minutes: thousands of scans over many pixels."""
-    frame = jpeg_frame(data) if data.startswith(b"\xff\xd8") else None
-    if frame and frame.marker != BASELINE and (scans := data.count(SCAN)) > MAX_SCANS:
+    scans = data.count(SCAN)  # first, since few have many
+    if scans <= MAX_SCANS or not data.startswith(b"\xff\xd8"):
+        return
+    frame = jpeg_frame(data)
+    if frame and frame.marker != BASELINE:
         raise SampleError(f"has {scans:,} scans; the limit is {MAX_SCANS}")
 
 
