@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -197,6 +198,8 @@ class Workers:
     def close(self) -> None:
         """End the workers and the thread."""
         with self._lock:
+            if self._closing:
+                return
             self._closing = True
         if os.getpid() == self._pid:
             self._ring.send(b"!")
@@ -264,11 +267,13 @@ class Workers:
         held, wanted = worker.files, set(files)
         stale = [f for f in held if f not in wanted and not self._stores[f[0]].holds(f[1])]
         spare = [f for f in held if f not in wanted and f not in stale]
-        free = [held.pop(file)[0] for file in stale]
+        for file in stale:
+            del held[file]
         new = [file for file in dict.fromkeys(files) if file not in held]
         for file in spare[: max(0, len(held) + len(new) - open_files())]:
-            free.append(held.pop(file)[0])
-        numbers = iter([*free, *range(len(held) + len(free), len(held) + len(free) + len(new))])
+            del held[file]
+        taken = {number for number, _ in held.values()}
+        numbers = (number for number in count() if number not in taken)
         for file in new:
             held[file] = next(numbers), opened(self._stores, *file)
         self._hand(worker, [held[file] for file in new])

@@ -9,8 +9,10 @@ from sslpipe.stream.tasks import (
     DECODE,
     EXTENT,
     FILE,
+    KEY_BYTES,
     MEMBER_COLUMNS,
     PLACE,
+    RESULT,
     START,
     UID,
     Task,
@@ -25,7 +27,6 @@ from sslpipe.stream.worker import (
     write_key,
 )
 from sslpipe.stream.workers import key_of, table_of
-from sslpipe.stream.tasks import KEY_BYTES, RESULT
 
 
 def make(n=6, parts=2, widths=(1, 3)):
