@@ -40,6 +40,7 @@ def called(command, environment, cwd):
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -77,7 +78,7 @@ def opened_files(pid):
     names = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            names.append(os.readlink(entry))
+            names.append(str(entry.readlink()))
         except OSError:  # it is closed by now
             continue
     return names
@@ -185,7 +186,7 @@ def test_torchrun(packed, truth, environment, tmp_path):
     ranks = [json.loads((tmp_path / "said" / rank).read_text()) for rank in "01"]
     assert [rank[:2] for rank in ranks] == [[0, 2], [1, 2]]
     for step, halves in enumerate(zip(ranks[0][2], ranks[1][2], strict=True)):
-        assert sorted(sum(halves, [])) == sorted(truth[8 * step : 8 * step + 8])
+        assert sorted([*halves[0], *halves[1]]) == sorted(truth[8 * step : 8 * step + 8])
 
 
 def test_a_worker_imports_neither_torch_nor_what_is_as_slow():
@@ -193,5 +194,6 @@ def test_a_worker_imports_neither_torch_nor_what_is_as_slow():
         "import sys, sslpipe.stream.worker, sslpipe.modalities.image.canvases; "
         "print([name for name in ('torch', 'kornia', 'pydantic') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stderr
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
