@@ -1,60 +1,51 @@
 """Where does the time go? Images/s of each stage alone, and of all together.
 
-Each stage runs on its own inputs, made beforehand, so its rate is what it could do if nothing
-else held it up; `end to end` is what a training run gets.
+Each stage runs on its own inputs, made beforehand, after a warm-up: its rate is what it could do if
+nothing else held it up. The step is measured on a batch at hand twice: alone, and while the
+pipeline makes a batch for every step. `end to end` is what a training run gets. What they mean
+together is in diagnosis.py.
 """
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Event, Semaphore
+from typing import Any
 
 import torch
 
 from .batch import Batch
+from .device.handoff import send_groups
+from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
+from .memory import check, raise_file_limit, workers_of
+from .modalities import Tables
+from .modalities.loading import AHEAD
+from .modalities.parts import merged, tensors
 from .pipeline import Pipeline, load
 from .recipe import Recipe
+from .rng import Place
 from .stream.open import Shards
+from .stream.packed import Packed
+from .stream.source import Share
 from .stream.tasks import READ
 from .train import initial_method
 from .train.loop import endless
-from .train.run import prepare
+from .train.run import TrainRun, prepare
 
-RATES = ("read", "decode", "augment", "step", "end_to_end")
+Step = Callable[[Batch], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
-    """Images/s; `step` and `end_to_end` are None without a method."""
+class Timing:
+    """Images/s, and seconds of CPU that this process took for each of them."""
 
-    read: float
-    decode: float
-    augment: float
-    step: float | None
-    end_to_end: float
-    scaled: str  # how often images were decoded at a smaller scale
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """What there is of them."""
-        rates = {name: getattr(self, name) for name in RATES}
-        return {name: rate for name, rate in rates.items() if rate is not None}
-
-    @property
-    def verdict(self) -> str:
-        """One sentence that names the bottleneck."""
-        rates = {"reading": self.read, "decoding": self.decode, "augmentation": self.augment}
-        if self.step is not None:
-            rates["the method's step"] = self.step
-        slowest = min(rates, key=lambda name: rates[name])
-        share = self.end_to_end / rates[slowest]
-        return (
-            f"The bottleneck is {slowest} at {rates[slowest]:,.0f} images/s alone; the whole, "
-            f"whose stages share the cores, runs at {self.end_to_end:,.0f} images/s, {share:.0%} "
-            f"of it. {self.scaled}."
-        )
+    rate: float
+    cpu: float
 
 
 def measure(
@@ -64,19 +55,59 @@ def measure(
     device: str | None = None,
     seconds: float = 5.0,
     with_method: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Stages:
-    """Run every stage for about `seconds` each."""
+    """Run every stage for about `seconds` each, and as long at most to warm up.
+
+    say: is told what memory is needed, before work begins.
+
+    Raises:
+        RecipeError: the recipe has no method or train section, or its data does not fit in memory.
+    """
+    raise_file_limit()
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
-        run = trainer(pipe) if with_method else None
-        read = rate(pipe, each_step(lambda step: pipe.loading.load(step, READ)), seconds)
-        decoded = rate(pipe, each_step(pipe.load_share), seconds)
-        share = pipe.load_share(0)
-        augment = rate(pipe, lambda: pipe.make_batch(share, 0), seconds)
-        batch = pipe.make_batch(share, 0)
-        step = rate(pipe, lambda: run(batch), seconds) if run else None
-        batches = endless(pipe)
-        whole = rate(pipe, lambda: (run or ignore)(next(batches)), seconds)
-    return Stages(read, decoded, augment, step, whole, pipe.summary)
+        run = trained(pipe) if with_method else None
+        memory = check(pipe, run.method.encoder if run else None).line
+        say(memory)
+        step = stepper(run) if run else None
+        rates = alone(pipe, step, seconds)
+        pipeline = together(pipe, ignore, seconds)
+        rates["pipeline"] = pipeline.rate
+        if step:
+            batch = pipe.make_batch(pipe.load_share(0), 0)
+            rates["step_beside"] = beside(pipe, step, batch, seconds)
+        rates["end_to_end"] = together(pipe, step, seconds).rate if step else pipeline.rate
+        found = consistent(rates)
+        step_rates = found.pop("step", None), found.pop("step_beside", None)
+        return Stages(
+            **found,
+            step=step_rates[0],
+            step_beside=step_rates[1],
+            cpu_us=pipeline.cpu * 1e6,
+            workers=workers_of(pipe),
+            device=pipe.device.type,
+            scaled=pipe.summary,
+            memory=memory,
+        )
+
+
+def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]:
+    """Images/s of the stages one by one; the pipeline has not begun to work ahead."""
+
+    def run(work: Callable[[], object]) -> float:
+        return rate(pipe, work, seconds).rate
+
+    rates = {"read": run(each_step(lambda step: pipe.loading.load(step, READ)))}
+    rates["decode"] = run(each_step(pipe.loading.load_ahead))
+    share = pipe.load_share(0)  # behind what was loaded ahead, so workers are idle from now on
+    rates["decide"] = run(each_step(lambda step: decide(pipe, share, step)))
+    rates["copy"] = run(lambda: copy(pipe, share)) if pipe.device.type == "cuda" else NEVER
+    rates["make"] = run(maker(pipe, share))
+    rates["augment"] = run(lambda: make(pipe, share))
+    if step:
+        batch = make(pipe, share)
+        rates["step"] = run(lambda: step(batch))
+    return rates
 
 
 def each_step(load: Callable[[int], object]) -> Callable[[], object]:
@@ -85,16 +116,118 @@ def each_step(load: Callable[[int], object]) -> Callable[[], object]:
     return lambda: load(next(steps))
 
 
-def rate(pipe: Pipeline, work: Callable[[], object], seconds: float) -> float:
-    """Images/s of `work`, which does one batch; the first call is not counted."""
-    work()
-    settle(pipe.device)
-    start, done = time.perf_counter(), 0
+def decide(pipe: Pipeline, share: Share, step: int) -> list[Tables]:
+    """All that is decided for a batch: where samples lie, what workers must know, the tables."""
+    if isinstance(pipe.source, Packed):
+        wants = pipe.source.wants(step)
+        samples, _ = pipe.source.records(wants)
+        for part in pipe.parts:
+            part.instructions(epochs=wants.epochs, uids=samples["uid"], extents=extents_of(samples))
+    place = Place(step, pipe.source.slots[: len(share.uids)], pipe.spec.global_size)
+    return [
+        part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
+        for part, column in zip(pipe.parts, share.columns, strict=True)
+    ]
+
+
+def extents_of(samples: Any) -> Any:
+    """The extents of samples in the type that deciders take."""
+    return samples["extent"].astype("int64")
+
+
+def copy(pipe: Pipeline, share: Share) -> list[Any]:
+    """The arrays of a share on the device."""
+    with pipe.handoff.making():
+        return [pipe.handoff.send_arrays(column.arrays) for column in share.columns]
+
+
+def make(pipe: Pipeline, share: Share) -> Batch:
+    """A batch of a share, as the pipeline makes it."""
+    with pipe.handoff.making():
+        batch = pipe.make_batch(share, 0)
+        mark = pipe.handoff.mark()
+    if mark is not None:
+        pipe.handoff.receive(mark, batch.tensors)
+    return batch
+
+
+def maker(pipe: Pipeline, share: Share) -> Callable[[], object]:
+    """What makes views of arrays and tables that are on the device already."""
+    tables, arrays = decide(pipe, share, 0), copy(pipe, share)
+    targets = tensors(merged(table.targets for table in tables))
+    with pipe.handoff.making():
+        (sent,) = send_groups(pipe.handoff.send, [*targets.values()])
+    there = dict(zip(targets, sent, strict=True))
+
+    def work() -> None:
+        with pipe.handoff.making():
+            for part, column, table in zip(pipe.parts, arrays, tables, strict=True):
+                part.maker.make(column, table, there)
+
+    return work
+
+
+def together(pipe: Pipeline, step: Step, seconds: float) -> Timing:
+    """Batches of the pipeline, and a step on each; warmed up by what it had made ahead."""
+    batches = endless(pipe)
+    return rate(pipe, lambda: step(next(batches)), seconds, warm=ahead_of(pipe))
+
+
+def ahead_of(pipe: Pipeline) -> int:
+    """How many batches the pipeline is ahead at most."""
+    return 2 * pipe.recipe.run.prefetch + AHEAD + 1
+
+
+def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:
+    """Images/s of the step on a batch at hand, while the pipeline makes a batch for every step."""
+    asked, ended = Semaphore(0), Event()
+
+    def work() -> None:
+        asked.release()
+        step(batch)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="beside") as pool:
+        taker: Future[None] = pool.submit(take, pipe, asked, ended)
+        try:
+            return rate(pipe, work, seconds, warm=ahead_of(pipe)).rate
+        finally:
+            ended.set()
+            asked.release()
+            taker.result()
+
+
+def take(pipe: Pipeline, asked: Semaphore, ended: Event) -> None:
+    """Take a batch whenever asked to, on a stream that no step waits for."""
+    with other_stream(pipe.device):
+        batches = endless(pipe)
+        while asked.acquire() and not ended.is_set():
+            next(batches)
+
+
+def other_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """A stream of this thread's own."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: int = 1) -> Timing:
+    """Measure `work`, which does one batch, after `warm` calls or `seconds` of them."""
+    start = time.perf_counter()
+    for _ in range(warm):
+        work()
+        settle(pipe.device)
+        if time.perf_counter() - start > seconds:
+            break
+    start, cpu, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         work()
         done += 1
     settle(pipe.device)
-    return done * pipe.spec.size / (time.perf_counter() - start)
+    images = done * pipe.spec.size
+    return Timing(
+        images / (time.perf_counter() - start), (time.process_time() - cpu) / max(images, 1)
+    )
 
 
 def settle(device: torch.device) -> None:
@@ -103,15 +236,19 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def trainer(pipe: Pipeline) -> Callable[[Batch], None]:
-    """One optimizer step of the recipe's method on a batch.
+def trained(pipe: Pipeline) -> TrainRun:
+    """The recipe's method, ready to train.
 
     Raises:
         RecipeError: the recipe names no method or no train section.
     """
     if pipe.recipe.train is None:
         raise RecipeError(f"{pipe.recipe.path}: no train section; add one, or measure data only")
-    run = prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+    return prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+
+
+def stepper(run: TrainRun) -> Step:
+    """One optimizer step of a run on a batch."""
 
     def step(batch: Batch) -> None:
         run.optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """Recipe + shards + device -> an iterable of Batch. Everything is decided first, then done.
 
     step -> samples                     stream/plan.py ...       decide
-    samples -> bytes -> arrays          stream/loading.py ...    do, in worker processes
+    samples -> bytes -> arrays          modalities/loading.py    do, in worker processes
     (seed, epoch, uid, view) -> tables  a modality's decider     decide
     arrays + tables -> views            a modality's maker       do, on the device
 
@@ -13,8 +13,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ import torch
 
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
-from .errors import StateError
+from .errors import RecipeError, StateError
 from .modalities.loading import open_loading
 from .modalities.parts import (
     batch_spec,
@@ -34,7 +35,7 @@ from .modalities.parts import (
     tensors,
 )
 from .process import cores, process_ranks
-from .recipe import Recipe, find_recipe, load_recipe
+from .recipe import Recipe, load_recipe
 from .rng import Place
 from .stream.open import ReadingRank, Shards, check_world, open_source, remainder_of
 from .stream.plan import check_state
@@ -54,10 +55,12 @@ def load(
     rank: int | None = None,
     world_size: int | None = None,
     quarantine: str | Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> "Pipeline":
     """Build a pipeline.
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
+    overrides: settings of it, such as "stream.batch_size=64"; a Recipe has them already.
     shards: a packed folder or its manifest.json; a mapping name -> folder, mixed by `stream.mix`;
         or any iterable of dicts with `__key__` and raw bytes, such as a webdataset pipeline.
         Of an iterable each rank takes what its own gives: splitting it among ranks is the user's.
@@ -69,7 +72,9 @@ def load(
         RecipeError, ShardError: what is wrong with either, before any data is read.
         SslpipeError: this machine has no such device.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(find_recipe(recipe))
+    if isinstance(recipe, Recipe) and overrides:
+        raise RecipeError(f"{recipe.path}: overrides belong to load_recipe, which made this recipe")
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
     ranks = process_ranks(rank, world_size)
     return Pipeline(
         loaded,
@@ -115,7 +120,7 @@ class Pipeline:
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self.loading = open_loading(recipe, self.source, self.parts, device=device)
-        self._handoff = handoff(device)
+        self.handoff = handoff(device)
         stream = recipe.stream
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
@@ -161,7 +166,7 @@ class Pipeline:
         try:
             start = time.perf_counter()
             batch, faults, mark = self._batches.take(self.step)
-            self._handoff.receive(mark, batch.tensors)
+            self.handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
         finally:
@@ -184,6 +189,17 @@ class Pipeline:
         self._require_open()
         return self.loading.load_ahead(step)
 
+    @contextmanager
+    def resting(self) -> Iterator[int]:
+        """Have nothing made ahead in here; gives how many batches are. They come as ever."""
+        ready = self._batches.rest()
+        self._shares.rest()
+        try:
+            yield ready
+        finally:
+            self._shares.go_on()
+            self._batches.go_on()
+
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
@@ -192,8 +208,8 @@ class Pipeline:
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""
         share = self._shares.take(step)
-        with self._handoff.making():
-            return self.make_batch(share, step), [*share.faults], self._handoff.mark()
+        with self.handoff.making():
+            return self.make_batch(share, step), [*share.faults], self.handoff.mark()
 
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
@@ -206,7 +222,7 @@ class Pipeline:
         ]
         labels = torch.from_numpy(share.labels)
         made, masks, labels = make_parts(
-            self.parts, share.columns, tables, labels, handoff=self._handoff
+            self.parts, share.columns, tables, labels, handoff=self.handoff
         )
         return Batch(
             **made._asdict(),

@@ -167,10 +167,10 @@ def permutation(
 
 
 def permutations(
-    n: int, *, seed: int, epochs: npt.NDArray[np.int64], stream: str, item: int = 0
+    n: int, *, seed: int, epochs: npt.NDArray[np.int64], stream: str, item: npt.ArrayLike = 0
 ) -> npt.NDArray[np.int64]:
-    """Make the `permutation` of each epoch: (epochs, n)."""
-    raw = words(2 * n, seed=seed, epoch=epochs, stream=stream, ids=np.int64(item))
+    """Make the `permutation` of each epoch and item, which are broadcast to (k,): (k, n)."""
+    raw = words(2 * n, seed=seed, epoch=epochs, stream=stream, ids=item)
     keys = raw[:, 0::2] << np.uint64(32) | raw[:, 1::2]
     order: npt.NDArray[np.int64] = keys.argsort(-1)
     ordered = np.take_along_axis(keys, order, -1)

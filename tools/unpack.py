@@ -3,18 +3,19 @@
 import sys
 from pathlib import Path
 
-from sslpipe.shards import open_manifest, read_index
+from sslpipe.shards import open_manifest
 from sslpipe.shards.read.store import open_store
-from sslpipe.stream.reader import Reader
+from sslpipe.stream.reader import read_sample
+from sslpipe.stream.records import wanted
 
 shards, folder = sys.argv[1], Path(sys.argv[2]).resolve()
 manifest = open_manifest(shards)
-reader = Reader(open_store(manifest))
+store = open_store(manifest)
 for number, shard in enumerate(manifest.shards):
-    index = read_index(manifest.tar(shard))
-    for row in range(len(index)):
-        sample = reader.read(number, row)
-        extension = index.extensions[index.payload(row).ext]
+    tar = store.open(number)
+    for row in range(len(tar.index)):
+        want = wanted(tar.index, row, file=shard.file)
+        sample, extension = read_sample(tar, want), want.members[0].ext
         target = (folder / f"{sample.key}.{extension}").resolve()
         if not target.is_relative_to(folder):
             sys.exit(f"{shard.file}: the key {sample.key!r} leads outside of {folder}")

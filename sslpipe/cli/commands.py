@@ -97,32 +97,36 @@ def bench(
     device: Device = None,
     sets: Sets = None,
 ) -> None:
-    """Measure images/s of each stage and of all together, and name the bottleneck.
+    """Measure images/s of each stage and of all together, name the bottleneck and what to change.
 
-    Example: `sslpipe bench simclr --shards shards/sample --set stream.batch_size=32`
+    Example: `sslpipe bench demo --shards shards/sample`
     """
     from dataclasses import asdict
 
     from ..bench import measure
+    from ..diagnosis import RATES
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
 
-    chosen = load_recipe(find_recipe(recipe), overrides=sets or [])
     stages = measure(
-        chosen,
+        load_recipe(find_recipe(recipe), overrides=sets or []),
         shards=parse_shards(shards),
         device=device,
         seconds=seconds,
         with_method=not data_only,
+        say=lambda text: notes.print(text, highlight=False, soft_wrap=True),
     )
     if as_json:
-        console.print_json(json.dumps({**asdict(stages), "verdict": stages.verdict}))
+        row = {**asdict(stages), **dict.fromkeys(RATES), **stages.rates}
+        told = {"bottleneck": stages.bottleneck, "verdict": stages.verdict}
+        console.print_json(json.dumps({**row, **told}))
         return
     table = Table("stage", "images/s")
     for name, value in stages.rates.items():
         table.add_row(name.replace("_", " "), f"{value:,.0f}")
     console.print(table)
-    console.print(stages.verdict)
+    console.print(f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per image")
+    console.print(stages.verdict, markup=False)
 
 
 @app.command()

@@ -158,7 +158,7 @@ def verify(
     """
     from ..modalities.parts import find_modality
     from ..shards import exclude_rows, read_manifest, verify
-    from ..shards.verify import Problem
+    from ..shards.verification import Problem
 
     manifest = read_manifest(shards)
     with bar("samples") as update:

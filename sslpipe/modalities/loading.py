@@ -20,7 +20,7 @@ from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import RecipeError
-from ..process import cores
+from ..process import physical_cores
 from ..recipe import Recipe
 from ..stream.flights import Flight
 from ..stream.foreign import Foreign, Loaded
@@ -263,7 +263,7 @@ def worker_count(recipe: Recipe, source: Packed) -> int:
     samples, bytes_ = source.rank_epoch
     if samples < SMALL_SAMPLES and bytes_ < SMALL_BYTES:
         return 0
-    share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(share, len(source.slots)))
 
 

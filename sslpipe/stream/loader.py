@@ -174,8 +174,8 @@ class Loader:
     def _in_place(self, landed: Landed, part: int) -> Column | None:
         """The arrays of a part in the slot; None: they are not of one kind."""
         results = landed.results[:, part]
-        kinds = np.unique(np.stack([results["type"], results["axes"], results["extents"]]), axis=1)
-        if kinds.shape[1] > 1:
+        kinds = np.stack([results["type"], results["axes"], results["extents"]])
+        if (kinds != kinds[:, :1]).any():
             return None
         kind, axes, extents = kinds[:, 0].tolist()
         flat = torch.from_numpy(landed.slots[0])

@@ -23,6 +23,7 @@ I64 = npt.NDArray[np.int64]
 Kind = Literal["lanes", "global", "sequential"]
 MAX_LANES = 256
 FEISTEL_ROUNDS = 6
+AT_ONCE = 1 << 15  # samples whose places in windows are drawn at once: 4 MB of words
 AHEAD = 1 << 13  # positions located in one go where requests follow each other evenly: 0.5 MB
 
 
@@ -240,17 +241,28 @@ class Lanes:
             table = np.zeros((self.lanes, size), dtype=np.int32)
             self._permuted = (epoch, window), table, np.zeros(self.lanes, dtype=bool)
         _, table, filled = self._permuted
-        for lane in np.unique(lanes[~filled[lanes]]):
-            size = min(self.window, self.length(int(lane)) - window * self.window)
-            table[lane, :size] = rng.permutation(
+        new = np.unique(lanes[~filled[lanes]])
+        for some in (new[new < self.longer], new[new >= self.longer]):
+            if len(some):
+                size = min(self.window, self.length(int(some[0])) - window * self.window)
+                self._fill(table, some, size, epoch, window)
+        filled[new] = True
+        return table
+
+    def _fill(
+        self, table: npt.NDArray[np.int32], lanes: I64, size: int, epoch: int, window: int
+    ) -> None:
+        """Permute the window of lanes that have `size` samples in it, many of them at once."""
+        at_once = max(1, AT_ONCE // max(1, size))
+        for start in range(0, len(lanes), at_once):
+            some = lanes[start : start + at_once]
+            table[some, :size] = rng.permutations(
                 size,
                 seed=self.seed,
-                epoch=epoch,
+                epochs=np.array([epoch]),
                 stream="order/window",
-                item=int(lane) << 32 | window,
+                item=some << 32 | window,
             )
-            filled[lane] = True
-        return table
 
     def length(self, lane: int) -> int:
         """How many samples a lane has."""

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +19,7 @@ class Prefetch(Generic[T]):
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[T]] = deque()
         self._first = 0  # the step of the first pending future
+        self._resting = False
 
     def take(self, step: int) -> T:
         """The result for `step`; asking for another than the next one starts anew there."""
@@ -26,19 +27,33 @@ class Prefetch(Generic[T]):
             return self._make(step)
         if step != self._first:
             self.reset(step)
-        self._fill()
+        self._fill(1)
         self._first += 1
         future = self._pending.popleft()
         try:
             return future.result()
         finally:
-            self._fill()
+            self._fill(0)
 
-    def _fill(self) -> None:
+    def _fill(self, least: int) -> None:
+        """Begin with what is missing; at rest with no more than `least`."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        while len(self._pending) < self._depth:
+        while len(self._pending) < (least if self._resting else self._depth):
             self._pending.append(self._pool.submit(self._make, self._first + len(self._pending)))
+
+    def rest(self) -> int:
+        """Wait for what is being made, and begin nothing but what is asked for; count what is made.
+
+        Until `go_on`, which the next `take` heeds.
+        """
+        self._resting = True
+        wait(self._pending)
+        return len(self._pending)
+
+    def go_on(self) -> None:
+        """Work ahead again."""
+        self._resting = False
 
     def reset(self, step: int) -> None:
         """Drop what was made, wait for what is being made, and go on at `step`."""

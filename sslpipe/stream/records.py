@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..shards.index import MEMBER, SAMPLE, Index
 from ..shards.read.store import ShardStore
+from .reader import MemberPlace, Wanted
 
 I64 = npt.NDArray[np.int64]
 Table = npt.NDArray[np.void]
@@ -82,3 +83,17 @@ def others(index: Index, row: int, wanted: Collection[str]) -> list[tuple[int, .
         for member in found
         if index.extensions[member.ext] in wanted
     ]
+
+
+def wanted(index: Index, row: int, *, file: str, members: Collection[str] = ()) -> Wanted:
+    """One sample as `reader.read_sample` asks for it. file: of its shard, for messages.
+
+    members: extensions that are read beside the payload; a sample may lack them.
+    """
+    sample, payload = index.sample(row), index.payload(row)
+    numbers = payload.ext, payload.start, payload.header, payload.size, payload.crc
+    places = [
+        MemberPlace(index.extensions[ext], *place)
+        for ext, *place in (numbers, *others(index, row, members))
+    ]
+    return Wanted(file, row, sample.uid, sample.label, sample.flags, sample.extent, places)

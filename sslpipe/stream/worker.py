@@ -57,7 +57,7 @@ MESSAGE = 1 << 20  # bytes at most
 MOST_FILES = 64  # descriptors that come with one message
 
 
-class Decode(Protocol):
+class Decoder(Protocol):
     """Bytes to an array, as `modalities.Decode` says."""
 
     def __call__(self, sample: Sample, instructions: Sequence[int], memory: Memory) -> Any: ...
@@ -70,8 +70,8 @@ class PartDecode(NamedTuple):
     extensions: of the member that is the part's payload; None: it is the sample's.
     """
 
-    first: Decode
-    alone: Decode
+    first: Decoder
+    alone: Decoder
     extensions: Collection[str] | None = None
 
     def of(self, sample: Sample) -> Sample:
@@ -104,7 +104,7 @@ class Failed(NamedTuple):
     key: str | None
 
 
-class Report(NamedTuple):
+class TaskReport(NamedTuple):
     """What a worker says when a task is done; almost always nothing but its number."""
 
     number: int
@@ -150,7 +150,7 @@ class Tasks:
     ) -> None:
         self._parts, self._memory, self._files = parts, memory, files
 
-    def __call__(self, task: Unpacked) -> Report:
+    def __call__(self, task: Unpacked) -> TaskReport:
         """Do all samples of a task; their results stand in the slot, the rest in the report."""
         faults: list[Failed] = []
         keys: dict[int, str] = {}
@@ -158,8 +158,8 @@ class Tasks:
             for row in range(len(task.samples)):
                 self._sample(task, row, faults, keys)
         except Exception as error:  # a shard is gone, or a decoder of the user's is wrong
-            return Report(task.number, error=error)
-        return Report(task.number, faults, keys)
+            return TaskReport(task.number, error=error)
+        return TaskReport(task.number, faults, keys)
 
     def _sample(self, task: Unpacked, row: int, faults: list[Failed], keys: dict[int, str]) -> None:
         """One sample; a SampleError becomes a fault."""
@@ -238,7 +238,7 @@ class HandedTar:
         os.close(self._file)
 
 
-class Arena:
+class MappedSlots:
     """The slots of the main process, mapped when they are first seen."""
 
     def __init__(self, file: int) -> None:
@@ -260,14 +260,14 @@ def main(socket_file: int, arena_file: int, decoders_file: int, parent: int) -> 
     end_with(parent)
     connection = socket.socket(fileno=socket_file)
     files: dict[int, ShardFile] = {}
-    arena = Arena(arena_file)
+    arena = MappedSlots(arena_file)
     with suppress(OSError):  # the main process is gone, or has no more use for us
         try:
             parts = pickle.loads(os.pread(decoders_file, os.fstat(decoders_file).st_size, 0))
         except Exception as error:  # a decoder's module that cannot be imported here
-            connection.send(encoded(Report(READY, error=error)))
+            connection.send(encoded(TaskReport(READY, error=error)))
             return
-        connection.send(encoded(Report(READY)))
+        connection.send(encoded(TaskReport(READY)))
         tasks = Tasks(parts, arena, files)
         while message := receive(connection, files):
             connection.send(encoded(tasks(unpacked(message[1:]))))
@@ -294,7 +294,7 @@ def receive(connection: socket.socket, files: dict[int, ShardFile]) -> bytes:
             files[number] = ShardFile(name, extensions, tar)
 
 
-def encoded(report: Report) -> bytes:
+def encoded(report: TaskReport) -> bytes:
     """A report as a message; with texts only where there are some."""
     head = REPORT.pack(report.number)
     if not (report.faults or report.keys or report.error):
@@ -303,13 +303,13 @@ def encoded(report: Report) -> bytes:
     return head + pickle.dumps(([*report.faults], {**report.keys}, error))
 
 
-def decoded(message: bytes) -> Report:
+def decoded(message: bytes) -> TaskReport:
     """The report of a message."""
     (number,) = REPORT.unpack_from(message)
     if len(message) == REPORT.size:
-        return Report(number)
+        return TaskReport(number)
     faults, keys, error = pickle.loads(message[REPORT.size :])
-    return Report(number, faults, keys, error)
+    return TaskReport(number, faults, keys, error)
 
 
 def portable(error: Exception) -> Exception:

@@ -29,9 +29,20 @@ import numpy.typing as npt
 from ..device.slots import Slots, anonymous_file
 from ..errors import SslpipeError
 from ..shards.read.store import LocalTar, ShardStore, open_files
-from . import worker as body
 from .tasks import FAULT, FILE, NEW, PLACE, RESULT, ROW, Task, unpacked
-from .worker import MOST_FILES, Failed, PartDecode, Report, ShardFile
+from .worker import (
+    FILES,
+    MESSAGE,
+    MOST_FILES,
+    READY,
+    TASK,
+    Failed,
+    PartDecode,
+    ShardFile,
+    TaskReport,
+    Tasks,
+    decoded,
+)
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
 DEATHS = 2  # of workers at one sample, after which it is the sample's fault
@@ -86,7 +97,7 @@ class InProcess:
 
     def _do(self, task: Task, memory: U8) -> Done:
         files = {n: opened(self._stores, *file) for n, file in enumerate(task.files)}
-        do = body.Tasks(self._parts, lambda _: memory, files)
+        do = Tasks(self._parts, lambda _: memory, files)
         report = do(unpacked(task.packed(0, range(len(files)))))
         if report.error:
             raise report.error
@@ -258,7 +269,7 @@ class Workers:
             worker.since, worker.reached = time.monotonic(), 0
         worker.jobs.append(job)
         try:
-            worker.connection.send(body.TASK + job.task.packed(0, numbers))
+            worker.connection.send(TASK + job.task.packed(0, numbers))
         except OSError:
             self._lost(worker)
 
@@ -288,7 +299,7 @@ class Workers:
                 (number, file.name, file.extensions, without_index(file.tar))
                 for number, file in some
             ]
-            message = [body.FILES + pickle.dumps(told)]
+            message = [FILES + pickle.dumps(told)]
             try:
                 socket.send_fds(worker.connection, message, handed)
             except OSError:
@@ -297,14 +308,14 @@ class Workers:
     def _hear(self, worker: Process) -> None:
         """Take a report, or learn that the worker is gone."""
         try:
-            message = worker.connection.recv(body.MESSAGE)
+            message = worker.connection.recv(MESSAGE)
         except OSError:
             message = b""
         if not message:
             self._lost(worker)
             return
-        report = body.decoded(message)
-        if report.number == body.READY:
+        report = decoded(message)
+        if report.number == READY:
             self._ready(worker, report)
             return
         job = worker.jobs.popleft()
@@ -314,7 +325,7 @@ class Workers:
         else:
             job.flown.add([*job.done, Done(job.task, report.faults, report.keys)])
 
-    def _ready(self, worker: Process, report: Report) -> None:
+    def _ready(self, worker: Process, report: TaskReport) -> None:
         """A worker has the decoders, or cannot load them."""
         worker.ready, self._failed_starts = True, 0
         if report.error:
@@ -398,8 +409,8 @@ class Workers:
         """Start a worker and give it the decoders."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            ours.setsockopt(socket.SOL_SOCKET, option, body.MESSAGE)
-            theirs.setsockopt(socket.SOL_SOCKET, option, body.MESSAGE)
+            ours.setsockopt(socket.SOL_SOCKET, option, MESSAGE)
+            theirs.setsockopt(socket.SOL_SOCKET, option, MESSAGE)
         inherited = theirs.fileno(), self._slots.file, self._decoders
         arguments = [json.dumps(sys.path), *map(str, (*inherited, os.getpid()))]
         process = subprocess.Popen(

@@ -19,6 +19,7 @@ from torch import nn
 from ..batch import Batch
 from ..device.handoff import find_device
 from ..errors import RecipeError, StateError
+from ..memory import check, raise_file_limit
 from ..methods import Method, Output
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
@@ -85,7 +86,8 @@ def train(
         show.start(step, end)
         done = step >= end
         while not done:
-            outputs, batch = optimizer_step(run, batches, step, record.guard)
+            with record.starvation.resting(step):
+                outputs, batch = optimizer_step(run, batches, step, record.guard)
             step += 1
             show.step(step)
             stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
@@ -113,13 +115,15 @@ def train_recipe(
     This process is one rank of torchrun's, if that started it.
 
     Raises:
-        RecipeError: the recipe has no method or train section, or one that does not suit.
+        RecipeError: the recipe has no method or train section, or one that does not suit; or its
+            data does not fit in memory.
         StateError: `out` holds another run.
         SslpipeError: this machine has no such device.
     """
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
     kind = str(find_device(device))
+    raise_file_limit()
     with (
         start_world(kind) as world,
         load(
@@ -130,13 +134,16 @@ def train_recipe(
         ) as pipeline,
     ):
         method = initial_method(recipe, pipeline.spec)
+        need, bar = check(pipeline, method.encoder), Bar()
+        if pipeline.rank == 0:
+            bar.message(need.line)
         return train(
             pipeline,
             method,
             recipe.train,
             out=out,
             resume=resume,
-            progress=Bar(),
+            progress=bar,
             max_steps=max_steps,
         )
 

@@ -23,6 +23,7 @@ from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
 from .report import Reporter
 from .run import TrainRun, save_run
 from .schedules import ended_epoch
+from .starvation import Starvation
 
 METRICS = "metrics.jsonl"
 
@@ -91,6 +92,7 @@ class RunRecord:
         self._meter = Meter(
             run.pipeline, step=step, images_per_step=spec.global_size * settings.accumulate
         )
+        self.starvation, self._explained = Starvation(run, step), False
         self._alarm = alarm_of(run, rows_until(out / METRICS, step))
         self._show = show
         self._sinks = open_sinks(run, out, step, show, stack) if self._main else []
@@ -116,6 +118,7 @@ class RunRecord:
         """
         run = self._run
         self.guard.check(run.pipeline.world_size)
+        speed = self._meter.read(step)
         row = {
             "step": step,
             "epoch": round(step * run.settings.accumulate / len(run.pipeline), 4),
@@ -123,16 +126,25 @@ class RunRecord:
             "lr": run.plan.lr_at(step - 1),
             "weight_decay": run.plan.weight_decay_at(step - 1),
             "replaced": run.pipeline.replaced,
-            **self._meter.read(step),
+            **speed,
+            "data_lost": self.starvation.read(step, speed["data_wait"]),
         }
         if self._main and self._monitored(step):
-            row |= self._monitors(batch)
+            with self.starvation.left_out():
+                row |= self._monitors(batch)
+        self._explain()
         for sink in self._sinks:
             sink.row(row)
         for message in self._alarm.read(row) if self._main else ():
             self.alarms.append(message)
             self._show.message(message)
         return row
+
+    def _explain(self) -> None:
+        """Say once what the share means that is lost to data."""
+        if self.starvation.own is not None and not self._explained:
+            self._show.message(self.starvation.explanation())
+            self._explained = True
 
     def _monitors(self, batch: Batch) -> dict[str, float]:
         """Compute label-free monitors on the first view of a batch."""
@@ -150,6 +162,10 @@ class RunRecord:
         self.guard.check(self._run.pipeline.world_size)
         if not self._main:
             return
+        with self.starvation.left_out():
+            self._write(step, epoch)
+
+    def _write(self, step: int, epoch: int | None) -> None:
         last = self._out / "last.pt"
         save_run(self._run, step, last)
         if epoch is not None and self._every.keep and epoch % self._every.keep == 0:

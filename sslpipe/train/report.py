@@ -53,7 +53,7 @@ class Silent:
 
 
 class Bar:
-    """A progress bar: steps, loss, images/s, share of the time spent waiting for data, ETA."""
+    """A progress bar: steps, loss, images/s, shares of time that data costs, ETA."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
@@ -80,7 +80,7 @@ class Bar:
         """Show the newest numbers."""
         numbers = (
             f"loss {row['loss']:.4f}  {row['images_per_s']:.0f} images/s  "
-            f"waiting for data {row['data_wait']:.0%}"
+            f"waiting for data {row['data_wait']:.0%}, lost to it {row['data_lost']:.0%}"
         )
         self._progress.update(self._task, numbers=numbers)
 

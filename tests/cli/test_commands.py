@@ -264,7 +264,13 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_so_by_its_exit_code(
 def test_bench_names_the_bottleneck(run, packed, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TRAINABLE)
-    out, _ = run("bench", recipe, "--shards", packed, "--seconds", 0.1, "--json")
+    out, err = run("bench", recipe, "--shards", packed, "--seconds", 0.1, "--json")
     rates = json.loads(out)
-    assert {"read", "decode", "augment", "step", "end_to_end"} <= set(rates)
-    assert "bottleneck" in rates["verdict"]
+    stages = {"read", "decode", "decide", "make", "augment", "pipeline", "step", "step_beside"}
+    assert all(rates[name] >= rates["end_to_end"] > 0 for name in stages)
+    assert rates["cpu_us"] > 0
+    assert rates["bottleneck"] in rates["verdict"]
+    assert err.startswith("memory: data 0.0 GB")
+    out, _ = run("bench", recipe, "--shards", packed, "--seconds", 0.1, "--data-only")
+    assert "us per image" in out
+    assert "bottleneck" in out

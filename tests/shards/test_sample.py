@@ -17,7 +17,7 @@ from PIL import Image
 
 from sslpipe.shards import PackSettings, open_manifest, pack, verify
 from sslpipe.shards.read.store import open_store
-from sslpipe.stream.reader import Reader
+from tests.reading import Reader
 
 ROOT = Path(__file__).parents[2] / "shards"
 
@@ -65,7 +65,7 @@ def test_the_code_in_the_specification_runs(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files open
         exec(next(code for code in codes if "wds" in code), names)
-        exec(next(code for code in codes if "Reader" in code), names)
+        exec(next(code for code in codes if "read_sample" in code), names)
         gc.collect()
     assert names["jpeg"].startswith(b"\xff\xd8")
     assert 0 <= names["label"] < 12

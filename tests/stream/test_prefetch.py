@@ -46,3 +46,20 @@ def test_an_error_comes_at_its_own_step_and_the_next_step_still_works(depth):
         ahead.take(2)
     assert ahead.take(3) == 3
     ahead.close()
+
+
+def test_at_rest_nothing_is_begun_that_is_not_asked_for():
+    made = []
+    ahead = Prefetch(lambda step: made.append(step) or step, depth=2, name="test")
+    assert ahead.take(0) == 0
+    assert ahead.rest() == 2
+    assert made == [0, 1, 2]
+    assert [ahead.take(step) for step in (1, 2)] == [1, 2]
+    assert made == [0, 1, 2]
+    assert ahead.take(3) == 3
+    assert made == [0, 1, 2, 3]
+    ahead.go_on()
+    assert ahead.take(4) == 4
+    assert ahead.rest() == 2
+    assert made == [0, 1, 2, 3, 4, 5, 6]
+    ahead.close()

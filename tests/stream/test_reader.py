@@ -11,8 +11,8 @@ from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import Manifest, PackSettings, open_manifest, pack, read_index, verify
 from sslpipe.shards.read.store import open_store
-from sslpipe.stream.reader import Reader
 from tests.conftest import write_images
+from tests.reading import Reader
 
 
 def reader_of(manifest: Manifest) -> Reader:

@@ -129,13 +129,15 @@ def test_rows_hold_everything(toy, tmp_path):
     assert result.metrics == table[-1]
     assert table[0].keys() == {
         "step", "epoch", "loss", "norm", "lr", "weight_decay", "replaced", "images_per_s",
-        "data_wait",
+        "data_wait", "data_lost",
     }  # fmt: skip
     monitored = [row["step"] for row in table if "feature_rankme" in row]
     assert monitored == [5, 8, 10, 15, 16, 20]  # every 8th step and the ends of epochs
     assert table[1].keys() - table[0].keys() == {"feature_std", "feature_rankme"}
     assert [row["epoch"] for row in table] == [0.8, 1.0, 1.6, 2.0, 2.4, 3.0, 3.2, 4.0]
-    assert all(0 <= row["data_wait"] <= 1 and row["images_per_s"] > 0 for row in table)
+    assert all(
+        0 <= row["data_wait"] <= row["data_lost"] <= 1 and row["images_per_s"] > 0 for row in table
+    )
     assert table[0]["lr"] == rate(3)
 
 

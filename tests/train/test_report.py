@@ -10,9 +10,17 @@ def test_the_bar_shows_steps_loss_speed_and_waiting():
     bar = Bar(Console(file=screen, width=120, force_terminal=False))
     bar.start(40, 200)
     bar.step(50)
-    bar.row({"step": 50, "loss": 1.23456, "images_per_s": 789.4, "data_wait": 0.031})
+    bar.row({
+        "step": 50, "loss": 1.23456, "images_per_s": 789.4, "data_wait": 0.031, "data_lost": 0.12
+    })  # fmt: skip
     bar.message("saved [here]")
     bar.close()
     text = screen.getvalue()
-    for part in ("50/200", "loss 1.2346", "789 images/s", "waiting for data 3%", "saved [here]"):
+    for part in (
+        "50/200",
+        "loss 1.2346",
+        "789 images/s",
+        "waiting for data 3%, lost to it 12%",
+        "saved [here]",
+    ):
         assert part in text

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -51,6 +52,10 @@ class Pipe:
             {},
         )
         self.step, self.wait_seconds, self.replaced, self.poison = 0, 0.0, 0, None
+
+    @contextmanager
+    def resting(self):
+        yield 0  # batches: none is ahead
 
     def __len__(self):
         return self.length

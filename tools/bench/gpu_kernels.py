@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 CUDA, HALF = torch.device("cuda"), torch.bfloat16
 CHECKED = ("simclr", "dino global", "rotation")  # the GPU tests check all, in float32
 IMAGES, SHAPE = 256, (375, 500)
-TILES = ((32, 32, 4), (16, 64, 4), (32, 64, 4), (64, 32, 4), (16, 32, 4), (32, 32, 8), (8, 64, 2))
+TILES = ((16, 32, 4), (8, 32, 4), (16, 16, 2), (16, 32, 2), (8, 64, 4), (16, 64, 4), (8, 128, 4))
 FLATS = ((512, 4), (1024, 4), (2048, 8))
 LIMITS = (1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 30)
 FUSED = (
@@ -136,6 +136,7 @@ def attempt(row: Row, measure: Callable[[], Row]) -> Row:
 
 
 def parity(made: list[Case], canvases: Ragged) -> Iterator[Row]:
+    torch.backends.cudnn.allow_tf32 = False  # the reference blurs by a convolution: 0.4 levels off
     sys.path.insert(0, str(ROOT))
     from tests.modalities.image.test_compiled import CHAINS, decided
     from tests.modalities.image.test_compiled import photos as noise

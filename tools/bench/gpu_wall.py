@@ -55,7 +55,13 @@ def staged(
     chosen = load_recipe(find_recipe(recipe), overrides=settings)
     stages = measure(chosen, shards=shards, device=device, seconds=seconds)
     assert stages.step is not None
-    return {**stages.rates, "of_step": stages.end_to_end / stages.step, "verdict": stages.verdict}
+    return {
+        **stages.rates,
+        "cpu_us": stages.cpu_us,
+        "of_step": stages.end_to_end / stages.step,
+        "bottleneck": stages.bottleneck,
+        "verdict": stages.verdict,
+    }
 
 
 class OnCpu(OneByOne):

@@ -16,7 +16,8 @@ from PIL import Image
 from sslpipe.modalities.image.decode import decode
 from sslpipe.shards import open_manifest
 from sslpipe.shards.read.store import open_store
-from sslpipe.stream.reader import Reader
+from sslpipe.stream.reader import read_sample
+from sslpipe.stream.records import wanted
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,11 +45,12 @@ def hardware() -> str:
 def sample_photos() -> list[np.ndarray]:
     """The photos of shards/sample, (H, W, 3) uint8."""
     manifest = open_manifest(ROOT / "shards" / "sample")
-    reader = Reader(open_store(manifest))
+    store = open_store(manifest)
+    tars = [(store.open(number), shard.file) for number, shard in enumerate(manifest.shards)]
     return [
-        decode(reader.read(number, row).data)
-        for number, shard in enumerate(manifest.shards)
-        for row in range(shard.samples)
+        decode(read_sample(tar, wanted(tar.index, row, file=file)).data)
+        for tar, file in tars
+        for row in range(len(tar.index))
     ]
 
 

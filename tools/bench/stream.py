@@ -3,8 +3,8 @@
     python tools/bench/stream.py [--images 2000] [--rounds 5] [--folder /tmp/sslpipe-bench]
 
 Every round runs all cases after each other on the same images in the page cache; the ratios are
-medians over rounds. `bare` decodes bytes that lie in memory, with the same decoder, on as many
-threads. Also: memory over an epoch, and start-up against the number of samples.
+medians over rounds. `bare` decodes bytes that lie in memory, with the same decoder, in a thread
+for each core. Also: memory over an epoch, and start-up against the number of samples.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import sslpipe
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.image.decode import decode
 from sslpipe.pipeline import Pipeline
+from sslpipe.process import cores
 from sslpipe.recipe import Recipe, parse_recipe
 from sslpipe.shards import (
     Manifest,
@@ -37,18 +38,20 @@ from sslpipe.shards import (
 )
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.stream import order
-from sslpipe.stream.reader import Sample
+from sslpipe.stream.reader import read_sample
+from sslpipe.stream.records import wanted
+from sslpipe.stream.tasks import READ
 
 RECIPE = """
 stream: {{batch_size: 256}}
 views: {{global: {{ops: [RandomResizedCrop: {{size: [32, 32]}}]}}}}
-run: {{threads: {threads}}}
+run: {{workers: {workers}}}
 """
 
 
-def recipe(threads: str = "auto") -> Recipe:
+def recipe(workers: str = "auto") -> Recipe:
     """The stream of all cases."""
-    return parse_recipe(RECIPE.format(threads=threads))
+    return parse_recipe(RECIPE.format(workers=workers))
 
 
 def main() -> None:
@@ -60,8 +63,8 @@ def main() -> None:
     shards = prepare(chosen.folder, chosen.images)
     with (
         sslpipe.load(recipe(), shards=shards) as pipe,
-        # where nothing is decoded, threads only wait for each other
-        sslpipe.load(recipe(threads="1"), shards=shards) as single,
+        # one process, as webdataset's is
+        sslpipe.load(recipe(workers="0"), shards=shards) as single,
     ):
         cases = cases_of(pipe, single, open_manifest(shards))
         rates: dict[str, list[float]] = {name: [] for name in cases}
@@ -97,22 +100,23 @@ def prepare(folder: Path, images: int) -> Path:
     return shards
 
 
-def payload(sample: Sample, epoch: int) -> bytes:
-    """The bytes of a sample, not decoded."""
-    return sample.data
-
-
-def length(sample: Sample, epoch: int) -> int:
-    """No decoding, and no bytes kept, as webdataset keeps none here."""
-    return len(sample.data)
+def payloads_of(pipe: Pipeline, step: int) -> list[bytes]:
+    """The bytes of a batch, not decoded."""
+    (corpus,) = pipe.source.corpora
+    store, wants = corpus.store, pipe.source.wants(step)
+    return [
+        read_sample(tar, wanted(tar.index, row, file=store.name(shard))).data
+        for shard, row in zip(wants.shards.tolist(), wants.rows.tolist(), strict=True)
+        for tar in (store.open(shard),)
+    ]
 
 
 def cases_of(pipe: Pipeline, single: Pipeline, manifest: Manifest) -> dict[str, Callable[[], int]]:
     """Each case goes over all whole batches of an epoch once and returns how many images it did."""
     steps = range(len(pipe))
     images = len(steps) * pipe.spec.size
-    payloads = [item.decoded for s in steps for item in pipe.source.share(s, payload).loaded]
-    threads = ThreadPoolExecutor(pipe.threads)
+    payloads = [data for step in steps for data in payloads_of(pipe, step)]
+    threads = ThreadPoolExecutor(cores())
 
     def bare() -> int:
         for start in range(0, images, pipe.spec.size):
@@ -121,12 +125,12 @@ def cases_of(pipe: Pipeline, single: Pipeline, manifest: Manifest) -> dict[str, 
 
     def decoded() -> int:
         for step in steps:
-            pipe.load_share(step)
+            pipe.loading.load_ahead(step)
         return images
 
     def read() -> int:
         for step in steps:
-            single.source.share(step, length)
+            single.loading.load(step, READ)
         return images
 
     def plain() -> int:

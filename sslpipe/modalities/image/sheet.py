@@ -30,7 +30,7 @@ LETTERS = 20  # of a caption, so that it stays within its tile
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class SheetColumn:
     """One view of all samples: its title, (B, h, w, 3) uint8 pictures, and a caption for each."""
 
     title: str
@@ -65,7 +65,7 @@ def sheet(
 
 def columns_of(
     batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
-) -> Iterator[Column]:
+) -> Iterator[SheetColumn]:
     """Views; masks, one per view on its view, others on the first; colours to be guessed.
 
     Targets of shape (2, h, w) are taken for (a, b), as colorization's are.
@@ -74,7 +74,7 @@ def columns_of(
         for v, view_BCHW in enumerate(views_VBCHW):
             pictures = picture(view_BCHW[:rows], policies[group])
             captions = [caption(batch, spec, group, v, b) for b in range(rows)]
-            yield Column(f"{group} {v}", enlarged(pictures), captions)
+            yield SheetColumn(f"{group} {v}", enlarged(pictures), captions)
     for name, masks_MBN in batch.masks.items():
         mask = spec.masks[name]
         views = batch.views[mask.view]
@@ -83,13 +83,15 @@ def columns_of(
             hidden = grey_out(picture(below, policies[mask.view]), mask_BN[:rows], mask)
             counts = batch.hidden[name][m, :rows].tolist()
             texts = [f"{count} of {mask.patches} hidden" for count in counts]
-            yield Column(f"mask {name} {m}", enlarged(hidden), texts)
+            yield SheetColumn(f"mask {name} {m}", enlarged(hidden), texts)
     for name, target in spec.targets.items():
         if target.classes is None and len(target.shape) == 3 and target.shape[0] == 2:
             places = " x ".join(map(str, target.shape[1:]))
             for v, ab_B2HW in enumerate(batch.targets[name]):
                 pictures = coloured(batch.views[target.view][v, :rows], ab_B2HW[:rows])
-                yield Column(f"target {name} {v}", enlarged(pictures), [f"{places} places"] * rows)
+                yield SheetColumn(
+                    f"target {name} {v}", enlarged(pictures), [f"{places} places"] * rows
+                )
 
 
 def picture(view_BCHW: Tensor, policy: Policy) -> U8:

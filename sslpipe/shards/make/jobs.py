@@ -12,7 +12,7 @@ from ..manifest import Shard
 from . import duplicates
 from .journal import AGAIN, Journal
 from .listing import shuffled
-from .plan import KEYED_SAMPLE, Job, PackSettings, cut, keyed_sample
+from .plan import KEYED_SAMPLE, PackSettings, ShardJob, cut, keyed_sample
 from .pools import Pool
 from .report import PackProgress
 from .source import InputFile, Listing, Note
@@ -68,13 +68,14 @@ def make_jobs(
     settings: PackSettings,
     journal: Journal,
     pool: Pool,
-) -> list[Job]:
+) -> list[ShardJob]:
     """One job per shard, in order."""
     ordered = shuffled(tuple(sources), settings.seed)
     groups = cut(ordered, settings, mean_bytes(ordered, settings, journal, pool))
     run, labelled = os.urandom(4).hex(), bool(listing.classes)
     return [
-        Job(number, group, str(out), run, labelled, settings) for number, group in enumerate(groups)
+        ShardJob(number, group, str(out), run, labelled, settings)
+        for number, group in enumerate(groups)
     ]
 
 
@@ -94,7 +95,7 @@ def mean_bytes(
 
 
 def do_jobs(
-    jobs: Sequence[Job], samples: int, journal: Journal, pool: Pool, tell: Tell
+    jobs: Sequence[ShardJob], samples: int, journal: Journal, pool: Pool, tell: Tell
 ) -> tuple[list[ShardDone], int]:
     """Everything that jobs came to, in order, and the bytes that were read for it now."""
     done = {job.number: recorded(job, journal) for job in jobs}
@@ -110,7 +111,7 @@ def do_jobs(
     return [one for one in done.values() if one is not None], bytes_in
 
 
-def recorded(job: Job, journal: Journal) -> ShardDone | None:
+def recorded(job: ShardJob, journal: Journal) -> ShardDone | None:
     """What a job came to in an earlier run, if that is on record and still there."""
     record = journal.load("shard", job.number)
     if record is None:

@@ -83,7 +83,7 @@ def check_name(name: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ShardJob:
     """One shard to write, wherever that happens."""
 
     number: int

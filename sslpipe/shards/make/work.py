@@ -16,7 +16,7 @@ from ...errors import SampleError
 from ..codec import Codec, Extent, histogram
 from ..index import Index, file_sha256, index_path, write_index
 from ..manifest import Shard
-from .plan import NAMES, Job, PackSettings
+from .plan import NAMES, PackSettings, ShardJob
 from .source import InputFile, Note, Origin, read
 from .writer import ShardWriter
 
@@ -107,7 +107,7 @@ def size_payloads(job: SizeJob) -> Sized | JobFault:
     return Sized(tuple(sizes))
 
 
-def pack_shard(job: Job) -> ShardDone | JobFault:
+def pack_shard(job: ShardJob) -> ShardDone | JobFault:
     """Write one tar and its index, each under its final name only when it is whole."""
     try:
         return write_shard(job)
@@ -117,7 +117,7 @@ def pack_shard(job: Job) -> ShardDone | JobFault:
         return JobFault(job.file, f"{type(error).__name__}: {error}")
 
 
-def write_shard(job: Job) -> ShardDone:
+def write_shard(job: ShardJob) -> ShardDone:
     """What `pack_shard` does, with errors raised."""
     path = Path(job.folder) / job.file
     part = path.with_name(f"{path.name}.{job.run}.part")
@@ -133,7 +133,7 @@ def write_shard(job: Job) -> ShardDone:
     )
 
 
-def write_tar(part: Path, job: Job, failures: list[Note]) -> tuple[Index, int]:
+def write_tar(part: Path, job: ShardJob, failures: list[Note]) -> tuple[Index, int]:
     """The index of what was written, and how many bytes were read for it."""
     bytes_in = 0
     with part.open("wb") as file:
@@ -161,7 +161,7 @@ def publish(part: Path, path: Path, index: Index) -> Shard:
     return Shard(path.name, len(index), *sums)
 
 
-def load_all(job: Job, failures: list[Note]) -> Iterator[LoadedFile]:
+def load_all(job: ShardJob, failures: list[Note]) -> Iterator[LoadedFile]:
     """Pass on what has a payload; note the rest in `failures`."""
     for source in job.sources:
         try:

@@ -35,7 +35,7 @@ DOWNLOADS = 4  # at a time: one stream of an object store is slower than a netwo
 T = TypeVar("T")
 
 
-class OpenTar(Protocol):
+class ShardTar(Protocol):
     """A tar that can be read for as long as somebody refers to it."""
 
     @property
@@ -140,7 +140,7 @@ class ShardStore:
             dtype=np.int64,
         )
         self._indexes = Recent(self._read_index, INDEXES)
-        self._opened: Recent[OpenTar] = Recent(self._open, open_files())
+        self._opened: Recent[ShardTar] = Recent(self._open, open_files())
         self._queued: set[int] = set()
         self._wanted: frozenset[int] = frozenset()
         self._lock = threading.Lock()
@@ -151,7 +151,7 @@ class ShardStore:
         """Of all tars."""
         return sum(shard.bytes for shard in self._manifest.shards)
 
-    def open(self, shard: int) -> OpenTar:
+    def open(self, shard: int) -> ShardTar:
         """The shard, fetched if need be.
 
         Raises:
@@ -211,7 +211,7 @@ class ShardStore:
             with self._lock:
                 self._queued.discard(number)
 
-    def _open(self, number: int) -> OpenTar:
+    def _open(self, number: int) -> ShardTar:
         shard, index = self._manifest.shards[number], self._indexes(number)
         place = self._manifest.tar_place(shard)
         if not is_url(place):

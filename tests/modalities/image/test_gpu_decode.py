@@ -14,11 +14,11 @@ from sslpipe.modalities import Raw
 from sslpipe.modalities.image import gpu_decode
 from sslpipe.modalities.image.canvases import CanvasDecode
 from sslpipe.modalities.image.decode import decode
-from sslpipe.modalities.image.gpu_decode import Encoded, GpuDecode, OneByOne, TorchCodec, halve
-from sslpipe.stream.batch_decode import BatchDecode
-from sslpipe.stream.plan import Picks
+from sslpipe.modalities.image.gpu_decode import GpuDecode, OneByOne, TorchCodec, halve
+from sslpipe.modalities.loading import DeviceLoading
 from sslpipe.stream.reader import Sample
-from sslpipe.stream.source import Loaded, Share
+from sslpipe.stream.source import Column, Fault, Share
+from sslpipe.stream.tasks import ALONE, DECODE, READ
 
 BASELINE = 1
 
@@ -32,6 +32,11 @@ def jpeg(seed, flat=False):
 
 def sample(data, flags=BASELINE):
     return Sample(7, "key", -1, data, flags)
+
+
+def waiting(jpegs):
+    """Bytes as workers leave them to the device."""
+    return [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in jpegs]
 
 
 class Engine(OneByOne):
@@ -66,7 +71,7 @@ JPEGS = [jpeg(seed) for seed in range(11)]
 
 def test_a_list_is_decoded_at_once_and_in_order():
     engine = Engine()
-    made = gpu_decoder(engine).finish([Encoded(data) for data in JPEGS])
+    made = gpu_decoder(engine).finish(waiting(JPEGS))
     assert engine.calls == [11]
     for canvas, data in zip(made, JPEGS, strict=True):
         assert torch.equal(canvas.data, torch.from_numpy(decode(data)))
@@ -78,7 +83,7 @@ def test_a_list_is_decoded_at_once_and_in_order():
 def test_offenders_stand_alone_and_the_others_are_decoded(bad):
     engine = Engine(bad=[JPEGS[i] for i in bad])
     decoder = gpu_decoder(engine)
-    made = decoder.finish([Encoded(data) for data in JPEGS])
+    made = decoder.finish(waiting(JPEGS))
     assert [i for i, canvas in enumerate(made) if canvas is None] == list(bad)
     assert (decoder.done, decoder.returned) == (11 - len(bad), len(bad))
     if len(bad) == 1:
@@ -87,35 +92,37 @@ def test_offenders_stand_alone_and_the_others_are_decoded(bad):
 
 def test_an_engine_that_decodes_nothing_is_no_matter_of_bad_images():
     with pytest.raises(RuntimeError, match="nvjpeg"):
-        gpu_decoder(Engine(bad=JPEGS)).finish([Encoded(data) for data in JPEGS])
-    assert gpu_decoder(Engine(bad=JPEGS)).finish([Encoded(JPEGS[0])]) == [None]
+        gpu_decoder(Engine(bad=JPEGS)).finish(waiting(JPEGS))
+    assert gpu_decoder(Engine(bad=JPEGS)).finish(waiting(JPEGS[:1])) == [None]
     assert halve(Engine(), []) == []
 
 
 def test_black_pictures_whose_bytes_say_otherwise_are_returned():
     truly_flat = jpeg(20, flat=True)
     jpegs = [*JPEGS[:3], truly_flat]
-    made = gpu_decoder(Engine(black=JPEGS[1:2])).finish([Encoded(data) for data in jpegs])
+    made = gpu_decoder(Engine(black=JPEGS[1:2])).finish(waiting(jpegs))
     assert [canvas is None for canvas in made] == [False, True, False, False]
 
 
 def test_what_does_not_suit_a_device_is_decoded_by_the_cpu():
-    decoder, whole = gpu_decoder(Engine()), JPEGS[5]
+    first, whole = gpu_decoder(Engine()).first, JPEGS[5]
     entry = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # orientation 6
     exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
     turned = whole[:2] + exif + whole[2:]
-    assert isinstance(decoder.prepare(sample(whole), (1,)), Encoded)
-    assert isinstance(decoder.prepare(sample(whole + b"\0\0"), (1,)), Encoded)
-    assert decoder.prepare(sample(whole, flags=256), (1,)).data.shape == (69, 90, 3)
-    assert decoder.prepare(sample(turned), (1,)).data.shape == (90, 69, 3)
+    for data in (whole, whole + b"\0\0"):
+        left = first(sample(data), (1,))
+        assert (left.data.tobytes(), left.extent) == (data, (0, 0))
+    assert first(sample(whole, flags=256), (1,)).data.shape == (69, 90, 3)
+    assert first(sample(turned), (1,)).data.shape == (90, 69, 3)
     with pytest.raises(SampleError):  # a device would fill the rest with grey
-        decoder.prepare(sample(whole[:-900]), (1,))
+        first(sample(whole[:-900]), (1,))
 
 
 def test_finish_keeps_what_is_decoded_and_shrinks_as_decode_does():
-    done = Raw(torch.zeros(2, 2, 3, dtype=torch.uint8), (2, 2))
-    made = gpu_decoder(Engine(), size=40).finish([done, Encoded(JPEGS[3]), done])
-    assert made[0] is made[2] is done
+    done = torch.zeros(2, 2, 3, dtype=torch.uint8)
+    made = gpu_decoder(Engine(), size=40).finish([done, *waiting(JPEGS[3:4]), done])
+    assert made[0].data is made[2].data is done
+    assert made[0].extent == (2, 2)
     want = torch.from_numpy(decode(JPEGS[3], size=40))
     assert made[1].data.shape == want.shape
     difference = (made[1].data.float() - want.float()).abs()  # uint8 rounds between two passes
@@ -124,44 +131,75 @@ def test_finish_keeps_what_is_decoded_and_shrinks_as_decode_does():
 
 
 class Numbers:
-    """Stands for Packed: samples are their positions; says what it was asked to load again."""
+    """Stands for packed shards: arrays hold their positions; says what it was asked to do again.
+
+    12 has a fault when workers leave it to the device, 13 whenever it is loaded; 15 is masked.
+    """
+
+    summary = "all of them"
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.closed = [], False
 
-    def picks(self, step):
-        positions = np.arange(10, 16) + step
-        return Picks(positions * 0, positions, positions != 11)
+    def load(self, step, kind=DECODE):
+        return self.share(np.arange(10, 16) + step, np.arange(6) != 1)
 
-    def share(self, step, decode):
-        return self.made(self.picks(step), decode)
+    load_ahead = load
 
-    def load(self, picks, decode):
-        self.asked.append(picks.positions.tolist())
-        return self.made(picks, decode)
+    def load_some(self, step, places, kind):
+        assert kind == ALONE
+        self.asked.append(places)
+        return self.share(10 + step + np.array(places), np.ones(len(places), dtype=bool), mark=100)
 
-    def made(self, picks, decode):
-        loaded = [
-            Loaded(sample(b"", p), None if p == 15 else decode(p, 0), 0, (f"{p}",), bad=p == 15)
-            for p in picks.positions.tolist()
-        ]
-        return Share(loaded, picks.valid & (picks.positions != 15))
+    def share(self, positions, valid, mark=0):
+        arrays = [torch.tensor([p + mark]) for p in positions.tolist()]
+        extents = np.full((len(positions), 2), mark) + (positions == 14)[:, None] * 7
+        faults = tuple(
+            Fault("a.tar", p, p, f"{p}", "bad", 0) for p in positions.tolist() if p in (12, 13)
+        )
+        return Share(
+            positions + mark, tuple(f"{p + mark}" for p in positions), -positions - mark,
+            positions * 0, valid & (positions != 15), (Column(arrays, extents),), faults,
+        )  # fmt: skip
+
+    def close(self):
+        self.closed = True
 
 
-def test_a_share_is_finished_at_once_and_what_is_missed_is_loaded_alone():
+class Lists:
+    """Stands for a device: it cannot do every fourth; what it does becomes negative."""
+
+    def finish(self, arrays):
+        numbers = [int(array) for array in arrays]
+        return [None if n % 4 == 1 else Raw(torch.tensor([-n]), (n, 1)) for n in numbers]
+
+
+@pytest.mark.parametrize("load", ["load", "load_ahead"])
+def test_a_share_is_finished_at_once_and_what_is_missed_is_loaded_alone(load):
     source = Numbers()
-    together = BatchDecode(
-        source,
-        first=lambda p, epoch: p,
-        finish=lambda prepared: [None if p % 4 == 1 else f"gpu {p}" for p in prepared],
-        alone=lambda p, epoch: f"cpu {p}",
-    )
-    share = together(0)
-    assert source.asked == [[13]]
-    decoded = [item.decoded for item in share.loaded]
-    assert decoded == ["gpu 10", "gpu 11", "gpu 12", "cpu 13", "gpu 14", None]  # 15 is masked
-    assert [item.faults for item in share.loaded][2:4] == [("12",), ("13", "13")]
+    loading = DeviceLoading(source, Lists())
+    share = getattr(loading, load)(0)
+    assert source.asked == [[3]]
+    (column,) = share.columns
+    assert [int(array) for array in column.arrays] == [-10, -11, -12, 113, -14, -15]
+    assert column.extents.tolist() == [[10, 1], [11, 1], [12, 1], [100, 100], [7, 7], [15, 1]]
+    assert share.uids.tolist() == [10, 11, 12, 113, 14, 15]
+    assert share.labels.tolist() == [-10, -11, -12, -113, -14, -15]
+    assert share.keys == ("10", "11", "12", "113", "14", "15")
+    assert [fault.key for fault in share.faults] == ["12", "13", "13"]
     assert share.valid.tolist() == [True, False, True, True, True, False]
+    assert loading.load(-3).uids[4] == 11
+    assert len(source.asked) == 1 + 1  # 9 of 7..12 is missed; nothing else
+    loading.close()
+    assert source.closed
+
+
+def test_what_is_only_read_or_decoded_alone_is_not_the_devices():
+    source = Numbers()
+    loading = DeviceLoading(source, Lists())
+    for kind in (READ, ALONE):
+        assert [int(array) for array in loading.load(0, kind).columns[0].arrays][3] == 13
+    assert not source.asked
 
 
 def test_only_a_safe_torchcodec_on_a_cuda_device(monkeypatch):
@@ -185,7 +223,7 @@ def test_the_device_decodes_as_the_cpu_does_and_returns_the_bad_one():
     decoder = gpu_decoder(TorchCodec(torch.device("cuda")))
     smooth = [jpeg(seed, flat=True) for seed in range(11)]
     bad = smooth[4][:20] + b"\0" * 30 + smooth[4][50:]
-    made = decoder.finish([Encoded(data) for data in [*smooth, bad, *JPEGS]])
+    made = decoder.finish(waiting([*smooth, bad, *JPEGS]))
     assert made[11] is None
     for canvas, data in zip(made[:11] + made[12:], smooth + JPEGS, strict=True):
         difference = (canvas.data.cpu().int() - torch.from_numpy(decode(data)).int()).abs()

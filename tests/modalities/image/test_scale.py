@@ -219,14 +219,21 @@ def large(tmp_path_factory):
 def run(large, *overrides, rank=0, world_size=1):
     recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
     with sslpipe.load(recipe, shards=large, device="cpu", rank=rank, world_size=world_size) as pipe:
-        share = [pipe.load_share(step).loaded for step in range(3)]
-        canvases = {i.sample.uid: i.decoded[0].data.shape for s in share for i in s}
+        shares = [pipe.load_share(step) for step in range(3)]
+        canvases = {
+            uid: canvas.shape
+            for share in shares
+            for uid, canvas in zip(share.uids.tolist(), share.columns[0].arrays, strict=True)
+        }
+        loaded = pipe.summary
         params = {
             int(uid): batch.params["global"][:, b].tolist()
             for batch in pipe
             for b, uid in enumerate(batch.uids)
         }
-        return canvases, params, pipe.reduced
+        reduced, _, samples = loaded.split()[:3]
+        assert samples == str(3 * pipe.spec.size)
+        return canvases, params, int(reduced)
 
 
 def test_a_run_scales_alike_on_every_topology_and_leaves_the_tables_alone(large):
@@ -234,7 +241,7 @@ def test_a_run_scales_alike_on_every_topology_and_leaves_the_tables_alone(large)
     assert scaled >= 8
     joined = {}
     for rank in range(2):
-        joined |= run(large, "run.threads=3", rank=rank, world_size=2)[0]
+        joined |= run(large, "run.workers=1", rank=rank, world_size=2)[0]
     assert joined == canvases
     never = run(large, "decode.scaled=never")
     assert never[1] == params

@@ -13,7 +13,7 @@ from sslpipe.shards import open_manifest, read_index, read_manifest
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.shards.read.download import Patience
 from sslpipe.shards.read.store import open_store
-from sslpipe.stream.reader import Reader
+from tests.reading import Reader
 from tests.servers import serve
 
 QUICK = Patience(attempts=3, first=0.001, longest=0.002)

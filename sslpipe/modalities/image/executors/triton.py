@@ -30,7 +30,7 @@ __all__ = ["prepare", "unsupported"]
 
 F32 = npt.NDArray[np.float32]
 
-TILE = MappingProxyType({"TALL": 32, "WIDE": 32})  # pixels of a program of the crop
+TILE = MappingProxyType({"TALL": 16, "WIDE": 32})  # pixels of a program of the crop; by timing
 FLAT = 1024  # pixels of a program of colour and blur
 WARPS = 4
 SCRATCH = 1 << 28  # bytes at once, unless one view needs more

@@ -52,7 +52,7 @@ I64 = npt.NDArray[np.int64]
 Table = npt.NDArray[Any]
 
 
-class Task(Protocol):
+class TargetTask(Protocol):
     """A pretext task: decide the targets, then apply them to the views."""
 
     def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
@@ -80,7 +80,7 @@ class ParticularTask(Protocol):
         ...
 
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType(
+TASKS: Mapping[str, type[TargetTask]] = MappingProxyType(
     {
         "colorization": ColorizationTask,
         "jigsaw": JigsawTask,
@@ -96,7 +96,7 @@ class Pretext:
     """A task on one view group."""
 
     name: str
-    task: Task
+    task: TargetTask
     view_spec: ViewSpec  # of the group, once the task is applied
     spec: TargetSpec
 
@@ -114,7 +114,7 @@ def pretext(
     Raises:
         RecipeError: unknown task or setting, or a view group that does not suit it.
     """
-    task: Task = call(choose(entry, TASKS, "task"), entry)
+    task: TargetTask = call(choose(entry, TASKS, "task"), entry)
     try:
         if isinstance(task, ParticularTask):
             task.check_ops(view, ops)

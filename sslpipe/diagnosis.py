@@ -1,0 +1,152 @@
+"""What binds a run? From the time of each stage alone and of all together to one sentence.
+
+A stage that went away would leave at least the slowest of the others (they run side by side), and
+at least the whole less its own time (they share cores). The larger of both is what is predicted:
+it is exact where stages overlap entirely, and where they share one core.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+RATES = (
+    "read", "decode", "decide", "copy", "make", "augment", "pipeline", "step", "step_beside",
+    "end_to_end",
+)  # fmt: skip
+LOAD, MAKE = ("reading", "decoding"), ("deciding", "copying", "making")
+NEVER = float("inf")
+LITTLE = 0.02  # of the time of the whole: less is noise
+Times = dict[str, float]
+
+ADVICE: Mapping[str, str] = MappingProxyType({
+    "reading": "put the shards on a faster disk, set run.cache, or raise run.workers",
+    "decoding": "raise run.workers (now {workers}), shrink pictures once with pack --resize or at "
+    "every read with decode.size{gpu}",
+    "deciding": "it is Python of the main process: use fewer view groups and masks, or more ranks",
+    "copying": "send less: pack --resize, or decode.size",
+    "making": "{making}, or use smaller or fewer views",
+    "Python's lock": "the step waits for the pipeline's Python: use a larger stream.batch_size per "
+    "step, decode in workers (run.workers, now {workers}), or more ranks",
+    "sharing the cores": "lower run.workers (now {workers}) and run.threads, or use more cores",
+    "sharing the GPU": "make views smaller or of half precision, or leave decoding to the CPU",
+    "the method's step": "data keeps up; use train.precision: bf16, a smaller backbone, or more "
+    "devices; a larger stream.batch_size helps only where the device is not busy",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Images/s, infinite where nothing is done; None: without a method.
+
+    Each stage alone: `decode` is reading and decoding, `augment` is deciding, copying and making,
+    `pipeline` all of them; `step` is the method's on a batch at hand, `step_beside` the same while
+    the pipeline makes a batch for every step. cpu_us: of the main process, for data alone.
+    """
+
+    read: float
+    decode: float
+    decide: float
+    copy: float
+    make: float
+    augment: float
+    pipeline: float
+    step: float | None
+    step_beside: float | None
+    end_to_end: float
+    cpu_us: float  # per sample
+    workers: int
+    device: str  # "cpu" or "cuda"
+    scaled: str  # how often images were decoded at a smaller scale
+    memory: str = ""  # what they need, see memory.py
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """What there is of them."""
+        rates = {name: getattr(self, name) for name in RATES}
+        return {name: rate for name, rate in rates.items() if rate not in (None, NEVER)}
+
+    @property
+    def times(self) -> Times:
+        """Seconds that one image takes in each stage, without those before it."""
+        step = 1 / self.step if self.step else 0.0
+        beside = 1 / self.step_beside if self.step_beside else 0.0
+        return {
+            "reading": 1 / self.read,
+            "decoding": max(0.0, 1 / self.decode - 1 / self.read),
+            "deciding": 1 / self.decide,
+            "copying": 1 / self.copy,
+            "making": 1 / self.make,
+            self.sharing: max(0.0, beside - step),
+            "the method's step": step,
+        }
+
+    @property
+    def sharing(self) -> str:
+        """What slows the step beside the pipeline; the lock can take no more than Python's time."""
+        lost = 1 / self.step_beside - 1 / self.step if self.step and self.step_beside else 0.0
+        python = self.cpu_us / 1e6 if self.device == "cuda" else 1 / self.decide
+        if lost / 2 <= python:
+            return "Python's lock"
+        return "sharing the GPU" if self.device == "cuda" else "sharing the cores"
+
+    def without(self, stage: str) -> float:
+        """Predict images/s end to end if a stage took no time."""
+        times = self.times
+        gone = times[stage]
+        pipeline = max(
+            1 / self.decode - gone * (stage in LOAD),
+            1 / self.augment - gone * (stage in MAKE),
+            1 / self.pipeline - gone * (stage in LOAD + MAKE),
+        )
+        step = sum(times[name] for name in (self.sharing, "the method's step") if name != stage)
+        return 1 / max(pipeline, step, 1 / self.end_to_end - gone)
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that would gain most by going away; of equals, the one that takes longest."""
+        times, whole = self.times, 1 / self.end_to_end
+        gains = {
+            name: round((whole - 1 / self.without(name)) / whole / LITTLE)
+            for name in times
+            if times[name] > 0
+        }
+        return max(gains, key=lambda name: (gains[name], times[name]))
+
+    @property
+    def advice(self) -> str:
+        """What to change about the bottleneck."""
+        cuda = self.device == "cuda"
+        return ADVICE[self.bottleneck].format(
+            workers=self.workers,
+            gpu=", or set decode.device: cuda" if cuda else "",
+            making="set run.executor: auto and views' dtype: bfloat16"
+            if cuda
+            else "raise run.threads, install sslpipe[cpu] for the fast executor",
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Name the bottleneck, what it costs and what to change."""
+        name = self.bottleneck
+        return (
+            f"The bottleneck is {name}: {self.times[name] * 1e6:,.0f} of "
+            f"{1e6 / self.end_to_end:,.0f} us per image. The whole runs at {self.end_to_end:,.0f} "
+            f"images/s; without it, it would at about {self.without(name):,.0f}. To change: "
+            f"{self.advice}. {self.scaled}."
+        )
+
+
+def consistent(rates: Mapping[str, float]) -> dict[str, float]:
+    """The same rates, none below that of a whole that it is part of.
+
+    What a stage did inside the whole it can do alone; noise says otherwise by a few per cent.
+    """
+    found = dict(rates)
+    for whole, part in (
+        ("end_to_end", "step_beside"), ("step_beside", "step"), ("end_to_end", "pipeline"),
+        ("pipeline", "decode"), ("pipeline", "augment"), ("decode", "read"),
+        ("augment", "decide"), ("augment", "copy"), ("augment", "make"),
+    ):  # fmt: skip
+        if whole in found and part in found:
+            found[part] = max(found[part], found[whole])
+    return found

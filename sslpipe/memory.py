@@ -1,0 +1,251 @@
+"""Will it fit? Memory and open files that a run needs, estimated before it begins.
+
+    canvases   the decoded samples of a share, by the index, in every share that is in flight
+    views      of a batch, by the spec, in every batch that is made ahead
+    step       on a CPU: what the encoder keeps for backward, measured on two images, and weights
+
+Data that cannot fit is refused. The step is only warned of: methods differ in what they keep.
+"""
+
+import copy
+import logging
+import math
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .batch import BatchSpec, whole_group
+from .errors import RecipeError
+from .modalities.loading import AHEAD, worker_count
+from .pipeline import Pipeline
+from .shards.read.store import open_files
+from .stream.packed import Packed
+from .stream.tasks import DECODE
+
+log = logging.getLogger(__name__)
+GB = 1e9
+CLOSE = 0.9  # of what is free
+TRIED = 2  # images
+COPIES = 4  # of the weights: gradients and two moments beside them
+EXPANSION = 10  # bytes of a decoded picture per byte of its file, where no index tells
+FILES = 64  # that are open anyway
+MOST_FILES = 65_536
+CGROUPS = (  # root, limit, usage; versions 2 and 1
+    ("sys/fs/cgroup", "memory.max", "memory.current"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes: of data on the host, of data on a CUDA device, of the step on a CPU; what is free."""
+
+    host: int
+    device: int
+    step: int
+    free: int | None  # on the host for this rank; None: not known
+    device_free: int | None
+
+    @property
+    def line(self) -> str:
+        """All of it, for people."""
+        step = f", the step about {self.step / GB:.1f} GB" if self.step else ""
+        host = f"memory: data {self.host / GB:.1f} GB{step}"
+        host += "" if self.free is None else f", of {self.free / GB:.1f} GB free"
+        if self.device_free is None:
+            return host
+        device = f"on the device {self.device / GB:.1f} of {self.device_free / GB:.1f} GB free"
+        return f"{host}; {device}, without the step"
+
+    @property
+    def pairs(self) -> list[tuple[str, int, int]]:
+        """Where, how much data there, and how much is free."""
+        places = (
+            ("this machine", self.host, self.free),
+            ("the device", self.device, self.device_free),
+        )
+        return [(where, need, free) for where, need, free in places if free is not None]
+
+
+def check(pipe: Pipeline, encoder: nn.Module | None = None) -> Need:
+    """Estimate what a pipeline, and with an encoder its training, needs; refuse what cannot fit.
+
+    Raises:
+        RecipeError: the data alone needs more memory than is free, or too many open files.
+    """
+    check_files(pipe)
+    need = estimate(pipe, encoder)
+    remedy = "a smaller stream.batch_size or run.prefetch, or pack --resize and decode.size"
+    for where, data, free in need.pairs:
+        if data > free:
+            raise RecipeError(
+                f"{pipe.recipe.path}: the data alone needs {data / GB:.1f} GB and {where} has "
+                f"{free / GB:.1f} GB free; set {remedy}"
+            )
+    total = need.host + need.step
+    if need.free is not None and total > CLOSE * need.free:
+        log.warning(
+            "%s; %.1f of %.1f GB is close to too much, and the system may kill this process: "
+            "set %s, or for the step train.precision: bf16 or a smaller backbone",
+            need.line, total / GB, need.free / GB, remedy,
+        )  # fmt: skip
+    return need
+
+
+def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
+    """Estimate the bytes of a pipeline and, if there is an encoder to train on a CPU, its step."""
+    spec, ahead, cuda = pipe.spec, pipe.recipe.run.prefetch, pipe.device.type == "cuda"
+    canvases, views = share_bytes(pipe), view_bytes(spec)
+    shares = (AHEAD + 1 if workers_of(pipe) else 1) + ahead + 1
+    batches = ahead + 2  # one is made, one is trained on
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free = free_host()
+    train = pipe.recipe.train
+    low = train is not None and train.precision != "fp32"
+    return Need(
+        host=shares * canvases + (0 if cuda else batches * views),
+        device=2 * canvases + batches * views if cuda else 0,
+        step=0 if cuda or encoder is None else step_bytes(encoder, spec, low=low),
+        free=None if free is None else free // ranks,
+        device_free=torch.cuda.mem_get_info(pipe.device)[0] if cuda else None,
+    )
+
+
+def workers_of(pipe: Pipeline) -> int:
+    """How many processes read and decode; 0: this one."""
+    return worker_count(pipe.recipe, pipe.source) if isinstance(pipe.source, Packed) else 0
+
+
+def share_bytes(pipe: Pipeline) -> int:
+    """Bytes of the decoded samples of the first share; 0 for an iterable, which tells nothing."""
+    if not isinstance(pipe.source, Packed):
+        return 0
+    wants = pipe.source.wants(pipe.step)
+    samples, payloads = pipe.source.records(wants)
+    extents, sizes = samples["extent"].astype(np.int64), payloads["size"].astype(np.int64)
+    total = 0
+    for part in pipe.parts:
+        told = part.instructions(epochs=wants.epochs, uids=samples["uid"], extents=extents)
+        room = part.room(kind=DECODE, extents=extents, sizes=sizes, instructions=told)
+        total += int(np.where(room > 0, room, EXPANSION * sizes * part.owns_payload).sum())
+    return total
+
+
+def view_bytes(spec: BatchSpec) -> int:
+    """Bytes of the views of one batch."""
+    each = (
+        view.count * math.prod(view.shape) * torch.empty((), dtype=view.dtype).element_size()
+        for view in spec.views.values()
+    )
+    return spec.size * sum(each)
+
+
+def step_bytes(encoder: nn.Module, spec: BatchSpec, *, low: bool) -> int:
+    """Bytes of weights, gradients, moments and what backward needs of all views, on a CPU.
+
+    The encoder is copied and tried on two images of the group that it is built for; views of other
+    sizes count by their pixels. 0 where it cannot be tried.
+    """
+    whole = spec.views[whole_group(spec.views)]
+    weights = sum(p.nbytes for p in encoder.parameters())
+    tried = 0
+    with suppress(RuntimeError, TypeError, ValueError):  # an encoder of the user's own
+        tried = kept_bytes(copy.deepcopy(encoder).cpu(), whole.shape, low=low)
+    pixels = sum(v.count * math.prod(v.shape) for v in spec.views.values())
+    images = spec.size * pixels / math.prod(whole.shape)
+    return int(tried / TRIED * images) + COPIES * weights
+
+
+def kept_bytes(encoder: nn.Module, shape: tuple[int, ...], *, low: bool) -> int:
+    """Bytes that backward needs of TRIED images, counted once each; no generator moves on."""
+    kept: dict[int, Tensor] = {}
+    known = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    precision: AbstractContextManager[object] = (
+        torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
+    )
+    with torch.random.fork_rng(devices=()), hooks, precision:
+        encoder(torch.zeros((TRIED, *shape)))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def free_host() -> int | None:
+    """Bytes that this process may still take: of the machine, or of its control group."""
+    found = [*machine_free(Path("/proc/meminfo")), *group_free()]
+    return min(found) if found else None
+
+
+def machine_free(meminfo: Path) -> Iterator[int]:
+    """MemAvailable of Linux; nothing elsewhere."""
+    with suppress(OSError):
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+
+
+def group_free(root: Path = Path("/")) -> Iterator[int]:
+    """What the limits of this process's control groups leave; file cache can be taken back."""
+    for place, limit, usage in CGROUPS:
+        for folder in group_folders(root, root / place):
+            with suppress(OSError, ValueError):  # "max" is no limit
+                most = int((folder / limit).read_text())
+                used = int((folder / usage).read_text())
+                stat = (folder / "memory.stat").read_text()
+                rows = dict(line.split() for line in stat.splitlines())
+                yield max(0, most - used + int(rows.get("inactive_file", 0)))
+
+
+def group_folders(root: Path, top: Path) -> list[Path]:
+    """The folders of this process's control group and of those around it, below `top`."""
+    found = [top]  # of a container, as it sees itself
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            number, kinds, path = line.split(":", 2)
+            if number == "0" or "memory" in kinds.split(","):
+                own = top / path.lstrip("/")
+                found += [own, *(p for p in own.parents if top in p.parents)]
+    return found
+
+
+def raise_file_limit() -> None:
+    """Let this process and its workers open as many files as the system allows them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def check_files(pipe: Pipeline) -> None:
+    """See that shards and workers find enough open files.
+
+    Raises:
+        RecipeError: they do not; says how many they need.
+    """
+    if not isinstance(pipe.source, Packed):
+        return
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    corpora, workers = pipe.source.corpora, workers_of(pipe)
+    shards = sum(len(corpus.files) for corpus in corpora)
+    tars = min(shards, (len(corpora) + workers) * open_files())
+    need = tars + 2 * workers + FILES
+    if 0 <= allowed < need:
+        raise RecipeError(
+            f"{pipe.recipe.path}: {shards:,} shards and {workers} workers need about {need:,} open "
+            f"files, and this process may have {allowed:,}; run `ulimit -n {2 * need}`, set fewer "
+            "run.workers, or pack into larger shards"
+        )

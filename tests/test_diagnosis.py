@@ -1,0 +1,54 @@
+"""From rates to the bottleneck, where it is known what binds."""
+
+from dataclasses import replace
+
+import pytest
+
+from sslpipe.diagnosis import NEVER, Stages, consistent
+
+DATA = Stages(
+    read=20_000, decode=1000, decide=15_000, copy=NEVER, make=4000, augment=3000, pipeline=1000,
+    step=None, step_beside=None, end_to_end=1000, cpu_us=300, workers=2, device="cpu", scaled="",
+)  # fmt: skip
+
+
+def test_decoding_binds_and_making_is_next():
+    assert DATA.bottleneck == "decoding"
+    assert DATA.without("decoding") == pytest.approx(3000)
+    assert "pack --resize" in DATA.verdict
+    assert "run.workers (now 2)" in DATA.verdict
+    assert "decode.device" not in DATA.verdict
+    assert "decode.device: cuda" in replace(DATA, device="cuda").verdict
+
+
+def test_stages_that_share_cores_leave_their_sum():
+    shared = replace(DATA, decode=2000, make=2000, augment=2000, pipeline=1000, end_to_end=1000)
+    assert shared.without("making") == pytest.approx(2000)
+
+
+def test_the_step_binds_and_the_data_would_go_on():
+    slow = replace(DATA, step=100, step_beside=98, end_to_end=98)
+    assert slow.bottleneck == "the method's step"
+    assert slow.without("the method's step") == pytest.approx(1000)
+
+
+def test_a_step_that_starves_beside_the_pipeline_is_told_from_a_slow_one():
+    starved = replace(
+        DATA, decode=8000, augment=7000, make=9000, pipeline=7000, step=5000, step_beside=2000,
+        end_to_end=2000, device="cuda",
+    )  # fmt: skip
+    assert starved.bottleneck == "Python's lock"
+    assert starved.without("Python's lock") == pytest.approx(5000)
+    assert replace(starved, cpu_us=10).bottleneck == "sharing the GPU"
+    assert replace(starved, device="cpu").bottleneck == "sharing the cores"
+
+
+def test_no_stage_is_slower_than_what_it_is_part_of():
+    found = consistent(
+        {"read": 90, "decode": 95, "decide": 300, "make": 90, "augment": 200, "pipeline": 100,
+         "step": 99, "step_beside": 101, "end_to_end": 102}
+    )  # fmt: skip
+    assert found == {
+        "read": 102, "decode": 102, "decide": 300, "make": 200, "augment": 200, "pipeline": 102,
+        "step": 102, "step_beside": 102, "end_to_end": 102,
+    }  # fmt: skip
