@@ -46,7 +46,7 @@ from .worker import (
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
 DEATHS = 2  # of workers at one sample, after which it is the sample's fault
-STARTS = 3  # workers that die before they are ready, after which starting them is given up
+STARTS = 3  # workers that die before one is ready, after which starting them is given up
 START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from sslpipe.stream.worker import main; main(*map(int, sys.argv[2:]))"
@@ -348,7 +348,7 @@ class Workers:
         code = self._end(worker)
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= STARTS:
+            if self._failed_starts >= STARTS and not any(w.ready for w in self._processes):
                 raise SslpipeError(
                     f"run.workers = {self._count}: {STARTS} workers ended with code {code} before "
                     "they were ready; see what they printed, or set run.workers: 0"

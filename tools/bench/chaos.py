@@ -146,7 +146,7 @@ def kill_workers(place: Path, truth: dict[int, Record], rng: random.Random, tall
         killed = set[int]()
         for step, record in enumerate(handed(pipe, None)):
             compare({"step": step, "samples": record}, truth, 1, tally)
-            time.sleep(rng.uniform(0.02, 0.08))
+            time.sleep(rng.uniform(0.02, 0.25))
             victims = pipe.loading.crew.pids[:2]  # the newest may be starting
             if victims and rng.random() < 0.8:
                 victim = rng.choice(victims)
