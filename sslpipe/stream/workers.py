@@ -126,6 +126,8 @@ class Workers:
     def close(self) -> None:
         """End the workers and the thread."""
         with self._lock:
+            if self._closing:
+                return
             self._closing = True
         if os.getpid() == self._pid:
             self._ring.send(b"!")

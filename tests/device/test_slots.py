@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_slots_do_not_overlap_and_hold_what_was_asked_for(slots):
         for value, length, other in kept[-3:]:
             assert (other.memory[:length:997] == value).all()
     ends = sorted((s.start, s.start + len(s.memory)) for *_, s in kept)
-    assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(ends))
 
 
 def test_what_is_kept_is_bounded_by_what_was_in_use(slots):

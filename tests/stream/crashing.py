@@ -38,7 +38,11 @@ def hang():
 
 
 def rest():
-    time.sleep(0.4)
+    time.sleep(0.3)
+
+
+def nap():
+    time.sleep(0.05)
 
 
 def doze():

@@ -9,8 +9,10 @@ from sslpipe.stream.tasks import (
     DECODE,
     EXTENT,
     FILE,
+    KEY_BYTES,
     MEMBER_COLUMNS,
     PLACE,
+    RESULT,
     START,
     UID,
     Task,
@@ -18,14 +20,13 @@ from sslpipe.stream.tasks import (
 )
 from sslpipe.stream.worker import (
     Failed,
-    Report,
     Room,
+    TaskReport,
     decoded,
     encoded,
     write_key,
 )
 from sslpipe.stream.workers import key_of, table_of
-from sslpipe.stream.tasks import KEY_BYTES, RESULT
 
 
 def make(n=6, parts=2, widths=(1, 3)):
@@ -91,13 +92,13 @@ def test_the_rest_of_a_task_keeps_places_and_members():
 
 def test_reports_arrive_as_they_were():
     fault = Failed(3, "a.tar x: is bad", None)
-    reports = [Report(5), Report(6, [fault], {2: "a long key"})]
+    reports = [TaskReport(5), TaskReport(6, [fault], {2: "a long key"})]
     for report in reports:
         assert tuple(decoded(encoded(report))) == (
             report.number, [*report.faults] or (), dict(report.keys), None,
         )  # fmt: skip
-    assert len(encoded(Report(5))) == 8
-    error = decoded(encoded(Report(7, error=OSError(5, "gone")))).error
+    assert len(encoded(TaskReport(5))) == 8
+    error = decoded(encoded(TaskReport(7, error=OSError(5, "gone")))).error
     assert (type(error), error.args) == (OSError, (5, "gone"))
 
 

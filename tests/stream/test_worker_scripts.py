@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def called(command, environment, cwd):
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -50,15 +52,16 @@ from tests.stream.scripts_pipe import opened
 
 pipe = opened()
 next(iter(pipe))
-print(json.dumps(pipe.loading.crew.pids), flush=True)
-end = sys.argv[2]
-if end == "close":
-    pipe.close()
+end, pids = sys.argv[2], pipe.loading.crew.pids
+child = os.fork() if end == "wait" else 0  # it inherits all that is open, and outlives the script
+if end == "wait" and not child:
+    time.sleep(60)
+    os._exit(0)
+print(json.dumps(pids), flush=True)
 if end == "raise":
     raise RuntimeError("on purpose")
 if end == "wait":
-    child = os.fork()  # it inherits all that is open, and outlives the script
-    time.sleep(40)
+    time.sleep(60)
 """
 
 
@@ -75,14 +78,14 @@ def opened_files(pid):
     names = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            names.append(os.readlink(entry))
+            names.append(str(entry.readlink()))
         except OSError:  # it is closed by now
             continue
     return names
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("end", ["close", "fall", "raise", "SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("end", ["fall", "raise", "SIGINT", "SIGTERM", "SIGKILL"])
 def test_no_worker_and_no_file_is_left(end, packed, environment, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ENDS)
@@ -109,7 +112,7 @@ def test_no_worker_and_no_file_is_left(end, packed, environment, tmp_path):
                 time.sleep(0.02)
             assert not any(map(alive, pids))
         finally:
-            if word == "wait":
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         said = process.stderr.read().decode()
     assert "Fatal" not in said
@@ -183,7 +186,7 @@ def test_torchrun(packed, truth, environment, tmp_path):
     ranks = [json.loads((tmp_path / "said" / rank).read_text()) for rank in "01"]
     assert [rank[:2] for rank in ranks] == [[0, 2], [1, 2]]
     for step, halves in enumerate(zip(ranks[0][2], ranks[1][2], strict=True)):
-        assert sorted(sum(halves, [])) == sorted(truth[8 * step : 8 * step + 8])
+        assert sorted([*halves[0], *halves[1]]) == sorted(truth[8 * step : 8 * step + 8])
 
 
 def test_a_worker_imports_neither_torch_nor_what_is_as_slow():
@@ -191,5 +194,6 @@ def test_a_worker_imports_neither_torch_nor_what_is_as_slow():
         "import sys, sslpipe.stream.worker, sslpipe.modalities.image.canvases; "
         "print([name for name in ('torch', 'kornia', 'pydantic') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stderr
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"

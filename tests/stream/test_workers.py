@@ -1,7 +1,5 @@
 """Workers change nothing that is in a batch, whatever happens to them or in them."""
 
-import contextlib
-import io
 import json
 import os
 import random
@@ -19,28 +17,27 @@ from PIL import Image
 
 import sslpipe
 from sslpipe.errors import RecipeError, SampleError, ShardError, SslpipeError, StateError
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import find_recipe, load_recipe, parse_recipe
 from sslpipe.shards import PackSettings, open_manifest, pack
+from sslpipe.stream import flights
 from sslpipe.stream.tasks import KEY_BYTES
 from tests.cli.test_commands import run  # noqa: F401  a fixture
-from tests.conftest import RECIPE as IMAGES
-from tests.conftest import write_images
 from tests.golden.streams import STREAMS, shards_of
 from tests.modalities.test_toy import TWO
+from tests.modalities.toy import SeriesCodec
 from tests.servers import serve
 from tests.streaming import load, steps
 
 from . import crashing
 from .crashing import TroubledDecode
-from .troubled import NAME, RECIPE, TroubledModality
+from .troubled import RECIPE, TroubledModality
 
 
 def same(one, other):
     """Whether two batches are equal bit for bit."""
     assert (one.step, one.epoch, one.keys) == (other.step, other.epoch, other.keys)
-    mine, theirs = (
-        [*b.tensors, *b.params.values(), b.uids, b.valid] for b in (one, other)
-    )
+    mine, theirs = ([*b.tensors, *b.params.values(), b.uids, b.valid] for b in (one, other))
     assert len(mine) == len(theirs) > 3
     for x, y in zip(mine, theirs, strict=True):
         assert x.dtype == y.dtype
@@ -197,17 +194,13 @@ def test_nothing_but_crashes_ends_the_run(series):
     assert len(keys) == 48
 
 
-def test_a_worker_that_is_slow_but_gets_on_is_left_alone(series):
-    words = "run.patience=1", "stream.batch_size=48"
-    decode = TroubledDecode(crashing.rest, {f"{n:02d}" for n in range(48)})
-    with troubled(series, *words, workers=2, decode=decode) as pipe:
-        share = pipe.loading.load(0)
+def test_a_worker_that_is_slow_but_gets_on_is_left_alone(series, monkeypatch):
+    monkeypatch.setattr(flights, "TASKS_PER_WORKER", 1)  # so a task takes 1.8 s
+    with troubled(series, "run.patience=1", decode=TroubledDecode(crashing.rest)) as pipe:
+        pipe.loading.load(0)
         pids = pipe.loading.crew.pids
-        assert share.valid.all()
-        assert not share.faults
-        assert pids == pipe.loading.crew.pids  # a task takes 2.4 s
-        (first,) = {len(job) for job in [share.keys]}
-    assert first == 48
+        assert not pipe.loading.load(1).faults
+        assert pids == pipe.loading.crew.pids
 
 
 @pytest.mark.parametrize(
@@ -223,7 +216,7 @@ def test_a_decoder_that_is_wrong_ends_the_run_and_tells_where(series, trouble, k
         steps(pipe, 4)
     told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert message in told
-    assert f'crashing.py", line' in told
+    assert 'crashing.py", line' in told
     assert trouble.__name__ in told
 
 
@@ -246,7 +239,7 @@ def test_workers_import_no_torch(series):
 
 def test_a_decoder_of_the_script_itself_is_refused(series, monkeypatch):
     monkeypatch.setattr(TroubledDecode, "__module__", "__main__")
-    with pytest.raises(RecipeError, match=r"TroubledDecode is defined in the script.*module of its"):
+    with pytest.raises(RecipeError, match=r"TroubledDecode is defined .*; move it into"):
         troubled(series)
     with troubled(series, workers=0) as pipe:
         assert len(steps(pipe, 1)) == 1
@@ -298,7 +291,7 @@ def test_a_forked_process_may_not_use_the_pipeline_nor_harm_it(packed):
 
 
 def test_two_threads_may_not_iterate_at_once(series):
-    decode = TroubledDecode(crashing.rest)
+    decode = TroubledDecode(crashing.nap)
     with troubled(series, decode=decode) as pipe:
         errors = []
 
@@ -313,10 +306,11 @@ def test_two_threads_may_not_iterate_at_once(series):
             thread.start()
         for thread in threads:
             thread.join()
-        assert errors == [
+        (error,) = errors
+        assert error == (
             "t.yaml: two threads iterate over the pipeline at once; iterate in one and hand the "
             "batches on"
-        ]
+        )
         assert next(iter(pipe)).step == 1  # the lock is free again, and one batch was taken
 
 
@@ -338,8 +332,6 @@ def test_long_and_foreign_keys(tmp_path):
         image = Image.new("RGB", (40 + n, 30), (40 * n, 0, 0))
         (tmp_path / "in").mkdir(exist_ok=True)
         image.save(tmp_path / "in" / f"{name}.jpg")
-    from sslpipe.modalities.image.codec import ImageCodec
-
     pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=ImageCodec()))
     with load(tmp_path / "out", "stream.batch_size=6", "run.workers=2") as pipe:
         batch = steps(pipe, 1)[0]
@@ -354,8 +346,6 @@ def test_a_long_key_of_a_bad_sample_is_told(tmp_path, trouble):
     (tmp_path / "in").mkdir()
     for name in names:
         np.save(tmp_path / "in" / f"{name}.npy", np.ones((2, 50), np.float32))
-    from tests.modalities.toy import SeriesCodec
-
     pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=SeriesCodec()))
     words = "stream.batch_size=3", "stream.on_bad=mask"
     with troubled(tmp_path / "out", *words, decode=TroubledDecode(trouble, {"a" * 200})) as pipe:
@@ -382,8 +372,6 @@ def test_arrays_that_are_larger_than_what_is_usual(tmp_path):
     rng = np.random.default_rng(0)
     for n, length in enumerate((40, 3000, 50, 200_000, 60, 9000)):
         np.save(tmp_path / "in" / f"{n}.npy", rng.normal(size=(2, length)).astype(np.float32))
-    from tests.modalities.toy import SeriesCodec
-
     pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=SeriesCodec()))
     with troubled(tmp_path / "out", "stream.batch_size=6") as pipe:
         share = pipe.load_share(0)
@@ -393,21 +381,24 @@ def test_arrays_that_are_larger_than_what_is_usual(tmp_path):
             assert extent.tolist() == [stored.shape[1]]
 
 
+class Blind(ImageCodec):
+    """Sees no sides."""
+
+    def inspect(self, data):
+        return 0, 0
+
+
 def test_images_whose_sides_the_index_does_not_know(tmp_path):
     (tmp_path / "in").mkdir()
     rng = np.random.default_rng(0)
     for n in range(8):
         pixels = rng.integers(0, 256, (40 + 30 * n, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "in" / f"{n}.{'png' if n % 2 else 'jpg'}")
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for path in sorted((tmp_path / "in").iterdir()):
-            tar.add(path, arcname=path.name)
-    from sslpipe.modalities.image.codec import ImageCodec
 
-    pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=ImageCodec()))
+    pack(tmp_path / "in", tmp_path / "out", PackSettings(codec=Blind()))
     with load(tmp_path / "out", "run.workers=0") as plain:
         records = plain.source.records(plain.source.wants(0))
-        assert (records.samples["extent"][:, 0] == 0).any()
+        assert not records.samples["extent"].any()
         truth = steps(plain, 2)
     with load(tmp_path / "out", "run.workers=2") as pipe:
         for one, other in zip(steps(pipe, 2), truth, strict=True):
@@ -453,7 +444,7 @@ def test_other_members_than_the_payload(pairs):
         with sslpipe.load(recipe, shards=pairs, device="cpu", **where) as pipe:
             return steps(pipe, 2)
 
-    for rank, world_size in ((0, 1), (0, 2), (1, 2), (2, 3)):
+    for rank, world_size in ((0, 1), (1, 2)):
         truth = batches(0, rank, world_size)
         for one, other in zip(batches(2, rank, world_size), truth, strict=True):
             same(one, other)

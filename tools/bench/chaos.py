@@ -1,11 +1,12 @@
 """Kill, damage and starve runs at random, and compare every sample with the plan.
 
-    python tools/bench/chaos.py [--faults 200] [--seed 0]
+    python tools/bench/chaos.py [--faults 200] [--seed 0] [--mode all|whole|damaged|server|workers]
 
 A trial is a run over small shards by ranks in processes of their own. At random moments ranks are
 killed (SIGKILL), and the run goes on, on another number of ranks, from the state that the slowest
 had reached. Some trials read shards with flipped bits (bad samples are replaced), some read from an
-HTTP server that drops connections, answers 500 or sends too little. Whatever happens, the sample at
+HTTP server that drops connections, answers 500 or sends too little. In trials of `workers` it is
+the workers of a run in this process that are killed. Whatever happens, the sample at
 every (step, slot), its crops and its pixels must be those of an undisturbed run in one process:
 nothing lost, doubled or in another place.
 """
@@ -39,9 +40,11 @@ from rich.progress import Progress
 import sslpipe
 from sslpipe.batch import Batch
 from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.loading import PackedLoading
 from sslpipe.pipeline import Pipeline
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, open_manifest, pack, read_index
+from sslpipe.stream.workers import Workers
 
 RECIPE = """
 stream: {batch_size: 12, seed: 3, max_bad_fraction: 1.0}
@@ -53,6 +56,7 @@ masks: {random: {view: global, patch_size: 4, sampler: random}}
 run: {threads: 2, prefetch: 2, executor: kornia}
 """
 WORLDS = (1, 2, 3, 4, 6)
+MODES = ("whole", "damaged", "server", "workers")
 STEPS = 40  # about eleven epochs
 Record = dict[str, str]  # slot -> digest
 
@@ -67,13 +71,15 @@ class Tally:
 
     @property
     def faults(self) -> int:
-        return self.done["kills"] + self.done["flipped bits"] + self.done["server failures"]
+        kinds = "kills", "worker kills", "flipped bits", "server failures"
+        return sum(self.done[kind] for kind in kinds)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--faults", type=int, default=200)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--mode", choices=("all", *MODES), default="all")
     chosen = options.parse_args()
     torch.set_num_threads(1)  # threads do not survive the forks
     logging.getLogger("sslpipe").setLevel(logging.ERROR)  # bad samples are meant here
@@ -86,7 +92,8 @@ def main() -> None:
             for number in itertools.count():
                 if tally.faults >= chosen.faults or tally.wrong:
                     break
-                trial(folder / f"trial-{number}", shards, rng, tally)
+                kind = rng.choice(MODES) if chosen.mode == "all" else chosen.mode
+                trial(folder / f"trial-{number}", shards, kind, rng, tally)
                 progress.update(task, completed=tally.faults)
     done = ", ".join(f"{count} {what}" for what, count in sorted(tally.done.items()))
     figures = f"{done}; {tally.samples:,} samples compared, {len(tally.wrong)} not as planned"
@@ -110,10 +117,9 @@ def make_shards(folder: Path) -> Path:
     return folder / "shards"
 
 
-def trial(folder: Path, shards: Path, rng: random.Random, tally: Tally) -> None:
-    """One run with a source of its own, killed about four times."""
+def trial(folder: Path, shards: Path, kind: str, rng: random.Random, tally: Tally) -> None:
+    """One run with a source of its own, killed about four times, or its workers more often."""
     folder.mkdir()
-    kind = rng.choice(("whole", "damaged", "server"))
     tally.done[f"runs on {kind} shards"] += 1
     place = shards
     if kind == "damaged":
@@ -121,12 +127,34 @@ def trial(folder: Path, shards: Path, rng: random.Random, tally: Tally) -> None:
         shutil.copytree(shards, place)
         tally.done["flipped bits"] += flip_bits(place, rng)
     truth = dict(enumerate(records(place, state=None, rank=0, world_size=1)))
+    if kind == "workers":
+        kill_workers(shards, truth, rng, tally)
+        return
     if kind != "server":
         run_to_the_end(folder, str(place), None, truth, rng, tally)
         return
     with FaultyServer(shards, seed=rng.randrange(2**31)) as server:
         run_to_the_end(folder, server.url, folder / "cache", truth, rng, tally)
         tally.done["server failures"] += server.failures
+
+
+def kill_workers(place: Path, truth: dict[int, Record], rng: random.Random, tally: Tally) -> None:
+    """A run in this process, one of whose workers is killed at some moment of most steps."""
+    with pipeline(str(place), None, 0, 1, "run.workers=3") as pipe:
+        assert isinstance(pipe.loading, PackedLoading)
+        assert isinstance(pipe.loading.crew, Workers)
+        killed = set[int]()
+        for step, record in enumerate(handed(pipe, None)):
+            compare({"step": step, "samples": record}, truth, 1, tally)
+            time.sleep(rng.uniform(0.02, 0.25))
+            victims = pipe.loading.crew.pids[:2]  # the newest may be starting
+            if victims and rng.random() < 0.8:
+                victim = rng.choice(victims)
+                os.kill(victim, signal.SIGKILL)
+                killed.add(victim)
+        tally.done["worker kills"] += len(killed)
+        if pipe.replaced:
+            tally.wrong.append(f"{pipe.replaced} samples were taken for bad")
 
 
 def flip_bits(place: Path, rng: random.Random) -> int:
@@ -220,9 +248,9 @@ def records(place: Path, *, state: None, rank: int, world_size: int) -> Iterator
         yield from handed(pipe, state)
 
 
-def pipeline(place: str, cache: Path | None, rank: int, world_size: int) -> Pipeline:
+def pipeline(place: str, cache: Path | None, rank: int, world_size: int, *words: str) -> Pipeline:
     """The data side of a run."""
-    overrides = [f"run.cache={cache}"] if cache else []
+    overrides = [f"run.cache={cache}", *words] if cache else [*words]
     recipe = parse_recipe(RECIPE, overrides=overrides)
     return sslpipe.load(recipe, shards=place, device="cpu", rank=rank, world_size=world_size)
 
