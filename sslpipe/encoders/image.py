@@ -24,12 +24,7 @@ from .starts import Start, start_like
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
-    {
-        "vit_tiny": "vit_tiny_patch16_224",
-        "vit_small": "vit_small_patch16_224",
-        "vit_base": "vit_base_patch16_224",
-        "vit_large": "vit_large_patch16_224",
-    }
+    {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
 )
 VIT_NAME = re.compile(r"vit_[a-z0-9]+_patch\d+_\d+")  # timm's plain ViTs with a class token
 

@@ -16,7 +16,8 @@ from itertools import count, islice
 from typing import Any
 
 from ..device.slots import anonymous_file
-from ..shards.read.store import LocalTar, ShardStore, open_files
+from ..shards.read.open_tars import LocalTar
+from ..shards.read.store import ShardStore, open_files
 from .jobs import Job, done_samples
 from .worker import FILES, MESSAGE, MOST_FILES, TASK
 from .worker_tasks import ShardFile

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sslpipe.stream.jobs import key_of, table_of
 from sslpipe.stream.tasks import (
     COLUMNS,
     CRC,
@@ -18,15 +19,8 @@ from sslpipe.stream.tasks import (
     Task,
     unpacked,
 )
-from sslpipe.stream.worker import (
-    Failed,
-    Room,
-    TaskReport,
-    decoded,
-    encoded,
-    write_key,
-)
-from sslpipe.stream.workers import key_of, table_of
+from sslpipe.stream.worker import decoded, encoded
+from sslpipe.stream.worker_tasks import Failed, Room, TaskReport, write_key
 
 
 def make(n=6, parts=2, widths=(1, 3)):
@@ -105,11 +99,9 @@ def test_reports_arrive_as_they_were():
 @pytest.mark.parametrize("key", ["a", "b" * KEY_BYTES, "b" * (KEY_BYTES + 1), "ß" * 56, "ß" * 57])
 def test_a_key_stands_in_the_result_if_it_fits(key):
     memory = np.zeros(2 * RESULT.itemsize, np.uint8)
-    results, keys = table_of(memory, 1, 2)[0], {}
-    write_key(key, results, 4, keys)
-    fits = len(key.encode()) <= KEY_BYTES
-    assert key_of(results[0]) == (key if fits else None)
-    assert keys == ({} if fits else {4: key})
+    size, fits = write_key(key, memory, 0), len(key.encode()) <= KEY_BYTES
+    assert size == (len(key.encode()) if fits else -1)
+    assert key_of(table_of(memory, 1, 2)[0, 0]) == (key if fits else None)
 
 
 def test_a_room_takes_what_fits_where_it_lies():
