@@ -93,7 +93,8 @@ def check(pipe: Pipeline, encoder: nn.Module | None = None) -> Need:
     if need.free is not None and total > CLOSE * need.free:
         much = "more than is free" if total > need.free else "close to all that is free"
         log.warning(
-            "%s: %.1f GB is %s, and the system may kill this process: set %s, or a smaller backbone",
+            "%s: %.1f GB is %s, and the system may kill this process: set "
+            "%s, or a smaller backbone",
             need.line, total / GB, much, remedy,
         )  # fmt: skip
     return need
