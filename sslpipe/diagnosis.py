@@ -131,7 +131,7 @@ class Stages:
         return (
             f"The bottleneck is {name}: {self.times[name] * 1e6:,.0f} of "
             f"{1e6 / self.end_to_end:,.0f} us per image. The whole runs at {self.end_to_end:,.0f} "
-            f"images/s; without it, it would at about {self.without(name):,.0f}. To change: "
+            f"images/s; at about {self.without(name):,.0f} if {name} took no time. To change: "
             f"{self.advice}. {self.scaled}."
         )
 

@@ -91,10 +91,11 @@ def check(pipe: Pipeline, encoder: nn.Module | None = None) -> Need:
             )
     total = need.host + need.step
     if need.free is not None and total > CLOSE * need.free:
+        much = "more than is free" if total > need.free else "close to all that is free"
         log.warning(
-            "%s; %.1f of %.1f GB is close to too much, and the system may kill this process: "
-            "set %s, or for the step train.precision: bf16 or a smaller backbone",
-            need.line, total / GB, need.free / GB, remedy,
+            "%s: %.1f GB is %s, and the system may kill this process: set "
+            "%s, or a smaller backbone",
+            need.line, total / GB, much, remedy,
         )  # fmt: skip
     return need
 

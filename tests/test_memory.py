@@ -60,7 +60,7 @@ def test_what_is_close_is_warned_of(pipe, monkeypatch, caplog):
     monkeypatch.setattr(memory, "free_host", lambda: need.host + need.step)
     with caplog.at_level(logging.WARNING):
         check(pipe, encoder_of(pipe))
-    assert "is close to too much" in caplog.text
+    assert "is close to all that is free, and the system may kill" in caplog.text
     monkeypatch.setattr(memory, "free_host", lambda: 2 * (need.host + need.step))
     caplog.clear()
     assert "GB free" in check(pipe, encoder_of(pipe)).line

@@ -184,7 +184,7 @@ def test_the_readme_says_how_an_exported_encoder_is_loaded():
     from sslpipe.recipe.names import Entry
     from tests.view_specs import square
 
-    assert 'resnet50().load_state_dict(torch.load("encoder.pt"), strict=False)' in README
-    state = build_encoder(Entry("resnet50"), square(32)).model.state_dict()
-    lacking = torchvision.models.resnet50().load_state_dict(state, strict=False)
+    assert 'resnet18().load_state_dict(torch.load("encoder.pt"), strict=False)' in README
+    state = build_encoder(Entry("resnet18"), square(32)).model.state_dict()
+    lacking = torchvision.models.resnet18().load_state_dict(state, strict=False)
     assert lacking == (["fc.weight", "fc.bias"], [])

@@ -20,21 +20,26 @@ from .run import TrainRun
 
 FIRST = (5, 6, 8)  # steps of this process that rest: what is made once is made by then
 SELDOM = 500  # and every so many
+MANY = 5  # steps whose mean is no accident
 
 
 class Starvation:
-    """Measures steps at rest, and tells the share of time that others lose; `step` ones are done"""
+    """Measures steps at rest, and tells the share of time that others lose.
+
+    step: how many are done.
+    """
 
     def __init__(self, run: TrainRun, step: int) -> None:
         self._run, self._start = run, step
         self._own: list[float] = []  # seconds of the steps at rest
+        self._best = float("inf")  # of steps beside the pipeline, which are no quicker than at rest
         self._left_out = 0.0  # seconds that are not a step's
         self._mark = (step, 0.0, 0.0)  # step, time, time left out
 
     @property
     def own(self) -> float | None:
         """Seconds of a step at rest; None: none was measured."""
-        return median(self._own) if self._own else None
+        return min(median(self._own), self._best) if self._own else None
 
     @contextmanager
     def resting(self, step: int) -> Iterator[None]:
@@ -86,7 +91,10 @@ class Starvation:
         self._mark = now
         if steps <= 0:
             return waited
-        lost = 1 - self.own * steps / max(seconds - left_out, 1e-9)
+        busy = max(seconds - left_out, 1e-9)
+        if steps >= MANY:
+            self._best = min(self._best, busy * (1 - waited) / steps)
+        lost = 1 - self.own * steps / busy
         return min(1.0, max(waited, lost))
 
     def explanation(self) -> str:
