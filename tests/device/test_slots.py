@@ -113,8 +113,8 @@ def test_two_processes_see_the_same_bytes(slots):
     first, slot = slots.take(1), slots.take(1000)
     slot.memory[:4] = (1, 2, 3, 4)
     code = (
-        "import sys, numpy as np; from sslpipe.stream.worker import Arena; "
-        f"memory = Arena(int(sys.argv[1]))(({slot.start}, {len(slot.memory)})); "
+        "import sys, numpy as np; from sslpipe.stream.worker import MappedSlots; "
+        f"memory = MappedSlots(int(sys.argv[1]))(({slot.start}, {len(slot.memory)})); "
         "print(memory[:4].tolist()); memory[1000] = 9"
     )
     done = subprocess.run(
