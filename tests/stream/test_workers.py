@@ -225,7 +225,7 @@ def test_what_a_decoder_prints_is_not_in_the_output(series, capfd):
         assert len(steps(pipe, 4)) == 4
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.count("chatter of a decoder") == err.count("more chatter") == 2
+    assert err.count("chatter of a decoder") == err.count("more chatter") >= 2
 
 
 def test_workers_import_no_torch(series):
