@@ -215,9 +215,11 @@ class Workers:
         if worker not in self._processes:
             return
         code = self._end(worker)
+        if self._broken:  # by decoders that cannot be loaded: the next worker could not, either
+            return
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= STARTS:
+            if self._failed_starts >= STARTS and not any(w.ready for w in self._processes):
                 raise SslpipeError(
                     f"run.workers = {self._count}: {STARTS} workers ended with code {code} before "
                     "they were ready; see what they printed, or set run.workers: 0"

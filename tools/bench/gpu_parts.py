@@ -244,6 +244,7 @@ def decode(size: Size) -> Iterator[Row]:
     from sslpipe.modalities.image.gpu_decode import GpuDecode, TorchCodec
 
     device, data = torch.device(size.device), jpegs(size.images)
+    encoded = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in data]
     threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def rate(work: Callable[[], object]) -> Row:
@@ -255,13 +256,13 @@ def decode(size: Size) -> Iterator[Row]:
             engine = TorchCodec(device) if size.device == "cuda" else OnCpu()
             gpu = GpuDecode(CanvasDecode(side), engine, baseline=GPU_JPEG)
             with engine.stream():
-                canvases = gpu.decode(data)
+                canvases = gpu.decode(encoded)
             pairs = [
                 (c.data.cpu().float() - torch.from_numpy(on_cpu(d, size=side))).abs()
                 for c, d in zip(canvases, data, strict=True)
                 if c is not None
             ]
-            took = rate(lambda: gpu.decode(data))
+            took = rate(lambda: gpu.decode(encoded))
             apart = {
                 "levels_apart": float(torch.stack([pair.mean() for pair in pairs]).mean()),
                 "most_levels_apart": float(torch.stack([pair.max() for pair in pairs]).max()),
