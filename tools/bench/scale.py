@@ -1,0 +1,132 @@
+"""How loading scales with workers, and what a sample costs the main process; one JSON line per row.
+
+    python tools/bench/scale.py [--images 6144] [--seconds 3]
+
+sleep     a decoder that sleeps 1.3 ms: samples/s against workers / 1.3 ms, as if cores were many
+decode    JPEGs of 32 px with 2 workers and with none: samples/s and CPU us in the main process
+beside    a loop of pure Python while 4 workers sleep, against the loop alone: how much slower
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+import sslpipe
+from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import PackSettings, pack
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sleeping import SECONDS
+
+Row = dict[str, Any]
+RECIPE = """
+modality: MODALITY
+stream: {batch_size: 512}
+views:
+  global:
+    ops: [RandomCrop: {size: [32, 32], padding: 4}]
+run: {workers: WORKERS}
+"""
+WARM = 8  # shares before the clock starts: workers start, slots are touched
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--images", type=int, default=6144)
+    options.add_argument("--seconds", type=float, default=3)
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = corpus(Path(folder), chosen.images)
+        for row in (*sleep(shards, chosen.seconds), *decode(shards, chosen.seconds)):
+            print(json.dumps(row), flush=True)
+        print(json.dumps(beside(shards, chosen.seconds)), flush=True)
+
+
+def corpus(folder: Path, count: int) -> Path:
+    """JPEGs of smooth colours and noise, 32 px, about 1 kB, packed."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / "in" / f"class{number % 10}"
+        place.mkdir(parents=True, exist_ok=True)
+        ramp = np.linspace(0, 1, 32)[:, None, None] * rng.uniform(0, 200, 3)
+        pixels = (ramp + rng.uniform(0, 55, (32, 32, 3))).astype(np.uint8)
+        data = simplejpeg.encode_jpeg(pixels, quality=90, colorspace="RGB")
+        (place / f"{number:06d}.jpg").write_bytes(data)
+    pack(folder / "in", folder / "out", PackSettings(codec=ImageCodec(), shard_bytes=2_000_000))
+    return folder / "out"
+
+
+def opened(shards: Path, workers: int, modality: str = "image") -> sslpipe.Pipeline:
+    text = RECIPE.replace("MODALITY", modality).replace("WORKERS", str(workers))
+    recipe = parse_recipe(text, path="scale.yaml")
+    return sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1)
+
+
+def loading(pipe: sslpipe.Pipeline, seconds: float) -> Row:
+    """Samples/s of shares that follow each other, and the main process's CPU time of each."""
+    for step in range(WARM):
+        pipe.loading.load_ahead(step)
+    steps, start, cpu = WARM, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        pipe.loading.load_ahead(steps)
+        steps += 1
+    samples = (steps - WARM) * pipe.spec.size
+    took, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {"samples_s": round(samples / took), "main_us": round(1e6 * cpu / samples, 2)}
+
+
+def sleep(shards: Path, seconds: float) -> Iterator[Row]:
+    for workers in (1, 2, 4, 8, 16, 32):
+        with opened(shards, workers, "sleeping:Sleeping") as pipe:
+            row = loading(pipe, seconds)
+        ideal = workers / SECONDS
+        yield {"case": "sleep", "workers": workers, **row, "of_ideal": row["samples_s"] / ideal}
+
+
+def decode(shards: Path, seconds: float) -> Iterator[Row]:
+    for workers in (0, 2):
+        with opened(shards, workers) as pipe:
+            yield {"case": "decode", "workers": workers, **loading(pipe, seconds)}
+
+
+def beside(shards: Path, seconds: float) -> Row:
+    """The loop alone and beside the loading, whose workers need no core: what the lock costs."""
+    alone = counted(seconds)
+    with opened(shards, 4, "sleeping:Sleeping") as pipe:
+        ended = threading.Event()
+
+        def load() -> None:
+            step = 0
+            while not ended.is_set():
+                pipe.loading.load_ahead(step)
+                step += 1
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        time.sleep(1)
+        rate = counted(seconds)
+        ended.set()
+        thread.join()
+    return {"case": "beside", "workers": 4, "slower": 1 - rate / alone}
+
+
+def counted(seconds: float) -> float:
+    """Turns of a loop of pure Python per second of wall clock."""
+    turns, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        turns += sum(range(100)) > 0
+    return turns / seconds
+
+
+if __name__ == "__main__":
+    main()
