@@ -42,7 +42,6 @@ from .workers import Crew
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 TASK = 64  # samples per task at most
-TASKS_PER_WORKER = 4  # per batch at least, so that all workers end at about the same time
 BLOCK = 512  # bytes of a tar
 
 
@@ -153,7 +152,8 @@ class Flights:
         samples[:, FILE] = np.cumsum(new) - 1
         rooms, told = flight.rooms[order], [each[order] for each in flight.instructions]
         members = self._members(pairs, samples)
-        size = max(1, min(TASK, len(order) // (TASKS_PER_WORKER * self._count)))
+        # one for each worker: those that end early are at the next batches already
+        size = max(1, min(TASK, len(order) // self._count))
         whole = Task(flight.kind, slot, files, samples, rooms, told, members)
         return [whole.part(start, start + size) for start in range(0, len(order), size)]
 
