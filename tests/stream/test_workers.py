@@ -20,7 +20,6 @@ from sslpipe.errors import RecipeError, SampleError, ShardError, SslpipeError, S
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import find_recipe, load_recipe, parse_recipe
 from sslpipe.shards import PackSettings, open_manifest, pack
-from sslpipe.stream import flights
 from sslpipe.stream.tasks import KEY_BYTES
 from tests.cli.test_commands import run  # noqa: F401  a fixture
 from tests.golden.streams import STREAMS, shards_of
@@ -194,8 +193,7 @@ def test_nothing_but_crashes_ends_the_run(series):
     assert len(keys) == 48
 
 
-def test_a_worker_that_is_slow_but_gets_on_is_left_alone(series, monkeypatch):
-    monkeypatch.setattr(flights, "TASKS_PER_WORKER", 1)  # so a task takes 1.8 s
+def test_a_worker_that_is_slow_but_gets_on_is_left_alone(series):  # a task takes 1.8 s
     with troubled(series, "run.patience=1", decode=TroubledDecode(crashing.rest)) as pipe:
         pipe.loading.load(0)
         pids = pipe.loading.crew.pids
