@@ -8,6 +8,7 @@ again. A sample at which two workers died is a bad sample like any other.
 import os
 import pickle
 import selectors
+import signal
 import socket
 import threading
 from collections import deque
@@ -29,6 +30,7 @@ from .worker_tasks import Failed, PartDecode, TaskReport, Tasks
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
 DEATHS = 2  # of workers at one sample, after which it is the sample's fault
+KILLS = 5  # the same if somebody else killed them: mostly a person, or the system short of memory
 STARTS = 3  # workers that die before they are ready, after which starting them is given up
 CLOSED = "workers: are closed; load the pipeline once more"
 U8 = npt.NDArray[np.uint8]
@@ -226,12 +228,14 @@ class Workers:
                 )
         again = [*worker.jobs]
         if again:
-            self._split(again[0], worker.reason(code, self._patience))
+            by_others = code == -signal.SIGKILL and not worker.hung
+            allowed = KILLS if by_others else DEATHS
+            self._split(again[0], worker.reason(code, self._patience), allowed)
         with self._lock:
             self._waiting.extendleft(reversed([job for job in again if len(job.task.samples)]))
         self._start()
 
-    def _split(self, job: Job, reason: str) -> None:
+    def _split(self, job: Job, reason: str, allowed: int) -> None:
         """Take note at which sample of a task a worker died; it may be the sample's fault.
 
         All others are done again: their faults and long keys died with the worker.
@@ -240,7 +244,7 @@ class Workers:
         if reached < len(results):
             place = int(job.task.samples[reached, PLACE])
             job.deaths[place] = job.deaths.get(place, 0) + 1
-            if job.deaths[place] >= DEATHS:
+            if job.deaths[place] >= allowed:
                 key = key_of(results[reached, 0])
                 told = f"{self._named(job.task, reached, key)}: {reason}"
                 job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
