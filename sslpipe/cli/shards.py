@@ -1,15 +1,19 @@
 """The commands of data at rest: pack and verify."""
 
 import time
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import SslpipeError
 from .paths import finite, run_folder
 from .terminal import ModalityOption, bar, console, notes, show_tables, stopped
+
+if TYPE_CHECKING:  # the package of shards takes a while to import
+    from ..shards.verification import Problem
 
 AGAIN = "stopped; the same command goes on where it stopped"
 
@@ -137,6 +141,13 @@ def show_packed(report: Any, out: Path) -> None:
         raise typer.Exit(1)
 
 
+def print_problems(problems: Iterable["Problem"], *, before: str = "") -> None:
+    """Print a line for each thing that is wrong with a set."""
+    for problem in problems:
+        text = f"{before}{problem.shard} {problem.key}: {problem.what}"
+        notes.print(text, markup=False, highlight=False)
+
+
 def verify(
     shards: Annotated[Path, typer.Argument(help="A packed folder.")],
     exclude: Annotated[
@@ -175,17 +186,13 @@ def verify(
             progress=progress,
             excluded=left_out.append,
         )
-    for problem in problems:
-        text = f"{problem.shard} {problem.key}: {problem.what}"
-        notes.print(text, markup=False, highlight=False)
+    print_problems(problems)
     if exclude or exclude_log:
         new = exclude_rows(manifest, logs=exclude_log or (), problems=problems if exclude else ())
         rows = sum(map(len, new.exclude.values()))
         console.print(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
     if problems:
         raise typer.Exit(1)
-    for problem in left_out:
-        text = f"excluded: {problem.shard} {problem.key}: {problem.what}"
-        notes.print(text, markup=False, highlight=False)
+    print_problems(left_out, before="excluded: ")
     good = "all others are good" if left_out else "all good"
     console.print(f"{manifest.samples:,} samples in {len(manifest.shards)} shards: {good}")

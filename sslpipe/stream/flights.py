@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..device.arena import ALIGN
 from ..device.slots import Slots
+from ..shards.tar_headers import BLOCK
 from .jobs import Done, key_of, table_of
 from .packed import Packed, Wants
 from .records import Records, others
@@ -42,7 +43,6 @@ from .workers import Crew
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 TASK = 64  # samples per task at most
-BLOCK = 512  # bytes of a tar
 
 
 class Planner(Protocol):
