@@ -22,6 +22,7 @@ from ..recipe.schema import StreamSection
 from .classes import Names, class_names, join
 
 log = logging.getLogger(__name__)
+NONE = torch.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ class Features:
     """Features (N, D) float32 on the CPU, labels (N,) int64 with -1 = none, uids (N,) int64.
 
     `classes`: the names of labels 0, 1, ..., by which the labels of two sets are joined; empty:
-    the labels are plain numbers.
+    the labels are plain numbers. `contents` (N,) int64: equal where the bytes of two samples are.
+    `blocks` (N, L, D): the class token after each of the last L blocks, the last one last.
+    `patches` (N, D): the mean of the patch tokens. These three are empty, (0,), where they are not
+    known or the encoder has no such thing.
 
     Raises:
         SslpipeError: a feature is not finite; every protocol would give a wrong number silently.
@@ -39,6 +43,9 @@ class Features:
     labels: Tensor
     uids: Tensor
     classes: Names = ()
+    contents: Tensor = NONE
+    blocks: Tensor = NONE
+    patches: Tensor = NONE
 
     def __post_init__(self) -> None:
         bad = self.uids[~self.features.isfinite().all(dim=1)]
@@ -60,7 +67,14 @@ class Features:
                 f"evaluation: none of the {len(self.labels)} samples has a label; "
                 "pack the shards from class folders, or with .cls members"
             )
-        return Features(self.features[keep], self.labels[keep], self.uids[keep], self.classes)
+        return self.at(keep)
+
+    def at(self, rows: Tensor) -> "Features":
+        """Some of the samples, by number or by a mask."""
+        columns = (self.contents, self.blocks, self.patches)
+        known = (column[rows] if len(column) else column for column in columns)
+        taken = self.features[rows], self.labels[rows], self.uids[rows], self.classes
+        return Features(*taken, *known)
 
     def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Features as float64 and labels, for scikit-learn."""
