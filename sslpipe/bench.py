@@ -24,7 +24,7 @@ from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
 from .memory import check, raise_file_limit, workers_of
 from .modalities import Tables
-from .modalities.loading import AHEAD
+from .modalities.loading import shares_ahead
 from .modalities.parts import merged, tensors
 from .pipeline import Pipeline, load
 from .recipe import Recipe
@@ -175,7 +175,7 @@ def together(pipe: Pipeline, step: Step, seconds: float) -> Timing:
 
 def ahead_of(pipe: Pipeline) -> int:
     """How many batches the pipeline is ahead at most."""
-    return 2 * pipe.recipe.run.prefetch + AHEAD + 1
+    return 2 * pipe.recipe.run.prefetch + shares_ahead(workers_of(pipe)) + 1
 
 
 def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .batch import BatchSpec, whole_group
 from .errors import RecipeError
-from .modalities.loading import AHEAD, worker_count
+from .modalities.loading import shares_ahead, worker_count
 from .pipeline import Pipeline
 from .shards.read.store import open_files
 from .stream.packed import Packed
@@ -104,7 +104,7 @@ def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
     """Estimate the bytes of a pipeline and, if there is an encoder to train on a CPU, its step."""
     spec, ahead, cuda = pipe.spec, pipe.recipe.run.prefetch, pipe.device.type == "cuda"
     canvases, views = share_bytes(pipe), view_bytes(spec)
-    shares = (AHEAD + 1 if workers_of(pipe) else 1) + ahead + 1
+    shares = shares_ahead(workers_of(pipe)) + 1 + ahead + 1
     batches = ahead + 2  # one is made, one is trained on
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = free_host()
