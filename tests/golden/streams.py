@@ -78,9 +78,10 @@ STREAMS: Mapping[str, Stream] = {
 }
 
 
-def recipe_of(stream: Stream) -> Recipe:
+def recipe_of(stream: Stream, workers: int) -> Recipe:
     """The recipe of a stream: made by the `kornia` executor, the reference, in one thread."""
-    overrides = (*stream.overrides, "run={executor: kornia, prefetch: 0}")
+    run = f"run={{executor: kornia, prefetch: 0, workers: {workers}}}"
+    overrides = (*stream.overrides, run)
     return load_recipe(find_recipe(stream.recipe), overrides=overrides)
 
 
@@ -132,10 +133,12 @@ def photos() -> list[dict[str, Any]]:
     return list(samples.values())
 
 
-def batches(stream: Stream, folder: Path, rank: int, world_size: int) -> Iterator[sslpipe.Batch]:
+def batches(
+    stream: Stream, folder: Path, rank: int, world_size: int, workers: int
+) -> Iterator[sslpipe.Batch]:
     """The first STEPS batches, or all if there are fewer, of two epochs."""
     with sslpipe.load(
-        recipe_of(stream),
+        recipe_of(stream, workers),
         shards=shards_of(stream.shards, folder, rank, world_size),
         device="cpu",
         rank=rank,
@@ -177,10 +180,10 @@ def pixels(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in (flat.mean(), flat.std(), *sums)]
 
 
-def records(name: str, folder: Path, world_size: int) -> list[dict[str, Any]]:
+def records(name: str, folder: Path, world_size: int, workers: int = 0) -> list[dict[str, Any]]:
     """The records of a stream: of each step, those of all ranks in order."""
     stream = STREAMS[name]
-    ranks = [batches(stream, folder, rank, world_size) for rank in range(world_size)]
+    ranks = [batches(stream, folder, rank, world_size, workers) for rank in range(world_size)]
     return [record(batch) for step in zip(*ranks, strict=True) for batch in step]
 
 
