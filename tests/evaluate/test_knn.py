@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from sslpipe.errors import SslpipeError
 from sslpipe.evaluate import Features, knn, leave_one_out
-from sslpipe.evaluate.knn import similarities, vote
+from sslpipe.evaluate.knn import similarities, votes
 
 
 def blobs(count, *, classes=7, dim=5, seed=0, offset=0):
