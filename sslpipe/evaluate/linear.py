@@ -7,7 +7,7 @@ better?", appendix A.4) and DINOv2's eval/log_regression.py do; these try OFFICI
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from .subsets import (
 )
 
 Array = npt.NDArray[np.float32]
+Prepare = Callable[..., list[Array]]  # (train, *others) -> columns of each
 OFFICIAL_GRID = tuple(10 ** (-6 + 11 * step / 44) for step in range(45))
 
 
@@ -146,20 +147,48 @@ def on_folds(features: Features, settings: LogisticSettings) -> Linear:
     return Linear(float(right.mean()), protocol_of(found, settings, how))
 
 
+def standardised(train: Features, *others: Features) -> list[Array]:
+    """The features of all, float32, with mean 0 and deviation 1 over the samples of `train`.
+
+    Raises:
+        ExtraError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ExtraError(
+            "linear probe: scikit-learn is not installed; pip install 'sslpipe[train]'"
+        ) from error
+    scaler = StandardScaler().fit(train.arrays()[0])
+    # L-BFGS is twice as fast in float32, which is enough once all columns are of one scale
+    return [scaler.transform(each.arrays()[0]).astype(np.float32) for each in (train, *others)]
+
+
 def answers(
-    train: Features, test: Features, parts: Sequence[Tensor], settings: LogisticSettings
+    train: Features,
+    test: Features,
+    parts: Sequence[Tensor],
+    settings: LogisticSettings,
+    prepare: Prepare = standardised,
 ) -> Answered:
-    """Choose C by the held-out `parts` of `train`, fit on all of it, answer `test`."""
-    c = choose(train, parts, settings)
-    train_x, test_x = standardised(train, test)
+    """Choose C by the held-out `parts` of `train`, fit on all of it, answer `test`.
+
+    `prepare` makes float32 columns of the samples that are fitted and of those that are not.
+    """
+    c = choose(train, parts, settings, prepare)
+    train_x, test_x = prepare(train, test)
     only = replace(settings, grid=(c,))
     (model,) = path(train_x, train.labels.numpy(), only, tolerance=settings.tolerance)
     right = model.predict(test_x) == test.labels.numpy()
     return Answered(right, c, bool(model.n_iter_.max() < settings.iterations))
 
 
-def choose(train: Features, parts: Sequence[Tensor], settings: LogisticSettings) -> float:
+def choose(
+    train: Features, parts: Sequence[Tensor], settings: LogisticSettings, prepare: Prepare
+) -> float:
     """The C with most right answers on the parts (N,) bool, each held out in turn; ties: least C.
+
+    Without parts that is the least of the grid.
 
     Raises:
         SslpipeError: no sample is held out, or a C is not positive.
@@ -177,7 +206,7 @@ def choose(train: Features, parts: Sequence[Tensor], settings: LogisticSettings)
                 "one of them; evaluate more samples, or give a single C"
             )
         fitted, judged = train.at(~held), train.at(held)
-        fitted_x, judged_x = standardised(fitted, judged)
+        fitted_x, judged_x = prepare(fitted, judged)
         truth = judged.labels.numpy()
         tolerance = settings.choosing_tolerance
         models = path(fitted_x, fitted.labels.numpy(), settings, tolerance=tolerance)
@@ -208,23 +237,6 @@ def path(
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=c).fit(x, y)
         yield model
-
-
-def standardised(train: Features, *others: Features) -> list[Array]:
-    """The features of all, float32, with mean 0 and deviation 1 over the samples of `train`.
-
-    Raises:
-        ExtraError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise ExtraError(
-            "linear probe: scikit-learn is not installed; pip install 'sslpipe[train]'"
-        ) from error
-    scaler = StandardScaler().fit(train.arrays()[0])
-    # L-BFGS is twice as fast in float32, which is enough once all columns are of one scale
-    return [scaler.transform(each.arrays()[0]).astype(np.float32) for each in (train, *others)]
 
 
 def protocol_of(found: Sequence[Answered], settings: LogisticSettings, data: str) -> str:

@@ -65,10 +65,26 @@ def ranks_in_class(features: Features, *, seed: int, purpose: str, draw: int = 0
 
 def class_sizes(labels_N: Tensor) -> Tensor:
     """(N,) int64: how many samples the class of each sample has."""
-    _, classes_N, counts_K = torch.unique(
-        labels_N, return_inverse=True, return_counts=True
-    )
+    _, classes_N, counts_K = torch.unique(labels_N, return_inverse=True, return_counts=True)
     return counts_K[classes_N]
+
+
+def of_large_classes(features: Features, least: int, protocol: str) -> tuple[Features, str]:
+    """The samples of classes that have `least` or more, and how many others there are, in words.
+
+    Raises:
+        SslpipeError: there are fewer than two such classes.
+    """
+    large = class_sizes(features.labels) >= least
+    known = features.at(large)
+    kept, all_classes = (len(torch.unique(each.labels)) for each in (known, features))
+    if kept < 2:
+        raise SslpipeError(
+            f"{protocol}: {kept} of {all_classes} classes have the {least} samples that are "
+            "needed, and two must have; evaluate more samples, or with smaller settings"
+        )
+    lost = all_classes - kept
+    return known, f"; without {lost} class(es) of fewer than {least} samples" if lost else ""
 
 
 def held_out(features: Features, share: float, *, seed: int, purpose: str) -> Tensor:
