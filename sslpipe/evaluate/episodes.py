@@ -74,20 +74,24 @@ def episodes(
         f"prototype (Euclidean); queries {'from the same set' if test is None else 'of a test set'}"
         f"{said}{left_out}"
     )
-    spaces = {
-        "UN": ("features as they are", train.features, tested.features),
-        "CL2N": (
-            f"centred by the mean of {len(train.labels)} training samples and l2-normalised",
-            *(normalize(x - train.features.mean(dim=0)) for x in (train.features, tested.features)),
-        ),
-    }
     made = []
-    for space, (words, bank, queries) in spaces.items():
-        for n, right_E in accuracies_of(bank, queries, drawn, sorted(shots)).items():
+    for name, (words, bank_ND, tested_ND) in spaces(train.features, tested.features).items():
+        for n, right_E in accuracies_of(bank_ND, tested_ND, drawn, sorted(shots)).items():
             half = 1.96 * float(right_E.std()) / settings.count**0.5
-            name, mean = f"{ways}-way {n}-shot {space}", float(right_E.mean())
-            made.append(Measure(name, mean, f"{words}, {n} per class; {how}", half, 1 / ways))
+            line = f"{words}, {n} per class; {how}"
+            mean = float(right_E.mean())
+            made.append(Measure(f"{ways}-way {n}-shot {name}", mean, line, half, 1 / ways))
     return made
+
+
+def spaces(bank_ND: Tensor, tested_ND: Tensor) -> dict[str, tuple[str, Tensor, Tensor]]:
+    """What distances are measured in, by SimpleShot's names: in words, and both sets in it."""
+    mean_D = bank_ND.mean(dim=0)
+    words = f"centred by the mean of {len(bank_ND)} training samples and l2-normalised"
+    return {
+        "UN": ("features as they are", bank_ND, tested_ND),
+        "CL2N": (words, normalize(bank_ND - mean_D), normalize(tested_ND - mean_D)),
+    }
 
 
 def draw(
@@ -126,7 +130,8 @@ def samples(labels_N: Tensor, classes_EW: Rows, count: int, seed: int, purpose: 
         ids=classes_EW,
     )
     places_EWX = without_replacement(counts_K[found_EW], drawn_EWX)
-    return order_N[starts_K[found_EW][..., None] + places_EWX]
+    rows: Rows = order_N[starts_K[found_EW][..., None] + places_EWX]
+    return rows
 
 
 def without_replacement(sizes: Rows, uniform: npt.NDArray[np.float64]) -> Rows:
@@ -149,7 +154,8 @@ def accuracies_of(
 ) -> dict[int, Tensor]:
     """(E,) float64 for every number of shots: the share of right answers of each episode."""
     found: dict[int, list[Tensor]] = {n: [] for n in shots}
-    chunks = (torch.from_numpy(rows).split(CHUNK) for rows in (drawn.support, drawn.queries))
+    both = torch.from_numpy(drawn.support), torch.from_numpy(drawn.queries)
+    chunks = (torch.split(rows, CHUNK) for rows in both)
     for support_EWS, queries_EWQ in zip(*chunks, strict=True):
         queries_EXD = tested_ND[queries_EWQ.flatten(1)]
         truth_WQ = torch.arange(queries_EWQ.shape[1])[:, None].expand(queries_EWQ.shape[1:])

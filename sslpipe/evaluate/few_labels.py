@@ -5,7 +5,7 @@ are keyed by (seed, uid), and their spread is told. Frozen features with logisti
 (Assran et al. 2022) reports beside fine-tuning.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class FewLabelsSettings:
 
     fractions: tuple[float, ...] = (0.01, 0.1)
     draws: int = 5
-    logistic: LogisticSettings = LogisticSettings()
+    logistic: LogisticSettings = field(default_factory=LogisticSettings)
     seed: int = 0
 
 

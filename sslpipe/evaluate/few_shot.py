@@ -7,7 +7,7 @@ Letters: K classes, S shots, D features, Q queries.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,8 +40,8 @@ class FewShotSettings:
 
     shots: tuple[int, ...] = (1, 5, 10)
     draws: int = 5
-    logistic: LogisticSettings = LogisticSettings(grid=STRONG)
-    episodes: EpisodeSettings = EpisodeSettings()
+    logistic: LogisticSettings = field(default_factory=lambda: LogisticSettings(grid=STRONG))
+    episodes: EpisodeSettings = field(default_factory=EpisodeSettings)
     seed: int = 0
 
 
@@ -82,7 +82,7 @@ def all_way(train: Features, test: Features | None, settings: FewShotSettings) -
         ranks_in_class(known, seed=settings.seed, purpose="few-shot", draw=draw)
         for draw in range(settings.draws)
     ]
-    made = []
+    made: list[Measure] = []
     for shots in sorted(settings.shots):
         rows = []
         for ranks_N in drawn:
@@ -119,7 +119,7 @@ def judged(
     few: Features, shots: int, queries: Features, settings: FewShotSettings
 ) -> dict[str, float]:
     """The accuracy of each classifier in one draw. `few` is sorted by class, `shots` of each."""
-    support_KSD = normalize(few.features, dim=1).unflatten(0, (-1, shots))
+    support_KSD = normalize(few.features, dim=1).reshape(len(few.labels) // shots, shots, -1)
     queries_QD = normalize(queries.features, dim=1)
     names_K = few.labels[::shots]
     prototypes_KD = normalize(support_KSD.mean(dim=1), dim=1)

@@ -133,7 +133,7 @@ def trained(train: Features, settings: HeadsSettings) -> Weights:
     """All heads of all inputs, trained together: the gradient of each is its own."""
     classes = int(train.labels.max()) + 1
     there = on_device(train, settings)
-    weights = first_weights(inputs(there.at(slice(0, 1)), settings), classes, settings)
+    weights = first_weights(inputs(there.at(torch.arange(1)), settings), classes, settings)
     speeds = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     size = batch_size(train, settings)
     lrs_H1 = torch.tensor(settings.lrs, device=there.labels.device)[:, None] * size / 256
@@ -165,7 +165,7 @@ def first_weights(
 
 def logits(weight_HKD: Tensor, x_BD: Tensor) -> Tensor:
     """(B, H, K), in one product."""
-    return (x_BD @ weight_HKD.flatten(0, 1).T).unflatten(1, weight_HKD.shape[:2])
+    return (x_BD @ weight_HKD.flatten(0, 1).T).reshape(-1, *weight_HKD.shape[:2])
 
 
 def accuracies(
@@ -174,7 +174,7 @@ def accuracies(
     """The share of right answers of every head of every input; one that diverged has none."""
     there = on_device(tested, settings)
     hits = {name: weight.new_zeros(len(weight)) for name, weight in weights.items()}
-    for rows in torch.arange(len(tested.labels), device=there.labels.device).split(4096):
+    for rows in torch.split(torch.arange(len(tested.labels), device=there.labels.device), 4096):
         chunk = there.at(rows)
         x = inputs(chunk, settings)
         for name, weight_HKD in weights.items():

@@ -66,7 +66,8 @@ def ranks_in_class(features: Features, *, seed: int, purpose: str, draw: int = 0
 def class_sizes(labels_N: Tensor) -> Tensor:
     """(N,) int64: how many samples the class of each sample has."""
     _, classes_N, counts_K = torch.unique(labels_N, return_inverse=True, return_counts=True)
-    return counts_K[classes_N]
+    sizes_N: Tensor = counts_K[classes_N]
+    return sizes_N
 
 
 def of_large_classes(features: Features, least: int, protocol: str) -> tuple[Features, str]:
