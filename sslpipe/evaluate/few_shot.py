@@ -83,6 +83,7 @@ def all_way(train: Features, test: Features | None, settings: FewShotSettings) -
         for draw in range(settings.draws)
     ]
     made: list[Measure] = []
+    chance = 1 / len(torch.unique(known.labels))
     for shots in sorted(settings.shots):
         rows = []
         for ranks_N in drawn:
@@ -91,7 +92,7 @@ def all_way(train: Features, test: Features | None, settings: FewShotSettings) -
         said = copies_said(train, test) if test is not None else ""
         on = f"{len(queries.labels)} queries, {'other samples' if test is None else 'a test set'}"
         how = f"{shots} per class, l2-normalised; mean of {settings.draws} draw(s); {on}{said}"
-        made += summed(shots, rows, how + left_out, settings)
+        made += summed(shots, rows, how + left_out, chance, settings)
     return made
 
 
@@ -148,7 +149,7 @@ def normalised(*sets: Features) -> list[Array]:
 
 
 def summed(
-    shots: int, rows: list[dict[str, float]], how: str, settings: FewShotSettings
+    shots: int, rows: list[dict[str, float]], how: str, chance: float, settings: FewShotSettings
 ) -> Iterator[Measure]:
     """A measure of every classifier, over the draws."""
     grid = settings.logistic.grid
@@ -160,4 +161,4 @@ def summed(
     }
     for name, kind in kinds.items():
         value, interval = mean_of_draws([row[name] for row in rows])
-        yield Measure(f"{shots}-shot {name}", value, f"{kind}, {how}", interval)
+        yield Measure(f"{shots}-shot {name}", value, f"{kind}, {how}", interval, chance)

@@ -6,8 +6,9 @@ a part of the training labels, as Kornblith et al. 2019 ("Do better ImageNet mod
 better?", appendix A.4) and DINOv2's eval/log_regression.py do; these try OFFICIAL_GRID.
 """
 
+import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ from .subsets import (
 
 Array = npt.NDArray[np.float32]
 Prepare = Callable[..., list[Array]]  # (train, *others) -> columns of each
+MISSING = "linear probe: scikit-learn is not installed; pip install 'sslpipe[train]'"
 OFFICIAL_GRID = tuple(10 ** (-6 + 11 * step / 44) for step in range(45))
 
 
@@ -156,9 +158,7 @@ def standardised(train: Features, *others: Features) -> list[Array]:
     try:
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise ExtraError(
-            "linear probe: scikit-learn is not installed; pip install 'sslpipe[train]'"
-        ) from error
+        raise ExtraError(MISSING) from error
     scaler = StandardScaler().fit(train.arrays()[0])
     # L-BFGS is twice as fast in float32, which is enough once all columns are of one scale
     return [scaler.transform(each.arrays()[0]).astype(np.float32) for each in (train, *others)]
@@ -216,10 +216,8 @@ def choose(
 
 def path(
     x: Array, y: npt.NDArray[np.int64], settings: LogisticSettings, *, tolerance: float
-) -> Iterator[Any]:
+) -> list[Any]:
     """Multinomial logistic regressions for the grid, from small C to large, each from the last.
-
-    Use each before the next is asked for: it is one and the same scikit-learn model.
 
     Raises:
         ExtraError: scikit-learn is not installed.
@@ -227,16 +225,17 @@ def path(
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise ExtraError(
-            "linear probe: scikit-learn is not installed; pip install 'sslpipe[train]'"
-        ) from error
+        raise ExtraError(MISSING) from error
     model = LogisticRegression(warm_start=True, max_iter=settings.iterations, tol=tolerance)
-    for c in sorted(settings.grid):
-        with warnings.catch_warnings():  # the protocol line says so
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=c).fit(x, y)
-        yield model
+    fitted = []
+    # products with few columns gain nothing from threads, and lose all where others are at work
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol line says so
+        for c in sorted(settings.grid):
+            fitted.append(copy.copy(model.set_params(C=c).fit(x, y)))
+    return fitted
 
 
 def protocol_of(found: Sequence[Answered], settings: LogisticSettings, data: str) -> str:
