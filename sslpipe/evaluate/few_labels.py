@@ -85,7 +85,7 @@ def of_fraction(
     value, interval = mean_of_draws([float(answered.right.mean()) for answered in found])
     on = "the other samples" if test is None else "a test set"
     how = (
-        f"logistic regression (L-BFGS, {chosen(found, settings)}) on {each} label(s) per class, "
+        f"logistic regression (L-BFGS, {chosen(found, few)}) on {each} label(s) per class, "
         f"{len(few.labels)} in all, features standardised by these; mean of {settings.draws} "
         f"draw(s); {len(tested.labels)} test samples, {on}"
     )
@@ -103,7 +103,9 @@ def probed(
     return answers(few, tested, parts, settings.logistic)
 
 
-def chosen(found: list[Answered], settings: FewLabelsSettings) -> str:
-    """How C was come by, in words."""
+def chosen(found: list[Answered], few: Features) -> str:
+    """Which C were taken, and why these."""
     least, most = min(each.c for each in found), max(each.c for each in found)
-    return f"C={least:g}" if least == most else f"C={least:g} to {most:g} by folds of the few"
+    c = f"C={least:g}" + (f" to {most:g}" if least < most else "")
+    single = int(class_sizes(few.labels).min()) < 2
+    return c + (", as a class has one sample" if single else ", chosen by folds of the few")

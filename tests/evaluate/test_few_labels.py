@@ -96,7 +96,9 @@ def test_unequal_classes_give_equally_many_or_all_that_they_have():
     found = few_labels(rare, data(30, seed=1), QUICK)[1]
     assert "on 3 label(s) per class, 8 in all" in found.protocol
     single = train.at((train.labels > 0) | (torch.arange(150) < 3))
-    assert "C=1)" in few_labels(single, data(30, seed=1), QUICK)[1].protocol
+    assert (
+        "C=1, as a class has one sample" in few_labels(single, data(30, seed=1), QUICK)[1].protocol
+    )
 
 
 def test_copies_are_not_tested_on():
