@@ -188,8 +188,6 @@ def choose(
 ) -> float:
     """The C with most right answers on the parts (N,) bool, each held out in turn; ties: least C.
 
-    Without parts that is the least of the grid.
-
     Raises:
         SslpipeError: no sample is held out, or a C is not positive.
     """

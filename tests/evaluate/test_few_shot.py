@@ -66,9 +66,9 @@ def regression(c):
 
 
 def slow_c(x, y, n, grid):
-    """Leave one shot of every class out in turn; a single shot: the least C."""
+    """Leave one shot of every class out in turn; a single shot: the C of MSN."""
     if n == 1:
-        return min(grid)
+        return 4000.0
     place = np.array([int((y[:i] == label).sum()) for i, label in enumerate(y)])
     right = [
         sum(
@@ -86,10 +86,12 @@ def test_all_ways_are_those_of_slow_classifiers(with_test):
     train, test = data(100), data(80, seed=1) if with_test else None
     found = of(few_shot(train, test, SMALL))
     for name, values in slow_all_way(train, test, SMALL).items():
-        assert found[name].value == pytest.approx(np.mean(values)), name
+        # a regression in float32 answers one query in hundreds otherwise than one in float64
+        close = 0.005 if name.endswith("linear") else 1e-9
+        assert found[name].value == pytest.approx(np.mean(values), abs=close), name
         # Student's t of two degrees of freedom at 97.5 %: 4.3027
         half = 4.302652729911275 * np.std(values, ddof=1) / math.sqrt(3)
-        assert found[name].interval == pytest.approx(half), name
+        assert found[name].interval == pytest.approx(half, abs=4 * close), name
     assert 0.3 < found["1-shot 1-NN"].value < found["3-shot prototypes"].value < 1.0
     assert found["1-shot 1-NN"].chance == 0.2
 
