@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from torch.nn.functional import normalize
 
 from sslpipe.errors import SslpipeError
 from sslpipe.evaluate import Features, knn, leave_one_out
-from sslpipe.evaluate.knn import similarities, vote
+from sslpipe.evaluate.knn import NeighbourSettings, neighbours, similarities, votes
 
 
 def blobs(count, *, classes=7, dim=5, seed=0, offset=0):
@@ -126,7 +127,99 @@ def test_chunks_change_nothing():
     torch.testing.assert_close(whole, normalize(query_QD) @ normalize(bank_ND).T)
 
 
-def test_votes_at_small_temperatures_are_finite():
-    votes = vote(torch.tensor([[1.0, 0.99, -1.0]]), torch.tensor([0, 1, 1]), 2, 3, 0.001)
-    assert votes.isfinite().all()
-    assert votes.argmax() == 0
+def test_votes_at_small_temperatures_are_finite_and_there_is_always_one():
+    rows = torch.tensor([[1.0, 0.99, -1.0], [-0.2, -0.3, -0.9]])
+    (found,) = votes(rows, torch.tensor([0, 1, 1]), 2, [3], 0.001)
+    assert found.isfinite().all()
+    assert found.argmax(dim=1).tolist() == [0, 0]
+
+
+def of(measures):
+    return {measure.name: measure.value for measure in measures}
+
+
+def shuffled(features, seed=5):
+    order = torch.randperm(len(features.labels), generator=torch.Generator().manual_seed(seed))
+    return features.at(order)
+
+
+def test_every_k_is_the_same_as_alone():
+    """One pass for all of them, against one pass for each, against loops."""
+    bank, queries = blobs(60), blobs(40, seed=1)
+    found = of(neighbours(bank, queries, NeighbourSettings((20, 1, 7), temperature=0.5)))
+    assert list(found) == [f"knn{k} top-{top}" for k in (1, 7, 20) for top in (1, 5)]
+    for k in (1, 7, 20):
+        cast = [slow_votes(bank, q, k, 0.5) for q in queries.features]
+        assert found[f"knn{k} top-1"] == pytest.approx(slow_accuracy(1, cast, queries.labels))
+        assert found[f"knn{k} top-5"] == pytest.approx(slow_accuracy(5, cast, queries.labels))
+        assert found[f"knn{k} top-1"] == knn(bank, queries, k=k, temperature=0.5).top1
+    assert len(set(found.values())) > 3
+
+
+def test_every_k_leaves_each_sample_out():
+    found = of(neighbours(blobs(50)))
+    for k in (10, 20):
+        assert found[f"knn{k} top-1"] == leave_one_out(blobs(50), k=k).top1
+
+
+def test_a_capped_k_is_reported_once():
+    found = neighbours(blobs(31))
+    assert [m.name for m in found if m.name.endswith("top-1")] == [
+        "knn10 top-1", "knn20 top-1", "knn30 top-1",
+    ]  # fmt: skip
+    assert "k=30, all there are for k=100, 200, T=0.07" in found[-1].protocol
+    assert "all there are" not in found[0].protocol
+
+
+def with_copies():
+    """40 samples; 0 to 4 are there three times, which leave-one-out must not profit from."""
+    data = blobs(40)
+    rows = torch.cat([torch.arange(40), *[torch.arange(5)] * 2])
+    copied = data.at(rows)
+    return Features(copied.features, copied.labels, torch.arange(50) * 7, contents=rows * 11)
+
+
+def test_exact_copies_are_no_neighbours():
+    data, expected = with_copies(), []
+    for query, content in zip(data.features, data.contents, strict=True):
+        bank = data.at(data.contents != content)
+        expected.append(slow_votes(bank, query, 9, 0.07))
+    result = leave_one_out(data, k=9)
+    assert result.top1 == pytest.approx(slow_accuracy(1, expected, data.labels))
+    blind = Features(data.features, data.labels, data.uids)
+    assert leave_one_out(blind, k=1).top1 > leave_one_out(data, k=1).top1 + 0.1
+
+
+def test_copies_in_the_test_set_are_counted():
+    data = with_copies()
+    line = neighbours(data.at(torch.arange(30)), data.at(torch.arange(25, 50)))[0].protocol
+    assert "25 queries, a test set, 15 of them exact copies of training samples" in line
+
+
+def test_the_order_of_rows_changes_nothing():
+    bank, queries = blobs(60), blobs(40, seed=1)
+    coarse = replace(bank, features=bank.features.round())  # many ties
+    assert neighbours(shuffled(coarse), shuffled(queries)) == neighbours(coarse, queries)
+    assert neighbours(shuffled(with_copies())) == neighbours(with_copies())
+
+
+def test_chance_is_the_largest_class():
+    train = Features(torch.eye(4), torch.tensor([0, 1, 1, 2]), torch.arange(4))
+    test = Features(torch.eye(4)[:2], torch.tensor([1, 0]), torch.arange(2))
+    assert neighbours(train, test)[0].chance == 0.5
+    assert neighbours(blobs(40), blobs(40))[1].chance == 5 / 7
+
+
+def test_errors_of_the_protocol():
+    nothing = Features(torch.ones(4, 2), torch.full((4,), -1), torch.arange(4))
+    with pytest.raises(SslpipeError, match="none of the 4 samples has a label"):
+        neighbours(nothing)
+    with pytest.raises(SslpipeError, match=r"k-NN: 6 usable samples are of 1 class"):
+        neighbours(blobs(6, classes=1))
+    with pytest.raises(SslpipeError, match="k=0; give 1 or more"):
+        neighbours(blobs(60), None, NeighbourSettings(ks=(0, 10)))
+    same = replace(blobs(5), contents=torch.zeros(5))
+    with pytest.raises(SslpipeError, match="5 labelled samples with the same bytes have no"):
+        leave_one_out(same)
+    with pytest.raises(SslpipeError, match="uid 1 are not finite"):
+        neighbours(Features(torch.tensor([[1.0], [math.nan]]), torch.arange(2), torch.arange(2)))
