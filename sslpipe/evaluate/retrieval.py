@@ -1,0 +1,317 @@
+"""Retrieval with frozen features: are the nearest samples of the query's class?
+
+recall@k       share of queries with a sample of their class among the k nearest; k = 1, 2, 4, 8 as
+               for CUB and Cars (Oh Song et al. 2016, "Deep metric learning via lifted structured
+               feature embedding")
+mAP            mean over queries of the average precision over the whole ranking
+mAP@R          the same over the first R, as many as there are to be found (Musgrave et al. 2020,
+               "A metric learning reality check", section 3.1)
+
+Cosine similarity. The query itself is not in the ranking, and samples with its very bytes are
+neither: they are found by any encoder. Where there are such copies, the numbers that count them as
+found stand beside.
+Letters: Q queries, N samples of the gallery, W places of a ranking that are looked at.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import SslpipeError
+from ..rng import words
+from .features import Features, matched
+from .knn import similarities
+from .results import Measure
+
+CELLS = 2**21  # similarities ranked at once: with all that is made of them 50 MB
+NOWHERE = 1 - 2**31  # below every similarity, and not to be found
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalSettings:
+    """`ranks`: the k of recall@k. `ap_queries`: whole rankings are sorted for at most so many.
+
+    `cells`: similarities held at once; it decides the memory and no number.
+
+    Raises:
+        SslpipeError: a rank or a count below 1.
+    """
+
+    ranks: tuple[int, ...] = (1, 2, 4, 8)
+    ap_queries: int = 10_000  # keyed by (seed, uid); to sort 10,000 takes 0.2 ms
+    seed: int = 0
+    cells: int = CELLS
+
+    def __post_init__(self) -> None:
+        if not self.ranks or min(*self.ranks, self.ap_queries, self.cells) < 1:
+            raise SslpipeError(
+                f"retrieval: ranks = {self.ranks}, ap_queries = {self.ap_queries}, cells = "
+                f"{self.cells}: all must be 1 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What each query scored: columns of (Q,), and of (Q, ranks) for `hits`.
+
+    `found`: how many are to be found; 0: the query cannot be scored. The average precisions are NaN
+    of queries whose ranking was not sorted. `places`: samples of its ranking.
+    """
+
+    hits: npt.NDArray[np.bool_]
+    ap: F64
+    ap_at_r: F64
+    found: I64
+    places: I64
+
+
+def retrieval(
+    train: Features,
+    test: Features | None = None,
+    settings: RetrievalSettings = RetrievalSettings(),  # noqa: B008 - frozen
+) -> tuple[Measure, ...]:
+    """Rank the labelled training samples for each labelled test sample, or for each other.
+
+    Test samples of a class that the training set does not name are left out, and so are queries
+    with nothing to be found. Equal similarities count against the encoder: one that maps all
+    samples to one point finds nothing. Memory: some 25 bytes for each of
+    `settings.cells`, or of the samples of the gallery if these are more.
+
+    Raises:
+        SslpipeError: no labels, one class, or no query has another sample of its class.
+    """
+    gallery = by_uid(train.labelled())
+    require_classes(gallery)
+    queries = gallery if test is None else by_uid(matched(gallery, test.labelled()))
+    same_set = test is None
+    copies = has_copies(gallery, queries, same_set=same_set)
+    measures = measured(gallery, queries, settings, same_set=same_set, drop_copies=True)
+    if copies:
+        counted = measured(gallery, queries, settings, same_set=same_set, drop_copies=False)
+        measures += counted
+    return measures
+
+
+def by_uid(features: Features) -> Features:
+    """The samples in the order of their uids, so that no number depends on another order."""
+    return features.at(features.uids.argsort(stable=True))
+
+
+def require_classes(gallery: Features) -> None:
+    """Check that something else than the query's class can be found.
+
+    Raises:
+        SslpipeError: one class.
+    """
+    if int(gallery.labels.amin()) == int(gallery.labels.amax()):
+        raise SslpipeError(
+            f"retrieval: all {len(gallery.labels)} labelled samples are of one class; evaluate on "
+            "two or more"
+        )
+
+
+def has_copies(gallery: Features, queries: Features, *, same_set: bool) -> bool:
+    """Whether a query has the bytes of another sample of the gallery."""
+    if not len(gallery.contents) or not len(queries.contents):
+        return False
+    if same_set:
+        return len(gallery.contents.unique()) < len(gallery.contents)
+    return bool(torch.isin(queries.contents, gallery.contents).any())
+
+
+def measured(
+    gallery: Features,
+    queries: Features,
+    settings: RetrievalSettings,
+    *,
+    same_set: bool,
+    drop_copies: bool,
+) -> tuple[Measure, ...]:
+    """All measures of one rule for copies."""
+    drop_copies = drop_copies and len(gallery.contents) > 0 and len(queries.contents) > 0
+    parts = [
+        scores(gallery, queries.at(rows), settings, width, same_set=same_set, drop=drop_copies)
+        for rows, width in groups(queries, gallery, settings)
+        if len(rows)
+    ]
+    columns = ("hits", "ap", "ap_at_r", "found", "places")
+    whole = Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+    copies = has_copies(gallery, queries, same_set=same_set)
+    how = "copies of the query left out" if drop_copies else "copies of the query counted"
+    return summary(whole, settings, how if copies else "", same_set=same_set)
+
+
+def groups(
+    queries: Features, gallery: Features, settings: RetrievalSettings
+) -> list[tuple[Tensor, int]]:
+    """Rows of the queries whose whole ranking is sorted, and of the others; places looked at."""
+    keys = words(1, seed=settings.seed, epoch=0, stream="retrieval", ids=queries.uids.numpy())
+    order = torch.from_numpy(keys[:, 0].astype(np.int64)).argsort(stable=True)
+    whole, rest = order[: settings.ap_queries].sort().values, order[settings.ap_queries :]
+    count = len(gallery.uids)
+    return [(whole, count), (rest.sort().values, min(count, max(settings.ranks)))]
+
+
+def scores(
+    gallery: Features,
+    queries: Features,
+    settings: RetrievalSettings,
+    width: int,
+    *,
+    same_set: bool,
+    drop: bool,
+) -> Scores:
+    """Score some queries by the first `width` places of their rankings."""
+    rows = []
+    cells = max(settings.cells, len(gallery.uids))
+    labels_N = gallery.labels.numpy().astype(np.int32)
+    for start, similarity_QN in similarities(queries.features, gallery.features, cells=cells):
+        some = queries.at(torch.arange(start, start + len(similarity_QN)))
+        relevant_QN = some.labels.numpy().astype(np.int32)[:, None] == labels_N
+        away_QN = outside(gallery, some, same_set=same_set, drop=drop)
+        relevant_QN[away_QN] = False
+        found = relevant_QN.sum(1)
+        places = len(labels_N) - np.bincount(away_QN[0], minlength=len(relevant_QN))
+        best_QW = best_last(similarity_QN.numpy(), relevant_QN, away_QN, width)
+        rows.append((*scored(best_QW, found, settings.ranks), found, places))
+    hits, ap, ap_at_r, found, places = (np.concatenate(column) for column in zip(*rows, strict=True))
+    if width < len(labels_N):
+        ap, ap_at_r = np.full(len(ap), np.nan), np.full(len(ap), np.nan)
+    return Scores(hits, ap, ap_at_r, found, places)
+
+
+def outside(
+    gallery: Features, queries: Features, *, same_set: bool, drop: bool
+) -> tuple[I64, I64]:
+    """Queries and samples that are not in their rankings: the query and, with `drop`, its copies.
+
+    Both sets are sorted by uid.
+    """
+    if drop:  # the query is a copy of itself, if it is in the gallery
+        query, sample = (queries.contents[:, None] == gallery.contents).numpy().nonzero()
+        return query, sample
+    if same_set:
+        own = np.searchsorted(gallery.uids.numpy(), queries.uids.numpy())
+        return np.arange(len(own)), own
+    return np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def best_last(
+    similarity_QN: npt.NDArray[np.float32],
+    relevant_QN: npt.NDArray[np.bool_],
+    away_QN: tuple[I64, I64],
+    width: int,
+) -> npt.NDArray[np.bool_]:
+    """(Q, W): whether the samples in the first `width` places are to be found, the first one last.
+
+    A float as an integer keeps its order, and its last bit has room for the answer: then plain
+    integers are sorted, which NumPy does in vectors, and no index is carried along. Similarities
+    that differ in that bit alone are equal, and what is not to be found goes first. The memory of
+    the similarities is used up.
+    """
+    keys_QN: I32 = similarity_QN.view(np.int32)
+    keys_QN ^= (keys_QN >> 31) & (2**31 - 1)  # negative floats fall where their bits rise
+    keys_QN |= 1
+    keys_QN -= relevant_QN
+    keys_QN[away_QN] = NOWHERE
+    count = keys_QN.shape[1]
+    if width < count:
+        keys_QN.partition(count - width, axis=1)
+        keys_QN = keys_QN[:, count - width :]
+    keys_QN.sort(axis=1)
+    return keys_QN & 1 == 0
+
+
+def scored(
+    best_QW: npt.NDArray[np.bool_], found_Q: I64, ranks: tuple[int, ...]
+) -> tuple[npt.NDArray[np.bool_], F64, F64]:
+    """recall@k (Q, ranks), average precision (Q,) and average precision at R (Q,)."""
+    count, width = best_QW.shape
+    query, column = best_QW.nonzero()
+    place = width - column  # 1 is the first
+    upto = np.searchsorted(query, np.arange(count), side="right")  # of all queries up to each
+    precision = (upto[query] - np.arange(len(query))) / place
+    first = np.where(best_QW.any(1), best_QW[:, ::-1].argmax(1), width)
+    most = np.maximum(found_Q, 1)
+    ap = np.bincount(query, precision, count) / most
+    early = place <= found_Q[query]
+    ap_at_r = np.bincount(query[early], precision[early], count) / most
+    return np.stack([first < k for k in ranks], axis=1), ap, ap_at_r
+
+
+def summary(
+    scored: Scores, settings: RetrievalSettings, copies: str, *, same_set: bool
+) -> tuple[Measure, ...]:
+    """The means over the queries that have something to be found.
+
+    Raises:
+        SslpipeError: none has.
+    """
+    useful = scored.found > 0
+    if not useful.any():
+        raise SslpipeError(
+            f"retrieval: none of the {len(useful)} queries has another sample of its class; "
+            "evaluate on classes of two samples or more"
+        )
+    sorted_ = useful & ~np.isnan(scored.ap)
+    how = protocol_of(useful, int(scored.places.max()), copies, same_set=same_set)
+    partly = ""
+    if (sorted_ != useful).any():
+        partly = f"; whole rankings of {sorted_.sum():,} of them, keyed by seed {settings.seed}"
+    suffix = ", copies counted" if copies.endswith("counted") else ""
+    found, places = scored.found, scored.places
+    measures = [
+        Measure(
+            f"recall@{k}{suffix}",
+            float(scored.hits[useful, column].mean()),
+            how,
+            chance=float(chance_of_hit(found[useful], places[useful], k).mean()),
+        )
+        for column, k in enumerate(settings.ranks)
+    ]
+    if sorted_.any():
+        found, places = found[sorted_], places[sorted_]
+        for name, values, depth in (("mAP", scored.ap, places), ("mAP@R", scored.ap_at_r, found)):
+            chance = float(chance_of_ap(found, places, depth).mean())
+            value = float(values[sorted_].mean())
+            measures.append(Measure(name + suffix, value, how + partly, chance=chance))
+    return tuple(measures)
+
+
+def protocol_of(
+    useful: npt.NDArray[np.bool_], places: int, copies: str, *, same_set: bool
+) -> str:
+    """The protocol in one line."""
+    whose = "all other samples" if same_set else "the training samples"
+    how = f"retrieval by cosine, {useful.sum():,} queries among {whose} ({places:,})"
+    if not useful.all():
+        how += f", without {(~useful).sum():,} that have nothing to be found"
+    return f"{how}; {copies}" if copies else how
+
+
+def chance_of_hit(found_Q: I64, places_Q: I64, k: int) -> F64:
+    """How often a random ranking has one of `found` samples among its first k."""
+    missed = np.ones(len(found_Q))
+    for i in range(k):
+        missed *= np.clip(places_Q - found_Q - i, 0, None) / np.maximum(places_Q - i, 1)
+    return 1 - missed
+
+
+def chance_of_ap(found_Q: I64, places_Q: I64, depth_Q: I64) -> F64:
+    """The expected average precision of a random ranking over its first `depth` places.
+
+    A place is right with chance found/places, and each place before a right one with
+    (found - 1)/(places - 1).
+    """
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, depth_Q.max() + 1))])[depth_Q]
+    others = (found_Q - 1) / np.maximum(places_Q - 1, 1)
+    share = found_Q / places_Q / np.maximum(found_Q, 1)
+    return share * (harmonic + (depth_Q - harmonic) * others)
+
