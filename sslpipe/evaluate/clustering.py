@@ -48,7 +48,7 @@ class ClusteringSettings:
 def clustering(
     train: Features,
     test: Features | None = None,
-    settings: ClusteringSettings = ClusteringSettings(),  # noqa: B008 - frozen
+    settings: ClusteringSettings = ClusteringSettings(),
 ) -> tuple[Measure, ...]:
     """Cluster the l2-normalised features of the labelled training samples; labels only judge.
 
@@ -63,7 +63,7 @@ def clustering(
     train = train.labelled()
     train = train.at(train.uids.argsort(stable=True))
     judged = train if test is None else matched(train, test.labelled())
-    classes = len(train.labels.unique())
+    classes = len(np.unique(train.labels.numpy()))
     if classes < 2:
         raise SslpipeError(
             f"clustering: all {len(train.labels)} labelled samples are of one class; evaluate on "

@@ -73,7 +73,7 @@ class Spectra:
 def label_free(
     train: Features,
     test: Features | None = None,
-    settings: LabelFreeSettings = LabelFreeSettings(),  # noqa: B008 - frozen
+    settings: LabelFreeSettings = LabelFreeSettings(),
 ) -> tuple[Measure, ...]:
     """Measure all signs that one view of each sample allows, on all training samples.
 
@@ -129,7 +129,8 @@ def spectra(z_ND: Tensor) -> Spectra:
 def gram_spectrum(z_ND: Tensor) -> Tensor:
     """The squares of the singular values, (min(N, D),), the largest first."""
     gram = z_ND.T @ z_ND if len(z_ND) >= z_ND.shape[1] else z_ND @ z_ND.T
-    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+    values: Tensor = torch.linalg.eigvalsh(gram)
+    return values.flip(0).clamp_min(0)
 
 
 def spectral_protocol(samples: int, width: int) -> str:
@@ -174,7 +175,7 @@ def uniformity(features: Features, settings: LabelFreeSettings) -> Measure:
 
 def label_free_of_views(
     views: Sequence[Features],
-    settings: LabelFreeSettings = LabelFreeSettings(),  # noqa: B008 - frozen
+    settings: LabelFreeSettings = LabelFreeSettings(),
 ) -> tuple[Measure, ...]:
     """Alignment and LiDAR of the features of several augmented views of the same samples.
 

@@ -16,7 +16,6 @@ Letters: Q queries, N samples of the gallery, W places of a ranking that are loo
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,14 +23,10 @@ from ..errors import SslpipeError
 from ..rng import words
 from .features import Features, matched
 from .knn import similarities
+from .rankings import F64, I64, Bools, best_last, chance_of_ap, chance_of_hit, scored
 from .results import Measure
 
 CELLS = 2**21  # similarities ranked at once: with all that is made of them 50 MB
-NOWHERE = 1 - 2**31  # below every similarity, and not to be found
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ class Scores:
     of queries whose ranking was not sorted. `places`: samples of its ranking.
     """
 
-    hits: npt.NDArray[np.bool_]
+    hits: Bools
     ap: F64
     ap_at_r: F64
     found: I64
@@ -75,7 +70,7 @@ class Scores:
 def retrieval(
     train: Features,
     test: Features | None = None,
-    settings: RetrievalSettings = RetrievalSettings(),  # noqa: B008 - frozen
+    settings: RetrievalSettings = RetrievalSettings(),
 ) -> tuple[Measure, ...]:
     """Rank the labelled training samples for each labelled test sample, or for each other.
 
@@ -122,7 +117,7 @@ def has_copies(gallery: Features, queries: Features, *, same_set: bool) -> bool:
     if not len(gallery.contents) or not len(queries.contents):
         return False
     if same_set:
-        return len(gallery.contents.unique()) < len(gallery.contents)
+        return len(np.unique(gallery.contents.numpy())) < len(gallery.contents)
     return bool(torch.isin(queries.contents, gallery.contents).any())
 
 
@@ -181,15 +176,14 @@ def scores(
         places = len(labels_N) - np.bincount(away_QN[0], minlength=len(relevant_QN))
         best_QW = best_last(similarity_QN.numpy(), relevant_QN, away_QN, width)
         rows.append((*scored(best_QW, found, settings.ranks), found, places))
-    hits, ap, ap_at_r, found, places = (np.concatenate(column) for column in zip(*rows, strict=True))
+    whole = (np.concatenate(column) for column in zip(*rows, strict=True))
+    hits, ap, ap_at_r, found, places = whole
     if width < len(labels_N):
         ap, ap_at_r = np.full(len(ap), np.nan), np.full(len(ap), np.nan)
     return Scores(hits, ap, ap_at_r, found, places)
 
 
-def outside(
-    gallery: Features, queries: Features, *, same_set: bool, drop: bool
-) -> tuple[I64, I64]:
+def outside(gallery: Features, queries: Features, *, same_set: bool, drop: bool) -> tuple[I64, I64]:
     """Queries and samples that are not in their rankings: the query and, with `drop`, its copies.
 
     Both sets are sorted by uid.
@@ -201,49 +195,6 @@ def outside(
         own = np.searchsorted(gallery.uids.numpy(), queries.uids.numpy())
         return np.arange(len(own)), own
     return np.empty(0, np.int64), np.empty(0, np.int64)
-
-
-def best_last(
-    similarity_QN: npt.NDArray[np.float32],
-    relevant_QN: npt.NDArray[np.bool_],
-    away_QN: tuple[I64, I64],
-    width: int,
-) -> npt.NDArray[np.bool_]:
-    """(Q, W): whether the samples in the first `width` places are to be found, the first one last.
-
-    A float as an integer keeps its order, and its last bit has room for the answer: then plain
-    integers are sorted, which NumPy does in vectors, and no index is carried along. Similarities
-    that differ in that bit alone are equal, and what is not to be found goes first. The memory of
-    the similarities is used up.
-    """
-    keys_QN: I32 = similarity_QN.view(np.int32)
-    keys_QN ^= (keys_QN >> 31) & (2**31 - 1)  # negative floats fall where their bits rise
-    keys_QN |= 1
-    keys_QN -= relevant_QN
-    keys_QN[away_QN] = NOWHERE
-    count = keys_QN.shape[1]
-    if width < count:
-        keys_QN.partition(count - width, axis=1)
-        keys_QN = keys_QN[:, count - width :]
-    keys_QN.sort(axis=1)
-    return keys_QN & 1 == 0
-
-
-def scored(
-    best_QW: npt.NDArray[np.bool_], found_Q: I64, ranks: tuple[int, ...]
-) -> tuple[npt.NDArray[np.bool_], F64, F64]:
-    """recall@k (Q, ranks), average precision (Q,) and average precision at R (Q,)."""
-    count, width = best_QW.shape
-    query, column = best_QW.nonzero()
-    place = width - column  # 1 is the first
-    upto = np.searchsorted(query, np.arange(count), side="right")  # of all queries up to each
-    precision = (upto[query] - np.arange(len(query))) / place
-    first = np.where(best_QW.any(1), best_QW[:, ::-1].argmax(1), width)
-    most = np.maximum(found_Q, 1)
-    ap = np.bincount(query, precision, count) / most
-    early = place <= found_Q[query]
-    ap_at_r = np.bincount(query[early], precision[early], count) / most
-    return np.stack([first < k for k in ranks], axis=1), ap, ap_at_r
 
 
 def summary(
@@ -285,33 +236,10 @@ def summary(
     return tuple(measures)
 
 
-def protocol_of(
-    useful: npt.NDArray[np.bool_], places: int, copies: str, *, same_set: bool
-) -> str:
+def protocol_of(useful: Bools, places: int, copies: str, *, same_set: bool) -> str:
     """The protocol in one line."""
     whose = "all other samples" if same_set else "the training samples"
     how = f"retrieval by cosine, {useful.sum():,} queries among {whose} ({places:,})"
     if not useful.all():
         how += f", without {(~useful).sum():,} that have nothing to be found"
     return f"{how}; {copies}" if copies else how
-
-
-def chance_of_hit(found_Q: I64, places_Q: I64, k: int) -> F64:
-    """How often a random ranking has one of `found` samples among its first k."""
-    missed = np.ones(len(found_Q))
-    for i in range(k):
-        missed *= np.clip(places_Q - found_Q - i, 0, None) / np.maximum(places_Q - i, 1)
-    return 1 - missed
-
-
-def chance_of_ap(found_Q: I64, places_Q: I64, depth_Q: I64) -> F64:
-    """The expected average precision of a random ranking over its first `depth` places.
-
-    A place is right with chance found/places, and each place before a right one with
-    (found - 1)/(places - 1).
-    """
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, depth_Q.max() + 1))])[depth_Q]
-    others = (found_Q - 1) / np.maximum(places_Q - 1, 1)
-    share = found_Q / places_Q / np.maximum(found_Q, 1)
-    return share * (harmonic + (depth_Q - harmonic) * others)
-
