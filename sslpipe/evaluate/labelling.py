@@ -59,7 +59,7 @@ def label_shards(
     chosen = find_device(device)
     encoder, recipe = load_encoder(checkpoint)
     features, keys = keyed_features(encoder, recipe, shards, chosen)
-    own = features.classes
+    own = names_of(features.classes, features.labels)
     if given:
         features = labelled_by(features, given)
     teacher = features
