@@ -25,7 +25,7 @@ app.command()(shards.pack)
 app.command()(shards.verify)
 app.command()(tars.index)
 app.command()(tars.inspect)
-app.command()(pseudo_label.pseudo_label)
+app.command(name="pseudo-label")(pseudo_label.pseudo_label)
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]

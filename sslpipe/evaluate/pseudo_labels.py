@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SslpipeError
-from ..rng import words
 from .classes import Names
-from .features import Features, matched
+from .features import Features
+from .few_labels import DealtLabels, deal_labels, places_in_classes
 from .linear import logistic_regression
 from .results import Measure
 
@@ -89,16 +89,6 @@ class PseudoLabels:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Who teaches, who is predicted (with the truth as labels, -1 = none), and who is tested."""
-
-    known: Features
-    rest: Features
-    test: Features
-    tested: str  # who that is, in words
-
-
 def pseudo_labels(
     train: Features,
     test: Features | None = None,
@@ -114,7 +104,7 @@ def pseudo_labels(
         SslpipeError: no labels, one class, or too few samples to test.
         ExtraError: scikit-learn is not installed.
     """
-    parts = parts_of(train, test, settings)
+    parts = deal_labels(train, test, known=settings.known, seed=settings.seed)
     predicted = predict(parts.known, parts.rest, settings)
     kept = predicted.confident(settings.share)
     how = (
@@ -129,58 +119,6 @@ def pseudo_labels(
         Measure("pseudo-label coverage", coverage, surest),
         *gains(parts, kept, settings, surest),
     )
-
-
-def parts_of(train: Features, test: Features | None, settings: PseudoLabelSettings) -> Parts:
-    """Deal the samples out, in the order of their uids.
-
-    Raises:
-        SslpipeError: no labels, one class, too few samples to test, or none that needs a label.
-    """
-    train = train.at(train.uids.argsort(stable=True))
-    labelled = train.labelled()
-    tested = "the test samples"
-    if test is None:
-        taken = torch.from_numpy(first_of_classes(labelled, 1 / FOLDS, 0, settings.seed, "test"))
-        test, labelled = labelled.at(taken), labelled.at(~taken)
-        tested = "a fifth of each class, keyed by uid"
-        if not len(test.labels):
-            raise SslpipeError(
-                f"pseudo-labels: no class has {FOLDS} labelled samples, a fifth of which could be "
-                "tested; give a test set, or label more"
-            )
-    else:
-        test = matched(labelled, test.labelled())
-    if (train.labels < 0).any():
-        known, rest = labelled, train.at(train.labels < 0)
-    else:
-        few = first_of_classes(labelled, settings.known, 2, settings.seed, "known")
-        known, rest = labelled.at(torch.from_numpy(few)), labelled.at(torch.from_numpy(~few))
-    return Parts(known, rest, test, tested)
-
-
-def first_of_classes(
-    features: Features, share: float, least: int, seed: int, name: str
-) -> npt.NDArray[np.bool_]:
-    """(N,): whether a sample is among the first `share` of its class, `least` or more of them."""
-    place, count = places_in_classes(features, seed, name)
-    taken: npt.NDArray[np.bool_] = place < np.maximum(np.floor(share * count + 1e-9), least)
-    return taken
-
-
-def places_in_classes(features: Features, seed: int, name: str) -> tuple[I64, I64]:
-    """The place of each sample in its class by the keyed words of its uid; the size of the class.
-
-    Both are (N,) and follow from (seed, uid) and the members of the class, not from their order.
-    """
-    uids, labels = features.uids.numpy(), features.labels.numpy()
-    high, low = words(2, seed=seed, epoch=0, stream=f"pseudo-labels/{name}", ids=uids).T
-    order = np.lexsort((uids, low, high, labels))
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    place, count = np.empty_like(labels), np.empty_like(labels)
-    place[order] = np.arange(len(order)) - np.repeat(starts, counts)
-    count[order] = np.repeat(counts, counts)
-    return place, count
 
 
 def predict(known: Features, rest: Features, settings: PseudoLabelSettings) -> PseudoLabels:
@@ -198,10 +136,12 @@ def predict(known: Features, rest: Features, settings: PseudoLabelSettings) -> P
         )
     if not len(rest.uids):
         raise SslpipeError("pseudo-labels: every sample has a label; give samples that have none")
+    from scipy.special import softmax
+
     known = known.at(known.uids.argsort(stable=True))
     temperature = calibrated(known, settings)
     model = logistic_regression(settings.c).fit(*known.arrays())
-    shares_NK = softmax(logits(model, rest.arrays()[0]) / temperature)
+    shares_NK = softmax(logits(model, rest.arrays()[0]) / temperature, axis=1)
     labels = model.classes_[shares_NK.argmax(1)]
     return PseudoLabels(
         rest.uids,
@@ -216,14 +156,6 @@ def logits(model: Any, x_ND: F64) -> F64:
     """(N, K), also of two classes, for which scikit-learn gives one number a sample."""
     found: F64 = model.decision_function(x_ND)
     return np.stack([np.zeros_like(found), found], axis=1) if found.ndim == 1 else found
-
-
-def softmax(logits_NK: F64) -> F64:
-    """The shares of the classes."""
-    from scipy.special import softmax as of
-
-    shares: F64 = of(logits_NK, axis=1)
-    return shares
 
 
 def calibrated(known: Features, settings: PseudoLabelSettings) -> float:
@@ -289,7 +221,7 @@ def precisions(
 
 
 def gains(
-    parts: Parts, kept: PseudoLabels, settings: PseudoLabelSettings, how: str
+    parts: DealtLabels, kept: PseudoLabels, settings: PseudoLabelSettings, how: str
 ) -> tuple[Measure, ...]:
     """Accuracy with the few labels, with the pseudo-labels as well, and the difference."""
     x_ND, y_N = parts.known.arrays()

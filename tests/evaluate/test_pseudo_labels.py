@@ -9,13 +9,12 @@ from sklearn.preprocessing import StandardScaler
 
 from sslpipe.errors import ShardError, SslpipeError
 from sslpipe.evaluate.features import Features
+from sslpipe.evaluate.few_labels import first_of_classes, deal_labels
 from sslpipe.evaluate.labelling import labelled_by, together
 from sslpipe.evaluate.pseudo_labels import (
     PseudoLabels,
     PseudoLabelSettings,
     calibrated,
-    first_of_classes,
-    parts_of,
     predict,
     pseudo_labels,
 )
@@ -103,7 +102,7 @@ def test_a_class_of_one_is_known_in_every_fold():
 def test_precision_and_gain_are_those_of_a_slow_loop():
     features = blobs(400, spread=1.4)
     found = values(pseudo_labels(features))
-    parts = parts_of(features, None, PseudoLabelSettings())
+    parts = deal_labels(features, None, known=0.1, seed=0)
     truth = dict(zip(features.uids.tolist(), features.labels.tolist(), strict=True))
     predicted = predict(parts.known, parts.rest, PseudoLabelSettings())
     rows = sorted(
@@ -130,11 +129,11 @@ def test_precision_and_gain_are_those_of_a_slow_loop():
 
 def test_the_parts_share_no_sample_and_follow_from_seed_and_uid():
     features = blobs(300)
-    parts = parts_of(features, None, PseudoLabelSettings())
+    parts = deal_labels(features, None, known=0.1, seed=0)
     uids = [set(part.uids.tolist()) for part in (parts.known, parts.rest, parts.test)]
     assert [len(part) for part in uids] == [24, 216, 60]
     assert set.union(*uids) == set(range(300))
-    other = parts_of(features, None, PseudoLabelSettings(seed=1))
+    other = deal_labels(features, None, known=0.1, seed=1)
     assert set(other.known.uids.tolist()) != uids[0]
     few = first_of_classes(features, 0.1, 2, 0, "x")
     more = first_of_classes(features, 0.2, 2, 0, "x")
