@@ -26,6 +26,7 @@ from .knn import similarities
 from .rankings import F64, I64, Bools, best_last, chance_of_ap, chance_of_hit, scored
 from .results import Measure
 
+LEFT_OUT = "left out"
 CELLS = 2**21  # similarities ranked at once: with all that is made of them 50 MB
 
 
@@ -76,8 +77,8 @@ def retrieval(
 
     Test samples of a class that the training set does not name are left out, and so are queries
     with nothing to be found. Equal similarities count against the encoder: one that maps all
-    samples to one point finds nothing. Memory: some 25 bytes for each of
-    `settings.cells`, or of the samples of the gallery if these are more.
+    samples to one point finds nothing. Memory: some 25 bytes for each of `settings.cells`,
+    or of the samples of the gallery if these are more.
 
     Raises:
         SslpipeError: no labels, one class, or no query has another sample of its class.
@@ -86,12 +87,15 @@ def retrieval(
     require_classes(gallery)
     queries = gallery if test is None else by_uid(matched(gallery, test.labelled()))
     same_set = test is None
-    copies = has_copies(gallery, queries, same_set=same_set)
-    measures = measured(gallery, queries, settings, same_set=same_set, drop_copies=True)
-    if copies:
-        counted = measured(gallery, queries, settings, same_set=same_set, drop_copies=False)
-        measures += counted
-    return measures
+    copies = copied(gallery, queries, same_set=same_set)
+    if not copies:
+        return measured(gallery, queries, settings, "", same_set=same_set)
+    had = f"({copies:,} queries have some)"
+    return tuple(
+        measure
+        for rule in (f"copies of the query {LEFT_OUT} {had}", f"copies of the query counted {had}")
+        for measure in measured(gallery, queries, settings, rule, same_set=same_set)
+    )
 
 
 def by_uid(features: Features) -> Features:
@@ -112,35 +116,34 @@ def require_classes(gallery: Features) -> None:
         )
 
 
-def has_copies(gallery: Features, queries: Features, *, same_set: bool) -> bool:
-    """Whether a query has the bytes of another sample of the gallery."""
+def copied(gallery: Features, queries: Features, *, same_set: bool) -> int:
+    """How many queries have the bytes of another sample of the gallery; 0 where none are known."""
     if not len(gallery.contents) or not len(queries.contents):
-        return False
+        return 0
+    contents, counts = np.unique(gallery.contents.numpy(), return_counts=True)
     if same_set:
-        return len(np.unique(gallery.contents.numpy())) < len(gallery.contents)
-    return bool(torch.isin(queries.contents, gallery.contents).any())
+        return int(counts[counts > 1].sum())
+    return int(np.isin(queries.contents.numpy(), contents).sum())
 
 
 def measured(
     gallery: Features,
     queries: Features,
     settings: RetrievalSettings,
+    copies: str,
     *,
     same_set: bool,
-    drop_copies: bool,
 ) -> tuple[Measure, ...]:
-    """All measures of one rule for copies."""
-    drop_copies = drop_copies and len(gallery.contents) > 0 and len(queries.contents) > 0
+    """All measures of one rule for copies, in words; "": there are none."""
+    drop = LEFT_OUT in copies
     parts = [
-        scores(gallery, queries.at(rows), settings, width, same_set=same_set, drop=drop_copies)
+        scores(gallery, queries.at(rows), settings, width, same_set=same_set, drop=drop)
         for rows, width in groups(queries, gallery, settings)
         if len(rows)
     ]
     columns = ("hits", "ap", "ap_at_r", "found", "places")
     whole = Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
-    copies = has_copies(gallery, queries, same_set=same_set)
-    how = "copies of the query left out" if drop_copies else "copies of the query counted"
-    return summary(whole, settings, how if copies else "", same_set=same_set)
+    return summary(whole, settings, copies, same_set=same_set)
 
 
 def groups(
@@ -216,7 +219,7 @@ def summary(
     partly = ""
     if (sorted_ != useful).any():
         partly = f"; whole rankings of {sorted_.sum():,} of them, keyed by seed {settings.seed}"
-    suffix = ", copies counted" if copies.endswith("counted") else ""
+    suffix = ", copies counted" if copies and LEFT_OUT not in copies else ""
     found, places = scored.found, scored.places
     measures = [
         Measure(

@@ -100,6 +100,7 @@ def test_copies_are_left_out_and_counted_beside():
         torch.arange(100, 100 + 60 + len(twins)),
         contents=torch.cat([features.contents, features.contents[twins]]),
     )
+    assert "left out (18 queries have some)" in retrieval(double)[0].protocol
     found = values(retrieval(double))
     without = {name: value for name, value in found.items() if "copies" not in name}
     counted = {name.split(",")[0]: value for name, value in found.items() if "copies" in name}
