@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import shards, tars
+from . import pseudo_label, shards, tars
 from .faults import one_line
 from .paths import finite, in_a_folder, picture, run_folder
 from .terminal import console, notes
@@ -25,6 +25,7 @@ app.command()(shards.pack)
 app.command()(shards.verify)
 app.command()(tars.index)
 app.command()(tars.inspect)
+app.command(name="pseudo-label")(pseudo_label.pseudo_label)
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
@@ -35,6 +36,9 @@ Shards = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting of the recipe: stream.batch_size=64"),
+]
+LabelsFile = Annotated[
+    Path | None, typer.Option("--labels", help="A CSV file of labels by uid: stream.labels.")
 ]
 LAST = 2**31 - 1  # of the batches that can be named
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
@@ -140,6 +144,7 @@ def train(
     max_steps: Annotated[
         int | None, typer.Option(help="Stop there; can be resumed.", min=1)
     ] = None,
+    labels: LabelsFile = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
@@ -156,7 +161,8 @@ def train(
     from ..train.loop import train_recipe
 
     path = find_recipe(recipe)
-    chosen = load_recipe(path, overrides=sets or [])
+    labelled = [f"stream.labels={json.dumps(str(labels))}"] if labels else []
+    chosen = load_recipe(path, overrides=[*(sets or []), *labelled])
     result = train_recipe(
         chosen,
         shards=parse_shards(shards),

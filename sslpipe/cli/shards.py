@@ -53,6 +53,9 @@ Megabytes = Annotated[
 Samples = Annotated[int | None, typer.Option(help="Images per shard instead.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
 NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
+LabelsFile = Annotated[
+    Path | None, typer.Option("--labels", help="A CSV file of labels by key, which go first.")
+]
 Workers = Annotated[int | None, typer.Option(help="Default: one per core.", min=1)]
 Out = Annotated[Path, typer.Argument(help="A new folder for the shards.", callback=pack_folder)]
 
@@ -88,6 +91,7 @@ def pack(
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
     columns: Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id")] = "",
+    labels: LabelsFile = None,
     dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
     near_bits: NearBits = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
@@ -115,8 +119,8 @@ def pack(
     settings = shards.PackSettings(
         codec=codec, name=name or "", resize=resize, quality=quality, check=check.value,
         shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
-        columns=shards.parse_columns(columns), dedupe=dedupe.value, near_bits=near_bits,
-        keep_names=keep_names,
+        columns=shards.parse_columns(columns), labels=labels, dedupe=dedupe.value,
+        near_bits=near_bits, keep_names=keep_names,
     )  # fmt: skip
     if dry_run:
         show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)

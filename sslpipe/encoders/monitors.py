@@ -48,8 +48,15 @@ def rankme(z_ND: Tensor, *, eps: float = 1e-7) -> Tensor:
     Comparable only between equal N and D; the paper takes N = 25600.
     """
     # float64: singular values far below the first one decide the entropy
-    sigma = torch.linalg.svdvals(z_ND.double())
-    p = sigma / sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny) + eps
+    return effective_rank(torch.linalg.svdvals(z_ND.double()), eps=eps)
+
+
+def effective_rank(values: Tensor, *, eps: float) -> Tensor:
+    """Compute exp(entropy) of non-negative float64 `values` as shares of their sum; a scalar.
+
+    `eps` is added to each share, after the division. The number of values, if they are alike.
+    """
+    p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
     return torch.exp(-(p * p.log()).sum())
 
 

@@ -80,12 +80,12 @@ def shown(names: Names) -> str:
 
 
 def class_names(batches: Iterable[Batch]) -> Names:
-    """Read the class names of the manifest behind `batches`; empty if there is none.
+    """Read the class names of the shards behind `batches`; empty if there is none.
 
     Sets of other classes have no labels in a mixture, so those of the first set serve.
     """
     if isinstance(batches, Pipeline) and isinstance(batches.source, Packed):
-        return batches.source.corpora[0].store.classes
+        return batches.source.corpora[0].classes
     return ()
 
 

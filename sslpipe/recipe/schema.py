@@ -52,6 +52,7 @@ class StreamSection(Section):
     window: Positive = 4  # shards per window of a lane
     remainder: Literal["wrap", "drop", "pad", "short"] | None = None  # None: wrap; sequential short
     mix: Annotated[dict[str, Weight], pydantic.Field(min_length=1)] | None = None  # None: by size
+    labels: str | None = None  # a file of labels by uid, which go before those of the shards
     allow_repeats: bool = False  # a batch larger than the set, with copies of a sample in it
     epoch_samples: Positive | None = None  # over all ranks; None: what the data has
     on_bad: Literal["raise", "replace", "mask", "exclude"] = "replace"
@@ -202,6 +203,7 @@ def digest(recipe: Recipe, exclude: set[str]) -> str:
     """Hash the canonical JSON of a recipe, without the places of its entries, by blake2b."""
     data = plain(recipe.model_dump(exclude=exclude))
     del data["stream"]["allow_repeats"]  # it refuses batches, and changes none
+    del data["stream"]["labels"]  # what the file holds is part of the source's identity, as shards
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -18,6 +18,7 @@ from .foreign import Foreign, epoch_length
 from .mixture import Mixture, turns_of
 from .packed import Corpus, Packed, mixture_identity
 from .plan import Remainder, Single
+from .records import open_labels
 from .source import Source
 
 Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
@@ -48,6 +49,11 @@ def open_source(recipe: Recipe, shards: Shards, reading: ReadingRank) -> Source:
         RecipeError: the recipe's stream section does not suit it.
         ShardError: shards that are missing, cut, or empty.
     """
+    if recipe.stream.labels and not isinstance(shards, str | Path):
+        raise RecipeError(
+            f"{recipe.path}: stream.labels = {recipe.stream.labels!r} labels one packed set by its "
+            "uids; give that set alone, or leave the labels out"
+        )
     if isinstance(shards, Mapping):
         return mixture(recipe, {name: shards[name] for name in sorted(shards)}, reading)
     if recipe.stream.mix:
@@ -98,7 +104,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
         [corpus],
         plan,
         reading.slots(stream.batch_size, corpus.order.stride),
-        identity=manifest.fingerprint,
+        identity=corpus.identity,
     )
 
 
@@ -205,6 +211,7 @@ def corpus_of(
         excluded={number: rows for number, rows in enumerate(excluded) if rows},
         members=reading.members,
         labelled=labelled,
+        relabelled=open_labels(recipe.stream.labels, store) if recipe.stream.labels else None,
     )
 
 

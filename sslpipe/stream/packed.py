@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..shards.index import MEMBER, SAMPLE
+from ..shards.labels_file import Relabelled
 from ..shards.read.store import ShardStore
 from .order import I64, Located, Order
 from .plan import Picks, Plan
@@ -43,6 +44,7 @@ class Corpus:
 
     `order` is over the rows that are left; `excluded` maps a shard's number to the others.
     `members`: extensions that are read beside the payload; a sample may lack them.
+    `relabelled`: labels that go before those of the indexes.
     """
 
     def __init__(
@@ -55,10 +57,13 @@ class Corpus:
         excluded: Mapping[int, Sequence[int]],
         members: Collection[str] = (),
         labelled: bool = True,
+        relabelled: Relabelled | None = None,
     ) -> None:
         self.order, self.fingerprint, self.files, self.members = order, fingerprint, files, members
-        self.records = RecordTable(store, len(files))
+        self.records = RecordTable(store, len(files), relabelled)
+        self.classes = relabelled.classes if relabelled else store.classes
         self.store, self._ahead = store, copy(order)  # an order keeps the tables of where it is
+        self.identity = f"{fingerprint} {relabelled.fingerprint}" if relabelled else fingerprint
         self.labelled = labelled  # False: its labels are not those of the other corpora
         self._gaps = {
             shard: np.array(rows, dtype=np.int64) - np.arange(len(rows))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..shards.index import MEMBER, SAMPLE, Index
+from ..shards.labels_file import Relabelled, read_labels
 from ..shards.read.store import ShardStore
 from .reader import MemberPlace, Wanted
 
@@ -28,10 +29,12 @@ class Records(NamedTuple):
 
 
 class RecordTable:
-    """`at(shards, rows)` -> Records; safe in threads."""
+    """`at(shards, rows)` -> Records; safe in threads. `relabelled`: goes before their labels."""
 
-    def __init__(self, store: ShardStore, shards: int) -> None:
-        self._store = store
+    def __init__(
+        self, store: ShardStore, shards: int, relabelled: Relabelled | None = None
+    ) -> None:
+        self._store, self._relabelled = store, relabelled
         self._first: I64 = np.full(shards, -1, dtype=np.int64)  # of each shard in the table
         self._samples, self._payloads = np.empty(0, SAMPLE), np.empty(0, MEMBER)
         self._used = self._kept = 0
@@ -68,9 +71,30 @@ class RecordTable:
                 np.resize(self._payloads, room) if self._used else np.empty(room, MEMBER)
             )
         self._samples[self._used : end] = index.samples
+        if self._relabelled:
+            new = self._samples[self._used : end]
+            new["label"] = self._relabelled.labels(new["uid"], new["label"])
         self._payloads[self._used : end] = index.payloads
         self._first[shard], self._used = self._used, end
         self._kept += 1
+
+
+def open_labels(path: str, store: ShardStore) -> Relabelled:
+    """Read the labels of `path` for the samples of a store.
+
+    Reads all indexes, 60 bytes a sample, in order to know all uids: once, and only where labels are
+    given.
+
+    Raises:
+        ShardError: the file is missing or damaged, or is of other samples or classes; or an index
+            is missing.
+    """
+    table = read_labels(path)
+    samples = [store.index(shard).samples for shard in range(store.shards)]
+    table.check_samples(np.concatenate([each["uid"] for each in samples]), store.place)
+    plain = max(int(each["label"].max()) for each in samples) + 1  # where numbers have no names
+    numbers, classes = table.numbered(store.classes or tuple(map(str, range(plain))))
+    return Relabelled(table.uids, numbers, classes, table.fingerprint)
 
 
 def others(index: Index, row: int, wanted: Collection[str]) -> list[tuple[int, ...]]:

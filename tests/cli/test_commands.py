@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from sslpipe.cli import commands, shards, terminal
+from sslpipe.cli import commands, pseudo_label, shards, terminal
 from sslpipe.shards import open_manifest, read_index
+from sslpipe.shards.labels_file import read_labels
 from sslpipe.train import Bar
 
 from ..conftest import RECIPE, write_images
@@ -33,6 +34,7 @@ train:
 @pytest.fixture
 def run(monkeypatch, capfd):
     """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
+    monkeypatch.setattr(pseudo_label, "console", Console(width=400))
     for module in (commands, shards, terminal):
         monkeypatch.setattr(module, "console", Console(width=400))
         monkeypatch.setattr(module, "notes", Console(width=400, stderr=True))
@@ -54,6 +56,7 @@ def run(monkeypatch, capfd):
 def test_help_has_an_example_for_every_command(run):
     out, _ = run("--help")
     commands = ["pack", "index", "verify", "inspect", "show", "bench", "train", "eval", "export"]
+    commands.append("pseudo-label")
     for command in commands:
         assert command in out
         assert "Example" in run(command, "--help")[0]
@@ -83,6 +86,38 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     assert report["trained"] != report["untrained"]
     run("export", "run/last.pt", "encoder.pt", cwd=tmp_path)
     assert "conv1.weight" in torch.load(tmp_path / "encoder.pt", weights_only=True)
+
+
+def test_few_labels_become_many_beside_the_shards(run, tmp_path):
+    """From a pack without labels and four written by hand to a run and a pack that have them."""
+    write_images(tmp_path / "all", 24)
+    (tmp_path / "photos").mkdir()
+    for path in (tmp_path / "all").rglob("*.jpg"):  # without their classes
+        path.rename(tmp_path / "photos" / f"{path.parent.name}-{path.name}")
+    (tmp_path / "recipe.yaml").write_text(TRAINABLE)
+    run("pack", "photos", "shards", "--workers", 1, cwd=tmp_path)
+    words = ("train", "recipe.yaml", "--shards", "shards")
+    run(*words, "--out", "run", "--max-steps", 1, cwd=tmp_path)
+    label = ("pseudo-label", "run/last.pt", "shards", "--out", "labels.csv")
+    assert "none of the 24 samples has a label" in run(*label, code=2, cwd=tmp_path)[1]
+    mine = {f"class{i % 3}-{i:03d}": f"class{i % 3}" for i in range(6)}
+    rows = "".join(f"{key},{name}\n" for key, name in mine.items())
+    (tmp_path / "mine.csv").write_text("key,label\n" + rows)
+    out, _ = run(*label, "--labels", "mine.csv", "--share", 1, cwd=tmp_path)
+    assert "wrote labels.csv: 18 of 18 samples, labelled by 6 " in out
+    found = {row.key: row for row in read_labels(tmp_path / "labels.csv").rows}
+    assert len(found) == 24
+    assert {key: found[key].label for key in mine} == mine
+    assert all(0.3 < row.confidence <= 1 for row in found.values())
+
+    run(*words, "--out", "labelled", "--labels", "labels.csv", "--max-steps", 1, cwd=tmp_path)
+    err = run(*words, "--out", "labelled", "--resume", code=2, cwd=tmp_path)[1]
+    assert "its shards or their weights was" in err
+    run("pack", "photos", "taught", "--labels", "labels.csv", "--workers", 1, cwd=tmp_path)
+    assert open_manifest(tmp_path / "taught").classes == ("class0", "class1", "class2")
+    known = ("--known", "taught", "--share", 0.5)
+    out, _ = run(*label[:-1], "again.csv", *known, cwd=tmp_path)
+    assert "of 24 samples, labelled by 24 " in out
 
 
 def test_evaluation_joins_classes_by_name(run, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import ShardError
 from ...rng import sample_id, words
 from ..index import MAX_BYTES
+from ..labels_file import LabelTable
 from .inputs.expand import Input, absolute, expand
 from .inputs.found import Columns, Found, Options
 from .source import InputFile, Listing, Note, Origin
@@ -26,12 +27,13 @@ def list_inputs(
     out: str | Path,
     extensions: Collection[str],
     columns: Columns = Columns(),  # noqa: B008 (frozen)
+    labels: LabelTable | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Listing:
     """List what folders, lists, tables, tars and zips offer: shards/README.md says how.
 
-    `out` is left out where it lies in a folder to pack. `columns`: of tables. `progress` gets the
-    number of files found so far.
+    `out` is left out where it lies in a folder to pack. `columns`: of tables. `labels` go before
+    those of the inputs, by key. `progress` gets the number of files found so far.
 
     Raises:
         ShardError: an input that does not exist, holds nothing or is of no known kind; labels
@@ -47,7 +49,27 @@ def list_inputs(
         named = f"{single.name}: " if len(singles) > 1 else ""
         found = gather(single, named, options, notes, sum(map(len, groups)), progress)
         groups.append(sorted(usable(found, seen, notes), key=lambda item: item.file))
-    return assemble(groups, notes)
+    listing = assemble(groups, notes)
+    return relabelled(listing, labels) if labels else listing
+
+
+def relabelled(listing: Listing, table: LabelTable) -> Listing:
+    """The listing with the labels of a table; classes that it brings are numbered with the others.
+
+    Raises:
+        ShardError: a sample of the table is not in the listing.
+    """
+    uids = np.array([source.uid for source in listing.sources], dtype=np.int64)
+    table.check_samples(uids, "the inputs")
+    classes = listing.classes
+    if not {*table.classes} <= {*classes}:
+        classes = tuple(sorted({*classes, *table.classes}))
+    numbers = {name: number for number, name in enumerate(classes)}
+    given = {row.uid: numbers[row.label] for row in table.rows}
+    kept = [*(numbers[name] for name in listing.classes), -1]  # label -1 reads the last entry
+    sources = [replace(s, label=given.get(s.uid, kept[s.label])) for s in listing.sources]
+    said = f"{listing.labels}; {len(given):,} samples by {table.where}"
+    return replace(listing, sources=tuple(sources), classes=classes, labels=said)
 
 
 def gather(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...errors import ShardError
 from ...process import cores
+from ..labels_file import read_labels
 from ..manifest import Manifest, write_manifest
 from .jobs import Tell, do_jobs, find_duplicates, make_jobs
 from .journal import REPORT, Journal, open_journal, writing
@@ -105,8 +106,13 @@ def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
         raise ShardError(f"{out}: is a file; name a new folder for the shards")
     if any(out.resolve() == Path(place).resolve() for place in each(inputs)):
         raise ShardError(f"{out}: is the folder to pack; name another one for the shards")
-    extensions = settings.codec.extensions
-    return list_inputs(each(inputs), out=out, extensions=extensions, columns=settings.columns)
+    return list_inputs(
+        each(inputs),
+        out=out,
+        extensions=settings.codec.extensions,
+        columns=settings.columns,
+        labels=read_labels(settings.labels) if settings.labels else None,
+    )
 
 
 def each(inputs: Inputs) -> list[str | Path]:

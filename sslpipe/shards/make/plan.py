@@ -8,6 +8,7 @@ Nothing here depends on workers or on time, so a run can be cut short and gone o
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from tarfile import LENGTH_NAME, RECORDSIZE, TarInfo
 from typing import Literal, get_args
 
@@ -36,7 +37,8 @@ class PackSettings:
     "header" alone.
     shard_bytes: the most that a tar of several samples takes where sizes are known, else about
     that. shard_samples takes its place. seed: of the shuffle.
-    columns: of tables. keep_names: original names in `.name.json` members.
+    columns: of tables. labels: a file of labels by key, which go before those of the inputs.
+    keep_names: original names in `.name.json` members.
     dedupe: drop all but the first by key of "exact"ly equal files, or of "near" ones: perceptual
     hashes that differ in at most `near_bits`.
 
@@ -53,6 +55,7 @@ class PackSettings:
     shard_samples: int | None = None
     seed: int = 0
     columns: Columns = Columns()  # noqa: RUF009 - frozen
+    labels: Path | None = None
     dedupe: Dedupe = "none"
     near_bits: int = 4
     keep_names: bool = False
@@ -101,7 +104,7 @@ class ShardJob:
 
 def facts(listing: Listing, settings: PackSettings) -> dict[str, object]:
     """What must be the same for a run to go on with another's work, each under its name."""
-    names = {field.name for field in fields(settings)} - {"codec", "columns"}
+    names = {field.name for field in fields(settings)} - {"codec", "columns", "labels"}
     return {
         **{name: getattr(settings, name) for name in sorted(names)},
         "versions": settings.codec.version,

@@ -95,6 +95,16 @@ class ShardStore:
         """Of all tars."""
         return sum(shard.bytes for shard in self._manifest.shards)
 
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self._manifest.shards)
+
+    @property
+    def place(self) -> str:
+        """Where the manifest lies, for messages."""
+        return str(self._manifest.root)
+
     def open(self, shard: int) -> ShardTar:
         """The shard, fetched if need be.
 
