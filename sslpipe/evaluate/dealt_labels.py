@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from ..errors import SslpipeError
-from ..rng import words
 from .features import Features, matched
+from .subsets import class_sizes, ranks_in_class
 
 I64 = npt.NDArray[np.int64]
 FIFTH = 5
@@ -67,11 +67,6 @@ def places_in_classes(features: Features, seed: int, name: str) -> tuple[I64, I6
 
     Both are (N,) and follow from (seed, uid) and the members of the class, not from their order.
     """
-    uids, labels = features.uids.numpy(), features.labels.numpy()
-    high, low = words(2, seed=seed, epoch=0, stream=f"pseudo-labels/{name}", ids=uids).T
-    order = np.lexsort((uids, low, high, labels))
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    place, count = np.empty_like(labels), np.empty_like(labels)
-    place[order] = np.arange(len(order)) - np.repeat(starts, counts)
-    count[order] = np.repeat(counts, counts)
-    return place, count
+    purpose = f"pseudo-labels/{name}"
+    place_N = ranks_in_class(features, seed=seed, purpose=purpose)
+    return place_N.numpy(), class_sizes(features.labels).numpy()

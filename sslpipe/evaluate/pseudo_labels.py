@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import SslpipeError
+from ..errors import ExtraError, SslpipeError
 from .classes import Names
-from .features import Features
 from .dealt_labels import DealtLabels, deal_labels, places_in_classes
-from .linear import logistic_regression
+from .features import Features
+from .linear import MISSING
 from .results import Measure
 
 I64 = npt.NDArray[np.int64]
@@ -150,6 +150,21 @@ def predict(known: Features, rest: Features, settings: PseudoLabelSettings) -> P
         known.classes,
         temperature,
     )
+
+
+def logistic_regression(c: float) -> Any:
+    """Standardise by the samples it is fitted on, then multinomial logistic regression.
+
+    Raises:
+        ExtraError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ExtraError(MISSING) from error
+    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
 
 
 def logits(model: Any, x_ND: F64) -> F64:

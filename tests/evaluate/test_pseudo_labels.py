@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from sslpipe.errors import ShardError, SslpipeError
+from sslpipe.evaluate.dealt_labels import deal_labels, first_of_classes
 from sslpipe.evaluate.features import Features
-from sslpipe.evaluate.few_labels import deal_labels, first_of_classes
 from sslpipe.evaluate.labelling import labelled_by, together
 from sslpipe.evaluate.pseudo_labels import (
     PseudoLabels,
