@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..batch import ViewSpec
 from ..errors import RecipeError
 from ..recipe import names
-from .libraries import library, timm_create
+from .libraries import Blueprint, cifar_stem, library, timm_blueprint, timm_create
 from .patches import Resample, chosen_tokens, on_grid, resampled, sincos
 from .protocols import Encoder, declared_dim
 from .starts import Start, start_like
@@ -34,10 +34,11 @@ class LibraryEncoder(Encoder):
 
     model: Any
 
-    def __init__(self, model: nn.Module, dim: int) -> None:
+    def __init__(self, model: nn.Module, dim: int, blueprint: Blueprint | None = None) -> None:
         super().__init__()
         self.model = model
         self.dim = dim
+        self.blueprint = blueprint  # None: no call of the library makes this model
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Give the pooled features, (B, D)."""
@@ -66,9 +67,10 @@ class ViT(LibraryEncoder):
     """A timm VisionTransformer; features are pooled after the final norm."""
 
     def __init__(
-        self, model: nn.Module, dim: int, *, patch_size: int, resample: Resample = "antialias"
-    ) -> None:
-        super().__init__(model, dim)
+        self, model: nn.Module, dim: int, blueprint: Blueprint | None = None, *,
+        patch_size: int, resample: Resample = "antialias",
+    ) -> None:  # fmt: skip
+        super().__init__(model, dim, blueprint)
         self.patch_size = patch_size
         self.resample = resample
 
@@ -217,7 +219,8 @@ def resnet(
     model.fc = nn.Identity()
     if stem == "cifar":
         cifar_stem(model)
-    return ResNet(model, dim)
+        return ResNet(model, dim)
+    return ResNet(model, dim, Blueprint("torchvision", name, {}))
 
 
 def cifar_resnet(
@@ -236,13 +239,6 @@ def cifar_resnet(
     model = timm_create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
     cifar_stem(model)
     return TimmModel(model, channels[-1])
-
-
-def cifar_stem(model: Any) -> None:
-    """Begin a ResNet with a 3x3 convolution of stride 1 and no max-pool."""
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
 
 
 def vit(
@@ -271,12 +267,13 @@ def vit(
     Raises:
         ValueError: sizes do not fit each other.
     """
-    model = timm_create(
-        name, img_size=image_size, dynamic_img_size=True,
-        global_pool={"token": "token", "mean": "avg"}[pool],
-        patch_size=patch_size, drop_path_rate=drop_path_rate, embed_dim=embed_dim, depth=depth,
-        num_heads=num_heads, init_values=layer_scale, fc_norm=False,
-    )  # fmt: skip
+    settings = {
+        "img_size": image_size, "dynamic_img_size": True,
+        "global_pool": {"token": "token", "mean": "avg"}[pool],
+        "patch_size": patch_size, "drop_path_rate": drop_path_rate, "embed_dim": embed_dim,
+        "depth": depth, "num_heads": num_heads, "init_values": layer_scale, "fc_norm": False,
+    }  # fmt: skip
+    model = timm_create(name, **settings)
     patch = model.patch_embed.patch_size[0]
     if image_size % patch:
         raise ValueError(f"image size {image_size} is no multiple of patch_size {patch}; set one")
@@ -284,7 +281,8 @@ def vit(
     if pos_embed == "sincos":
         fixed = sincos(model.embed_dim, model.patch_embed.grid_size)
         model.pos_embed = nn.Parameter(fixed, requires_grad=False)
-    return ViT(model, model.embed_dim, patch_size=patch, resample=pos_resample)
+    made = timm_blueprint(name, **settings)
+    return ViT(model, model.embed_dim, made, patch_size=patch, resample=pos_resample)
 
 
 def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = None) -> Encoder:
@@ -295,5 +293,6 @@ def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = Non
     """
     fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
     size = image_size if fixed else None  # convolutional models know no such setting
-    model = timm_create(name, img_size=size, drop_path_rate=drop_path_rate)
-    return TimmModel(model, model.head_hidden_size)
+    settings = {"img_size": size, "drop_path_rate": drop_path_rate}
+    model = timm_create(name, **settings)
+    return TimmModel(model, model.head_hidden_size, timm_blueprint(name, **settings))
