@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import shards, tars
+from . import export, shards, tars
 from .faults import one_line
-from .paths import finite, in_a_folder, picture, run_folder
+from .paths import finite, picture, run_folder
 from .terminal import console, notes
 
 app = typer.Typer(
@@ -212,22 +212,4 @@ def evaluate(
     console.print(table)
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="last.pt of a run.")],
-    out: Annotated[
-        Path, typer.Argument(help="The state dict to write, e.g. encoder.pt.", callback=in_a_folder)
-    ],
-) -> None:
-    """Write the encoder's weights under torchvision's or timm's own names.
-
-    Example: `sslpipe export runs/cifar/last.pt encoder.pt`
-    """
-    import torch
-
-    from ..train import load_encoder
-
-    encoder, recipe = load_encoder(checkpoint)
-    torch.save(encoder.get_submodule("model").state_dict(), out)
-    assert recipe.train is not None
-    console.print(f"wrote {out}: the weights of {recipe.train.backbone.name}, without a classifier")
+app.command()(export.export)  # behind the others in --help

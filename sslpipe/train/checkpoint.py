@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from ..batch import ViewSpec
 from ..encoders import build_encoder
@@ -156,12 +156,23 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
         StateError: the checkpoint is missing or damaged, or the encoder is not the recipe's.
     """
     path = Path(path)
-    checkpoint = read_checkpoint(path)
-    recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
+    content = read_checkpoint(path)
+    return rebuilt(path, content, content.encoder)
+
+
+def rebuilt(
+    path: Path, content: Checkpoint, state: Mapping[str, Tensor]
+) -> tuple[nn.Module, Recipe]:
+    """Build the encoder that the recipe of a checkpoint names, with the weights `state`.
+
+    Raises:
+        StateError: the weights are not those of such an encoder.
+    """
+    recipe = parse_recipe(content.recipe, path=f"{path} (recipe)")
     assert recipe.train is not None
-    encoder = build_encoder(recipe.train.backbone, ViewSpec(**checkpoint.view))
+    encoder = build_encoder(recipe.train.backbone, ViewSpec(**content.view))
     try:
-        encoder.load_state_dict(checkpoint.encoder)
+        encoder.load_state_dict(state)
     except RuntimeError as error:
         raise StateError(
             f"{path}: its encoder is not the backbone {recipe.train.backbone.name!r} of its "
