@@ -137,6 +137,14 @@ def train(
         Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Weights to start with: a run, an exported folder, a file, timm:NAME, "
+            "torchvision:NAME.",
+        ),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Stop there; can be resumed.", min=1)
     ] = None,
@@ -162,6 +170,7 @@ def train(
         shards=parse_shards(shards),
         out=out or Path("runs") / path.stem,
         resume=resume,
+        start=start,
         max_steps=max_steps,
         device=device,
     )

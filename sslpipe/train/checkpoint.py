@@ -37,6 +37,7 @@ class Checkpoint:
     scaler: dict[str, Any]
     torch: str  # version
     format: int = FORMAT
+    start: dict[str, str] | None = None  # the weights that it began with: WarmStart.record
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
