@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from .paths import exported_folder
 from .terminal import console, notes
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or its last.pt.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.", callback=exported_folder)],
     formats: Annotated[
         str | None,
         typer.Option(

@@ -56,13 +56,6 @@ def timm_blueprint(name: str, **settings: Any) -> Blueprint:
     return Blueprint("timm", name, given)
 
 
-def cifar_stem(model: Any) -> None:
-    """Begin a ResNet with a 3x3 convolution of stride 1 and no max-pool."""
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-
-
 @runtime_checkable
 class NamesUndecayed(Protocol):
     """A model that names parameters which weight decay should spare, as timm's do."""

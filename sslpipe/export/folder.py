@@ -116,7 +116,6 @@ def write_all(
     text = card(
         trained,
         name=out.resolve().name,
-        folder=out,
         formats=formats,
         license_name=settings.license_name,
         measures=settings.measures,

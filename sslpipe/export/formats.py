@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..encoders.image import LibraryEncoder
 from ..encoders.libraries import Blueprint
+from ..encoders.library_encoders import LibraryEncoder
 from ..errors import ExtraError, SslpipeError
 from ..recipe.names import suggest
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..encoders.library_encoders import ViT
 from ..errors import SslpipeError
 from .formats import blueprint_of
 from .preprocessing import CentralView, central_view
@@ -36,6 +37,7 @@ processor, model = (kind.from_pretrained("{folder}") for kind in (AutoImageProce
 features = model(**processor(image, return_tensors="pt")).pooler_output  # (1, {dim})
 ```""",
     "torchvision": """```python
+import torch
 import torchvision
 from safetensors.torch import load_file
 
@@ -99,18 +101,17 @@ def card(
     trained: Trained,
     *,
     name: str,
-    folder: Path,
     formats: Sequence[str],
     license_name: str,
     measures: Sequence[CardRow],
 ) -> str:
-    """Write the card of the model `name`, which will lie in `folder`."""
+    """Write the card of the model `name`, which is the name of its folder."""
     view = central_view(trained.recipe)
     parts = [
         head(name, license_name, measures, in_timm="timm" in formats),
         f"# {name}",
         about(trained),
-        *usage(trained, view, folder, formats),
+        *usage(trained, name, formats),
         "## Pictures",
         pictures(view),
         *results(measures),
@@ -151,20 +152,22 @@ def about(trained: Trained) -> str:
     recipe = trained.recipe
     assert recipe.method is not None
     assert recipe.train is not None
+    begun = "random weights"
+    if trained.start is not None:  # whose licence and data are this model's, too
+        begun = f"`{Path(trained.start['source']).name}`, weights `{trained.start['digest']}`"
     return (
         f"A {recipe.train.backbone.name} without a classifier, pretrained without labels by "
-        f"sslpipe: method `{recipe.method.name}`, its {trained.branch}, after {trained.step:,} "
+        f"sslpipe: method `{recipe.method.name}` ({trained.branch}), after {trained.step:,} "
         f"steps of {recipe.stream.batch_size * recipe.train.accumulate} images. "
         f"Features have {trained.features(trained.examples(1)).shape[1]} numbers.\n\n"
         f"- recipe: `{recipe.fingerprint}`\n"
-        f"- training data: `{trained.data}` (fingerprint of the shards)"
+        f"- training data: `{trained.data}` (fingerprint of the shards)\n"
+        f"- began from: {begun}"
     )
 
 
-def usage(
-    trained: Trained, view: CentralView, folder: Path, formats: Sequence[str]
-) -> Iterator[str]:
-    """How each of the formats is loaded; `folder` is where it lies now."""
+def usage(trained: Trained, folder: str, formats: Sequence[str]) -> Iterator[str]:
+    """How each of the formats is loaded, beside the folder."""
     made = blueprint_of(trained.encoder)
     words = {
         "folder": folder,
@@ -176,7 +179,13 @@ def usage(
     yield "## Use"
     for name in formats:
         yield HOW[name].format(**words)
-    yield "`sslpipe train RECIPE --from FOLDER` starts from it."
+    encoder = trained.encoder
+    if isinstance(encoder, ViT) and encoder.resample != "antialias":
+        yield (
+            f"At other sizes timm interpolates positions with antialiasing, training did it by "
+            f"`{encoder.resample}`: there, features differ a little."
+        )
+    yield f"`sslpipe train RECIPE --shards SHARDS --from {folder}` starts from these weights."
 
 
 def pictures(view: CentralView) -> str:

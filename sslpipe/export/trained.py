@@ -29,6 +29,7 @@ class Trained:
     view: Mapping[str, Any]  # that the encoder was built for: checkpoint.view_record
     step: int
     data: str  # fingerprint of the shards that it was trained on
+    start: Mapping[str, str] | None  # the weights that training began with: WarmStart.record
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +75,7 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
         view=content.view,
         step=content.step,
         data=str(content.stream.get("manifest")),
+        start=content.start,
     )
 
 

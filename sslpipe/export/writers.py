@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoders.image import LibraryEncoder
 from ..encoders.libraries import Blueprint, library
+from ..encoders.library_encoders import LibraryEncoder
 from .preprocessing import CentralView, central_view
 from .trained import Trained
 

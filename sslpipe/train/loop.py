@@ -64,8 +64,9 @@ def train(
 ) -> TrainResult:
     """Train `method` from the start, or with `resume` from `out/last.pt`.
 
-    `start` tells which weights the method has (WarmStart.record); checkpoints keep it, and a run is
-    resumed with no others. With `max_steps` the run stops there, at the rates of the full run, and can be resumed.
+    `start` tells which weights the method has (WarmStart.record): checkpoints keep it, and a run is
+    resumed with no others.
+    With `max_steps` the run stops there, at the rates of the full run, and can be resumed.
     On SIGTERM or Ctrl-C it finishes the step, saves and returns; the result tells the signal.
 
     Raises:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encoders.image import LibraryEncoder
 from ..encoders.libraries import library
+from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.pretrained import pretrained
 from ..errors import StateError
 from ..methods import Method
@@ -33,7 +33,7 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """Weights that an encoder starts with: `names` -> tensors, as the library calls them."""
+    """Weights that an encoder starts with, under the names of its library."""
 
     source: str  # as the user gave it
     tensors: Mapping[str, Tensor]
@@ -46,10 +46,10 @@ class WarmStart:
 
 
 def read_weights(source: str | Path) -> WarmStart:
-    """Read weights onto the CPU; `source` is one of
+    """Read weights onto the CPU.
 
-    a checkpoint or the folder of a run (its last.pt: what the method keeps), a folder that
-    `sslpipe export` wrote, `timm:NAME`, `torchvision:NAME`, or a file with a state dict
+    `source`: a checkpoint or the folder of a run (its last.pt: what the method keeps), a folder
+    that `sslpipe export` wrote, `timm:NAME`, `torchvision:NAME`, or a file with a state dict
     (.safetensors, or .pth of tensors alone).
 
     Raises:
@@ -195,23 +195,19 @@ def check_names(source: str, wanted: Iterable[str], given: Iterable[str]) -> Non
         )
 
 
-def fit_positions(
-    module: nn.Module, wanted: Mapping[str, Tensor], given: dict[str, Tensor]
-) -> str:
+def fit_positions(module: Any, wanted: Mapping[str, Tensor], given: dict[str, Tensor]) -> str:
     """Interpolate a ViT's positions to another grid, in place, by timm; say so if it was done."""
-    name = "pos_embed"
-    if name not in wanted or name not in given or wanted[name].shape == given[name].shape:
+    new, old = wanted.get("pos_embed"), given.get("pos_embed")
+    if new is None or old is None or new.shape == old.shape or (new.ndim, old.ndim) != (3, 3):
+        return ""  # what does not fit is refused by its shape
+    others, (rows, columns) = module.num_prefix_tokens, module.patch_embed.grid_size
+    side = math.isqrt(max(old.shape[1] - others, 0))
+    if side * side + others != old.shape[1] or old.shape[2] != new.shape[2]:
         return ""
-    prefix = module.num_prefix_tokens
-    rows, columns = module.patch_embed.grid_size  # type: ignore[union-attr, misc]
-    old = math.isqrt(max(given[name].shape[1] - prefix, 0))  # type: ignore[operator]
-    square = given[name].ndim == wanted[name].ndim and old * old + prefix == given[name].shape[1]
-    if not square or given[name].shape[2] != wanted[name].shape[2]:
-        return ""  # the shapes are refused by their names
-    given[name] = library("timm.layers").resample_abs_pos_embed(
-        given[name], new_size=[rows, columns], old_size=[old, old], num_prefix_tokens=prefix
+    given["pos_embed"] = library("timm.layers").resample_abs_pos_embed(
+        old, new_size=[rows, columns], old_size=[side, side], num_prefix_tokens=others
     )
-    return f"; positions of {old} x {old} patches interpolated to {rows} x {columns}"
+    return f"; positions of {side} x {side} patches interpolated to {rows} x {columns}"
 
 
 def fill_method(method: Method, encoder_state: Mapping[str, Tensor]) -> None:

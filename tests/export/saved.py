@@ -1,4 +1,4 @@
-"""Checkpoints without training: random weights, all of them, so that none is what a library draws."""
+"""Checkpoints without training, of weights and statistics that no initialisation draws."""
 
 import torch
 
@@ -36,25 +36,26 @@ def method_of(recipe, side=32):
     with torch.no_grad():
         for tensor in method.state_dict().values():
             if tensor.is_floating_point():
-                tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.1)
+                tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.02)
     return method
 
 
-def save(path, recipe, method, side=32):
+def save(path, recipe, method, side=32, start=None):
     """A checkpoint as the trainer writes it."""
     view = ViewSpec("global", 2, "CHW", (3, side, side))
     content = Checkpoint(
         recipe=recipe_text(recipe), fingerprint=recipe.fingerprint, view=view_record(view), step=7,
         stream={"manifest": "b2:data"}, encoder=method.encoder.state_dict(),
         method=method.state_dict(), optimizer={}, scaler={}, torch="2",
+        start=start,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(path, content)
 
 
-def saved(path, backbone, *, side=32, **more):
+def saved(path, backbone, *, side=32, start=None, **more):
     """A checkpoint of such a backbone, and its method."""
     recipe = recipe_of(backbone, side=side, **more)
     method = method_of(recipe, side)
-    save(path, recipe, method, side)
+    save(path, recipe, method, side, start)
     return method.eval()
