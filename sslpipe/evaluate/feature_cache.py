@@ -1,4 +1,4 @@
-"""Features are extracted once: shared by ranks, resumed after a kill, cached by what they depend on.
+"""Features are extracted once: shared by ranks, resumed after a kill, cached by their origin.
 
     F.safetensors.parts/0000000.safetensors ...    a few batches each, written while they are made
     F.safetensors                                  all of them; then the parts go
@@ -20,11 +20,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..batch import Batch
 from ..device.handoff import find_device
 from ..errors import SslpipeError, StateError
 from ..pipeline import Pipeline
 from ..process import Ranks, process_ranks
 from ..shards.manifest import open_manifest
+from ..stream.open import kept
 from .classes import class_names
 from .encoding import Pixels
 from .feature_file import Origin, read_features, read_origin, write_features
@@ -48,12 +50,12 @@ class ExtractSettings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The parts of an extraction: `part` batches each of the `batches` that the pipeline has."""
+    """The parts of an extraction, and where they lie."""
 
     folder: Path
     origin: Origin
-    batches: int
-    part: int
+    samples: int
+    part: int  # samples of a part, whole batches
 
     def path(self, number: int) -> Path:
         """Where a part lies."""
@@ -61,9 +63,13 @@ class Work:
 
     def share(self, ranks: Ranks) -> range:
         """Give a rank its parts: as many to each, and those of a rank behind each other."""
-        count = -(-self.batches // self.part)
+        count = -(-self.samples // self.part)
         first, last = (count * r // ranks.size for r in (ranks.rank, ranks.rank + 1))
         return range(first, last)
+
+    def size(self, number: int) -> int:
+        """How many samples a part has."""
+        return min(self.part, self.samples - number * self.part)
 
     def missing(self, numbers: range) -> list[int]:
         """Which of some parts are not there, or were made of something else."""
@@ -74,7 +80,7 @@ def cached_features(
     subject: Subject,
     shards: str | Path,
     cache: Path,
-    settings: ExtractSettings = ExtractSettings(),  # noqa: B008  # frozen
+    settings: ExtractSettings = ExtractSettings(),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Features]:
@@ -96,7 +102,7 @@ def features_at(
     path: Path,
     subject: Subject,
     shards: str | Path,
-    settings: ExtractSettings = ExtractSettings(),  # noqa: B008  # frozen
+    settings: ExtractSettings = ExtractSettings(),
     *,
     rank: int | None = None,
     world_size: int | None = None,
@@ -197,10 +203,10 @@ def extract_share(
     folder = path.with_name(path.name + ".parts")
     folder.mkdir(exist_ok=True)
     with central_batches(subject.recipe, shards=shards, device=device, batch_size=size) as pipe:
-        work = Work(folder, origin, len(pipe), max(1, PART // size))
+        work = Work(folder, origin, kept(open_manifest(shards)), max(1, PART // size) * size)
         missing = work.missing(work.share(ranks))
         encoders = encoders_of(subject, origin) if missing else {}
-        total, done = len(missing) * work.part * size, 0
+        total, done = sum(map(work.size, missing)), 0
         contents, classes = contents_of(pipe), class_names(pipe)
 
         def count(samples: int) -> None:
@@ -211,7 +217,7 @@ def extract_share(
         for number in missing:
             found = extract_all(
                 encoders,
-                section(pipe, number * work.part, work.part),
+                section(pipe, number * work.part // size, work.part // size),
                 device,
                 autocast=PRECISIONS[settings.precision],
                 classes=classes,
@@ -222,7 +228,7 @@ def extract_share(
     return work
 
 
-def section(pipeline: Pipeline, first: int, count: int) -> Iterator[object]:
+def section(pipeline: Pipeline, first: int, count: int) -> Iterator[Batch]:
     """Give some batches of the one epoch."""
     if pipeline.step != first:
         pipeline.load_state_dict({**pipeline.state_dict(), "step": first})

@@ -8,7 +8,6 @@ What is not known of an encoder is not there. The bytes are a function of the co
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,12 +54,12 @@ def write_features(path: Path, found: Mapping[str, Features], origin: Origin) ->
     said = {"format": FORMAT, "origin": asdict(origin), "classes": first.classes}
     # one entry: safetensors writes several in an order that changes from run to run
     metadata = {"sslpipe": json.dumps(said, sort_keys=True, ensure_ascii=False)}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(known, part, metadata=metadata)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.touch()
+    mode = part.stat().st_mode
+    save_file(known, part, metadata=metadata)
+    part.chmod(mode)  # safetensors closes its files to all but their owner
+    part.replace(path)
 
 
 def column_of(features: Features, name: str) -> Tensor:
