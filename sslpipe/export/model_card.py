@@ -190,10 +190,12 @@ def usage(trained: Trained, folder: str, formats: Sequence[str]) -> Iterator[str
 
 def pictures(view: CentralView) -> str:
     """What the encoder is to be shown."""
-    height, width = view.size
+    size = f"{view.size[0]} x {view.size[1]} px"
+    resized = f"squeezed to {size}"
+    if view.resize is not None:
+        resized = f"the shorter side resized to {view.resize} px, the central {size} cut out"
     return (
-        f"In [0, 1], the shorter side resized to {view.resize} px ({view.interpolation}, "
-        f"antialiased), the central {height} x {width} px cut out, then (x - mean) / std with mean "
+        f"In [0, 1], {resized} ({view.interpolation}, antialiased), then (x - mean) / std with mean "
         f"{list(view.mean)} and std {list(view.std)}: `preprocessing.json`."
     )
 

@@ -1,7 +1,7 @@
 """What is exported: an encoder of a checkpoint, and all that is known of how it was trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..errors import SslpipeError, StateError
 from ..methods import METHODS, Method
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import choose
-from ..train.checkpoint import Checkpoint, read_checkpoint, rebuilt
+from ..train.checkpoint import Checkpoint, encoder_of, read_checkpoint
 
 LAST = "last.pt"
 
@@ -60,7 +60,7 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     path = path / LAST if path.is_dir() else path
     content = read_checkpoint(path)
     name, state = chosen(path, content, branch)
-    encoder, recipe = rebuilt(path, content, state)
+    encoder, recipe = encoder_of(path, replace(content, encoder=state))
     if content.view["axes"] != "CHW":
         raise SslpipeError(
             f"{path}: its encoder takes {content.view['axes']}, and exports are of encoders of "
@@ -79,7 +79,7 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     )
 
 
-def chosen(path: Path, content: Checkpoint, branch: str) -> tuple[str, Mapping[str, Tensor]]:
+def chosen(path: Path, content: Checkpoint, branch: str) -> tuple[str, dict[str, Tensor]]:
     """Find the weights of a branch among those of the method; give them with its name.
 
     Raises:

@@ -90,7 +90,7 @@ def as_timm_says(view: CentralView) -> dict[str, Any]:
     return {
         "input_size": [3, *view.size],
         "crop_pct": view.crop_pct,
-        "crop_mode": "center",
+        "crop_mode": "squash" if view.resize is None else "center",
         "interpolation": view.interpolation,
         "mean": list(view.mean),
         "std": list(view.std),

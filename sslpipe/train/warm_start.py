@@ -119,7 +119,8 @@ def of_torch(path: Path) -> Mapping[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to load it unsafely
         raise StateError(
-            f"{path}: holds more than tensors and plain data; save the state dict alone"
+            f"{path}: is no file of torch's, or holds more than tensors and plain data; save the "
+            "state dict alone"
         ) from error
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise StateError(f"{path}: damaged ({error}); restore it") from error

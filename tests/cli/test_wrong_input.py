@@ -143,7 +143,7 @@ LINES = {  # what is typed -> what the answer holds
     ("export", "x", "o", "--card-measures", "none"): "none: cannot be read (No such file or dir",
     (*TRAIN, "--from", "nowhere.pt"): "nowhere.pt: there are no weights; name a checkpoint",
     (*TRAIN, "--from", "photos"): "photos: holds neither last.pt nor model.safetensors; name",
-    (*TRAIN, "--from", "file"): "file: damaged",
+    (*TRAIN, "--from", "file"): "file: is no file of torch's, or holds more than",
     (*TRAIN, "--from", "timm:vit_tinny"): "timm:vit_tinny: timm",
     ("pack",): "Missing argument",
     ("pack", "photos", "out", "--resise", "3"): "--resise",

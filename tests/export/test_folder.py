@@ -13,6 +13,7 @@ from sslpipe.errors import ExtraError, SslpipeError, StateError
 from sslpipe.export import ExportSettings, export_checkpoint, folder, formats
 from sslpipe.export.model_card import CardRow, read_measures
 from sslpipe.export.preprocessing import CentralView, central_view
+from sslpipe.export.writers import as_timm_says
 from sslpipe.recipe import load_recipe, parse_recipe
 
 from .saved import BYOL, DINO, TINY, recipe_of, saved
@@ -226,6 +227,14 @@ def test_timm_resizes_as_the_evaluation_does():
 def test_views_of_recipes_without_normalisation():
     view = central_view(load_recipe("pipelines/image/simclr.yaml"))
     assert view == CentralView((224, 224), 256, (0.0,) * 3, (1.0,) * 3, "bicubic")
+
+
+def test_views_that_squeeze():
+    text = "stream: {batch_size: 1}\nviews: {global: {ops: [Resize: {size: [32, 48]}]}}"
+    view = central_view(parse_recipe(text))
+    assert view == CentralView((32, 48), None, (0.0,) * 3, (1.0,) * 3, view.interpolation)
+    said = as_timm_says(view)
+    assert (said["crop_mode"], said["crop_pct"], said["input_size"]) == ("squash", 1.0, [3, 32, 48])
 
 
 @pytest.mark.slow

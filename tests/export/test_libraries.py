@@ -91,7 +91,7 @@ def test_features_are_those_of_the_encoder(features, case, library):
     ours, found = features
     for mine, theirs in zip(ours[case], found[case][library], strict=True):
         torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-5)
-        assert mine.std(0).max() > 0.01  # images are told apart
+        assert mine.std(0).max() > 0.005  # images are told apart
 
 
 def test_torchvision_lacks_the_classifier_alone(features):

@@ -124,7 +124,7 @@ def test_places_that_hold_nothing(tmp_path):
         "nested.pth": "is no state dict but a dict of state_dict, epoch; save",
         "list.pth": "is no state dict but something else",
         "nan.pth": "numbers of w are not finite",
-        "code.pth": "holds more than tensors and plain data; save the state dict alone",
+        "code.pth": "or holds more than tensors and plain data; save the state dict alone",
     }.items():
         with pytest.raises(StateError, match=words) as caught:
             read_weights(tmp_path / name)
