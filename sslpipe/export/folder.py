@@ -5,7 +5,9 @@ By format: config.json (timm and Hugging Face), torchvision.safetensors, model.o
 loaded and compared with the encoder before the folder gets its name.
 """
 
+import itertools
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,12 +62,12 @@ def export_checkpoint(
     check_place(out, overwrite=settings.overwrite)
     trained = read_trained(checkpoint, settings.branch)
     formats = chosen_formats(trained.encoder, settings.formats)
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    place = out.resolve()
+    part = place.with_name(f".{place.name}.part-{os.getpid()}")
     part.mkdir()
     try:
-        unchecked = write_all(part, out, trained, formats, settings)
-        put_in_place(part, out)
+        unchecked = write_all(part, place.name, trained, formats, settings)
+        put_in_place(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     left_out = obstacles(trained.encoder) if settings.formats is None else {}
@@ -80,6 +82,8 @@ def check_place(out: Path, *, overwrite: bool) -> None:
     """
     if not out.resolve().parent.is_dir():
         raise SslpipeError(f"{out}: there is no folder {out.parent}; make it, or write elsewhere")
+    if not out.resolve().name:
+        raise SslpipeError(f"{out}: is the root of all folders; name one in it")
     if out.exists() and not out.is_dir():
         raise SslpipeError(f"{out}: is a file; an export is a folder, name one")
     if out.is_dir() and any(out.iterdir()) and not overwrite and not is_export(out):
@@ -90,9 +94,9 @@ def check_place(out: Path, *, overwrite: bool) -> None:
 
 
 def write_all(
-    part: Path, out: Path, trained: Trained, formats: Sequence[str], settings: ExportSettings
+    part: Path, name: str, trained: Trained, formats: Sequence[str], settings: ExportSettings
 ) -> tuple[str, ...]:
-    """Write all files to `part`; give the formats that could not be checked.
+    """Write all files of the model `name` to `part`; give the formats that nothing could check.
 
     Raises:
         SslpipeError: a library gives other features than the encoder.
@@ -115,7 +119,7 @@ def write_all(
             unchecked.append("onnx")
     text = card(
         trained,
-        name=out.resolve().name,
+        name=name,
         formats=formats,
         license_name=settings.license_name,
         measures=settings.measures,
@@ -126,14 +130,16 @@ def write_all(
 
 def put_in_place(part: Path, out: Path) -> None:
     """Rename `part`; an export that was there is gone then, anything else has another name."""
-    before = None
-    if out.is_dir():
-        before = next(
-            place
-            for place in (out.with_name(f"{out.name}.before{n or ''}") for n in range(1_000))
-            if not place.exists()
-        )
-        out.rename(before)
-    part.rename(out)
-    if before is not None and (is_export(before) or not any(before.iterdir())):
+    if not out.is_dir():
+        part.rename(out)
+        return
+    names = (f"{out.name}.before{number or ''}" for number in itertools.count())
+    before = next(place for place in map(out.with_name, names) if not place.exists())
+    out.rename(before)
+    try:
+        part.rename(out)
+    except OSError:
+        before.rename(out)
+        raise
+    if is_export(before) or not any(before.iterdir()):
         shutil.rmtree(before)

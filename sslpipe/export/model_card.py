@@ -195,8 +195,8 @@ def pictures(view: CentralView) -> str:
     if view.resize is not None:
         resized = f"the shorter side resized to {view.resize} px, the central {size} cut out"
     return (
-        f"In [0, 1], {resized} ({view.interpolation}, antialiased), then (x - mean) / std with mean "
-        f"{list(view.mean)} and std {list(view.std)}: `preprocessing.json`."
+        f"In [0, 1], {resized} ({view.interpolation}, antialiased), then (x - mean) / std with "
+        f"mean {list(view.mean)} and std {list(view.std)}: `preprocessing.json`."
     )
 
 

@@ -1,7 +1,6 @@
 """The files of an export that others read: weights, timm's config, ONNX graph."""
 
 import json
-import logging
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -106,7 +105,6 @@ def write_onnx(path: Path, trained: Trained) -> None:
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():  # of torch about its own parts
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             trained.encoder,
             (trained.examples(EXAMPLES),),

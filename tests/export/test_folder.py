@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,8 +166,34 @@ def test_an_export_is_replaced_and_nothing_else(run, tmp_path):
     assert sorted(place.name for place in tmp_path.iterdir()) == ["mine", "mine.before", "out"]
     with pytest.raises(SslpipeError, match="is a file; an export is a folder"):
         export_checkpoint(run[0], tmp_path / "mine.before/thesis.tex", TIMM)
+    with pytest.raises(SslpipeError, match="is the root of all folders"):
+        export_checkpoint(run[0], Path("/"), ExportSettings(("timm",), overwrite=True))
     with pytest.raises(SslpipeError, match="there is no folder"):
         export_checkpoint(run[0], tmp_path / "no/out", TIMM)
+
+
+def test_the_folder_one_stands_in(run, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_checkpoint(run[0], Path(), TIMM)
+    assert "# here\n" in (tmp_path / "here/README.md").read_text()
+
+
+def test_what_was_there_comes_back_if_the_last_step_fails(run, tmp_path, monkeypatch):
+    export_checkpoint(run[0], tmp_path / "out", TIMM)
+    (tmp_path / "out/mine.txt").touch()
+    rename = Path.rename
+
+    def full(path, target):
+        if path.name.startswith(".out.part"):
+            raise OSError(28, "No space left on device", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        export_checkpoint(run[0], tmp_path / "out", TIMM)
+    assert [place.name for place in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out/mine.txt").exists()
 
 
 def test_a_library_that_makes_another_model_is_noticed(run, tmp_path, monkeypatch):
