@@ -65,7 +65,7 @@ def features(
             precision=precision.value,
             device=rank_device(ranks, kind),
         )
-        chosen, shown = open_subject(subject), Shown(update)
+        chosen, shown = open_subject(subject), ExtractProgress(update)
         made = features_at(out, chosen, shards, settings, progress=shown)
     if ranks.rank == 0:
         rows, width = made["trained"].features.shape
@@ -73,7 +73,7 @@ def features(
         console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
-class Shown:
+class ExtractProgress:
     """The progress of this process, for its bar and its last line."""
 
     def __init__(self, update: Any) -> None:

@@ -29,7 +29,7 @@ from ..shards.manifest import open_manifest
 from ..stream.open import kept
 from .classes import class_names
 from .encoding import Pixels
-from .feature_file import Origin, read_features, read_origin, write_features
+from .feature_file import FeatureOrigin, read_features, read_origin, write_features
 from .features import Features, central, central_batches, contents_of, extract_all, joined
 from .subjects import Subject
 
@@ -53,7 +53,7 @@ class Work:
     """The parts of an extraction, and where they lie."""
 
     folder: Path
-    origin: Origin
+    origin: FeatureOrigin
     samples: int
     part: int  # samples of a part, whole batches
 
@@ -135,7 +135,7 @@ def features_at(
     return read_features(path)
 
 
-def origin_of(subject: Subject, shards: str | Path, settings: ExtractSettings) -> Origin:
+def origin_of(subject: Subject, shards: str | Path, settings: ExtractSettings) -> FeatureOrigin:
     """Say what the features will be a function of.
 
     Raises:
@@ -143,7 +143,7 @@ def origin_of(subject: Subject, shards: str | Path, settings: ExtractSettings) -
     """
     untrained = settings.untrained and subject.untrained is not None
     names = {"trained": True, "untrained": untrained, "pixels": settings.pixels}
-    return Origin(
+    return FeatureOrigin(
         weights=subject.digest,
         shards=open_manifest(shards).fingerprint,
         transform=central(subject.recipe, batch_size=settings.batch_size).data_fingerprint,
@@ -169,7 +169,7 @@ def check_ours(path: Path) -> None:
         ) from error
 
 
-def is_made_of(path: Path, origin: Origin) -> bool:
+def is_made_of(path: Path, origin: FeatureOrigin) -> bool:
     """Tell whether a file is there, whole, and made of what is wanted."""
     try:
         return path.exists() and read_origin(path) == origin
@@ -177,7 +177,7 @@ def is_made_of(path: Path, origin: Origin) -> bool:
         return False
 
 
-def encoders_of(subject: Subject, origin: Origin) -> dict[str, nn.Module]:
+def encoders_of(subject: Subject, origin: FeatureOrigin) -> dict[str, nn.Module]:
     """Make the encoders that are wanted."""
     makers: dict[str, Callable[[], nn.Module]] = {
         "trained": lambda: subject.encoder,
@@ -190,7 +190,7 @@ def encoders_of(subject: Subject, origin: Origin) -> dict[str, nn.Module]:
 
 def extract_share(
     path: Path,
-    origin: Origin,
+    origin: FeatureOrigin,
     subject: Subject,
     shards: str | Path,
     settings: ExtractSettings,

@@ -27,7 +27,7 @@ OWN = ("features", "blocks", "patches")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class FeatureOrigin:
     """What features are a function of, up to the rounding of a device."""
 
     weights: str  # digest of the subject
@@ -38,7 +38,7 @@ class Origin:
     version: str  # of sslpipe
 
 
-def write_features(path: Path, found: Mapping[str, Features], origin: Origin) -> None:
+def write_features(path: Path, found: Mapping[str, Features], origin: FeatureOrigin) -> None:
     """Write the features of the same samples by several encoders, whole or not at all.
 
     Raises:
@@ -91,7 +91,7 @@ def read_features(path: Path) -> dict[str, Features]:
     return found
 
 
-def read_origin(path: Path) -> Origin:
+def read_origin(path: Path) -> FeatureOrigin:
     """Tell what the features of a file were made of.
 
     Raises:
@@ -99,7 +99,7 @@ def read_origin(path: Path) -> Origin:
         ExtraError: safetensors is not installed.
     """
     origin = read_said(path)["origin"]
-    return Origin(**{**origin, "encoders": tuple(origin["encoders"])})
+    return FeatureOrigin(**{**origin, "encoders": tuple(origin["encoders"])})
 
 
 def read_said(path: Path) -> dict[str, Any]:

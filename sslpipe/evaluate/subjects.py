@@ -1,17 +1,15 @@
 """What is evaluated: an encoder with its weights, and the pictures that it is shown."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from ..batch import ViewSpec
-from ..encoders import build_encoder
 from ..encoders.pretrained import (
     PREFIXES,
     Preprocessing,
@@ -20,9 +18,11 @@ from ..encoders.pretrained import (
     pretrained,
 )
 from ..errors import SslpipeError
+from ..modalities.parts import batch_spec, parts_of
 from ..recipe import Entry, Recipe
 from ..recipe.schema import StreamSection, ViewSection
 from ..train.checkpoint import encoder_of, read_checkpoint
+from ..train.run import initial_method
 from ..train.world import keyed
 
 LAST = "last.pt"  # of a run's folder
@@ -86,15 +86,18 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     """
     checkpoint = read_checkpoint(path)
     encoder, recipe = encoder_of(path, checkpoint)
-    untrained = partial(first_encoder, recipe, checkpoint.view)
+    untrained = partial(first_encoder, recipe)
     return Subject(name, encoder, recipe, weights_digest(encoder), untrained)
 
 
-def first_encoder(recipe: Recipe, view: Mapping[str, Any]) -> nn.Module:
-    """Build the encoder that a run began with, as train.run.initial_method does."""
-    assert recipe.train is not None
-    with keyed("init", seed=recipe.stream.seed):
-        return build_encoder(recipe.train.backbone, ViewSpec(**view))
+def first_encoder(recipe: Recipe) -> nn.Module:
+    """Build the encoder that a run began with; some methods draw parts of it anew."""
+    device = torch.device("cpu")
+    with ThreadPoolExecutor(1) as threads:
+        parts = parts_of(recipe, device=device, threads=threads)
+        # an epoch's length counts for memories of samples, not for encoders
+        spec = batch_spec(recipe, parts, world_size=1, batches=1)
+    return initial_method(recipe, spec).encoder
 
 
 def of_library(name: str) -> Subject:

@@ -1,5 +1,7 @@
 """Whatever a user names is an encoder, the pictures it is shown, and a digest of its weights."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -13,8 +15,8 @@ from sslpipe.evaluate.features import central, central_batches
 from sslpipe.evaluate.subjects import open_subject, recipe_of, weights_digest
 from sslpipe.pipeline import load
 from sslpipe.recipe import parse_recipe
-from sslpipe.train import train_recipe
 from sslpipe.train.checkpoint import read_checkpoint, write_checkpoint
+from sslpipe.train.loop import train_recipe
 
 RECIPE = """\
 modality: image
@@ -29,7 +31,7 @@ method: METHOD
 train:
   epochs: 1
   backbone: {vit_tiny: {embed_dim: 24, depth: 2, num_heads: 2, patch_size: 8}}
-  optimizer: {AdamW: {lr: 0.1}}
+  optimizer: {adamw: {lr: 0.1}}
 run: {workers: 0}
 """
 VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 32}
@@ -37,13 +39,12 @@ VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size":
 
 def trained(folder, packed, method):
     recipe = parse_recipe(RECIPE.replace("METHOD", method), path="r.yaml")
-    train_recipe(recipe, shards=packed, out=folder, max_steps=1, device="cpu")
+    train_recipe(recipe, shards=packed, out=folder, resume=False, max_steps=1, device="cpu")
     return recipe
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco_v3", "dino"])
 def test_a_run_before_and_after_training(tmp_path, packed, method):
-
     recipe = trained(tmp_path / "run", packed, method)
     by_folder, by_file = (
         open_subject(p) for p in (tmp_path / "run", str(tmp_path / "run/last.pt"))
@@ -57,7 +58,7 @@ def test_a_run_before_and_after_training(tmp_path, packed, method):
     assert torch.get_rng_state().equal(before)
     first = fresh_encoder(recipe, packed)  # as the trainer makes it, of the method
     assert weights_digest(untrained) == weights_digest(first) != by_folder.digest
-    assert central(by_folder.recipe) == central(recipe)
+    assert central(by_folder.recipe).data_fingerprint == central(recipe).data_fingerprint
 
 
 def test_the_digest_sees_names_types_shapes_and_bytes():
@@ -112,14 +113,12 @@ def test_squeezed_pictures_are_not_cropped():
 
 
 def test_names_that_mean_nothing(tmp_path):
-    with pytest.raises(
-        SslpipeError, match=r"gone.pt: there is no such file, folder or model; give"
-    ):
+    with pytest.raises(SslpipeError, match=r"gone.pt: there is no such file, folder or model"):
         open_subject("gone.pt")
     with pytest.raises(SslpipeError, match=r"holds neither last.pt nor config.json"):
         open_subject(tmp_path)
     (tmp_path / "last.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(StateError, match="damaged|sslpipe did not write it"):
+    with pytest.raises(StateError, match=r"damaged|sslpipe did not write it"):
         open_subject(tmp_path)
     with pytest.raises(SslpipeError, match="no such model"):
         open_subject("timm:nothing")
@@ -129,13 +128,8 @@ def test_a_checkpoint_of_another_backbone_is_one_line(tmp_path, packed):
     trained(tmp_path, packed, "simclr")
     path = tmp_path / "last.pt"
     found = read_checkpoint(path)
-    write_checkpoint(
-        path, type(found)(**{**fields(found), "recipe": found.recipe.replace("24", "48")})
-    )
+    other = replace(found, recipe=found.recipe.replace("embed_dim: 24", "embed_dim: 48"))
+    write_checkpoint(path, other)
     with pytest.raises(StateError, match="its encoder is not the backbone 'vit_tiny'") as caught:
         open_subject(path)
     assert "\n" not in str(caught.value)
-
-
-def fields(checkpoint):
-    return {name: getattr(checkpoint, name) for name in checkpoint.__slots__}
