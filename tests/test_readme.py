@@ -177,14 +177,20 @@ def test_the_glob_of_the_readme_reads_tars_of_any_number():
     assert len(list((ROOT / "shards" / "sample").glob(pattern))) == 4
 
 
-def test_the_readme_says_how_an_exported_encoder_is_loaded():
-    import torchvision
+def test_the_readme_says_how_an_exported_encoder_is_loaded(tmp_path, monkeypatch):
+    """As it stands there, on an export of the backbone of the demo."""
+    from sslpipe.export import ExportSettings, export_checkpoint
 
-    from sslpipe.encoders import build_encoder
-    from sslpipe.recipe.names import Entry
-    from tests.view_specs import square
+    from .export.saved import saved
 
-    assert 'resnet18().load_state_dict(torch.load("encoder.pt"), strict=False)' in README
-    state = build_encoder(Entry("resnet18"), square(32)).model.state_dict()
-    lacking = torchvision.models.resnet18().load_state_dict(state, strict=False)
-    assert lacking == (["fc.weight", "fc.bias"], [])
+    (block,) = re.findall(r"<!-- exported -->\n```py\n(.*?)```", README, re.DOTALL)
+    saved(tmp_path / "run/last.pt", "resnet18", side=64)
+    settings = ExportSettings(formats=("timm", "hf", "torchvision"))
+    export_checkpoint(tmp_path / "run", tmp_path / "exported", settings)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    names: dict = {}
+    exec(block, names)
+    assert names["lacking"] == (["fc.weight", "fc.bias"], [])
+    assert type(names["model"]).__name__ == "ResNet"
+    assert type(names["wrapped"]).__name__ == "TimmWrapperModel"

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import pseudo_label, shards, tars
+from . import export, features, pseudo_label, shards, tars
 from .faults import one_line
-from .paths import finite, in_a_folder, picture, run_folder
+from .paths import finite, picture, run_folder
 from .terminal import console, notes
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(shards.verify)
 app.command()(tars.index)
 app.command()(tars.inspect)
 app.command(name="pseudo-label")(pseudo_label.pseudo_label)
+app.command()(features.features)
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
@@ -141,6 +142,14 @@ def train(
         Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Weights to start with: a run, an exported folder, a file, timm:NAME, "
+            "torchvision:NAME.",
+        ),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="Stop there; can be resumed.", min=1)
     ] = None,
@@ -168,6 +177,7 @@ def train(
         shards=parse_shards(shards),
         out=out or Path("runs") / path.stem,
         resume=resume,
+        start=start,
         max_steps=max_steps,
         device=device,
     )
@@ -218,22 +228,4 @@ def evaluate(
     console.print(table)
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="last.pt of a run.")],
-    out: Annotated[
-        Path, typer.Argument(help="The state dict to write, e.g. encoder.pt.", callback=in_a_folder)
-    ],
-) -> None:
-    """Write the encoder's weights under torchvision's or timm's own names.
-
-    Example: `sslpipe export runs/cifar/last.pt encoder.pt`
-    """
-    import torch
-
-    from ..train import load_encoder
-
-    encoder, recipe = load_encoder(checkpoint)
-    torch.save(encoder.get_submodule("model").state_dict(), out)
-    assert recipe.train is not None
-    console.print(f"wrote {out}: the weights of {recipe.train.backbone.name}, without a classifier")
+app.command()(export.export)  # behind the others in --help

@@ -37,6 +37,19 @@ def in_a_folder(out: Path | None) -> Path | None:
     return out
 
 
+def exported_folder(out: Path) -> Path:
+    """Check before work begins that a folder can be put where it is wanted.
+
+    Raises:
+        SslpipeError: the folder above it does not exist, or takes none.
+    """
+    above = out.resolve().parent
+    if not above.is_dir():
+        raise SslpipeError(f"{out}: there is no folder {out.parent}; make it, or write elsewhere")
+    check_writable(out, above)
+    return out
+
+
 def picture(out: Path | None) -> Path | None:
     """Check before work begins that a picture can be written, by writing a small one to memory.
 

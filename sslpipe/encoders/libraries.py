@@ -4,12 +4,22 @@ They are imported when they are needed: losses and batches work without them.
 """
 
 import importlib
-from collections.abc import Collection, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 from ..errors import ExtraError
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """How a library makes the same model without us, so that weights load into it by name."""
+
+    library: Literal["timm", "torchvision"]
+    name: str
+    arguments: Mapping[str, Any]  # of timm.create_model, besides num_classes; plain data
 
 
 def library(name: str) -> Any:
@@ -37,6 +47,13 @@ def timm_create(name: str, **settings: Any) -> Any:
         return library("timm").create_model(name, pretrained=False, num_classes=0, **settings)
     except (AssertionError, TypeError) as error:
         raise ValueError(f"timm refuses {given} ({error}); change these settings") from error
+
+
+def timm_blueprint(name: str, **settings: Any) -> Blueprint:
+    """Make the blueprint of what `timm_create` makes of the same settings."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    given.pop("drop_path_rate", None)  # of training alone: whoever fine-tunes sets another
+    return Blueprint("timm", name, given)
 
 
 @runtime_checkable

@@ -34,6 +34,8 @@ class BYOL(Method):
 
     collapse_signs = (embeddings_alike, views_agree)
     collapse_causes = PREDICTOR_CAUSES
+    # the online encoder is kept, as officially
+    encoders = (("student", "online.0"), ("teacher", "target.0"))
 
     def __init__(
         self,
@@ -56,11 +58,6 @@ class BYOL(Method):
         )
         # officially drawn anew; an encoder that is handed over can only be copied
         self.target = frozen_copy(self.online)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The online encoder is kept, as officially."""
-        return self.online[0]
 
     def forward(self, batch: Batch) -> Output:
         """Encode view by view, as officially, so that batch norm never mixes kinds of views.

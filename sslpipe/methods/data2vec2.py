@@ -58,6 +58,8 @@ class Data2Vec2(Method):
     """Needs 1 'global' view and masks 'inverse', as many as an image shall be used for."""
 
     encoder: nn.Module
+    # the student is kept: official fine-tuning loads its weights
+    encoders = (("student", "encoder"), ("teacher", "teacher"))
     collapse_signs = (predictions_alike,)
     collapse_causes = MASKED_CAUSES
 

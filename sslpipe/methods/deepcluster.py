@@ -48,6 +48,8 @@ class DeepClusterV2(Method):
     centroids_LKD: Tensor
     clusters_LN: Tensor
     sorted_uids_N: Tensor
+    # the encoder that is trained is kept; there is no teacher
+    encoders = (("student", "embedder.encoder"),)
 
     def __init__(
         self,
@@ -82,11 +84,6 @@ class DeepClusterV2(Method):
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_buffers() if not name.startswith("embedder")
         ]
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder that is trained is kept; there is no teacher."""
-        return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Cluster if an epoch begins, then classify, then remember the batch for the next epoch."""

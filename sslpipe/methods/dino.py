@@ -41,6 +41,8 @@ class DINO(Method):
     collapse_signs = (one_prototype, teacher_tells_nothing)
     collapse_causes = PROTOTYPE_CAUSES
     progress: Tensor
+    # the TEACHER's encoder is kept: the paper evaluates and releases it (eval_knn.py)
+    encoders = (("teacher", "teacher.encoder"), ("student", "student.encoder"))
 
     def __init__(
         self,
@@ -77,11 +79,6 @@ class DINO(Method):
         self.teacher = frozen_copy(self.student)
         self.center = Centring(prototypes, center_momentum)
         self.register_buffer("progress", torch.zeros(()))  # saved, so that a resume is exact
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The TEACHER's encoder is kept: the paper evaluates and releases it (eval_knn.py)."""
-        return self.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Show the teacher the global views, the student all; the centre moves after its use."""

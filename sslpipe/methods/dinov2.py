@@ -48,6 +48,8 @@ class DINOv2(Method):
 
     collapse_signs = (one_prototype, teacher_tells_nothing)
     collapse_causes = PROTOTYPE_CAUSES
+    # the TEACHER's encoder is kept: the authors evaluate and release it
+    encoders = (("teacher", "pair.teacher.encoder"), ("student", "pair.student.encoder"))
 
     def __init__(
         self,
@@ -89,11 +91,6 @@ class DINOv2(Method):
         self.pair = MaskedPair(branch, spec, momentum=momentum, freeze_last_layer=freeze_last_layer)
         self.cls_targets = targets(centering, prototypes, center_momentum)
         self.patch_targets = targets(centering, prototypes, center_momentum)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The TEACHER's encoder is kept: the authors evaluate and release it."""
-        return self.pair.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Compare class tokens across views, hidden patches within one; KoLeo is per global view.

@@ -48,6 +48,8 @@ class IBOT(Method):
 
     collapse_signs = (one_prototype, teacher_tells_nothing)
     collapse_causes = PROTOTYPE_CAUSES
+    # the TEACHER's encoder is kept: the paper evaluates and releases it
+    encoders = (("teacher", "pair.teacher.encoder"), ("student", "pair.student.encoder"))
 
     def __init__(
         self,
@@ -91,11 +93,6 @@ class IBOT(Method):
         # Officially the mean over ALL patches of the teacher; here over the hidden ones, whose
         # places are random, so that its head runs on a sixth of the patches. So does DINOv2.
         self.patch_center = Centring(prototypes, center_momentum)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The TEACHER's encoder is kept: the paper evaluates and releases it."""
-        return self.pair.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Compare class tokens across views, hidden patches within one; each has its own centre."""

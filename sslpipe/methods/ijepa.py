@@ -51,6 +51,8 @@ class IJEPA(Method):
     """Needs 1 'global' view, masks 'context' (uses the first) and 'targets' (uses all)."""
 
     collapse_causes = MASKED_CAUSES
+    # the TEACHER is kept, the target encoder that the paper evaluates
+    encoders = (("teacher", "teacher"), ("student", "student"))
 
     def __init__(
         self,
@@ -73,11 +75,6 @@ class IJEPA(Method):
             feature_dim(encoder, "ijepa"), mask.grid, dim=predictor_dim, heads=predictor_heads,
             depth=predictor_depth,
         )  # fmt: skip
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The TEACHER is kept, the target encoder that the paper evaluates."""
-        return self.teacher
 
     def forward(self, batch: Batch) -> Output:
         """The student sees the context alone, the teacher the whole image."""

@@ -21,6 +21,9 @@ class Jigsaw(Method):
     dropout of its AlexNet, which encoders with batch norm do without.
     """
 
+    # the encoder of one tile is kept; it takes whole images as well
+    encoders = (("student", "siamese.encoder"),)
+
     def __init__(
         self, encoder: nn.Module, spec: BatchSpec, *, tile_dim: int = 1024, hidden: int = 4096
     ) -> None:
@@ -32,11 +35,6 @@ class Jigsaw(Method):
         self.head = nn.Sequential(
             nn.Linear(asked.views * tile_dim, hidden), nn.ReLU(), nn.Linear(hidden, asked.classes)
         )
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder of one tile is kept; it takes whole images as well."""
-        return self.siamese.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Encode each tile for itself, then look at all."""

@@ -69,6 +69,8 @@ class LeJEPA(Method):
     """Needs 2 'global' views; 'local' ones are optional."""
 
     collapse_signs = (embeddings_alike,)
+    # the encoder that is trained is kept; there is no teacher
+    encoders = (("student", "embedder.encoder"),)
 
     def __init__(
         self,
@@ -92,11 +94,6 @@ class LeJEPA(Method):
         self.limit = limit
         self.embedder = CropEmbedder("lejepa", encoder, spec, projector=projector)
         self.global_views = spec.views["global"].count
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder that is trained is kept; there is no teacher."""
-        return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Add both terms: (1 - lambda) prediction + lambda SIGReg."""

@@ -84,22 +84,28 @@ class Method(nn.Module, ABC):
         "little, a temperature, a momentum, or a learning rate that is too high"
     )
 
+    # the encoders that the method holds, (name, "place.in.the.method"): "student" is trained by
+    # gradients, "teacher" follows it. The first is what the paper evaluates: it is kept
+    encoders: Sequence[tuple[str, str]] = (("student", "encoder"),)
+
     @property
     def encoder(self) -> nn.Module:
         """What is kept, evaluated and exported: images (B, C, H, W) -> features (B, D).
 
-        It is what a method stores as `self.encoder`; one that keeps its teacher overrides this.
+        It is the first of `encoders`, by default what a method stores as `self.encoder`.
 
         Raises:
-            NotImplementedError: the method does neither.
+            NotImplementedError: the method holds no such part.
         """
-        kept = self._modules.get("encoder")
-        if kept is None:
+        part: nn.Module | None = self
+        for name in self.encoders[0][1].split("."):
+            part = None if part is None else part._modules.get(name)
+        if part is None:
             raise NotImplementedError(
-                f"{type(self).__name__} keeps no encoder; store one as self.encoder, or define "
-                "the property"
+                f"{type(self).__name__} keeps no encoder; store one as self.encoder, or say in "
+                "`encoders` where it is"
             )
-        return kept
+        return part
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

@@ -63,6 +63,8 @@ class MoCo(Method):
 
     collapse_signs = (embeddings_alike,)
     collapse_causes = CONTRASTIVE_CAUSES
+    # the query's encoder is kept, as officially
+    encoders = (("student", "query.0"), ("teacher", "key.0"))
 
     def __init__(
         self,
@@ -91,11 +93,6 @@ class MoCo(Method):
         rows_QD = random_rows(queue, projector[-1])
         self.queue = Queue(rows_QD, batch=spec.global_size, setting="method.moco.queue")
         self.chance_loss = math.log(queue + 1)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The query's encoder is kept, as officially."""
-        return self.query[0]
 
     def forward(self, batch: Batch) -> Output:
         """Put keys into the queue after the loss, or each would be among its own negatives."""

@@ -40,6 +40,8 @@ class MoCoV3(Method):
 
     collapse_signs = (embeddings_alike,)
     collapse_causes = CONTRASTIVE_CAUSES
+    # the online encoder is kept, as officially
+    encoders = (("student", "online.0"), ("teacher", "target.0"))
 
     def __init__(
         self,
@@ -69,11 +71,6 @@ class MoCoV3(Method):
         self.target = frozen_copy(self.online)
         # both directions of 2 tau ln(N)
         self.chance_loss = 4 * temperature * math.log(spec.global_size)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The online encoder is kept, as officially."""
-        return self.online[0]
 
     def forward(self, batch: Batch) -> Output:
         """Encode view by view, as officially, so that batch norm never mixes kinds of views."""

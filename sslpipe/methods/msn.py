@@ -85,6 +85,8 @@ class MSN(Method):
 
     collapse_signs = (one_prototype, teacher_tells_nothing)
     collapse_causes = PROTOTYPE_CAUSES
+    # the TEACHER's encoder is kept: the authors evaluate the target network
+    encoders = (("teacher", "teacher.encoder"), ("student", "student.encoder"))
 
     def __init__(
         self,
@@ -118,11 +120,6 @@ class MSN(Method):
         # DDP averages their gradient over ranks; officially it is SUMMED (msn_train.py:367)
         start_KD = (2 * torch.rand(prototypes, projector[-1]) - 1) * projector[-1] ** -0.5
         self.prototypes_KD = nn.Parameter(start_KD)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The TEACHER's encoder is kept: the authors evaluate the target network."""
-        return self.teacher.encoder
 
     def forward(self, batch: Batch) -> Output:
         """The teacher sees the target, the student the rest of the anchor and the focal crops."""

@@ -23,6 +23,9 @@ class RelativePatch(Method):
     Places are numbered row by row around the first patch, so the one opposite to k is K - 1 - k.
     """
 
+    # the encoder of one patch is kept; it takes whole images as well
+    encoders = (("student", "siamese.encoder"),)
+
     def __init__(
         self, encoder: nn.Module, spec: BatchSpec, *, patch_dim: int = 4096, hidden: int = 4096
     ) -> None:
@@ -40,11 +43,6 @@ class RelativePatch(Method):
             nn.Linear(2 * patch_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
             nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, asked.classes),
         )  # fmt: skip
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder of one patch is kept; it takes whole images as well."""
-        return self.siamese.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Ask both ways round, as the official code does: of the pair and of the pair swapped."""

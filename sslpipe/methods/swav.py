@@ -44,6 +44,8 @@ class SwAV(Method):
 
     collapse_signs = (one_prototype,)
     collapse_causes = PROTOTYPE_CAUSES
+    # the encoder that is trained is kept; there is no teacher
+    encoders = (("student", "embedder.encoder"),)
 
     def __init__(
         self,
@@ -78,11 +80,6 @@ class SwAV(Method):
         if queue:
             empty_QD = torch.zeros(queue, ASSIGN * projector[-1])  # an image's crops side by side
             self.queue = Queue(empty_QD, batch=spec.global_size, setting="method.swav.queue")
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder that is trained is kept; there is no teacher."""
-        return self.embedder.encoder
 
     def forward(self, batch: Batch) -> Output:
         """Score all crops against the prototypes, then guess the codes of the global ones."""

@@ -31,6 +31,7 @@ from .record import Every, Guard, RunRecord
 from .report import Bar, Reporter, Silent
 from .run import TrainRun, initial_method, prepare, restore_run
 from .schedules import ended_epoch
+from .warm_start import read_weights
 from .world import keyed, rank_device, start_world, stop_requests
 
 EVERY = Every()
@@ -56,12 +57,15 @@ def train(
     *,
     out: Path,
     resume: bool = False,
+    start: dict[str, str] | None = None,
     progress: Reporter = SILENT,
     max_steps: int | None = None,
     every: Every = EVERY,
 ) -> TrainResult:
     """Train `method` from the start, or with `resume` from `out/last.pt`.
 
+    `start` tells which weights the method has (WarmStart.record): checkpoints keep it, and a run is
+    resumed with no others.
     With `max_steps` the run stops there, at the rates of the full run, and can be resumed.
     On SIGTERM or Ctrl-C it finishes the step, saves and returns; the result tells the signal.
 
@@ -72,8 +76,9 @@ def train(
     """
     last = out / "last.pt"
     check_folder(last, resume=resume)
-    run = prepare(pipeline, method, settings)
-    step = restore_run(run, last) if resume else 0
+    run, step = prepare(pipeline, method, settings, start), 0
+    if resume:
+        run, step = restore_run(run, last)
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
@@ -107,23 +112,26 @@ def train_recipe(
     shards: Shards,
     out: Path,
     resume: bool,
+    start: str | Path | None = None,
     max_steps: int | None,
     device: str | None,
 ) -> TrainResult:
     """Make a run in the folder `out` of a recipe and shards, as `sslpipe train` does.
 
-    This process is one rank of torchrun's, if that started it.
+    This process is one rank of torchrun's, if that started it. `start`: what the encoder's weights
+    are read from, as `warm_start.read_weights` takes it; None: they are random.
 
     Raises:
         RecipeError: the recipe has no method or train section, or one that does not suit; or its
             data does not fit in memory.
-        StateError: `out` holds another run.
+        StateError: `out` holds another run, or `start` no weights of such a backbone.
         SslpipeError: this machine has no such device.
     """
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
     kind = str(find_device(device))
     raise_file_limit()
+    warm = None if start is None else read_weights(start)
     with (
         start_world(kind) as world,
         load(
@@ -133,16 +141,17 @@ def train_recipe(
             quarantine=out / "quarantine.jsonl",
         ) as pipeline,
     ):
-        method = initial_method(recipe, pipeline.spec)
-        need, bar = check(pipeline, method.encoder), Bar()
-        if pipeline.rank == 0:
-            bar.message(need.line)
+        bar = Bar()
+        show = bar if pipeline.rank == 0 else SILENT
+        method = initial_method(recipe, pipeline.spec, warm, show.message)
+        show.message(check(pipeline, method.encoder).line)
         return train(
             pipeline,
             method,
             recipe.train,
             out=out,
             resume=resume,
+            start=warm.record if warm else None,
             progress=bar,
             max_steps=max_steps,
         )

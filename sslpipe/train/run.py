@@ -1,8 +1,9 @@
 """What a training run consists of: built, saved and restored here, driven by loop.py."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from ..recipe.schema import TrainSection
 from ..stream.open import remainder_of
 from . import checkpoint, optimizers
 from .schedules import RatePlan
+from .warm_start import WarmStart, check_same, fill, fill_method
 from .world import keyed
 
 
@@ -38,6 +40,7 @@ class TrainRun:
     clipped: list[list[nn.Parameter]]  # what `settings.clip` takes together
     scaler: torch.amp.GradScaler
     plan: RatePlan
+    start: dict[str, str] | None = None  # the weights that it began with; None: random ones
 
     @property
     def device(self) -> torch.device:
@@ -61,19 +64,33 @@ class TrainRun:
         return context
 
 
-def initial_method(recipe: Recipe, spec: BatchSpec) -> Method:
+def initial_method(
+    recipe: Recipe,
+    spec: BatchSpec,
+    start: WarmStart | None = None,
+    say: Callable[[str], None] = print,
+) -> Method:
     """Make backbone and method of a recipe; the initial weights are a function of its seed.
+
+    `start`: the backbone has these weights instead, and teachers are copies of it.
 
     Raises:
         RecipeError: the recipe has no method or train section, or they cannot be built.
         ContractError: the recipe's batches cannot feed the method.
+        StateError: the weights of `start` are not those of such a backbone.
     """
     if recipe.method is None or recipe.train is None:
         missing = "method" if recipe.method is None else "train"
         raise RecipeError(f"{recipe.path}: has no {missing!r} section; add it to train")
     with keyed("init", seed=recipe.stream.seed):
         encoder = build_encoder(recipe.train.backbone, encoded_view(spec))
-        return build_method(recipe.method, encoder, spec)
+        if start is None:
+            return build_method(recipe.method, encoder, spec)
+        say(fill(encoder, start))
+        warm = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+        method = build_method(recipe.method, encoder, spec)
+        fill_method(method, warm)
+        return method
 
 
 def check_names(recipe: Recipe) -> None:
@@ -93,8 +110,15 @@ def encoded_view(spec: BatchSpec) -> ViewSpec:
     return spec.views[whole_group(spec.views)]
 
 
-def prepare(pipeline: Pipeline, method: Method, settings: TrainSection) -> TrainRun:
+def prepare(
+    pipeline: Pipeline,
+    method: Method,
+    settings: TrainSection,
+    start: dict[str, str] | None = None,
+) -> TrainRun:
     """Put the method on the device and everything else around it.
+
+    `start` tells which weights the method has, for the record.
 
     Raises:
         RecipeError: unknown optimizer or setting, fp16 without CUDA, no modules to clip, or
@@ -125,6 +149,7 @@ def prepare(pipeline: Pipeline, method: Method, settings: TrainSection) -> Train
         clipped=optimizers.parameters_to_clip(settings.clip, method, pipeline.recipe.path),
         scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
         plan=plan_of(settings, len(pipeline), optimizer),
+        start=start,
     )
 
 
@@ -214,18 +239,20 @@ def save_run(run: TrainRun, step: int, path: Path) -> None:
         optimizer=run.optimizer.state_dict(),
         scaler=run.scaler.state_dict(),
         torch=str(torch.__version__),
+        start=run.start,
     )
     checkpoint.write_checkpoint(path, content)
 
 
-def restore_run(run: TrainRun, path: Path) -> int:
-    """Put a run back where a checkpoint was taken; return the steps done.
+def restore_run(run: TrainRun, path: Path) -> tuple[TrainRun, int]:
+    """Put a run back where a checkpoint was taken; return it and the steps done.
 
     Raises:
         StateError: the checkpoint is missing, damaged, or of another run.
     """
     content = checkpoint.read_checkpoint(path)
     checkpoint.check_recipe(path, content, run.recipe)
+    check_same(path, content.start, run.start)
     run.pipeline.load_state_dict(content.stream)
     try:
         run.method.load_state_dict(content.method)
@@ -235,4 +262,4 @@ def restore_run(run: TrainRun, path: Path) -> int:
             f"{path}: does not fit this method ({error}); resume with the code that wrote it"
         ) from error
     run.scaler.load_state_dict(content.scaler)
-    return content.step
+    return replace(run, start=content.start), content.step

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from sslpipe.cli import commands, pseudo_label, shards, terminal
+from sslpipe.cli import commands, export, pseudo_label, shards, terminal
+from sslpipe.export import formats
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.shards.labels_file import read_labels
 from sslpipe.train import Bar
@@ -35,7 +36,7 @@ train:
 def run(monkeypatch, capfd):
     """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
     monkeypatch.setattr(pseudo_label, "console", Console(width=400))
-    for module in (commands, shards, terminal):
+    for module in (commands, export, shards, terminal):
         monkeypatch.setattr(module, "console", Console(width=400))
         monkeypatch.setattr(module, "notes", Console(width=400, stderr=True))
 
@@ -62,7 +63,8 @@ def test_help_has_an_example_for_every_command(run):
         assert "Example" in run(command, "--help")[0]
 
 
-def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
+def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "ONNX_MODULES", ("not_there",))  # half a minute, tested elsewhere
     write_images(tmp_path / "photos", 24)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TRAINABLE)
@@ -84,8 +86,19 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path):
     assert set(report) == {"trained", "untrained"}
     assert 0 <= report["trained"]["knn top-1"] <= 1
     assert report["trained"] != report["untrained"]
-    run("export", "run/last.pt", "encoder.pt", cwd=tmp_path)
-    assert "conv1.weight" in torch.load(tmp_path / "encoder.pt", weights_only=True)
+    _, err = run("export", "run", "out", "--format", "timm", code=2, cwd=tmp_path)
+    assert "not as timm: no name and arguments of timm make this model" in err
+    (tmp_path / "measures.json").write_text(out)
+    words = ("--card-measures", "measures.json", "--license", "mit")
+    out, err = run("export", "run/last.pt", "exported", *words, cwd=tmp_path)
+    assert "wrote exported: the student, for weights alone" in out
+    assert "not as onnx: not_there not installed" in err
+    card = (tmp_path / "exported/README.md").read_text()
+    assert "license: mit" in card
+    assert f"| knn top-1 | {report['trained']['knn top-1']:.4g} |" in card
+    words = ("train", recipe, "--shards", "shards", "--out", "warm", "--max-steps", 1)
+    _, err = run(*words, "--from", "exported", cwd=tmp_path)
+    assert "starts from exported: " in err
 
 
 def test_few_labels_become_many_beside_the_shards(run, tmp_path):
@@ -244,7 +257,7 @@ def test_numbers_out_of_range_are_named_by_their_option(run, tmp_path):
         (("show", "simclr", "--shards=x", "--out=a.mpg"), "a.mpg: '.mpg' is no format that pic"),
         (("show", "simclr", "--shards=x", "--out=no/o.png"), "no/o.png: there is no folder no; "),
         (("show", "simclr", "--shards=x", "--out=dir.png"), "dir.png: is a folder; name a file"),
-        (("export", "last.pt", "no/encoder.pt"), "no/encoder.pt: there is no folder no; make it"),
+        (("export", "last.pt", "no/vit"), "no/vit: there is no folder no; make it"),
         (("train", "simclr", "--shards=x", "--out=file/run"), "file/run: file is a file, not a"),
         (("show", "binary.yaml", "--shards=x"), "binary.yaml: is no text (byte 2 is not UTF-8);"),
     ],

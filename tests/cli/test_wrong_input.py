@@ -133,8 +133,18 @@ LINES = {  # what is typed -> what the answer holds
     (*TRAIN[:4], "--out", "file"): "file: file is a file, not a folder",
     ("eval", "nowhere.pt", "{set}"): "nowhere.pt: there is no checkpoint",
     ("eval", "file", "{set}"): "file: damaged",
-    ("export", "nowhere.pt", "o.pt"): "nowhere.pt: there is no checkpoint",
-    ("export", "file", "no/o.pt"): "no/o.pt: there is no folder no; make it",
+    ("export", "nowhere.pt", "o"): "nowhere.pt: there is no checkpoint",
+    ("export", "photos", "o"): "photos/last.pt: there is no checkpoint",
+    ("export", "file", "o"): "file: damaged",
+    ("export", "file", "no/o"): "no/o: there is no folder no; make it",
+    ("export", "file", "photos"): "photos: is a folder with other things in it; name another",
+    ("export", "file", "list.txt"): "list.txt: is a file; an export is a folder, name one",
+    ("export", "x", "o", "--card-measures", "file"): "file: holds no measures of a 'trained' enc",
+    ("export", "x", "o", "--card-measures", "none"): "none: cannot be read (No such file or dir",
+    (*TRAIN, "--from", "nowhere.pt"): "nowhere.pt: there are no weights; name a checkpoint",
+    (*TRAIN, "--from", "photos"): "photos: holds neither last.pt nor model.safetensors; name",
+    (*TRAIN, "--from", "file"): "file: is no file of torch's, or holds more than",
+    (*TRAIN, "--from", "timm:vit_tinny"): "timm:vit_tinny: timm",
     ("pack",): "Missing argument",
     ("pack", "photos", "out", "--resise", "3"): "--resise",
     ("shw",): "shw",
@@ -193,7 +203,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_work_begins(typed, monke
     monkeypatch.setattr(
         os, "access", lambda path, mode: not mode & os.W_OK
     )  # as for a user who is not root
-    for words in (PACK, (*INDEX[:3], "out"), SHOW, TRAIN, ("export", "file", "o.pt")):
+    for words in (PACK, (*INDEX[:3], "out"), SHOW, TRAIN, ("export", "file", "o")):
         assert "cannot be written; mend its rights, or write elsewhere" in typed(words)
 
 

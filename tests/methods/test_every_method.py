@@ -207,3 +207,22 @@ def test_autocast_takes_views_of_half_precision(name):
         output.loss.backward()
         losses.append(output.loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_encoders_that_a_method_names_are_encoders(name):
+    """The first is kept; a student is trained, a teacher is not, and starts as its copy."""
+    method = build(name, make_spec(4))
+    places = {branch: method.get_submodule(place) for branch, place in method.encoders}
+    assert "student" in places
+    assert {*places} <= {"student", "teacher"}
+    assert method.encoder is next(iter(places.values()))
+    copies = [m for m in method.modules() if isinstance(m, type(method.encoder))]
+    assert len(copies) == len(places)  # none is kept that is not named
+    state = places["student"].state_dict()
+    for part in places.values():
+        assert part.state_dict().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in part.state_dict().items())
+    assert any(p.requires_grad for p in places["student"].parameters())
+    if "teacher" in places:
+        assert not any(p.requires_grad for p in places["teacher"].parameters())

@@ -1,0 +1,113 @@
+"""What is exported: an encoder of a checkpoint, and all that is known of how it was trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SslpipeError, StateError
+from ..methods import METHODS, Method
+from ..recipe import Recipe, parse_recipe
+from ..recipe.names import choose
+from ..train.checkpoint import Checkpoint, encoder_of, read_checkpoint
+
+LAST = "last.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An encoder in eval mode on the CPU, and where it comes from."""
+
+    path: Path  # of the checkpoint
+    encoder: nn.Module
+    branch: str  # "teacher", "student"; "encoder" where its method does not say which
+    recipe: Recipe
+    recipe_yaml: str  # as the checkpoint holds it
+    view: Mapping[str, Any]  # that the encoder was built for: checkpoint.view_record
+    step: int
+    data: str  # fingerprint of the shards that it was trained on
+    start: Mapping[str, str] | None  # the weights that training began with: WarmStart.record
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image that the encoder was built for, (C, H, W)."""
+        return tuple(self.view["shape"])
+
+    def examples(self, count: int) -> Tensor:
+        """Noise in the shape of images, (B, C, H, W), the same each time."""
+        generator = torch.Generator().manual_seed(count)
+        return torch.randn(count, *self.shape, generator=generator)
+
+    @torch.no_grad()
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """What every exported form must give, too: (B, D)."""
+        features_BD: Tensor = self.encoder(images_BCHW)
+        return features_BD
+
+
+def read_trained(path: Path, branch: str = "auto") -> Trained:
+    """Read the encoder of a checkpoint, or of the last one in the folder of a run.
+
+    `branch` "auto" is the one that the method keeps, which is what its paper evaluates.
+
+    Raises:
+        StateError: the checkpoint is missing or damaged, or its encoder cannot be rebuilt.
+        SslpipeError: the method has no such branch.
+    """
+    path = path / LAST if path.is_dir() else path
+    content = read_checkpoint(path)
+    name, state = chosen(path, content, branch)
+    encoder, recipe = encoder_of(path, replace(content, encoder=state))
+    if content.view["axes"] != "CHW":
+        raise SslpipeError(
+            f"{path}: its encoder takes {content.view['axes']}, and exports are of encoders of "
+            "images, CHW; take its weights with sslpipe.train.load_encoder"
+        )
+    return Trained(
+        path=path,
+        encoder=encoder.eval(),
+        branch=name,
+        recipe=recipe,
+        recipe_yaml=content.recipe,
+        view=content.view,
+        step=content.step,
+        data=str(content.stream.get("manifest")),
+        start=content.start,
+    )
+
+
+def chosen(path: Path, content: Checkpoint, branch: str) -> tuple[str, dict[str, Tensor]]:
+    """Find the weights of a branch among those of the method; give them with its name.
+
+    Raises:
+        SslpipeError: the method has no such branch.
+        StateError: it should have, but the checkpoint does not hold it.
+    """
+    places = branches(content, path)
+    kept = next(iter(places), "encoder")
+    if branch in ("auto", kept):
+        return kept, content.encoder
+    if branch not in places:
+        raise SslpipeError(
+            f"{path}: its method has no {branch!r}; --from takes {', '.join(['auto', *places])}"
+        )
+    prefix = f"{places[branch]}."
+    state = {n.removeprefix(prefix): t for n, t in content.method.items() if n.startswith(prefix)}
+    if not state:
+        raise StateError(
+            f"{path}: holds no {branch} at {places[branch]!r}; export it with the code that wrote "
+            "it, or take --from auto"
+        )
+    return branch, state
+
+
+def branches(content: Checkpoint, path: Path) -> dict[str, str]:
+    """Where the method of a checkpoint holds its encoders, by name; {}: it does not say."""
+    recipe = parse_recipe(content.recipe, path=f"{path} (recipe)")
+    assert recipe.method is not None
+    method = choose(recipe.method, METHODS, "method")
+    says = isinstance(method, type) and issubclass(method, Method)
+    return dict(method.encoders) if says and method.encoder is Method.encoder else {}
