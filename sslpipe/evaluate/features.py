@@ -19,6 +19,7 @@ from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import suggest
 from ..recipe.schema import StreamSection
+from ..shards.manifest import Manifest
 from .classes import Names, class_names, join
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,8 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
     )
 
 
-def central_batches(recipe: Recipe, *, shards: str | Path, device: torch.device | str) -> Pipeline:
+def central_batches(
+    recipe: Recipe, *, shards: str | Path | Manifest, device: torch.device | str
+) -> Pipeline:
     """Iterate once for every sample of `shards`; the last batch may be smaller."""
     return load(central(recipe), shards=shards, device=device, rank=0, world_size=1)

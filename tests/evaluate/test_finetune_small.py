@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslpipe.evaluate.finetune import Images, finetune, jittered, labelled_images
+from sslpipe.evaluate.finetune_small import Images, finetune_small, jittered, labelled_images
 
 CPU = torch.device("cpu")
 
@@ -31,19 +31,19 @@ def data(count, seed):
 def test_it_learns_what_can_be_learned_and_leaves_the_encoder_alone():
     encoder = Encoder().requires_grad_(False)
     before = copy.deepcopy(encoder.state_dict())
-    result = finetune(encoder, data(60, 1), data(90, 2), CPU, epochs=8, batch_size=20)
+    result = finetune_small(encoder, data(60, 1), data(90, 2), CPU, epochs=8, batch_size=20)
     assert result.top1 > 0.9
     assert "60 labels, 8 epochs" in result.protocol
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     assert not any(p.requires_grad for p in encoder.parameters())
     noise = Images(data(60, 1).images, torch.arange(60).roll(1) // 20)
-    assert finetune(Encoder(), noise, data(90, 2), CPU, epochs=8, batch_size=20).top1 < 0.6
+    assert finetune_small(Encoder(), noise, data(90, 2), CPU, epochs=8, batch_size=20).top1 < 0.6
 
 
 def test_the_same_twice_and_no_global_draw():
     encoder = Encoder()
     state = torch.random.get_rng_state()
-    a, b = (finetune(encoder, data(30, 1), data(90, 2), CPU, epochs=2).top1 for _ in range(2))
+    a, b = (finetune_small(encoder, data(30, 1), data(90, 2), CPU, epochs=2).top1 for _ in range(2))
     assert a == b
     assert torch.equal(torch.random.get_rng_state(), state)
 
