@@ -29,7 +29,7 @@ HELD_OUT = 5  # one in so many
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class LabelledSamples:
     """Labelled samples of a packed set as its indexes list them, in the order of the tars.
 
     shards, rows (N,): where they lie. labels, uids, contents (N,) int64; `contents` are equal where
@@ -51,11 +51,11 @@ class Listing:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def at(self, keep_N: Tensor) -> "Listing":
+    def at(self, keep_N: Tensor) -> "LabelledSamples":
         """The samples of a mask."""
         keep = keep_N.numpy()
         columns = (self.labels[keep_N], self.uids[keep_N], self.contents[keep_N])
-        return Listing(self.manifest, self.shards[keep], self.rows[keep], *columns)
+        return LabelledSamples(self.manifest, self.shards[keep], self.rows[keep], *columns)
 
     def restricted(self) -> Manifest:
         """The manifest of these samples alone; it has a fingerprint of its own."""
@@ -75,8 +75,8 @@ class Split:
     `said`: how the test samples were found, in words.
     """
 
-    train: Listing
-    test: Listing
+    train: LabelledSamples
+    test: LabelledSamples
     said: str
 
     @property
@@ -95,7 +95,7 @@ class Split:
         return 1 / self.classes
 
 
-def list_labelled(shards: str | Path) -> Listing:
+def list_labelled(shards: str | Path) -> LabelledSamples:
     """List the labelled samples of a packed set that are not excluded.
 
     Raises:
@@ -126,7 +126,7 @@ def list_labelled(shards: str | Path) -> Listing:
             "from class folders, or with .cls members"
         )
     tensors = (torch.from_numpy(column) for column in (labels, uids, contents))
-    return Listing(manifest, where, rows, *tensors)
+    return LabelledSamples(manifest, where, rows, *tensors)
 
 
 def chosen_by_class(
@@ -147,7 +147,7 @@ def chosen_by_class(
     return chosen
 
 
-def few_labels(samples: Listing, fraction: float, *, seed: int) -> Listing:
+def few_labels(samples: LabelledSamples, fraction: float, *, seed: int) -> LabelledSamples:
     """A share of the labels, as many of each class (all of a smaller one), keyed by (seed, uid).
 
     SimCLR's lists of 1 % and 10 % of ImageNet are balanced in this way; they are fixed lists, and
@@ -189,7 +189,7 @@ def split_of(shards: str | Path, test: str | Path | None, *, seed: int) -> Split
     return split
 
 
-def joined_split(train: Listing, test: Listing) -> Split:
+def joined_split(train: LabelledSamples, test: LabelledSamples) -> Split:
     """Test on another set; its samples of other classes are left out.
 
     Raises:
