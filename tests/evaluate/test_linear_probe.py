@@ -250,7 +250,9 @@ def test_a_batch_is_at_most_the_set_and_whole_parts():
     assert (course.batch, course.part) == (896, PART)
     assert course.said == "official but 896 of 16384 samples a batch"
     assert course_of(MAE.train, 16384, samples=50, epochs=9, batch_size=None).batch == 50
-    assert course_of(MAE.train, 512, samples=600, epochs=9, batch_size=None).train.warmup_epochs == 1
+    assert (
+        course_of(MAE.train, 512, samples=600, epochs=9, batch_size=None).train.warmup_epochs == 1
+    )
     with pytest.raises(SslpipeError, match="epochs = 0"):
         course_of(MAE.train, 16384, samples=50, epochs=0, batch_size=None)
 
