@@ -28,11 +28,9 @@ class PatchMeans(Encoder):
 '''
 
 from .image import build_encoder
-from .protocols import BlockEncoder, BlockTokens, Encoder, LayeredEncoder, MapEncoder, PatchEncoder
+from .protocols import Encoder, LayeredEncoder, MapEncoder, PatchEncoder
 
 __all__ = [
-    "BlockEncoder",
-    "BlockTokens",
     "Encoder",
     "LayeredEncoder",
     "MapEncoder",

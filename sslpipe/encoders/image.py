@@ -19,7 +19,7 @@ from ..errors import RecipeError
 from ..recipe import names
 from .libraries import library, timm_create
 from .patches import Resample, chosen_tokens, on_grid, resampled, sincos
-from .protocols import BlockTokens, Encoder, declared_dim
+from .protocols import Encoder, declared_dim
 from .starts import Start, start_like
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -118,18 +118,6 @@ class ViT(LibraryEncoder):
         for block in self.model.blocks:
             x = block(x, attn_mask=attended)
         return cast(Tensor, self.model.norm(x))
-
-    def last_blocks(self, images_BCHW: Tensor, count: int) -> BlockTokens:
-        """Encode once and show the last `count` blocks."""
-        x = self.model.norm_pre(self.placed(self.model.patch_embed(images_BCHW)))
-        layers: list[Tensor] = []
-        for block in self.model.blocks:
-            x = block(x)
-            layers = [*layers, x][-count:]
-        *before, last_BTD = (self.model.norm(layer) for layer in layers)
-        classes_BLD = torch.stack([tokens[:, 0] for tokens in (*before, last_BTD)], dim=1)
-        features_BD = self.model.forward_head(last_BTD)
-        return BlockTokens(features_BD, classes_BLD, last_BTD[:, 1:])
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
         """Give what the MLP of each of the L blocks adds to its tokens: (L, B, 1 + N, D)."""

@@ -2,11 +2,11 @@
 
 `Encoder` is the base of ours and may be that of yours. The Protocols are what methods check: a
 module that declares the same members without the base is taken as well.
-Letters: D features, N patches, S visible patches, L last blocks, h x w places of a map.
+Letters: D features, N patches, S visible patches, h x w places of a map.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -72,24 +72,3 @@ class LayeredEncoder(Protocol):
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
         """Give what the MLP of each block adds to its tokens: (L, B, 1 + N, D)."""
-
-
-class BlockTokens(NamedTuple):
-    """What one forward pass shows of the last L blocks, all through the final norm.
-
-    `features` (B, D) are those of `forward`, to the bit. `classes` (B, L, D): the class token after
-    each of these blocks, the last one last, as DINO's get_intermediate_layers gives them; None
-    where there is no such token. `patches` (B, N, D): the patches' tokens of the last block.
-    """
-
-    features: Tensor
-    classes: Tensor | None
-    patches: Tensor
-
-
-@runtime_checkable
-class BlockEncoder(Protocol):
-    """An encoder that shows the tokens after its last blocks; image.ViT and TimmViT are such."""
-
-    def last_blocks(self, images_BCHW: Tensor, count: int) -> BlockTokens:
-        """Encode once and show the last `count` blocks; all of them, if there are fewer."""

@@ -35,7 +35,7 @@ from ..train.run import lr_scale, move_module, plan_of
 from ..train.world import keyed
 from .features import central_batches, first_view
 from .finetune_settings import MAE_BASE, TuneSettings
-from .fitting import Course, Fit, accuracy_on, course_of, fit
+from .fitting import Course, Fit, accuracy_on, course_of, fit, schedule_said
 from .labelled_streams import Split, augmented, few_labels, split_of
 from .mixing import decide_mixes, mix_images, mix_labels, soft_targets
 from .results import Measure
@@ -90,7 +90,7 @@ def finetune(
         ShardError: a set is missing or damaged.
         StateError: `state` is damaged or of another run.
     """
-    check_encoder(subject, settings)
+    require_blocks(subject, settings)
     chosen = find_device(device)
     split = split_of(shards, test, seed=seed)
     values, how = [], ""
@@ -116,7 +116,7 @@ def finetune(
     return (Measure(name, value, how, interval, split.chance),)
 
 
-def check_encoder(subject: Subject, settings: TuneSettings) -> None:
+def require_blocks(subject: Subject, settings: TuneSettings) -> None:
     """Check that the encoder has what the settings speak of.
 
     Raises:
@@ -272,8 +272,8 @@ def protocol_line(settings: TuneSettings, course: Course, split: Split) -> str:
     used = ", ".join(extra for extra in extras if settings.mean_patches and extra)
     return (
         f"fine-tuning by {settings.name}, {course.said}: {optimizer.name.upper()} of lr "
-        f"{optimizer.settings['lr']:g}{head} x {course.batch}/256, {train.warmup_epochs:g} epochs "
-        f"of warm-up, {train.epochs} epochs of random crops and flips{', ' if used else ''}{used}; "
+        f"{optimizer.settings['lr']:g}{head} x {course.batch}/256{schedule_said(train)}, "
+        f"{train.epochs} epochs of random crops and flips{', ' if used else ''}{used}; "
         f"{len(split.train)} labels{draws_said(settings)}; last epoch, {len(split.test)} test "
         f"samples ({split.said}), {split.classes} classes"
     )

@@ -106,6 +106,14 @@ def shortened(official: TrainSection, epochs: int) -> TrainSection:
     return official.model_copy(update=update)
 
 
+def schedule_said(train: TrainSection) -> str:
+    """How the learning rate goes on from its peak, in words."""
+    if train.milestones:
+        return f" x {train.gamma:g} at epochs {', '.join(map(str, train.milestones))}"
+    warmup = f", {train.warmup_epochs:g} epochs of warm-up" if train.warmup_epochs else ""
+    return f"{warmup}, cosine to {train.final_lr:g}"
+
+
 def fit(run: Fit, state: Path | None = None) -> None:
     """Train to the end; with `state`, a file, go on where it was written, and write every epoch.
 

@@ -23,6 +23,7 @@ from ..batch import Batch
 from ..device.handoff import find_device
 from ..encoders import BlockEncoder
 from ..encoders.monitors import evaluating
+from ..encoders.protocols import declared_dim
 from ..pipeline import load
 from ..recipe.names import Entry
 from ..recipe.schema import TrainSection
@@ -30,11 +31,12 @@ from ..train.optimizers import build_optimizer
 from ..train.run import lr_scale, plan_of
 from ..train.world import keyed
 from .features import central_batches, first_view
-from .fitting import OWN, Course, Fit, accuracy_on, course_of, fit
+from .fitting import OWN, Course, Fit, accuracy_on, course_of, fit, schedule_said
 from .labelled_streams import Split, augmented, split_of
 from .results import Measure
 from .subjects import Subject
 
+BASE_WIDTH = 768  # features of a ViT-B
 HEAD_STD = 0.01  # of the head's first weights, in all three; MAE cuts the tails at 200 std
 
 
@@ -98,6 +100,11 @@ MOCO = ProbeSettings(
     ),
     batch_size=256,
 )
+
+
+def dino_of(encoder: nn.Module) -> ProbeSettings:
+    """DINO's setting for an encoder: DINO_BASE from the 768 features of a ViT-B on, else DINO."""
+    return DINO_BASE if (declared_dim(encoder) or 0) >= BASE_WIDTH else DINO
 
 
 def linear_probe(
@@ -230,15 +237,11 @@ def head_of(
 def protocol_line(settings: ProbeSettings, course: Course, split: Split, seen: str) -> str:
     """The protocol in one line."""
     train, optimizer = course.train, course.train.optimizer
-    drops = f" x {train.gamma:g} at epochs {', '.join(map(str, train.milestones))}"
-    rates = (
-        drops if train.milestones else f", {train.warmup_epochs:g} epochs of warm-up, cosine to 0"
-    )
     norm = "batch norm, " if settings.normalised else ""
     lr = optimizer.settings["lr"]
     return (
         f"{settings.name} linear probe, {course.said}: {seen}, {norm}{optimizer.name.upper()} of "
-        f"lr {lr:g} x {course.batch}/256{rates}, {train.epochs} epochs of random crops and flips "
+        f"lr {lr:g} x {course.batch}/256{schedule_said(train)}, {train.epochs} epochs of random crops and flips "
         f"of {len(split.train)} samples; last epoch, {len(split.test)} test samples "
         f"({split.said}), {split.classes} classes"
     )

@@ -164,7 +164,7 @@ def test_vits_learn_with_all_that_mae_does(colours):
     assert all(torch.equal(before[k], v) for k, v in toy.encoder.state_dict().items())
     for part in (
         "fine-tuning by MAE ViT-B, official but 15 of 1024 samples a batch",
-        "ADAMW of lr 0.1 x 15/256",
+        "ADAMW of lr 0.1 x 15/256, 1 epochs of warm-up, cosine to 1e-06, 8 epochs",
         "layer decay 0.8, drop path 0.1, mixup 0.8 and cutmix 1 a sample, smoothing 0.1",
         "colour jitter 0.4 for RandAugment, erasing 0.25",
         "90 labels; last epoch, 30 test samples (test set), 3 classes",

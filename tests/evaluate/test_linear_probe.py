@@ -10,7 +10,7 @@ from torch import nn
 
 import sslpipe
 from sslpipe.errors import SslpipeError, StateError
-from sslpipe.evaluate import fitting
+from sslpipe.evaluate import fitting, labelled_streams
 from sslpipe.evaluate.fitting import PART, course_of
 from sslpipe.evaluate.labelled_streams import (
     augmented,
@@ -19,8 +19,19 @@ from sslpipe.evaluate.labelled_streams import (
     list_labelled,
     split_of,
 )
-from sslpipe.evaluate.linear_probe import DINO, DINO_BASE, MAE, MOCO, head_of, linear_probe, read
+from sslpipe.evaluate.linear_probe import (
+    DINO,
+    DINO_BASE,
+    MAE,
+    MOCO,
+    dino_of,
+    head_of,
+    linear_probe,
+    read,
+)
 from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.recipe.names import Entry
+from sslpipe.recipe.schema import ViewSection
 from sslpipe.shards import PackSettings, pack
 from sslpipe.train.run import lr_scale, plan_of
 
@@ -84,6 +95,8 @@ def test_what_the_heads_see_and_how_they_begin():
         assert not columns.requires_grad
         assert words in said
     assert read(Means(), images, MAE)[1] == "pooled features"
+    assert dino_of(encoder) is dino_of(Means()) is DINO
+    assert dino_of(small_vit(embed_dim=768)) is DINO_BASE
 
 
 def test_the_head_of_mae_has_its_batch_norm(colours):
@@ -230,10 +243,26 @@ def test_workers_change_nothing(colours):
         update={"run": toy.recipe.run.model_copy(update={"workers": 1, "threads": 2})}
     )
     one, other = (
-        linear_probe(s, *colours, DINO, device="cpu", epochs=1)[0].value
+        linear_probe(s, colours[0], None, MOCO, device="cpu", epochs=1, batch_size=24)[0]
         for s in (toy, replace(toy, recipe=recipe))
     )
     assert one == other
+
+
+def test_copies_are_told_and_never_held_out_alone(colours, tmp_path):
+    assert split_of(colours[0], colours[0], seed=0).said.endswith("90 copies of training samples")
+    assert split_of(*colours, seed=0).said == "test set"
+    doubled = tmp_path / "images"
+    for name in ("one", "two"):
+        pack_colours(tmp_path / name, tmp_path / f"{name}.packed", 30)
+        for path in sorted((tmp_path / name).rglob("*.png")):
+            copied = doubled / path.parent.name / f"{name}-{path.name}"
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(copied)
+    pack(doubled, tmp_path / "doubled", PackSettings(codec=ImageCodec()))
+    split = split_of(tmp_path / "doubled", None, seed=0)
+    assert (len(split.train), len(split.test)) == (48, 12)
+    assert not set(split.train.contents.tolist()) & set(split.test.contents.tolist())
 
 
 def test_classes_are_matched_by_name(colours, tmp_path):
@@ -304,6 +333,15 @@ def test_sets_that_cannot_be_learned(colours, tmp_path):
     pack(flat, tmp_path / "unlabelled", PackSettings(codec=ImageCodec()))
     with pytest.raises(SslpipeError, match="none of 6 samples has a label"):
         linear_probe(subject(Means()), tmp_path / "unlabelled")
+
+
+def test_views_that_are_no_pictures_are_refused(monkeypatch):
+    toy = subject(Means())
+    sounds = {"global": ViewSection(ops=(Entry("Window"),))}
+    made = toy.recipe.model_copy(update={"modality": "sound", "views": sounds})
+    monkeypatch.setattr(labelled_streams, "central", lambda recipe: made)
+    with pytest.raises(SslpipeError, match=r"modality = 'sound' is evaluated on Window"):
+        augmented(made, batch_size=1, seed=0, remainder="wrap", resample="bilinear")
 
 
 def test_a_rate_that_does_not_suit_is_told(colours):

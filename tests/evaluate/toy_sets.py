@@ -52,11 +52,11 @@ class Means(nn.Module):
         return self.layer(self.norm(torch.cat([pixels.mean(2), pixels.std(2)], 1)))
 
 
-def small_vit(**settings):
-    """Three blocks of width 16 on 16 x 16 px."""
+def small_vit(*, embed_dim=16):
+    """Three blocks, of width 16, on 16 x 16 px."""
     with keyed("test", seed=1):
         return vit(
-            "vit_tiny_patch16_224", 16, patch_size=8, embed_dim=16, depth=3, num_heads=2, **settings
+            "vit_tiny_patch16_224", 16, patch_size=8, embed_dim=embed_dim, depth=3, num_heads=2
         )
 
 
