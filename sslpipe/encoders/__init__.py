@@ -28,9 +28,11 @@ class PatchMeans(Encoder):
 '''
 
 from .image import build_encoder
-from .protocols import Encoder, LayeredEncoder, MapEncoder, PatchEncoder
+from .protocols import BlockEncoder, BlockTokens, Encoder, LayeredEncoder, MapEncoder, PatchEncoder
 
 __all__ = [
+    "BlockEncoder",
+    "BlockTokens",
     "Encoder",
     "LayeredEncoder",
     "MapEncoder",

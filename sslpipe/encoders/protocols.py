@@ -2,11 +2,11 @@
 
 `Encoder` is the base of ours and may be that of yours. The Protocols are what methods check: a
 module that declares the same members without the base is taken as well.
-Letters: D features, N patches, S visible patches, h x w places of a map.
+Letters: D features, N patches, S visible patches, L last blocks, h x w places of a map.
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ def declared_dim(encoder: nn.Module) -> int | None:
 
 @runtime_checkable
 class PatchEncoder(Protocol):
-    """An encoder that shows its patches, for methods that hide some; image.ViT is one."""
+    """An encoder that shows its patches, for methods that hide some; library_encoders.ViT is one."""
 
     patch_size: int  # pixels
 
@@ -68,7 +68,28 @@ class MapEncoder(Protocol):
 
 @runtime_checkable
 class LayeredEncoder(Protocol):
-    """An encoder that shows what its L blocks add, for data2vec 2.0; image.ViT is one."""
+    """An encoder that shows what its L blocks add, for data2vec 2.0; library_encoders.ViT is one."""
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
         """Give what the MLP of each block adds to its tokens: (L, B, 1 + N, D)."""
+
+
+class BlockTokens(NamedTuple):
+    """What one forward pass shows of the last L blocks, all through the final norm.
+
+    `features` (B, D) are those of `forward`, to the bit. `classes` (B, L, D): the class token after
+    each of these blocks, the last one last, as DINO's get_intermediate_layers gives them; None
+    where there is no such token. `patches` (B, N, D): the patches' tokens of the last block.
+    """
+
+    features: Tensor
+    classes: Tensor | None
+    patches: Tensor
+
+
+@runtime_checkable
+class BlockEncoder(Protocol):
+    """An encoder that shows the tokens after its last blocks; ViT and TimmViT of library_encoders are."""
+
+    def last_blocks(self, images_BCHW: Tensor, count: int) -> BlockTokens:
+        """Encode once and show the last `count` blocks; all of them, if there are fewer."""
