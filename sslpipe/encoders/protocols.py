@@ -37,7 +37,7 @@ def declared_dim(encoder: nn.Module) -> int | None:
 
 @runtime_checkable
 class PatchEncoder(Protocol):
-    """An encoder that shows its patches, for methods that hide some; library_encoders.ViT is one."""
+    """An encoder that shows its patches, for methods that hide some; our ViT is one."""
 
     patch_size: int  # pixels
 
@@ -68,7 +68,7 @@ class MapEncoder(Protocol):
 
 @runtime_checkable
 class LayeredEncoder(Protocol):
-    """An encoder that shows what its L blocks add, for data2vec 2.0; library_encoders.ViT is one."""
+    """An encoder that shows what its L blocks add, for data2vec 2.0; our ViT is one."""
 
     def feed_forwards(self, images_BCHW: Tensor) -> Tensor:
         """Give what the MLP of each block adds to its tokens: (L, B, 1 + N, D)."""
@@ -89,7 +89,7 @@ class BlockTokens(NamedTuple):
 
 @runtime_checkable
 class BlockEncoder(Protocol):
-    """An encoder that shows the tokens after its last blocks; ViT and TimmViT of library_encoders are."""
+    """An encoder that shows the tokens after its last blocks; our ViT and timm's are such."""
 
     def last_blocks(self, images_BCHW: Tensor, count: int) -> BlockTokens:
         """Encode once and show the last `count` blocks; all of them, if there are fewer."""

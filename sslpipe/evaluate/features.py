@@ -1,7 +1,8 @@
 """Frozen features of a data set: what every protocol of this room starts from."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import suggest
 from ..recipe.schema import StreamSection
+from ..rng import splitmix64
 from ..shards.manifest import Manifest
+from ..stream.packed import Packed
 from .classes import Names, class_names, join
+from .encoding import NONE, Shown, encoded, on_host
 
 log = logging.getLogger(__name__)
-NONE = torch.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +94,109 @@ def extract(
     autocast: torch.dtype | None = None,
     classes: Names | None = None,
 ) -> Features:
-    """Encode the first view of `group` of every valid sample.
-
-    The encoder is moved to `device`. `autocast` (e.g. torch.bfloat16) is the precision of its
-    forward pass; None: float32. `classes` names the labels; None: as the manifest behind the
-    batches does, if they are those of a pipeline.
+    """Encode the first view of `group` of every valid sample; `extract_all` of one encoder.
 
     Raises:
         ContractError: the batches hold no such group.
-        SslpipeError: there are no batches, or a feature is not finite.
+        SslpipeError: there are no batches, the encoder takes no views of their size, or a feature
+            is not finite.
+    """
+    found = extract_all(
+        {"encoder": encoder}, batches, device, group, autocast=autocast, classes=classes
+    )
+    return found["encoder"]
+
+
+def extract_all(
+    encoders: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    device: torch.device | str,
+    group: str = "global",
+    *,
+    autocast: torch.dtype | None = None,
+    classes: Names | None = None,
+    contents: Callable[[Batch], Tensor] | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> dict[str, Features]:
+    """Encode the first view of `group` of every valid sample by each encoder, in one pass.
+
+    The encoders are moved to `device`. `autocast` (e.g. torch.bfloat16) is the precision of their
+    forward passes; None: float32. `classes` names the labels, `contents` gives those of a batch;
+    None: as the packed set behind the batches does, if they are those of a pipeline. `progress` is
+    told of every batch how many samples it has.
+
+    Raises:
+        ContractError: the batches hold no such group.
+        SslpipeError: there are no batches, an encoder takes no views of their size, or a feature
+            is not finite.
     """
     device = find_device(device)
-    encoder.to(device)
-    rows = []
-    with evaluating(encoder), torch.autocast(device.type, autocast, enabled=bool(autocast)):
+    look = contents_of(batches) if contents is None else contents
+    shown: list[dict[str, Shown]] = []
+    columns: list[tuple[Tensor, ...]] = []
+    with ExitStack() as stack:
+        for encoder in encoders.values():
+            stack.enter_context(evaluating(encoder.to(device)))
+        stack.enter_context(torch.autocast(device.type, autocast, enabled=bool(autocast)))
         for batch in batches:
             images_BCHW = first_view(batch.in_float32(), group).to(device, non_blocking=True)
-            columns = encoder(images_BCHW).float().cpu(), batch.labels.cpu(), batch.uids.cpu()
-            rows.append([column[batch.valid] for column in columns])
-    if not rows:
+            made = {name: encoded(e, images_BCHW, batch.valid) for name, e in encoders.items()}
+            # one batch late: copying this one would wait for it, with nothing more to do queued
+            shown[-1:] = [on_host(each) for each in shown[-1:]]
+            shown.append(made)
+            columns.append(known_of(batch, look(batch)))
+            progress(int(batch.valid.sum()))
+    if not shown:
         raise SslpipeError("evaluation: there are no batches; check the shards and the batch size")
-    features, labels, uids = (torch.cat(column) for column in zip(*rows, strict=True))
-    return Features(features, labels, uids, class_names(batches) if classes is None else classes)
+    shown[-1] = on_host(shown[-1])
+    labels, uids, known = (joined(column) for column in zip(*columns, strict=True))
+    names = class_names(batches) if classes is None else classes
+    return {
+        name: features_of([each[name] for each in shown], labels, uids, names, known)
+        for name in encoders
+    }
+
+
+def known_of(batch: Batch, contents_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take labels, uids and contents of the valid samples of a batch."""
+    kept = contents_B[batch.valid] if len(contents_B) else contents_B
+    return batch.labels.cpu()[batch.valid], batch.uids[batch.valid], kept
+
+
+def features_of(
+    shown: Sequence[Shown], labels: Tensor, uids: Tensor, classes: Names, contents: Tensor
+) -> Features:
+    """Put the batches of one encoder together."""
+    features, blocks, patches = (joined(column) for column in zip(*shown, strict=True))
+    return Features(features, labels, uids, classes, contents, blocks, patches)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate what batches gave; empty if it is not known of them."""
+    return torch.cat([*parts]) if any(len(part) for part in parts) else parts[0]
+
+
+def contents_of(batches: Iterable[Batch]) -> Callable[[Batch], Tensor]:
+    """Find what says of a batch which samples have equal bytes: the indexes of packed shards.
+
+    The CRC-32 and the size of a payload, mixed to an int64. Of a million different payloads, whose
+    sizes vary by some 10 kB, a pair is taken for equal by chance in one of a hundred such sets.
+    """
+    if not isinstance(batches, Pipeline) or not isinstance(batches.source, Packed):
+        return lambda batch: NONE.long()
+    source = batches.source
+
+    def contents(batch: Batch) -> Tensor:
+        picks = source.picks(batch.step)
+        samples, payloads = source.records(
+            source.located(picks.corpora, picks.positions, picks.valid)
+        )
+        crc, size = (payloads[column].astype(np.uint64) for column in ("crc", "size"))
+        found = torch.from_numpy(splitmix64(crc | size << np.uint64(32)).view(np.int64))
+        uids = torch.from_numpy(samples["uid"].astype(np.int64))
+        return torch.where(uids == batch.uids, found, batch.uids)  # a substitute: equal to none
+
+    return contents
 
 
 def matched(bank: Features, queries: Features) -> Features:
@@ -155,7 +239,15 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
 
 
 def central_batches(
-    recipe: Recipe, *, shards: str | Path | Manifest, device: torch.device | str
+    recipe: Recipe,
+    *,
+    shards: str | Path | Manifest,
+    device: torch.device | str,
+    batch_size: int = 256,
 ) -> Pipeline:
-    """Iterate once for every sample of `shards`; the last batch may be smaller."""
-    return load(central(recipe), shards=shards, device=device, rank=0, world_size=1)
+    """Iterate once for every sample of `shards`; the last batch may be smaller.
+
+    Every process reads the whole set: ranks that share it take whole batches (feature_cache.py).
+    """
+    chosen = central(recipe, batch_size=batch_size)
+    return load(chosen, shards=shards, device=device, rank=0, world_size=1)

@@ -1,11 +1,35 @@
 """What is evaluated: an encoder with its weights, and the pictures that it is shown."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
-from ..recipe import Recipe
+from ..batch import ViewSpec
+from ..encoders import build_encoder
+from ..encoders.pretrained import (
+    PREFIXES,
+    Preprocessing,
+    is_exported,
+    is_library_name,
+    pretrained,
+)
+from ..errors import SslpipeError
+from ..recipe import Entry, Recipe
+from ..recipe.schema import StreamSection, ViewSection
+from ..train.checkpoint import encoder_of, read_checkpoint
+from ..train.world import keyed
+
+LAST = "last.pt"  # of a run's folder
+KINDS = (
+    "the last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME "
+    "(timm:vit_small_patch16_224.dino)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +41,98 @@ class Subject:
     recipe: Recipe  # its central view is what the encoder is shown: see features.central
     digest: str  # of the weights: "b2:..."
     untrained: Callable[[], nn.Module] | None  # the same encoder before training; None: not known
+
+
+def open_subject(name: str | Path) -> Subject:
+    """Load what a user names: a checkpoint, a folder of a run or an export, a library's model.
+
+    A checkpoint's encoder before training is the run's, weight by weight. That of a library's model
+    is its architecture, initialised by the library from seed 0.
+
+    Raises:
+        StateError: a checkpoint that is damaged, of another version, or of another backbone.
+        SslpipeError: there is nothing of that name, or its weights cannot be had.
+        ExtraError: the library is not installed.
+    """
+    path = Path(name)
+    if is_exported(path) or str(name).partition(":")[0] in PREFIXES:
+        return of_library(str(name))
+    if path.is_dir():
+        return of_checkpoint(last_of(path), str(name))
+    bare = len(path.parts) == 1 and not path.exists()
+    if bare and is_library_name(str(name)):
+        return of_library(str(name))
+    if not path.exists():
+        raise SslpipeError(f"{name}: there is no such file, folder or model; give {KINDS}")
+    return of_checkpoint(path, str(name))
+
+
+def last_of(folder: Path) -> Path:
+    """Find the checkpoint of a run's folder.
+
+    Raises:
+        SslpipeError: it has none.
+    """
+    if not (folder / LAST).is_file():
+        raise SslpipeError(f"{folder}: holds neither {LAST} nor config.json; give {KINDS}")
+    return folder / LAST
+
+
+def of_checkpoint(path: Path, name: str) -> Subject:
+    """Make the subject of a checkpoint of ours.
+
+    Raises:
+        StateError: it is damaged, of another version, or of another backbone.
+    """
+    checkpoint = read_checkpoint(path)
+    encoder, recipe = encoder_of(path, checkpoint)
+    untrained = partial(first_encoder, recipe, checkpoint.view)
+    return Subject(name, encoder, recipe, weights_digest(encoder), untrained)
+
+
+def first_encoder(recipe: Recipe, view: Mapping[str, Any]) -> nn.Module:
+    """Build the encoder that a run began with, as train.run.initial_method does."""
+    assert recipe.train is not None
+    with keyed("init", seed=recipe.stream.seed):
+        return build_encoder(recipe.train.backbone, ViewSpec(**view))
+
+
+def of_library(name: str) -> Subject:
+    """Make the subject of a model of timm or torchvision, or of an exported folder.
+
+    Raises:
+        SslpipeError: there is no such model, or its weights cannot be had.
+        ExtraError: the library is not installed.
+    """
+    encoder, expected = pretrained(name)
+    recipe = recipe_of(name, expected)
+    return Subject(name, encoder, recipe, weights_digest(encoder), partial(fresh_model, name))
+
+
+def fresh_model(name: str) -> nn.Module:
+    """Build the architecture of a library's model, its weights drawn from seed 0."""
+    with keyed("init", seed=0):
+        return pretrained(name, weights=False)[0]
+
+
+def recipe_of(name: str, expected: Preprocessing) -> Recipe:
+    """Make a recipe whose only view is what a library's model expects."""
+    size, resample = [expected.size, expected.size], expected.interpolation
+    if expected.resize is None:
+        crop = Entry("Resize", {"size": size, "resample": resample})
+    else:
+        settings = {"size": size, "resize": expected.resize, "resample": resample}
+        crop = Entry("CenterCrop", settings)
+    normalize = Entry("Normalize", {"mean": [*expected.mean], "std": [*expected.std]})
+    views = {"global": ViewSection(ops=(crop, normalize))}
+    return Recipe(path=name, stream=StreamSection(batch_size=1), views=views)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hash names, types, shapes and bytes of all parameters and buffers: "b2:..."."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return "b2:" + digest.hexdigest()

@@ -156,16 +156,25 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
         StateError: the checkpoint is missing or damaged, or the encoder is not the recipe's.
     """
     path = Path(path)
-    checkpoint = read_checkpoint(path)
+    return encoder_of(path, read_checkpoint(path))
+
+
+def encoder_of(path: Path, checkpoint: Checkpoint) -> tuple[nn.Module, Recipe]:
+    """Rebuild the encoder of a checkpoint that was read from `path`, with its recipe.
+
+    Raises:
+        StateError: the encoder is not the recipe's.
+    """
     recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
     assert recipe.train is not None
     encoder = build_encoder(recipe.train.backbone, ViewSpec(**checkpoint.view))
     try:
         encoder.load_state_dict(checkpoint.encoder)
     except RuntimeError as error:
+        words = " ".join(str(error).split())  # a line per parameter, as torch says it
         raise StateError(
             f"{path}: its encoder is not the backbone {recipe.train.backbone.name!r} of its "
-            f"recipe ({error}); load it with the code that built it"
+            f"recipe ({words[:300]}); load it with the code that built it"
         ) from error
     return encoder, recipe
 

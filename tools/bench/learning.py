@@ -38,6 +38,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import sslpipe
 from sslpipe.evaluate import Features, extract, knn, linear
 from sslpipe.evaluate.command import fresh_encoder
+from sslpipe.evaluate.encoding import Pixels
 from sslpipe.evaluate.features import central, central_batches
 from sslpipe.evaluate.finetune_small import Images, finetune_small, labelled_images
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
@@ -161,7 +162,7 @@ def judged(checkpoint: Path, chosen: argparse.Namespace) -> Numbers:
 
     def baseline() -> Numbers:
         numbers = accuracies(untrained, recipe, chosen)
-        bank, queries = (features(nn.Flatten(), recipe, s, chosen) for s in sets(chosen))
+        bank, queries = (features(Pixels(), recipe, s, chosen) for s in sets(chosen))
         mean = bank.features.mean(0)
         bank, queries = (replace(f, features=f.features - mean) for f in (bank, queries))
         return {"pixels_knn": knn(bank, queries).top1, **prefixed("untrained_", numbers)}

@@ -16,7 +16,7 @@ from ...recipe.schema import ViewSection
 from ...rng import Place
 from .. import Tables
 from .draws import draw, keys_of, policy
-from .ops import CenterCrop
+from .ops import CenterCrop, Resize
 from .scale import FACTORS, factors, least_box
 from .targets import Pretext, pretext
 
@@ -186,11 +186,14 @@ MARGIN = 256 / 224  # the field's test transform: resize to 256, crop 224
 def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
     """One central view per sample with the training views' normalisation.
 
-    Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom.
+    Above 64 px the shorter side is resized to 256/224 of the view first, as is the custom. A crop
+    that draws nothing is kept as it is: libraries' models say how their pictures are cropped.
     """
     group = recipe.views[whole_group(recipe.views)]
     size = group.ops[0].settings["size"]
     resize = max(size) if max(size) <= SMALL else round(max(size) * MARGIN)
     crop = Entry(CenterCrop.__name__, {"size": size, "resize": resize})
+    if group.ops[0].name in (CenterCrop.__name__, Resize.__name__):
+        crop = group.ops[0]
     normalize = [op for op in group.ops if op.name == "Normalize"]
     return {"global": ViewSection(ops=(crop, *normalize))}

@@ -1,0 +1,62 @@
+"""One batch through one encoder: features, and what a ViT shows of its last blocks."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ..encoders import BlockEncoder
+from ..errors import SslpipeError
+
+NONE = torch.empty(0)
+BLOCKS = 4  # the last ones, whose class tokens are kept, as DINO's and DINOv2's linear probes do
+PIXELS = 32  # a side
+
+
+class Shown(NamedTuple):
+    """What an encoder gives of the valid samples of a batch; the last two may be empty."""
+
+    features_BD: Tensor
+    blocks_BLD: Tensor
+    patches_BD: Tensor
+
+
+def encoded(encoder: nn.Module, images_BCHW: Tensor, valid: Tensor) -> Shown:
+    """Encode a batch; what comes lies on its device.
+
+    Raises:
+        SslpipeError: the encoder is built for views of another size.
+    """
+    try:
+        if not isinstance(encoder, BlockEncoder):
+            shown = Shown(encoder(images_BCHW), NONE, NONE)
+        else:
+            last = encoder.last_blocks(images_BCHW, BLOCKS)
+            classes = NONE if last.classes is None else last.classes
+            shown = Shown(last.features, classes, last.patches.mean(dim=1))
+    except AssertionError as error:  # as timm refuses sizes
+        shape = " x ".join(map(str, images_BCHW.shape[1:]))
+        raise SslpipeError(
+            f"evaluation: the encoder takes no views of {shape} ({error}); evaluate it at the size "
+            "that it was built for"
+        ) from error
+    if valid.all():
+        return Shown(*(column.float() for column in shown))
+    kept = valid.to(shown.features_BD.device)
+    return Shown(*(column[kept].float() if len(column) else column for column in shown))
+
+
+def on_host(made: Mapping[str, Shown]) -> dict[str, Shown]:
+    """Bring what encoders gave to the CPU."""
+    return {name: Shown(*(column.cpu() for column in shown)) for name, shown in made.items()}
+
+
+class Pixels(nn.Module):
+    """The baseline of raw pixels: a view averaged down to at most 32 x 32, as one row."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Give (B, C * h * w)."""
+        height, width = (min(side, PIXELS) for side in images_BCHW.shape[2:])
+        return adaptive_avg_pool2d(images_BCHW, (height, width)).flatten(1)
