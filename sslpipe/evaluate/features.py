@@ -21,6 +21,7 @@ from ..recipe import Recipe
 from ..recipe.names import suggest
 from ..recipe.schema import StreamSection
 from ..rng import splitmix64
+from ..shards.manifest import Manifest
 from ..stream.packed import Packed
 from .classes import Names, class_names, join
 from .encoding import NONE, Shown, encoded, on_host
@@ -240,7 +241,7 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
 def central_batches(
     recipe: Recipe,
     *,
-    shards: str | Path,
+    shards: str | Path | Manifest,
     device: torch.device | str,
     batch_size: int = 256,
 ) -> Pipeline:

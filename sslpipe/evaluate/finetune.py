@@ -1,166 +1,287 @@
-"""Fine-tuning on few labels: what pretraining is worth where features are not linearly readable.
+"""Fine-tuning by the settings of papers (finetune_settings.py), on all labels or on few.
 
-The whole encoder and a linear head learn a few labelled images per class, in memory, with random
-flips and shifts of an eighth: AdamW, layers alike, cosine to 0. Compare with the same from scratch.
+A copy of the whole encoder and a fresh head learn from an augmented stream of ours, exact and
+resumable; the number is the accuracy after the last epoch, on central crops of every test sample.
+
+Differs from the official codes: there is no RandAugment (rand-m9-mstd0.5-inc1); colour jitter of
+0.4 stands for it, which is what timm falls back to without it. Erased boxes are of the mean colour,
+not of noise. Mixup and CutMix are drawn for each sample, not for each batch (mixing.py), within
+parts of up to 128 samples; batch norms see such a part. What does not fill a batch of an epoch is
+left out of it. Few labels are draws keyed by uid, not SimCLR's lists.
 """
 
 import copy
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..device.handoff import find_device
+from ..encoders import BlockEncoder
+from ..encoders.library_encoders import LibraryEncoder
+from ..encoders.libraries import library, undecayed_by_name
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
+from ..pipeline import load
+from ..recipe import Recipe
+from ..train.optimizers import EXEMPT, build_optimizer, set_apart
+from ..train.run import lr_scale, move_module, plan_of
 from ..train.world import keyed
-from .classes import Names, class_names, join
-from .features import first_view
+from .features import central_batches, first_view
+from .finetune_settings import MAE_BASE, TuneSettings
+from .fitting import Course, Fit, accuracy_on, course_of, fit, schedule_said
+from .labelled_streams import Split, augmented, few_labels, split_of
+from .mixing import decide_mixes, mix_images, mix_labels, soft_targets
+from .results import Measure
+from .subjects import Subject
 
-log = logging.getLogger(__name__)
 
+class Classifier(nn.Module):
+    """An encoder below a norm and a linear head: images (B, C, H, W) -> scores (B, K).
 
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Labelled images (N, C, H, W) and their class ids (N,) int64, on the CPU.
-
-    `classes`: the names of ids 0, 1, ...; empty: the ids are plain numbers.
+    `encoder` gives pooled features; a BlockEncoder with `mean_patches` the mean of its patches.
     """
 
-    images: Tensor
-    labels: Tensor
-    classes: Names = ()
+    def __init__(
+        self, encoder: nn.Module, norm: nn.Module, head: nn.Module, *, mean_patches: bool
+    ) -> None:
+        super().__init__()
+        self.encoder, self.norm, self.head = encoder, norm, head
+        self.mean_patches = mean_patches
 
-    def few(self, per_class: int, *, seed: int) -> "Images":
-        """`per_class` random images of every class, or all that it has."""
-        generator = torch.Generator().manual_seed(seed)
-        shuffled = torch.randperm(len(self.labels), generator=generator)
-        rows = [shuffled[self.labels[shuffled] == c][:per_class] for c in torch.unique(self.labels)]
-        keep = torch.cat(rows)
-        return self.of(keep)
-
-    def of(self, rows: Tensor) -> "Images":
-        """Some of the images, by number or by a mask."""
-        return Images(self.images[rows], self.labels[rows], self.classes)
-
-
-@dataclass(frozen=True, slots=True)
-class FineTuned:
-    """Top-1 accuracy in [0, 1] and how it was found."""
-
-    top1: float
-    protocol: str
-
-
-def labelled_images(batches: Iterable[Batch], group: str = "global") -> Images:
-    """The labelled images of all batches, in memory.
-
-    Raises:
-        SslpipeError: none has a label.
-    """
-    pairs = [(first_view(batch, group).cpu(), batch.labels.cpu()) for batch in batches]
-    images, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
-    if not (labels >= 0).any():
-        raise SslpipeError("fine-tuning: no sample has a label; pack the shards from class folders")
-    return Images(images, labels, class_names(batches)).of(labels >= 0)
-
-
-def matched(train: Images, test: Images) -> Images:
-    """The test images with the class ids of the training set; those of other classes left out.
-
-    What only one of the two has is logged.
-
-    Raises:
-        SslpipeError: no class name is in both.
-    """
-    joined = join(train, test)
-    if joined.said:
-        log.warning("fine-tuning: %s", joined.said)
-    return Images(test.images, joined.labels, joined.classes).of(joined.labels >= 0)
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Score images."""
+        if self.mean_patches and isinstance(self.encoder, BlockEncoder):
+            features_BD = self.encoder.last_blocks(images_BCHW, 1).patches.mean(dim=1)
+        else:
+            features_BD = self.encoder(images_BCHW)
+        return self.head(self.norm(features_BD))  # type: ignore[no-any-return]
 
 
 def finetune(
-    encoder: nn.Module,
-    train: Images,
-    test: Images,
-    device: torch.device,
+    subject: Subject,
+    shards: str | Path,
+    test: str | Path | None = None,
+    settings: TuneSettings = MAE_BASE,
     *,
-    epochs: int = 30,
-    batch_size: int = 64,
-    lr: float = 1e-3,
-    weight_decay: float = 0.05,
+    device: torch.device | str | None = None,
     seed: int = 0,
-) -> FineTuned:
-    """Train a copy of `encoder` and a head on `train`, count right answers on `test`.
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    autocast: torch.dtype | None = None,
+    state: Path | None = None,
+) -> tuple[Measure, ...]:
+    """Train a copy of the encoder on the labels of `shards`, count right answers on `test`.
 
-    Classes are matched by name; test images of a class that `train` does not name are left out.
+    Without `test`, a fifth of each class is held out. `epochs` and `batch_size` shorten the
+    official run, and the protocol line says so. `autocast` (e.g. torch.bfloat16) is the precision
+    of forward passes. `state`: a file that is written every epoch, from which a run that was killed
+    goes on; of several draws each has its own. With several draws the value is their mean.
 
     Raises:
-        SslpipeError: no class name is in both.
+        SslpipeError: no labels, one class, no class in common, views that are no pictures, an
+            encoder that the settings do not suit, or weights that are no longer finite.
+        ShardError: a set is missing or damaged.
+        StateError: `state` is damaged or of another run.
     """
-    test = matched(train, test)
-    size = min(batch_size, len(train.labels))
-    with keyed("finetune", seed=seed, device=device):  # for drop path
-        model = with_head(encoder, train).to(device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
-        fit_model(model, optimizer, train, epochs=epochs, size=size, device=device)
-    how = f"{len(train.labels)} labels, {epochs} epochs of AdamW (lr {lr:g}, batch {size})"
-    return FineTuned(accuracy(model, test, device), how)
+    require_blocks(subject, settings)
+    chosen = find_device(device)
+    split = split_of(shards, test, seed=seed)
+    values, how = [], ""
+    for draw in range(settings.draws):
+        drawn = split
+        if settings.fraction < 1:
+            few = few_labels(split.train, settings.fraction, seed=seed + draw)
+            drawn = replace(split, train=few)
+        course = course_of(
+            settings.train, settings.batch_size, samples=len(drawn.train), epochs=epochs,
+            batch_size=batch_size,
+        )  # fmt: skip
+        how = protocol_line(settings, course, drawn)
+        model = classifier_of(subject, drawn, settings, chosen, seed=seed + draw)
+        file = state.with_name(f"{state.name}.{draw}") if state and settings.draws > 1 else state
+        learn(
+            subject, drawn, settings, course, model, how,
+            seed=seed + draw, autocast=autocast, state=file,
+        )  # fmt: skip
+        values.append(accuracy(subject.recipe, drawn, model, chosen))
+    value, interval = mean_and_interval(values)
+    name = f"fine-tuned ({settings.name}) top-1"
+    return (Measure(name, value, how, interval, split.chance),)
 
 
-def fit_model(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train: Images,
+def require_blocks(subject: Subject, settings: TuneSettings) -> None:
+    """Check that the encoder has what the settings speak of.
+
+    Raises:
+        SslpipeError: they are for ViTs, and it is none of the library's.
+    """
+    encoder = subject.encoder
+    suits = isinstance(encoder, BlockEncoder) and isinstance(encoder, LibraryEncoder)
+    if settings.mean_patches and not suits:
+        raise SslpipeError(
+            f"{subject.name}: is a {type(encoder).__name__}, and fine-tuning by {settings.name} is "
+            "for ViTs of timm: rates by layer, drop path and a mean of patches; choose RESNET"
+        )
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
+    """The mean of draws and half the width of its 95 % interval by Student's t; None: one draw."""
+    if len(values) == 1:
+        return values[0], None
+    t = float(library("scipy.stats").t.ppf(0.975, len(values) - 1))
+    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def classifier_of(
+    subject: Subject, split: Split, settings: TuneSettings, device: torch.device, *, seed: int
+) -> Classifier:
+    """A trainable copy of the encoder below a fresh head, which is a function of the seed."""
+    encoder = copy.deepcopy(subject.encoder).cpu().requires_grad_(True)
+    size = stream_recipe(subject.recipe, settings, part=1, seed=seed).views["global"].ops[0]
+    with evaluating(encoder):
+        width = encoder(torch.zeros(1, 3, *size.settings["size"])).shape[1]
+    norm: nn.Module = nn.Identity()
+    if settings.mean_patches and isinstance(encoder, LibraryEncoder):
+        encoder.model.norm = nn.Identity()
+        norm = nn.LayerNorm(width, eps=1e-6)
+        drop_paths(encoder.model.blocks, settings.drop_path)
+    with keyed("evaluate/head", seed=seed):
+        head = nn.Linear(width, split.outputs)
+        nn.init.trunc_normal_(head.weight, std=settings.head_std)
+        nn.init.zeros_(head.bias)
+    model = Classifier(encoder, norm, head, mean_patches=settings.mean_patches)
+    move_module(model, device)
+    return model
+
+
+def drop_paths(blocks: nn.Sequential, rate: float) -> None:
+    """Drop the residual branches of a sample: from 0 in the first block to `rate` in the last."""
+    kind = library("timm.layers").DropPath
+    for number, block in enumerate(blocks):
+        block.drop_path1, block.drop_path2 = (
+            kind(rate * number / max(1, len(blocks) - 1)) for _ in range(2)
+        )
+
+
+def optimizer_of(
+    model: Classifier, settings: TuneSettings, course: Course
+) -> torch.optim.Optimizer:
+    """The optimizer, with rates by layer and those of the head; class token and positions of ViTs
+    are not decayed.
+    """
+    entry = course.train.optimizer
+    optimizer = build_optimizer(entry, model, scale=lr_scale(course.train, course.part))
+    set_apart(optimizer, undecayed_by_name(model.encoder), EXEMPT)
+    if settings.head_lr is not None:
+        rates = {"lr_scale": settings.head_lr / entry.settings["lr"]}
+        set_apart(optimizer, model.head.parameters(), rates)
+    return optimizer
+
+
+def stream_recipe(recipe: Recipe, settings: TuneSettings, *, part: int, seed: int) -> Recipe:
+    """What is learned from."""
+    return augmented(
+        recipe, batch_size=part, seed=seed, remainder="drop", resample=settings.resample,
+        jitter=settings.jitter, erase=settings.erase,
+    )  # fmt: skip
+
+
+def learn(
+    subject: Subject,
+    split: Split,
+    settings: TuneSettings,
+    course: Course,
+    model: Classifier,
+    how: str,
     *,
-    epochs: int,
-    size: int,
-    device: torch.device,
+    seed: int,
+    autocast: torch.dtype | None,
+    state: Path | None,
 ) -> None:
-    """All epochs; what does not fill the last batch of one is left out of it."""
-    count = len(train.labels) // size * size
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * (count // size))
-    model.train()
-    for _ in range(epochs):
-        for rows in torch.split(torch.randperm(len(train.labels))[:count], size):
-            images = jittered(train.images[rows]).to(device)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), train.labels[rows].to(device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+    """Train the model in place."""
+    device = next(model.parameters()).device
+    recipe = stream_recipe(subject.recipe, settings, part=course.part, seed=seed)
+    optimizer = optimizer_of(model, settings, course)
+    manifest = split.train.restricted()
+    with load(recipe, shards=manifest, device=device, rank=0, world_size=1) as pipeline:
+
+        def backward(batches: Iterator[Batch]) -> None:
+            """Sum the gradients of the parts of a step."""
+            for batch in batches:
+                images, targets = examples(batch, settings, classes=split.outputs, seed=seed)
+                with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                    loss = F.cross_entropy(model(images), targets)
+                (loss / course.train.accumulate).backward()  # type: ignore[no-untyped-call]
+
+        run = Fit(
+            module=model,
+            optimizer=optimizer,
+            plan=plan_of(course.train, len(pipeline), optimizer),
+            pipeline=pipeline,
+            backward=backward,
+            identity=f"{how}; seed {seed}, weights {subject.digest}",
+            seed=seed,
+        )
+        fit(run, state)
 
 
-def with_head(encoder: nn.Module, train: Images) -> nn.Sequential:
-    """A copy of the encoder, trainable, below a head that starts at zero."""
-    twin = copy.deepcopy(encoder).requires_grad_(True)
-    with evaluating(twin.cpu()):
-        dim = twin(train.images[:1]).shape[1]
-    head = nn.Linear(dim, int(train.labels.max()) + 1)
-    # at zero, so that neither a seed nor the scale of the features decides how it starts
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return nn.Sequential(twin, head)
-
-
-def jittered(images_BCHW: Tensor) -> Tensor:
-    """Flip half of the images, and shift the whole batch by up to an eighth of its height."""
-    flip_B = torch.rand(len(images_BCHW)) < 0.5
-    images = torch.where(flip_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
-    reach = images.shape[-2] // 8
-    down, right = torch.randint(0, 2 * reach + 1, (2,)).tolist()
+def examples(
+    batch: Batch, settings: TuneSettings, *, classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Images and soft targets (B, K) of a batch, mixed if the settings say so."""
+    images = first_view(batch.in_float32(), "global")
+    if settings.mixing is None:
+        smoothing = settings.smoothing
+        return images, soft_targets(batch.labels, classes=classes, smoothing=smoothing)
     height, width = images.shape[-2:]
-    return F.pad(images, (reach,) * 4)[..., down : down + height, right : right + width]
+    mixes = decide_mixes(
+        settings.mixing, batch.uids.numpy(), seed=seed, epoch=batch.epoch,
+        height=height, width=width,
+    )  # fmt: skip
+    targets = mix_labels(batch.labels, mixes, classes=classes, smoothing=settings.smoothing)
+    return mix_images(images, mixes), targets
 
 
-def accuracy(model: nn.Module, test: Images, device: torch.device) -> float:
-    """The share of right answers."""
-    right = 0
-    with evaluating(model):
-        for rows in torch.split(torch.arange(len(test.labels)), 256):
-            guess = model(test.images[rows].to(device)).argmax(1).cpu()
-            right += int((guess == test.labels[rows]).sum())
-    return right / len(test.labels)
+def accuracy(recipe: Recipe, split: Split, model: Classifier, device: torch.device) -> float:
+    """The share of right answers on the central crops of the test samples."""
+    manifest = split.test.restricted()
+    with central_batches(recipe, shards=manifest, device=device) as batches, evaluating(model):
+        return accuracy_on(model, batches, split.test.labels)
+
+
+def protocol_line(settings: TuneSettings, course: Course, split: Split) -> str:
+    """The protocol in one line."""
+    train, optimizer = course.train, course.train.optimizer
+    head = f", {settings.head_lr:g} of the head" if settings.head_lr else ""
+    mixing = settings.mixing
+    extras = (
+        f"layer decay {optimizer.settings.get('layer_decay', 1.0):g}",
+        f"drop path {settings.drop_path:g}",
+        f"mixup {mixing.mixup:g} and cutmix {mixing.cutmix:g} a sample" if mixing else "",
+        f"smoothing {settings.smoothing:g}",
+        f"colour jitter {settings.jitter:g} for RandAugment" if settings.jitter else "",
+        f"erasing {settings.erase:g}",
+    )
+    used = ", ".join(extra for extra in extras if settings.mean_patches and extra)
+    return (
+        f"fine-tuning by {settings.name}, {course.said}: {optimizer.name.upper()} of lr "
+        f"{optimizer.settings['lr']:g}{head} x {course.batch}/256{schedule_said(train)}, "
+        f"{train.epochs} epochs of random crops and flips{', ' if used else ''}{used}; "
+        f"{len(split.train)} labels{draws_said(settings)}; last epoch, {len(split.test)} test "
+        f"samples ({split.said}), {split.classes} classes"
+    )
+
+
+def draws_said(settings: TuneSettings) -> str:
+    """How few labels were drawn."""
+    if settings.fraction == 1:
+        return ""
+    how = f" ({settings.fraction:.0%}, balanced, keyed by uid"
+    return f"{how}, mean of {settings.draws} draws)" if settings.draws > 1 else f"{how})"

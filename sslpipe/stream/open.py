@@ -1,4 +1,7 @@
-"""What `load(shards=...)` may be, made a source: a packed set, several of them, or an iterable."""
+"""What `load(shards=...)` may be, made a source: a packed set, several of them, or an iterable.
+
+A packed set is named by its place, or given as a Manifest, which may exclude samples.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +24,7 @@ from .plan import Remainder, Single
 from .records import open_labels
 from .source import Source
 
-Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
+Shards = str | Path | Manifest | Mapping[str, str | Path] | Iterable[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ def open_source(recipe: Recipe, shards: Shards, reading: ReadingRank) -> Source:
         )
     if isinstance(shards, str | Path):
         return single(recipe, open_manifest(shards), reading)
+    if isinstance(shards, Manifest):
+        return single(recipe, shards, reading)
     return foreign(recipe, shards, reading)
 
 

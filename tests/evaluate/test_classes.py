@@ -7,10 +7,10 @@ from torch import nn
 import sslpipe
 from sslpipe.errors import SslpipeError
 from sslpipe.evaluate import Features, evaluate, knn, linear
-from sslpipe.evaluate.finetune import Images, finetune, labelled_images
+from sslpipe.evaluate.finetune_small import Images, finetune_small, labelled_images
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, pack
-from tests.evaluate.test_finetune import Encoder
+from tests.evaluate.test_finetune_small import Encoder
 
 CPU = torch.device("cpu")
 
@@ -73,10 +73,10 @@ def test_fine_tuning_joins_by_name():
         labels = torch.arange(30) % len(classes)
         return Images(torch.stack([shades[classes[i]] for i in labels]), labels, tuple(classes))
 
-    result = finetune(Encoder(), images("abc"), images("cb"), CPU, epochs=8, batch_size=10)
+    result = finetune_small(Encoder(), images("abc"), images("cb"), CPU, epochs=8, batch_size=10)
     assert result.top1 > 0.9
     with pytest.raises(SslpipeError, match="no class"):
-        finetune(Encoder(), images("ab"), images("c"), CPU, epochs=1)
+        finetune_small(Encoder(), images("ab"), images("c"), CPU, epochs=1)
 
 
 RECIPE = """\

@@ -40,7 +40,7 @@ from sslpipe.evaluate import Features, extract, knn, linear
 from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.evaluate.encoding import Pixels
 from sslpipe.evaluate.features import central, central_batches
-from sslpipe.evaluate.finetune import Images, finetune, labelled_images
+from sslpipe.evaluate.finetune_small import Images, finetune_small, labelled_images
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, initial_method, load_encoder, train
 from sslpipe.train.alarm import Alarm
@@ -195,7 +195,7 @@ def accuracies(encoder: nn.Module, recipe: Recipe, chosen: argparse.Namespace) -
         few, test = (images(recipe, shards, chosen) for shards in sets(chosen))
         few = few.few(PER_CLASS, seed=0)
         device = torch.device(chosen.device)
-        numbers["finetuned"] = finetune(encoder, few, test, device, epochs=TUNING_EPOCHS).top1
+        numbers["finetuned"] = finetune_small(encoder, few, test, device, epochs=TUNING_EPOCHS).top1
     return numbers
 
 
