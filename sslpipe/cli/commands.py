@@ -140,10 +140,19 @@ def train(
     max_steps: Annotated[
         int | None, typer.Option(help="Stop there; can be resumed.", min=1)
     ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on this labelled set meanwhile, as train.monitor says."),
+    ] = None,
+    monitor_test: Annotated[
+        str | None, typer.Option(help="And test on this one; default: left out in turn.")
+    ] = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
     """Pretrain with the reference trainer: checkpoints, metrics.jsonl and TensorBoard in OUT.
+
+    With `--monitor`, or `train.monitor` in the recipe, best.pt has the weights that it finds best.
 
     Ctrl-C and SIGTERM save and exit with 130 and 143, so that what follows after && does not start.
 
@@ -151,19 +160,21 @@ def train(
 
     Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
     """
+    from ..evaluate.during_training import monitor_of
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
     from ..train.loop import train_recipe
 
-    path = find_recipe(recipe)
+    path, data = find_recipe(recipe), parse_shards(shards)
     chosen = load_recipe(path, overrides=sets or [])
     result = train_recipe(
         chosen,
-        shards=parse_shards(shards),
+        shards=data,
         out=out or Path("runs") / path.stem,
         resume=resume,
         max_steps=max_steps,
         device=device,
+        monitor=monitor_of(chosen, shards=data, monitor=monitor, test=monitor_test),
     )
     if result.stopped_by:
         raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal

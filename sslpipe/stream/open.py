@@ -20,7 +20,7 @@ from .packed import Corpus, Packed, mixture_identity
 from .plan import Remainder, Single
 from .source import Source
 
-Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
+Shards = str | Path | Manifest | Mapping[str, str | Path] | Iterable[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ def open_source(recipe: Recipe, shards: Shards, reading: ReadingRank) -> Source:
         )
     if isinstance(shards, str | Path):
         return single(recipe, open_manifest(shards), reading)
+    if isinstance(shards, Manifest):  # a part of a set, which lies nowhere as a file
+        return single(recipe, shards, reading)
     return foreign(recipe, shards, reading)
 
 
