@@ -1,14 +1,16 @@
 """The command line. No logic: each command calls one function and shows what it returns."""
 
 import json
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from . import shards, tars
+from . import recipes, shards, tars
 from .faults import one_line
 from .paths import finite, in_a_folder, picture, run_folder
 from .terminal import console, notes
@@ -25,6 +27,7 @@ app.command()(shards.pack)
 app.command()(shards.verify)
 app.command()(tars.index)
 app.command()(tars.inspect)
+app.command(name="recipes")(recipes.list_recipes)
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
@@ -53,6 +56,29 @@ def main() -> None:
         sys.exit(2)
 
 
+def show_version(wanted: bool) -> None:
+    """Print the versions that a report of a fault needs, and end; torch is not imported for it."""
+    if wanted:
+        parts = [f"sslpipe {version('sslpipe')}", f"torch {version('torch')}"]
+        console.print(", ".join([*parts, f"Python {platform.python_version()}"]), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def sslpipe(
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Versions of sslpipe, torch and Python.",
+            callback=show_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 @app.command()
 def show(
     recipe: RecipeArgument,
@@ -64,22 +90,29 @@ def show(
     step: Annotated[int, typer.Option(help="Which batch of the run.", min=0, max=LAST)] = 0,
     sets: Sets = None,
 ) -> None:
-    """Draw a contact sheet of one batch: rows are samples, columns are views.
+    """Draw one batch: each sample as it is stored, beside its views, masks and targets.
+
+    The whole recipe is checked as `train` does it, method and optimizer too.
 
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
+    from ..evaluate.during_training import check_protocols
     from ..modalities.parts import draw_sheet
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
-    from ..train.run import check_names
+    from ..train.run import check_names, check_training
 
-    overrides = [*(sets or []), f"stream.batch_size={rows}", "stream.allow_repeats=true"]
-    chosen = load_recipe(find_recipe(recipe), overrides=overrides)
-    check_names(chosen)
+    path, small = find_recipe(recipe), [f"stream.batch_size={rows}", "stream.allow_repeats=true"]
+    whole = load_recipe(path, overrides=sets or [])
+    check_names(whole)
+    check_protocols(whole)
+    chosen = load_recipe(path, overrides=[*(sets or []), *small])
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
-        batch = pipe.make_batch(pipe.load_share(step), step)
-        draw_sheet(pipe.parts, batch, pipe.spec, rows=rows).save(out)
+        check_training(whole, pipe.spec_at(whole.stream.batch_size))
+        share = pipe.load_share(step)
+        batch = pipe.make_batch(share, step)
+        draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows).save(out)
         for part in pipe.parts:
             for group, summary in part.decider.summaries.items():
                 text = f"{group}: {summary}"

@@ -115,7 +115,7 @@ def test_stopped_and_resumed_finds_the_same(toy, tmp_path, stop):
 def test_killed_and_resumed_finds_the_same(toy, tmp_path):
     """SIGKILL of a real process at step 8: the rows of steps 7 and 8 are made anew."""
     script = [sys.executable, str(Path(__file__).with_name("toy.py")), str(tmp_path / "parts")]
-    killed = subprocess.run([*script, "--kill", "8", "--monitor"], check=False, capture_output=True)
+    killed = subprocess.run([*script, "--kill", "8", "--watch"], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     for out, resume in (("parts", True), ("whole", False)):
         recipe = toy.recipe()

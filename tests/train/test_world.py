@@ -62,7 +62,7 @@ def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
     Both then stop at step 6, where they confer, with the weights of one process; which goes on
     from their checkpoint to the end.
     """
-    torchrun(tmp_path / "two", "--accumulate", "2", "--terminate", "7", "--monitor")
+    torchrun(tmp_path / "two", "--accumulate", "2", "--terminate", "7", "--watch")
     recipe = toy.recipe(accumulate=2)
 
     def alone(out, **options):

@@ -184,7 +184,7 @@ def main():
     parser.add_argument("--kill", type=int, default=-1)
     parser.add_argument("--terminate", type=int, default=-1)
     parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--monitor", action="store_true")
+    parser.add_argument("--watch", action="store_true")
     options = parser.parse_args()
     mine = recipe(accumulate=options.accumulate)
     with start_world("cpu") as world:
@@ -194,7 +194,7 @@ def main():
         show = KillAt(options.kill, signal.SIGKILL)
         if world.rank == 1:  # only rank 0 has a reporter
             method.register_forward_hook(terminate_at(options.terminate))
-        every, monitor = Every(3, 5, 2), Spread() if options.monitor else None
+        every, monitor = Every(3, 5, 2), Spread() if options.watch else None
         out = options.out
         train(pipe, method, mine.train, out=out, progress=show, every=every, monitor=monitor)
         torch.save(method.state_dict(), options.out / f"rank{world.rank}.pt")
