@@ -60,7 +60,7 @@ def test_the_table_and_the_list(monkeypatch, capfd, listed):
     command.list_recipes(as_json=False)
     table = capfd.readouterr().out
     (line,) = [line for line in table.splitlines() if line.split()[:1] == ["simclr_cifar"]]
-    assert line.split() == "simclr_cifar 2 x 32 simclr resnet18 0.33 (0.26) 0.37 (0.33)".split()
+    assert " ".join(line.split()) == "simclr_cifar 2 x 32 simclr resnet18 0.33 (0.26) 0.37 (0.33)"
     assert all(name in table for name in listed)
     command.list_recipes(as_json=True)
     rows = json.loads(capfd.readouterr().out)
