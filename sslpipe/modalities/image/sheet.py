@@ -109,7 +109,8 @@ def originals(batch: Batch, stored: Column, rows: int) -> SheetBlock:
 def shown(canvas_HWC: U8) -> U8:
     """A decoded picture in the size of a tile: by whole factors if it is small, else smoothly."""
     if max(canvas_HWC.shape[:2]) <= MOST:
-        return enlarged(canvas_HWC[None])[0]
+        small: U8 = enlarged(canvas_HWC[None])[0]
+        return small
     picture = Image.fromarray(canvas_HWC)
     picture.thumbnail((MOST, MOST), Image.Resampling.LANCZOS)
     return np.asarray(picture)
@@ -134,7 +135,8 @@ def blocks_of(
     for name, mask in spec.masks.items():
         if mask.view in policies:
             columns = masked(batch, mask, batch.masks[name], policies[mask.view], rows)
-            yield SheetBlock([f"mask {name}, of {mask.patches} patches"] * rows, columns)
+            title = f"mask {name} of {mask.view}: {mask.patches} patches"
+            yield SheetBlock([title] * rows, columns)
     yield from colours(batch, spec, policies, rows)
 
 

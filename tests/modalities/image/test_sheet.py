@@ -45,7 +45,7 @@ def test_one_mask_per_view_lies_on_its_view_others_on_the_first(packed, count, v
     batch, _, (group, masks), *_ = drawn(recipe, packed)
     assert group.titles == ["global: 2 x 128 x 128"] * 8
     assert [column.captions for column in group.columns] == [["view 0"] * 8, ["view 1"] * 8]
-    assert masks.titles == ["mask mine, of 16 patches"] * 8
+    assert masks.titles == ["mask mine of global: 16 patches"] * 8
     for m, view in enumerate(views):
         hidden = batch.masks["mine"][m].numpy().reshape(8, 4, 4).repeat(32, 1).repeat(32, 2)
         made, below = masks.columns[m].pictures_BHWC, group.columns[view].pictures_BHWC
