@@ -16,13 +16,12 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from .batch import Batch, BatchSpec
+from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
 from .modalities.loading import open_loading
@@ -212,12 +211,6 @@ class Pipeline:
         share = self._shares.take(step)
         with self.handoff.making():
             return self.make_batch(share, step), [*share.faults], self.handoff.mark()
-
-    def spec_at(self, batch_size: int) -> BatchSpec:
-        """What batches of another size would hold, on one rank, over as many samples."""
-        samples = self.spec.epoch_size or 0
-        whole = max(1, -(-samples // batch_size)) * batch_size
-        return replace(self.spec, size=batch_size, global_size=batch_size, epoch_size=whole)
 
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""

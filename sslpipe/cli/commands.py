@@ -109,7 +109,7 @@ def show(
     check_protocols(whole)
     chosen = load_recipe(path, overrides=[*(sets or []), *small])
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
-        check_training(whole, pipe.spec_at(whole.stream.batch_size))
+        check_training(whole, pipe.spec)
         share = pipe.load_share(step)
         batch = pipe.make_batch(share, step)
         draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows).save(out)

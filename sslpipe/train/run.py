@@ -2,7 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -91,6 +91,8 @@ def check_names(recipe: Recipe) -> None:
 def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     """Check all that training makes of a recipe and its batches; without method or train, names.
 
+    spec: of batches of any size; those of the recipe's own size are checked, on one rank.
+
     Method and optimizer are built without memory for their weights (torch's device `meta`), so a
     ViT-H takes as little as a ResNet-18; what cannot be built so, such as a user's own method that
     looks at its weights, is built as it is.
@@ -104,6 +106,9 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     settings = recipe.train
     if recipe.method is None or settings is None:
         return
+    size = recipe.stream.batch_size
+    epoch = max(1, -(-(spec.epoch_size or 0) // size)) * size
+    spec = replace(spec, size=size, global_size=size, epoch_size=epoch)
     try:
         with torch.device("meta"):
             method = initial_method(recipe, spec)
