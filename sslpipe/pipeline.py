@@ -61,10 +61,10 @@ def load(
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
     overrides: settings of it, such as "stream.batch_size=64"; a Recipe has them already.
-    shards: a packed folder or its manifest.json, or a Manifest; a mapping name -> folder, mixed by
-        `stream.mix`; or any iterable of dicts with `__key__` and raw bytes, such as a webdataset
-        pipeline. Of an iterable each rank takes what its own gives: splitting it among ranks is
-        the user's.
+    shards: a packed folder or its manifest.json, or a Manifest, of which some may be left out; a
+        mapping name -> folder, mixed by `stream.mix`; or any iterable of dicts with `__key__` and
+        raw bytes, such as a webdataset pipeline. Of an iterable each rank takes what its own
+        gives: splitting it among ranks is the user's.
     device: where views are made; None: CUDA if there is one, else the CPU.
     rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.
     quarantine: a file where `stream.on_bad: exclude` writes bad samples down, a line of JSON each.

@@ -5,6 +5,7 @@ import pytest
 from sslpipe.errors import RecipeError
 from sslpipe.recipe import load_recipe, parse_recipe
 from sslpipe.recipe.names import Entry, bind, call, choose
+from sslpipe.train.checkpoint import recipe_text
 
 TEXT = """\
 modality: image
@@ -69,6 +70,38 @@ def test_what_is_no_recipe_is_refused_and_never_executed(text):
 def test_a_missing_file_is_named():
     with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot be read"):
         load_recipe("nowhere.yaml")
+
+
+def test_monitors_are_not_under_the_fingerprint():
+    """Checkpoints of before there were any go on: these are the prints of that time."""
+    prints = {
+        "demo": "b2:b18fc37683f5e76b3248c5c1b1a07951",
+        "simclr_cifar": "b2:f2cdf2019f996730d5ac112b025e1486",
+    }
+    for name, print_ in prints.items():
+        assert load_recipe(name).fingerprint == print_
+        watched = load_recipe(name, overrides=["train.monitor={every_epochs: 3}"])
+        assert watched.train.monitor.every_epochs == 3
+        assert (watched.fingerprint, watched.train.monitor.samples) == (print_, 10_000)
+        again = parse_recipe(recipe_text(watched))
+        assert again.train.monitor == watched.train.monitor
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.monitor={every_epochs: 0}", "monitor.every_epochs = 0: .* greater than 0"),
+        (
+            "train.monitor={every_epoch: 5}",
+            "unknown key 'every_epoch'; did you mean 'every_epochs'",
+        ),
+        ("train.monitor={protocols: []}", r"monitor.protocols = \[\]: .* at least 1"),
+        ("train.monitor=often", "train.monitor = 'often': "),
+    ],
+)
+def test_wrong_monitors_are_named(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("demo", overrides=[override])
 
 
 def test_fingerprints_cover_what_changes_results_and_nothing_else():

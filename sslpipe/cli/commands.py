@@ -1,14 +1,16 @@
 """The command line. No logic: each command calls one function and shows what it returns."""
 
 import json
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from . import export, features, pseudo_label, shards, tars
+from . import export, features, pseudo_label, recipes, shards, tars
 from .faults import one_line
 from .paths import finite, picture, run_folder
 from .terminal import console, notes
@@ -27,6 +29,7 @@ app.command()(tars.index)
 app.command()(tars.inspect)
 app.command(name="pseudo-label")(pseudo_label.pseudo_label)
 app.command()(features.features)
+app.command(name="recipes")(recipes.list_recipes)
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
@@ -58,6 +61,29 @@ def main() -> None:
         sys.exit(2)
 
 
+def show_version(wanted: bool) -> None:
+    """Print the versions that a report of a fault needs, and end; torch is not imported for it."""
+    if wanted:
+        parts = [f"sslpipe {version('sslpipe')}", f"torch {version('torch')}"]
+        console.print(", ".join([*parts, f"Python {platform.python_version()}"]), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def sslpipe(
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Versions of sslpipe, torch and Python.",
+            callback=show_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 @app.command()
 def show(
     recipe: RecipeArgument,
@@ -69,22 +95,29 @@ def show(
     step: Annotated[int, typer.Option(help="Which batch of the run.", min=0, max=LAST)] = 0,
     sets: Sets = None,
 ) -> None:
-    """Draw a contact sheet of one batch: rows are samples, columns are views.
+    """Draw one batch: each sample as it is stored, beside its views, masks and targets.
+
+    The whole recipe is checked as `train` does it, method and optimizer too.
 
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
+    from ..evaluate.during_training import check_protocols
     from ..modalities.parts import draw_sheet
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
-    from ..train.run import check_names
+    from ..train.run import check_names, check_training
 
-    overrides = [*(sets or []), f"stream.batch_size={rows}", "stream.allow_repeats=true"]
-    chosen = load_recipe(find_recipe(recipe), overrides=overrides)
-    check_names(chosen)
+    path, small = find_recipe(recipe), [f"stream.batch_size={rows}", "stream.allow_repeats=true"]
+    whole = load_recipe(path, overrides=sets or [])
+    check_names(whole)
+    check_protocols(whole)
+    chosen = load_recipe(path, overrides=[*(sets or []), *small])
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
-        batch = pipe.make_batch(pipe.load_share(step), step)
-        draw_sheet(pipe.parts, batch, pipe.spec, rows=rows).save(out)
+        check_training(whole, pipe.spec)
+        share = pipe.load_share(step)
+        batch = pipe.make_batch(share, step)
+        draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows).save(out)
         for part in pipe.parts:
             for group, summary in part.decider.summaries.items():
                 text = f"{group}: {summary}"
@@ -154,10 +187,19 @@ def train(
         int | None, typer.Option(help="Stop there; can be resumed.", min=1)
     ] = None,
     labels: LabelsFile = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on this labelled set meanwhile, as train.monitor says."),
+    ] = None,
+    monitor_test: Annotated[
+        str | None, typer.Option(help="And test on this one; default: left out in turn.")
+    ] = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
     """Pretrain with the reference trainer: checkpoints, metrics.jsonl and TensorBoard in OUT.
+
+    With `--monitor`, or `train.monitor` in the recipe, best.pt has the weights that it finds best.
 
     Ctrl-C and SIGTERM save and exit with 130 and 143, so that what follows after && does not start.
 
@@ -165,21 +207,23 @@ def train(
 
     Example: `sslpipe train simclr_cifar --shards cifar --out runs/cifar --set train.epochs=100`
     """
+    from ..evaluate.during_training import monitor_of
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
     from ..train.loop import train_recipe
 
-    path = find_recipe(recipe)
+    path, data = find_recipe(recipe), parse_shards(shards)
     labelled = [f"stream.labels={json.dumps(str(labels))}"] if labels else []
     chosen = load_recipe(path, overrides=[*(sets or []), *labelled])
     result = train_recipe(
         chosen,
-        shards=parse_shards(shards),
+        shards=data,
         out=out or Path("runs") / path.stem,
         resume=resume,
         start=start,
         max_steps=max_steps,
         device=device,
+        monitor=monitor_of(chosen, shards=data, monitor=monitor, test=monitor_test),
     )
     if result.stopped_by:
         raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal

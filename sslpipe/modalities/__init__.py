@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..rng import Place
     from ..shards.codec import Codec
     from ..stream.reader import Sample
+    from ..stream.source import Column
 
     I64 = npt.NDArray[np.int64]
 
@@ -215,8 +216,13 @@ class Modality(Protocol):
         """
         ...
 
-    def sheet(self, batch: Batch, spec: BatchSpec, decider: Any, *, rows: int) -> Image:
-        """The first `rows` samples of a batch as a picture, for `sslpipe show`."""
+    def sheet(
+        self, batch: Batch, spec: BatchSpec, decider: Any, stored: Column, *, rows: int
+    ) -> Image:
+        """The first `rows` samples of a batch as a picture, for `sslpipe show`.
+
+        stored: the same samples as they were decoded, before anything was done to them.
+        """
         ...
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:

@@ -219,9 +219,14 @@ def tensor_of(data: npt.NDArray[Any] | Tensor) -> Tensor:
     return data if isinstance(data, Tensor) else torch.from_numpy(data)
 
 
-def draw_sheet(parts: Sequence[Part], batch: Batch, spec: BatchSpec, *, rows: int) -> Image.Image:
-    """The sheets of all modalities, one below the other."""
-    sheets = [part.modality.sheet(batch, spec, part.decider, rows=rows) for part in parts]
+def draw_sheet(
+    parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
+) -> Image.Image:
+    """The sheets of all modalities, one below the other; columns: what each part decoded."""
+    sheets = [
+        part.modality.sheet(batch, spec, part.decider, column, rows=rows)
+        for part, column in zip(parts, columns, strict=True)
+    ]
     width, height = max(s.width for s in sheets), sum(s.height for s in sheets)
     whole, top = Image.new("RGB", (width, height), "white"), 0
     for sheet in sheets:

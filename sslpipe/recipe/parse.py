@@ -121,7 +121,8 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
 
 def known_keys(place: KeyPath) -> list[str]:
     """List the keys that a section knows."""
-    model = SECTIONS.get(str(place[0]), Recipe) if place else Recipe
+    inner = SECTIONS.get(".".join(map(str, place)))
+    model = inner or (SECTIONS.get(str(place[0]), Recipe) if place else Recipe)
     return [name for name in model.model_fields if name != "path"]
 
 

@@ -137,6 +137,16 @@ class Rates(Section):
         return value
 
 
+class MonitorSection(Section):
+    """Says how often and by what a run is evaluated while it goes on; no weight depends on it."""
+
+    every_epochs: Positive = 5  # and at the end of the run
+    # of evaluate/during_training.py; the first number of the first one says what best.pt is
+    protocols: Annotated[tuple[str, ...], pydantic.Field(min_length=1)] = ("knn",)
+    samples: Annotated[int, pydantic.Field(ge=2)] = 10_000  # of a set at most, chosen by uid
+    patience: Positive = 5  # evaluations without a better one before it is said
+
+
 class TrainSection(Rates):
     """Settings that the reference trainer follows; a user's own trainer ignores them."""
 
@@ -146,6 +156,7 @@ class TrainSection(Rates):
     accumulate: Positive = 1  # batches per optimizer step
     clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
     clip: Literal["global", "per_module", "per_parameter"] = "global"
+    monitor: MonitorSection | None = None  # not under the fingerprint: it only looks
 
     @pydantic.field_validator("clip")
     @classmethod
@@ -171,7 +182,7 @@ class RunSection(Section):
 
 
 class Recipe(Section):
-    """A validated recipe. `fingerprint` covers everything but `run`."""
+    """A validated recipe. `fingerprint` covers everything but `run` and `train.monitor`."""
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
     modality: str = "image"  # a folder of modalities/, or package.module:Thing
@@ -191,7 +202,7 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a result: all but `run`."""
+        """Hash of everything that can change a result: all but `run` and `train.monitor`."""
         return digest(self, exclude={"run"})
 
 
@@ -204,6 +215,8 @@ def digest(recipe: Recipe, exclude: set[str]) -> str:
     data = plain(recipe.model_dump(exclude=exclude))
     del data["stream"]["allow_repeats"]  # it refuses batches, and changes none
     del data["stream"]["labels"]  # what the file holds is part of the source's identity, as shards
+    if data.get("train"):
+        del data["train"]["monitor"]  # it evaluates, and changes nothing
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -224,4 +237,5 @@ def plain(value: Any) -> Any:
 SECTIONS: Mapping[str, type[Section]] = {
     "stream": StreamSection, "decode": DecodeSection, "views": ViewSection,
     "masks": MaskSection, "targets": TargetSection, "train": TrainSection, "run": RunSection,
+    "train.monitor": MonitorSection,
 }  # fmt: skip

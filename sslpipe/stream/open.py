@@ -67,7 +67,7 @@ def open_source(recipe: Recipe, shards: Shards, reading: ReadingRank) -> Source:
         )
     if isinstance(shards, str | Path):
         return single(recipe, open_manifest(shards), reading)
-    if isinstance(shards, Manifest):
+    if isinstance(shards, Manifest):  # a part of a set, which lies nowhere as a file
         return single(recipe, shards, reading)
     return foreign(recipe, shards, reading)
 

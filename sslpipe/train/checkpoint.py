@@ -131,7 +131,11 @@ def changes(checkpoint: Checkpoint, recipe: Recipe) -> str:
         old = yaml_data(parse_recipe(checkpoint.recipe))
     except RecipeError:  # of another version
         old = yaml.safe_load(checkpoint.recipe)
-    before, now = ({n: v for n, v in flat(d) if n[:4] != "run."} for d in (old, yaml_data(recipe)))
+    free = ("run.", "train.monitor")  # may change in a run
+    before, now = (
+        {name: value for name, value in flat(data) if not name.startswith(free)}
+        for data in (old, yaml_data(recipe))
+    )
     found = [
         f"{name}: {before.get(name, 'nothing')} there, {now.get(name, 'nothing')} now"
         for name in dict.fromkeys((*before, *now))

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +28,11 @@ class JsonLines:
     """Append rows to a file, one JSON object per line; non-finite numbers become null."""
 
     def __init__(self, path: Path, *, step: int) -> None:
-        """Go on after `step`: rows of later steps, and a half-written one, are dropped."""
-        kept = rows_until(path, step)
+        """Go on after `step`: rows of later steps, and a half-written one, are dropped.
+
+        A run that begins, at step 0, has none.
+        """
+        kept = rows_until(path, step) if step else []
         part = path.with_name(path.name + ".part")
         part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         part.replace(path)
@@ -73,7 +77,7 @@ class TensorBoard:
             raise ExtraError(
                 "train: tensorboard is not installed; pip install 'sslpipe[train]'"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
     def row(self, row: LoggedRow) -> None:
         """Write and flush one row."""
@@ -94,6 +98,16 @@ class Meter:
         self._pipeline = pipeline
         self._images_per_step = images_per_step  # over all ranks
         self._mark = (step, time.perf_counter(), pipeline.wait_seconds)
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Do what is no training; the time of it does not count."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            step, begin, waited = self._mark
+            self._mark = (step, begin + time.perf_counter() - start, waited)
 
     def read(self, step: int) -> dict[str, float]:
         """Tell `images_per_s` of all ranks, and `data_wait`, a share of this rank's time."""

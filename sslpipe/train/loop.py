@@ -26,6 +26,7 @@ from ..recipe import Recipe
 from ..recipe.schema import TrainSection
 from ..stream.open import Shards
 from .log import LoggedRow
+from .monitoring import Monitor
 from .optimizers import clip_per_parameter, set_rates
 from .record import Every, Guard, RunRecord
 from .report import Bar, Reporter, Silent
@@ -61,6 +62,7 @@ def train(
     progress: Reporter = SILENT,
     max_steps: int | None = None,
     every: Every = EVERY,
+    monitor: Monitor | None = None,
 ) -> TrainResult:
     """Train `method` from the start, or with `resume` from `out/last.pt`.
 
@@ -69,11 +71,20 @@ def train(
     With `max_steps` the run stops there, at the rates of the full run, and can be resumed.
     On SIGTERM or Ctrl-C it finishes the step, saves and returns; the result tells the signal.
 
+    `monitor` evaluates the encoder at ends of epochs; the weights that it finds best are kept in
+    `out/best.pt`. It changes no weight of the run.
+
     Raises:
-        RecipeError: unknown optimizer or setting, or fp16 without CUDA.
+        RecipeError: unknown optimizer or setting, or fp16 without CUDA; train.monitor, but nothing
+            that evaluates.
         StateError: `out` holds another run, or nothing that can be resumed.
-        SslpipeError: the loss is not finite; no process group.
+        SslpipeError: the loss is not finite; no process group; `monitor` cannot evaluate.
     """
+    if settings.monitor and monitor is None:
+        raise RecipeError(
+            f"{pipeline.recipe.path}: train.monitor is set, but nothing evaluates; pass monitor= "
+            "(sslpipe.evaluate.during_training.monitor_of), or take train.monitor out"
+        )
     last = out / "last.pt"
     check_folder(last, resume=resume)
     run, step = prepare(pipeline, method, settings, start), 0
@@ -86,7 +97,9 @@ def train(
     stop = 0
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
-        record = RunRecord(run, out, step, every, show, stack)
+        if pipeline.rank == 0:
+            stack.callback(show.close)
+        record = RunRecord(run, out, step, every, show, stack, monitor)
         batches = stack.enter_context(closing(endless(pipeline)))
         show.start(step, end)
         done = step >= end
@@ -102,7 +115,7 @@ def train(
             epoch = ended_epoch(step, accumulate=settings.accumulate, length=len(pipeline))
             if done or step % every.save == 0 or epoch:
                 record.checkpoint(step, epoch=epoch)
-        show.message(farewell(run, step, out))
+        show.message(record.farewell(step))
     return TrainResult(step, total, row, last, tuple(record.alarms), stop)
 
 
@@ -115,6 +128,7 @@ def train_recipe(
     start: str | Path | None = None,
     max_steps: int | None,
     device: str | None,
+    monitor: Monitor | None = None,
 ) -> TrainResult:
     """Make a run in the folder `out` of a recipe and shards, as `sslpipe train` does.
 
@@ -154,6 +168,7 @@ def train_recipe(
             start=warm.record if warm else None,
             progress=bar,
             max_steps=max_steps,
+            monitor=monitor,
         )
 
 
@@ -228,13 +243,3 @@ def stop_agreed(run: TrainRun, asked: int, step: int, log_every: int) -> int:
     votes = torch.tensor(asked, device=run.device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return int(votes)
-
-
-def farewell(run: TrainRun, step: int, out: Path) -> str:
-    """Say how the run ended and how to go on."""
-    if step == run.plan.total:
-        return f"finished {step} steps; checkpoint: {out / 'last.pt'}"
-    return (
-        f"stopped after step {step} of {run.plan.total} and saved {out / 'last.pt'}; "
-        f"go on with the same command and --resume"
-    )

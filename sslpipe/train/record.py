@@ -20,6 +20,7 @@ from ..methods import Output
 from .alarm import Alarm
 from .checkpoint import recipe_text
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
+from .monitoring import Monitor, Watch
 from .report import Reporter
 from .run import TrainRun, save_run
 from .schedules import ended_epoch
@@ -84,7 +85,14 @@ class RunRecord:
     """Writes rows and checkpoints of one run from `step` on."""
 
     def __init__(
-        self, run: TrainRun, out: Path, step: int, every: Every, show: Reporter, stack: ExitStack
+        self,
+        run: TrainRun,
+        out: Path,
+        step: int,
+        every: Every,
+        show: Reporter,
+        stack: ExitStack,
+        evaluator: Monitor | None = None,
     ) -> None:
         settings, spec = run.settings, run.pipeline.spec
         self._run, self._out, self._every = run, out, every
@@ -93,15 +101,30 @@ class RunRecord:
             run.pipeline, step=step, images_per_step=spec.global_size * settings.accumulate
         )
         self.starvation, self._explained = Starvation(run, step), False
-        self._alarm = alarm_of(run, rows_until(out / METRICS, step))
+        rows = rows_until(out / METRICS, step) if step else []
+        self._alarm = alarm_of(run, rows)
         self._show = show
-        self._sinks = open_sinks(run, out, step, show, stack) if self._main else []
+        self._sinks = open_sinks(run, out, step, stack) if self._main else []
+        self._watch = Watch(run, evaluator, out, rows, show) if evaluator else None
         self.alarms: list[str] = []  # of this process, on rank 0
         self.guard = Guard(run.device)
+        if self._main and self._watch:
+            self._begin(self._watch, step)
+
+    def _begin(self, watch: Watch, step: int) -> None:
+        """Write down what the monitor finds before the first step, if this is where the run is."""
+        with self.starvation.left_out(), self._meter.left_out():
+            found = watch.begin(step)
+        for sink in self._sinks if found else ():
+            sink.row({"step": step, "epoch": 0.0, **found})
 
     def due(self, step: int) -> bool:
         """Tell whether a row of this step is to be written."""
-        return step % self._every.log == 0 or self._monitored(step)
+        return step % self._every.log == 0 or self._monitored(step) or self._evaluated(step)
+
+    def _evaluated(self, step: int) -> bool:
+        """Tell whether the row of this step has numbers on labelled data."""
+        return self._watch is not None and self._watch.due(step)
 
     def _monitored(self, step: int) -> bool:
         """Tell whether the row of this step has monitors."""
@@ -132,8 +155,11 @@ class RunRecord:
         if self._main and self._monitored(step):
             with self.starvation.left_out():
                 row |= self._monitors(batch)
+        if self._main and self._watch and self._watch.due(step):
+            with self.starvation.left_out(), self._meter.left_out():
+                row |= self._watch.read(step, row["epoch"])
         self._explain()
-        for sink in self._sinks:
+        for sink in (*self._sinks, self._show):
             sink.row(row)
         for message in self._alarm.read(row) if self._main else ():
             self.alarms.append(message)
@@ -172,6 +198,19 @@ class RunRecord:
             part = self._out / "epoch.part"
             shutil.copyfile(last, part)
             part.replace(self._out / f"epoch-{epoch:04d}.pt")
+        if self._watch:
+            self._watch.keep(step)
+
+    def farewell(self, step: int) -> str:
+        """Say how the run ended, and how to go on."""
+        last, total = self._out / "last.pt", self._run.plan.total
+        best = self._watch.farewell if self._watch else ""
+        if step == total:
+            return f"finished {step} steps; checkpoint: {last}{best}"
+        return (
+            f"stopped after step {step} of {total} and saved {last}{best}; "
+            f"go on with the same command and --resume"
+        )
 
 
 def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:
@@ -182,14 +221,13 @@ def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:
     return alarm
 
 
-def open_sinks(run: TrainRun, out: Path, step: int, show: Reporter, stack: ExitStack) -> list[Sink]:
-    """Open everything that takes rows, closed by `stack`; also write the recipe beside them."""
+def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Sink]:
+    """Open the files that take rows, closed by `stack`; also write the recipe beside them."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe_text(run.recipe), encoding="utf-8")
-    stack.callback(show.close)
     lines = stack.enter_context(closing(JsonLines(out / METRICS, step=step)))
     board = stack.enter_context(closing(TensorBoard(out, step=step)))
-    return [lines, board, show]
+    return [lines, board]
 
 
 def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:

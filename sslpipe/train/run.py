@@ -105,6 +105,37 @@ def check_names(recipe: Recipe) -> None:
         check_encoder(recipe.train.backbone)
 
 
+def check_training(recipe: Recipe, spec: BatchSpec) -> None:
+    """Check all that training makes of a recipe and its batches; without method or train, names.
+
+    spec: of batches of any size; those of the recipe's own size are checked, on one rank.
+
+    Method and optimizer are built without memory for their weights (torch's device `meta`), so a
+    ViT-H takes as little as a ResNet-18; what cannot be built so, such as a user's own method that
+    looks at its weights, is built as it is.
+
+    Raises:
+        RecipeError: as `check_names`, `initial_method` and `prepare` do, but for what depends on
+            the device or on the length of an epoch.
+        ContractError: the recipe's batches cannot feed the method.
+    """
+    check_names(recipe)
+    settings = recipe.train
+    if recipe.method is None or settings is None:
+        return
+    size = recipe.stream.batch_size
+    epoch = max(1, -(-(spec.epoch_size or 0) // size)) * size
+    spec = replace(spec, size=size, global_size=size, epoch_size=epoch)
+    try:
+        with torch.device("meta"):
+            method = initial_method(recipe, spec)
+    except RuntimeError:
+        method = initial_method(recipe, spec)
+    scale = lr_scale(settings, spec.global_size)
+    optimizers.build_optimizer(settings.optimizer, method, scale=scale)
+    optimizers.parameters_to_clip(settings.clip, method, recipe.path)
+
+
 def encoded_view(spec: BatchSpec) -> ViewSpec:
     """Find the views that the encoder is built for: the global ones, or the first group's."""
     return spec.views[whole_group(spec.views)]

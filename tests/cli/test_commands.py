@@ -57,7 +57,7 @@ def run(monkeypatch, capfd):
 def test_help_has_an_example_for_every_command(run):
     out, _ = run("--help")
     commands = ["pack", "index", "verify", "inspect", "show", "bench", "train", "eval", "export"]
-    commands.append("pseudo-label")
+    commands += ["pseudo-label", "recipes", "features"]
     for command in commands:
         assert command in out
         assert "Example" in run(command, "--help")[0]
@@ -75,12 +75,15 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path, monkeypatch):
     assert "global: 2 x 32 x 32: RandomResizedCrop, RandomHorizontalFlip" in out
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.size[0] > 3 * 96
-    words = ("train", recipe, "--shards", "shards", "--out", "run")
-    run(*words, "--max-steps", 2, cwd=tmp_path)
+    words = ("train", recipe, "--shards", "shards", "--out", "run", "--monitor", "shards")
+    _, err = run(*words, "--max-steps", 2, cwd=tmp_path)
+    assert "monitor: knn of 24 of 24 labelled samples of photos" in " ".join(err.split())
     _, err = run(*words, "--resume", cwd=tmp_path)
     assert "finished 6 steps" in err
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 6
+    assert [row["step"] for row in rows if "eval/knn_top1" in row] == [0, 6]
+    assert torch.load(tmp_path / "run/best.pt")["step"] == 6
     out, _ = run("eval", "run/last.pt", "shards", "--json", cwd=tmp_path)
     report = json.loads(out)
     assert set(report) == {"trained", "untrained"}

@@ -15,6 +15,7 @@ from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
 
 AWAY = "http://127.0.0.1:9"  # discard: nobody listens
 SHOW = ("show", "{recipe}", "--shards", "{set}", "--out", "o.png")
+SHOW_TRAIN = ("show", "{train}", *SHOW[2:], "--set")
 TRAIN = ("train", "{train}", "--shards", "{set}", "--out", "run")
 BENCH = ("bench", "{train}", "--shards", "{set}", "--device", "cpu")
 PACK = ("pack", "photos", "out")
@@ -124,6 +125,15 @@ LINES = {  # what is typed -> what the answer holds
     ("show", "short.yaml", "--shards", "{set}"): ".size = [32]: has 1 of 2 values",
     ("show", "{recipe}", "--shards", "nowhere"): "nowhere/manifest.json: no manifest",
     ("show", "{recipe}", "--shards", "a=x", "--shards", "b"): "need a name each",
+    (*SHOW_TRAIN, "train.optimizer={sgdd: {lr: 1}}"): "did you mean 'sgd'",
+    (*SHOW_TRAIN, "train.optimizer={sgd: {lrr: 1}}"): "sgd has no setting 'lrr'; did you mean 'lr'",
+    (*SHOW_TRAIN, "views.global.count=1"): "simclr needs 2 'global' views; this recipe makes 1",
+    (*SHOW_TRAIN, "train.backbone={resnet18: {stemm: cifar}}"): "no setting 'stemm'",
+    (*SHOW_TRAIN, "train.monitor={protocols: [knnn]}"): "did you mean 'knn'",
+    (*TRAIN, "--set", "train.monitor={protocols: [liner]}"): "did you mean 'linear'",
+    (*TRAIN, "--set", "train.monitor={every_epochs: 0}"): "train.monitor.every_epochs = 0: ",
+    (*TRAIN, "--monitor", "nowhere"): "nowhere/manifest.json: no manifest",
+    (*TRAIN, "--monitor-test", "nowhere"): "nowhere/manifest.json: no manifest",
     ("bench", "{train}", "--shards", "nowhere"): "nowhere/manifest.json: no manifest",
     (*BENCH[:4], "--device", "tpu"): "device 'tpu': is no device of ours",
     (*BENCH, "--set", "stream.batch_size=64"): "set it to 45 or less, or stream.allow_repeats",

@@ -176,7 +176,8 @@ class SeriesModality(Modality):
     def maker(self, recipe, decider, *, device, threads):
         return SeriesMaker(decider)
 
-    def sheet(self, batch, spec, decider, *, rows):
+    def sheet(self, batch, spec, decider, stored, *, rows):
+        assert [len(array) for array in stored.arrays] == [len(stored.arrays[0])] * len(batch.keys)
         views_VBCT = next(iter(batch.views.values()))
         return plot(views_VBCT[0, :rows].flatten(0, 1))
 

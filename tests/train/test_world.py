@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from sslpipe.process import Ranks, launcher_ranks
-from sslpipe.train import start_world, train
+from sslpipe.train import Every, start_world, train
 from sslpipe.train.world import rank_device
 
 ROOT = Path(__file__).parents[2]
@@ -61,11 +62,13 @@ def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
     Both then stop at step 6, where they confer, with the weights of one process; which goes on
     from their checkpoint to the end.
     """
-    torchrun(tmp_path / "two", "--accumulate", "2", "--terminate", "7")
+    torchrun(tmp_path / "two", "--accumulate", "2", "--terminate", "7", "--watch")
     recipe = toy.recipe(accumulate=2)
 
     def alone(out, **options):
         method = toy.Toy()
+        monitor, every = toy.Spread(), Every(3, 5, 2)
+        options = {**options, "monitor": monitor, "every": every}
         train(toy.Pipe(recipe), method, recipe.train, out=tmp_path / out, **options)
         return method.state_dict()
 
@@ -80,3 +83,12 @@ def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
     whole = alone("whole")
     for name, tensor in alone("two", resume=True).items():
         torch.testing.assert_close(tensor, whole[name], rtol=0, atol=1e-6)
+    two, one = (
+        [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
+        for out in ("two", "whole")
+    )
+    evaluated = [0, 3, 5, 8, 10]  # first steps that are past the ends of epochs of 2.5 steps
+    assert [row["step"] for row in two if "eval/spread" in row] == evaluated
+    assert [row["step"] for row in one if "eval/spread" in row] == evaluated
+    for left, right in zip(two, one, strict=True):  # rank 0 evaluated what one process has
+        assert left.get("eval/spread") == pytest.approx(right.get("eval/spread"), abs=0.02)

@@ -12,6 +12,7 @@ from torch import nn
 from sslpipe.batch import Batch, BatchSpec, ViewSpec
 from sslpipe.methods import Method, Output
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.schema import MonitorSection
 from sslpipe.train import Every, Silent, start_world, train
 
 RECIPE = """
@@ -133,6 +134,25 @@ class Toy(Method):
         self.teacher.weight.lerp_(self.encoder.layer.weight, 0.1)
 
 
+class Spread:
+    """A monitor whose number is a function of the weights, and which draws from torch's generator.
+
+    A real one draws nothing; one that does must not change a run either.
+    """
+
+    def __init__(self, line="spread of the layer", number=None, **settings):
+        self.settings, self.line = MonitorSection(**{"every_epochs": 1, **settings}), line
+        self.number, self.modes = number or self.of_weights, []
+
+    def of_weights(self, encoder):
+        return torch.cos(1e3 * encoder.layer.weight.sum()).item()
+
+    def __call__(self, encoder):
+        torch.rand(7)
+        self.modes.append(encoder.training)
+        return {"spread": self.number(encoder), "other": 0.25}
+
+
 class KillAt(Silent):
     """Send this process a signal once a step is done."""
 
@@ -164,6 +184,7 @@ def main():
     parser.add_argument("--kill", type=int, default=-1)
     parser.add_argument("--terminate", type=int, default=-1)
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--watch", action="store_true")
     options = parser.parse_args()
     mine = recipe(accumulate=options.accumulate)
     with start_world("cpu") as world:
@@ -173,7 +194,9 @@ def main():
         show = KillAt(options.kill, signal.SIGKILL)
         if world.rank == 1:  # only rank 0 has a reporter
             method.register_forward_hook(terminate_at(options.terminate))
-        train(pipe, method, mine.train, out=options.out, progress=show, every=Every(3, 5, 2))
+        every, monitor = Every(3, 5, 2), Spread() if options.watch else None
+        out = options.out
+        train(pipe, method, mine.train, out=out, progress=show, every=every, monitor=monitor)
         torch.save(method.state_dict(), options.out / f"rank{world.rank}.pt")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...batch import Batch, BatchSpec
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
+    from ...stream.source import Column
     from .canvases import CanvasDecode
     from .codec import ImageCodec
     from .decider import ImageDecider
@@ -72,12 +73,12 @@ class ImageModality(Modality):
         )
 
     def sheet(
-        self, batch: Batch, spec: BatchSpec, decider: ImageDecider, *, rows: int = 8
+        self, batch: Batch, spec: BatchSpec, decider: ImageDecider, stored: Column, *, rows: int = 8
     ) -> Image:
-        """Rows are samples, columns are views."""
+        """A band for each sample: the stored picture, views, masks and targets."""
         from .sheet import sheet
 
-        return sheet(batch, spec, decider.policies, rows=rows)
+        return sheet(batch, spec, decider.policies, stored, rows=rows)
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
         """Small pictures in rows."""

@@ -1,7 +1,9 @@
 """Pictures of a batch, and of stored samples: look before you train.
 
-Rows are samples, columns are views; masked patches are greyed, class ids stand under the picture,
-colours to be guessed are laid over it.
+Each sample has a band of its own: the decoded picture with its key on the left, then its views,
+masks and targets, with captions under the pictures that they are about. Masked patches are greyed,
+class ids stand under the view or, if they are about all views, above them; colours to be guessed
+are laid over the lightness.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +17,13 @@ from kornia.color import lab_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...batch import Batch, BatchSpec, MaskSpec
+from ...batch import Batch, BatchSpec, MaskSpec, TargetSpec
 from ...errors import SampleError
+from ...stream.source import Column
 from . import ops
 from .decode import decode
 from .draws import Policy
+from .sheet_layout import Cells, arrange
 
 U8 = npt.NDArray[np.uint8]
 MARGIN, LINE = 6, 14  # pixels
@@ -27,71 +31,142 @@ LEAST, MOST = 128, 224  # pixels of a tile's longer side
 GREY = 128
 TILE = 128  # pixels of a thumbnail's longer side
 LETTERS = 20  # of a caption, so that it stays within its tile
+FONT = ImageFont.load_default(11)
 
 
 @dataclass(frozen=True, slots=True)
 class SheetColumn:
-    """One view of all samples: its title, (B, h, w, 3) uint8 pictures, and a caption for each."""
+    """One picture of all samples: (B, h, w, 3) uint8, or B pictures of any sizes; and captions."""
 
-    title: str
-    pictures_BHWC: U8
+    pictures_BHWC: U8 | Sequence[U8]
     captions: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class SheetBlock:
+    """Columns that belong together, such as the views of a group; a title for each sample."""
+
+    titles: list[str]
+    columns: list[SheetColumn]
+
+    @property
+    def cells(self) -> Cells:
+        """How much room each picture takes, with its caption."""
+        pictures = [picture for column in self.columns for picture in column.pictures_BHWC]
+        texts = [text for column in self.columns for text in column.captions]
+        lines = max(text.count("\n") + 1 if text else 0 for text in texts)
+        width = max(*(picture.shape[1] for picture in pictures), *map(text_width, texts))
+        if len(self.columns) == 1:  # the title must not run into the next block
+            width = max(width, *map(text_width, self.titles))
+        height = max(picture.shape[0] for picture in pictures)
+        return Cells(len(self.columns), width + MARGIN, height + lines * LINE + MARGIN, LINE + 2)
+
+
 def sheet(
-    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], *, rows: int = 8
+    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], stored: Column, *, rows: int = 8
 ) -> Image.Image:
-    """Draw the first `rows` samples of a batch as one RGB picture."""
+    """Draw the first `rows` samples of a batch as one RGB picture, the stored ones beside them."""
     rows = min(rows, len(batch.keys))
-    columns = list(columns_of(batch, spec, policies, rows))
-    widths = [max(c.pictures_BHWC.shape[2], LEAST) + MARGIN for c in columns]
-    height = max(c.pictures_BHWC.shape[1] for c in columns) + 2 * LINE
-    canvas = Image.new("RGB", (sum(widths) + MARGIN, rows * height + LINE + MARGIN), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    x = MARGIN
-    for column, width in zip(columns, widths, strict=True):
-        pen.text((x, 2), column.title, fill="black", font=font)
-        for row in range(rows):
-            y = LINE + MARGIN + row * height
-            canvas.paste(Image.fromarray(column.pictures_BHWC[row]), (x, y))
-            caption = column.captions[row]
-            pen.text((x, y + column.pictures_BHWC.shape[1] + 1), caption, fill="black", font=font)
-        x += width
+    blocks = [originals(batch, stored, rows), *blocks_of(batch, spec, policies, rows)]
+    layout = arrange([block.cells for block in blocks])
+    band = layout.height + 2 * MARGIN
+    canvas = Image.new("RGB", (layout.width + 2 * MARGIN, rows * band), "white")
+    pen = ImageDraw.Draw(canvas)
     for row in range(rows):
-        y = MARGIN + (row + 1) * height
-        pen.text((MARGIN, y), batch.keys[row], fill="dimgray", font=font)
+        if row:
+            pen.line([(0, row * band), (canvas.width, row * band)], fill="silver")
+        for block, (x, y), corners in zip(blocks, layout.heads, layout.cells, strict=True):
+            place = MARGIN + x, row * band + MARGIN + y
+            pen.text(place, block.titles[row], fill="dimgray", font=FONT)
+            for column, (left, top) in zip(block.columns, corners, strict=True):
+                place = MARGIN + left, row * band + MARGIN + top
+                draw_tile(canvas, place, column.pictures_BHWC[row], column.captions[row])
     return canvas
 
 
-def columns_of(
-    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
-) -> Iterator[SheetColumn]:
-    """Views; masks, one per view on its view, others on the first; colours to be guessed.
+def draw_tile(canvas: Image.Image, place: tuple[int, int], picture: U8, caption: str) -> None:
+    """A picture, and right below it what is said of it."""
+    canvas.paste(Image.fromarray(picture), place)
+    pen, (x, y) = ImageDraw.Draw(canvas), place
+    for number, text in enumerate(caption.splitlines()):
+        at = x, y + picture.shape[0] + 1 + number * LINE
+        pen.text(at, text, fill="black", font=FONT)
 
-    Targets of shape (2, h, w) are taken for (a, b), as colorization's are.
-    """
-    for group, views_VBCHW in batch.views.items():
-        for v, view_BCHW in enumerate(views_VBCHW):
-            pictures = picture(view_BCHW[:rows], policies[group])
-            captions = [caption(batch, spec, group, v, b) for b in range(rows)]
-            yield SheetColumn(f"{group} {v}", enlarged(pictures), captions)
-    for name, masks_MBN in batch.masks.items():
-        mask = spec.masks[name]
-        views = batch.views[mask.view]
-        for m, mask_BN in enumerate(masks_MBN):
-            below = views[m if len(views) == mask.count else 0, :rows]
-            hidden = grey_out(picture(below, policies[mask.view]), mask_BN[:rows], mask)
-            counts = batch.hidden[name][m, :rows].tolist()
-            texts = [f"{count} of {mask.patches} hidden" for count in counts]
-            yield SheetColumn(f"mask {name} {m}", enlarged(hidden), texts)
+
+def text_width(text: str) -> int:
+    """Pixels that the longest line of a caption takes."""
+    return max((int(FONT.getlength(line)) + 1 for line in text.splitlines()), default=0)
+
+
+def originals(batch: Batch, stored: Column, rows: int) -> SheetBlock:
+    """The pictures as they were decoded, nothing done to them, with keys and sizes in pixels."""
+    pictures = [shown(array.cpu().numpy()) for array in stored.arrays[:rows]]
+    sides = [f"{width} x {height}" for height, width in stored.extents[:rows, :2].tolist()]
+    captions = [f"{shortened(k)}\n{size}" for k, size in zip(batch.keys, sides, strict=False)]
+    return SheetBlock(["decoded"] * rows, [SheetColumn(pictures, captions)])
+
+
+def shown(canvas_HWC: U8) -> U8:
+    """A decoded picture in the size of a tile: by whole factors if it is small, else smoothly."""
+    if max(canvas_HWC.shape[:2]) <= MOST:
+        small: U8 = enlarged(canvas_HWC[None])[0]
+        return small
+    picture = Image.fromarray(canvas_HWC)
+    picture.thumbnail((MOST, MOST), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def blocks_of(
+    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
+) -> Iterator[SheetBlock]:
+    """The views of each group; masks, one per view on its view, others on the first; colours."""
+    for group, policy in policies.items():
+        views_VBCHW = batch.views[group]
+        columns = [
+            SheetColumn(
+                enlarged(picture(view_BCHW[:rows], policy)),
+                [caption(batch, spec, group, v, b) for b in range(rows)],
+            )
+            for v, view_BCHW in enumerate(views_VBCHW)
+        ]
+        title = f"{group}: {len(columns)} x {' x '.join(map(str, views_VBCHW.shape[-2:]))}"
+        titles = [f"{title}{of_all_views(batch, spec, group, b)}" for b in range(rows)]
+        yield SheetBlock(titles, columns)
+    for name, mask in spec.masks.items():
+        if mask.view in policies:
+            columns = masked(batch, mask, batch.masks[name], policies[mask.view], rows)
+            title = f"mask {name} of {mask.view}: {mask.patches} patches"
+            yield SheetBlock([title] * rows, columns)
+    yield from colours(batch, spec, policies, rows)
+
+
+def masked(
+    batch: Batch, mask: MaskSpec, masks_MBN: Tensor, policy: Policy, rows: int
+) -> list[SheetColumn]:
+    """Views with their hidden patches greyed: mask m on view m if each view has one."""
+    views, columns = batch.views[mask.view], []
+    for m, mask_BN in enumerate(masks_MBN[:, :rows]):
+        below = views[m if len(views) == mask.count else 0, :rows]
+        hidden = grey_out(picture(below, policy), mask_BN, mask)
+        texts = [f"{count} hidden" for count in mask_BN.sum(dim=1).tolist()]
+        columns.append(SheetColumn(enlarged(hidden), texts))
+    return columns
+
+
+def colours(
+    batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
+) -> Iterator[SheetBlock]:
+    """Targets of shape (2, h, w), taken for (a, b) as colorization's are, over their views."""
     for name, target in spec.targets.items():
-        if target.classes is None and len(target.shape) == 3 and target.shape[0] == 2:
-            places = " x ".join(map(str, target.shape[1:]))
-            for v, ab_B2HW in enumerate(batch.targets[name]):
-                pictures = coloured(batch.views[target.view][v, :rows], ab_B2HW[:rows])
-                yield SheetColumn(
-                    f"target {name} {v}", enlarged(pictures), [f"{places} places"] * rows
-                )
+        shape = target.shape
+        if target.view in policies and target.classes is None and len(shape) == 3 and shape[0] == 2:
+            views = batch.views[target.view]
+            columns = [
+                SheetColumn(enlarged(coloured(view[:rows], ab_B2HW[:rows])), [""] * rows)
+                for view, ab_B2HW in zip(views, batch.targets[name], strict=False)
+            ]
+            places = " x ".join(map(str, shape[1:]))
+            yield SheetBlock([f"target {name}, {places} places"] * rows, columns)
 
 
 def picture(view_BCHW: Tensor, policy: Policy) -> U8:
@@ -133,13 +208,28 @@ def grey_out(pictures_BHWC: U8, mask_BN: Tensor, mask: MaskSpec) -> U8:
 
 
 def caption(batch: Batch, spec: BatchSpec, group: str, view: int, sample: int) -> str:
-    """The targets of one view."""
+    """The number of a view, and the classes that it is to be given."""
     found = [
         f"{name} {int(batch.targets[name][view, sample])}"
         for name, target in spec.targets.items()
-        if target.view == group and target.classes and not target.shape and view < target.count
+        if target.view == group and is_class(target) and target.count > 1 and view < target.count
     ]
-    return ", ".join(found)
+    return ", ".join([f"view {view}", *found])
+
+
+def of_all_views(batch: Batch, spec: BatchSpec, group: str, sample: int) -> str:
+    """The classes that all views of a group are to be given together, as jigsaw's order."""
+    found = [
+        f", {name} {int(batch.targets[name][0, sample])}"
+        for name, target in spec.targets.items()
+        if target.view == group and is_class(target) and target.count == 1
+    ]
+    return "".join(found)
+
+
+def is_class(target: TargetSpec) -> bool:
+    """Tell whether a target is one of some classes."""
+    return target.classes is not None and not target.shape
 
 
 def enlarged(pictures_BHWC: U8) -> U8:
@@ -159,13 +249,13 @@ def thumbnails(items: Sequence[tuple[bytes, Sequence[str]]], *, columns: int = 8
     width, height = TILE + MARGIN, TILE + lines * LINE + MARGIN
     rows = -(-len(items) // columns)
     canvas = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    pen = ImageDraw.Draw(canvas)
     for place, (data, captions) in enumerate(items):
         row, column = divmod(place, columns)
         x, y = MARGIN + column * width, MARGIN + row * height
         canvas.paste(tile(data), (x, y))
         for line, text in enumerate(captions):
-            pen.text((x, y + TILE + line * LINE), shortened(text), fill="black", font=font)
+            pen.text((x, y + TILE + line * LINE), shortened(text), fill="black", font=FONT)
     return canvas
 
 

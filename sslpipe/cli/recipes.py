@@ -1,0 +1,114 @@
+"""`sslpipe recipes`: what recipes there are, by what their files say."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from ..recipe import Recipe, load_recipe
+from ..recipe.parse import recipes
+from .terminal import console
+
+if TYPE_CHECKING:
+    from ..batch import ViewSpec
+
+MEASURED = re.compile(r"^# measured: (.+)$", re.MULTILINE)  # a line in the head of a recipe
+NUMBER = re.compile(r"(.+?) (\d\.\d+) \(untrained (\d\.\d+)\)")
+SHOWN = ("k-NN", "linear")  # in the table; the files and --json have all numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One recipe of the list.
+
+    `measured`: what its head states -> (share in [0, 1], the same of the untrained encoder); empty:
+    it was not run yet, or its head states nothing in this form.
+    """
+
+    name: str
+    path: str
+    views: dict[str, tuple[int, tuple[int, ...]]]  # group -> count and shape of its views
+    masks: tuple[str, ...]
+    targets: tuple[str, ...]
+    method: str
+    backbone: str
+    epochs: int
+    measured: dict[str, tuple[float, float]]
+
+
+def list_recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, with paths.")] = False,
+) -> None:
+    """List the recipes that ship with the package: views, method, backbone, what was measured.
+
+    Each number stands before that of the untrained encoder; how it was measured stands in the head
+    of the file, whose path `--json` has.
+
+    Example: `sslpipe recipes`
+    """
+    found = [listed(name, path) for name, path in recipes().items()]
+    if as_json:
+        console.print_json(json.dumps([asdict(row) for row in found]))
+        return
+    table = Table("recipe", "views", "method", "backbone", *SHOWN, box=box.SIMPLE_HEAD)
+    for number in (0, -2, -1):  # narrow screens wrap the others
+        table.columns[number].no_wrap = True
+    for row in found:
+        views = " + ".join(f"{count} x {side(shape)}" for count, shape in row.views.values())
+        numbers = [row.measured.get(name) for name in SHOWN]
+        shown = [f"{pair[0]:.2f} ({pair[1]:.2f})" if pair else "" for pair in numbers]
+        table.add_row(row.name, views, row.method, row.backbone, *shown)
+    console.print(table)
+    console.print(
+        "k-NN, linear: trained (untrained), on little data; how stands in each file's head"
+    )
+
+
+def side(shape: tuple[int, ...]) -> str:
+    """`224` for square pictures; all lengths but the channels for others."""
+    lengths = shape[1:] or shape
+    return str(lengths[0]) if len({*lengths}) == 1 else " x ".join(map(str, lengths))
+
+
+def listed(name: str, path: Path) -> Listed:
+    """What a recipe's file says of it.
+
+    Raises:
+        RecipeError: it is not valid.
+    """
+    recipe = load_recipe(path)
+    assert recipe.method is not None
+    assert recipe.train is not None  # as all that ship have
+    views = {group: (spec.count, tuple(spec.shape)) for group, spec in views_of(recipe).items()}
+    return Listed(
+        name=name,
+        path=str(path),
+        views=views,
+        masks=tuple(recipe.masks),
+        targets=tuple(recipe.targets),
+        method=recipe.method.name,
+        backbone=recipe.train.backbone.name,
+        epochs=recipe.train.epochs,
+        measured=measured(path.read_text(encoding="utf-8")),
+    )
+
+
+def views_of(recipe: Recipe) -> dict[str, "ViewSpec"]:
+    """The views as batches hold them, pretext tasks applied."""
+    from ..modalities.parts import find_modality
+
+    modality = find_modality(recipe.modality, recipe.path)
+    return dict(modality.decider(recipe, [*recipe.views]).views)
+
+
+def measured(text: str) -> dict[str, tuple[float, float]]:
+    """The numbers of the line `# measured: NAME VALUE (untrained VALUE), ...`; empty: none."""
+    line = MEASURED.search(text)
+    parts = line[1].split(", ") if line else []
+    found = (NUMBER.fullmatch(part) for part in parts)
+    return {match[1]: (float(match[2]), float(match[3])) for match in found if match}
