@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import export, features, pseudo_label, recipes, shards, tars
+from . import evaluation, export, features, pseudo_label, recipes, shards, tars
 from .faults import one_line
 from .paths import finite, picture, run_folder
 from .terminal import console, notes
@@ -229,47 +229,5 @@ def train(
         raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal
 
 
-@app.command(name="eval")
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="last.pt of a run.")],
-    shards: Annotated[Path, typer.Argument(help="Labelled shards: the bank of the k-NN.")],
-    test: Annotated[Path | None, typer.Option(help="Shards to test on; default: left out.")] = None,
-    untrained: Annotated[
-        bool, typer.Option(help="Also evaluate the same encoder untrained.")
-    ] = True,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    device: Device = None,
-) -> None:
-    """Weighted k-NN and a linear probe on frozen features, beside the untrained encoder.
-
-    Without `--test`: leave-one-out k-NN and a cross-validated probe. With it, classes are matched
-    by name, and what only one of the two sets has is said.
-
-    Example: `sslpipe eval runs/cifar/last.pt cifar/train --test cifar/test`
-    """
-    from ..evaluate.command import compare
-
-    reports = compare(
-        checkpoint, shards=shards, test=test, untrained=untrained, device=device, strict=strict
-    )
-    first = next(iter(reports.values()))
-    if first.note:
-        notes.print(f"classes: {first.note}", markup=False, highlight=False, soft_wrap=True)
-    if as_json:
-        rows = {
-            name: {row.name: row.value for row in report.rows} for name, report in reports.items()
-        }
-        console.print_json(json.dumps(rows))
-        return
-    table = Table("", *reports, "protocol")
-    for index, row in enumerate(first.rows):
-        values = [f"{report.rows[index].value:.3f}" for report in reports.values()]
-        table.add_row(row.name, *values, row.protocol)
-    console.print(first.protocol)
-    console.print(table)
-
-
+app.command(name="eval")(evaluation.evaluate)
 app.command()(export.export)  # behind the others in --help

@@ -1,47 +1,128 @@
-"""`sslpipe eval`: a checkpoint's encoder beside the same encoder as it was before training."""
+"""`sslpipe eval`: features once, of all encoders in one pass; then protocol by protocol."""
 
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from ..device.handoff import find_device
-from ..pipeline import load
-from ..recipe import Recipe
-from ..recipe.schema import StreamSection
+from ..errors import SslpipeError
+from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
-from ..train import initial_method, load_encoder
-from . import Report, evaluate
-from .classes import difference
-from .features import central_batches
+from .classes import difference, join
+from .feature_cache import ExtractSettings, cached_features
+from .features import Features
+from .labelling import labelled_by
+from .protocols import FROZEN, ON_PIXELS, TRAINED, chosen_protocols
+from .results import Evaluation, Measure
+from .subjects import Subject, open_subject
+
+ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", "pixels"
+Say = Callable[[str, ByEncoder], object]  # a protocol and what it measured, as soon as it has
+Progress = Callable[[int, int], None]  # images that are encoded, of how many
 
 
-def compare(
-    checkpoint: str | Path,
-    *,
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """What is measured, and beside what; `cache` is the folder that features are kept in."""
+
+    protocols: Sequence[str] = ("quick",)
+    untrained: bool = True
+    pixels: bool = True
+    strict: bool = False  # refuse sets whose classes are not the same
+    labels: Path | None = None  # of samples of the shards, before their own
+    device: str | None = None
+    cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
+    epochs: int | None = None  # of protocols that train; None: as officially
+
+
+def quiet(done: int, total: int) -> None:
+    """Hear how far the encoding is, and say nothing."""
+
+
+def evaluate(
+    name: str | Path,
     shards: str | Path,
     test: str | Path | None = None,
-    untrained: bool = True,
-    device: str | None = None,
-    strict: bool = False,
-) -> dict[str, Report]:
-    """Evaluate on the central crops of labelled shards: "trained", and "untrained" if wanted.
+    settings: EvalSettings = EvalSettings(),
+    *,
+    say: Say = lambda protocol, found: None,
+    progress: Progress = quiet,
+) -> Evaluation:
+    """Measure a subject (see `open_subject`) on labelled shards, beside what it must beat.
+
+    Without `test` samples are left out in turn or held out, as each protocol says. Classes are
+    matched by name; test samples of a class that the training set lacks are left out.
 
     Raises:
-        StateError: the checkpoint is missing or damaged.
-        SslpipeError: the shards have no labels or share no class, or this machine has no such
-            device; `strict`: a class is in one of the sets only.
+        StateError: a checkpoint that is missing or damaged.
+        ShardError: what is wrong with the shards or the labels.
+        SslpipeError: an unknown protocol or device, no labels, or sets that share no class;
+            `strict`: a class is in one of them only.
+        ExtraError: a library of the extra `train` is not installed.
     """
-    chosen = find_device(device)
-    encoder, recipe = load_encoder(checkpoint)
+    chosen = chosen_protocols(settings.protocols)
+    device = find_device(settings.device)
     if test is not None:
-        check_classes(shards, test, strict=strict)
-    encoders = {"trained": encoder}
-    if untrained:
-        encoders["untrained"] = fresh_encoder(recipe, shards)
+        check_classes(shards, test, strict=settings.strict)
+    subject = open_subject(name)
+    bank, queries = Path(shards), None if test is None else Path(test)
+    train = encoded(subject, bank, settings, progress)
+    tested = encoded(subject, queries, settings, progress) if queries else {}
+    if settings.labels is not None:
+        table = read_labels(settings.labels)
+        train = {encoder: labelled_by(found, table) for encoder, found in train.items()}
+    tested, note = joined(train, tested, strict=settings.strict)
+    measures: ByEncoder = dict.fromkeys(train, ())
+    for protocol in chosen:
+        if protocol in FROZEN:
+            found = on_features(protocol, train, tested)
+        else:
+            run = TRAINED[protocol]
+            made = run(subject, bank, queries, device=device, epochs=settings.epochs)
+            found = {"trained": made}
+        for encoder, more in found.items():
+            measures[encoder] += more
+        say(protocol, found)
+    return Evaluation(subject, bank, queries, train, measures, tested, note)
+
+
+def encoded(
+    subject: Subject, shards: Path, settings: EvalSettings, progress: Progress
+) -> dict[str, Features]:
+    """The features of a set by all encoders, from the cache if they are there."""
+    extraction = ExtractSettings(
+        untrained=settings.untrained, pixels=settings.pixels, device=settings.device
+    )
+    folder = settings.cache or cache_of(subject)
+    return cached_features(subject, shards, folder, extraction, progress=progress)
+
+
+def on_features(
+    protocol: str, train: Mapping[str, Features], tested: Mapping[str, Features]
+) -> ByEncoder:
+    """One protocol for all encoders that it is for."""
     return {
-        name: one(e, recipe, shards, test, chosen, strict=strict) for name, e in encoders.items()
+        encoder: FROZEN[protocol](found, tested.get(encoder))
+        for encoder, found in train.items()
+        if encoder != "pixels" or protocol in ON_PIXELS
     }
+
+
+def joined(
+    train: Mapping[str, Features], tested: Mapping[str, Features], *, strict: bool
+) -> tuple[dict[str, Features], str]:
+    """The test sets in the class numbers of the training set, and what only one set has."""
+    if not tested:
+        return {}, ""
+    bank, queries = train["trained"].labelled(), tested["trained"].labelled()
+    found = join(bank, queries, strict=strict)
+    keep = tested["trained"].labels >= 0
+    same = {
+        encoder: replace(features.at(keep), labels=found.labels, classes=found.classes)
+        for encoder, features in tested.items()
+    }
+    return same, found.said
 
 
 def check_classes(shards: str | Path, test: str | Path, *, strict: bool) -> None:
@@ -56,27 +137,22 @@ def check_classes(shards: str | Path, test: str | Path, *, strict: bool) -> None
         difference(bank, queries, strict=strict)
 
 
-def fresh_encoder(recipe: Recipe, shards: str | Path) -> nn.Module:
-    """The encoder that the run began with: the weights follow from the recipe's seed."""
-    # the stream of the run may be a mixture, of which these shards are one part
-    stream = StreamSection(batch_size=recipe.stream.batch_size, allow_repeats=True)
-    plain = recipe.model_copy(update={"stream": stream})
-    with load(plain, shards=shards, device="cpu", rank=0, world_size=1) as pipeline:
-        return initial_method(recipe, pipeline.spec).encoder
+def cache_of(subject: Subject) -> Path:
+    """Find the folder that features are kept in: beside a checkpoint, else in the user's cache.
 
-
-def one(
-    encoder: nn.Module,
-    recipe: Recipe,
-    shards: str | Path,
-    test: str | Path | None,
-    device: torch.device,
-    *,
-    strict: bool = False,
-) -> Report:
-    """Run all protocols for one encoder."""
-    with central_batches(recipe, shards=shards, device=device) as bank:
-        if test is None:
-            return evaluate(encoder, bank, None, device)
-        with central_batches(recipe, shards=test, device=device) as queries:
-            return evaluate(encoder, bank, queries, device, strict=strict)
+    Raises:
+        SslpipeError: nothing can be written there.
+    """
+    path = Path(subject.name)
+    run = path if path.is_dir() else path.parent
+    if path.exists() and os.access(run, os.W_OK):
+        return run / "features"
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(home) / "sslpipe" / "features"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SslpipeError(
+            f"{folder}: cannot be made ({error.strerror}); name a folder for features: --cache"
+        ) from error
+    return folder

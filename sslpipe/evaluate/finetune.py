@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from ..batch import Batch
 from ..device.handoff import find_device
 from ..encoders import BlockEncoder
-from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.libraries import library, undecayed_by_name
+from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
 from ..pipeline import load

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from sslpipe.encoders.monitors import spread_over_images
-from sslpipe.evaluate import embedding_std, monitor, rankme
+from sslpipe.encoders.monitors import embedding_std, monitor, rankme, spread_over_images
 from sslpipe.methods.simclr import pair_monitors
 
 

@@ -37,10 +37,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sslpipe
 from sslpipe.evaluate import Features, extract, knn, linear
-from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.evaluate.encoding import Pixels
 from sslpipe.evaluate.features import central, central_batches
 from sslpipe.evaluate.finetune_small import Images, finetune_small, labelled_images
+from sslpipe.evaluate.subjects import first_encoder
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, initial_method, load_encoder, train
 from sslpipe.train.alarm import Alarm
@@ -157,7 +157,7 @@ def history(path: Path, recipe: Recipe) -> Numbers:
 def judged(checkpoint: Path, chosen: argparse.Namespace) -> Numbers:
     """The accuracies of the trained encoder, of the untrained one, and of pixels."""
     encoder, recipe = load_encoder(checkpoint)
-    untrained = fresh_encoder(recipe, chosen.train)
+    untrained = first_encoder(recipe)
     base = chosen.out / "untrained" / f"{digest(untrained, recipe, chosen.finetune)}.json"
 
     def baseline() -> Numbers:

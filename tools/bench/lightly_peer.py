@@ -38,7 +38,7 @@ from short_recipes import shortened, small
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sslpipe.evaluate.command import fresh_encoder
+from sslpipe.evaluate.subjects import first_encoder
 from sslpipe.recipe import Recipe, find_recipe, load_recipe
 from sslpipe.train import optimizers
 from sslpipe.train.run import lr_scale, move_module, plan_of
@@ -162,7 +162,7 @@ def lightly(name: str, chosen: argparse.Namespace) -> Numbers:
     """Pretrain with lightly and judge the encoder."""
     recipe = load_recipe(find_recipe(f"{name}_cifar"), overrides=chosen.sets)
     recipe = shortened(small(recipe) if chosen.small else recipe, chosen.epochs)
-    encoder = fresh_encoder(recipe, chosen.train)
+    encoder = first_encoder(recipe)
     torch.manual_seed(recipe.stream.seed)
     module, views = PEERS[name](encoder, recipe.method.settings)
     pretrain(module, loader(views, recipe, chosen.train), recipe, torch.device(chosen.device))

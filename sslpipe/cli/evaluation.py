@@ -1,0 +1,154 @@
+"""The command that says what an encoder is worth."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .paths import run_folder
+from .terminal import bar, console, notes, stopped
+
+if TYPE_CHECKING:
+    from ..evaluate.results import Measure
+
+ENCODERS = ("trained", "untrained", "pixels")  # columns, in this order
+
+
+def evaluate(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME."
+        ),
+    ],
+    shards: Annotated[Path, typer.Argument(help="Labelled shards: what is trained on.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Shards to test on; default: samples are left out.")
+    ] = None,
+    protocols: Annotated[
+        str, typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
+    ] = "quick",
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write DIR/report.html.", callback=run_folder),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Another checkpoint in the same report; may be repeated."),
+    ] = None,
+    untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
+    pixels: Annotated[bool, typer.Option(help="Also raw pixels, by k-NN and probe.")] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels of the shards from a file, before their own.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of features; default: beside the run.", callback=run_folder),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
+    ] = None,
+) -> None:
+    """Measure an encoder, beside itself untrained, raw pixels and guessing; numbers as they come.
+
+    On frozen features: label_free, knn, linear, retrieval, clustering, few_shot (these are quick),
+    few_labels, pseudo_labels, heads (with these: all). Training on augmented images, for as long as
+    their papers say: probe_mae, probe_dino, probe_moco, finetune; `--epochs` shortens them.
+    Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
+    name. Features are kept, so that the next protocol needs none.
+
+    Example: `sslpipe eval runs/cifar cifar/train --test cifar/test --report report`
+    """
+    from ..evaluate import EvalSettings
+    from ..evaluate import evaluate as measure
+
+    settings = EvalSettings(
+        protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
+        labels=labels, device=device, cache=cache, epochs=epochs,
+    )  # fmt: skip
+    say = (lambda protocol, found: None) if as_json else show_measures
+    found = []
+    for name in (subject, *(beside or ())):
+        if beside and not as_json:
+            console.print(f"\n{name}", markup=False, highlight=False)
+        with stopped("stopped; features that are done are kept"), Encoding() as progress:
+            found.append(measure(name, shards, test, settings, say=say, progress=progress))
+    for note in {evaluation.note for evaluation in found if evaluation.note}:
+        notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        rows = [{e: as_rows(m) for e, m in each.measures.items()} for each in found]
+        named = dict(zip((subject, *(beside or ())), rows, strict=True))
+        console.print_json(json.dumps(named if beside else rows[0]))
+    if report is not None:
+        from ..report import write_report
+
+        page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
+        notes.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+class Encoding:
+    """A bar on stderr while images are encoded; none where features are kept already."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._update: Any = None
+
+    def __enter__(self) -> "Encoding":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._update is None:
+            self._update = self._stack.enter_context(bar("images encoded"))
+        self._update(completed=done, total=total)
+        if done >= total:
+            self._stack.close()
+            self._update = None
+
+
+def as_rows(measures: "tuple[Measure, ...]") -> dict[str, dict[str, float | str | None]]:
+    """Name -> value, interval, chance and protocol."""
+    return {
+        m.name: {
+            "value": m.value, "interval": m.interval, "chance": m.chance, "protocol": m.protocol
+        }
+        for m in measures
+    }  # fmt: skip
+
+
+def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]]") -> None:
+    """Print what a protocol measured: encoders side by side, the protocol's lines below."""
+    columns = [encoder for encoder in ENCODERS if encoder in found]
+    table = Table(protocol.replace("_", " "), *columns, "chance", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    first = found[columns[0]]
+    values = {encoder: {m.name: m for m in found[encoder]} for encoder in columns}
+    for measure in first:
+        cells = [shown(values[encoder].get(measure.name)) for encoder in columns]
+        chance = "" if measure.chance is None else f"{measure.chance:.3f}"
+        table.add_row(measure.name, *cells, chance)
+    console.print(table)
+    for line in dict.fromkeys(measure.protocol for measure in first):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def shown(measure: "Measure | None") -> str:
+    """A number with its interval."""
+    if measure is None:
+        return ""
+    digits = 3 if abs(measure.value) < 10 else 1
+    value = f"{measure.value:.{digits}f}"
+    return value if measure.interval is None else f"{value} ± {measure.interval:.{digits}f}"
