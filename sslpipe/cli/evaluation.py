@@ -128,8 +128,12 @@ def as_rows(measures: "tuple[Measure, ...]") -> dict[str, dict[str, float | str 
     }  # fmt: skip
 
 
-def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]]") -> None:
+def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]] | str") -> None:
     """Print what a protocol measured: encoders side by side, the protocol's lines below."""
+    if isinstance(found, str):
+        said = f"{protocol}: left out: {found}"
+        console.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
+        return
     columns = [encoder for encoder in ENCODERS if encoder in found]
     table = Table(protocol.replace("_", " "), *columns, "chance", title_justify="left")
     for column in table.columns[1:]:

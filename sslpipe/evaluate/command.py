@@ -18,7 +18,10 @@ from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
 
 ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", "pixels"
-Say = Callable[[str, ByEncoder], object]  # a protocol and what it measured, as soon as it has
+# a protocol and what it measured, as soon as it has; or why the set is not for it
+Say = Callable[[str, ByEncoder | str], object]
+# of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
+NEEDED = ("label_free", "knn", "linear")
 Progress = Callable[[int, int], None]  # images that are encoded, of how many
 
 
@@ -74,17 +77,22 @@ def evaluate(
         train = {encoder: labelled_by(found, table) for encoder, found in train.items()}
     tested, note = joined(train, tested, strict=settings.strict)
     measures: ByEncoder = dict.fromkeys(train, ())
+    skipped: dict[str, str] = {}
     for protocol in chosen:
-        if protocol in FROZEN:
-            found = on_features(protocol, train, tested)
-        else:
-            run = TRAINED[protocol]
-            made = run(subject, bank, queries, device=device, epochs=settings.epochs)
-            found = {"trained": made}
+        try:
+            if protocol in FROZEN:
+                found = on_features(protocol, train, tested)
+            else:
+                run, epochs = TRAINED[protocol], settings.epochs
+                found = {"trained": run(subject, bank, queries, device=device, epochs=epochs)}
+        except SslpipeError as error:
+            if protocol in (*settings.protocols, *NEEDED):
+                raise
+            skipped[protocol], found = str(error), {}
         for encoder, more in found.items():
             measures[encoder] += more
-        say(protocol, found)
-    return Evaluation(subject, bank, queries, train, measures, tested, note)
+        say(protocol, found or skipped[protocol])
+    return Evaluation(subject, bank, queries, train, measures, tested, note, skipped)
 
 
 def encoded(

@@ -241,7 +241,7 @@ def protocol_line(settings: ProbeSettings, course: Course, split: Split, seen: s
     lr = optimizer.settings["lr"]
     return (
         f"{settings.name} linear probe, {course.said}: {seen}, {norm}{optimizer.name.upper()} of "
-        f"lr {lr:g} x {course.batch}/256{schedule_said(train)}, {train.epochs} epochs of random crops and flips "
-        f"of {len(split.train)} samples; last epoch, {len(split.test)} test samples "
+        f"lr {lr:g} x {course.batch}/256{schedule_said(train)}, {train.epochs} epochs of random "
+        f"crops and flips of {len(split.train)} samples; last epoch, {len(split.test)} test samples "
         f"({split.said}), {split.classes} classes"
     )

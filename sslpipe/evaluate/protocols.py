@@ -99,8 +99,7 @@ def chosen_protocols(names: Sequence[str]) -> tuple[str, ...]:
     wanted: set[str] = set()
     for name in names:
         if name not in known:
-            raise SslpipeError(
-                f"--protocols {','.join(names)}: no {name!r}; {suggest(name, known)}"
-            )
+            given = ",".join(names)
+            raise SslpipeError(f"--protocols {given}: no {name!r}; {suggest(name, known)}")
         wanted.update(known[name])
     return tuple(name for name in (*FROZEN, *TRAINED) if name in wanted)

@@ -39,3 +39,6 @@ class Evaluation:
     measures: Mapping[str, tuple[Measure, ...]]
     tested: Mapping[str, Features] = field(default_factory=dict)  # of `test`, in numbers of shards
     note: str = ""  # the classes that only one of the two sets has
+    skipped: Mapping[str, str] = field(
+        default_factory=dict
+    )  # protocol -> why the set is not for it

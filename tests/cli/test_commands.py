@@ -86,8 +86,8 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "run/best.pt")["step"] == 6
     out, _ = run("eval", "run/last.pt", "shards", "--json", cwd=tmp_path)
     report = json.loads(out)
-    assert set(report) == {"trained", "untrained"}
-    assert 0 <= report["trained"]["knn top-1"] <= 1
+    assert set(report) == {"trained", "untrained", "pixels"}
+    assert 0 <= report["trained"]["knn20 top-1"]["value"] <= 1
     assert report["trained"] != report["untrained"]
     _, err = run("export", "run", "out", "--format", "timm", code=2, cwd=tmp_path)
     assert "not as timm: no name and arguments of timm make this model" in err
@@ -98,7 +98,7 @@ def test_from_a_folder_to_an_evaluated_encoder(run, tmp_path, monkeypatch):
     assert "not as onnx: not_there not installed" in err
     card = (tmp_path / "exported/README.md").read_text()
     assert "license: mit" in card
-    assert f"| knn top-1 | {report['trained']['knn top-1']:.4g} |" in card
+    assert f"| knn20 top-1 | {report['trained']['knn20 top-1']['value']:.4g} |" in card
     words = ("train", recipe, "--shards", "shards", "--out", "warm", "--max-steps", 1)
     _, err = run(*words, "--from", "exported", cwd=tmp_path)
     assert "starts from exported: " in err
@@ -148,7 +148,7 @@ def test_evaluation_joins_classes_by_name(run, tmp_path):
     run("train", "recipe.yaml", "--shards", "all_shards", "--out", "run", cwd=tmp_path)
     words = ("eval", "run/last.pt", "all_shards", "--no-untrained", "--json", "--test")
     out, err = run(*words, "some_shards", cwd=tmp_path)
-    assert json.loads(out)["trained"]["linear top-1"] == 1.0  # the same images
+    assert "bank of 24; 16 queries" in json.loads(out)["trained"]["knn20 top-1"]["protocol"]
     assert "classes: only the training set has class0" in err
     _, err = run(*words, "some_shards", "--strict", code=2, cwd=tmp_path)
     assert "the classes differ: only the training set has class0" in err

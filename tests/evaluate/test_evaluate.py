@@ -1,46 +1,123 @@
+"""From a name and shards to all numbers: the right encoders, the right samples, one pass each."""
+
+import shutil
+
 import pytest
-import torch
-from torch import nn
 
-from sslpipe.batch import Batch
-from sslpipe.evaluate import cross_validated, evaluate, extract, knn, leave_one_out, linear
+from sslpipe.errors import SslpipeError
+from sslpipe.evaluate import EvalSettings, evaluate
+from sslpipe.evaluate.features import central_batches, extract
+from sslpipe.evaluate.knn import neighbours
+from sslpipe.evaluate.linear import logistic
+from sslpipe.evaluate.protocols import FROZEN, QUICK, TRAINED, chosen_protocols
+from sslpipe.evaluate.subjects import open_subject
+from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.shards import PackSettings, pack
+from tests.conftest import write_images
+from tests.evaluate.test_subjects import trained
 
-
-def batches(*, seed, classes=6):
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, 3, 2, 2, generator=torch.Generator().manual_seed(9))
-    for step in range(4):
-        labels = torch.arange(12) % classes
-        images = centres[labels] + torch.randn(12, 3, 2, 2, generator=generator)
-        yield Batch(
-            views={"global": images[None]}, masks={}, hidden={}, targets={}, params={},
-            labels=labels,
-            uids=torch.arange(12) + 12 * step, keys=("k",) * 12,
-            valid=torch.ones(12, dtype=torch.bool), epoch=0, step=step,
-        )  # fmt: skip
+KNN = EvalSettings(protocols=("knn",), device="cpu")
 
 
-def test_report_with_a_test_set():
-    encoder = nn.Flatten()
-    train, test = (extract(encoder, batches(seed=s), "cpu") for s in (0, 1))
-    report = evaluate(encoder, batches(seed=0), batches(seed=1), "cpu")
-    neighbours = knn(train, test)
-    assert [(row.name, row.value) for row in report.rows] == [
-        ("knn top-1", neighbours.top1),
-        ("knn top-5", neighbours.top5),
-        ("linear top-1", linear(train, test).top1),
-    ]
-    assert report.protocol == ("frozen 12-d backbone features, 6 classes, tested on a test set")
-    assert "k=20, T=0.07" in report.rows[0].protocol
-    assert "48 queries, bank of 48" in report.rows[0].protocol
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, packed):
+    folder = tmp_path_factory.mktemp("run")
+    trained(folder, packed, "simclr")
+    return folder
 
 
-def test_report_without_a_test_set():
-    encoder = nn.Flatten()
-    train = extract(encoder, batches(seed=0, classes=3), "cpu")
-    report = evaluate(encoder, batches(seed=0, classes=3), None, "cpu")
-    assert [row.name for row in report.rows] == ["knn top-1", "linear top-1"]
-    assert report.rows[0].value == leave_one_out(train).top1
-    assert report.rows[1].value == pytest.approx(cross_validated(train).top1)
-    assert "left out in turn" in report.protocol
-    assert "5-fold" in report.rows[1].protocol
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Classes 0 to 2, and 1 and 2 alone, whose numbers are one less."""
+    folder = tmp_path_factory.mktemp("sets")
+    write_images(folder / "all", 30)
+    for part in (1, 2):
+        shutil.copytree(folder / f"all/class{part}", folder / f"some/class{part}")
+    for name in ("all", "some"):
+        pack(folder / name, folder / f"{name}_shards", PackSettings(codec=ImageCodec()))
+    return folder / "all_shards", folder / "some_shards"
+
+
+def test_protocols_by_name_in_the_order_of_their_cost():
+    assert chosen_protocols(["linear", "knn"]) == ("knn", "linear")
+    assert chosen_protocols(["quick"]) == QUICK
+    assert chosen_protocols(["all"]) == tuple(FROZEN)
+    assert chosen_protocols(["quick", "probe_mae", "heads"]) == (*QUICK, "heads", "probe_mae")
+    assert not FROZEN.keys() & TRAINED.keys()
+    with pytest.raises(SslpipeError, match="--protocols knm,linear: no 'knm'; did you mean 'knn'"):
+        chosen_protocols(["knm", "linear"])
+
+
+def test_every_encoder_is_measured_on_the_same_samples(run, packed):
+    said = []
+    settings = EvalSettings(protocols=("linear", "knn"), device="cpu")
+    found = evaluate(run, packed, settings=settings, say=lambda *told: said.append(told))
+    assert [name for name, _ in said] == ["knn", "linear"]
+    assert set(found.measures) == set(found.features) == {"trained", "untrained", "pixels"}
+    subject = open_subject(run)
+    encoders = {"trained": subject.encoder, "untrained": subject.untrained()}
+    for name, encoder in encoders.items():
+        with central_batches(subject.recipe, shards=packed, device="cpu") as batches:
+            alone = extract(encoder, batches, "cpu")
+        assert alone.features.equal(found.features[name].features)
+        assert found.measures[name] == (*neighbours(alone), *logistic(alone))
+    uids = [features.uids for features in found.features.values()]
+    assert all(other.equal(uids[0]) for other in uids)
+    assert found.measures["trained"] != found.measures["untrained"]
+
+
+def test_pixels_are_the_baseline_of_some_protocols_only(run, packed):
+    settings = EvalSettings(protocols=("knn", "clustering"), untrained=False, device="cpu")
+    found = evaluate(run, packed, settings=settings)
+    assert set(found.measures) == {"trained", "pixels"}
+    assert {measure.name for measure in found.measures["pixels"]} < {
+        measure.name for measure in found.measures["trained"]
+    }
+
+
+def test_features_are_kept_and_what_is_kept_is_not_encoded(run, packed, tmp_path):
+    settings = EvalSettings(protocols=("knn",), device="cpu", cache=tmp_path / "kept")
+    calls = []
+
+    def progress(done, total):
+        calls.append(done)
+
+    first = evaluate(run, packed, settings=settings, progress=progress)
+    assert sum(calls[-1:]) == 45
+    calls.clear()
+    again = evaluate(run / "last.pt", packed, settings=settings, progress=progress)
+    assert not calls
+    assert again.measures == first.measures
+
+
+def test_classes_are_matched_by_name(run, sets):
+    whole, part = sets
+    settings = EvalSettings(protocols=("linear", "knn"), untrained=False, device="cpu")
+    found = evaluate(run, whole, part, settings)
+    assert found.note == "only the training set has class0"
+    bank, queries = found.features["trained"], found.tested["trained"]
+    label = dict(zip(bank.uids.tolist(), bank.labels.tolist(), strict=True))
+    assert queries.labels.tolist() == [label[uid] for uid in queries.uids.tolist()]
+    assert set(queries.labels.tolist()) == {1, 2}
+    strict = EvalSettings(protocols=("knn",), strict=True, device="cpu")
+    with pytest.raises(SslpipeError, match="the classes differ: only the training set has class0"):
+        evaluate(run, whole, part, strict)
+
+
+def test_what_a_set_is_not_for_is_told_or_refused_if_it_was_asked_for(run, packed):
+    said = {}
+    quick = EvalSettings(untrained=False, pixels=False, device="cpu")
+    found = evaluate(run, packed, settings=quick, say=said.__setitem__)
+    assert tuple(said) == QUICK
+    assert set(found.skipped) == {"few_shot"}  # 15 a class, and it wants 25
+    assert said["few_shot"] == found.skipped["few_shot"]
+    assert not [m for m in found.measures["trained"] if "shot" in m.name]
+    with pytest.raises(SslpipeError, match="few-shot"):
+        evaluate(run, packed, settings=EvalSettings(protocols=("few_shot",), device="cpu"))
+
+
+def test_a_set_without_labels_is_refused(run, tmp_path):
+    write_images(tmp_path / "photos", 6, classes=1)
+    pack(tmp_path / "photos" / "class0", tmp_path / "shards", PackSettings(codec=ImageCodec()))
+    with pytest.raises(SslpipeError, match="none of the 6 samples has a label"):
+        evaluate(run, tmp_path / "shards", settings=KNN)

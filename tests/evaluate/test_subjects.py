@@ -10,11 +10,11 @@ from timm.models import save_for_hf
 from sslpipe.encoders.pretrained import Preprocessing
 from sslpipe.errors import SslpipeError, StateError
 from sslpipe.evaluate import extract
-from sslpipe.evaluate.command import fresh_encoder
 from sslpipe.evaluate.features import central, central_batches
 from sslpipe.evaluate.subjects import open_subject, recipe_of, weights_digest
 from sslpipe.pipeline import load
 from sslpipe.recipe import parse_recipe
+from sslpipe.train import initial_method
 from sslpipe.train.checkpoint import read_checkpoint, write_checkpoint
 from sslpipe.train.loop import train_recipe
 
@@ -56,7 +56,8 @@ def test_a_run_before_and_after_training(tmp_path, packed, method):
     before = torch.get_rng_state()
     untrained = by_folder.untrained()
     assert torch.get_rng_state().equal(before)
-    first = fresh_encoder(recipe, packed)  # as the trainer makes it, of the method
+    with load(recipe, shards=packed, device="cpu") as pipe:
+        first = initial_method(recipe, pipe.spec).encoder  # as the trainer makes it
     assert weights_digest(untrained) == weights_digest(first) != by_folder.digest
     assert central(by_folder.recipe).data_fingerprint == central(recipe).data_fingerprint
 
