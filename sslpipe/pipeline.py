@@ -37,7 +37,8 @@ from .modalities.parts import (
 from .process import cores, process_ranks
 from .recipe import Recipe, load_recipe
 from .rng import Place
-from .stream.open import ReadingRank, Shards, check_world, open_source, remainder_of
+from .stream.checks import check_world, remainder_of
+from .stream.open import ReadingRank, Shards, open_source
 from .stream.plan import check_state
 from .stream.prefetch import Prefetch
 from .stream.quarantine import Quarantine

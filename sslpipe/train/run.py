@@ -20,7 +20,7 @@ from ..pipeline import Pipeline
 from ..recipe import Recipe
 from ..recipe.names import bind, choose
 from ..recipe.schema import TrainSection
-from ..stream.open import remainder_of
+from ..stream.checks import remainder_of
 from . import checkpoint, optimizers
 from .schedules import RatePlan
 from .warm_start import WarmStart, check_same, fill, fill_method

@@ -227,7 +227,7 @@ def test_bad_samples_can_be_left_out_and_sets_be_mixed_by_name(run, tmp_path):
         (("show", "simclr", "--shards", "nowhere"), "no manifest"),
         (("show", "nowhere.yaml", "--shards", "."), "nowhere.yaml: cannot be read"),
         (("train", "simclr", "--shards", ".", "--set", "train.epoch=3"), "did you mean 'epochs'"),
-        (("eval", "nowhere.pt", "."), "there is no checkpoint"),
+        (("eval", "nowhere.pt", "."), "there is no such file, folder or model"),
         (("pack", "nowhere", "out"), "does not exist"),
     ],
 )

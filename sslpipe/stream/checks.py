@@ -1,0 +1,81 @@
+"""Whether the stream section of a recipe suits what is to be streamed, before anything is read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import RecipeError
+from ..recipe import Recipe
+from .plan import Remainder
+
+
+def remainder_of(recipe: Recipe) -> Remainder:
+    """What a recipe says, or the default of its order.
+
+    `sequential` is for evaluation, which wants every sample once: a short last batch needs no
+    second look, where a padded one is counted wrong by whoever forgets `batch.valid`.
+    """
+    return recipe.stream.remainder or ("short" if recipe.stream.order == "sequential" else "wrap")
+
+
+def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: int) -> None:
+    """Every rank gets the same number of samples of every batch.
+
+    Raises:
+        RecipeError: the last batch would be smaller on some of several ranks.
+    """
+    if remainder == "short" and world_size > 1 and samples % recipe.stream.batch_size:
+        raise RecipeError(
+            f"{recipe.path}: the last batch would be short, and {world_size} ranks would wait for "
+            "each other; set stream.remainder to pad (and use batch.valid), drop or wrap"
+        )
+
+
+def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
+    """Copies of a sample in a batch would be each other's negatives.
+
+    Raises:
+        RecipeError: there must be some above `fits` samples, and nobody insists.
+    """
+    if recipe.stream.batch_size > fits and not recipe.stream.allow_repeats:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is more than the "
+            "shards have: copies of a sample would stand in one batch; set it to "
+            f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
+        )
+
+
+def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
+    """The sets that were given are those that are weighed, and a mixture makes sense.
+
+    Raises:
+        RecipeError: other names, or an order or remainder of single sets.
+    """
+    stream = recipe.stream
+    if stream.mix and set(stream.mix) != set(paths):
+        raise RecipeError(
+            f"{recipe.path}: stream.mix weighs {', '.join(sorted(stream.mix))}, but "
+            f"{', '.join(paths) or 'nothing'} was given; the names must be the same"
+        )
+    if not paths:
+        raise RecipeError(f"{recipe.path}: no shards were given; give a path, or NAME=PATH")
+    if stream.order == "sequential" or stream.remainder not in (None, "wrap"):
+        raise RecipeError(
+            f"{recipe.path}: stream.order = {stream.order!r} with stream.remainder = "
+            f"{stream.remainder!r}: a mixture goes on for ever and has no last batch; use lanes or "
+            "global, and leave the remainder out"
+        )
+
+
+def check_world(recipe: Recipe, rank: int, world_size: int) -> None:
+    """Every rank gets the same number of samples of every batch.
+
+    Raises:
+        RecipeError: the batch does not divide, or there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise RecipeError(f"rank = {rank} is not in [0, {world_size}); check the launcher")
+    if recipe.stream.batch_size % world_size:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is not divisible by "
+            f"the {world_size} ranks; choose a multiple of {world_size}"
+        )
