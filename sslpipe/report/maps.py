@@ -107,7 +107,7 @@ def turned(points: F64, towards: F64) -> F64:
     """Rotate or mirror a map so that it lies as another of the same samples; distances stay."""
     from scipy.linalg import orthogonal_procrustes
 
-    known: npt.NDArray[np.bool_] = np.isfinite(towards).all(axis=1)
+    known = np.isfinite(towards[:, 0])
     if not known.any():
         return points
     goal = towards[known] - towards[known].mean(axis=0)
@@ -136,7 +136,7 @@ def chained(clouds: Sequence[F64], flat: F64, previous: F64 | None) -> list[F64]
 
 def filled(previous: F64, flat: F64) -> F64:
     """An earlier map; samples that are new stand where PCA has them, in its scale."""
-    known: npt.NDArray[np.bool_] = np.isfinite(previous).all(axis=1)
+    known = np.isfinite(previous[:, 0])
     scale = previous[known].std() / max(flat[known].std(), 1e-12) if known.any() else 1.0
     return np.where(known[:, None], previous, flat * scale)
 

@@ -95,6 +95,7 @@ def page_template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["number"] = shown_value
+    environment.filters["figures"] = "{:.3g}".format
     return environment.get_template("report.html.j2")
 
 

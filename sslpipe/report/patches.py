@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..batch import Batch
-from ..encoders.image import ViT
+from ..encoders.image import ResNet, ViT
 from ..encoders.monitors import evaluating
 from ..encoders.protocols import MapEncoder
 from ..evaluate.features import central
@@ -30,6 +30,7 @@ from ..stream.reader import Sample
 from .maps import basis
 
 F64 = npt.NDArray[np.float64]
+FEWEST = 16  # places of a map that is worth a look
 TAILS = (1.0, 99.0)  # percentiles of a component that become 0 and 255: single patches stick out
 # of a ramp from dark to light whose lightness rises evenly, as matplotlib's inferno does
 RAMP = np.array(
@@ -81,17 +82,20 @@ def enlarged_views(recipe: Recipe, scale: int) -> Recipe:
 
 
 def scale_for(encoder: nn.Module) -> int:
-    """How much larger than in training pictures may be: ViTs bring their positions along."""
-    return 2 if isinstance(encoder, ViT) else 1
+    """How much larger than in training pictures may be, so that there are more places.
+
+    Convolutions take any size, and our ViTs bring their positions along.
+    """
+    return 2 if isinstance(encoder, ViT | ResNet) else 1
 
 
 def places(encoder: nn.Module, views_BCHW: Tensor) -> Tensor | None:
-    """Features of each place, (B, D, h, w); None: the encoder does not show them."""
+    """Features of each place, (B, D, h, w); None: the encoder shows none, or hardly any."""
     if not isinstance(encoder, MapEncoder):
         return None
     with evaluating(encoder):
         maps: Tensor = encoder.maps(views_BCHW).float()
-    return maps if maps.ndim == 4 else None
+    return maps if maps.ndim == 4 and maps.shape[-2:].numel() >= FEWEST else None
 
 
 def in_colours(maps: Sequence[Tensor]) -> list[Pixels]:

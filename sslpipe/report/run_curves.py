@@ -19,7 +19,7 @@ TITLES = {  # of a logged row, in the order in which people look
     "lr": "learning rate",
     "feature_std": "spread of features (std)",
     "feature_rankme": "effective rank of features",
-    "data_lost": "share of time lost to data",
+    "data_lost": "time lost to data",
 }
 WIDTH, HEIGHT, EDGE = 300.0, 110.0, 4.0  # of a drawing, in its own units
 

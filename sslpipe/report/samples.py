@@ -63,12 +63,6 @@ class Look:
     asked: Features
     nearest: Nearest
 
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """Whether k-NN names the class of each sample; without labels never."""
-        known = self.asked.labels >= 0
-        return np.asarray(((self.nearest.predicted == self.asked.labels) & known).numpy())
-
 
 def looks(evaluations: Sequence[Evaluation], settings: ReportSettings) -> list[Look]:
     """Look at the same samples with the encoder of each checkpoint.
@@ -99,13 +93,13 @@ def asked_of(evaluation: Evaluation, encoder: str) -> Features:
     return found.labelled() if bool((found.labels >= 0).any()) else found
 
 
-def look_at(evaluation: Evaluation, uids: Tensor) -> Look:
-    """Find the samples, and their neighbours.
+def look_at(evaluation: Evaluation, uids: Tensor, encoder: str = "trained") -> Look:
+    """Find the samples, and their neighbours, with one of the encoders.
 
     Raises:
         SslpipeError: the evaluation lacks one of them.
     """
-    bank, asked = evaluation.features["trained"], asked_of(evaluation, "trained")
+    bank, asked = evaluation.features[encoder], asked_of(evaluation, encoder)
     rows = rows_of_uids(asked, uids, evaluation.subject.name)
     chosen = asked.at(rows)
     if evaluation.test is not None:

@@ -1,7 +1,7 @@
 """The map of the page: circles of every checkpoint, their pictures, and what a hover tells."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..evaluate import Features
 from .embedding import PlacedSamples, names_for
 from .maps import on_sphere, planes, read_map, stratified, turned
 from .pictures import SHEET, SIDES, SampleFinder, Sprites, sprites
-from .samples import Look, ReportSettings, asked_of, rows_of_uids
+from .samples import Look, ReportSettings, look_at
 from .tables import short_names
 
 F64 = npt.NDArray[np.float64]
@@ -59,15 +59,13 @@ def scatter(seen: Sequence[Look], finder: SampleFinder, settings: ReportSettings
     made = None
     if finder.pictured:
         made = sprites([picture for _, picture in pictured], budget=settings.picture_bytes)
+    drawn = *placed, *untrained_map(seen[0], chosen, placed[0])
     return Scatter(
-        (
-            *panels(seen, rows, placed, classes),
-            *untrained_panel(seen[0], chosen, placed[0], classes),
-        ),
+        tuple(panel(table, classes) for table in drawn),
         classes,
         0 < len(classes) <= COLOURS,
         made,
-        told(placed, classes, made),
+        told(drawn, classes, made),
         placed,
         settings.projection,
     )
@@ -101,40 +99,34 @@ def placed_samples(
     )
 
 
-def panels(
-    seen: Sequence[Look], rows: I64, placed: Sequence[PlacedSamples], classes: Sequence[str]
-) -> list[Panel]:
-    """Draw the map of each checkpoint."""
-    return [
-        Panel(table.checkpoint, circles(table.points, table.labels, look.right[rows], classes))
-        for look, table in zip(seen, placed, strict=True)
-    ]
+def panel(table: PlacedSamples, classes: Sequence[str]) -> Panel:
+    """Draw the map of a checkpoint."""
+    right = [p == label for p, label in zip(table.predictions, table.labels, strict=True)]
+    return Panel(table.checkpoint, circles(table.points, table.labels, right, classes))
 
 
-def untrained_panel(
-    look: Look, chosen: Features, placed: PlacedSamples, classes: Sequence[str]
-) -> list[Panel]:
+def untrained_map(seen: Look, chosen: Features, first: PlacedSamples) -> list[PlacedSamples]:
     """The same samples by the untrained encoder: PCA, turned to lie as the first map does."""
-    if "untrained" not in look.evaluation.features:
+    if "untrained" not in seen.evaluation.features:
         return []
-    features = asked_of(look.evaluation, "untrained")
-    rows = rows_of_uids(features, chosen.uids, look.evaluation.subject.name)
-    (flat,) = planes([on_sphere(features, rows.numpy())], projection="pca")
-    return [Panel("untrained", circles(turned(flat, placed.points), placed.labels, None, classes))]
+    look = look_at(seen.evaluation, chosen.uids, "untrained")
+    rows = np.arange(len(chosen.uids))
+    (flat,) = planes([on_sphere(look.asked, rows)], projection="pca")
+    (placed,) = placed_samples([look], rows, first.keys, [turned(flat, first.points)])
+    return [replace(placed, checkpoint="untrained")]
 
 
 def circles(
-    points: F64, labels: Sequence[str], right: npt.NDArray[np.bool_] | None, classes: Sequence[str]
+    points: F64, labels: Sequence[str], right: Sequence[bool], classes: Sequence[str]
 ) -> tuple[tuple[float, float, int, str], ...]:
     """Points in the units of a panel, with one scale for both axes; y goes up."""
     low, high = points.min(axis=0), points.max(axis=0)
     scale = (SIZE - 2 * EDGE) / max(float((high - low).max()), 1e-12)
     spots = (points - (low + high) / 2) * scale * (1, -1) + SIZE / 2
     number = {name: colour for colour, name in enumerate(classes)}
-    told_right = ["none"] * len(labels) if right is None else ["ok" if r else "no" for r in right]
     return tuple(
-        (round(x, 1), round(y, 1), number.get(label, -1), verdict if label else "none")
-        for (x, y), label, verdict in zip(spots.tolist(), labels, told_right, strict=True)
+        (round(x, 1), round(y, 1), number.get(label, -1), ("ok" if good else "no") if label else "")
+        for (x, y), label, good in zip(spots.tolist(), labels, right, strict=True)
     )
 
 

@@ -159,7 +159,7 @@ def patch_rows(
         encoder = look.evaluation.subject.encoder.cpu()
         views = shown(look.evaluation.subject.recipe, samples, scale=scale_for(encoder))
         maps = None if views is None else places(encoder, views.views_BCHW)
-        if views is not None and maps is not None and maps.shape[-2:].numel() > 1:
+        if views is not None and maps is not None:
             known.append((name, look, views, maps))
     if not known:
         return None
