@@ -129,7 +129,10 @@ def chained(clouds: Sequence[F64], flat: F64, previous: F64 | None) -> list[F64]
         perplexity = min(PERPLEXITY, (len(cloud) - 1) / 3)
         spread = start / max(float(start[:, 0].std()), 1e-12) * START
         model = TSNE(perplexity=perplexity, init=spread.astype(np.float32), random_state=0)
-        start = np.asarray(model.fit_transform(narrow), dtype=np.float64)
+        made = np.asarray(model.fit_transform(narrow), dtype=np.float64)
+        start = turned(
+            made, start
+        )  # as a whole it may have drifted round, above all of few samples
         found.append(start)
     return found
 

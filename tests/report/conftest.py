@@ -57,14 +57,13 @@ def subject(name, *, text=RECIPE):
     return Subject(str(name), encoder, recipe, "b2:0123", None)
 
 
-@pytest.fixture
-def evaluation(packed, stored, tmp_path):
+@pytest.fixture(scope="session")
+def evaluation(packed, stored, tmp_path_factory):
     """Three encoders of the packed set; a run of two epochs lies beside the checkpoint."""
     uids, labels, classes = stored
     contents = torch.arange(len(uids))
     contents[7] = contents[3]  # of two classes
-    run = tmp_path / "run"
-    run.mkdir()
+    run = tmp_path_factory.mktemp("run")
     rows = [
         {"step": s, "epoch": s / 10, "loss": 4.0 - s / 10, "lr": 0.1, "feature_std": 0.1}
         for s in range(1, 21)

@@ -160,7 +160,7 @@ def test_checkpoints_stand_side_by_side(evaluation, tmp_path):
     assert head[1:6] == ["last.pt", "early.pt", "untrained", "raw pixels", "chance"]
     panels = [a for tag, a in page.tags if tag == "svg" and a.get("class") == "map"]
     assert len(panels) == 3
-    rows = list(csv.DictReader((tmp_path / "embedding.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "embedding.csv").read_text().splitlines()))
     uids = [[r["uid"] for r in rows if r["checkpoint"] == n] for n in ("last.pt", "early.pt")]
     assert uids[0] == uids[1]
     assert len(set(uids[0])) == 45
@@ -168,7 +168,7 @@ def test_checkpoints_stand_side_by_side(evaluation, tmp_path):
 
 def test_a_test_set_is_what_is_looked_at(with_test, tmp_path):
     text = page_of([with_test], tmp_path)
-    rows = list(csv.DictReader((tmp_path / "embedding.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "embedding.csv").read_text().splitlines()))
     assert {int(r["uid"]) for r in rows} == set(with_test.tested["trained"].uids.tolist())
     assert "15 test samples" in text
     assert "lie in the training set and in the test set" in text
