@@ -38,6 +38,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "methods": {"batch", "errors", "process", "recipe", "encoders"},
     "train": {*DATA, "pipeline", "memory", *MODEL},
     "evaluate": {*DATA, "pipeline", *MODEL, "train"},
+    "report": {*DATA, "pipeline", *MODEL, "train", "evaluate"},
     "bench": {*DATA, "pipeline", "memory", "diagnosis", *MODEL, "train"},
     "cli": {
         *DATA,
@@ -45,6 +46,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
         *MODEL,
         "train",
         "evaluate",
+        "report",
         "bench",
         "diagnosis",
     },

@@ -34,7 +34,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """One run in a chart: an SVG path, and its first and last value."""
 
     path: str
@@ -48,7 +48,7 @@ class Chart:
     """One number over the epochs of all runs. `lines`: None for a run that did not log it."""
 
     title: str
-    lines: tuple[Line | None, ...]
+    lines: tuple[Curve | None, ...]
     low: float
     high: float
     epochs: float
@@ -110,7 +110,7 @@ def points_of(rows: Sequence[LoggedRow], name: str) -> list[tuple[float, float]]
 
 def line_of(
     points: Sequence[tuple[float, float]], epochs: float, low: float, high: float
-) -> Line | None:
+) -> Curve | None:
     """A path through the points; None: fewer than two."""
     if len(points) < 2:
         return None
@@ -121,4 +121,4 @@ def line_of(
         f"{EDGE + epoch * across:.1f} {HEIGHT - EDGE - middle - (value - low) * up:.1f}"
         for epoch, value in points
     ]
-    return Line("M" + "L".join(spots), points[0][1], points[-1][1], len(points))
+    return Curve("M" + "L".join(spots), points[0][1], points[-1][1], len(points))
