@@ -142,15 +142,21 @@ class Sprites:
 
 
 def sprites(squares: Sequence[Pixels], *, budget: int) -> Sprites:
-    """Lay pictures on sheets, as large as `budget` bytes of all sheets allow."""
+    """Lay pictures on sheets, as large as `budget` bytes allow, which the first sheet tells."""
     columns = int(np.ceil(np.sqrt(min(SHEET, max(1, len(squares))))))
+    sheets = [squares[start : start + SHEET] for start in range(0, len(squares), SHEET)]
     for side in SIDES:
-        small = [np.asarray(Image.fromarray(p).resize((side, side))) for p in squares]
-        sheets = [small[start : start + SHEET] for start in range(0, len(small), SHEET)]
-        uris = tuple(jpeg_uri(mosaic(sheet, columns)) for sheet in sheets)
-        if sum(map(len, uris)) <= budget:
+        first = sheet_uri(sheets[0], side, columns)
+        if len(first) * len(squares) <= budget * len(sheets[0]):
             break
-    return Sprites(side, columns, uris)
+    rest = (sheet_uri(sheet, side, columns) for sheet in sheets[1:])
+    return Sprites(side, columns, (first, *rest))
+
+
+def sheet_uri(squares: Sequence[Pixels], side: int, columns: int) -> str:
+    """One sheet of pictures, brought to `side` pixels."""
+    small = [np.asarray(Image.fromarray(p).resize((side, side))) for p in squares]
+    return jpeg_uri(mosaic(small, columns))
 
 
 def mosaic(squares: Sequence[Pixels], columns: int) -> Pixels:

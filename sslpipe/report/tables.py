@@ -109,25 +109,25 @@ def verdict(rows: Iterable[MeasureRow], columns: Sequence[EncoderColumn]) -> Ver
     row = row or next(iter(shares), None)
     if row is None:
         return Verdict("No measure with labels", None)
-    pairs = [(c.kind, m) for c, m in zip(columns, row.cells, strict=True) if m is not None]
-    trained = [m for kind, m in pairs if kind == "trained"]
-    others = [m for kind, m in pairs if kind != "trained"]
+    pairs = [(c, m) for c, m in zip(columns, row.cells, strict=True) if m is not None]
+    trained = [m for c, m in pairs if c.kind == "trained"]
     if not trained:
         return Verdict("Nothing trained was measured", row)
-    best = max(trained, key=lambda m: m.value)
-    return Verdict(word_for(best, others, row.chance), row)
+    others = [(c.title, m.value, m.interval or 0.0) for c, m in pairs if c.kind != "trained"]
+    if row.chance is not None:
+        others.append(("chance", row.chance, 0.0))
+    return Verdict(word_for(max(trained, key=lambda m: m.value), others), row)
 
 
-def word_for(best: Measure, others: Sequence[Measure], chance: float | None) -> str:
-    """Say what a value is worth beside the largest of the others."""
-    if not others and chance is None:
+def word_for(best: Measure, others: Sequence[tuple[str, float, float]]) -> str:
+    """Say what a value is worth beside the largest of the others: (name, value, interval) each."""
+    if not others:
         return "There is nothing to compare it with"
-    rival = max(others, key=lambda m: m.value, default=None)
-    bar = max(chance or 0.0, rival.value if rival else 0.0)
-    margin = (best.interval or 0.0) + ((rival.interval or 0.0) if rival else 0.0)
-    if best.value - bar > margin:
+    name, value, interval = max(others, key=lambda other: other[1])
+    margin = (best.interval or 0.0) + interval
+    if best.value - value > margin:
         return "Pretraining helped"
-    return "Pretraining did harm" if bar - best.value > margin else "No difference can be told"
+    return f"Worse than {name}" if value - best.value > margin else f"No better than {name}"
 
 
 def shown_value(value: float) -> str:

@@ -72,8 +72,8 @@ def test_the_numbers_are_the_measures(evaluation, tmp_path):
     ("trained", "interval", "word"),
     [
         (0.9, None, "Pretraining helped."),
-        (0.44, 0.02, "No difference can be told."),
-        (0.2, 0.02, "Pretraining did harm."),
+        (0.44, 0.02, "No better than untrained."),
+        (0.2, 0.02, "Worse than untrained."),
     ],
 )
 def test_the_verdict(evaluation, tmp_path, trained, interval, word):
