@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..evaluate import Features
-from ..evaluate.knn import Chunks, similarities, vote
+from ..evaluate.knn import Chunks, similarities
 
 K, TEMPERATURE = 20, 0.07
 
@@ -57,14 +57,15 @@ def search(chunks: Chunks, bank: Features, k: int) -> Nearest:
         if without is not None:
             similarity_QN.masked_fill_(without, -torch.inf)
         best = similarity_QN.topk(k)
-        found.append((best.indices, best.values, predicted(similarity_QN, bank, k)))
+        found.append((best.indices, best.values, predicted(best.indices, best.values, bank)))
     rows, cosines, classes = (torch.cat(column) for column in zip(*found, strict=True))
     return Nearest(rows, cosines, classes)
 
 
-def predicted(similarity_QN: Tensor, bank: Features, k: int) -> Tensor:
-    """The class that the k nearest vote for, (Q,); -1 where there is no vote."""
+def predicted(rows_QX: Tensor, cosines_QX: Tensor, bank: Features) -> Tensor:
+    """The class that most of these neighbours vote for, (Q,); -1 where there is no vote."""
     classes_K, numbers_N = torch.unique(bank.labels, return_inverse=True)
-    votes_QK = vote(similarity_QN, numbers_N, len(classes_K), k, TEMPERATURE)
-    most = votes_QK.max(dim=1)
+    weights_QX = ((cosines_QX - 1) / TEMPERATURE).exp()
+    votes_QK = weights_QX.new_zeros(len(rows_QX), len(classes_K))
+    most = votes_QK.scatter_add_(1, numbers_N[rows_QX], weights_QX).max(dim=1)
     return torch.where(most.values > 0, classes_K[most.indices], -1)
