@@ -13,7 +13,8 @@ KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels")
 SAID = {"trained": "trained", "untrained": "untrained", "pixels": "raw pixels"}
 # measures that see no labels: to compare checkpoints of one run, and nothing else
 LABEL_FREE = re.compile(
-    r"rankme|\w+ rank\b|lidar|alpha-?req|alignment|uniformity|nesum|participation|\bstd\b|spread|dimension",
+    r"rankme|\w+ rank\b|lidar|alpha-?req|alignment|uniformity|nesum|participation|\bstd\b|"
+    r"spread|dimension",
     re.I,
 )
 
