@@ -39,6 +39,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "train": {*DATA, "pipeline", "memory", *MODEL},
     "evaluate": {*DATA, "pipeline", *MODEL, "train"},
     "export": {*DATA, "pipeline", "memory", *MODEL, "train"},
+    "report": {*DATA, "pipeline", *MODEL, "train", "evaluate"},
     "bench": {*DATA, "pipeline", "memory", "diagnosis", *MODEL, "train"},
     "cli": {
         *DATA,
@@ -47,6 +48,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
         "train",
         "evaluate",
         "export",
+        "report",
         "bench",
         "diagnosis",
     },

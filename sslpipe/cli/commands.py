@@ -229,5 +229,5 @@ def train(
         raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal
 
 
-app.command(name="eval")(evaluation.evaluate)
+app.command(name="eval")(evaluation.eval_subject)
 app.command()(export.export)  # behind the others in --help

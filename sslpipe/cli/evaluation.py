@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ENCODERS = ("trained", "untrained", "pixels")  # columns, in this order
 
 
-def evaluate(
+def eval_subject(
     subject: Annotated[
         str,
         typer.Argument(
@@ -69,8 +69,7 @@ def evaluate(
 
     Example: `sslpipe eval runs/cifar cifar/train --test cifar/test --report report`
     """
-    from ..evaluate import EvalSettings
-    from ..evaluate import evaluate as measure
+    from ..evaluate import EvalSettings, evaluate
 
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
@@ -82,7 +81,7 @@ def evaluate(
         if beside and not as_json:
             console.print(f"\n{name}", markup=False, highlight=False)
         with stopped("stopped; features that are done are kept"), Encoding() as progress:
-            found.append(measure(name, shards, test, settings, say=say, progress=progress))
+            found.append(evaluate(name, shards, test, settings, say=say, progress=progress))
     for note in {evaluation.note for evaluation in found if evaluation.note}:
         notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
     if as_json:

@@ -242,6 +242,6 @@ def protocol_line(settings: ProbeSettings, course: Course, split: Split, seen: s
     return (
         f"{settings.name} linear probe, {course.said}: {seen}, {norm}{optimizer.name.upper()} of "
         f"lr {lr:g} x {course.batch}/256{schedule_said(train)}, {train.epochs} epochs of random "
-        f"crops and flips of {len(split.train)} samples; last epoch, {len(split.test)} test samples "
-        f"({split.said}), {split.classes} classes"
+        f"crops and flips of {len(split.train)} samples; last epoch, {len(split.test)} test "
+        f"samples ({split.said}), {split.classes} classes"
     )

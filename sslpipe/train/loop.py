@@ -80,12 +80,8 @@ def train(
         StateError: `out` holds another run, or nothing that can be resumed.
         SslpipeError: the loss is not finite; no process group; `monitor` cannot evaluate.
     """
-    if settings.monitor and monitor is None:
-        raise RecipeError(
-            f"{pipeline.recipe.path}: train.monitor is set, but nothing evaluates; pass monitor= "
-            "(sslpipe.evaluate.during_training.monitor_of), or take train.monitor out"
-        )
     last = out / "last.pt"
+    check_monitored(pipeline.recipe, settings, monitor)
     check_folder(last, resume=resume)
     run, step = prepare(pipeline, method, settings, start), 0
     if resume:
@@ -169,6 +165,19 @@ def train_recipe(
             progress=bar,
             max_steps=max_steps,
             monitor=monitor,
+        )
+
+
+def check_monitored(recipe: Recipe, settings: TrainSection, monitor: Monitor | None) -> None:
+    """Make sure that what a recipe wants evaluated is.
+
+    Raises:
+        RecipeError: nothing evaluates.
+    """
+    if settings.monitor and monitor is None:
+        raise RecipeError(
+            f"{recipe.path}: train.monitor is set, but nothing evaluates; pass monitor= "
+            "(sslpipe.evaluate.during_training.monitor_of), or take train.monitor out"
         )
 
 
