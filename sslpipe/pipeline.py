@@ -116,6 +116,7 @@ class Pipeline:
             modality=codec.modality,
             payloads=codec.extensions,
             members=members_of(self.parts),
+            layout=self.parts[0].layout,
         )
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
@@ -214,13 +215,14 @@ class Pipeline:
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
         self._require_open()
-        slots = self.source.slots[: len(share.uids)]  # all of them but in a short last batch
-        place = Place(step, slots, self.spec.global_size)
+        rows = share.in_rows()
+        slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
+        place = Place(step, slots, self.spec.global_size, share.segments)
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)
         ]
-        labels = torch.from_numpy(share.labels)
+        labels = torch.from_numpy(rows.labels)
         made, masks, labels = make_parts(
             self.parts, share.columns, tables, labels, handoff=self.handoff
         )
@@ -230,10 +232,10 @@ class Pipeline:
             hidden={name: mask.sum(-1) for t in tables for name, mask in t.masks.items()},
             labels=labels,
             params=tensors(merged(table.params for table in tables)),
-            uids=torch.from_numpy(share.uids),
-            keys=share.keys,
-            valid=torch.from_numpy(share.valid),
-            epoch=int(share.epochs[0]),
+            uids=torch.from_numpy(rows.uids),
+            keys=rows.keys,
+            valid=torch.from_numpy(rows.valid),
+            epoch=int(rows.epochs[0]),
             step=step,
         )
 
