@@ -200,7 +200,13 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
     timm_names = library("timm").list_models()
     if name not in timm_names:
         # timm knows more than a thousand: show ours and the nearest of theirs
-        known = [*RESNETS, "cifar_resnet", *TEXT_ENCODERS, *SHORT, *difflib.get_close_matches(name, timm_names)]
+        known = [
+            *RESNETS,
+            "cifar_resnet",
+            *TEXT_ENCODERS,
+            *SHORT,
+            *difflib.get_close_matches(name, timm_names),
+        ]
         raise RecipeError(
             f"{entry.where}: unknown backbone {entry.name!r}; {names.suggest(name, known)}, "
             "and every name of timm"

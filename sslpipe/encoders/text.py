@@ -51,7 +51,7 @@ def allowed(documents_BL: Tensor, *, causal: bool) -> Tensor:
 
 def attend(q_BLD: Tensor, k_BLD: Tensor, v_BLD: Tensor, mask: Tensor, heads: int) -> Tensor:
     """Scaled dot-product attention in several heads, (B, L, D)."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q_BLD, k_BLD, v_BLD))
+    q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q_BLD, k_BLD, v_BLD))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
@@ -142,8 +142,8 @@ class BERTLayer(nn.Module):
     def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
         """One layer."""
         own, out = self.attention["self"], self.attention["output"]
-        q, k, v = (own[name](x_BLD) for name in ("query", "key", "value"))  # type: ignore[operator, index]
-        x_BLD = out["LayerNorm"](x_BLD + out["dense"](attend(q, k, v, mask, self.heads)))  # type: ignore[operator, index]
+        q, k, v = (own[name](x_BLD) for name in ("query", "key", "value"))  # type: ignore[index]
+        x_BLD = out["LayerNorm"](x_BLD + out["dense"](attend(q, k, v, mask, self.heads)))  # type: ignore[index]
         wide = F.gelu(self.intermediate["dense"](x_BLD))
         states_BLD: Tensor = self.output["LayerNorm"](x_BLD + self.output["dense"](wide))
         return states_BLD
@@ -185,9 +185,10 @@ class BERT(TokenEncoder):
         x_BLD = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](positions_BL)
         x_BLD = parts["LayerNorm"](x_BLD + parts["token_type_embeddings"].weight[0])  # type: ignore[index]
         mask = allowed(documents_BL, causal=False)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             x_BLD = layer(x_BLD, mask)
-        return x_BLD
+        states_BLD: Tensor = x_BLD
+        return states_BLD
 
 
 def vocabulary_of(view: ViewSpec) -> int:

@@ -36,9 +36,7 @@ class MLM(Method):
         self.encoder = encoder
         self.chance_loss = math.log(encoder.word.num_embeddings)
         dim = encoder.dim
-        self.transform = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=1e-12)
-        )
+        self.transform = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=1e-12))
         self.bias = nn.Parameter(torch.zeros(encoder.word.num_embeddings))
 
     def forward(self, batch: Batch) -> Output:

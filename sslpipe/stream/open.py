@@ -106,9 +106,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     )
 
 
-def rows_of(
-    recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLayout
-) -> PackedRows:
+def rows_of(recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLayout) -> PackedRows:
     """The stream of rows over one packed set.
 
     Raises:

@@ -65,21 +65,23 @@ class PackedRows(Packed):
         count = epoch_rows or self._count(documents)
         if not count:
             raise RecipeError(
-                f"{layout.where}: the documents have no steps, or the index does not know how many; "
-                "count them (`sslpipe index`), or give other shards"
+                f"{layout.where}: the documents have no steps, or the index does not know how "
+                "many; count them (`sslpipe index`), or give other shards"
             )
         plan = Single(count, batch_size=batch_size, remainder="wrap", epoch_samples=epoch_rows)
         super().__init__([corpus], plan, slots, identity=identity)
 
     def _lengths(self, corpus: Corpus, positions: I64) -> I64:
         located = corpus.locate(positions)
-        return self._layout.lengths(corpus.records.at(located.shards, located.rows).samples["extent"])
+        return self._layout.lengths(
+            corpus.records.at(located.shards, located.rows).samples["extent"]
+        )
 
     def _count(self, documents: int) -> int:
         """Rows of an epoch: counted, or told from the first windows of a large one."""
         if documents <= COUNTED:
             return self.rows.epoch_rows(0)
-        few = sum(self.rows.window(window).count for window in range(SAMPLED))
+        few = sum(self.rows.window(window).row_count for window in range(SAMPLED))
         return few * documents // (SAMPLED * min(self._layout.window, documents))
 
     def wants(self, step: int) -> Wants:

@@ -4,7 +4,7 @@ A **row** is `length` steps that a method sees at once (tokens of text, samples 
 **segment** is a piece of a document in a row. Nothing is drawn here, and nothing of one window
 depends on another, so a row is a function of (manifest, seed, recipe) and its number.
 
-    one       a row for each document, what is longer is cut off            BERT's and most fine-tuning
+    one       a row for each document, what is longer is cut off            most fine-tuning
     split     a row for each piece of `length`: no step is lost
     concat    documents behind each other, cut every `length`               GPT, T5
     best_fit  whole documents, each in the row that it fills best; only what is longer than a row
@@ -34,7 +34,7 @@ class Segments(NamedTuple):
     columns: I64  # where in the row it begins
 
     @property
-    def count(self) -> int:
+    def row_count(self) -> int:
         """Rows of the window."""
         return int(self.rows[-1]) + 1 if len(self.rows) else 0
 

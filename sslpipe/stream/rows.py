@@ -94,13 +94,13 @@ class Rows:
             self._start(Anchor(0, 0))
         while self._firsts[-1] <= row:
             window = self._first_window + len(self._firsts) - 1
-            self._firsts.append(self._firsts[-1] + self.window(window).count)
+            self._firsts.append(self._firsts[-1] + self.window(window).row_count)
         return self._first_window + bisect_right(self._firsts, row) - 1
 
     def epoch_rows(self, epoch: int) -> int:
         """How many rows an epoch has; all its windows are packed."""
         windows = range(epoch * self._per_epoch, (epoch + 1) * self._per_epoch)
-        return sum(self.window(window).count for window in windows)
+        return sum(self.window(window).row_count for window in windows)
 
     def window(self, window: int) -> Segments:
         """The rows of a window, counted over all epochs, permuted."""
@@ -122,9 +122,9 @@ class Rows:
 
 def permuted(packed: Segments, *, seed: int, window: int) -> Segments:
     """Shuffle the rows of a window: packers leave the long ones in front."""
-    order = permutation(packed.count, seed=seed, epoch=window, stream="rows/window")
+    order = permutation(packed.row_count, seed=seed, epoch=window, stream="rows/window")
     rank = np.empty_like(order)
-    rank[order] = np.arange(packed.count)
+    rank[order] = np.arange(packed.row_count)
     rows = rank[packed.rows]
     by_row = np.lexsort((packed.columns, rows))
     found = Segments(packed.documents, packed.starts, packed.lengths, rows, packed.columns)

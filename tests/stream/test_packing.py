@@ -1,4 +1,4 @@
-"""Rows packed from documents: every step once, as a slow packer would, and any row by its number."""
+"""Rows packed from documents: every step once, as a slow packer would, any row by its number."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def lengths_of(count, seed=0):
 
 def spread(segments, lengths):
     """The (document, step) at every place of every row; -1 where there is none."""
-    made = np.full((segments.count, LENGTH, 2), -1)
+    made = np.full((segments.row_count, LENGTH, 2), -1)
     for document, start, length, row, column in zip(*segments, strict=True):
         place = made[row, column : column + length]
         assert (place == -1).all()  # nothing lies on another
@@ -99,7 +99,7 @@ def test_best_fit_fills_and_cuts_nothing_that_fits():
     rng = np.random.default_rng(0)
     lengths = np.maximum(1, rng.lognormal(6.2, 1, 4096).astype(np.int64))
     segments = best_fit(lengths, 2048)
-    assert segments.lengths.sum() / (segments.count * 2048) > 0.99
+    assert segments.lengths.sum() / (segments.row_count * 2048) > 0.99
     pieces = np.bincount(segments.documents)
     assert (pieces[lengths <= 2048] == 1).all()
 
@@ -157,9 +157,9 @@ def test_rows_of_a_window_are_shuffled_by_the_seed():
     made = [stream(300, window=64, seed=seed)[0].window(0) for seed in (1, 1, 2)]
     assert np.array_equal(made[0], made[1])
     assert not np.array_equal(made[0].documents, made[2].documents)
-    longest = [made[0].of(row).lengths.max() for row in range(made[0].count)]
+    longest = [made[0].of(row).lengths.max() for row in range(made[0].row_count)]
     assert longest != sorted(longest, reverse=True)
-    assert plain.count > 1
+    assert plain.row_count > 1
 
 
 def test_an_anchor_finds_the_row_without_what_came_before():

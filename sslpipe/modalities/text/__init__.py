@@ -70,9 +70,7 @@ class TextModality(Modality):
 
         return TextMaker(decider)
 
-    def sheet(
-        self, batch: Batch, spec: BatchSpec, decider: TextDecider, *, rows: int = 8
-    ) -> Image:
+    def sheet(self, batch: Batch, spec: BatchSpec, decider: TextDecider, *, rows: int = 8) -> Image:
         """Rows as text, documents coloured."""
         from .sheet import sheet
 

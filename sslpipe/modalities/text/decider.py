@@ -52,7 +52,7 @@ class TextDecider:
         RecipeError: more than one op, group or view, or a task that does not suit.
     """
 
-    masks: Mapping[str, MaskSpec] = {}  # noqa: RUF012 - a constant: tasks hide tokens
+    masks: Mapping[str, MaskSpec] = {}  # tasks hide tokens
 
     def __init__(self, recipe: Recipe, groups: Sequence[str]) -> None:
         self.tokens, self.seed = tokens_of(recipe, groups), recipe.stream.seed

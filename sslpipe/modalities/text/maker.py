@@ -23,9 +23,7 @@ class TextMaker:
         self._length = decider.tokens.length
         self.blank = Raw(np.zeros(0, dtype=np.int32), (0,))
 
-    def make(
-        self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]
-    ) -> Made:
+    def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """Rows (1, B, L) int64, their targets, lengths and segments."""
         segments = tables.extents[:, :4]
         sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None

@@ -14,9 +14,12 @@ I64 = npt.NDArray[np.int64]
 class Around(Protocol):
     """Which tokens stand around a document."""
 
-    length: int
-    begin: bool
-    end: bool
+    @property
+    def length(self) -> int: ...
+    @property
+    def begin(self) -> bool: ...
+    @property
+    def end(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Rows of tokens as a picture: documents in colours, what a task hides framed."""
+"""Rows of tokens as a picture: documents in colours, what a task hides framed.
+
+The signs are those that Pillow's own font has: < and > around a document, a bar for the mask.
+"""
 
 from collections.abc import Sequence
 
@@ -45,11 +48,14 @@ def draw_token(
     box = (x, y, x + CELL[0] - 1, y + CELL[1] - 2)
     ground = COLOURS[document % len(COLOURS)] if document >= 0 else "#f3f4f6"
     pen.rectangle(box, fill=ground, outline=HIDDEN if hidden else None)
-    special = text in SIGNS.values()
-    pen.text((x + 1, y + 1), text, SPECIAL if special else "black", ImageFont.load_default(13))
+    colour = SPECIAL if text in (*SIGNS.values(), "/") else "black"
+    if text == SIGNS["mask"]:
+        pen.rectangle((x + 2, y + 3, x + CELL[0] - 4, y + CELL[1] - 6), fill=HIDDEN)
+    else:
+        pen.text((x + 1, y + 1), text, colour, ImageFont.load_default(13))
 
 
-SIGNS = {"pad": "·", "begin": "«", "end": "»", "mask": "▮"}
+SIGNS = {"pad": "", "begin": "<", "end": ">", "mask": "|"}
 
 
 def signs(token: int, vocabulary: Vocabulary) -> str:
@@ -61,7 +67,7 @@ def signs(token: int, vocabulary: Vocabulary) -> str:
     if token in special:
         return SIGNS[special[token]]
     text = vocabulary.decode(np.array([token]))
-    return {"\n": "¶", " ": " "}.get(text, text)
+    return text if text.isascii() and text.isprintable() else "/"
 
 
 def beginnings(items: Sequence[tuple[bytes, Sequence[str]]]) -> Image.Image:
@@ -70,7 +76,7 @@ def beginnings(items: Sequence[tuple[bytes, Sequence[str]]]) -> Image.Image:
     picture = Image.new("RGB", (ACROSS * CELL[0] + 16, max(1, len(items)) * height), "white")
     pen = ImageDraw.Draw(picture)
     for place, (data, captions) in enumerate(items):
-        text = document_of(data)[: 2 * ACROSS].replace("\n", "¶")
+        text = document_of(data)[: 2 * ACROSS].replace("\n", "/")
         lines = [text[:ACROSS], text[ACROSS:], " · ".join(captions)]
         for line, words in enumerate(lines):
             pen.text((8, place * height + line * CELL[1]), words, "black", font)

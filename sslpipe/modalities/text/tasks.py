@@ -35,8 +35,8 @@ class TokenTask(Protocol):
 class MaskedTokens:
     """BERT's masked tokens: an exact share of each piece, chosen by the piece's own key.
 
-    Devlin et al. 2019, section 3.1, and create_pretraining_data.py: of the chosen tokens 80 % become
-    the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with special
+    Devlin et al. 2019, section 3.1, and create_pretraining_data.py: of the chosen tokens 80 %
+    become the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with special
     tokens and draws random ones from the whole vocabulary; here the share is of the tokens that may
     be chosen, at least one, and random tokens are never special.
     """
@@ -71,7 +71,8 @@ class MaskedTokens:
 
     def counts(self, candidates: I64) -> I64:
         """How many of so many tokens are hidden: rounded half to even, at least one."""
-        return np.maximum(1, np.rint(self.share * candidates)).astype(np.int64)
+        counts: I64 = np.maximum(1, np.rint(self.share * candidates)).astype(np.int64)
+        return counts
 
     def replacements(
         self, what: npt.NDArray[np.float64], which: npt.NDArray[np.float64], vocabulary: Vocabulary

@@ -24,11 +24,16 @@ FIELD = "text"  # of a JSON object
 class Vocabulary(Protocol):
     """Text to ids. Ids of special tokens never come from text."""
 
-    size: int
-    pad: int
-    begin: int
-    end: int
-    mask: int
+    @property
+    def size(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def mask(self) -> int: ...
 
     def encode(self, text: str) -> I32:
         """The ids of a text, (n,), without begin and end."""
