@@ -62,10 +62,9 @@ def load(
 
     recipe: a path, or the name of a recipe that ships with the package ("simclr").
     overrides: settings of it, such as "stream.batch_size=64"; a Recipe has them already.
-    shards: a packed folder or its manifest.json, or a Manifest, of which some may be left out; a
-        mapping name -> folder, mixed by `stream.mix`; or any iterable of dicts with `__key__` and
-        raw bytes, such as a webdataset pipeline. Of an iterable each rank takes what its own
-        gives: splitting it among ranks is the user's.
+    shards: a packed folder, its manifest.json or a Manifest; a mapping name -> folder, mixed by
+        `stream.mix`; or any iterable of dicts with `__key__` and raw bytes, as of webdataset. Of an
+        iterable each rank takes what its own gives: splitting it among ranks is the user's.
     device: where views are made; None: CUDA if there is one, else the CPU.
     rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.
     quarantine: a file where `stream.on_bad: exclude` writes bad samples down, a line of JSON each.
@@ -112,13 +111,12 @@ class Pipeline:
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
-            rank,
-            world_size,
-            self._threads,
+            rank, world_size, self._threads,
             modality=codec.modality,
             payloads=codec.extensions,
             members=members_of(self.parts),
-        )
+            layout=next((part.layout for part in self.parts if part.layout), None),
+        )  # fmt: skip
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self.loading = open_loading(recipe, self.source, self.parts, device=device)
@@ -216,15 +214,16 @@ class Pipeline:
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
         self._require_open()
-        slots = self.source.slots[: len(share.uids)]  # all of them but in a short last batch
-        place = Place(step, slots, self.spec.global_size)
+        rows = share.in_rows()
+        slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
+        place = Place(step, slots, self.spec.global_size, share.segments)
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)
         ]
-        labels = torch.from_numpy(share.labels)
+        given = torch.from_numpy(rows.labels)
         made, masks, labels = make_parts(
-            self.parts, share.columns, tables, labels, handoff=self.handoff
+            self.parts, share.columns, tables, given, handoff=self.handoff
         )
         return Batch(
             **made._asdict(),
@@ -232,10 +231,10 @@ class Pipeline:
             hidden={name: mask.sum(-1) for t in tables for name, mask in t.masks.items()},
             labels=labels,
             params=tensors(merged(table.params for table in tables)),
-            uids=torch.from_numpy(share.uids),
-            keys=share.keys,
-            valid=torch.from_numpy(share.valid),
-            epoch=int(share.epochs[0]),
+            uids=torch.from_numpy(rows.uids),
+            keys=rows.keys,
+            valid=torch.from_numpy(rows.valid),
+            epoch=int(rows.epochs[0]),
             step=step,
         )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -235,6 +235,11 @@ class Keys:
         )
 
 
+def whole_samples() -> npt.NDArray[np.int64]:
+    """Make the table of segments of a batch whose samples are whole: none."""
+    return np.empty((0, 4), dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a rank's samples stand in a global batch: for draws that couple its samples.
@@ -245,6 +250,8 @@ class Place:
     step: int
     slots: npt.NDArray[np.int64]  # (B,) in [0, size)
     size: int  # samples of the global batch
+    # (m, 4), of packed rows: see stream.source.SEGMENT
+    segments: npt.NDArray[np.int64] = field(default_factory=whole_samples)
 
     def all_slots(self, keys: Keys) -> Keys:
         """Make one key per slot of the global batch: draws are (V, size), a rank keeps its own."""

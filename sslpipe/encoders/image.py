@@ -20,6 +20,7 @@ from .library_encoders import ResNet, TimmModel, ViT
 from .patches import Resample, sincos
 from .protocols import Encoder, declared_dim
 from .starts import Start, start_like
+from .text import TEXT_ENCODERS
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -41,6 +42,8 @@ def build_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
     """
     if ":" in entry.name:
         return own_encoder(entry, view)
+    if entry.name in TEXT_ENCODERS:
+        return cast(Encoder, names.call(TEXT_ENCODERS[entry.name], entry, view))
     name = SHORT.get(entry.name, entry.name)
     return cast(Encoder, names.call(builder(name, entry), entry, name, view.size("H")))
 
@@ -77,6 +80,8 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
     Raises:
         RecipeError: no such backbone.
     """
+    if name in TEXT_ENCODERS:
+        return TEXT_ENCODERS[name]
     if name in RESNETS:
         return resnet
     if name == "cifar_resnet":
@@ -84,7 +89,13 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
     timm_names = library("timm").list_models()
     if name not in timm_names:
         # timm knows more than a thousand: show ours and the nearest of theirs
-        known = [*RESNETS, "cifar_resnet", *SHORT, *difflib.get_close_matches(name, timm_names)]
+        known = [
+            *RESNETS,
+            "cifar_resnet",
+            *TEXT_ENCODERS,
+            *SHORT,
+            *difflib.get_close_matches(name, timm_names),
+        ]
         raise RecipeError(
             f"{entry.where}: unknown backbone {entry.name!r}; {names.suggest(name, known)}, "
             "and every name of timm"

@@ -16,6 +16,7 @@ from .autoencoder import Autoencoder
 from .barlow_twins import BarlowTwins
 from .beit import BEiT
 from .byol import BYOL
+from .causal_lm import CausalLM
 from .colorization import Colorization
 from .data2vec2 import Data2Vec2
 from .deepcluster import DeepClusterV2
@@ -28,6 +29,7 @@ from .jigsaw import Jigsaw
 from .lejepa import LeJEPA
 from .mae import MAE
 from .method import Method, Output, Sign
+from .mlm import MLM
 from .moco import MoCo
 from .moco_v3 import MoCoV3
 from .msn import MSN
@@ -48,6 +50,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "barlow_twins": BarlowTwins,
         "beit": BEiT,
         "byol": BYOL,
+        "causal_lm": CausalLM,
         "colorization": Colorization,
         "data2vec2": Data2Vec2,
         "deepcluster_v2": DeepClusterV2,
@@ -59,6 +62,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "jigsaw": Jigsaw,
         "lejepa": LeJEPA,
         "mae": MAE,
+        "mlm": MLM,
         "moco": MoCo,
         "moco_v3": MoCoV3,
         "msn": MSN,

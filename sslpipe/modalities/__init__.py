@@ -35,6 +35,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..errors import RecipeError
+
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
     from collections.abc import Mapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +53,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..recipe.schema import ViewSection
     from ..rng import Place
     from ..shards.codec import Codec
+    from ..stream.packed_rows import RowLayout
     from ..stream.reader import Sample
     from ..stream.source import Column
 
@@ -232,6 +235,19 @@ class Modality(Protocol):
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
         """One group, `global`, of one view in which nothing is random, for evaluation."""
         ...
+
+    def layout(self, recipe: Recipe, decider: Any) -> RowLayout | None:
+        """How the documents of the set are packed in rows; None: a sample is a sample.
+
+        Raises:
+            RecipeError: `stream.rows` does not suit the modality.
+        """
+        if recipe.stream.rows:
+            raise RecipeError(
+                f"{recipe.path}: stream.rows packs documents, which modality = "
+                f"{recipe.modality!r} does not have; leave it out"
+            )
+        return None
 
     def share_decoder(
         self, recipe: Recipe, decode: Any, *, device: torch.device

@@ -26,6 +26,7 @@ from ..stream.flights import Flight
 from ..stream.foreign import Foreign, Loaded
 from ..stream.loader import Loader
 from ..stream.packed import Packed
+from ..stream.packed_rows import PackedRows
 from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
 from ..stream.tasks import ALONE, DECODE, READ, Kind
@@ -221,13 +222,14 @@ def open_loading(
     count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
+    rows = isinstance(source, PackedRows)
     loader = Loader(
         source,
         crew,
         slots,
         parts,
         blanks=[part.maker.blank for part in parts],
-        on_bad=recipe.stream.on_bad,
+        on_bad="mask" if rows and recipe.stream.on_bad == "replace" else recipe.stream.on_bad,
         count=count,
     )
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))

@@ -21,6 +21,7 @@ from ..errors import RecipeError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
+from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
@@ -41,6 +42,7 @@ class Part:
     maker: Maker
     share_decode: ShareDecode | None  # None: samples are decoded one by one
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
+    layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
 
     @property
     def worker_side(self) -> PartDecode:
@@ -118,6 +120,7 @@ def build_part(
         modality.maker(recipe, decider, device=device, threads=threads),
         modality.share_decoder(recipe, decode, device=device),
         owns_payload=name == recipe.modality,
+        layout=modality.layout(recipe, decider) if name == recipe.modality else None,
     )
 
 

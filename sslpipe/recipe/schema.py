@@ -42,12 +42,20 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+class RowsSection(Section):
+    """Says how documents are packed in rows, which are what a batch is then made of."""
+
+    packing: Literal["one", "split", "concat", "best_fit"] = "best_fit"
+    window: Positive = 1024  # documents that are packed together
+
+
 class StreamSection(Section):
     """Says which samples come, in which order, and what becomes of bad ones."""
 
     batch_size: Positive  # global, over all ranks
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     order: Literal["lanes", "global", "sequential"] = "lanes"
+    rows: RowsSection | None = None  # of text: None: each document is a sample
     lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
     window: Positive = 4  # shards per window of a lane
     remainder: Literal["wrap", "drop", "pad", "short"] | None = None  # None: wrap; sequential short
@@ -207,7 +215,7 @@ class Recipe(Section):
 
 
 # what a view group need not say hashes as before it could be said
-UNSAID = (("modality", None), ("dtype", "float32"))
+UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None))
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:

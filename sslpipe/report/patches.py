@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..batch import Batch
-from ..encoders.image import ResNet, ViT
+from ..encoders.library_encoders import ResNet, ViT
 from ..encoders.monitors import evaluating
 from ..encoders.protocols import MapEncoder
 from ..evaluate.features import central
@@ -39,7 +39,7 @@ RAMP = np.array(
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SeenViews:
     """Pictures as an encoder sees them, (B, C, H, W) normalised, and as people do, (B, H, W, 3)."""
 
     views_BCHW: Tensor
@@ -54,7 +54,7 @@ class Attention:
     kind: str
 
 
-def shown(recipe: Recipe, samples: Sequence[Sample], *, scale: int) -> Shown | None:
+def shown(recipe: Recipe, samples: Sequence[Sample], *, scale: int) -> SeenViews | None:
     """The central views of samples, `scale` times as large as in training; None: no images.
 
     They go through the pipeline of the recipe, so they are what the encoder was evaluated on.
@@ -67,7 +67,7 @@ def shown(recipe: Recipe, samples: Sequence[Sample], *, scale: int) -> Shown | N
             return None
         batch: Batch = next(iter(pipeline)).in_float32()
         views = batch.views["global"][0]
-        return Shown(views, picture(views, decider.policies["global"]))
+        return SeenViews(views, picture(views, decider.policies["global"]))
 
 
 def enlarged_views(recipe: Recipe, scale: int) -> Recipe:

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..encoders.image import ViT
+from ..encoders.library_encoders import ViT
 from ..evaluate.results import Evaluation
 from .confusion import ConfusionTable, confusion
 from .embedding import names_for
 from .maps import stratified
-from .patches import Shown, attention, heat, in_colours, places, scale_for, shown
+from .patches import SeenViews, attention, heat, in_colours, places, scale_for, shown
 from .pictures import SampleFinder, jpeg_uri, png_uri
 from .samples import EqualSamples, Look, ReportSettings, equal_samples
 from .tables import short_names
@@ -153,7 +153,7 @@ def patch_rows(
         return None
     rows = stratified(seen[0].asked, settings.patch_pictures, seed=settings.seed)
     samples = finder.samples(seen[0].asked.uids.numpy()[rows])
-    known: list[tuple[str, Look, Shown, Tensor]] = []
+    known: list[tuple[str, Look, SeenViews, Tensor]] = []
     names = short_names([look.evaluation.subject.name for look in seen])
     for name, look in zip(names, seen, strict=True):
         encoder = look.evaluation.subject.encoder.cpu()
@@ -186,7 +186,7 @@ def size_of(maps: Tensor) -> str:
     return f"{maps.shape[-2]} x {maps.shape[-1]}"
 
 
-def heads_of(look: Look, views: Shown) -> tuple[str, list[tuple[str, ...]]]:
+def heads_of(look: Look, views: SeenViews) -> tuple[str, list[tuple[str, ...]]]:
     """The kind of attention, and per picture the maps of all heads together and of some alone."""
     encoder = look.evaluation.subject.encoder
     if not isinstance(encoder, ViT):

@@ -121,6 +121,7 @@ class Flights:
         instructions, room = [], np.empty((len(wants), len(self._parts)), dtype=np.int64)
         for number, part in enumerate(self._parts):
             told = part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
+            told = np.hstack([told, wants.segments])  # each decoder is told its segments last
             known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
             room[:, number] = np.where(known > 0, known, self._usual[number])
             instructions.append(told)

@@ -18,6 +18,7 @@ from ..device.arena import ALIGN
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import SampleError, ShardError
+from ..rng import whole_samples
 from .flights import Flight, Flights, Landed, Planner
 from .packed import Packed, Wants
 from .source import SUBSTITUTES, Column, Fault, OnBad, Share
@@ -136,7 +137,8 @@ class Loader:
         for place in landed.reasons:  # masked: nobody may look at them
             uids[place] = uids[place] if landed.key(place) is not None else 0
             labels[place], valid[place] = -1, False
-        return Share(uids, keys, labels, wants.epochs, valid, columns, faults)
+        segments = wants.segments if wants.segments.shape[1] else whole_samples()
+        return Share(uids, keys, labels, wants.epochs, valid, columns, faults, segments)
 
     def _labels(self, landed: Landed) -> I64:
         """(n,), -1 where a corpus numbers its classes by itself."""

@@ -21,6 +21,7 @@ from .checks import check_mixture, check_repeats, check_short, remainder_of
 from .foreign import Foreign, epoch_length
 from .mixture import Mixture, turns_of
 from .packed import Corpus, Packed, mixture_identity
+from .packed_rows import PackedRows, RowLayout
 from .plan import Single
 from .records import open_labels
 from .source import Source
@@ -38,6 +39,7 @@ class ReadingRank:
     modality: str = "image"  # whose codec must have written the index
     payloads: Collection[str] = ()  # extensions of what an iterable's samples hold to be decoded
     members: Collection[str] = ()  # extensions of what else is read of a sample, captions say
+    layout: RowLayout | None = None  # of rows that its documents are packed in; None: samples
 
     def slots(self, batch_size: int, lanes: int) -> order.I64:
         """This rank's places in every batch."""
@@ -96,6 +98,8 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
+    if reading.layout:
+        return rows_of(recipe, corpus, reading, reading.layout)
     remainder = remainder_of(recipe)
     check_short(recipe, remainder, corpus.order.samples, reading.world_size)
     if remainder == "wrap":
@@ -114,10 +118,39 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     )
 
 
+def rows_of(recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLayout) -> PackedRows:
+    """The stream of rows over one packed set.
+
+    Raises:
+        RecipeError: a remainder or a policy that rows do not have, or documents without steps.
+    """
+    stream = recipe.stream
+    if stream.remainder not in (None, "wrap") or stream.on_bad == "exclude":
+        raise RecipeError(
+            f"{recipe.path}: stream.remainder = {stream.remainder!r} with stream.on_bad = "
+            f"{stream.on_bad!r}: rows of one epoch are followed by those of the next, and a bad "
+            "document leaves its place empty; use wrap, and mask or raise"
+        )
+    return PackedRows(
+        corpus,
+        layout,
+        batch_size=stream.batch_size,
+        seed=stream.seed,
+        slots=reading.slots(stream.batch_size, 1),
+        identity=corpus.fingerprint,
+        epoch_rows=stream.epoch_samples,
+    )
+
+
 def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRank) -> Packed:
     """Several packed sets by weight; each has an order, a cursor and epochs of its own."""
     stream = recipe.stream
     check_mixture(recipe, paths)
+    if reading.layout:
+        raise RecipeError(
+            f"{reading.layout.where}: rows are packed from one set, not from a mixture of "
+            f"{len(paths)}; pack the sets into one, or leave stream.rows out"
+        )
     manifests = {name: open_manifest(path) for name, path in paths.items()}
     sizes = {name: float(kept(manifest)) for name, manifest in manifests.items()}
     turns = turns_of({name: (stream.mix or sizes)[name] for name in paths})

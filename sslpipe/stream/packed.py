@@ -22,7 +22,7 @@ from .shard_lookahead import ShardLookahead
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """Samples that are to be loaded: six (n,) arrays, five int64."""
+    """Samples that are to be loaded: seven arrays of n, all int64 but `valid`."""
 
     corpora: I64
     positions: I64  # in the corpus's own stream
@@ -30,6 +30,7 @@ class Wants:
     shards: I64
     rows: I64  # in the tar
     valid: npt.NDArray[np.bool_]  # False: a repeat that fills the batch
+    segments: I64  # (n, 4) of SEGMENT, which its decoder is told; (n, 0): whole samples
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -147,7 +148,8 @@ class Packed:
             here = corpora == corpus
             found = self.corpora[corpus].locate(positions[here])
             epochs[here], shards[here], rows[here] = found.epochs, found.shards, found.rows
-        return Wants(corpora, positions, epochs, shards, rows, valid)
+        whole = np.empty((len(positions), 0), dtype=np.int64)
+        return Wants(corpora, positions, epochs, shards, rows, valid, whole)
 
     def records(self, wants: Wants) -> Records:
         """What the indexes say of samples.

@@ -5,16 +5,21 @@ Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ..rng import whole_samples
+
 I64 = npt.NDArray[np.int64]
 OnBad = Literal["raise", "replace", "mask", "exclude"]
 SUBSTITUTES = 100  # bad samples in a row before a run gives up
+# columns of a segment, a piece of a document in a packed row: which row of the share, where in the
+# row, where in the document, and how many steps
+SEGMENT = ROW, COLUMN, START, LENGTH = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,24 @@ class Share:
     valid: npt.NDArray[np.bool_]  # (n,); False: masked, or a repeat that fills the batch
     columns: tuple[Column, ...]  # of each part of the recipe
     faults: tuple[Fault, ...]  # the bad samples that were met
+    # (n, 4) of SEGMENT where samples are pieces of rows
+    segments: I64 = field(default_factory=whole_samples)
+
+    def in_rows(self) -> "Share":
+        """The share of a batch: samples themselves, or rows under the names of their first piece.
+
+        A row is valid if any of its pieces is. Its pieces stay in `columns` and `segments`.
+        """
+        if not len(self.segments):
+            return self
+        rows, first = np.unique(self.segments[:, ROW], return_index=True)
+        valid = np.zeros(len(rows), dtype=np.bool_)
+        np.logical_or.at(valid, self.segments[:, ROW], self.valid)
+        keys = tuple(self.keys[place] for place in first.tolist())
+        return replace(
+            self, uids=self.uids[first], keys=keys, labels=self.labels[first],
+            epochs=self.epochs[first], valid=valid,
+        )  # fmt: skip
 
 
 class Source(Protocol):

@@ -1,0 +1,54 @@
+"""Causal language modelling: guess each token from those before it in its document.
+
+Radford et al. 2019 (GPT-2). No token is asked for across the border of two documents in a row: the
+first of each has nothing before it.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Batch, BatchSpec
+from ..encoders.text import TokenEncoder
+from ..errors import ContractError
+from .method import Method, Output
+from .parts.tokens import IGNORED, mean_over_tokens, one_text_group
+
+
+class CausalLM(Method):
+    """Needs a group of tokens and an encoder of them; its output layer is the embedding.
+
+    Metrics: `bits` per token, and the share of `tokens` that are asked for.
+    """
+
+    encoder: TokenEncoder
+
+    def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
+        super().__init__()
+        self.group = one_text_group("causal_lm", spec)
+        if not isinstance(encoder, TokenEncoder):
+            raise ContractError(
+                f"causal_lm: {type(encoder).__name__} gives no states of tokens; set "
+                "train.backbone to gpt"
+            )
+        self.encoder = encoder
+        self.chance_loss = math.log(encoder.word.num_embeddings)
+
+    def forward(self, batch: Batch) -> Output:
+        """Ask for every token but the first of each document."""
+        tokens_BL, segments_2BL = batch.views[self.group][0], batch.segments[self.group]
+        states_BLD = self.encoder.hidden(tokens_BL, segments_2BL)
+        targets_BL = next_tokens(tokens_BL, segments_2BL[0])
+        logits_BLK = F.linear(states_BLD, self.encoder.word.weight)
+        loss = mean_over_tokens(logits_BLK, targets_BL)
+        asked = (targets_BL != IGNORED).float().mean()
+        return Output(loss, {"bits": loss.detach() / math.log(2), "tokens": asked})
+
+
+def next_tokens(tokens_BL: Tensor, documents_BL: Tensor) -> Tensor:
+    """The token behind each one, (B, L); IGNORED where that is of another document, or padding."""
+    behind = torch.roll(tokens_BL, -1, dims=1)
+    same = (documents_BL[:, 1:] == documents_BL[:, :-1]) & (documents_BL[:, 1:] >= 0)
+    return torch.where(F.pad(same, (0, 1)), behind, IGNORED)

@@ -1,0 +1,151 @@
+"""DECIDE for text: what a row is, and which of its tokens a task changes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...batch import MaskSpec, TargetSpec, ViewSpec
+from ...errors import RecipeError
+from ...recipe import Entry, Recipe
+from ...recipe.names import call, choose
+from ...rng import Place
+from ...stream.packed_rows import RowLayout
+from .. import Tables
+from .pieces import Pieces, pieces_of
+from .tasks import TASKS, TokenTask
+from .vocabulary import VOCABULARIES, Vocabulary
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The one op of a group: rows of `length` tokens, documents between `begin` and `end`."""
+
+    length: int
+    vocabulary: Literal["bytes"] = "bytes"
+    begin: bool = False
+    end: bool = True
+
+    def __post_init__(self) -> None:
+        if self.length < 2 or self.length > 2**20:
+            raise ValueError(f"length = {self.length}; a row has 2 to {2**20:,} tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTask:
+    """A task on the rows."""
+
+    name: str
+    task: TokenTask
+    spec: TargetSpec
+
+
+class TextDecider:
+    """All that a recipe decides of its group of rows, checked and ready.
+
+    Raises:
+        RecipeError: more than one op, group or view, or a task that does not suit.
+    """
+
+    masks: Mapping[str, MaskSpec] = {}  # tasks hide tokens
+
+    def __init__(self, recipe: Recipe, groups: Sequence[str]) -> None:
+        self.tokens, self.seed = tokens_of(recipe, groups), recipe.stream.seed
+        (self.group,) = groups
+        self.vocabulary: Vocabulary = VOCABULARIES[self.tokens.vocabulary]
+        self.views = {
+            self.group: ViewSpec(
+                self.group, 1, "L", (self.tokens.length,), torch.int64,
+                vocabulary=self.vocabulary.size,
+            )
+        }  # fmt: skip
+        self.tasks = {
+            name: task_of(name, target.task, self.views[self.group])
+            for name, target in recipe.targets.items()
+            if target.view == self.group
+        }
+        for name, mask in recipe.masks.items():
+            if mask.view == self.group:
+                raise RecipeError(
+                    f"{mask.sampler.where}: masks.{name} covers patches, and views.{self.group} "
+                    "has tokens, which tasks hide; write targets: {mlm: {task: mlm}}"
+                )
+
+    @property
+    def targets(self) -> dict[str, TargetSpec]:
+        """What each task asks of a batch."""
+        return {name: made.spec for name, made in self.tasks.items()}
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """How long rows are, and of what."""
+        tokens = self.tokens
+        return {self.group: f"rows of {tokens.length} tokens, vocabulary {tokens.vocabulary}"}
+
+    def layout(self, recipe: Recipe) -> RowLayout | None:
+        """How documents are laid in rows; None: each document is a row, cut off or padded."""
+        rows = recipe.stream.rows
+        if rows is None:
+            return None
+        where = f"{recipe.path}: stream.rows"
+        return RowLayout(self.tokens.length, rows.packing, rows.window, self.lengths, where)
+
+    def lengths(self, extents: npt.NDArray[np.uint32]) -> I64:
+        """Tokens of documents, with those around them; 0 of one whose tokens are not counted."""
+        known = extents[:, 0 if self.tokens.vocabulary == "bytes" else 1].astype(np.int64)
+        return np.where(known > 0, known + self.tokens.begin + self.tokens.end, 0)
+
+    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
+        """Nothing beside the pieces, which the stream tells."""
+        return np.empty((len(uids), 0), dtype=np.int64)
+
+    def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
+        """What tasks do, and `extents` (m, 5): the segment of each piece, and its document's steps.
+
+        Draws are of the piece, (seed, epoch, uid, start): a piece keeps them in any row.
+        """
+        pieces = pieces_of(place, extents[:, 0], epochs=epochs, uids=uids, tokens=self.tokens)
+        return Tables(
+            params={},
+            masks={},
+            targets={name: self._table(made, pieces) for name, made in self.tasks.items()},
+            extents=np.concatenate([pieces.segments, pieces.totals[:, None]], axis=1),
+        )
+
+    def _table(self, made: AskedTask, pieces: Pieces) -> I64:
+        """(1, B, L) of a task, over the rows."""
+        drawn = made.task.draw(pieces, f"targets/{made.name}", self.seed, self.vocabulary)
+        return pieces.laid(drawn, made.task.nothing, self.tokens.length)[None]
+
+
+def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:
+    """The one op of the one group of text.
+
+    Raises:
+        RecipeError: there are more, or it is no `Tokens`.
+    """
+    if len(groups) != 1:
+        raise RecipeError(f"{recipe.path}: {len(groups)} groups of text; a recipe has one")
+    group = recipe.views[groups[0]]
+    if len(group.ops) != 1 or group.count != 1:
+        raise RecipeError(
+            f"{group.ops[0].where}: views.{groups[0]} is of text, which has one view and one op; "
+            "write ops: [Tokens: {length: 256}] and leave count out"
+        )
+    made: Tokens = call(choose(group.ops[0], {"Tokens": Tokens}, "op of text"), group.ops[0])
+    return made
+
+
+def task_of(name: str, entry: Entry, view: ViewSpec) -> AskedTask:
+    """Build the task called `name`.
+
+    Raises:
+        RecipeError: unknown task or setting.
+    """
+    task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
+    return AskedTask(name, task, TargetSpec(view.group, 1, view.vocabulary, view.shape))

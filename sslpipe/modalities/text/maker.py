@@ -1,0 +1,83 @@
+"""DO for text: pieces of documents become rows, on the device."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...device.ragged import Ragged
+from .. import Made, Raw, Tables
+from .decider import TextDecider
+from .tasks import IGNORED, KEEP, NOTHING
+
+I64 = npt.NDArray[np.int64]
+
+
+class TextMaker:
+    """Lays pieces in rows and does what tasks say."""
+
+    def __init__(self, decider: TextDecider) -> None:
+        self._decider = decider
+        self._length = decider.tokens.length
+        self.blank = Raw(np.zeros(0, dtype=np.int32), (0,))
+
+    def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
+        """Rows (1, B, L) int64, their targets, lengths and segments."""
+        segments = tables.extents[:, :4]
+        sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None
+        found = arrays.shapes_BD[:, 0] if isinstance(arrays, Ragged) else sizes
+        assert found is not None
+        rows = int(segments[:, 0].max()) + 1
+        device = arrays[0].device
+        steps = steps_of(segments, found, self._length)
+        places = torch.from_numpy(steps.places).to(device, non_blocking=True)
+        tokens_BL = self._flat(rows, self._decider.vocabulary.pad, device)
+        tokens_BL[places] = torch.cat([array.long() for array in arrays])
+        documents, positions = self._flat(rows, -1, device), self._flat(rows, 0, device)
+        documents[places] = torch.from_numpy(steps.documents).to(device, non_blocking=True)
+        positions[places] = torch.from_numpy(steps.positions).to(device, non_blocking=True)
+        view = tokens_BL.view(rows, self._length)
+        asked = {}
+        for name in self._decider.tasks:
+            view, asked[name] = hidden(view, targets[name][0], documents.view_as(view))
+        group = self._decider.group
+        filled = torch.from_numpy(steps.filled(rows)).to(device, non_blocking=True)
+        laid = torch.stack([documents.view_as(view), positions.view_as(view)])
+        return Made({group: view[None]}, asked, {group: filled[None]}, {group: laid})
+
+    def _flat(self, rows: int, value: int, device: torch.device) -> Tensor:
+        return torch.full((rows * self._length,), value, dtype=torch.int64, device=device)
+
+
+class Steps:
+    """Where each step of all pieces lies, and of which document in its row it is."""
+
+    def __init__(self, places: I64, documents: I64, positions: I64, rows: I64) -> None:
+        self.places, self.documents, self.positions, self._rows = places, documents, positions, rows
+
+    def filled(self, rows: int) -> I64:
+        """How many steps each row has, (B,)."""
+        return np.bincount(self._rows, minlength=rows).astype(np.int64)
+
+
+def steps_of(segments: I64, found: I64, length: int) -> Steps:
+    """Lay out pieces of which `found` steps came: 0 of one that is bad, whose place stays empty."""
+    row, column = segments[:, 0], segments[:, 1]
+    first = np.cumsum(found) - found
+    inside = np.arange(int(found.sum())) - np.repeat(first, found)
+    new = np.r_[True, row[1:] != row[:-1]]
+    begins = np.flatnonzero(new)  # the first piece of each row
+    documents = np.arange(len(row)) - np.repeat(begins, np.diff(np.r_[begins, len(row)]))
+    rows = np.repeat(row, found)
+    return Steps(
+        rows * length + np.repeat(column, found) + inside, np.repeat(documents, found), inside, rows
+    )
+
+
+def hidden(view_BL: Tensor, table_BL: Tensor, documents_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows with what a task puts in them, and its targets (1, B, L)."""
+    asked = (table_BL != NOTHING) & (documents_BL >= 0)  # a bad document is not asked for
+    put = asked & (table_BL != KEEP)
+    return torch.where(put, table_BL, view_BL), torch.where(asked, view_BL, IGNORED)[None]

@@ -1,0 +1,77 @@
+"""The pieces of documents that a share's rows are laid from, and where each of their steps lies."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...rng import Place, splitmix64
+
+I64 = npt.NDArray[np.int64]
+
+
+class Around(Protocol):
+    """Which tokens stand around a document."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def begin(self) -> bool: ...
+    @property
+    def end(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """m pieces: of which documents, and where in the rows; steps are counted over all pieces.
+
+    segments: (m, 4) of stream.source.SEGMENT. totals: (m,) steps of the whole documents.
+    special: (m, 2) bool: whether the first and the last step are no text.
+    """
+
+    epochs: I64
+    uids: I64
+    segments: I64
+    totals: I64
+    special: npt.NDArray[np.bool_]
+    rows: int
+
+    @property
+    def lengths(self) -> I64:
+        """Steps of each piece, (m,)."""
+        return self.segments[:, 3]
+
+    @property
+    def ids(self) -> I64:
+        """What draws of a piece are keyed by, (m,): of (uid, start), the uid where start is 0."""
+        starts = self.segments[:, 2]
+        mixed = splitmix64(self.uids.view(np.uint64) ^ splitmix64(starts.astype(np.uint64)))
+        return np.where(starts == 0, self.uids, mixed.view(np.int64))
+
+    def inside(self) -> I64:
+        """The place of each step in its piece, (steps,)."""
+        first = np.cumsum(self.lengths) - self.lengths
+        return np.arange(int(self.lengths.sum())) - np.repeat(first, self.lengths)
+
+    def places(self, length: int) -> I64:
+        """The place of each step in the rows, which lie behind each other, (steps,)."""
+        begins = self.segments[:, 0] * length + self.segments[:, 1]
+        return np.repeat(begins, self.lengths) + self.inside()
+
+    def laid(self, steps: npt.NDArray[Any], nothing: int, length: int) -> I64:
+        """Values of all steps laid in rows, (B, L); `nothing` where there is no step."""
+        rows = np.full(self.rows * length, nothing, dtype=np.int64)
+        rows[self.places(length)] = steps
+        return rows.reshape(self.rows, length)
+
+
+def pieces_of(place: Place, totals: I64, *, epochs: I64, uids: I64, tokens: Around) -> Pieces:
+    """The pieces of a share; documents that are no pieces are rows of their own, cut off."""
+    segments = place.segments
+    if not len(segments):
+        rows, nothing = np.arange(len(uids)), np.zeros(len(uids), dtype=np.int64)
+        segments = np.stack([rows, nothing, nothing, np.minimum(totals, tokens.length)], axis=1)
+    starts, ends = segments[:, 2], segments[:, 2] + segments[:, 3]
+    special = np.stack([(starts == 0) & tokens.begin, (ends == totals) & tokens.end], axis=1)
+    return Pieces(epochs, uids, segments, totals, special, len(place.slots))

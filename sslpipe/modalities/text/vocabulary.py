@@ -1,0 +1,116 @@
+"""From the bytes of a member to its text, and from text to ids of tokens. Light: for workers.
+
+Rules for bytes: a byte-order mark is dropped, CR LF and CR are LF, NUL stays; what is no UTF-8 is
+no text. A `.json` member is an object whose "text" is the document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import SampleError
+
+I32 = npt.NDArray[np.int32]
+FIELD = "text"  # of a JSON object
+
+
+class Vocabulary(Protocol):
+    """Text to ids. Ids of special tokens never come from text."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def mask(self) -> int: ...
+
+    def encode(self, text: str) -> I32:
+        """The ids of a text, (n,), without begin and end."""
+        ...
+
+    def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
+        """The text of ids; special tokens are left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A token is a byte of UTF-8; it needs no training, no file and no dependency."""
+
+    pad: int = 0
+    begin: int = 1
+    end: int = 2
+    mask: int = 3
+    first: int = 4  # the id of byte 0
+    size: int = 260
+
+    def encode(self, text: str) -> I32:
+        """(n,) int32, n = bytes of the text."""
+        found: I32 = np.frombuffer(text.encode(), np.uint8) + np.int32(self.first)
+        return found
+
+    def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
+        """The text; bytes that are no UTF-8, as at the ends of a cut document, become U+FFFD."""
+        plain = ids[(ids >= self.first) & (ids < self.size)] - self.first
+        return plain.astype(np.uint8).tobytes().decode(errors="replace")
+
+
+VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType({"bytes": Bytes()})
+
+
+def text_of(data: bytes) -> str:
+    """The text of a payload, by the rules above.
+
+    Raises:
+        SampleError: it is no UTF-8, or a JSON object without text.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SampleError(
+            f"byte {error.start} is not UTF-8 ({error.reason}); convert the document"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def document_of(data: bytes) -> str:
+    """The text of a member: of a JSON object where it is one, else all of it.
+
+    Raises:
+        SampleError: as `text_of`.
+    """
+    text = text_of(data)
+    return text_in(text) if is_object(data) else text
+
+
+def is_object(data: bytes) -> bool:
+    """Whether a member is a JSON object with a text, and no document that begins with a brace."""
+    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(data), dict)
+    except ValueError:
+        return False
+
+
+def text_in(line: str) -> str:
+    """The text of a JSON object.
+
+    Raises:
+        SampleError: it has none.
+    """
+    found = json.loads(line).get(FIELD)
+    if not isinstance(found, str):
+        raise SampleError(f"its JSON object has no {FIELD!r} that is a text; name the field so")
+    return text_of(found.encode())

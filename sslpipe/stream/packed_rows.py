@@ -1,0 +1,105 @@
+"""Rows of a packed set as a source: which pieces of which documents stand in a batch.
+
+A batch is of rows; what is loaded are their segments, each told to its decoder. The rest is as of
+samples (packed.py), but that a bad document has no substitute: one of another length would not fit,
+and would move every row behind it. Its place in the row stays empty, and it is reported.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import RecipeError
+from .packed import Corpus, Packed, Wants
+from .packing import PACKERS
+from .plan import Single
+from .rows import Rows, RowSegments
+
+I64 = npt.NDArray[np.int64]
+COUNTED = 1_000_000  # documents of an epoch whose rows are counted: about two seconds
+SAMPLED = 64  # windows that tell how long an epoch of more documents is
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """How documents are laid in rows.
+
+    lengths: steps of documents by their extents in the index, (n, 4) -> (n,); 0: it has none.
+    """
+
+    length: int
+    packing: str  # of packing.PACKERS
+    window: int  # documents that are packed together
+    lengths: Callable[[npt.NDArray[np.uint32]], I64]
+    where: str  # file:line, for messages
+
+
+class PackedRows(Packed):
+    """Rows of one corpus. `epoch_rows`: of an epoch; None: as many as its documents make."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        layout: RowLayout,
+        *,
+        batch_size: int,
+        seed: int,
+        slots: I64,
+        identity: str,
+        epoch_rows: int | None = None,
+    ) -> None:
+        self._layout, self._lock = layout, threading.Lock()
+        documents = corpus.order.samples
+        self.rows = Rows(
+            documents,
+            lambda positions: self._lengths(corpus, positions),
+            PACKERS[layout.packing],
+            length=layout.length,
+            window=min(layout.window, documents),
+            seed=seed,
+        )
+        count = epoch_rows or self._count(documents)
+        if not count:
+            raise RecipeError(
+                f"{layout.where}: the documents have no steps, or the index does not know how "
+                "many; count them (`sslpipe index`), or give other shards"
+            )
+        plan = Single(count, batch_size=batch_size, remainder="wrap", epoch_samples=epoch_rows)
+        super().__init__([corpus], plan, slots, identity=identity)
+
+    def _lengths(self, corpus: Corpus, positions: I64) -> I64:
+        located = corpus.locate(positions)
+        return self._layout.lengths(
+            corpus.records.at(located.shards, located.rows).samples["extent"]
+        )
+
+    def _count(self, documents: int) -> int:
+        """Rows of an epoch: counted, or told from the first windows of a large one."""
+        if documents <= COUNTED:
+            return self.rows.epoch_rows(0)
+        few = sum(self.rows.window(window).row_count for window in range(SAMPLED))
+        return few * documents // (SAMPLED * min(self._layout.window, documents))
+
+    def wants(self, step: int) -> Wants:
+        """The segments of this rank's rows of global batch `step`."""
+        for lookahead in self._lookaheads:
+            lookahead.at(step)
+        found = self._segments(step)
+        wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
+        columns = found.rows, found.columns, found.starts, found.lengths
+        return replace(wants, segments=np.stack(columns, axis=1))
+
+    def _segments(self, step: int) -> RowSegments:
+        with self._lock:  # the look-ahead asks, too
+            return self.rows.at(self.picks(step).positions.tolist())
+
+    def _shards(self, corpus: int, step: int) -> I64:
+        return self.corpora[corpus].shards(self._segments(step).positions)
+
+    def substitutes(self, wants: Wants, attempt: int) -> Any:
+        """Refuse: no other document fits where a bad one was."""
+        raise AssertionError("rows have no substitutes; on_bad is mask or raise")

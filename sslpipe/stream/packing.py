@@ -1,0 +1,127 @@
+"""Which pieces of which documents make up the rows of a window: pure functions of lengths.
+
+A **row** is `length` steps that a method sees at once (tokens of text, samples of sound); a
+**segment** is a piece of a document in a row. Nothing is drawn here, and nothing of one window
+depends on another, so a row is a function of (manifest, seed, recipe) and its number.
+
+    one       a row for each document, what is longer is cut off            most fine-tuning
+    split     a row for each piece of `length`: no step is lost
+    concat    documents behind each other, cut every `length`               GPT, T5
+    best_fit  whole documents, each in the row that it fills best; only what is longer than a row
+              is cut, into pieces of a row, and no step is lost             Ding et al. 2024
+
+"The tightest bin" is a search among the free spaces of open rows; these are bits of one integer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+I64 = npt.NDArray[np.int64]
+
+
+class Segments(NamedTuple):
+    """Pieces of documents in the order of rows, and in a row from left to right: (m,) each."""
+
+    documents: I64  # number in the window
+    starts: I64  # of the piece in its document
+    lengths: I64
+    rows: I64  # number in the window, from 0, none is empty
+    columns: I64  # where in the row it begins
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the window."""
+        return int(self.rows[-1]) + 1 if len(self.rows) else 0
+
+    def of(self, row: int) -> "Segments":
+        """The segments of one row."""
+        first, last = np.searchsorted(self.rows, [row, row + 1])
+        return Segments(*(column[first:last] for column in self))
+
+
+Packer = Callable[[I64, int], Segments]
+
+
+def one(lengths: I64, length: int) -> Segments:
+    """A row for each document that is not empty, cut off after `length` steps."""
+    documents = np.flatnonzero(lengths)
+    taken = np.minimum(lengths[documents], length)
+    nothing = np.zeros_like(documents)
+    return Segments(documents, nothing, taken, np.arange(len(documents)), nothing)
+
+
+def split(lengths: I64, length: int) -> Segments:
+    """A row for each piece of at most `length` steps; all but a document's last are full."""
+    documents, starts, taken = pieces_of(lengths, length)
+    rows = np.arange(len(documents))
+    return Segments(documents, starts, taken, rows, np.zeros_like(rows))
+
+
+def concat(lengths: I64, length: int) -> Segments:
+    """Documents behind each other, cut every `length` steps; the last row of a window is short."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    # a segment begins wherever a document or a row does
+    cuts = np.unique(np.r_[ends - lengths, np.arange(0, total, length)])
+    cuts = cuts[cuts < total]
+    documents = np.searchsorted(ends, cuts, side="right")
+    taken = np.diff(np.r_[cuts, total])
+    starts = cuts - (ends - lengths)[documents]
+    return Segments(documents, starts, taken, cuts // length, cuts % length)
+
+
+def best_fit(lengths: I64, length: int) -> Segments:
+    """Best fit, longest piece first; among rows with the same space the oldest is taken.
+
+    A row that is full is closed; equal pieces keep the order of their documents. Rows come longest
+    piece first: who reads them in turn must shuffle them.
+    """
+    documents, starts, taken = pieces_of(lengths, length)
+    order = np.argsort(-taken, kind="stable")
+    rows, columns = np.empty_like(taken), np.empty_like(taken)
+    for piece, (row, column) in zip(order.tolist(), fitted(taken[order], length), strict=True):
+        rows[piece], columns[piece] = row, column
+    by_row = np.lexsort((columns, rows))
+    found = Segments(documents, starts, taken, rows, columns)
+    return Segments(*(column[by_row] for column in found))
+
+
+def fitted(pieces: I64, length: int) -> list[tuple[int, int]]:
+    """The row and the column of each piece, which come longest first."""
+    spaces = 0  # bit s is set while a row with s free steps is open
+    open_rows: list[deque[int]] = [deque() for _ in range(length + 1)]
+    places, rows = [], 0
+    for piece in pieces.tolist():
+        fits = spaces >> piece
+        if fits:
+            space = piece + (fits & -fits).bit_length() - 1
+            row = open_rows[space].popleft()
+            if not open_rows[space]:
+                spaces ^= 1 << space
+        else:
+            space, row, rows = length, rows, rows + 1
+        places.append((row, length - space))
+        left = space - piece
+        if left:
+            open_rows[left].append(row)
+            spaces |= 1 << left
+    return places
+
+
+def pieces_of(lengths: I64, length: int) -> tuple[I64, I64, I64]:
+    """Cut documents into pieces of at most `length`: document, start and length of each."""
+    counts = -(-lengths // length)
+    documents = np.repeat(np.arange(len(lengths)), counts)
+    first = np.cumsum(counts) - counts
+    starts = (np.arange(len(documents)) - first[documents]) * length
+    return documents, starts, np.minimum(lengths[documents] - starts, length)
+
+
+PACKERS: Mapping[str, Packer] = MappingProxyType(
+    {"one": one, "split": split, "concat": concat, "best_fit": best_fit}
+)

@@ -1,0 +1,131 @@
+"""Row r of a stream of rows, each packed from documents: a function of (manifest, seed, recipe).
+
+Documents come in the order of their corpus. Every `window` of them, counted within an epoch, is
+packed by itself (packing.py) and its rows are permuted. How many rows a window has is known when
+it is packed, so row r is found by counting on from a window whose first row is known: from 0, or
+from the anchor of a state. So nothing of an epoch is planned before its first row, and a state is
+the step and an anchor of two numbers.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..rng import permutation
+from .packing import Packer, Segments
+
+I64 = npt.NDArray[np.int64]
+Lengths = Callable[[I64], I64]  # steps of the documents at some positions of a corpus's stream
+KEPT = 8  # windows that are remembered: those of a batch and of the coming ones
+
+
+class RowSegments(NamedTuple):
+    """The segments of some rows, (m,) each, in their order."""
+
+    positions: I64  # of the document in the corpus's stream
+    starts: I64  # of the piece in its document
+    lengths: I64
+    rows: I64  # which of the rows that were asked for
+    columns: I64  # where in the row it begins
+
+
+class Anchor(NamedTuple):
+    """A window, counted over all epochs, and the number of its first row."""
+
+    window: int
+    row: int
+
+
+class Rows:
+    """`at(rows)` gives segments. One thread at a time.
+
+    documents: of an epoch. lengths: asked for the positions of a window, in one call.
+    """
+
+    def __init__(
+        self,
+        documents: int,
+        lengths: Lengths,
+        packer: Packer,
+        *,
+        length: int,
+        window: int,
+        seed: int,
+    ) -> None:
+        self._documents, self._lengths, self._packer = documents, lengths, packer
+        self._length, self._window, self._seed = length, window, seed
+        self._per_epoch = -(-documents // window)  # windows
+        self._packed: OrderedDict[int, Segments] = OrderedDict()
+        self._start(Anchor(0, 0))
+
+    def _start(self, anchor: Anchor) -> None:
+        self._first_window, self._firsts = anchor.window, [anchor.row]  # rows, window by window
+
+    def resume(self, anchor: Anchor) -> None:
+        """Count on from a window whose first row is known; earlier rows count from 0 again."""
+        self._start(anchor)
+
+    def anchor(self, row: int) -> Anchor:
+        """The window that holds a row."""
+        window = self._window_of(row)
+        return Anchor(window, self._firsts[window - self._first_window])
+
+    def at(self, rows: Sequence[int]) -> RowSegments:
+        """The segments of rows, which may lie anywhere in the stream."""
+        found = [self._row(row, place) for place, row in enumerate(rows)]
+        return RowSegments(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+    def _row(self, row: int, place: int) -> RowSegments:
+        window = self._window_of(row)
+        packed = self.window(window)
+        inside = packed.of(row - self._firsts[window - self._first_window])
+        first, _ = self._span(window)
+        places = np.full(len(inside.rows), place, dtype=np.int64)
+        return RowSegments(
+            first + inside.documents, inside.starts, inside.lengths, places, inside.columns
+        )
+
+    def _window_of(self, row: int) -> int:
+        if row < self._firsts[0]:
+            self._start(Anchor(0, 0))
+        while self._firsts[-1] <= row:
+            window = self._first_window + len(self._firsts) - 1
+            self._firsts.append(self._firsts[-1] + self.window(window).row_count)
+        return self._first_window + bisect_right(self._firsts, row) - 1
+
+    def epoch_rows(self, epoch: int) -> int:
+        """How many rows an epoch has; all its windows are packed."""
+        windows = range(epoch * self._per_epoch, (epoch + 1) * self._per_epoch)
+        return sum(self.window(window).row_count for window in windows)
+
+    def window(self, window: int) -> Segments:
+        """The rows of a window, counted over all epochs, permuted."""
+        found = self._packed.get(window)
+        if found is None:
+            first, last = self._span(window)
+            packed = self._packer(self._lengths(np.arange(first, last)), self._length)
+            found = self._packed[window] = permuted(packed, seed=self._seed, window=window)
+            if len(self._packed) > KEPT:
+                self._packed.popitem(last=False)
+        return found
+
+    def _span(self, window: int) -> tuple[int, int]:
+        """The first position of a window, and that behind its last."""
+        epoch, inside = divmod(window, self._per_epoch)
+        ends = min((inside + 1) * self._window, self._documents)
+        return epoch * self._documents + inside * self._window, epoch * self._documents + ends
+
+
+def permuted(packed: Segments, *, seed: int, window: int) -> Segments:
+    """Shuffle the rows of a window: packers leave the long ones in front."""
+    order = permutation(packed.row_count, seed=seed, epoch=window, stream="rows/window")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(packed.row_count)
+    rows = rank[packed.rows]
+    by_row = np.lexsort((packed.columns, rows))
+    found = Segments(packed.documents, packed.starts, packed.lengths, rows, packed.columns)
+    return Segments(*(column[by_row] for column in found))

@@ -1,0 +1,138 @@
+"""Text encoders against transformers, and documents in a row against the same documents alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from sslpipe.batch import ViewSpec
+from sslpipe.encoders import build_encoder
+from sslpipe.encoders.text import BERT, GPT, allowed
+from sslpipe.errors import RecipeError
+from sslpipe.recipe import Entry
+
+VOCABULARY, LENGTH = 50, 24
+VIEW = ViewSpec("tokens", 1, "L", (LENGTH,), torch.int64, vocabulary=VOCABULARY)
+SIZES = {"dim": 32, "depth": 3, "heads": 4}
+KINDS = {"gpt": GPT, "bert": BERT}
+
+
+@pytest.fixture(params=KINDS)
+def encoder(request):
+    torch.manual_seed(0)
+    return KINDS[request.param](VIEW, **SIZES).eval()
+
+
+def tokens(count=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(4, VOCABULARY, (count, LENGTH), generator=generator)
+
+
+def whole(rows):
+    """The segments of rows that are one document each."""
+    places = torch.arange(rows.shape[1]).expand_as(rows)
+    return torch.stack([torch.zeros_like(rows), places])
+
+
+def packed(lengths):
+    """The segments of one row of documents of these lengths, and padding."""
+    documents = [torch.full((n,), i) for i, n in enumerate(lengths)]
+    places = [torch.arange(n) for n in lengths]
+    rest = LENGTH - sum(lengths)
+    documents, places = [*documents, torch.full((rest,), -1)], [*places, torch.arange(rest)]
+    return torch.stack([torch.cat(documents), torch.cat(places)])[:, None]
+
+
+def test_gpt_is_gpt2_of_transformers_with_the_same_weights():
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=LENGTH, n_embd=32, n_layer=3, n_head=4,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    theirs, ours = GPT2Model(config).eval(), GPT(VIEW, **SIZES).eval()
+    ours.load_state_dict(theirs.state_dict())
+    rows = tokens()
+    expected = theirs(rows).last_hidden_state
+    torch.testing.assert_close(ours.hidden(rows, whole(rows)), expected, rtol=0, atol=1e-5)
+    torch.manual_seed(2)
+    theirs.load_state_dict(GPT(VIEW, **SIZES).state_dict())  # and back, by name
+
+
+def test_bert_is_bert_of_transformers_with_the_same_weights():
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_size=32,
+        num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    theirs = BertModel(config, add_pooling_layer=False).eval()
+    ours = BERT(VIEW, **SIZES).eval()
+    state = {n: t for n, t in theirs.state_dict().items() if not n.endswith("_ids")}
+    ours.load_state_dict(state)
+    rows = tokens()
+    expected = theirs(rows).last_hidden_state
+    torch.testing.assert_close(ours.hidden(rows, whole(rows)), expected, rtol=0, atol=1e-5)
+
+
+def test_packed_documents_are_what_they_are_alone(encoder):
+    (row,) = tokens(1)
+    lengths = (9, 1, 10)
+    together = encoder.hidden(row[None], packed(lengths))[0]
+    start = 0
+    for length in lengths:
+        alone = row[None, start : start + length]
+        expected = encoder.hidden(alone, whole(alone))[0]
+        torch.testing.assert_close(together[start : start + length], expected, rtol=0, atol=1e-5)
+        start += length
+
+
+def test_no_document_moves_another_and_the_future_moves_no_past(encoder):
+    (row,) = tokens(1)
+    changed = row.clone()
+    changed[12] = (changed[12] + 1) % 40 + 4  # in the second document, places 9 to 18
+    one, other = (encoder.hidden(r[None], packed((9, 10)))[0] for r in (row, changed))
+    moved = (one != other).any(-1)
+    assert not moved[:9].any()
+    assert not moved[19:].any()
+    assert moved[12:19].all()
+    assert moved[9:12].any() == isinstance(encoder, BERT)
+
+
+def test_allowed_pairs_of_three_documents():
+    documents = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]])
+    assert int(allowed(documents, causal=True).sum()) == 6 + 3 + 6
+    assert int(allowed(documents, causal=False).sum()) == 9 + 4 + 9
+
+
+def test_pooled_features_leave_padding_out(encoder):
+    rows = tokens()
+    short = rows.clone()
+    short[:, 15:] = 0
+    expected = encoder.hidden(rows[:, :15], whole(rows[:, :15])).mean(1)
+    torch.testing.assert_close(encoder(short), expected, rtol=0, atol=1e-5)
+    assert encoder(torch.zeros_like(rows)).isfinite().all()
+
+
+def test_official_start():
+    torch.manual_seed(0)
+    gpt = GPT(VIEW, dim=128, depth=8, heads=4)
+    stds = {name: p.std().item() for name, p in gpt.named_parameters() if p.ndim > 1}
+    for name, std in stds.items():
+        expected = 0.02 / 4 if name.endswith("c_proj.weight") else 0.02
+        assert std == pytest.approx(expected, rel=0.05), name
+    bert = BERT(VIEW, dim=128, depth=2, heads=4)
+    for module in bert.modules():
+        if isinstance(module, nn.Linear):
+            # a normal of .02 that is cut at two deviations has a std of .0176
+            assert module.weight.std().item() == pytest.approx(0.0176, rel=0.05)
+            assert module.weight.abs().max() <= 0.04
+            assert not module.bias.any()
+
+
+def test_a_backbone_of_tokens_refuses_pictures():
+    view = ViewSpec("global", 1, "CHW", (3, 32, 32))
+    with pytest.raises(RecipeError, match="not rows of tokens"):
+        build_encoder(Entry("gpt", {}, "r.yaml:3"), view)

@@ -1,0 +1,182 @@
+"""Rows packed from documents: every step once, as a slow packer would, any row by its number."""
+
+import numpy as np
+import pytest
+
+from sslpipe.stream.packing import PACKERS, best_fit, concat, one, split
+from sslpipe.stream.rows import Anchor, Rows
+
+LENGTH = 64
+
+
+def lengths_of(count, seed=0):
+    """Log-normal, as documents are, with some that are empty, exact or far too long."""
+    rng = np.random.default_rng(seed)
+    lengths = np.minimum(rng.lognormal(3, 1.2, count).astype(np.int64), 1000)
+    odd = [0, LENGTH, LENGTH + 1, 5 * LENGTH, 1][:count]
+    lengths[rng.permutation(count)[: len(odd)]] = odd
+    return lengths
+
+
+def spread(segments, lengths):
+    """The (document, step) at every place of every row; -1 where there is none."""
+    made = np.full((segments.row_count, LENGTH, 2), -1)
+    for document, start, length, row, column in zip(*segments, strict=True):
+        place = made[row, column : column + length]
+        assert (place == -1).all()  # nothing lies on another
+        assert len(place) == length > 0
+        place[:, 0], place[:, 1] = document, start + np.arange(length)
+        assert start + length <= lengths[document]
+    return made
+
+
+@pytest.mark.parametrize("name", ["split", "concat", "best_fit"])
+@pytest.mark.parametrize("count", [1, 5, 17, 400])
+def test_every_step_of_every_document_once(name, count):
+    lengths = lengths_of(count)
+    made = spread(PACKERS[name](lengths, LENGTH), lengths).reshape(-1, 2)
+    made = made[made[:, 0] >= 0]
+    wanted = [(d, s) for d, length in enumerate(lengths) for s in range(length)]
+    assert sorted(map(tuple, made.tolist())) == wanted
+    if name == "concat":
+        assert made.tolist() == [list(pair) for pair in wanted]  # in their order, too
+
+
+def test_one_takes_the_beginning_of_each():
+    segments = one(np.array([3, 0, 100, 64]), LENGTH)
+    assert segments.documents.tolist() == [0, 2, 3]
+    assert segments.lengths.tolist() == [3, 64, 64]
+    assert segments.rows.tolist() == [0, 1, 2]
+    assert not segments.starts.any()
+
+
+def test_split_fills_all_but_the_last_piece():
+    segments = split(np.array([130, 64]), LENGTH)
+    assert segments.lengths.tolist() == [64, 64, 2, 64]
+    assert segments.starts.tolist() == [0, 64, 128, 0]
+
+
+def test_concat_cuts_where_rows_end():
+    segments = concat(np.array([60, 0, 10, 64]), LENGTH)
+    assert list(zip(*segments, strict=True)) == [
+        (0, 0, 60, 0, 0), (2, 0, 4, 0, 60), (2, 4, 6, 1, 0), (3, 0, 58, 1, 6), (3, 58, 6, 2, 0),
+    ]  # fmt: skip
+
+
+def slow_best_fit(lengths):
+    """Free spaces in a list, searched from the first: the row of each piece."""
+    pieces = [
+        (min(LENGTH, n - start), document, start)
+        for document, n in enumerate(lengths.tolist())
+        for start in range(0, n, LENGTH)
+    ]
+    pieces.sort(key=lambda piece: -piece[0])  # stable
+    free, rows, waited = [], {}, []
+    clock = 0
+    for length, document, start in pieces:
+        fits = [r for r, space in enumerate(free) if space >= length]
+        if fits:
+            row = min(fits, key=lambda r: (free[r], waited[r]))
+        else:
+            row = len(free)
+            free.append(LENGTH)
+            waited.append(0)
+        rows[document, start] = row
+        free[row] -= length
+        waited[row] = clock = clock + 1  # since when it has this much space
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_best_fit_is_that_of_a_slow_search(seed):
+    lengths = lengths_of(300, seed)
+    segments = best_fit(lengths, LENGTH)
+    found = {(d, s): r for d, s, r in zip(*segments[:2], segments.rows, strict=True)}
+    assert found == slow_best_fit(lengths)
+
+
+def test_best_fit_fills_and_cuts_nothing_that_fits():
+    rng = np.random.default_rng(0)
+    lengths = np.maximum(1, rng.lognormal(6.2, 1, 4096).astype(np.int64))
+    segments = best_fit(lengths, 2048)
+    assert segments.lengths.sum() / (segments.row_count * 2048) > 0.99
+    pieces = np.bincount(segments.documents)
+    assert (pieces[lengths <= 2048] == 1).all()
+
+
+# ---- rows of a stream
+
+
+def stream(documents, *, window, packer=best_fit, seed=1, asked=None):
+    """A stream whose document at position p has a length that follows from p."""
+    table = lengths_of(997)
+
+    def lengths(positions):
+        if asked is not None:
+            asked.append(len(positions))
+        return table[positions * 31 % 997]
+
+    rows = Rows(documents, lengths, packer, length=LENGTH, window=window, seed=seed)
+    return rows, lambda position: int(table[position * 31 % 997])
+
+
+def content(segments, place):
+    """What stands in one of the rows that were asked for."""
+    here = segments.rows == place
+    return sorted(zip(*(column[here].tolist() for column in segments), strict=True))
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_an_epoch_has_every_document_and_rows_follow_by_number(name):
+    rows, length_of = stream(300, window=64, packer=PACKERS[name])
+    first, second = rows.epoch_rows(0), rows.epoch_rows(1)
+    every = rows.at(range(first + second))
+    for epoch, span in enumerate(((0, first), (first, first + second))):
+        inside = (every.rows >= span[0]) & (every.rows < span[1])
+        steps = {}
+        for p, length in zip(every.positions[inside], every.lengths[inside], strict=True):
+            steps[int(p)] = steps.get(int(p), 0) + int(length)
+        limit = LENGTH if name == "one" else 10**9
+        positions = range(300 * epoch, 300 * (epoch + 1))
+        assert steps == {p: min(length_of(p), limit) for p in positions if length_of(p)}
+
+
+def test_any_row_alone_is_what_it_is_among_others():
+    rows, _ = stream(300, window=64)
+    count = rows.epoch_rows(0) + 20
+    every = rows.at(range(count))
+    other, _ = stream(300, window=64)
+    for row in np.random.default_rng(0).permutation(count)[:60].tolist():
+        alone = other.at([row])
+        expected = [(p, s, n, 0, c) for p, s, n, _, c in content(every, row)]
+        assert content(alone, 0) == expected
+
+
+def test_rows_of_a_window_are_shuffled_by_the_seed():
+    plain = best_fit(lengths_of(64), LENGTH)
+    made = [stream(300, window=64, seed=seed)[0].window(0) for seed in (1, 1, 2)]
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0].documents, made[2].documents)
+    longest = [made[0].of(row).lengths.max() for row in range(made[0].row_count)]
+    assert longest != sorted(longest, reverse=True)
+    assert plain.row_count > 1
+
+
+def test_an_anchor_finds_the_row_without_what_came_before():
+    rows, _ = stream(1000, window=64)
+    row = rows.epoch_rows(0) + rows.epoch_rows(1) + 7
+    expected, anchor = content(rows.at([row]), 0), rows.anchor(row)
+    assert anchor.window // 16 == 2  # windows of the third epoch
+    asked = []
+    resumed, _ = stream(1000, window=64, asked=asked)
+    resumed.resume(Anchor(*anchor))
+    assert content(resumed.at([row]), 0) == expected
+    assert asked == [64]
+    assert content(resumed.at([0]), 0) == content(rows.at([0]), 0)  # before it, by counting anew
+
+
+def test_a_billion_documents_are_not_planned_before_the_first_row():
+    asked = []
+    rows, _ = stream(10**9, window=1024, asked=asked)
+    rows.at(range(8))
+    assert sum(asked) <= 2 * 1024
