@@ -3,7 +3,6 @@
 One pass from the first byte to the last, so that a distant tar is streamed once and never stored.
 """
 
-import json
 import math
 import re
 import tarfile
@@ -17,6 +16,7 @@ from ..errors import SampleError, ShardError
 from ..rng import sample_id
 from .codec import Codec, Extent
 from .index import MAX_BLOCKS, MAX_BYTES, Index, IndexBuilder, IndexedMember
+from .json_lines import parse_json
 from .tar_headers import BLOCK, split_name
 from .tar_streams import CHUNK, Forward, HashedStream
 
@@ -268,7 +268,7 @@ def json_member(data: bytes, name: str) -> object:
         SampleError: no JSON.
     """
     try:
-        document = json.loads(data)
+        document = parse_json(data)
     except ValueError as error:
         raise SampleError(f"its .json does not parse ({error}); it has no label") from error
     return document.get(name) if isinstance(document, dict) else None

@@ -17,7 +17,7 @@ from . import order
 from .foreign import Foreign, epoch_length
 from .mixture import Mixture, turns_of
 from .packed import Corpus, Packed, mixture_identity
-from .plan import Remainder, Single
+from .plan import Remainder, Single, check_repeats
 from .source import Source
 
 Shards = str | Path | Mapping[str, str | Path] | Iterable[Any]
@@ -237,20 +237,6 @@ def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: 
         raise RecipeError(
             f"{recipe.path}: the last batch would be short, and {world_size} ranks would wait for "
             "each other; set stream.remainder to pad (and use batch.valid), drop or wrap"
-        )
-
-
-def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
-    """Copies of a sample in a batch would be each other's negatives.
-
-    Raises:
-        RecipeError: there must be some above `fits` samples, and nobody insists.
-    """
-    if recipe.stream.batch_size > fits and not recipe.stream.allow_repeats:
-        raise RecipeError(
-            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is more than the "
-            "shards have: copies of a sample would stand in one batch; set it to "
-            f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
         )
 
 

@@ -2,12 +2,14 @@
 
 What happens where the samples of an epoch do not fill the last batch (`remainder`):
 
-    wrap    they open the next epoch: every epoch is whole, batches may straddle
+    wrap    they open the next epoch: every epoch is whole, batches may straddle, and then hold
+            some samples twice; see `check_repeats`
     drop    they are left out, others in every epoch; an epoch begins with a batch
     pad     samples of the epoch are repeated to fill the batch, and flagged as not valid
     short   the last batch is smaller; for one rank, since the others would wait
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError, StateError
+from ..recipe import Recipe
 
+log = logging.getLogger(__name__)
+STRADDLING = 1 / 16  # of the samples; smaller batches that straddle hold up to 1.6 % twice
 I64 = npt.NDArray[np.int64]
 Remainder = Literal["wrap", "drop", "pad", "short"]
 
@@ -98,6 +103,34 @@ class Single:
 def picked(positions: I64, valid: npt.NDArray[np.bool_]) -> Picks:
     """Samples of the one corpus."""
     return Picks(np.zeros_like(positions), positions, valid)
+
+
+def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
+    """Copies of a sample in a batch would be each other's negatives.
+
+    A batch that straddles two epochs may have some as well: of t samples of one epoch and h of the
+    next, t * h / fits are in both in the mean, at most size^2 / 4 / fits. It is told where that is
+    many: the epochs of `wrap` are whole, and large sets have next to none.
+
+    Raises:
+        RecipeError: there must be some above `fits` samples, and nobody insists.
+    """
+    size = recipe.stream.batch_size
+    if recipe.stream.allow_repeats:
+        return
+    if size > fits:
+        raise RecipeError(
+            f"{recipe.path}: stream.batch_size = {size} is more than the "
+            "shards have: copies of a sample would stand in one batch; set it to "
+            f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
+        )
+    if fits % size and size > STRADDLING * fits:
+        log.warning(
+            "%s: stream.batch_size = %d does not divide the %d samples: a batch that straddles two "
+            "epochs holds up to about %.0f of them twice; choose a divisor, stream.remainder: "
+            "drop, or a smaller batch",
+            recipe.path, size, fits, size * size / 4 / fits,
+        )  # fmt: skip
 
 
 def check_state(state: dict[str, Any], mine: dict[str, Any]) -> None:

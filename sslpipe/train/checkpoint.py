@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: holds more than tensors and plain data, so sslpipe did not write it; "
             "name the last.pt of a run"
         ) from error
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and torch raise a dozen kinds on damaged bytes
         raise StateError(
             f"{path}: damaged ({error}); restore it, or resume from another checkpoint"
         ) from error
@@ -106,6 +106,12 @@ def check_format(path: Path, content: Any) -> Checkpoint:
         raise StateError(
             f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; "
             "use the version of sslpipe that wrote it"
+        )
+    known = {field.name for field in fields(Checkpoint)}
+    if differing := known ^ set(content):
+        raise StateError(
+            f"{path}: has other fields than a checkpoint ({', '.join(map(str, differing))}); "
+            "name the last.pt of a run"
         )
     return Checkpoint(**content)
 

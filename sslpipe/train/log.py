@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ExtraError
+from ..errors import ExtraError, ShardError
 from ..pipeline import Pipeline
+from ..shards.json_lines import read_objects
 
 LoggedRow = Mapping[str, float | int]  # holds `step`
 
@@ -46,15 +47,16 @@ class JsonLines:
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """Read the rows of a file up to and with `step`; a line that is not JSON ends it."""
+    """Read the rows of a file up to and with `step`; a line that is no row ends it."""
     rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the process died while it wrote this line
-        if row["step"] <= step:
-            rows.append(row)
+    if not path.exists():
+        return rows
+    try:
+        for _, row in read_objects(path, "row of metrics"):
+            if row["step"] <= step:
+                rows.append(row)
+    except (ShardError, KeyError, TypeError):
+        pass  # the process died while it wrote this line
     return rows
 
 

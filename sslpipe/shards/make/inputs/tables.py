@@ -73,11 +73,32 @@ def list_parquet(url: str, options: Options) -> Iterator[Found | Note]:
     with open_input(url) as file:
         try:
             table = parquet.ParquetFile(file)
-        except pyarrow.ArrowInvalid as error:
-            raise ShardError(f"{url}: is no Parquet file ({error}); copy it again") from error
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            why = " ".join(str(error).split())
+            raise ShardError(f"{url}: is no Parquet file ({why}); copy it again") from error
         columns = choose_columns(options.columns, table.schema_arrow.names, url)
-        batches = table.iter_batches(batch_size=4096)
-        yield from list_rows(chain.from_iterable(b.to_pylist() for b in batches), columns, url)
+        yield from list_rows(parquet_rows(table, url), columns, url)
+
+
+def parquet_rows(table: Any, url: str) -> Iterator[Row]:
+    """The rows of an open Parquet file, some thousands in memory at a time.
+
+    Raises:
+        ShardError: what is behind its header is damaged.
+    """
+    batches = table.iter_batches(batch_size=4096)
+    while True:
+        try:
+            batch = next(batches, None)
+            rows = batch.to_pylist() if batch is not None else []
+        except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
+            reason = " ".join(str(error).split())
+            raise ShardError(
+                f"{url}: is a damaged Parquet file ({reason}); copy it again"
+            ) from error
+        if batch is None:
+            return
+        yield from rows
 
 
 def reading(url: str) -> io.TextIOWrapper:
