@@ -6,8 +6,8 @@
 Images are decoded in child processes, which may crash or hang; tars, sets, labels, tables, recipes
 and what a run leaves behind are read in this one. Every case is a function of (seed, number), so
 that `--case` makes it again; a finding's bytes are kept in OUT. Findings: an exception that is none
-of ours, the end of a process, more than 10 s or 1 GiB, anything on stdout or stderr, and whatever
-`fuzz_images.py` and `fuzz_files.py` say must hold. The exit status is 1 if there is any.
+of ours, the end of a process, more than 10 s of a core or 1 GiB, anything on stdout or stderr, and
+whatever `fuzz_images.py` and `fuzz_files.py` say must hold. The exit status is 1 if there is any.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -31,7 +32,8 @@ from fuzz_files import Files
 from fuzz_images import check_image, image_case
 from fuzz_mutations import Case
 
-HANG = 10  # seconds
+HANG = 10  # seconds of a core
+PATIENCE = 60  # seconds of the clock, where nothing comes at all
 START = 120  # seconds that a child may take to import
 SHOWN = 20  # findings
 HERE = Path(__file__).parent
@@ -78,14 +80,15 @@ class Child:
         """What is wrong with an image."""
         assert self.process.stdin
         print(self.seed, number, file=self.process.stdin)
-        line = self.answer(self.process, HANG)
+        line = self.answer(self.process, PATIENCE)
         if line:
             return list(json.loads(line))
         hangs = self.process.poll() is None and not self.ended()
         self.process.kill()
         code = self.process.wait()
+        self.close()
         self.process = self.start()
-        return [f"takes more than {HANG} s" if hangs else f"ends the process ({code})"]
+        return [f"takes more than {PATIENCE} s" if hangs else f"ends the process ({code})"]
 
     def ended(self) -> bool:
         """Whether it is ending: its pipe closes a moment before."""
@@ -96,9 +99,8 @@ class Child:
         return True
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        with suppress(BrokenPipeError), self.process:
+            pass  # closes its pipes and waits
 
 
 def fuzz_images(seed: int, count: int, until: float, children: int) -> Iterator[list[Finding]]:
@@ -124,17 +126,24 @@ def fuzz_files(
 ) -> Iterator[list[Finding]]:
     """The findings of each case of a kind, in this process."""
     signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGPROF, give_up)
     for number in range(count):
         if time.time() > until:
             return
-        signal.alarm(HANG)
+        set_alarms(HANG, PATIENCE)
         try:
             found = files.check(kind, files.case(kind, seed, number))
         except Hang:
             found = [f"takes more than {HANG} s"]
         finally:
-            signal.alarm(0)
+            set_alarms(0, 0)
         yield [Finding(kind, number, what) for what in found]
+
+
+def set_alarms(core: float, clock: float) -> None:
+    """Interrupt what takes longer; 0: not any more."""
+    signal.setitimer(signal.ITIMER_PROF, core)
+    signal.setitimer(signal.ITIMER_REAL, clock)
 
 
 def give_up(number: int, frame: FrameType | None) -> None:

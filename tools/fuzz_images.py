@@ -12,6 +12,7 @@ import resource
 import struct
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -30,6 +31,7 @@ from sslpipe.stream.reader import Sample
 
 CODEC = ImageCodec()
 MEMORY = 2**30  # bytes that one image may take; the largest that is decoded has 256 MiB of RGB
+HANG = 10  # seconds of a core
 ADDRESSES = 24 * 2**30  # bytes of a child, so that none takes the machine with it
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
@@ -232,6 +234,11 @@ def same(pixels: Pixels, whole: bytes) -> bool:
         return True
 
 
+def used() -> int:
+    """The most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def serve() -> None:
     """Answer cases until stdin ends; what libraries print goes to a file and becomes a finding."""
     answers = os.fdopen(os.dup(1), "w")
@@ -242,9 +249,11 @@ def serve() -> None:
         image_seeds()
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            before, start = used(), time.process_time()
             found = check_image(image_case(*map(int, line.split())))
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+            grown, seconds = used() - before, time.process_time() - start
+            if seconds > HANG:
+                found.append(f"took {seconds:.0f} s of a core")
             if grown > MEMORY:
                 found.append(f"took {grown / 2**20:,.0f} MiB")
             sys.stderr.flush()
