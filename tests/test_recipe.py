@@ -163,7 +163,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "\n".join(
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    ("text", "message"),
     [
         ("stream: {batch_size: 2001-99-99}", "r.yaml: is no YAML (month must be in 1..12)"),
         ("stream: {seed: !!int x}", "r.yaml: is no YAML ("),

@@ -43,10 +43,11 @@ def index(
 
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
-    from ..modalities.parts import find_modality
-    from ..shards.make import exports
-    from ..shards.make.adopt import adopt
-    from ..shards.scan import Rules
+    with stopped(AGAIN):  # the imports take most of the first second
+        from ..modalities.parts import find_modality
+        from ..shards.make import exports
+        from ..shards.make.adopt import adopt
+        from ..shards.scan import Rules
 
     kinds = exports.check_kinds(export)
     only = ext.lower().lstrip(".") if ext else None
