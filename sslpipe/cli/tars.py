@@ -191,7 +191,9 @@ def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
             table.add_row(name if name in shown else f".{name}", str(value))
         console.print(table, markup=False)
     if out is not None:
-        out.write_bytes(sample.members[sample.payload])
+        from ..shards.side_files import replace_file
+
+        replace_file(out, sample.members[sample.payload])
         notes.print(f"wrote {out}")
 
 

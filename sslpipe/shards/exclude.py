@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ShardError
-from .json_lines import read_objects
 from .manifest import FILE, Manifest, write_manifest
+from .side_files import read_objects, written_whole
 from .verification import Problem
 
 Row = tuple[str, int]  # shard file, row in it
@@ -35,7 +35,8 @@ def exclude_rows(
     new = replace(manifest, exclude=exclude)
     if new.fingerprint != manifest.fingerprint:
         old = f"manifest-{manifest.fingerprint.removeprefix('b2:')[:8]}.json"
-        shutil.copyfile(manifest.folder / FILE, manifest.folder / old)
+        with written_whole(manifest.folder / old) as part:
+            shutil.copyfile(manifest.folder / FILE, part)
         write_manifest(new)
     return new
 

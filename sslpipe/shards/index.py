@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..errors import ShardError
 from .codec import EXTENTS, Extent
+from .side_files import replace_file
 from .tar_headers import BLOCK
 
 SAMPLE = np.dtype(
@@ -206,13 +207,6 @@ def write_index(tar: str | Path, index: Index) -> None:
     header = HEADER.pack(MAGIC, VERSION, *counts, index.tar_bytes, digest)
     body = index.samples.tobytes() + index.members.tobytes() + table
     replace_file(index_path(tar), header + body)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write through `*.part`, so that a file of this name is always whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def read_index(tar: str | Path) -> Index:

@@ -12,8 +12,7 @@ from typing import Any, Literal
 import pydantic
 
 from ..errors import ShardError
-from .index import other_version, replace_file
-from .json_lines import parse_json
+from .index import other_version
 from .read.download import (
     Patience,
     beside,
@@ -22,6 +21,7 @@ from .read.download import (
     on_this_machine,
     read_whole,
 )
+from .side_files import parse_json, replace_file
 
 FILE = "manifest.json"
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"

@@ -16,7 +16,7 @@ from ..errors import SampleError, ShardError
 from ..rng import sample_id
 from .codec import Codec, Extent
 from .index import MAX_BLOCKS, MAX_BYTES, Index, IndexBuilder, IndexedMember
-from .json_lines import parse_json
+from .side_files import parse_json
 from .tar_headers import BLOCK, split_name
 from .tar_streams import CHUNK, Forward, HashedStream
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ShardError
 from ..shards.exclude import LINE
-from ..shards.json_lines import read_objects
+from ..shards.side_files import read_objects
 from .source import Fault
 
 FEW = 10  # so many distinct bad samples are never too many

@@ -18,6 +18,7 @@ from ..errors import RecipeError, StateError
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import Entry
 from ..recipe.schema import Section
+from ..shards.side_files import written_whole
 
 FORMAT = 2
 
@@ -44,20 +45,20 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         StateError: a state holds more than tensors and plain data, which `read_checkpoint` refuses.
+        OSError: the disk is full; it names `path`.
     """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(part)
-    if foreign:
-        raise StateError(
-            f"{path}: not written, the states hold {', '.join(sorted(foreign))}; "
-            "keep only tensors, numbers, strings, lists and dicts in state_dict()"
-        )
-    part.replace(path)
+    with written_whole(path) as part:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(part)
+        if foreign:
+            raise StateError(
+                f"{path}: not written, the states hold {', '.join(sorted(foreign))}; "
+                "keep only tensors, numbers, strings, lists and dicts in state_dict()"
+            )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..errors import ExtraError, ShardError
 from ..pipeline import Pipeline
-from ..shards.json_lines import read_objects
+from ..shards.side_files import read_objects, replace_file
 
 LoggedRow = Mapping[str, float | int]  # holds `step`
 
@@ -30,9 +30,7 @@ class JsonLines:
     def __init__(self, path: Path, *, step: int) -> None:
         """Go on after `step`: rows of later steps, and a half-written one, are dropped."""
         kept = rows_until(path, step)
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def row(self, row: LoggedRow) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ...errors import ShardError
 from ...process import cores
-from ..index import Index, index_path, read_index, replace_file
-from ..json_lines import read_objects
+from ..index import Index, index_path, read_index
 from ..manifest import Manifest, Shard
 from ..read.tars import Tar
+from ..side_files import read_objects, replace_file
 from ..verification import Problem
 from .journal import REPORT
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ShardError
-from ..index import replace_file
 from ..manifest import FILE, read_document
+from ..side_files import replace_file
 
 FOLDER = ".pack"
 PLAN = "plan.json"

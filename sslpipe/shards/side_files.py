@@ -1,7 +1,11 @@
-"""JSON that others may have changed: what is no JSON is an error that says where, never a trace."""
+"""Small files beside tars and in runs: written whole or not at all, read as others left them.
+
+What is no JSON any more is an error that says where, never a trace.
+"""
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +54,37 @@ def parse_object(line: bytes, where: str, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ShardError(f"{where}: is no {what} (it is no object); remove the line")
     return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write through `*.part`, so that a file of this name is always whole.
+
+    Raises:
+        OSError: the disk is full or the folder closed; it names the file, and nothing is left.
+    """
+    with written_whole(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """The place beside `path` to write to, which takes its name at the end; or nothing is left.
+
+    Raises:
+        OSError: as `replace_file`.
+    """
+    if path.exists() and not path.is_file():  # a pipe or /dev/stdout takes what comes
+        yield path
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.filename is None:  # a full disk has no name
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
