@@ -34,6 +34,7 @@ from sslpipe.shards.make.journal import FOLDER, Journal
 from sslpipe.shards.make.listing import list_inputs
 from sslpipe.shards.read.open_tars import LocalTar
 from sslpipe.shards.read.store import open_store
+from sslpipe.shards.scan import whole_number
 from sslpipe.stream.quarantine import Quarantine
 from sslpipe.stream.reader import Sample, read_sample
 from sslpipe.stream.records import wanted
@@ -267,7 +268,9 @@ class Files:
             return ["the sample is lost with its label"]
         text = case.data.decode("utf-8", "replace").strip()
         silent = case.seed == "cls" and index.sample(0).label < 0 and not told
-        return ["no label, and nothing said"] if silent and text not in ("", "-1", "-1.0") else []
+        return (
+            ["no label, and nothing said"] if silent and text and whole_number(text) != -1 else []
+        )
 
     def check_recipe(self, case: Case) -> list[str]:
         """A recipe that is taken can be built, or says why not."""
