@@ -268,9 +268,8 @@ class Files:
             return ["the sample is lost with its label"]
         text = case.data.decode("utf-8", "replace").strip()
         silent = case.seed == "cls" and index.sample(0).label < 0 and not told
-        return (
-            ["no label, and nothing said"] if silent and text and whole_number(text) != -1 else []
-        )
+        lost = silent and text and whole_number(text) != -1
+        return ["no label, and nothing said"] if lost else []
 
     def check_recipe(self, case: Case) -> list[str]:
         """A recipe that is taken can be built, or says why not."""

@@ -13,14 +13,7 @@ import pydantic
 
 from ..errors import ShardError
 from .index import other_version
-from .read.download import (
-    Patience,
-    beside,
-    is_url,
-    local_path,
-    on_this_machine,
-    read_whole,
-)
+from .read.download import Patience, beside, is_url, local_path, on_this_machine, read_whole
 from .side_files import parse_json, replace_file
 
 FILE = "manifest.json"
