@@ -34,12 +34,32 @@ def group_ranks() -> Ranks:
 
 
 def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
-    """Read what torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; 0 of 1 without them."""
-    return Ranks(
-        rank=int(environ.get("RANK", 0)),
-        size=int(environ.get("WORLD_SIZE", 1)),
-        local_rank=int(environ.get("LOCAL_RANK", 0)),
+    """Read what torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; 0 of 1 without them.
+
+    Raises:
+        RecipeError: one is no number, or there are several processes and no RANK.
+    """
+    found = Ranks(
+        rank=number_in(environ, "RANK", 0),
+        size=number_in(environ, "WORLD_SIZE", 1),
+        local_rank=number_in(environ, "LOCAL_RANK", 0),
     )
+    if found.size > 1 and "RANK" not in environ:
+        raise RecipeError(
+            f"ranks: WORLD_SIZE={found.size} without RANK, so each process would read the same "
+            "data as rank 0; start with torchrun, or set both"
+        )
+    return found
+
+
+def number_in(environ: Mapping[str, str], name: str, default: int) -> int:
+    """A number in the environment; RecipeError: it is none."""
+    text = environ.get(name, str(default))
+    if not text.isdecimal():
+        raise RecipeError(
+            f"ranks: {name}={text!r} is no number; start with torchrun, or correct it"
+        )
+    return int(text)
 
 
 def process_ranks(rank: int | None = None, size: int | None = None) -> Ranks:

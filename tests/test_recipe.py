@@ -187,3 +187,48 @@ def test_a_shipped_recipe_is_loaded_by_name_and_overridden():
     assert recipe.path.endswith("simclr.yaml")
     with pytest.raises(RecipeError, match="no such file and no such recipe"):
         load_recipe("simclrr")
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "\n".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 8)}]"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stream: {batch_size: 2001-99-99}", "r.yaml: is no YAML (month must be in 1..12)"),
+        ("stream: {seed: !!int x}", "r.yaml: is no YAML ("),
+        ("stream: " + "[" * 50_000, "r.yaml: is no YAML (it is nested too deeply)"),
+        ("stream: &a [*a]", "r.yaml: is no YAML (it is nested too deeply)"),
+        (BOMB, "has more than 100,000 entries; write fewer aliases"),
+        ("stream: {1: 2}", "r.yaml:1: '1' is no name of a setting; quote it"),
+        ("stream:\n  yes: 2", "r.yaml:2: 'yes' is no name of a setting; quote it"),
+        ("stream: {[a]: 2}", "r.yaml:1: a list or mapping is no name of a setting"),
+        ("method: {simclr: {1: 2}}", "r.yaml:1: '1' is no name of a setting; quote it"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_yaml_that_yields_no_recipe_is_one_line(text, message):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, path="r.yaml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["stream.seed=2001-99-99", "stream.seed=" + "[" * 50_000, "stream.²=3", "stream.seed=&a [*a]",
+     "views." + "9" * 5000 + "=1", "3=4", "=3", "stream..seed=1"],
+    ids=lambda value: value[:16],
+)  # fmt: skip
+def test_an_override_that_is_none_is_one_line(override):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("simclr", overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_merge_keys_of_yaml_still_work():
+    text = "stream: {batch_size: 8}\nviews:\n  a: &a {count: 1, ops: [Normalize]}\n  b: {<<: *a}"
+    assert parse_recipe(text).views["b"].count == 1

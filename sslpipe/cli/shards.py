@@ -112,10 +112,11 @@ def pack(
 
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
-    from .. import shards
-    from ..modalities.parts import find_modality
+    with stopped(AGAIN):  # the imports take most of the first second
+        from .. import shards
+        from ..modalities.parts import find_modality
 
-    codec = find_modality(modality, "--modality").codec
+        codec = find_modality(modality, "--modality").codec
     settings = shards.PackSettings(
         codec=codec, name=name or "", resize=resize, quality=quality, check=check.value,
         shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,

@@ -43,10 +43,11 @@ def index(
 
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
-    from ..modalities.parts import find_modality
-    from ..shards.make import exports
-    from ..shards.make.adopt import adopt
-    from ..shards.scan import Rules
+    with stopped(AGAIN):  # the imports take most of the first second
+        from ..modalities.parts import find_modality
+        from ..shards.make import exports
+        from ..shards.make.adopt import adopt
+        from ..shards.scan import Rules
 
     kinds = exports.check_kinds(export)
     only = ext.lower().lstrip(".") if ext else None
@@ -190,7 +191,9 @@ def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
             table.add_row(name if name in shown else f".{name}", str(value))
         console.print(table, markup=False)
     if out is not None:
-        out.write_bytes(sample.members[sample.payload])
+        from ..shards.side_files import replace_file
+
+        replace_file(out, sample.members[sample.payload])
         notes.print(f"wrote {out}")
 
 

@@ -247,9 +247,11 @@ def find_device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:  # torch's own text lists dozens of kinds
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise SslpipeError(f"device {str(name)!r}: is no device of ours; choose cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= count:
+    # torch keeps eight bits of a number: of cuda:256 it makes cuda:0
+    wrapped = str(device) != str(name) or (device.index or 0) < 0
+    if device.type == "cuda" and (wrapped or (device.index or 0) >= count):
         have = f"has {count} of them" if count else "has none, or this torch is built without CUDA"
         other = f"cuda:0 to cuda:{count - 1}" if count else "cpu"
         raise SslpipeError(f"device {str(name)!r}: this machine {have}; choose {other}")

@@ -100,7 +100,9 @@ class Blockwise:
     """Hide blocks up to `patches` in all (BEiT, arXiv:2106.08254, algorithm 1).
 
     finish `stop` leaves a mask when ten proposals in a row do not fit, as BEiT v1 does: of 75
-    patches at 14 x 14 it hides 65 to 75. `complete` tops up to exactly `patches`, as BEiT v2 does.
+    patches at 14 x 14 it hides 74.5 in the mean, fewer than 65 in 1.4 of 10,000 masks (61 the
+    least of 600,000; with Python's random numbers, as officially, 1.5 of 10,000 and 63 the least
+    of 100,000). `complete` tops up to exactly `patches`, as BEiT v2 does.
     """
 
     patches: int = 75

@@ -1,5 +1,6 @@
 """YAML as plain data that knows the line of every key and item, for messages with file:line."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ import yaml
 
 from ..errors import RecipeError
 
+NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+PLACE = re.compile("[0-9]{1,9}")  # of an item in a list
+MOST = 100_000  # entries of a recipe, those of aliases counted where they are used
 KeyPath = tuple[str | int, ...]  # keys and indices from the root
 
 
@@ -39,17 +43,36 @@ def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = numbered(root, path)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "not YAML"
         raise RecipeError(f"{path}:{line}: {problem}; correct the YAML") from error
-    lines: dict[KeyPath, int] = {}
-    for place, line in walk(root, (), path):
-        lines.setdefault(place, line)
+    except (ValueError, RecursionError) as error:  # 2001-99-99, brackets without end
+        raise RecipeError(f"{path}: is no YAML ({told(error)}); correct it") from error
     places = {override(data, text): text for text in overrides}
     return YamlFile(path, data, lines, places)
+
+
+def told(error: Exception) -> str:
+    """What is wrong with a value that YAML cannot make."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def numbered(root: yaml.Node | None, path: str) -> dict[KeyPath, int]:
+    """The line of every key and item.
+
+    Raises:
+        RecipeError: a key stands twice or is no text, or aliases make millions of entries.
+    """
+    lines: dict[KeyPath, int] = {}
+    for number, (place, line) in enumerate(walk(root, (), path)):
+        lines.setdefault(place, line)
+        if number > MOST:
+            raise RecipeError(f"{path}:{line}: has more than {MOST:,} entries; write fewer aliases")
+    return lines
 
 
 def override(data: Any, text: str) -> KeyPath:
@@ -59,16 +82,16 @@ def override(data: Any, text: str) -> KeyPath:
         RecipeError: no `=`, or no such section.
     """
     path, equals, value = text.partition("=")
-    place: KeyPath = tuple(int(part) if part.isdigit() else part for part in path.split("."))
     if not equals:
         raise RecipeError(f"--set {text}: write key=value, e.g. stream.batch_size=64")
+    place: KeyPath = tuple(int(part) if PLACE.fullmatch(part) else part for part in path.split("."))
     try:
         for part in place[:-1]:
             data = data[part]
         data[place[-1]] = yaml.safe_load(value)
     except (KeyError, IndexError, TypeError):
         raise RecipeError(f"--set {text}: the recipe has no {path!r}; check the path") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"--set {text}: the value is not YAML; quote it") from error
     return place
 
@@ -79,6 +102,9 @@ def walk(node: yaml.Node | None, place: KeyPath, path: str) -> Iterator[tuple[Ke
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if key.tag not in NAMES:  # 3, yes, null, [a]: no section or setting is called so
+                name = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise RecipeError(f"{path}:{line}: {name} is no name of a setting; quote it")
             if key.value in seen:
                 raise RecipeError(f"{path}:{line}: {key.value!r} stands twice; keep one")
             seen.add(key.value)

@@ -86,7 +86,7 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
     config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     model = pydantic.create_model("Settings", __config__=config, **fields)
     try:
-        checked = model(**entry.settings)
+        checked = model.model_validate(dict(entry.settings))
     except pydantic.ValidationError as error:
         raise RecipeError(explain(error, entry, fields)) from None
     return {name: getattr(checked, name) for name in fields}

@@ -1,6 +1,5 @@
 """A new version of a manifest, without samples that turned out to be bad. No tar is touched."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,9 +7,11 @@ from pathlib import Path
 
 from ..errors import ShardError
 from .manifest import FILE, Manifest, write_manifest
+from .side_files import read_objects, written_whole
 from .verification import Problem
 
 Row = tuple[str, int]  # shard file, row in it
+LINE = "line of a quarantine log"
 
 
 def exclude_rows(
@@ -34,7 +35,8 @@ def exclude_rows(
     new = replace(manifest, exclude=exclude)
     if new.fingerprint != manifest.fingerprint:
         old = f"manifest-{manifest.fingerprint.removeprefix('b2:')[:8]}.json"
-        shutil.copyfile(manifest.folder / FILE, manifest.folder / old)
+        with written_whole(manifest.folder / old) as part:
+            shutil.copyfile(manifest.folder / FILE, part)
         write_manifest(new)
     return new
 
@@ -47,27 +49,16 @@ def logged_rows(manifest: Manifest, log: Path) -> set[Row]:
     """
     samples = {shard.file: shard.samples for shard in manifest.shards}
     rows = set()
-    for number, line in enumerate(read_lines(log), start=1):
+    for number, record in read_objects(log, LINE):
         try:
-            record = json.loads(line)
             manifest_of, shard, row = record["manifest"], record["shard"], record["row"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ShardError(
-                f"{log}:{number}: is no line of a quarantine log ({error}); remove the line"
-            ) from error
-        if manifest_of == manifest.fingerprint and 0 <= row < samples.get(shard, 0):
-            rows.add((shard, row))
+            if manifest_of == manifest.fingerprint and 0 <= row < samples.get(shard, 0):
+                rows.add((shard, int(row)))
+        except (KeyError, TypeError) as error:
+            raise ShardError(f"{log}:{number}: is no {LINE} ({error}); remove the line") from error
     if not rows:
         raise ShardError(
             f"{log}: names no row of {manifest.root} in this version ({manifest.fingerprint}); "
             "give the manifest that the run was started with"
         )
     return rows
-
-
-def read_lines(log: Path) -> list[str]:
-    """The lines of a log that are not empty; ShardError: it cannot be read."""
-    try:
-        return [line for line in log.read_text(encoding="utf-8").splitlines() if line]
-    except OSError as error:
-        raise ShardError(f"{log}: cannot be read ({error.strerror}); check the path") from error

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..errors import ShardError
 from .codec import EXTENTS, Extent
+from .side_files import replace_file
 from .tar_headers import BLOCK
 
 SAMPLE = np.dtype(
@@ -208,13 +209,6 @@ def write_index(tar: str | Path, index: Index) -> None:
     replace_file(index_path(tar), header + body)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write through `*.part`, so that a file of this name is always whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def read_index(tar: str | Path) -> Index:
     """Read the index that lies beside `tar`.
 
@@ -258,11 +252,24 @@ def parse_index(data: bytes, where: str) -> Index:
 
 
 def is_consistent(index: Index) -> bool:
-    """Whether every sample has members that are there, and every member a known extension."""
+    """Whether every sample has members that are there, and every member a known extension.
+
+    And a header and bytes inside the tar: what reads them need not look.
+    """
     samples, members = index.samples, index.members
     ends = samples["first"].astype(np.int64) + samples["members"]
     inside = ends.max(initial=0) <= len(members) and (samples["primary"] < samples["members"]).all()
-    return bool(inside and (members["ext"] < len(index.extensions)).all())
+    end = np.uint64(index.tar_bytes)
+    offsets, sizes = members["offset"], members["size"].astype(np.uint64)
+    begun = (offsets <= end) & (offsets >= members["blocks"].astype(np.uint64) * np.uint64(BLOCK))
+    ended = sizes <= end - np.minimum(offsets, end)  # never a sum: it may run over
+    named = members["ext"] < len(index.extensions)
+    return bool(inside and (begun & ended & named).all())
+
+
+def said_of_tar(index: Index) -> tuple[str, int, int]:
+    """SHA-256, bytes and samples of the tar that an index is of: what a manifest says too."""
+    return index.tar_sha256, index.tar_bytes, len(index)
 
 
 def folder_of(where: str) -> str:

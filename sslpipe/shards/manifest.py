@@ -12,20 +12,15 @@ from typing import Any, Literal
 import pydantic
 
 from ..errors import ShardError
-from .index import other_version, replace_file
-from .read.download import (
-    Patience,
-    beside,
-    is_url,
-    local_path,
-    on_this_machine,
-    read_whole,
-)
+from .index import other_version
+from .read.download import Patience, beside, is_url, local_path, on_this_machine, read_whole
+from .side_files import parse_json, replace_file
 
 FILE = "manifest.json"
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"
 VERSION = 2
 UNSAFE = frozenset("/\\:\0")  # in file names
+LONGEST_NAME = 255 - len(".idx.part")  # bytes: what is written beside a tar has longer ones
 LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened
 
 
@@ -235,7 +230,7 @@ def checked_exclude(document: Document, file: Path | str) -> dict[str, tuple[int
 def read_json(file: Path | str, folder: Path | str) -> Any:
     """What a JSON file holds; ShardError: it is missing, cannot be read, or is no JSON."""
     try:
-        return json.loads(read_whole(file, Patience()).decode())
+        return parse_json(read_whole(file, Patience()).decode())
     except FileNotFoundError as error:
         raise ShardError(
             f"{file}: no manifest; make one with `sslpipe pack FOLDER {folder}`, "
@@ -260,11 +255,19 @@ def parse_document(data: dict[str, Any], file: Path | str) -> Document:
 def check_names(names: list[str], where: Path | str) -> None:
     """A shard is a file beside the manifest, never a path out of its folder, and listed once."""
     for name in names:
-        if name in ("", ".", "..") or not UNSAFE.isdisjoint(name):
+        if name in ("", ".", "..") or not UNSAFE.isdisjoint(name) or not fits_a_folder(name):
             raise ShardError(f"{where}: {name!r} is no plain file name; pack again")
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise ShardError(f"{where}: lists {twice!r} twice; pack again")
+
+
+def fits_a_folder(name: str) -> bool:
+    """Whether file systems take it: they count bytes, and some take UTF-8 alone."""
+    try:
+        return len(name.encode()) <= LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 def said_of(shard: Shard) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 One pass from the first byte to the last, so that a distant tar is streamed once and never stored.
 """
 
-import json
 import math
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -17,6 +17,7 @@ from ..errors import SampleError, ShardError
 from ..rng import sample_id
 from .codec import Codec, Extent
 from .index import MAX_BLOCKS, MAX_BYTES, Index, IndexBuilder, IndexedMember
+from .side_files import parse_json
 from .tar_headers import BLOCK, split_name
 from .tar_streams import CHUNK, Forward, HashedStream
 
@@ -26,7 +27,8 @@ Look = Literal["none", "header", "decode"]
 TOLD = 60  # characters of a wrong label in a message
 LABEL = "cls"  # extension of a class id
 META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator: skip_meta
-WHOLE = re.compile(r"(-?[0-9]{1,30})(?:\.0*)?")  # as tables with gaps write it: 2.0
+# as tables with gaps (2.0) and numpy.savetxt (2.000e+00) write it
+NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,2})?")
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
 
@@ -233,15 +235,15 @@ def class_id(value: object) -> int:
 
 
 def whole_number(value: object) -> int | None:
-    """The one rule for numbers in labels: 3, 3.0, "3", " 3 ", "3.0" and tensor(3) are 3.
+    """The one rule for numbers in labels: 3, 3.0, "3", " +3 ", "3.0", "3e0" and tensor(3) are 3.
 
     None for everything else: parts, truth values, words.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
-        digits = WHOLE.fullmatch(value.strip())
-        return int(digits[1]) if digits else None
+        value = Decimal(value.strip()) if NUMBER.fullmatch(value.strip()) else None
+        return int(value) if value is not None and value % 1 == 0 else None
     if math.prod(getattr(value, "shape", (0,))) == 1:  # of numpy or torch
         value = cast(Any, value).item()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -268,7 +270,7 @@ def json_member(data: bytes, name: str) -> object:
         SampleError: no JSON.
     """
     try:
-        document = json.loads(data)
+        document = parse_json(data)
     except ValueError as error:
         raise SampleError(f"its .json does not parse ({error}); it has no label") from error
     return document.get(name) if isinstance(document, dict) else None

@@ -11,7 +11,7 @@ from ..errors import SampleError, ShardError
 from ..process import cores
 from ..rng import sample_id
 from .codec import Extent, Inspect
-from .index import Index, MemberRecord, file_sha256, filled, parse_index
+from .index import Index, MemberRecord, file_sha256, filled, parse_index, said_of_tar
 from .manifest import Manifest, Shard, size_fault
 from .tar_headers import parse_header, split_name
 
@@ -99,7 +99,7 @@ def load_index(manifest: Manifest, shard: Shard) -> Index:
     if not path.is_file():
         raise ShardError(f"{path.name}: is missing; {AGAIN}")
     index = parse_index(path.read_bytes(), str(path))
-    if (index.tar_sha256, len(index)) != (shard.sha256, shard.samples):
+    if said_of_tar(index) != (shard.sha256, shard.bytes, shard.samples):
         raise ShardError(f"{path.name}: is the index of another tar; {AGAIN}")
     if file_sha256(path) != shard.index_sha256:
         raise ShardError(f"{path.name}: was changed (SHA-256 differs from the manifest); {AGAIN}")

@@ -1,11 +1,15 @@
 """Whether the stream section of a recipe suits what is to be streamed, before anything is read."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import RecipeError
 from ..recipe import Recipe
 from .plan import Remainder
+
+log = logging.getLogger(__name__)
+STRADDLING = 1 / 16  # of the samples; smaller batches that straddle hold up to 1.6 % twice
 
 
 def remainder_of(recipe: Recipe) -> Remainder:
@@ -33,15 +37,29 @@ def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: 
 def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
     """Copies of a sample in a batch would be each other's negatives.
 
+    A batch that straddles two epochs may have some as well: of t samples of one epoch and h of the
+    next, t * h / fits are in both in the mean, at most size^2 / 4 / fits. It is told where that is
+    many: the epochs of `wrap` are whole, and large sets have next to none.
+
     Raises:
         RecipeError: there must be some above `fits` samples, and nobody insists.
     """
-    if recipe.stream.batch_size > fits and not recipe.stream.allow_repeats:
+    size = recipe.stream.batch_size
+    if recipe.stream.allow_repeats:
+        return
+    if size > fits:
         raise RecipeError(
-            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is more than the "
+            f"{recipe.path}: stream.batch_size = {size} is more than the "
             "shards have: copies of a sample would stand in one batch; set it to "
             f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
         )
+    if fits % size and size > STRADDLING * fits:
+        log.warning(
+            "%s: stream.batch_size = %d does not divide the %d samples: a batch that straddles two "
+            "epochs holds up to about %.0f of them twice; choose a divisor, stream.remainder: "
+            "drop, or a smaller batch",
+            recipe.path, size, fits, size * size / 4 / fits,
+        )  # fmt: skip
 
 
 def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:

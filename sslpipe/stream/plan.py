@@ -2,7 +2,8 @@
 
 What happens where the samples of an epoch do not fill the last batch (`remainder`):
 
-    wrap    they open the next epoch: every epoch is whole, batches may straddle
+    wrap    they open the next epoch: every epoch is whole, batches may straddle, and then hold
+            some samples twice; see `checks.check_repeats`
     drop    they are left out, others in every epoch; an epoch begins with a batch
     pad     samples of the epoch are repeated to fill the batch, and flagged as not valid
     short   the last batch is smaller; for one rank, since the others would wait

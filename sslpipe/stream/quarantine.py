@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
+from ..shards.exclude import LINE
+from ..shards.side_files import read_objects
 from .source import Fault
 
 FEW = 10  # so many distinct bad samples are never too many
@@ -60,15 +62,28 @@ def identity(fault: Fault) -> tuple[object, ...]:
 
 
 def written(path: Path) -> set[tuple[object, ...]]:
-    """The faults of an earlier part of the run; a line that a crash has cut is taken off."""
-    text = path.read_text(encoding="utf-8")
-    whole, _, cut = text.rpartition("\n")
+    """The faults of an earlier part of the run; a line that a crash has cut is taken off.
+
+    Raises:
+        ShardError: another line is none of ours.
+    """
+    text = path.read_bytes()
+    whole, _, cut = text.rpartition(b"\n")
     if cut:
-        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    records = [json.loads(line) for line in whole.splitlines()]
-    return {identity(fault_of(record)) for record in records}
+        path.write_bytes(whole + b"\n" if whole else b"")
+    found = read_objects(path, LINE)
+    return {identity(fault_of(record, f"{path}:{number}")) for number, record in found}
 
 
-def fault_of(record: dict[str, Any]) -> Fault:
-    """A line of the file as what it was written from."""
-    return Fault(**{name: value for name, value in record.items() if name != "step"})
+def fault_of(record: dict[str, Any], where: str) -> Fault:
+    """A line of the file as what it was written from.
+
+    Raises:
+        ShardError: it lacks a field, or has another.
+    """
+    try:
+        fault = Fault(**{name: value for name, value in record.items() if name != "step"})
+        hash(identity(fault))
+    except TypeError as error:
+        raise ShardError(f"{where}: is no {LINE} ({error}); remove the line") from error
+    return fault

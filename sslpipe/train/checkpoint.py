@@ -18,6 +18,7 @@ from ..errors import RecipeError, StateError
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import Entry
 from ..recipe.schema import Section
+from ..shards.side_files import written_whole
 
 FORMAT = 2
 
@@ -45,20 +46,20 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         StateError: a state holds more than tensors and plain data, which `read_checkpoint` refuses.
+        OSError: the disk is full; it names `path`.
     """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(part)
-    if foreign:
-        raise StateError(
-            f"{path}: not written, the states hold {', '.join(sorted(foreign))}; "
-            "keep only tensors, numbers, strings, lists and dicts in state_dict()"
-        )
-    part.replace(path)
+    with written_whole(path) as part:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(part)
+        if foreign:
+            raise StateError(
+                f"{path}: not written, the states hold {', '.join(sorted(foreign))}; "
+                "keep only tensors, numbers, strings, lists and dicts in state_dict()"
+            )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -77,7 +78,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: holds more than tensors and plain data, so sslpipe did not write it; "
             "name the last.pt of a run"
         ) from error
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and torch raise a dozen kinds on damaged bytes
         raise StateError(
             f"{path}: damaged ({error}); restore it, or resume from another checkpoint"
         ) from error
@@ -107,6 +108,12 @@ def check_format(path: Path, content: Any) -> Checkpoint:
         raise StateError(
             f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; "
             "use the version of sslpipe that wrote it"
+        )
+    known = {field.name for field in fields(Checkpoint)}
+    if differing := known ^ set(content):
+        raise StateError(
+            f"{path}: has other fields than a checkpoint ({', '.join(map(str, differing))}); "
+            "name the last.pt of a run"
         )
     return Checkpoint(**content)
 

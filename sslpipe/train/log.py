@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ExtraError
+from ..errors import ExtraError, ShardError
 from ..pipeline import Pipeline
+from ..shards.side_files import read_objects, replace_file
 
 LoggedRow = Mapping[str, float | int]  # holds `step`
 
@@ -33,9 +34,7 @@ class JsonLines:
         A run that begins, at step 0, has none.
         """
         kept = rows_until(path, step) if step else []
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def row(self, row: LoggedRow) -> None:
@@ -50,15 +49,16 @@ class JsonLines:
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """Read the rows of a file up to and with `step`; a line that is not JSON ends it."""
+    """Read the rows of a file up to and with `step`; a line that is no row ends it."""
     rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the process died while it wrote this line
-        if row["step"] <= step:
-            rows.append(row)
+    if not path.exists():
+        return rows
+    try:
+        for _, row in read_objects(path, "row of metrics"):
+            if row["step"] <= step:
+                rows.append(row)
+    except (ShardError, KeyError, TypeError):
+        pass  # the process died while it wrote this line
     return rows
 
 

@@ -17,6 +17,7 @@ from ..batch import Batch, whole_group
 from ..encoders.monitors import monitor
 from ..errors import SslpipeError
 from ..methods import Output
+from ..shards.side_files import written_whole
 from .alarm import Alarm
 from .checkpoint import recipe_text
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
@@ -195,9 +196,8 @@ class RunRecord:
         last = self._out / "last.pt"
         save_run(self._run, step, last)
         if epoch is not None and self._every.keep and epoch % self._every.keep == 0:
-            part = self._out / "epoch.part"
-            shutil.copyfile(last, part)
-            part.replace(self._out / f"epoch-{epoch:04d}.pt")
+            with written_whole(self._out / f"epoch-{epoch:04d}.pt") as part:
+                shutil.copyfile(last, part)
         if self._watch:
             self._watch.keep(step)
 

@@ -81,6 +81,10 @@ LINES = {  # what is typed -> what the answer holds
     ("pack", "photos", "file/out"): "file/out: file is a file, not a folder",
     ("pack", "photos", "photos"): "photos: is the folder to pack; name another one",
     ("pack", "photos", "s3://a/b"): "s3://a/b: is a URL; pack into a folder",
+    ("pack", "loop", "out"): "loop: ",
+    ("pack", "photos", "loop"): "Too many levels of symbolic links; make room",
+    ("index", "loop"): "loop: no such tar; check the path",
+    ("inspect", "loop"): "Too many levels of symbolic links",
     ("pack", "empty", "out"): "holds nothing to pack",
     ("pack", "file", "out"): "file: is no folder and none of .txt",
     ("pack", "none*.tar", "out"): "none*.tar: matches nothing; check the pattern",
@@ -95,6 +99,7 @@ LINES = {  # what is typed -> what the answer holds
     ("pack", "foo://a/b.tar", "out"): "foo://a/b.tar: Protocol not known: foo",
     (*PACK, "--columns", "paths=a"): "--columns 'paths=a': write path=COLUMN",
     (*PACK, "--name", "a/b"): "name 'a/b': use letters",
+    (*PACK, "--name", "a" * 201): "use at most 200 bytes",
     (*PACK, "--modality", "imag"): "--modality",
     ("index", "nowhere"): "nowhere: no such tar; check the path",
     ("index", "nowhere/*.tar"): "nowhere/*.tar: no such tar; check the path",
@@ -168,6 +173,7 @@ def typed(run, packed, tmp_path):  # noqa: F811
     for name in ("empty", "file", "x.tar", "x.tar.gz", "broken.zip"):
         (tmp_path / name).mkdir() if name == "empty" else (tmp_path / name).write_bytes(b"no")
     (tmp_path / "where.csv").write_text("where\nphotos/class0/000.jpg\n")
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "list.txt").write_text("nowhere.jpg\n")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "train.yaml").write_text(TRAINABLE)

@@ -33,9 +33,12 @@ def test_a_card_is_found_by_its_number(cards):
     assert find_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(SslpipeError, match="'cuda:2': this machine has 2 of them; choose cuda:0"):
         find_device("cuda:2")
+    for wrapped in ("cuda:256", "cuda:257", "cuda:99999", "cuda:255"):
+        with pytest.raises(SslpipeError, match=f"'{wrapped}': this machine has 2 of them"):
+            find_device(wrapped)
 
 
-@pytest.mark.parametrize("name", ["tpu", "gpu", "mps", "cuda:x", "", torch.device("meta")])
+@pytest.mark.parametrize("name", ["tpu", "gpu", "mps", "cuda:x", "cpu:3", "", torch.device("meta")])
 def test_what_is_no_device_of_ours(name):
     with pytest.raises(SslpipeError, match=f"device '{name}': is no device.*choose cpu or cuda"):
         find_device(name)

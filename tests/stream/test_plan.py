@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from sslpipe import load
 from sslpipe.errors import RecipeError
+from sslpipe.recipe import parse_recipe
 from sslpipe.stream import order
 from sslpipe.stream.plan import Single
+
+from ..conftest import RECIPE
 
 SIZES = [(45, 8), (40, 8), (47, 48), (7, 16), (100, 96)]
 
@@ -98,3 +102,44 @@ def test_ranks_that_divide_the_lanes_keep_to_their_own(world_size):
         seen.append(set((share % 20).tolist()))
     assert sum(len(lanes) for lanes in seen) == 20
     assert set.union(*seen) == set(range(20))
+
+
+def counted(recipe_sets, packed):
+    """Samples that stand in a batch more than once, for each batch of six epochs; and the words."""
+    recipe = parse_recipe(RECIPE, overrides=recipe_sets)
+    with load(recipe, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
+        places = [pipe.source.plan(step, pipe.source.slots) for step in range(6 * len(pipe))]
+        order = pipe.source.corpora[0].order
+        found = []
+        for picks in places:
+            at = order.locate(picks.positions)
+            rows = np.stack([at.shards, at.rows])[:, picks.valid]
+            found.append(rows.shape[1] - np.unique(rows, axis=1).shape[1])
+    return found
+
+
+def test_a_batch_that_straddles_epochs_holds_some_samples_twice_and_that_is_told(packed, caplog):
+    """45 samples by 32: of t from one epoch and h from the next, t * h / 45 stand twice."""
+    twice = counted(["stream.batch_size=32"], packed)
+    assert twice[0] == 0
+    assert 0 < max(twice) <= 13
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "stream.batch_size = 32 does not divide the 45 samples" in told
+    assert "holds up to about 6 of them twice; choose a divisor" in told
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [["batch_size=15"], ["batch_size=32", "remainder=drop"], ["batch_size=32", "remainder=pad"],
+     ["batch_size=45"]],
+    ids=str,
+)  # fmt: skip
+def test_a_batch_inside_an_epoch_holds_every_sample_once(packed, caplog, sets):
+    assert not any(counted([f"stream.{each}" for each in sets], packed))
+    assert not caplog.records
+
+
+def test_who_insists_on_repeats_is_told_nothing(packed, caplog):
+    twice = counted(["stream.batch_size=90", "stream.allow_repeats=true"], packed)
+    assert twice == [45] * 6
+    assert not caplog.records

@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -140,3 +142,23 @@ def test_load_encoder_of_another_architecture(tmp_path, toy):
     checkpoint.write_checkpoint(tmp_path / "last.pt", content)
     with pytest.raises(StateError, match="its encoder is not the backbone 'toy:make_encoder'"):
         load_encoder(tmp_path / "last.pt")
+
+
+def test_every_flipped_bit_of_the_directory_is_one_error(tmp_path):
+    """Found by tools/fuzz.py: names in a zip's directory that are no UTF-8 any more."""
+    path = tmp_path / "last.pt"
+    checkpoint.write_checkpoint(path, make())
+    whole = path.read_bytes()
+    for place in range(whole.rindex(b"PK\x01\x02") - 300, len(whole), 3):
+        data = bytearray(whole)
+        data[place] ^= 0x80
+        path.write_bytes(data)
+        with suppress(StateError):  # what counts may be whole
+            checkpoint.read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [{"format": 2}, {"format": 2, "a": 1}, [1], {"recipe": "x"}])
+def test_a_file_of_torch_that_is_no_checkpoint_of_ours(tmp_path, content):
+    torch.save(content, tmp_path / "last.pt")
+    with pytest.raises(StateError, match=r"last\.pt: (has other fields|checkpoint format None)"):
+        checkpoint.read_checkpoint(tmp_path / "last.pt")

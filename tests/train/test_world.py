@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sslpipe.errors import RecipeError
 from sslpipe.process import Ranks, launcher_ranks
 from sslpipe.train import Every, start_world, train
 from sslpipe.train.world import rank_device
@@ -92,3 +93,17 @@ def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
     assert [row["step"] for row in one if "eval/spread" in row] == evaluated
     for left, right in zip(two, one, strict=True):  # rank 0 evaluated what one process has
         assert left.get("eval/spread") == pytest.approx(right.get("eval/spread"), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK, so each process would read the same data"),
+     ({"WORLD_SIZE": "x", "RANK": "0"}, "WORLD_SIZE='x' is no number"),
+     ({"WORLD_SIZE": "2", "RANK": ""}, "RANK='' is no number"),
+     ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK='-1' is no number"),
+     ({"RANK": "0", "LOCAL_RANK": "a"}, "LOCAL_RANK='a' is no number")],
+    ids=str,
+)  # fmt: skip
+def test_half_of_what_torchrun_says_is_refused(environ, message):
+    with pytest.raises(RecipeError, match=message):
+        launcher_ranks(environ)

@@ -29,7 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from ...device.buffers import Buffers, Memory
 from ...errors import SampleError
 from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame, texts_first
-from .strict import check_scans_of, libtiff_told
+from .strict import check_whole, libtiff_told
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -153,7 +153,7 @@ def decode_any(data: bytes) -> tuple[Pixels, int]:
     with opened(data) as image, libtiff_told():
         check_size(*image.size)
         check_scans(data)
-        check_scans_of(image, data)
+        check_whole(image, data)
         orientation = 1 if image.format == "TIFF" else orientation_of(image, data)
         clear_HW = keyed_pixels(image, data)
         pixels = np.array(to_rgb(image))

@@ -1,7 +1,17 @@
 """What Pillow lets pass or prints, held to what the fast decoder says: the same for every route.
 
 libjpeg warns of damaged scans and goes on with grey; simplejpeg makes an error of it, Pillow does
-not. libtiff prints its errors, which belong to the sample and not on a terminal.
+not. So the scans of what Pillow decodes (CMYK, JPEG in TIFF) are read by simplejpeg too, in their
+own colours: of 8,000 damaged JPEGs both ways refused the same. libtiff prints its errors, which
+belong to the sample and not on a terminal.
+
+What nobody sees is damage that is a valid code again, for JPEG has no checksum: an index has one.
+With three random bytes of a scan of 128 x 96 px, quality 75, so many of 1,000 pass:
+
+    RGB 0.30, at 4:4:4 0.23, in TIFF 0.31, progressive 0.11, with optimized codes 0.59
+    grey 0.34       CMYK 0.58, progressive 0.19, with optimized codes 0.58
+
+Optimized codes use all words, and CMYK has no coarser chroma whose blocks would lose their step.
 """
 
 import ctypes
@@ -18,6 +28,7 @@ import simplejpeg
 from PIL import Image
 
 from ...errors import SampleError
+from .headers import png_chunks
 
 COMPRESSION, JPEG_TABLES, JPEG_IN_TIFF = 259, 347, 7
 PARTS = ((273, 279), (324, 325))  # offsets and bytes: of strips, of tiles
@@ -45,14 +56,18 @@ def check_jpeg(data: bytes) -> None:
     simplejpeg.decode_jpeg(data, kind, strict=True, min_height=1, min_width=1, min_factor=8)
 
 
-def check_scans_of(image: Image.Image, data: bytes) -> None:
-    """Refuse an opened image whose JPEG scans are damaged, also those in strips of a TIFF.
+def check_whole(image: Image.Image, data: bytes) -> None:
+    """Refuse an opened image that lacks what its pixels do not need, or has damaged JPEG scans.
+
+    A PNG must have its end mark; the scans are also those in strips of a TIFF.
 
     Raises:
-        ValueError: what libjpeg warns of.
+        ValueError: what is missing, or what libjpeg warns of.
     """
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):
         check_jpeg(data)
+    elif image.format == "PNG" and all(kind != b"IEND" for kind, _, _ in png_chunks(data)):
+        raise ValueError("the file ends before its end mark (IEND)")
     elif image.format == "TIFF":
         for stream in jpegs_in_tiff(image, data):
             check_jpeg(stream)

@@ -17,10 +17,10 @@ from itertools import groupby
 from pathlib import Path
 
 from ...errors import ShardError
-from ..index import replace_file
 from ..manifest import Manifest, Shard
 from ..read.tars import open_tar
 from ..scan import META
+from ..side_files import replace_file
 from ..tar_headers import BLOCK, split_name
 from .source import is_local
 

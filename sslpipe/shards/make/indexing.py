@@ -8,13 +8,15 @@ from pathlib import Path
 
 from ...errors import ShardError
 from ...process import cores
-from ..index import Index, index_path, read_index, replace_file
+from ..index import Index, index_path, read_index
 from ..manifest import Manifest, Shard
 from ..read.tars import Tar
+from ..side_files import read_objects, replace_file
 from ..verification import Problem
 from .journal import REPORT
 
 KIND = "index"  # of our lines in report.jsonl
+LINE = "line of a report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +80,33 @@ def current_index(place: Path, tar: Tar) -> Index | None:
 def old_report(folder: Path) -> dict[str, list[Problem]]:
     """Problems of an earlier run, by shard, for tars that are not read again."""
     told: dict[str, list[Problem]] = {}
-    for row in map(json.loads, report_lines(folder)):
+    for row in report_rows(folder):
         if row["kind"] == KIND:
             told.setdefault(row["file"], []).append(Problem(row["file"], row["key"], row["reason"]))
     return told
 
 
-def report_lines(folder: Path) -> list[str]:
-    """The lines of the report that is there; none without one."""
-    path = folder / REPORT
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def report_rows(folder: Path) -> list[dict[str, str]]:
+    """The lines of the report that is there; none without one.
+
+    Raises:
+        ShardError: a line is none of ours.
+    """
+    path, rows = folder / REPORT, list[dict[str, str]]()
+    for number, row in read_objects(path, LINE) if path.is_file() else ():
+        texts = [row.get("kind"), row.get("file"), row.get("reason")]
+        texts += [row.get("key")] if row.get("kind") == KIND else []
+        if not all(isinstance(text, str) for text in texts):
+            raise ShardError(f"{path}:{number}: is no {LINE}; remove the line")
+        rows.append(row)
+    return rows
 
 
 def write_report(folder: Path, problems: list[Problem]) -> None:
     """Our lines of `report.jsonl`, one per problem, beside those of `pack`; no empty file."""
-    lines = [line for line in report_lines(folder) if json.loads(line)["kind"] != KIND]
-    lines += [
-        json.dumps({"kind": KIND, "file": p.shard, "key": p.key, "reason": p.what})
-        for p in problems
-    ]
-    if lines:
-        replace_file(folder / REPORT, ("\n".join(lines) + "\n").encode())
+    rows = [row for row in report_rows(folder) if row["kind"] != KIND]
+    rows += [{"kind": KIND, "file": p.shard, "key": p.key, "reason": p.what} for p in problems]
+    if rows:
+        replace_file(folder / REPORT, "".join(json.dumps(row) + "\n" for row in rows).encode())
     else:
         (folder / REPORT).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ Only the process that hands out the jobs writes here. `plan.json` is made first 
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ShardError
-from ..index import replace_file
 from ..manifest import FILE, read_document
+from ..side_files import replace_file
 
 FOLDER = ".pack"
 PLAN = "plan.json"
@@ -34,13 +35,13 @@ class Journal:
     def load(self, kind: str, number: int) -> Any:
         """A record; None if there is none, or a damaged one."""
         try:
-            return json.loads(self.file(kind, number).read_text(encoding="utf-8"))
+            return unsealed(self.file(kind, number).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
     def save(self, kind: str, number: int, record: object) -> None:
         """Keep a record, atomically."""
-        replace_file(self.file(kind, number), json.dumps(record).encode())
+        replace_file(self.file(kind, number), sealed(record))
 
     def file(self, kind: str, number: int) -> Path:
         """Where the record of a job lies."""
@@ -69,7 +70,7 @@ def open_journal(out: Path, facts: Mapping[str, object], *, overwrite: bool) -> 
     if before is None:
         check_free(out, name)
         journal.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(journal.folder / PLAN, json.dumps(facts, indent=1).encode())
+        replace_file(journal.folder / PLAN, sealed(facts))
     elif before != facts:
         raise ShardError(
             f"{out}: holds an unfinished packing of other inputs or settings "
@@ -83,11 +84,29 @@ def open_journal(out: Path, facts: Mapping[str, object], *, overwrite: bool) -> 
 def read_plan(journal: Journal) -> Any:
     """What an unfinished packing has decided; None without one, {} if the file is damaged."""
     try:
-        return json.loads((journal.folder / PLAN).read_text(encoding="utf-8"))
+        return unsealed((journal.folder / PLAN).read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
+
+
+def sealed(record: object) -> bytes:
+    """A record as JSON and, in a second line, its CRC-32: a changed one must not decide."""
+    text = json.dumps(record).encode()
+    return text + f"\n{zlib.crc32(text):08x}\n".encode()
+
+
+def unsealed(data: bytes) -> Any:
+    """The record that was sealed.
+
+    Raises:
+        ValueError: it was cut or changed.
+    """
+    text, _, crc = data.partition(b"\n")
+    if crc != f"{zlib.crc32(text):08x}\n".encode():
+        raise ValueError("the record was cut or changed")
+    return json.loads(text)
 
 
 def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:

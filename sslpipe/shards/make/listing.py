@@ -1,5 +1,6 @@
 """What inputs offer for packing: files, safe unique keys, ids, classes, shuffled order."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -135,7 +136,7 @@ def how_read(groups: list[list[Found]], labels: list[Label]) -> str:
         return "none"
     if isinstance(known[0], int):
         return "numbers, kept as they are"
-    said = "names, numbered in the order of their text"
+    said = "names, numbered in the order of their text" + alike(labels)
     for group in groups:
         names = [item.label for item in group if isinstance(item.label, str)]
         numbers = [item.label for item in group if isinstance(item.label, int)]
@@ -145,6 +146,19 @@ def how_read(groups: list[list[Found]], labels: list[Label]) -> str:
                 f"them, because {len(names):,} are none ({names[0]!r})"
             )
     return said
+
+
+def alike(labels: Iterable[Label]) -> str:
+    """What to say of classes whose names a reader takes for one: other code points, other case."""
+    looks: dict[str, set[str]] = {}
+    for label in labels:
+        if isinstance(label, str):
+            looks.setdefault(unicodedata.normalize("NFC", label).casefold(), set()).add(label)
+    same = [sorted(names) for names in looks.values() if len(names) > 1]
+    if not same:
+        return ""
+    first = " and ".join(map(ascii, same[0]))
+    return f"; {first} are two classes, though they read alike: rename one to make them one"
 
 
 def one_kind(found: list[Found]) -> list[Label]:

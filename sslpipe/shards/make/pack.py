@@ -7,6 +7,7 @@ that was cut short is gone on with by the same command and ends in the same byte
 written last.
 """
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
         raise ShardError(f"{out}: is a URL; pack into a folder, then copy it there")
     if out.exists() and not out.is_dir():
         raise ShardError(f"{out}: is a file; name a new folder for the shards")
-    if any(out.resolve() == Path(place).resolve() for place in each(inputs)):
+    if any(os.path.realpath(out) == os.path.realpath(place) for place in each(inputs)):
         raise ShardError(f"{out}: is the folder to pack; name another one for the shards")
     return list_inputs(
         each(inputs),

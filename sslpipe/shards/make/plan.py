@@ -75,14 +75,19 @@ class PackSettings:
             raise ShardError(f"near_bits = {self.near_bits}: must be between 0 and {MAX_NEAR_BITS}")
 
 
+LONGEST = 200  # bytes of a name: `-000000.tar.01234567.part.idx.part` follows it
+
+
 def check_name(name: str) -> None:
     """Refuse what cannot be the prefix of file names; "" stands for a name that is found later.
 
     Raises:
-        ShardError: it holds a slash, say.
+        ShardError: it holds a slash, say, or is too long.
     """
     if not re.fullmatch(r"(\w[\w.-]*)?", name):
         raise ShardError(f"name {name!r}: use letters, digits, dots and dashes only")
+    if len(name.encode()) > LONGEST:
+        raise ShardError(f"name {name!r}: use at most {LONGEST} bytes, for file names have limits")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..codec import bin_names
-from ..index import replace_file
 from ..manifest import Manifest
+from ..side_files import replace_file
 from .journal import REPORT
 from .source import Note
 from .work import ShardDone

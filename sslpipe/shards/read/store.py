@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
-from ..index import Index, parse_index
+from ..index import Index, parse_index, said_of_tar
 from ..manifest import MISSING, Manifest, Shard, cut_fault
 from .cache import Distant, NodeCache
 from .download import Patience, is_url, local_path, read_whole
@@ -188,7 +188,7 @@ class ShardStore:
         except OSError as error:
             raise ShardError(f"{place}: cannot be read ({error}); pack or copy it again") from error
         index = parse_index(data, str(place))
-        if (index.tar_sha256, len(index)) != (shard.sha256, shard.samples):
+        if said_of_tar(index) != (shard.sha256, shard.bytes, shard.samples):
             raise ShardError(f"{place}: is the index of another tar; pack again or copy it again")
         if sha256(data).hexdigest() != shard.index_sha256:
             raise ShardError(

@@ -132,6 +132,49 @@ def test_an_odd_sampling_is_left_to_pillow(monkeypatch):
     assert decode(GOOD["rgb"]).shape == (96, 128, 3)
 
 
+def test_a_png_without_its_end_mark_is_refused_and_late_texts_are_not_lost_in_silence():
+    """Found by tools/fuzz.py: cut behind the pixels, a picture lay on its side without a word."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    whole = encoded("RGB", "PNG", exif=turned)
+    at = whole.index(b"eXIf") - 4
+    text = whole[at : at + 12 + int.from_bytes(whole[at : at + 4])]
+    late = whole.replace(text, b"")[:-12] + text + whole[-12:]
+    assert decode(late).shape == (128, 96, 3)
+    for cut in (len(late) - 12, len(late) - 12 - len(text), len(late) - 1):
+        with pytest.raises(SampleError, match="ends before its end mark"):
+            decode(late[:cut])
+    assert decode(late + b"what follows").shape == (128, 96, 3)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "cmyk"])
+def test_the_look_at_scans_says_what_decoding_says(kind):
+    """One strictness: `check_jpeg`, for what Pillow decodes, and the decoder of RGB itself."""
+    cases = [three_random(GOOD[kind], seed) for seed in range(2 * TRIES)]
+
+    def found(data):
+        try:
+            strict.check_jpeg(data)
+        except ValueError:
+            return True
+        return False
+
+    told = [found(data) for data in cases]
+    assert told == [refused(data) for data in cases]
+    assert 0 < sum(told) < len(told)
+
+
+def test_grey_and_cmyk_of_several_pictures_are_looked_at_too(capfd):
+    for mode in ("L", "CMYK"):
+        file = io.BytesIO()
+        photo(mode).save(file, "MPO", save_all=True, append_images=[photo(mode)])
+        data = file.getvalue()
+        assert decode(data).shape == (96, 128, 3)
+        at = data.index(b"\xff\xda") + 400
+        with pytest.raises(SampleError, match="does not decode"):
+            decode(data[:at] + bytes(600) + data[at + 600 :])
+
+
 def test_decoding_needs_neither_torch_nor_kornia_nor_pydantic():
     heavy = "{'torch', 'kornia', 'pydantic'}"
     code = f"import sys, sslpipe.modalities.image.decode; print(*{heavy} & {{*sys.modules}})"

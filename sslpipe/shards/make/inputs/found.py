@@ -13,7 +13,8 @@ from ..source import Note, Origin
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-PADDED = re.compile("-?0[0-9]")  # 007 is a name
+MISSING = frozenset({"nan", "<na>"})  # as pandas and NumPy write what is not there
+PADDED = re.compile("[+-]?0[0-9]")  # 007 is a name
 METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
 
 
@@ -67,7 +68,7 @@ def safe_key(stem: str) -> str:
 
 
 def read_label(value: Any) -> int | str | None:
-    """A class number, a class name, or None: empty, NaN (pandas' missing number) or -1.
+    """A class number, a class name, or None: empty, NaN or <NA> (pandas' missing ones) or -1.
 
     The one rule for what tables and `.cls` hold: blanks around it are nothing, and 2, 2.0, "2" and
     "2.0" are a number; digits after a needless zero are a name.
@@ -77,6 +78,8 @@ def read_label(value: Any) -> int | str | None:
     if value is None or value != value:
         return None
     text, number = str(value).strip(), whole_number(value)
+    if text.lower() in MISSING:
+        return None
     if number is not None and not PADDED.match(text):
         return None if number == -1 else number
     return UNSAFE.sub("_", escaped(text)) or None

@@ -73,11 +73,32 @@ def list_parquet(url: str, options: Options) -> Iterator[Found | Note]:
     with open_input(url) as file:
         try:
             table = parquet.ParquetFile(file)
-        except pyarrow.ArrowInvalid as error:
-            raise ShardError(f"{url}: is no Parquet file ({error}); copy it again") from error
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            why = " ".join(str(error).split())
+            raise ShardError(f"{url}: is no Parquet file ({why}); copy it again") from error
         columns = choose_columns(options.columns, table.schema_arrow.names, url)
-        batches = table.iter_batches(batch_size=4096)
-        yield from list_rows(chain.from_iterable(b.to_pylist() for b in batches), columns, url)
+        yield from list_rows(parquet_rows(table, url), columns, url)
+
+
+def parquet_rows(table: Any, url: str) -> Iterator[Row]:
+    """The rows of an open Parquet file, some thousands in memory at a time.
+
+    Raises:
+        ShardError: what is behind its header is damaged.
+    """
+    batches = table.iter_batches(batch_size=4096)
+    while True:
+        try:
+            batch = next(batches, None)
+            rows = batch.to_pylist() if batch is not None else []
+        except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
+            reason = " ".join(str(error).split())
+            raise ShardError(
+                f"{url}: is a damaged Parquet file ({reason}); copy it again"
+            ) from error
+        if batch is None:
+            return
+        yield from rows
 
 
 def reading(url: str) -> io.TextIOWrapper:
@@ -89,21 +110,26 @@ def choose_columns(wanted: Columns, names: Sequence[str], url: str) -> dict[str,
     """Role (path, label, caption, key) -> column, by name or by `GUESSES`.
 
     Raises:
-        ShardError: a named column does not exist, or none holds paths.
+        ShardError: a named column does not exist or stands twice, or none holds paths.
     """
-    chosen = {}
+    if any("\0" in name for name in names):
+        raise ShardError(f"{url}: is no UTF-8 (UTF-16, perhaps); save it as UTF-8")
+    chosen: dict[str, str] = {}
     folded = {name.lower(): name for name in reversed(names)}
     for role, guesses in GUESSES.items():
         name = getattr(wanted, role)
         if name is not None and name not in names:
             raise ShardError(f"{url}: has no column {name!r}; {suggest(name, names)}")
         guessed = next((folded[guess] for guess in guesses if guess in folded), None)
-        if name or guessed:
-            chosen[role] = name or guessed
+        if column := name or guessed:
+            chosen[role] = column
     if "path" not in chosen:
         known = suggest("path", names)
         raise ShardError(f"{url}: no column of paths; name it, --columns path=NAME. {known}")
-    return {role: name for role, name in chosen.items() if name is not None}
+    for name in chosen.values():
+        if names.count(name) > 1:
+            raise ShardError(f"{url}: has {names.count(name)} columns {name!r}; rename all but one")
+    return chosen
 
 
 def list_rows(rows: Iterable[Row], columns: Mapping[str, str], url: str) -> Iterator[Found | Note]:

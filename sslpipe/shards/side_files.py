@@ -1,0 +1,90 @@
+"""Small files beside tars and in runs: written whole or not at all, read as others left them.
+
+What is no JSON any more is an error that says where, never a trace.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ShardError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON document holds.
+
+    Raises:
+        ValueError: it is none, or is nested deeper than Python's stack allows.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:  # no subclass of ValueError, and as much the fault of the text
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_objects(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and object of each line that is not empty.
+
+    Lines end at line feeds alone: `splitlines` would cut texts that hold others, as U+2028.
+
+    Raises:
+        ShardError: the file cannot be read, or a line is no object; `what` it should be.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, parse_object(line, f"{path}:{number}", what)
+
+
+def parse_object(line: bytes, where: str, what: str) -> dict[str, Any]:
+    """A line that is an object.
+
+    Raises:
+        ShardError: it is something else.
+    """
+    try:
+        found = parse_json(line.decode("utf-8"))
+    except ValueError as error:
+        raise ShardError(f"{where}: is no {what} ({error}); remove the line") from error
+    if not isinstance(found, dict):
+        raise ShardError(f"{where}: is no {what} (it is no object); remove the line")
+    return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write through `*.part`, so that a file of this name is always whole.
+
+    Raises:
+        OSError: the disk is full or the folder closed; it names the file, and nothing is left.
+    """
+    with written_whole(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """The place beside `path` to write to, which takes its name at the end; or nothing is left.
+
+    Raises:
+        OSError: as `replace_file`.
+    """
+    if path.exists() and not path.is_file():  # a pipe or /dev/stdout takes what comes
+        yield path
+        return
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.filename is None:  # a full disk has no name
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

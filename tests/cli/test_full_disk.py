@@ -1,0 +1,56 @@
+"""A full disk: one line, code 2, nothing half-written. Every file may have so many bytes."""
+
+import resource
+from contextlib import contextmanager
+
+import pytest
+
+from ..conftest import RECIPE, write_images
+from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
+
+
+@contextmanager
+def room(size):
+    """No file may grow above `size` bytes; writing fails as on a full disk, by an OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+TRAIN = ("train", "train.yaml", "--shards", "{set}", "--out", "run", "--device", "cpu",
+         "--max-steps", "2")  # fmt: skip
+NAMED = ("last.pt", "o.png", "o.jpg", "out", "x.tar.idx", "metrics.jsonl")
+CASES = {  # words -> bytes that fit, files that there may be afterwards
+    TRAIN: (60_000, {"run/recipe.yaml", "run/metrics.jsonl"}),
+    ("show", "recipe.yaml", "--shards", "{set}", "--out", "o.png"): (500, set()),
+    ("inspect", "{set}", "--sheet", "o.png"): (500, set()),
+    ("inspect", "{set}", "--row", "0", "--out", "o.jpg"): (500, set()),
+    ("pack", "photos", "out", "--workers", "1"): (500, set()),
+    ("pack", "photos", "out", "--workers", "2", "--shard-samples", "3"): (3_000, set()),
+    ("index", "x.tar", "--out", "out"): (100, set()),
+    ("index", "x.tar", "--out", "out", "--export", "dali"): (340, {"out/x.tar.idx"}),
+}
+
+
+@pytest.mark.parametrize("words", CASES, ids=lambda words: " ".join(words)[:30])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(run, packed, tmp_path, words):  # noqa: F811
+    size, whole = CASES[words]
+    write_images(tmp_path / "photos", 6)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    (tmp_path / "x.tar").write_bytes(min(packed.glob("*.tar")).read_bytes())
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    with room(size):
+        _, err = run(*(word.format(set=packed) for word in words), code=2, cwd=tmp_path)
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: "), err
+    assert "Traceback" not in err
+    assert "File too large" in line
+    assert any(name in line for name in NAMED), line
+    assert "room" in line or "free space" in line
+    left = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    left = {str(path.relative_to(tmp_path)) for path in left if ".pack" not in path.parts}
+    assert {name for name in left if "events.out" not in name} <= whole, err
