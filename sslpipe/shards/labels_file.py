@@ -26,7 +26,7 @@ import numpy.typing as npt
 from ..errors import ShardError
 from ..recipe.names import suggest
 from ..rng import sample_id
-from .index import replace_file
+from .side_files import replace_file
 
 I64 = npt.NDArray[np.int64]
 COLUMNS = ("uid", "key", "label", "confidence")

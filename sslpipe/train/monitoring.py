@@ -18,6 +18,7 @@ from torch import nn
 
 from ..errors import SslpipeError
 from ..recipe.schema import MonitorSection
+from ..shards.side_files import written_whole
 from .log import LoggedRow
 from .report import Reporter
 from .run import TrainRun
@@ -130,9 +131,8 @@ class Watch:
     def keep(self, step: int) -> None:
         """Copy last.pt, of `step`, to best.pt if it is the best: whole or not at all."""
         if step == self._best_step:
-            part = self._out / "best.part"
-            shutil.copyfile(self._out / "last.pt", part)
-            part.replace(self._out / BEST)
+            with written_whole(self._out / BEST) as part:
+                shutil.copyfile(self._out / "last.pt", part)
 
     @property
     def farewell(self) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
     from ...stream.packed_rows import RowLayout
+    from ...stream.source import Column
     from .decider import TextDecider
     from .maker import TextMaker
 
@@ -70,7 +71,15 @@ class TextModality(Modality):
 
         return TextMaker(decider)
 
-    def sheet(self, batch: Batch, spec: BatchSpec, decider: TextDecider, *, rows: int = 8) -> Image:
+    def sheet(
+        self,
+        batch: Batch,
+        spec: BatchSpec,
+        decider: TextDecider,
+        stored: Column,
+        *,
+        rows: int = 8,
+    ) -> Image:
         """Rows as text, documents coloured."""
         from .sheet import sheet
 
