@@ -11,6 +11,7 @@ from ..evaluate.results import Evaluation, Measure
 Kind = Literal["trained", "untrained", "pixels"]
 KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels")
 SAID = {"trained": "trained", "untrained": "untrained", "pixels": "raw pixels"}
+VERDICT = ("knn20 top-1", "knn")  # the measure that a verdict is of, if it is there; else the first
 # measures that see no labels: to compare checkpoints of one run, and nothing else
 LABEL_FREE = re.compile(
     r"rankme|\w+ rank\b|lidar|alpha-?req|alignment|uniformity|nesum|participation|\bstd\b|"
@@ -83,12 +84,12 @@ def rows_of(columns: Sequence[EncoderColumn]) -> list[MeasureRow]:
 
 
 def row_of(name: str, cells: Sequence[Measure | None]) -> MeasureRow:
-    """One measure; protocols that differ between encoders stand below each other."""
+    """One measure, with the protocol of the first encoder; others may have chosen another C."""
     known = [cell for cell in cells if cell is not None]
     chances = [cell.chance for cell in known if cell.chance is not None]
     return MeasureRow(
         name,
-        "; ".join(dict.fromkeys(cell.protocol for cell in known)),
+        known[0].protocol,
         tuple(cells),
         chances[0] if chances else None,
         label_free=label_free(name),
@@ -107,8 +108,8 @@ def verdict(rows: Iterable[MeasureRow], columns: Sequence[EncoderColumn]) -> Ver
     Two values are told apart if they differ by more than their intervals together.
     """
     shares = [row for row in rows if row.share]
-    row = next((row for row in shares if "knn" in row.name.lower().replace("-", "")), None)
-    row = row or next(iter(shares), None)
+    named = ([row for row in shares if row.name.startswith(start)] for start in VERDICT)
+    row = next((rows[0] for rows in (*named, shares) if rows), None)
     if row is None:
         return Verdict("No measure with labels", None)
     pairs = [(c, m) for c, m in zip(columns, row.cells, strict=True) if m is not None]
