@@ -61,7 +61,7 @@ def clustering(
         ExtraError: scikit-learn is not installed.
     """
     train = train.labelled()
-    train = train.at(train.uids.argsort(stable=True))
+    train = train.by_uid()
     judged = train if test is None else matched(train, test.labelled())
     classes = len(np.unique(train.labels.numpy()))
     if classes < 2:

@@ -33,7 +33,7 @@ def deal_labels(train: Features, test: Features | None, *, known: float, seed: i
     Raises:
         SslpipeError: no labels, one class, too few samples to test, or none that needs a label.
     """
-    train = train.at(train.uids.argsort(stable=True))
+    train = train.by_uid()
     labelled = train.labelled()
     tested = "the test samples"
     if test is None:

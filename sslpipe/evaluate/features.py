@@ -80,6 +80,10 @@ class Features:
         taken = self.features[rows], self.labels[rows], self.uids[rows], self.classes
         return Features(*taken, *known)
 
+    def by_uid(self) -> "Features":
+        """The samples by ascending uid, so that sums round alike, whatever the order of rows."""
+        return self.at(self.uids.argsort(stable=True))
+
     def arrays(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Features as float64 and labels, for scikit-learn."""
         return self.features.double().numpy(), self.labels.numpy()

@@ -70,7 +70,7 @@ def few_shot(
         train = distinct(train)
     else:
         test = matched(train, test.labelled())
-        test = test.at(test.uids.argsort(stable=True))
+        test = test.by_uid()
     return (
         *all_way(train, test, settings),
         *episodes(train, test, settings.shots, settings.seed, settings.episodes),

@@ -116,7 +116,7 @@ def in_order(features: Features) -> Features:
         raise SslpipeError(
             f"label-free: {len(features.uids)} sample(s) have no spread; evaluate two or more"
         )
-    return features.at(features.uids.argsort(stable=True))
+    return features.by_uid()
 
 
 def spectra(z_ND: Tensor) -> Spectra:

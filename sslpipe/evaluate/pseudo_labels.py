@@ -138,7 +138,7 @@ def predict(known: Features, rest: Features, settings: PseudoLabelSettings) -> P
         raise SslpipeError("pseudo-labels: every sample has a label; give samples that have none")
     from scipy.special import softmax
 
-    known = known.at(known.uids.argsort(stable=True))
+    known = known.by_uid()
     temperature = calibrated(known, settings)
     model = logistic_regression(settings.c).fit(*known.arrays())
     shares_NK = softmax(logits(model, rest.arrays()[0]) / temperature, axis=1)

@@ -83,9 +83,9 @@ def retrieval(
     Raises:
         SslpipeError: no labels, one class, or no query has another sample of its class.
     """
-    gallery = by_uid(train.labelled())
+    gallery = train.labelled().by_uid()
     require_classes(gallery)
-    queries = gallery if test is None else by_uid(matched(gallery, test.labelled()))
+    queries = gallery if test is None else matched(gallery, test.labelled()).by_uid()
     same_set = test is None
     copies = copied(gallery, queries, same_set=same_set)
     if not copies:
@@ -96,11 +96,6 @@ def retrieval(
         for rule in (f"copies of the query {LEFT_OUT} {had}", f"copies of the query counted {had}")
         for measure in measured(gallery, queries, settings, rule, same_set=same_set)
     )
-
-
-def by_uid(features: Features) -> Features:
-    """The samples in the order of their uids, so that no number depends on another order."""
-    return features.at(features.uids.argsort(stable=True))
 
 
 def require_classes(gallery: Features) -> None:

@@ -1,6 +1,5 @@
 """What is evaluated: an encoder with its weights, and the pictures that it is shown."""
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ..errors import SslpipeError
 from ..modalities.parts import batch_spec, parts_of
 from ..recipe import Entry, Recipe
 from ..recipe.schema import StreamSection, ViewSection
-from ..train.checkpoint import encoder_of, read_checkpoint
+from ..train.checkpoint import encoder_of, read_checkpoint, weights_digest
 from ..train.run import initial_method
 from ..train.world import keyed
 
@@ -87,7 +86,7 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     checkpoint = read_checkpoint(path)
     encoder, recipe = encoder_of(path, checkpoint)
     untrained = partial(first_encoder, recipe)
-    return Subject(name, encoder, recipe, weights_digest(encoder), untrained)
+    return Subject(name, encoder, recipe, weights_digest(encoder.state_dict()), untrained)
 
 
 def first_encoder(recipe: Recipe) -> nn.Module:
@@ -109,7 +108,9 @@ def of_library(name: str) -> Subject:
     """
     encoder, expected = pretrained(name)
     recipe = recipe_of(name, expected)
-    return Subject(name, encoder, recipe, weights_digest(encoder), partial(fresh_model, name))
+    return Subject(
+        name, encoder, recipe, weights_digest(encoder.state_dict()), partial(fresh_model, name)
+    )
 
 
 def fresh_model(name: str) -> nn.Module:
@@ -129,13 +130,3 @@ def recipe_of(name: str, expected: Preprocessing) -> Recipe:
     normalize = Entry("Normalize", {"mean": [*expected.mean], "std": [*expected.std]})
     views = {"global": ViewSection(ops=(crop, normalize))}
     return Recipe(path=name, stream=StreamSection(batch_size=1), views=views)
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Hash names, types, shapes and bytes of all parameters and buffers: "b2:..."."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return "b2:" + digest.hexdigest()

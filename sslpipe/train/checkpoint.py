@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without executing anything, never mixed up."""
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from ..batch import ViewSpec
 from ..encoders import build_encoder
@@ -216,3 +217,13 @@ def yaml_data(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [yaml_data(item) for item in value]
     return value
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, types, shapes and bytes of weights, whatever their order: "b2:..."."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return "b2:" + digest.hexdigest()

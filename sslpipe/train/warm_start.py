@@ -5,7 +5,6 @@ learned positions of a ViT are interpolated if only their grid is another. What 
 kept in every checkpoint of the run, so that a resumed run needs no `--from`.
 """
 
-import hashlib
 import math
 import pickle
 import zipfile
@@ -22,7 +21,7 @@ from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.pretrained import pretrained
 from ..errors import StateError
 from ..methods import Method
-from .checkpoint import FORMAT, check_bytes, check_format
+from .checkpoint import FORMAT, check_bytes, check_format, weights_digest
 
 CLASSIFIERS = ("fc.", "head.", "heads.", "classifier.", "head_dist.")
 WRAPPERS = ("module.", "timm_model.", "model.")  # what DDP, transformers and we put before names
@@ -62,7 +61,7 @@ def read_weights(source: str | Path) -> WarmStart:
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise StateError(f"{source}: numbers of {listed(bad)} are not finite; take other weights")
-    return WarmStart(source, tensors, digest_of(tensors))
+    return WarmStart(source, tensors, weights_digest(tensors))
 
 
 def of_library(source: str) -> Mapping[str, Any]:
@@ -138,16 +137,6 @@ def bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return dict(state)
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hash names, shapes and values, whatever the order and the file they came from."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous().cpu()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return "b2:" + digest.hexdigest()
 
 
 def fill(encoder: nn.Module, start: WarmStart) -> str:

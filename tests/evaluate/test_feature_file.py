@@ -19,8 +19,9 @@ from sslpipe.evaluate import feature_cache
 from sslpipe.evaluate.feature_cache import ExtractSettings, cached_features, features_at
 from sslpipe.evaluate.feature_file import read_features, read_origin
 from sslpipe.evaluate.features import central_batches, extract_all
-from sslpipe.evaluate.subjects import Subject, weights_digest
+from sslpipe.evaluate.subjects import Subject
 from sslpipe.pipeline import Pipeline
+from sslpipe.train.checkpoint import weights_digest
 from tests.conftest import ROOT
 
 SETTINGS = ExtractSettings(batch_size=8, pixels=True, device="cpu")
@@ -41,7 +42,7 @@ class Means(nn.Module):
 
 def subject(recipe, seed=0):
     encoder = Means(seed)
-    return Subject("means", encoder, recipe, weights_digest(encoder), lambda: Means(9))
+    return Subject("means", encoder, recipe, weights_digest(encoder.state_dict()), lambda: Means(9))
 
 
 @pytest.fixture
