@@ -36,9 +36,9 @@ class MaskedTokens:
     """BERT's masked tokens: an exact share of each piece, chosen by the piece's own key.
 
     Devlin et al. 2019, section 3.1, and create_pretraining_data.py: of the chosen tokens 80 %
-    become the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with special
-    tokens and draws random ones from the whole vocabulary; here the share is of the tokens that may
-    be chosen, at least one, and random tokens are never special.
+    become the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with
+    special tokens and draws random ones from the whole vocabulary; here the share is of the tokens
+    that may be chosen, at least one, and random tokens are never special.
     """
 
     nothing: ClassVar[int] = NOTHING
@@ -78,8 +78,8 @@ class MaskedTokens:
         self, what: npt.NDArray[np.float64], which: npt.NDArray[np.float64], vocabulary: Vocabulary
     ) -> I64:
         """The mask, a random token of text, or KEEP, by two uniform numbers."""
-        first = vocabulary.mask + 1  # special tokens come first
-        random = first + np.floor(which * (vocabulary.size - first)).astype(np.int64)
+        pieces = vocabulary.pieces
+        random = pieces.start + np.floor(which * len(pieces)).astype(np.int64)
         kept = np.where(what < self.mask + self.random, random, KEEP)
         return np.where(what < self.mask, vocabulary.mask, kept)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...errors import SampleError
 from .. import Raw
-from .vocabulary import VOCABULARIES, document_of
+from .vocabulary import Vocabulary, document_of
 
 if TYPE_CHECKING:
     from ...device.buffers import Memory
@@ -27,7 +27,7 @@ class TokenDecode:
     tokens of that name stand around each document.
     """
 
-    def __init__(self, vocabulary: str, *, length: int, begin: bool, end: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, length: int, begin: bool, end: bool) -> None:
         self.vocabulary, self.length, self.begin, self.end = vocabulary, length, begin, end
 
     def extent(self, sample: Sample) -> tuple[int, ...]:
@@ -38,7 +38,9 @@ class TokenDecode:
         """Bytes of the ids of each piece, (B,)."""
         if instructions.shape[1]:
             return IDS.itemsize * instructions[:, -1]
-        around = self.begin + self.end  # no token is less than a byte of what is stored
+        if self.vocabulary.counted:  # tokens: normalisation may make more of a text
+            return np.zeros_like(sizes)
+        around = self.begin + self.end
         return IDS.itemsize * np.minimum(sizes + around, self.length)
 
     def __call__(
@@ -50,18 +52,20 @@ class TokenDecode:
             SampleError: it is no text, or not as long as the index says.
         """
         ids = self.ids(sample)
-        _, _, start, length = instructions or (0, 0, 0, min(self.length, len(ids)))
-        piece = ids[start : start + length]
-        if len(piece) != length:
+        if not instructions:
+            return Raw(ids[: self.length], (len(ids),))
+        promised = sample.extent[self.vocabulary.counted] + self.begin + self.end
+        if len(ids) != promised:  # the rows were planned from it
             raise SampleError(
-                f"has {len(ids)} tokens, where the index promises {start + length} or more; it was "
-                "counted with another vocabulary: run `sslpipe index` again"
+                f"has {len(ids)} tokens, where the index promises {promised}; it was counted with "
+                "another vocabulary or version: run `sslpipe tokenizer count` with --rebuild"
             )
-        return Raw(piece, (len(ids),))
+        _, _, start, length = instructions
+        return Raw(ids[start : start + length], (len(ids),))
 
     def ids(self, sample: Sample) -> npt.NDArray[np.int32]:
         """All of a document."""
-        vocabulary = VOCABULARIES[self.vocabulary]
+        vocabulary = self.vocabulary
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
         ids = vocabulary.encode(document_of(sample.data))
