@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import shards, tars
+from . import shards, tars, tokenizer
 from .faults import one_line
 from .paths import finite, in_a_folder, picture, run_folder
 from .terminal import console, notes
@@ -25,6 +25,7 @@ app.command()(shards.pack)
 app.command()(shards.verify)
 app.command()(tars.index)
 app.command()(tars.inspect)
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]

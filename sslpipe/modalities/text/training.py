@@ -69,7 +69,7 @@ class TrainedFile:
     problems: tuple[Problem, ...]
 
 
-def train(
+def train_vocabulary(
     manifest: Manifest, settings: TrainSettings, progress: Callable[[int], None] | None = None
 ) -> TrainedFile:
     """Train on the documents of a set that are not excluded; `progress` gets each one's bytes.
