@@ -140,4 +140,7 @@ def text_in(line: str) -> str:
     found = json.loads(line).get(FIELD)
     if not isinstance(found, str):
         raise SampleError(f"its JSON object has no {FIELD!r} that is a text; name the field so")
-    return text_of(found.encode())
+    try:
+        return text_of(found.encode())
+    except UnicodeEncodeError as error:  # half of a pair of UTF-16
+        raise SampleError(f"sign {error.start} of its text is no Unicode; correct it") from error

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from ....errors import ExtraError, ShardError
+from ....errors import ShardError
 from ....recipe.names import suggest
 from ...read.file_systems import find_store
+from ..documents import parquet_of
 from ..source import SCHEME, Note, Origin, is_local, open_input
 from .found import Columns, Found, Options, read_label, safe_key, split_file
 
@@ -65,16 +66,7 @@ def list_parquet(url: str, options: Options) -> Iterator[Found | Note]:
         ShardError: no Parquet, no such column, or none of its first entries exists.
         ExtraError: pyarrow is missing.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ExtraError(f"{url}: Parquet needs pyarrow; pip install sslpipe[tables]") from error
-    with open_input(url) as file:
-        try:
-            table = parquet.ParquetFile(file)
-        except pyarrow.ArrowInvalid as error:
-            raise ShardError(f"{url}: is no Parquet file ({error}); copy it again") from error
+    with parquet_of(url) as table:
         columns = choose_columns(options.columns, table.schema_arrow.names, url)
         batches = table.iter_batches(batch_size=4096)
         yield from list_rows(chain.from_iterable(b.to_pylist() for b in batches), columns, url)

@@ -1,0 +1,280 @@
+"""Trained vocabularies: nothing lost by BPE, special strings are text, rows of every token."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import sslpipe
+from sslpipe.errors import RecipeError, SampleError, StateError
+from sslpipe.modalities.text.codec import TextCodec
+from sslpipe.modalities.text.counting import count_tokens
+from sslpipe.modalities.text.tasks import IGNORED, MaskedTokens
+from sslpipe.modalities.text.tokens import TokenDecode
+from sslpipe.modalities.text.trained import SPECIALS, Trained, open_vocabulary
+from sslpipe.modalities.text.training import TrainSettings, byte_sign, train_vocabulary
+from sslpipe.modalities.text.vocabulary import VOCABULARIES, Bytes
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import PackSettings, pack, read_manifest
+from sslpipe.shards.make.pools import open_threads
+from sslpipe.stream.reader import Sample
+
+SIZES = {"bpe": 330, "wordpiece": 190, "unigram": 170, "bytes": 260}
+ODD = (
+    "",
+    " ",
+    "  a  b ",
+    "\n\n\tx\r\n",
+    "a\0b",
+    "é e\u0301 ß İ ﬁ ½",
+    "漢字 かな 한국어 🙂🙂🏽‍🚀",
+    "<mask><pad></s> <s><extra_id_0> ##a ▁b Ġc",
+    "\ufeff\u200b\u2028\U0010ffff",
+    "the " * 50,
+)
+WORDS = "the of and to in a that is was he for it with as his on be at by had not but from".split()
+RECIPE = """
+modality: text
+stream: {{batch_size: 1, rows: {{packing: {packing}, window: 30}}}}
+views: {{tokens: {{ops: [Tokens: {{length: 32, vocabulary: {vocabulary}}}]}}}}
+targets: {{mlm: {{view: tokens, task: mlm}}}}
+run: {{workers: {workers}, prefetch: 0, threads: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def documents():
+    rng = np.random.default_rng(1)
+    sizes = np.minimum(1 + rng.lognormal(2, 1, 90).astype(int), 120)
+    made = {f"d{n:03d}": " ".join(rng.choice(WORDS, size)) for n, size in enumerate(sizes)}
+    return made | {"odd": "".join(ODD), "special": ODD[7]}
+
+
+@pytest.fixture
+def shards(documents, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for key, text in documents.items():
+        (folder / f"{key}.txt").write_bytes(text.encode())
+    pack(folder, tmp_path / "set", PackSettings(codec=TextCodec(), shard_bytes=60_000))
+    return tmp_path / "set"
+
+
+def trained(shards, kind, **settings):
+    """The file of a vocabulary, beside the shards."""
+    size = settings.pop("size", SIZES[kind])
+    made = train_vocabulary(
+        read_manifest(shards), TrainSettings(kind=kind, size=size, **settings)
+    )
+    file = shards / f"{kind}.json"
+    file.write_bytes(made.data)
+    return file
+
+
+def count(shards, file, **settings):
+    with open_threads(2) as pool:
+        return count_tokens(shards, str(file), pool=pool, **settings)
+
+
+def load(shards, file, *overrides, packing="best_fit", workers=0):
+    text = RECIPE.format(packing=packing, vocabulary=file, workers=workers)
+    recipe = parse_recipe(text, path="t.yaml", overrides=overrides)
+    return sslpipe.load(recipe, shards=shards, device="cpu")
+
+
+def test_bpe_loses_nothing(shards):
+    vocabulary = open_vocabulary(str(trained(shards, "bpe", sentinels=5)), "t")
+    for text in ODD:
+        ids = vocabulary.encode(text)
+        assert ids.dtype == np.int32
+        assert vocabulary.decode(ids) == text
+        assert all(int(i) in vocabulary.pieces for i in ids)  # specials spelt out are text
+        assert len(ids) <= len(text.encode())
+    assert len(vocabulary.encode(ODD[-1])) <= 60  # it did learn
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_special_tokens_stand_where_they_are_promised(shards, kind):
+    vocabulary = open_vocabulary(str(trained(shards, kind, sentinels=3)), "t")
+    names = [vocabulary.tokenizer.id_to_token(place) for place in range(vocabulary.size)]
+    assert names[:4] == list(SPECIALS)
+    assert names[-3:] == ["<extra_id_2>", "<extra_id_1>", "<extra_id_0>"]
+    assert vocabulary.size == SIZES[kind] + 3
+    assert vocabulary.sentinels == 3
+    first = 4 if kind in ("bpe", "bytes") else 5  # <unk>
+    assert vocabulary.pieces == range(first, SIZES[kind])
+    assert [vocabulary.pad, vocabulary.begin, vocabulary.end, vocabulary.mask] == [0, 1, 2, 3]
+    for text in ODD:
+        ids = vocabulary.encode(text)
+        assert not np.isin(ids, [0, 1, 2, 3, *range(SIZES[kind], SIZES[kind] + 3)]).any()
+
+
+def test_a_file_of_bytes_has_the_ids_of_bytes(shards):
+    vocabulary = open_vocabulary(str(trained(shards, "bytes", sentinels=2)), "t")
+    for text in ODD:
+        assert vocabulary.encode(text).tolist() == Bytes().encode(text).tolist()
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_signs_of_bytes_are_those_of_the_library():
+    from tokenizers import pre_tokenizers
+
+    assert {byte_sign(value) for value in range(256)} == set(pre_tokenizers.ByteLevel.alphabet())
+
+
+AGAIN = """
+import sys
+from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
+from sslpipe.shards import read_manifest
+settings = TrainSettings(kind=sys.argv[2], size=int(sys.argv[3]), sentinels=3)
+sys.stdout.buffer.write(train_vocabulary(read_manifest(sys.argv[1]), settings).data)
+"""
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_the_same_documents_give_the_same_file_in_any_process(shards, kind):
+    """Hashes of the library are seeded anew in each process, so one process proves nothing."""
+    here = trained(shards, kind, sentinels=3).read_bytes()
+    command = [sys.executable, "-c", AGAIN, str(shards), kind, str(SIZES[kind])]
+    there = subprocess.run(command, check=True, capture_output=True).stdout
+    assert there == here
+
+
+def test_a_sample_is_keyed_by_uid_and_excluded_documents_are_left_out(shards):
+    settings = TrainSettings(kind="bpe", size=270, megabytes=0.003)
+    first = train_vocabulary(read_manifest(shards), settings)
+    total = sum(path.stat().st_size for path in (shards.parent / "docs").iterdir())
+    assert 0.3 * 3000 < first.text_bytes < 2 * 3000 < total
+    again = train_vocabulary(read_manifest(shards), settings)
+    assert (again.documents, again.data) == (first.documents, first.data)
+
+
+def test_wordpiece_and_unigram_do_encode(shards, documents):
+    for kind in ("wordpiece", "unigram"):
+        vocabulary = open_vocabulary(str(trained(shards, kind)), "t")
+        text = documents["d000"]
+        assert vocabulary.decode(vocabulary.encode(text)).strip() == text
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "concat", "one"])
+def test_an_epoch_has_every_token_of_every_document_once(shards, documents, packing):
+    file = trained(shards, "bpe")
+    count(shards, file)
+    vocabulary = open_vocabulary(str(file), "t")
+    found = []
+    with load(shards, file, packing=packing, workers=1 if packing == "concat" else 0) as pipe:
+        for _ in range(len(pipe)):
+            batch = next(iter(pipe))
+            assert batch.epoch == 0
+            tokens, targets = batch.views["tokens"][0, 0], batch.targets["mlm"][0, 0]
+            ids = tokens.where(targets == IGNORED, targets)
+            number = batch.segments["tokens"][0, 0]
+            found += [tuple(ids[number == n].tolist()) for n in range(int(number.max()) + 1)]
+    wanted = [(*vocabulary.encode(text).tolist(), 2) for text in documents.values()]
+    if packing == "one":
+        cut = [tuple(ids[:32]) for ids in wanted]
+        assert sorted(found) == sorted(cut)
+        return
+    assert sum(map(len, found)) == sum(map(len, wanted))
+    whole = {ids for ids in wanted if len(ids) <= 32}
+    if packing == "best_fit":
+        assert whole <= set(found)
+    ends = sum(ids[-1] == 2 for ids in found)
+    assert ends == len(documents)
+    tokens = np.bincount(np.concatenate([np.array(ids) for ids in found]), minlength=330)
+    assert tokens.tolist() == np.bincount(np.concatenate(wanted), minlength=330).tolist()
+
+
+def test_a_recipe_of_another_vocabulary_than_was_counted_is_told_the_command(shards):
+    first, second = trained(shards, "bpe"), trained(shards, "wordpiece")
+    command = rf"run `sslpipe tokenizer count {shards} --tokenizer {first}`"
+    with pytest.raises(RecipeError, match=rf"t.yaml.*counted by nothing.*{command}"):
+        load(shards, first)
+    count(shards, first)
+    load(shards, first).close()
+    load(shards, "bytes").close()  # whatever was counted
+    with pytest.raises(RecipeError, match=r"counted by b2:.*, the recipe's are those of b2:"):
+        load(shards, second)
+
+
+def test_a_changed_file_is_another_stream(shards):
+    file = trained(shards, "bpe")
+    count(shards, file)
+    with load(shards, file) as pipe:
+        next(iter(pipe))
+        state = pipe.state_dict()
+    with load(shards, file) as pipe:
+        pipe.load_state_dict(state)
+    trained(shards, "bpe", size=320)
+    count(shards, file)
+    with load(shards, file) as pipe, pytest.raises(StateError, match="vocabulary b2:"):
+        pipe.load_state_dict(state)
+
+
+def test_wrong_counts_are_noticed_either_way(shards, documents):
+    vocabulary = open_vocabulary(str(trained(shards, "bpe")), "t")
+    decode = TokenDecode(vocabulary, length=8, begin=False, end=True)
+    text = documents["d001"]
+    right = len(vocabulary.encode(text))
+
+    def sample(tokens):
+        return Sample(0, "d001", -1, text.encode(), extent=(len(text), tokens, 0, 0))
+
+    assert decode(sample(right), (0, 0, 0, 3)).data.tolist() == vocabulary.encode(text)[:3].tolist()
+    for wrong in (right - 1, right + 1):
+        with pytest.raises(SampleError, match=f"has {right + 1} tokens.*promises {wrong + 1};"):
+            decode(sample(wrong), (0, 0, 0, 3))
+    assert decode(sample(0), ()).extent == (right + 1,)  # no rows: counts are not needed
+
+
+def test_a_vocabulary_goes_to_workers_as_it_was_read(shards):
+    file = trained(shards, "bpe")
+    vocabulary = open_vocabulary(str(file), "t")
+    sent = pickle.dumps(TokenDecode(vocabulary, length=8, begin=False, end=True))
+    file.write_text("changed")
+    there = pickle.loads(sent).vocabulary
+    assert there.fingerprint == vocabulary.fingerprint
+    assert there.encode("the of").tolist() == vocabulary.encode("the of").tolist()
+
+
+def test_workers_encode_without_torch(shards):
+    file = trained(shards, "bpe")
+    code = (
+        "import sys; from sslpipe.modalities.text.trained import open_vocabulary;"
+        f"print(len(open_vocabulary({str(file)!r}, 't').encode('the of')), 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["2", "False"]
+
+
+def test_random_tokens_are_pieces_of_text(shards):
+    vocabulary = open_vocabulary(str(trained(shards, "unigram", sentinels=4)), "t")
+    which = np.linspace(0, 1, 5000, endpoint=False)
+    put = MaskedTokens(mask=0.0, random=1.0).replacements(np.zeros(5000), which, vocabulary)
+    assert set(put.tolist()) == set(vocabulary.pieces)
+
+
+def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    with pytest.raises(RecipeError, match=r"'bites': is none of bytes, and no file seen from /"):
+        open_vocabulary("bites", "t.yaml:4")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(RecipeError, match="is no file of the library tokenizers"):
+        open_vocabulary(str(tmp_path / "a.json"), "t")
+    (tmp_path / "b.json").write_text(Tokenizer(models.BPE({"a": 0, "b": 1}, [])).to_str())
+    with pytest.raises(RecipeError, match=r"id 0 is 'a', which must be '<pad>'"):
+        open_vocabulary(str(tmp_path / "b.json"), "t")
+    words = dict.fromkeys([*SPECIALS, "<unk>", "a"])
+    words = {word: place for place, word in enumerate(words)}
+    naive = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # no splitting: `<pad>` is a word
+    (tmp_path / "c.json").write_text(naive.to_str())
+    with pytest.raises(RecipeError, match=r"'<pad>' in a text becomes the special token 0"):
+        open_vocabulary(str(tmp_path / "c.json"), "t")
+
+
+def test_bytes_say_what_a_vocabulary_says():
+    assert VOCABULARIES["bytes"].pieces == range(4, 260)
+    assert Trained("t", b"x").fingerprint != Trained("t", b"y").fingerprint
