@@ -5,6 +5,7 @@ unrolls such a file once, as lines of JSON in an unnamed temporary file, for as 
 that costs the uncompressed bytes on disk for each process.
 """
 
+import atexit
 import gzip
 import json
 import os
@@ -85,7 +86,8 @@ def unrolled(url: str, columns: tuple[str, ...], changed: int) -> BinaryIO:
         ShardError: it cannot be read, or is damaged.
         ExtraError: pyarrow is missing.
     """
-    made = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (it lives as long as the process)
+    made = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - below
+    atexit.register(made.close)
     lines = table_lines(url, columns) if url.lower().endswith(".parquet") else inflated(url)
     made.writelines(lines)
     made.flush()
