@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,38 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 IDS = np.dtype(np.int32)
+
+
+class RecentIds:
+    """The ids of documents that were cut, for their other pieces, which stand in rows nearby.
+
+    A document is encoded whole, so each of its pieces would cost as much as all of them. Safe in
+    threads. Each process has its own, of `most` bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size, self._lock = most, 0, threading.Lock()
+        self._ids: OrderedDict[tuple[str, bytes], npt.NDArray[np.int32]] = OrderedDict()
+
+    def get(self, key: tuple[str, bytes]) -> npt.NDArray[np.int32] | None:
+        """The ids of a document by its vocabulary and its bytes, if they are known still."""
+        with self._lock:
+            if key in self._ids:
+                self._ids.move_to_end(key)
+            return self._ids.get(key)
+
+    def put(self, key: tuple[str, bytes], ids: npt.NDArray[np.int32]) -> None:
+        """Keep the ids of a document; the longest unused ones go."""
+        with self._lock:
+            if key not in self._ids:
+                self._ids[key] = ids
+                self._size += ids.nbytes + len(key[1])
+            while self._size > self._most:
+                (_, data), old = self._ids.popitem(last=False)
+                self._size -= old.nbytes + len(data)
+
+
+RECENT = RecentIds(64 * 2**20)  # a window of 1,024 documents of 10 kB
 
 
 class TokenDecode:
@@ -65,8 +99,12 @@ class TokenDecode:
 
     def ids(self, sample: Sample) -> npt.NDArray[np.int32]:
         """All of a document."""
-        vocabulary = self.vocabulary
+        vocabulary, key = self.vocabulary, (self.vocabulary.fingerprint, sample.data)
+        text = RECENT.get(key)
+        if text is None:
+            text = vocabulary.encode(document_of(sample.data))
+            if len(text) > self.length and vocabulary.fingerprint:  # bytes cost next to nothing
+                RECENT.put(key, text)
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
-        ids = vocabulary.encode(document_of(sample.data))
-        return np.concatenate([begin, ids, end], dtype=IDS, casting="unsafe")
+        return np.concatenate([begin, text, end], dtype=IDS, casting="unsafe")

@@ -12,6 +12,7 @@ import pytest
 
 import sslpipe
 from sslpipe.errors import RecipeError, SampleError, StateError
+from sslpipe.modalities.text import tokens
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens
 from sslpipe.modalities.text.tasks import IGNORED, MaskedTokens
@@ -176,8 +177,8 @@ def test_an_epoch_has_every_token_of_every_document_once(shards, documents, pack
         for _ in range(len(pipe)):
             batch = next(iter(pipe))
             assert batch.epoch == 0
-            tokens, targets = batch.views["tokens"][0, 0], batch.targets["mlm"][0, 0]
-            ids = tokens.where(targets == IGNORED, targets)
+            row, targets = batch.views["tokens"][0, 0], batch.targets["mlm"][0, 0]
+            ids = row.where(targets == IGNORED, targets)
             number = batch.segments["tokens"][0, 0]
             found += [tuple(ids[number == n].tolist()) for n in range(int(number.max()) + 1)]
     texts = [document_of(text.encode()) for text in documents.values()]
@@ -236,6 +237,28 @@ def test_wrong_counts_are_noticed_either_way(shards, documents):
         with pytest.raises(SampleError, match=f"has {right + 1} tokens.*promises {wrong + 1};"):
             decode(sample(wrong), (0, 0, 0, 3))
     assert decode(sample(0), ()).extent == (right + 1,)  # no rows: counts are not needed
+
+
+def test_a_document_in_many_pieces_is_encoded_once(shards, documents, monkeypatch):
+    vocabulary = open_vocabulary(str(trained(shards, "bpe")), "t")
+    decode = TokenDecode(vocabulary, length=16, begin=False, end=True)
+    monkeypatch.setattr(tokens, "RECENT", tokens.RecentIds(20_000))
+    key = max(documents, key=lambda key: len(documents[key]))
+    ids, calls = vocabulary.encode(documents[key]), []
+    count = len(ids) + 1
+    monkeypatch.setattr(Trained, "encode", lambda self, text: calls.append(text) or ids)
+
+    def piece(start, text=documents[key]):
+        sample = Sample(0, key, -1, text.encode(), extent=(0, count - 1, 0, 0))
+        return decode(sample, (0, 0, start, min(16, count - start))).data.tolist()
+
+    found = [token for start in range(0, count, 16) for token in piece(start)]
+    assert found == [*ids.tolist(), vocabulary.end]
+    assert len(calls) == 1
+    for other in range(40):  # more than it keeps
+        piece(0, documents[key] + str(other))
+    piece(0)
+    assert len(calls) == 42
 
 
 def test_a_vocabulary_goes_to_workers_as_it_was_read(shards):
