@@ -8,6 +8,9 @@ modality: text
 stream: {batch_size: 16, rows: {packing: best_fit}}
 views: {tokens: {ops: [Tokens: {length: 256, vocabulary: bytes}]}}
 ```
+
+`vocabulary` may be a file that `sslpipe tokenizer train` has made (trained.py); `sslpipe tokenizer
+count` then writes the lengths that rows are planned from.
 """
 
 from __future__ import annotations
