@@ -243,12 +243,12 @@ class Pipeline:
 
         `exact`, `elastic`: whether resuming gives the same batches, on any number of ranks.
         """
-        stream = self.recipe.stream
+        stream, files = self.recipe.stream, [part.files for part in self.parts if part.files]
         return {
             "version": STATE,
             "manifest": self.source.identity,
             "order": f"{stream.order} {stream.lanes} {stream.window} {remainder_of(self.recipe)}",
-            "recipe": self.recipe.data_fingerprint,
+            "recipe": " ".join([self.recipe.data_fingerprint, *files]),
             "step": self.step,
             "exact": self.source.exact,
             "elastic": self.source.exact,

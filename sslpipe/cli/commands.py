@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import evaluation, export, features, pseudo_label, recipes, shards, tars
+from . import evaluation, export, features, pseudo_label, recipes, shards, tars, tokenizer
 from .faults import one_line
 from .paths import finite, picture, run_folder
 from .terminal import console, notes
@@ -30,6 +30,7 @@ app.command()(tars.inspect)
 app.command(name="pseudo-label")(pseudo_label.pseudo_label)
 app.command()(features.features)
 app.command(name="recipes")(recipes.list_recipes)
+app.add_typer(tokenizer.app, name="tokenizer")
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]

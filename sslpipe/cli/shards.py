@@ -81,7 +81,9 @@ def pack_progress(update: Any) -> Any:
 
 
 def pack(
-    inputs: Annotated[list[str], typer.Argument(help="Folders, tables, tars, zips; s3://...")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Folders, tables, tars, zips, .jsonl; s3://...")
+    ],
     out: Out,
     resize: Resize = None,
     quality: Quality = 90,
@@ -90,7 +92,9 @@ def pack(
     shard_samples: Samples = None,
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
-    columns: Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")
+    ] = "",
     labels: LabelsFile = None,
     dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
     near_bits: NearBits = 4,

@@ -249,6 +249,13 @@ class Modality(Protocol):
             )
         return None
 
+    def files(self, recipe: Recipe, decider: Any) -> str:
+        """What the files that a recipe names hash to, in words; "": it names none.
+
+        A stream is resumed with the same ones only.
+        """
+        return ""
+
     def share_decoder(
         self, recipe: Recipe, decode: Any, *, device: torch.device
     ) -> ShareDecode | None:

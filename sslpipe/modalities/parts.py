@@ -43,6 +43,7 @@ class Part:
     share_decode: ShareDecode | None  # None: samples are decoded one by one
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
+    files: str  # what those that the recipe names hash to, in words; "": none
 
     @property
     def worker_side(self) -> PartDecode:
@@ -121,6 +122,7 @@ def build_part(
         modality.share_decoder(recipe, decode, device=device),
         owns_payload=name == recipe.modality,
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
+        files=modality.files(recipe, decider),
     )
 
 

@@ -42,6 +42,7 @@ class Manifest:
 
     `extent` and `flags` say what the numbers and bits of the indexes mean.
     `exclude`: shard file -> rows that are never streamed, ascending (bad samples, duplicates).
+    `counted`: name of a number of an extent -> fingerprint of what it was counted by after packing.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Manifest:
     seed: int  # of the shuffle before packing
     resize: int | None  # what payloads were shrunk to; None: original bytes
     exclude: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    counted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -62,7 +64,7 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content in its order, not of names or places."""
+        """Hash of the content in its order, not of names, places, or of what follows from it."""
         digest = hashlib.blake2b(digest_size=16)
         for shard in self.shards:
             digest.update(f"{shard.samples} {shard.sha256}\n".encode())
@@ -110,6 +112,7 @@ class Document(pydantic.BaseModel):
     classes: list[str]
     shards: list[Shard]
     exclude: dict[str, list[int]] = {}
+    counted: dict[str, str] = {}
 
 
 def open_manifest(path: str | Path) -> Manifest:
@@ -197,6 +200,7 @@ def parse_manifest(data: dict[str, Any], root: Path | str, file: Path | str) -> 
         seed=document.seed,
         resize=document.resize,
         exclude=checked_exclude(document, file),
+        counted=document.counted,
     )
 
 
@@ -291,5 +295,7 @@ def write_manifest(manifest: Manifest, file: str = FILE) -> None:
     }
     if manifest.exclude:
         document["exclude"] = {name: list(rows) for name, rows in manifest.exclude.items()}
+    if manifest.counted:
+        document["counted"] = dict(manifest.counted)
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     replace_file(local_path(manifest.root) / file, text.encode())

@@ -21,7 +21,7 @@ from .checks import check_mixture, check_repeats, check_short, remainder_of
 from .foreign import Foreign, epoch_length
 from .mixture import Mixture, turns_of
 from .packed import Corpus, Packed, mixture_identity
-from .packed_rows import PackedRows, RowLayout
+from .packed_rows import PackedRows, RowLayout, check_counts
 from .plan import Single
 from .records import open_labels
 from .source import Source
@@ -99,6 +99,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
     if reading.layout:
+        check_counts(manifest, reading.layout)
         return rows_of(recipe, corpus, reading, reading.layout)
     remainder = remainder_of(recipe)
     check_short(recipe, remainder, corpus.order.samples, reading.world_size)

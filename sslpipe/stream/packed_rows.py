@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError
+from ..shards.manifest import Manifest
 from .packed import Corpus, Packed, Wants
 from .packing import PACKERS
 from .plan import Single
@@ -22,6 +23,15 @@ from .rows import Rows, RowSegments
 I64 = npt.NDArray[np.int64]
 COUNTED = 1_000_000  # documents of an epoch whose rows are counted: about two seconds
 SAMPLED = 64  # windows that tell how long an epoch of more documents is
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of the index that were counted after packing: which, by what, and the command."""
+
+    extent: str  # its name in the manifest
+    fingerprint: str  # of what counted them
+    command: str  # that counts them; SHARDS stands for the set
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,24 @@ class RowLayout:
     window: int  # documents that are packed together
     lengths: Callable[[npt.NDArray[np.uint32]], I64]
     where: str  # file:line, for messages
+    counts: Counts | None = None  # that lengths need; None: packing has counted
+
+
+def check_counts(manifest: Manifest, layout: RowLayout) -> None:
+    """Rows are planned from the counts of the recipe's own vocabulary, say.
+
+    Raises:
+        RecipeError: there are none, or others.
+    """
+    counts = layout.counts
+    if counts is None or manifest.counted.get(counts.extent) == counts.fingerprint:
+        return
+    found = manifest.counted.get(counts.extent, "nothing")
+    raise RecipeError(
+        f"{layout.where}: {counts.extent} of {manifest.root} were counted by {found}, the recipe's "
+        f"are those of {counts.fingerprint}; run `"
+        f"{counts.command.replace('SHARDS', str(manifest.root))}`"
+    )
 
 
 class PackedRows(Packed):

@@ -8,6 +8,9 @@ modality: text
 stream: {batch_size: 16, rows: {packing: best_fit}}
 views: {tokens: {ops: [Tokens: {length: 256, vocabulary: bytes}]}}
 ```
+
+`vocabulary` may be a file that `sslpipe tokenizer train` has made (trained.py); `sslpipe tokenizer
+count` then writes the lengths that rows are planned from.
 """
 
 from __future__ import annotations
@@ -47,16 +50,22 @@ class TextModality(Modality):
 
     def decoder(self, recipe: Recipe) -> TokenDecode:
         """Documents or pieces of them to ids."""
-        from .decider import tokens_of
+        from .decider import tokens_of, vocabulary_of
 
-        settings = tokens_of(recipe, [n for n, v in recipe.views.items() if is_text(recipe, v)])
+        groups = [name for name, view in recipe.views.items() if is_text(recipe, view)]
+        settings, vocabulary = tokens_of(recipe, groups), vocabulary_of(recipe, groups)
         return TokenDecode(
-            settings.vocabulary, length=settings.length, begin=settings.begin, end=settings.end
+            vocabulary, length=settings.length, begin=settings.begin, end=settings.end
         )
 
     def layout(self, recipe: Recipe, decider: TextDecider) -> RowLayout | None:
         """As `stream.rows` says."""
         return decider.layout(recipe)
+
+    def files(self, recipe: Recipe, decider: TextDecider) -> str:
+        """The vocabulary's."""
+        print_of = decider.vocabulary.fingerprint
+        return f"vocabulary {print_of}" if print_of else ""
 
     def maker(
         self,

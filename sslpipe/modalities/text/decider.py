@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +12,26 @@ from ...errors import RecipeError
 from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...rng import Place
-from ...stream.packed_rows import RowLayout
+from ...stream.packed_rows import Counts, RowLayout
 from .. import Tables
+from .codec import TextCodec
 from .pieces import Pieces, pieces_of
 from .tasks import TASKS, TokenTask
-from .vocabulary import VOCABULARIES, Vocabulary
+from .trained import open_vocabulary
+from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The one op of a group: rows of `length` tokens, documents between `begin` and `end`."""
+    """The one op of a group: rows of `length` tokens, documents between `begin` and `end`.
+
+    vocabulary: `bytes`, or a file of `sslpipe tokenizer train`, seen from the working directory.
+    """
 
     length: int
-    vocabulary: Literal["bytes"] = "bytes"
+    vocabulary: str = "bytes"
     begin: bool = False
     end: bool = True
 
@@ -57,7 +61,7 @@ class TextDecider:
     def __init__(self, recipe: Recipe, groups: Sequence[str]) -> None:
         self.tokens, self.seed = tokens_of(recipe, groups), recipe.stream.seed
         (self.group,) = groups
-        self.vocabulary: Vocabulary = VOCABULARIES[self.tokens.vocabulary]
+        self.vocabulary = vocabulary_of(recipe, groups)
         self.views = {
             self.group: ViewSpec(
                 self.group, 1, "L", (self.tokens.length,), torch.int64,
@@ -93,11 +97,21 @@ class TextDecider:
         if rows is None:
             return None
         where = f"{recipe.path}: stream.rows"
-        return RowLayout(self.tokens.length, rows.packing, rows.window, self.lengths, where)
+        return RowLayout(
+            self.tokens.length, rows.packing, rows.window, self.lengths, where, self.counts()
+        )
+
+    def counts(self) -> Counts | None:
+        """Which counts of the index rows need; None: they are of bytes, which packing counts."""
+        name, vocabulary = self.tokens.vocabulary, self.vocabulary
+        if not vocabulary.fingerprint:
+            return None
+        command = f"sslpipe tokenizer count SHARDS --tokenizer {name}"
+        return Counts(TextCodec.extents[vocabulary.counted], vocabulary.fingerprint, command)
 
     def lengths(self, extents: npt.NDArray[np.uint32]) -> I64:
         """Tokens of documents, with those around them; 0 of one whose tokens are not counted."""
-        known = extents[:, 0 if self.tokens.vocabulary == "bytes" else 1].astype(np.int64)
+        known = extents[:, self.vocabulary.counted].astype(np.int64)
         return np.where(known > 0, known + self.tokens.begin + self.tokens.end, 0)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
@@ -139,6 +153,16 @@ def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:
         )
     made: Tokens = call(choose(group.ops[0], {"Tokens": Tokens}, "op of text"), group.ops[0])
     return made
+
+
+def vocabulary_of(recipe: Recipe, groups: Sequence[str]) -> Vocabulary:
+    """Whose tokens they are.
+
+    Raises:
+        RecipeError: as `tokens_of`; also the vocabulary is no file, or none of ours.
+    """
+    name = tokens_of(recipe, groups).vocabulary
+    return open_vocabulary(name, recipe.views[groups[0]].ops[0].where)
 
 
 def task_of(name: str, entry: Entry, view: ViewSpec) -> AskedTask:

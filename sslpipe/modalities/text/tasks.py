@@ -78,8 +78,8 @@ class MaskedTokens:
         self, what: npt.NDArray[np.float64], which: npt.NDArray[np.float64], vocabulary: Vocabulary
     ) -> I64:
         """The mask, a random token of text, or KEEP, by two uniform numbers."""
-        first = vocabulary.mask + 1  # special tokens come first
-        random = first + np.floor(which * (vocabulary.size - first)).astype(np.int64)
+        pieces = vocabulary.pieces
+        random = pieces.start + np.floor(which * len(pieces)).astype(np.int64)
         kept = np.where(what < self.mask + self.random, random, KEEP)
         return np.where(what < self.mask, vocabulary.mask, kept)
 

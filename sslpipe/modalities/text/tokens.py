@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ import numpy.typing as npt
 
 from ...errors import SampleError
 from .. import Raw
-from .vocabulary import VOCABULARIES, document_of
+from .vocabulary import Vocabulary, document_of
 
 if TYPE_CHECKING:
     from ...device.buffers import Memory
@@ -20,6 +22,38 @@ I64 = npt.NDArray[np.int64]
 IDS = np.dtype(np.int32)
 
 
+class RecentIds:
+    """The ids of documents that were cut, for their other pieces, which stand in rows nearby.
+
+    A document is encoded whole, so each of its pieces would cost as much as all of them. Safe in
+    threads. Each process has its own, of `most` bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size, self._lock = most, 0, threading.Lock()
+        self._ids: OrderedDict[tuple[str, bytes], npt.NDArray[np.int32]] = OrderedDict()
+
+    def get(self, key: tuple[str, bytes]) -> npt.NDArray[np.int32] | None:
+        """The ids of a document by its vocabulary and its bytes, if they are known still."""
+        with self._lock:
+            if key in self._ids:
+                self._ids.move_to_end(key)
+            return self._ids.get(key)
+
+    def put(self, key: tuple[str, bytes], ids: npt.NDArray[np.int32]) -> None:
+        """Keep the ids of a document; the longest unused ones go."""
+        with self._lock:
+            if key not in self._ids:
+                self._ids[key] = ids
+                self._size += ids.nbytes + len(key[1])
+            while self._size > self._most:
+                (_, data), old = self._ids.popitem(last=False)
+                self._size -= old.nbytes + len(data)
+
+
+RECENT = RecentIds(64 * 2**20)  # a window of 1,024 documents of 10 kB
+
+
 class TokenDecode:
     """`decode(sample, (row, column, start, length))` -> (length,) int32 ids of that piece.
 
@@ -27,7 +61,7 @@ class TokenDecode:
     tokens of that name stand around each document.
     """
 
-    def __init__(self, vocabulary: str, *, length: int, begin: bool, end: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, length: int, begin: bool, end: bool) -> None:
         self.vocabulary, self.length, self.begin, self.end = vocabulary, length, begin, end
 
     def extent(self, sample: Sample) -> tuple[int, ...]:
@@ -38,7 +72,9 @@ class TokenDecode:
         """Bytes of the ids of each piece, (B,)."""
         if instructions.shape[1]:
             return IDS.itemsize * instructions[:, -1]
-        around = self.begin + self.end  # no token is less than a byte of what is stored
+        if self.vocabulary.counted:  # tokens: normalisation may make more of a text
+            return np.zeros_like(sizes)
+        around = self.begin + self.end
         return IDS.itemsize * np.minimum(sizes + around, self.length)
 
     def __call__(
@@ -50,19 +86,25 @@ class TokenDecode:
             SampleError: it is no text, or not as long as the index says.
         """
         ids = self.ids(sample)
-        _, _, start, length = instructions or (0, 0, 0, min(self.length, len(ids)))
-        piece = ids[start : start + length]
-        if len(piece) != length:
+        if not instructions:
+            return Raw(ids[: self.length], (len(ids),))
+        promised = sample.extent[self.vocabulary.counted] + self.begin + self.end
+        if len(ids) != promised:  # the rows were planned from it
             raise SampleError(
-                f"has {len(ids)} tokens, where the index promises {start + length} or more; it was "
-                "counted with another vocabulary: run `sslpipe index` again"
+                f"has {len(ids)} tokens, where the index promises {promised}; it was counted with "
+                "another vocabulary or version: run `sslpipe tokenizer count` with --rebuild"
             )
-        return Raw(piece, (len(ids),))
+        _, _, start, length = instructions
+        return Raw(ids[start : start + length], (len(ids),))
 
     def ids(self, sample: Sample) -> npt.NDArray[np.int32]:
         """All of a document."""
-        vocabulary = VOCABULARIES[self.vocabulary]
+        vocabulary, key = self.vocabulary, (self.vocabulary.fingerprint, sample.data)
+        text = RECENT.get(key)
+        if text is None:
+            text = vocabulary.encode(document_of(sample.data))
+            if len(text) > self.length and vocabulary.fingerprint:  # bytes cost next to nothing
+                RECENT.put(key, text)
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
-        ids = vocabulary.encode(document_of(sample.data))
-        return np.concatenate([begin, ids, end], dtype=IDS, casting="unsafe")
+        return np.concatenate([begin, text, end], dtype=IDS, casting="unsafe")

@@ -22,7 +22,7 @@ FIELD = "text"  # of a JSON object
 
 
 class Vocabulary(Protocol):
-    """Text to ids. Ids of special tokens never come from text."""
+    """Text to ids. Ids of special tokens never come from text. It is picklable, for workers."""
 
     @property
     def size(self) -> int: ...
@@ -34,6 +34,25 @@ class Vocabulary(Protocol):
     def end(self) -> int: ...
     @property
     def mask(self) -> int: ...
+    @property
+    def pieces(self) -> range:
+        """The ids that text becomes, but for that of what is unknown."""
+        ...
+
+    @property
+    def sentinels(self) -> int:
+        """How many ids at the end stand for hidden spans; the first is the last id (T5)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what it was read from; "": it is part of the package."""
+        ...
+
+    @property
+    def counted(self) -> int:
+        """Which number of a document's extent says how many ids its text has."""
+        ...
 
     def encode(self, text: str) -> I32:
         """The ids of a text, (n,), without begin and end."""
@@ -54,6 +73,14 @@ class Bytes:
     mask: int = 3
     first: int = 4  # the id of byte 0
     size: int = 260
+    sentinels: int = 0
+    fingerprint: str = ""
+    counted: int = 0  # bytes
+
+    @property
+    def pieces(self) -> range:
+        """All bytes."""
+        return range(self.first, self.size)
 
     def encode(self, text: str) -> I32:
         """(n,) int32, n = bytes of the text."""
@@ -113,4 +140,7 @@ def text_in(line: str) -> str:
     found = json.loads(line).get(FIELD)
     if not isinstance(found, str):
         raise SampleError(f"its JSON object has no {FIELD!r} that is a text; name the field so")
-    return text_of(found.encode())
+    try:
+        return text_of(found.encode())
+    except UnicodeEncodeError as error:  # half of a pair of UTF-16
+        raise SampleError(f"sign {error.start} of its text is no Unicode; correct it") from error

@@ -180,4 +180,12 @@ def inherit(manifest: Manifest, old: Manifest) -> Manifest:
         for shard in old.shards
         if shard.file in old.exclude and same.get(shard.file) == shard.sha256
     }
-    return replace(manifest, classes=old.classes, seed=old.seed, resize=old.resize, exclude=exclude)
+    counted = old.counted if manifest.shards == old.shards else {}
+    return replace(
+        manifest,
+        classes=old.classes,
+        seed=old.seed,
+        resize=old.resize,
+        exclude=exclude,
+        counted=counted,
+    )

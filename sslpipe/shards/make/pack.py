@@ -129,7 +129,8 @@ def named(settings: PackSettings, inputs: Inputs) -> PackSettings:
 def plain_name(inputs: Inputs) -> str:
     """The name of the first input with everything unusual replaced."""
     first = Path(next(iter(each(inputs)), ""))
-    plain = first.resolve().name if first.is_dir() else PATTERN.split(first.stem)[0].rstrip("-_.")
+    stem = first.stem.removesuffix(".jsonl")  # of .jsonl.gz
+    plain = first.resolve().name if first.is_dir() else PATTERN.split(stem)[0].rstrip("-_.")
     return re.sub(r"[^\w.-]", "_", plain).lstrip(".-") or "shards"
 
 

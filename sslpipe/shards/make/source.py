@@ -27,11 +27,13 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where bytes lie: a file, a member of a zip, or a range of an uncompressed tar."""
+    """Where bytes lie: a file, a member of a zip, a range of an uncompressed tar, or a document."""
 
     url: str  # a local path, or what fsspec opens
     member: str | None = None  # of a zip
     span: tuple[int, int] | None = None  # offset and bytes
+    column: str | None = None  # of the line of JSON at `span` whose text it is; see documents.py
+    columns: tuple[str, ...] = ()  # of a table that such lines are made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class Listing:
         """Hash of classes, keys, labels, sizes, places and extras; contents are not read."""
         digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=16)
         for s in self.sources:
-            place = (s.place.url, s.place.member, s.place.span)
+            place: tuple[object, ...] = (s.place.url, s.place.member, s.place.span)
+            if s.place.column is not None:
+                place = (*place, s.place.column, s.place.columns)
             # repr escapes what no encoding takes, and keeps fields apart
             line = repr((s.key, s.ext, s.label, s.size, place, s.extras))
             digest.update(line.encode("utf-8", "surrogatepass"))

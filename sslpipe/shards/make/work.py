@@ -16,6 +16,7 @@ from ...errors import SampleError
 from ..codec import Codec, Extent, histogram
 from ..index import Index, file_sha256, index_path, write_index
 from ..manifest import Shard
+from .documents import document_at
 from .plan import NAMES, PackSettings, ShardJob
 from .source import InputFile, Note, Origin, read
 from .writer import ShardWriter
@@ -196,7 +197,7 @@ def readable(what: bytes | Origin) -> bytes:
     if isinstance(what, bytes):
         return what
     try:
-        return read(what)
+        return read(what) if what.column is None else document_at(what)
     except OSError as error:
         raise SampleError(f"cannot be read: {error.strerror or error}") from error
 

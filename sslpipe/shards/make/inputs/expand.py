@@ -12,9 +12,10 @@ from ....errors import ShardError
 from ...read.file_systems import asking, find_store
 from ..source import Note, is_local
 from .archives import list_tar, list_zip
+from .documents import list_documents, list_rows_of
 from .folders import list_folder
 from .found import Found, Options
-from .tables import list_csv, list_lines, list_parquet
+from .tables import list_csv, list_lines
 
 Reader = Callable[[str, Options], Iterator[Found | Note]]
 
@@ -22,7 +23,8 @@ READERS: dict[str, Reader] = {
     "txt": list_lines,
     "csv": list_csv,
     "tsv": list_csv,
-    "parquet": list_parquet,
+    "parquet": list_rows_of,
+    "jsonl": list_documents,
     "tar": list_tar,
     "zip": list_zip,
 }
@@ -93,6 +95,8 @@ def choose_reader(name: str) -> Reader:
     if is_local(name) and not Path(name).exists():
         raise ShardError(f"{name}: does not exist; check the path")
     path = name.partition("?")[0].lower()
+    if path.endswith(".jsonl.gz"):
+        return list_documents
     if COMPRESSED.search(path):
         raise ShardError(f"{name}: is compressed, which leaves no place to read from; unpack it")
     reader = READERS.get(path.rpartition("/")[2].rpartition(".")[2])

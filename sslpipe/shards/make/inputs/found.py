@@ -39,6 +39,7 @@ class Columns:
     label: str | None = None
     caption: str | None = None
     key: str | None = None
+    text: str | None = None  # of documents; None: documents.TEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from ....errors import ExtraError, ShardError
+from ....errors import ShardError
 from ....recipe.names import suggest
 from ...read.file_systems import find_store
+from ..documents import parquet_of, parquet_rows
 from ..source import SCHEME, Note, Origin, is_local, open_input
 from .found import Columns, Found, Options, read_label, safe_key, split_file
 
@@ -65,40 +66,9 @@ def list_parquet(url: str, options: Options) -> Iterator[Found | Note]:
         ShardError: no Parquet, no such column, or none of its first entries exists.
         ExtraError: pyarrow is missing.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ExtraError(f"{url}: Parquet needs pyarrow; pip install sslpipe[tables]") from error
-    with open_input(url) as file:
-        try:
-            table = parquet.ParquetFile(file)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            why = " ".join(str(error).split())
-            raise ShardError(f"{url}: is no Parquet file ({why}); copy it again") from error
+    with parquet_of(url) as table:
         columns = choose_columns(options.columns, table.schema_arrow.names, url)
         yield from list_rows(parquet_rows(table, url), columns, url)
-
-
-def parquet_rows(table: Any, url: str) -> Iterator[Row]:
-    """The rows of an open Parquet file, some thousands in memory at a time.
-
-    Raises:
-        ShardError: what is behind its header is damaged.
-    """
-    batches = table.iter_batches(batch_size=4096)
-    while True:
-        try:
-            batch = next(batches, None)
-            rows = batch.to_pylist() if batch is not None else []
-        except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
-            reason = " ".join(str(error).split())
-            raise ShardError(
-                f"{url}: is a damaged Parquet file ({reason}); copy it again"
-            ) from error
-        if batch is None:
-            return
-        yield from rows
 
 
 def reading(url: str) -> io.TextIOWrapper:

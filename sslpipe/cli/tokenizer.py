@@ -1,0 +1,123 @@
+"""The commands of vocabularies: train one on a set of text, and count its tokens there."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import SslpipeError
+from .paths import finite, in_a_folder
+from .shards import print_problems
+from .terminal import bar, console, notes, stopped
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train a vocabulary on a set of text; count its tokens there.",
+)
+Set = Annotated[Path, typer.Argument(help="A packed folder of text.")]
+
+
+class KindOption(StrEnum):
+    """What can be trained."""
+
+    bpe = "bpe"
+    wordpiece = "wordpiece"
+    unigram = "unigram"
+    bytes = "bytes"
+
+
+@app.command()
+def train(
+    shards: Set,
+    kind: Annotated[KindOption, typer.Option(help="bpe alone loses nothing of a text.")],
+    size: Annotated[
+        int, typer.Option(help="Of the vocabulary, special tokens included; bytes: 260.")
+    ] = 260,
+    sentinels: Annotated[int, typer.Option(help="On top, at the end; T5: 100.")] = 0,
+    megabytes: Annotated[
+        float, typer.Option(help="Of text at most, about; else a sample.", callback=finite)
+    ] = 100.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Default: tokenizer.json beside the shards.", callback=in_a_folder),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+) -> None:
+    """Train a vocabulary on the documents of a set: the same ones give the same file.
+
+    Example: `sslpipe tokenizer train shards/books --kind bpe --size 8192`
+    """
+    from ..modalities.text.counting import text_set
+    from ..modalities.text.trained import FILE, Trained
+    from ..modalities.text.training import TrainSettings, train_vocabulary
+    from ..shards.side_files import replace_file
+
+    settings = TrainSettings(kind=kind.value, size=size, sentinels=sentinels, megabytes=megabytes)
+    manifest = text_set(shards)
+    file = out or manifest.folder / FILE
+    if file.exists() and not overwrite:
+        raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
+    with stopped("stopped; nothing was written"), bar("MB of text") as update:
+        read = [0.0]
+
+        def progress(size: int) -> None:
+            read[0] += size / 1e6
+            update(completed=round(read[0], 1))
+
+        made = train_vocabulary(manifest, settings, progress)
+    replace_file(file, made.data)
+    print_problems(made.problems[:10])
+    ids = settings.size + settings.sentinels
+    console.print(
+        f"wrote {file}: {ids:,} ids of {made.documents:,} documents, "
+        f"{made.text_bytes / 1e6:,.1f} MB; {Trained(str(file), made.data).fingerprint}",
+        soft_wrap=True,
+    )
+    if made.problems:
+        notes.print(f"{len(made.problems):,} documents cannot be read; see `sslpipe verify`")
+        raise typer.Exit(1)
+
+
+@app.command()
+def count(
+    shards: Set,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Default: tokenizer.json beside the shards.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Default: one per core.", min=1)] = None,
+    rebuild: Annotated[bool, typer.Option(help="Also count what was counted by it.")] = False,
+) -> None:
+    """Write how many tokens each document has into the indexes of a set; rows are planned from it.
+
+    The tars stay as they are. Do not count while a run reads the set.
+
+    Example: `sslpipe tokenizer count shards/books`
+    """
+    from ..modalities.text.counting import count_tokens, text_set
+    from ..modalities.text.trained import FILE
+    from ..shards.make.pools import open_pool
+
+    manifest = text_set(shards)
+    file = tokenizer or manifest.folder / FILE
+    again = "stopped; the same command goes on where it stopped"
+    with stopped(again), bar("documents") as update, open_pool(workers, None) as pool:
+        update(total=manifest.samples)
+        done = [0]
+
+        def progress(documents: int) -> None:
+            done[0] += documents
+            update(completed=done[0])
+
+        found = count_tokens(shards, str(file), pool=pool, rebuild=rebuild, progress=progress)
+    print_problems(found.problems[:10])
+    rate = found.text_bytes / max(1, found.tokens)
+    console.print(
+        f"{found.tokens:,} tokens in {found.documents:,} documents, {rate:.2f} bytes each: "
+        f"{found.manifest.folder / 'manifest.json'}",
+        soft_wrap=True,
+    )
+    if found.empty:
+        notes.print(f"{found.empty:,} documents have no tokens and stand in no row")
+        raise typer.Exit(1)

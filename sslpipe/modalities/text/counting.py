@@ -1,0 +1,154 @@
+"""How many tokens each document has, counted once for a vocabulary and kept in the indexes.
+
+Rows are planned from these counts, so a recipe names the vocabulary that a set was counted by.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import RecipeError, SampleError, ShardError
+from ...shards.make.pools import Pool
+from ...shards.make.reindex import (
+    finish_reindexing,
+    is_staged,
+    publish_indexes,
+    reindexed,
+    staged,
+)
+from ...shards.manifest import Manifest, Shard, read_manifest
+from ...shards.verification import Problem, load_index
+from .codec import TextCodec
+from .trained import open_vocabulary
+from .training import texts_of
+from .vocabulary import Vocabulary
+
+TOKENS = TextCodec.extents.index("tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class CountJob:
+    """One shard to count, in any process."""
+
+    manifest: Manifest
+    shard: Shard
+    vocabulary: Vocabulary
+    folder: Path  # for the new index
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCounted:
+    """What came of a shard: its documents, and those that cannot be read, whose count is 0."""
+
+    documents: int
+    problems: tuple[Problem, ...]
+    fault: str = ""  # why it came to nothing
+
+
+@dataclass(frozen=True, slots=True)
+class CountedSet:
+    """A set that was counted; numbers are of what is not excluded.
+
+    empty: documents without a token, which no row has; problems say why, of those read just now.
+    """
+
+    manifest: Manifest
+    documents: int
+    tokens: int
+    text_bytes: int
+    empty: int
+    problems: tuple[Problem, ...]
+
+
+def count_tokens(
+    shards: str | Path,
+    tokenizer: str,
+    *,
+    pool: Pool,
+    rebuild: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> CountedSet:
+    """Write the tokens of every document into the indexes, and by what into the manifest.
+
+    A set that was counted by the same vocabulary stays as it is, unless `rebuild`. A run that was
+    cut short is gone on with. `progress` gets the documents of each shard.
+
+    Raises:
+        RecipeError: there is no such vocabulary, or it is of bytes, which packing counts.
+        ShardError: the set is of another modality or lies elsewhere, or a tar cannot be read.
+    """
+    vocabulary = open_vocabulary(tokenizer, "--tokenizer")
+    if not vocabulary.fingerprint:
+        raise RecipeError(f"--tokenizer {tokenizer}: bytes are counted by packing; use it at once")
+    manifest = text_set(shards)
+    finish_reindexing(manifest.folder)
+    manifest = read_manifest(shards)
+    problems: list[Problem] = []
+    if rebuild or manifest.counted.get("tokens") != vocabulary.fingerprint:
+        folder = staged(manifest, vocabulary.fingerprint.removeprefix("b2:")[:16])
+        jobs = [CountJob(manifest, s, vocabulary, folder) for s in manifest.shards]
+        jobs = [job for job in jobs if rebuild or not is_staged(folder, job.shard)]
+        for done in pool.imap_unordered(count_shard, jobs, 1):
+            if done.fault:
+                raise ShardError(done.fault)
+            problems += done.problems
+            if progress:
+                progress(done.documents)
+        counted = {**manifest.counted, "tokens": vocabulary.fingerprint}
+        manifest = publish_indexes(replace(manifest, counted=counted), folder)
+    return told(manifest, problems)
+
+
+def text_set(shards: str | Path) -> Manifest:
+    """The manifest of a set of text.
+
+    Raises:
+        ShardError: it is of another modality.
+    """
+    manifest = read_manifest(shards)
+    if manifest.modality != TextCodec.modality:
+        raise ShardError(f"{shards}: holds {manifest.modality}, not text; give another set")
+    return manifest
+
+
+def count_shard(job: CountJob) -> ShardCounted:
+    """Count one shard; faults are told, since what is raised in a worker loses its place."""
+    try:
+        return write_counts(job)
+    except ShardError as error:
+        return ShardCounted(0, (), str(error))
+    except OSError as error:
+        where = error.filename or job.manifest.tar_place(job.shard)
+        return ShardCounted(0, (), f"{where}: {error.strerror or error}; copy it again")
+
+
+def write_counts(job: CountJob) -> ShardCounted:
+    """What `count_shard` does, with errors raised."""
+    index = load_index(job.manifest, job.shard)
+    counts, problems = np.zeros(len(index), dtype=np.uint32), []
+    skip = set(job.manifest.exclude.get(job.shard.file, ()))
+    tar = str(job.manifest.tar_place(job.shard))
+    for row, found in texts_of(tar, index, range(len(index))):
+        if not isinstance(found, SampleError):
+            counts[row] = len(job.vocabulary.encode(found))
+        elif row not in skip:
+            problems.append(Problem(job.shard.file, f"sample {row}", str(found), row))
+    reindexed(job.manifest, job.shard, job.folder, TOKENS, counts)
+    return ShardCounted(len(index), tuple(problems))
+
+
+def told(manifest: Manifest, problems: list[Problem]) -> CountedSet:
+    """The sums of what the indexes say."""
+    extents = [
+        np.delete(
+            load_index(manifest, shard).samples["extent"].astype(np.int64),
+            manifest.exclude.get(shard.file, ()),
+            axis=0,
+        )
+        for shard in manifest.shards
+    ]
+    kept = np.concatenate(extents)
+    sums, empty = kept.sum(0), int((kept[:, TOKENS] == 0).sum())
+    return CountedSet(manifest, len(kept), int(sums[TOKENS]), int(sums[0]), empty, tuple(problems))

@@ -1,0 +1,164 @@
+"""Vocabularies that were trained: one JSON file of the library `tokenizers`, as a Vocabulary.
+
+The file is that of `sslpipe tokenizer train`, or one that is built alike: `<pad>`, `<s>`, `</s>`
+and `<mask>` are ids 0 to 3, `<unk>` is 4 where there is one, `<extra_id_0>` and on (T5's
+sentinels, if any) go down from the last id. Its path is seen from the working directory, as those
+of shards are: a recipe that a checkpoint keeps has no folder of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ExtraError, RecipeError
+from .vocabulary import VOCABULARIES, Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPECIALS = ("<pad>", "<s>", "</s>", "<mask>")  # ids 0 to 3, as of Bytes
+UNKNOWN = "<unk>"  # of vocabularies that do not know every sign
+FILE = "tokenizer.json"  # beside the shards
+
+
+def sentinel(number: int) -> str:
+    """The name that T5's sentinels have."""
+    return f"<extra_id_{number}>"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A vocabulary read from a file.
+
+    A text is encoded whole, and special tokens that are spelt out in it are text.
+    `where`: the file, for messages. data: its bytes, which workers get, so that none of them reads
+    a file that was changed meanwhile.
+    """
+
+    where: str
+    data: bytes = field(repr=False)
+    pad: int = 0
+    begin: int = 1
+    end: int = 2
+    mask: int = 3
+    counted: int = 1  # tokens
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the tokenizer, which each process makes
+        return Trained, (self.where, self.data)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the bytes of the file."""
+        return "b2:" + hashlib.blake2b(self.data, digest_size=16).hexdigest()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What encodes; safe in threads.
+
+        Raises:
+            ExtraError: `tokenizers` is missing.
+            RecipeError: the bytes are no tokenizer.
+        """
+        made = library(self.where).Tokenizer
+        try:
+            tokenizer: Tokenizer = made.from_buffer(self.data)
+        except Exception as error:  # the library raises Exception itself
+            raise RecipeError(
+                f"{self.where}: is no file of the library tokenizers ({error}); make one with "
+                "`sslpipe tokenizer train`"
+            ) from error
+        tokenizer.encode_special_tokens = True  # spelt out in a text, they are text
+        tokenizer.no_truncation()  # both may stand in a file
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def size(self) -> int:
+        """Special tokens and sentinels included."""
+        return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def sentinels(self) -> int:
+        """How many there are."""
+        names = self.tokenizer.get_vocab(with_added_tokens=True)
+        return sum(sentinel(number) in names for number in range(self.size))
+
+    @cached_property
+    def pieces(self) -> range:
+        """From behind the special tokens to before the sentinels."""
+        unknown = self.tokenizer.token_to_id(UNKNOWN) is not None
+        return range(len(SPECIALS) + unknown, self.size - self.sentinels)
+
+    def encode(self, text: str) -> npt.NDArray[np.int32]:
+        """(n,) int32."""
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
+        """The text; byte-level pieces that are no UTF-8 at the ends become U+FFFD."""
+        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+
+
+def open_vocabulary(name: str, where: str) -> Vocabulary:
+    """A vocabulary of the package, or that of a file, checked.
+
+    Raises:
+        RecipeError: there is no such file, or its special tokens are not those above.
+        ExtraError: `tokenizers` is missing.
+    """
+    if name in VOCABULARIES:
+        return VOCABULARIES[name]
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"{where}: vocabulary = {name!r}: is none of {', '.join(VOCABULARIES)}, and no file "
+            f"seen from {Path.cwd()} ({error.strerror}); make one with `sslpipe tokenizer train "
+            "SHARDS`"
+        ) from error
+    found = Trained(f"{where}: {name}", data)
+    check_specials(found)
+    return found
+
+
+def check_specials(vocabulary: Trained) -> None:
+    """Special tokens have the ids that they must have, and no text becomes one.
+
+    Raises:
+        RecipeError: not so.
+    """
+    tokenizer, size = vocabulary.tokenizer, vocabulary.size
+    wanted = dict(enumerate(SPECIALS))
+    wanted |= {size - 1 - number: sentinel(number) for number in range(vocabulary.sentinels)}
+    for place, name in wanted.items():
+        if tokenizer.id_to_token(place) != name:
+            raise RecipeError(
+                f"{vocabulary.where}: id {place} is {tokenizer.id_to_token(place)!r}, which must "
+                f"be {name!r}; make a vocabulary with `sslpipe tokenizer train`"
+            )
+        if place in tokenizer.encode(name, add_special_tokens=False).ids:
+            raise RecipeError(
+                f"{vocabulary.where}: {name!r} in a text becomes the special token {place}; split "
+                "signs from letters before pieces are sought (a Punctuation pre-tokenizer)"
+            )
+
+
+def library(where: str) -> Any:
+    """The module `tokenizers`.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ExtraError(
+            f"{where}: needs the library tokenizers; pip install sslpipe[text]"
+        ) from error
+    return tokenizers
