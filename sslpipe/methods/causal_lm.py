@@ -14,7 +14,7 @@ from ..batch import Batch, BatchSpec
 from ..encoders.text import TokenEncoder
 from ..errors import ContractError
 from .method import Method, Output
-from .parts.tokens import IGNORED, mean_over_tokens, one_text_group
+from .parts.tokens import IGNORED, mean_and_weight, one_text_group
 
 
 class CausalLM(Method):
@@ -42,9 +42,9 @@ class CausalLM(Method):
         states_BLD = self.encoder.hidden(tokens_BL, segments_2BL)
         targets_BL = next_tokens(tokens_BL, segments_2BL[0])
         logits_BLK = F.linear(states_BLD, self.encoder.word.weight)
-        loss = mean_over_tokens(logits_BLK, targets_BL)
+        loss, weight = mean_and_weight(logits_BLK.flatten(0, 1), targets_BL.flatten())
         asked = (targets_BL != IGNORED).float().mean()
-        return Output(loss, {"bits": loss.detach() / math.log(2), "tokens": asked})
+        return Output(loss, {"bits": loss.detach() / math.log(2), "tokens": asked}, weight)
 
 
 def next_tokens(tokens_BL: Tensor, documents_BL: Tensor) -> Tensor:

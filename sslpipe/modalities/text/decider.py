@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,15 @@ from ...rng import Place
 from ...stream.packed_rows import RowLayout
 from .. import Tables
 from .pieces import Pieces, pieces_of
-from .tasks import TASKS, TokenTask
+from .corruption import SpanCorruption
+from .spans import MaskedSpans
+from .tasks import MaskedTokens, TokenTask
 from .vocabulary import VOCABULARIES, Vocabulary
 
 I64 = npt.NDArray[np.int64]
+TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
+    {"mlm": MaskedTokens, "spans": MaskedSpans, "t5": SpanCorruption}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class Tokens:
     """The one op of a group: rows of `length` tokens, documents between `begin` and `end`."""
 
     length: int
-    vocabulary: Literal["bytes"] = "bytes"
+    vocabulary: Literal["bytes", "bytes_t5"] = "bytes"
     begin: bool = False
     end: bool = True
 
@@ -64,17 +70,36 @@ class TextDecider:
                 vocabulary=self.vocabulary.size,
             )
         }  # fmt: skip
-        self.tasks = {
-            name: task_of(name, target.task, self.views[self.group])
-            for name, target in recipe.targets.items()
-            if target.view == self.group
-        }
+        self.tasks: dict[str, Task] = {}
+        for name, target in recipe.targets.items():
+            if target.view == self.group:
+                self._add(name, target.task)
         for name, mask in recipe.masks.items():
             if mask.view == self.group:
                 raise RecipeError(
                     f"{mask.sampler.where}: masks.{name} covers patches, and views.{self.group} "
                     "has tokens, which tasks hide; write targets: {mlm: {task: mlm}}"
                 )
+
+    def _add(self, name: str, entry: Entry) -> None:
+        """Put a task behind those that are there; a task that makes other rows is alone.
+
+        Raises:
+            RecipeError: unknown task or setting, rows that do not suit it, or another task.
+        """
+        task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
+        view, around = self.views[self.group], self.tokens.begin or self.tokens.end
+        try:
+            left, spec = task.specs(view, self.vocabulary, around=around)
+        except ValueError as error:
+            raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        if self.tasks and (left != view or view.shape != (self.tokens.length,)):
+            raise RecipeError(
+                f"{entry.where}: targets.{name} and {', '.join(self.tasks)}: one of them makes "
+                "other rows, where no task can stand beside it; write one"
+            )
+        self.views[self.group] = left
+        self.tasks[name] = Task(name, task, spec)
 
     @property
     def targets(self) -> dict[str, TargetSpec]:
@@ -97,7 +122,7 @@ class TextDecider:
 
     def lengths(self, extents: npt.NDArray[np.uint32]) -> I64:
         """Tokens of documents, with those around them; 0 of one whose tokens are not counted."""
-        known = extents[:, 0 if self.tokens.vocabulary == "bytes" else 1].astype(np.int64)
+        known = extents[:, 0 if self.tokens.vocabulary.startswith("bytes") else 1].astype(np.int64)
         return np.where(known > 0, known + self.tokens.begin + self.tokens.end, 0)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
@@ -110,17 +135,20 @@ class TextDecider:
         Draws are of the piece, (seed, epoch, uid, start): a piece keeps them in any row.
         """
         pieces = pieces_of(place, extents[:, 0], epochs=epochs, uids=uids, tokens=self.tokens)
+        tables = {name: self._table(made, pieces) for name, made in self.tasks.items()}
+        length = self.tokens.length
         return Tables(
             params={},
             masks={},
-            targets={name: self._table(made, pieces) for name, made in self.tasks.items()},
+            targets=tables,
+            asked={n: self.tasks[n].task.counts(t[0], length)[None] for n, t in tables.items()},
             extents=np.concatenate([pieces.segments, pieces.totals[:, None]], axis=1),
         )
 
     def _table(self, made: Task, pieces: Pieces) -> I64:
-        """(1, B, L) of a task, over the rows."""
-        drawn = made.task.draw(pieces, f"targets/{made.name}", self.seed, self.vocabulary)
-        return pieces.laid(drawn, made.task.nothing, self.tokens.length)[None]
+        """(1, B, ...) of a task, over the rows."""
+        stream = f"targets/{made.name}"
+        return made.task.draw(pieces, stream, self.seed, self.vocabulary, self.tokens.length)[None]
 
 
 def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:
@@ -139,13 +167,3 @@ def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:
         )
     made: Tokens = call(choose(group.ops[0], {"Tokens": Tokens}, "op of text"), group.ops[0])
     return made
-
-
-def task_of(name: str, entry: Entry, view: ViewSpec) -> Task:
-    """Build the task called `name`.
-
-    Raises:
-        RecipeError: unknown task or setting.
-    """
-    task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
-    return Task(name, task, TargetSpec(view.group, 1, view.vocabulary, view.shape))

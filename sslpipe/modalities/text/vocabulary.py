@@ -34,6 +34,10 @@ class Vocabulary(Protocol):
     def end(self) -> int: ...
     @property
     def mask(self) -> int: ...
+    @property
+    def sentinels(self) -> int:
+        """How many of the last ids stand for spans that were cut out, counted down from the last."""
+        ...
 
     def encode(self, text: str) -> I32:
         """The ids of a text, (n,), without begin and end."""
@@ -53,7 +57,12 @@ class Bytes:
     end: int = 2
     mask: int = 3
     first: int = 4  # the id of byte 0
-    size: int = 260
+    sentinels: int = 0
+
+    @property
+    def size(self) -> int:
+        """All ids: special ones, bytes, sentinels."""
+        return self.first + 256 + self.sentinels
 
     def encode(self, text: str) -> I32:
         """(n,) int32, n = bytes of the text."""
@@ -62,11 +71,13 @@ class Bytes:
 
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text; bytes that are no UTF-8, as at the ends of a cut document, become U+FFFD."""
-        plain = ids[(ids >= self.first) & (ids < self.size)] - self.first
+        plain = ids[(ids >= self.first) & (ids < self.first + 256)] - self.first
         return plain.astype(np.uint8).tobytes().decode(errors="replace")
 
 
-VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType({"bytes": Bytes()})
+VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType(
+    {"bytes": Bytes(), "bytes_t5": Bytes(sentinels=100)}  # as many as T5 has
+)
 
 
 def text_of(data: bytes) -> str:
