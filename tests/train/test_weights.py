@@ -96,6 +96,7 @@ def test_a_step_is_of_the_mean_over_all_its_tokens(seen, tmp_path):
 
 def test_a_mean_of_the_batches_means_is_another(seen, tmp_path):
     """The naive error: each batch weighs alike."""
+
     class Alike(Guess):
         def forward(self, batch):
             output = super().forward(batch)

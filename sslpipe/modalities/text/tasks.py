@@ -110,9 +110,7 @@ class HidingTask:
         tokens_BL = rows.tokens_BL
         asked = (table != NOTHING) & (rows.segments_2BL[0] >= 0)
         put = torch.where(asked & (table != KEEP), table, tokens_BL)
-        return Asked(
-            LaidRows(put, rows.segments_2BL), torch.where(asked, tokens_BL, IGNORED), None
-        )
+        return Asked(LaidRows(put, rows.segments_2BL), torch.where(asked, tokens_BL, IGNORED), None)
 
 
 def replacements(mask: float, random: float, what: F64, which: F64, vocabulary: Vocabulary) -> I64:

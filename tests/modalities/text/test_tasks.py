@@ -214,7 +214,9 @@ def corrupted(rows, *, length, vocabulary=T5, epoch=0, uids=None, task=SpanCorru
     documents = torch.full_like(tokens, -1)
     for r, row in enumerate(rows):
         tokens[r, : sum(row)] = torch.arange(10, 10 + sum(row)) % 250 + 4
-        documents[r, : sum(row)] = torch.repeat_interleave(torch.arange(len(row)), torch.tensor(row))
+        documents[r, : sum(row)] = torch.repeat_interleave(
+            torch.arange(len(row)), torch.tensor(row)
+        )
     laid = LaidRows(tokens, torch.stack([documents, torch.zeros_like(documents)]))
     return tokens, task.apply(laid, torch.from_numpy(table), vocabulary), table
 
