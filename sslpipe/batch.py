@@ -47,8 +47,8 @@ class Batch:
     step:     int                # of the run; with recipe and manifest it makes the batch again
     # group -> (V, B) int64: real steps of the last axis, where views are padded to one size
     lengths:  dict[str, Tensor] = field(default_factory=dict)
-    # group -> (2, B, L) int64, of packed rows: number of the document (-1: padding), position in it;
-    # target -> the same of a target that is a row of its own
+    # group -> (2, B, L) int64, of packed rows: number of the document (-1: padding), position in
+    # it; target -> the same of a target that is a row of its own
     segments: dict[str, Tensor] = field(default_factory=dict)
 # fmt: on
 

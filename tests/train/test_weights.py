@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sslpipe.methods import Method, Output
-from sslpipe.methods.parts.tokens import IGNORED, mean_and_weight
+from sslpipe.methods.parts.tokens import IGNORED, mean_over_tokens, tokens_a_rank
 from sslpipe.train import train
 
 from ..conftest import ROOT
@@ -43,7 +43,8 @@ class Guess(Method):
         if int(batch.uids[0]) % 8:  # the second of two ranks is asked for less
             asked //= 2
         targets[asked:] = IGNORED
-        loss, weight = mean_and_weight(logits, targets)
+        weight = tokens_a_rank(targets != IGNORED)
+        loss = mean_over_tokens(logits, targets, weight=weight)
         return Output(loss, {"first": targets[0].float()}, weight)
 
 
@@ -142,10 +143,9 @@ def test_the_loss_is_torch_s_where_there_is_one_process():
     logits = torch.randn(9, CLASSES, generator=generator, dtype=torch.float64)
     targets = torch.arange(9) % CLASSES
     targets[::2] = IGNORED
-    loss, weight = mean_and_weight(logits, targets)
-    assert weight == 4
-    torch.testing.assert_close(loss, F.cross_entropy(logits, targets))
-    assert mean_and_weight(logits, torch.full((9,), IGNORED))[0] == 0
+    assert tokens_a_rank(targets != IGNORED) == 4
+    torch.testing.assert_close(mean_over_tokens(logits, targets), F.cross_entropy(logits, targets))
+    assert mean_over_tokens(logits, torch.full((9,), IGNORED)) == 0
 
 
 def script(folder, rank):

@@ -16,8 +16,8 @@ from ...recipe.names import call, choose
 from ...rng import Place
 from ...stream.packed_rows import RowLayout
 from .. import Tables
-from .pieces import Pieces, pieces_of
 from .corruption import SpanCorruption
+from .pieces import Pieces, pieces_of
 from .spans import MaskedSpans
 from .tasks import MaskedTokens, TokenTask
 from .vocabulary import VOCABULARIES, Vocabulary

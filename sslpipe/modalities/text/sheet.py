@@ -1,7 +1,7 @@
 """Rows of tokens as a picture: documents in colours, what a task hides framed.
 
-The signs are those that Pillow's own font has: < and > around a document, a bar for the mask, * for a
-sentinel. Of targets that are rows of their own nothing is drawn.
+The signs are those that Pillow's own font has: < and > around a document, a bar for the mask, *
+for a sentinel. Of targets that are rows of their own nothing is drawn.
 """
 
 from collections.abc import Sequence

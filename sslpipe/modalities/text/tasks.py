@@ -140,9 +140,9 @@ class MaskedTokens(HidingTask):
     """BERT's masked tokens: an exact share of each piece, chosen by the piece's own key.
 
     Devlin et al. 2019, section 3.1, and create_pretraining_data.py: of the chosen tokens 80 %
-    become the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with special
-    tokens and draws random ones from the whole vocabulary; here the share is of the tokens that may
-    be chosen, at least one, and random tokens are never special.
+    become the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with
+    special tokens and draws random ones from the whole vocabulary; here the share is of the tokens
+    that may be chosen, at least one, and random tokens are never special.
     """
 
     share: float = 0.15

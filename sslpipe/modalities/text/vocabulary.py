@@ -36,7 +36,7 @@ class Vocabulary(Protocol):
     def mask(self) -> int: ...
     @property
     def sentinels(self) -> int:
-        """How many of the last ids stand for spans that were cut out, counted down from the last."""
+        """How many of the last ids stand for spans that were cut out; they count down."""
         ...
 
     def encode(self, text: str) -> I32:

@@ -81,10 +81,10 @@ def test_spans_are_distributed_as_officially():
     ours = [np.flatnonzero(row != NOTHING).tolist() for row in table]
     rng = np.random.default_rng(1)
     theirs = [official_spans(length, rng) for _ in range(count)]
-    seen = [np.bincount(np.minimum(sum(map(runs, x), []), 9), minlength=10)[1:] for x in
+    seen = [np.bincount(np.minimum([n for one in x for n in runs(one)], 9), minlength=10)[1:] for x in
             (ours, theirs)]  # fmt: skip
     assert stats.chi2_contingency(seen).pvalue > 1e-3
-    places = [np.bincount(sum(x, []), minlength=length) for x in (ours, theirs)]
+    places = [np.bincount(np.concatenate(x).astype(int), minlength=length) for x in (ours, theirs)]
     # places within a document are not independent, which makes chi2 too strict: a wide margin
     assert stats.chi2_contingency(places).statistic < 2 * length
 
@@ -140,8 +140,8 @@ def official_helper(inputs, share=0.15, mean=3.0):
     """random_spans_helper: the most raw tokens that become `inputs`, and the targets of them."""
 
     def lengths(tokens):
-        cut = int(round(tokens * share))
-        spans = int(round(cut / mean))
+        cut = round(tokens * share)
+        spans = round(cut / mean)
         return tokens - cut + spans + 1, cut + spans + 1
 
     tokens = inputs
@@ -206,9 +206,10 @@ def official_sides(tokens, mask, size, end):
     return side(mask), side([not hide for hide in mask])
 
 
-def corrupted(rows, *, length, vocabulary=T5, epoch=0, uids=None, task=SpanCorruption()):
+def corrupted(rows, *, length, vocabulary=T5, epoch=0, uids=None):
     """Tokens 10, 11 ... of each row, corrupted; and the segments of both sides."""
     made = pieces(rows, epoch=epoch, uids=uids)
+    task = SpanCorruption()
     table = task.draw(made, "t5", 0, vocabulary, length)
     tokens = torch.zeros(len(rows), length, dtype=torch.int64)
     documents = torch.full_like(tokens, -1)
@@ -288,7 +289,7 @@ def test_both_sides_together_are_the_original():
 
 
 def test_each_token_stays_in_its_document():
-    tokens, asked, table = corrupted([[30, 20, 14]], length=64)
+    _, asked, table = corrupted([[30, 20, 14]], length=64)
     border = torch.repeat_interleave(torch.arange(3), torch.tensor([30, 20, 14]))
     places = torch.from_numpy(table[0, 0])
     found = torch.cat([asked.rows.segments_2BL[0, 0], asked.segments_2BL[0, 0]])
