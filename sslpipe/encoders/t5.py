@@ -67,7 +67,7 @@ class T5Attention(nn.Module):
         for layer in (self.k, self.v, self.o):
             nn.init.normal_(layer.weight, std=dim**-0.5)
 
-    def forward(self, x_BLD: Tensor, of_BSD: Tensor, seen: "Seen") -> Tensor:
+    def forward(self, x_BLD: Tensor, of_BSD: Tensor, seen: "ScoreBias") -> Tensor:
         """What the queries of `x_BLD` find in `of_BSD`."""
         q, k, v = self.q(x_BLD), self.k(of_BSD), self.v(of_BSD)
         rate = self.dropout if self.training else 0.0
@@ -84,7 +84,7 @@ class T5Attention(nn.Module):
         return self.relative_attention_bias(buckets).permute(2, 0, 1)[None]  # type: ignore[no-any-return]
 
 
-class Seen:
+class ScoreBias:
     """What is added to attention scores: -inf where a query may not look.
 
     A query that may see no key would become NaN: it sees all, and what it finds is dropped
@@ -136,7 +136,7 @@ class FeedForward(nn.Module):
 class SelfAttention(T5Attention):
     """Attention of a row to itself."""
 
-    def forward(self, x_BLD: Tensor, seen: Seen) -> Tensor:  # type: ignore[override]
+    def forward(self, x_BLD: Tensor, seen: ScoreBias) -> Tensor:  # type: ignore[override]
         """What each token finds in its row."""
         return super().forward(x_BLD, x_BLD, seen)
 
@@ -209,7 +209,7 @@ class T5(TokenEncoder):
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the states behind the encoder's last norm, (B, L, D)."""
         mask = allowed(segments_2BL[0], causal=False)
-        seen = Seen(mask, self.encoder.positions(tokens_BL.shape[1], both=True))
+        seen = ScoreBias(mask, self.encoder.positions(tokens_BL.shape[1], both=True))
         states_BLD: Tensor = self.encoder(self.shared(tokens_BL), (seen,), ())
         return states_BLD
 
@@ -222,8 +222,8 @@ class T5(TokenEncoder):
         document.
         """
         mask = allowed(documents_BT, causal=True)
-        own = Seen(mask, self.decoder.positions(tokens_BT.shape[1], both=False))
+        own = ScoreBias(mask, self.decoder.positions(tokens_BT.shape[1], both=False))
         across = (documents_BT[:, :, None] == documents_BL[:, None, :])[:, None]
-        other = Seen(across, read_BLD.new_zeros((1, 1, *across.shape[2:])))
+        other = ScoreBias(across, read_BLD.new_zeros((1, 1, *across.shape[2:])))
         states_BTD: Tensor = self.decoder(self.shared(tokens_BT), (own,), (read_BLD, other), ())
         return states_BTD

@@ -80,7 +80,7 @@ class ELECTRA(Method):
     words, positions and their norm. A guess that is right by chance is not held to be replaced.
     Deviation: positions are hidden without replacement. Accumulated batches weigh by their real
     tokens, the generator's loss too; of those a fixed share is hidden, up to rounding.
-    Metrics: `accuracy` of the generator, the share of tokens that are `replaced`, and of those the
+    Metrics: `accuracy` of the generator, the share of tokens that are `fakes`, and of those the
     share that is `found`.
     """
 
@@ -135,7 +135,7 @@ class ELECTRA(Method):
         found = ((scores_BL > 0) & replaced_BL).sum() / replaced_BL.sum().clamp_min(1)
         metrics = {
             "accuracy": accuracy(logits_NK, chosen.targets_N),
-            "replaced": replaced_BL.sum() / real_BL.sum().clamp_min(1),
+            "fakes": replaced_BL.sum() / real_BL.sum().clamp_min(1),
             "found": found,
             "guessing": guessing.detach(),
             "finding": finding.detach(),

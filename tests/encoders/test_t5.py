@@ -5,7 +5,7 @@ import torch
 
 from sslpipe.batch import ViewSpec
 from sslpipe.encoders import build_encoder
-from sslpipe.encoders.t5 import T5, Seen, bucket_of
+from sslpipe.encoders.t5 import T5, ScoreBias, bucket_of
 from sslpipe.errors import RecipeError
 from sslpipe.recipe import Entry
 
@@ -136,7 +136,7 @@ def test_a_document_of_which_nothing_is_left_to_read_is_no_nan_and_sees_no_other
 
 def test_what_is_seen_keeps_its_scores():
     mask = torch.tensor([[[[True, False], [False, False]]]])
-    seen = Seen(mask, torch.ones(1, 1, 2, 2))
+    seen = ScoreBias(mask, torch.ones(1, 1, 2, 2))
     assert seen.scores_BHLS.tolist() == [[[[1.0, -torch.inf], [1.0, 1.0]]]]
     assert seen.any_BL1.tolist() == [[[True], [False]]]
 

@@ -282,7 +282,7 @@ def test_minus_100_is_never_an_embedding():
     view = ViewSpec("tokens", 1, "L", (6,), torch.int64, vocabulary=20)
     with pytest.raises(IndexError):
         GPT(view, dim=16, depth=1, heads=2).wte(torch.tensor([IGNORED]))
-    method, batch = made("t5")
+    _, batch = made("t5")
     before = shifted(batch.targets["t5"][0], batch.segments["t5"][0])
     assert before.min() >= 0
 

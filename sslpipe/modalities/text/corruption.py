@@ -90,21 +90,28 @@ class SpanCorruption:
         Raises:
             ValueError: there are too few sentinels, or documents have special tokens.
         """
+        self.check(view.size("L"), vocabulary.sentinels, around=around)
+        read, written = self.widths(view.size("L"))
+        left = replace(view, shape=(read,))
+        return left, TargetSpec(view.group, 1, view.vocabulary, (written,))
+
+    def check(self, length: int, sentinels: int, *, around: bool) -> None:
+        """Check that rows of `length` tokens can be corrupted with so many sentinels.
+
+        Raises:
+            ValueError: there are too few, or documents have special tokens.
+        """
         if around:
             raise ValueError(
                 "documents stand between special tokens, and rows are ended by the task; set "
                 "begin: false, end: false in Tokens"
             )
-        sizes = self.sizes(np.arange(1, view.size("L") + 1))
-        most = int(sizes.spans.max())
-        if most > vocabulary.sentinels:
+        most = int(self.sizes(np.arange(1, length + 1)).spans.max())
+        if most > sentinels:
             raise ValueError(
-                f"{most} spans in {view.size('L')} tokens need as many sentinels; this vocabulary "
-                f"has {vocabulary.sentinels}; set vocabulary: bytes_t5, or shorter rows"
+                f"{most} spans in {length} tokens need as many sentinels; this vocabulary has "
+                f"{max(0, sentinels)} for them; set vocabulary: bytes_t5, or shorter rows"
             )
-        read, written = self.widths(view.size("L"))
-        left = replace(view, shape=(read,))
-        return left, TargetSpec(view.group, 1, view.vocabulary, (written,))
 
     def draw(
         self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary, length: int
@@ -113,12 +120,17 @@ class SpanCorruption:
 
         Place NOTHING: padding. Id KEEP: the token of that place.
         """
-        firsts = np.unique(pieces.segments[:, 0], return_index=True)[1]
-        keys = Keys(seed, pieces.epochs[firsts], pieces.ids[firsts], np.zeros(1, dtype=np.int64))
-        lasts = np.r_[firsts[1:], len(pieces.segments)] - 1
-        sizes = self.sizes(pieces.segments[lasts, 1] + pieces.segments[lasts, 3])
-        cut_BL = cut_out(sizes, keys.uniforms(stream, 2 * length)[0], length)
-        read, written = self.widths(length)
+        keys, tokens = row_keys(pieces, seed), row_tokens(pieces)
+        uniforms = keys.uniforms(stream, 2 * length)[0]
+        return self.table(tokens, uniforms, self.widths(length), vocabulary)
+
+    def table(
+        self, tokens: I64, uniforms: F64, widths: tuple[int, int], vocabulary: Vocabulary
+    ) -> I64:
+        """The same of rows of so many tokens, by two uniform numbers for each, (B, 2 L)."""
+        sizes = self.sizes(tokens)
+        cut_BL = cut_out(sizes, uniforms, uniforms.shape[1] // 2)
+        read, written = widths
         return np.concatenate(
             [what_is_left(cut_BL, sizes.tokens, read, vocabulary),
              what_is_written(cut_BL, sizes.tokens, written, vocabulary)], axis=2,
@@ -136,20 +148,34 @@ class SpanCorruption:
 
     def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
         """Take tokens and their documents from where the table says; bad ones become padding."""
-        places_BW, ids_BW = table.unbind(1)
-        source_BW = places_BW.clamp_min(0)
-        tokens_BW = torch.where(ids_BW == KEEP, rows.tokens_BL.gather(1, source_BW), ids_BW)
-        documents_BW = torch.where(
-            places_BW == NOTHING, -1, rows.segments_2BL[0].gather(1, source_BW)
-        )
-        read, _ = self.widths(rows.tokens_BL.shape[1])
-        parts = zip(*(x.tensor_split([read], 1) for x in (tokens_BW, documents_BW)), strict=True)
-        (left_BL, left), (written_BL, written) = parts
-        return Asked(
-            LaidRows(torch.where(left < 0, vocabulary.pad, left_BL), counted(left)),
-            torch.where(written < 0, IGNORED, written_BL),
-            counted(written),
-        )
+        return taken(rows, table, self.widths(rows.tokens_BL.shape[1])[0], vocabulary)
+
+
+def taken(rows: LaidRows, table: Tensor, read: int, vocabulary: Vocabulary) -> Asked:
+    """What a table (B, 2, read + written) says, of rows on the device."""
+    places_BW, ids_BW = table.unbind(1)
+    source_BW = places_BW.clamp_min(0)
+    tokens_BW = torch.where(ids_BW == KEEP, rows.tokens_BL.gather(1, source_BW), ids_BW)
+    documents_BW = torch.where(places_BW == NOTHING, -1, rows.segments_2BL[0].gather(1, source_BW))
+    parts = zip(*(x.tensor_split([read], 1) for x in (tokens_BW, documents_BW)), strict=True)
+    (left_BL, left), (written_BL, written) = parts
+    return Asked(
+        LaidRows(torch.where(left < 0, vocabulary.pad, left_BL), counted(left)),
+        torch.where(written < 0, IGNORED, written_BL),
+        counted(written),
+    )
+
+
+def row_keys(pieces: Pieces, seed: int) -> Keys:
+    """The keys of rows: those of their first pieces."""
+    first = np.unique(pieces.segments[:, 0], return_index=True)[1]
+    return Keys(seed, pieces.epochs[first], pieces.ids[first], np.zeros(1, dtype=np.int64))
+
+
+def row_tokens(pieces: Pieces) -> I64:
+    """How many tokens the rows have, (B,)."""
+    counts = np.bincount(pieces.segments[:, 0], weights=pieces.lengths, minlength=pieces.rows)
+    return counts.astype(np.int64)
 
 
 def cut_out(sizes: Sizes, uniforms: F64, length: int) -> Bools:

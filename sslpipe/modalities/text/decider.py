@@ -17,6 +17,7 @@ from ...rng import Place
 from ...stream.packed_rows import RowLayout
 from .. import Tables
 from .corruption import SpanCorruption
+from .denoisers import DenoiserMixture
 from .pieces import Pieces, pieces_of
 from .spans import MaskedSpans
 from .tasks import MaskedTokens, TokenTask
@@ -24,7 +25,7 @@ from .vocabulary import VOCABULARIES, Vocabulary
 
 I64 = npt.NDArray[np.int64]
 TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
-    {"mlm": MaskedTokens, "spans": MaskedSpans, "t5": SpanCorruption}
+    {"mlm": MaskedTokens, "spans": MaskedSpans, "t5": SpanCorruption, "ul2": DenoiserMixture}
 )
 
 
@@ -43,7 +44,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class NamedTask:
     """A task on the rows."""
 
     name: str
@@ -70,7 +71,7 @@ class TextDecider:
                 vocabulary=self.vocabulary.size,
             )
         }  # fmt: skip
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, NamedTask] = {}
         for name, target in recipe.targets.items():
             if target.view == self.group:
                 self._add(name, target.task)
@@ -99,7 +100,7 @@ class TextDecider:
                 "other rows, where no task can stand beside it; write one"
             )
         self.views[self.group] = left
-        self.tasks[name] = Task(name, task, spec)
+        self.tasks[name] = NamedTask(name, task, spec)
 
     @property
     def targets(self) -> dict[str, TargetSpec]:
@@ -145,7 +146,7 @@ class TextDecider:
             extents=np.concatenate([pieces.segments, pieces.totals[:, None]], axis=1),
         )
 
-    def _table(self, made: Task, pieces: Pieces) -> I64:
+    def _table(self, made: NamedTask, pieces: Pieces) -> I64:
         """(1, B, ...) of a task, over the rows."""
         stream = f"targets/{made.name}"
         return made.task.draw(pieces, stream, self.seed, self.vocabulary, self.tokens.length)[None]

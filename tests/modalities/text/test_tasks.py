@@ -11,6 +11,7 @@ from scipy import stats
 import sslpipe
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.text.corruption import SpanCorruption, cut_out
+from sslpipe.modalities.text.denoisers import DenoiserMixture
 from sslpipe.modalities.text.pieces import Pieces
 from sslpipe.modalities.text.spans import MaskedSpans
 from sslpipe.modalities.text.tasks import IGNORED, KEEP, NOTHING, LaidRows
@@ -81,8 +82,8 @@ def test_spans_are_distributed_as_officially():
     ours = [np.flatnonzero(row != NOTHING).tolist() for row in table]
     rng = np.random.default_rng(1)
     theirs = [official_spans(length, rng) for _ in range(count)]
-    seen = [np.bincount(np.minimum([n for one in x for n in runs(one)], 9), minlength=10)[1:] for x in
-            (ours, theirs)]  # fmt: skip
+    together = [[n for one in x for n in runs(one)] for x in (ours, theirs)]
+    seen = [np.bincount(np.minimum(lengths, 9), minlength=10)[1:] for lengths in together]
     assert stats.chi2_contingency(seen).pvalue > 1e-3
     places = [np.bincount(np.concatenate(x).astype(int), minlength=length) for x in (ours, theirs)]
     # places within a document are not independent, which makes chi2 too strict: a wide margin
@@ -326,6 +327,35 @@ def test_the_key_is_that_of_the_first_piece_of_the_row():
     assert not torch.equal(among.rows.tokens_BL[0], among.rows.tokens_BL[2])
 
 
+# --- UL2
+
+
+def test_a_row_is_corrupted_in_one_of_seven_ways():
+    """Table of the reference at 1,006 raw tokens is of rows cut for each denoiser; sizes agree."""
+    sizes = {(3.0, 0.5): (766, 512), (8.0, 0.15): (588, 100), (64.0, 0.15): (600, 92)}
+    for (mean, share), (tokens, targets) in sizes.items():
+        found = SpanCorruption(mean_span=mean, share=share).sizes(np.array([tokens]))
+        assert (found.left.item(), found.written.item()) == (512, targets)
+    task, rows, length = DenoiserMixture(), 700, 96
+    made = pieces([[length]] * rows)
+    table = task.draw(made, "t5", 0, T5, length)
+    read, written = task.widths(length)
+    assert table.shape == (rows, 2, read + written)
+    tokens = torch.arange(length).expand(rows, -1) + 50
+    zeros = torch.zeros(rows, length, dtype=torch.int64)
+    asked = task.apply(LaidRows(tokens, torch.stack([zeros, zeros])), torch.from_numpy(table), T5)
+    kinds = asked.rows.tokens_BL[:, 0] - (T5.size - T5.sentinels)
+    shares = torch.bincount(kinds, minlength=3) / rows
+    assert (shares - torch.tensor([2, 4, 1]) / 7).abs().max() < 4 * 0.5 / rows**0.5
+    for row in range(rows):
+        left = real(asked.rows.tokens_BL[row], asked.rows.segments_2BL[0, row])[1:]
+        out = real(asked.targets_BL[row], asked.segments_2BL[0, row])
+        assert merged(left, out, T5) == tokens[row].tolist()
+        if kinds[row] == 2:  # the last quarter, in one span
+            assert out[1:-1] == tokens[row, 72:].tolist()
+    assert (task.counts(table, length) == (asked.targets_BL != IGNORED).sum(1).numpy()).all()
+
+
 RECIPE = """\
 modality: text
 stream: {batch_size: 12, rows: {packing: best_fit, window: 40}}
@@ -374,7 +404,7 @@ def test_any_number_of_ranks_sees_the_same_rows(texts, world_size):
     [
         ("targets.t5.task={t5: {share: 1}}", "share = 1"),
         ("targets.t5.task={t5: {mean_span: 0.5}}", "mean_span = 0.5"),
-        ("views.tokens.ops=[Tokens: {length: 70, end: false}]", "vocabulary: bytes_t5"),
+        ("views.tokens.ops=[Tokens: {length: 70, end: false}]", "set vocabulary: bytes_t5"),
         ("views.tokens.ops=[Tokens: {length: 70, vocabulary: bytes_t5}]", "end: false"),
         ("views.tokens.ops=[Tokens: {length: 4096, vocabulary: bytes_t5, end: false}]", "205 span"),
         ("targets.mlm={view: tokens, task: mlm}", "no task can stand beside it"),
