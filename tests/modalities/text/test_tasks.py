@@ -389,6 +389,19 @@ def test_batches_are_as_long_as_their_spec_says(texts):
         assert torch.equal(batch.lengths["tokens"][0], filled)
 
 
+@pytest.mark.parametrize("task", ["t5", "ul2", "spans"])
+def test_a_sheet_has_the_rows_of_every_task(texts, task):
+    _, (batch, *_), pipe = first_batches(texts, f"targets.t5.task={task}")
+    (part,) = pipe.parts
+    picture = np.asarray(part.modality.sheet(batch, pipe.spec, part.decider, rows=3))
+    signs = (batch.views["tokens"][0, :3] >= T5.size - T5.sentinels).sum()
+    assert (signs > 0) == (task != "spans")
+    grey = (picture == (0x9C, 0xA3, 0xAF)).all(-1)  # the colour of what is no text
+    assert grey.any() == (task != "spans")
+    framed = (picture == (0xB9, 0x1C, 0x1C)).all(-1)
+    assert framed.any() == (task == "spans")
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_any_number_of_ranks_sees_the_same_rows(texts, world_size):
     _, whole, _ = first_batches(texts)
