@@ -34,7 +34,8 @@ class Batch:
 
     views:    dict[str, Tensor]  # group -> (V, B, *shape), see ViewSpec; x1, x2 = views["global"]
     masks:    dict[str, Tensor]  # name  -> (M, B, N) bool, True = hidden
-    hidden:   dict[str, I64]     # name  -> (M, B) how many patches are hidden, known on the host
+    hidden:   dict[str, I64]     # name  -> (M, B) how many patches are hidden, known on the host;
+                                 #          of a task on tokens: how many it asks for at most
     targets:  dict[str, Tensor]  # name  -> (count, B, *shape) as TargetSpec says
     labels:   Tensor             # (B,) int64 of the data set, -1 = none; for evaluation only
     params:   dict[str, Tensor]  # group -> (V, B, P) float32: what was drawn for the views before a
@@ -46,7 +47,8 @@ class Batch:
     step:     int                # of the run; with recipe and manifest it makes the batch again
     # group -> (V, B) int64: real steps of the last axis, where views are padded to one size
     lengths:  dict[str, Tensor] = field(default_factory=dict)
-    # group -> (2, B, L) int64, of packed rows: number of the document (-1: padding), position in it
+    # group -> (2, B, L) int64, of packed rows: number of the document (-1: padding), position in
+    # it; target -> the same of a target that is a row of its own
     segments: dict[str, Tensor] = field(default_factory=dict)
 # fmt: on
 

@@ -228,7 +228,7 @@ class Pipeline:
         return Batch(
             **made._asdict(),
             masks=masks,
-            hidden={name: mask.sum(-1) for t in tables for name, mask in t.masks.items()},
+            hidden=merged(table.hidden for table in tables),
             labels=labels,
             params=tensors(merged(table.params for table in tables)),
             uids=torch.from_numpy(rows.uids),

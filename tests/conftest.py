@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
 
@@ -69,6 +70,21 @@ def packed(tmp_path_factory):
     out = tmp_path_factory.mktemp("shards") / "packed"
     write_images(folder, 45)
     pack(folder, out, PackSettings(codec=ImageCodec(), shard_bytes=30_000))
+    return out
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory):
+    """80 documents of 1 to 600 bytes of words."""
+    folder = tmp_path_factory.mktemp("documents")
+    out = tmp_path_factory.mktemp("shards") / "texts"
+    rng = np.random.default_rng(0)
+    words = ["a", "row", "holds", "many", "small", "documents,", "é", "and\n", "none", "leaks."]
+    for number in range(80):
+        size = 1 + int(rng.exponential(150)) % 600
+        text = " ".join(rng.choice(words, 1 + size // 5))[:size]
+        (folder / f"{number:03d}.txt").write_text(text, encoding="utf-8")
+    pack(folder, out, PackSettings(codec=TextCodec(), shard_bytes=20_000))
     return out
 
 

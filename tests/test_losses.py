@@ -55,11 +55,16 @@ def test_every_loss_function_of_the_package_stands_in_the_table():
         assert found <= written, f"{path.name}: add {found - written} to LOSSES.md"
 
 
+def side(settings):
+    """Of a view: pixels, or tokens of a row."""
+    return settings["size"][0] if "size" in settings else settings["length"]
+
+
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_the_table_of_recipes_agrees_with_the_recipes(name):
     views, extras, loss, paper, status = RECIPES[name]
     recipe = load_recipe(find_recipe(name))
-    sizes = [f"{g.count} x {g.ops[0].settings['size'][0]}" for g in recipe.views.values()]
+    sizes = [f"{g.count} x {side(g.ops[0].settings)}" for g in recipe.views.values()]
     assert views.startswith(" + ".join(sizes))
     if recipe.masks or recipe.targets:
         assert extras

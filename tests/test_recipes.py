@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.methods.parts.tokens import IGNORED
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import initial_method
 from sslpipe.train.run import prepare
 
 NAMES = sorted(sslpipe.recipes())
+TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
 DINOV2 = ["method.dinov2.prototypes=1024"]
@@ -73,10 +75,16 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
         honours(pipe.make_batch(pipe.load_share(0), 0), pipe.spec, recipe.views)
 
 
+@pytest.fixture
+def shards(request, name):
+    """What a recipe is for: pictures or documents."""
+    return request.getfixturevalue("texts" if name in TEXT else "sample")
+
+
 @pytest.mark.parametrize("name", TRAINED)
-def test_one_batch_one_step_one_backward(name, sample):
+def test_one_batch_one_step_one_backward(name, shards):
     torch.manual_seed(0)  # the caller's; nothing may depend on it
-    with sslpipe.load(recipe_of(name), shards=sample, device="cpu", rank=0, world_size=1) as pipe:
+    with sslpipe.load(recipe_of(name), shards=shards, device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
         honours(batch, pipe.spec, pipe.recipe.views)
         run = prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
@@ -96,10 +104,16 @@ def test_one_batch_one_step_one_backward(name, sample):
 
 
 def honours(batch, spec, drawn):
-    assert set(batch.views) == set(spec.views) == set(batch.params)
+    assert set(batch.views) == set(spec.views)
     for group, view in spec.views.items():
         views = batch.views[group]
         assert views.shape == (view.count, spec.size, *view.shape)
+        assert views.dtype == view.dtype
+        if view.vocabulary is not None:
+            assert views.min() >= 0
+            assert views.max() < view.vocabulary
+            assert batch.segments[group].shape == (2, spec.size, *view.shape)
+            continue
         assert views.dtype == torch.float32
         assert torch.isfinite(views).all()
         assert batch.params[group].shape == (drawn[group].count, spec.size, len(view.columns))
@@ -113,8 +127,12 @@ def honours(batch, spec, drawn):
         if target.classes is None:
             assert batch.targets[name].dtype == torch.float32
             continue
-        assert batch.targets[name].min() >= 0
-        assert batch.targets[name].max() < target.classes
+        asked = batch.targets[name]
+        if spec.views[target.view].vocabulary is not None:
+            assert batch.hidden[name].tolist() == (asked != IGNORED).sum(-1).tolist()
+            asked = asked[asked != IGNORED]
+        assert asked.min() >= 0
+        assert asked.max() < target.classes
 
 
 def test_rotation_turns_one_augmented_image_by_its_target(sample):

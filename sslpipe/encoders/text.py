@@ -6,7 +6,6 @@ Module names are those of `transformers`, so weights go both ways by name: `GPT`
 `BERT` is BertModel without its pooler.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -15,44 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import ViewSpec
-from .protocols import Encoder
-
-PAD = 0  # the id of padding in every vocabulary of ours
-
-
-class TokenEncoder(Encoder):
-    """Rows of tokens become hidden states; pooled, features of a row."""
-
-    word: nn.Embedding  # (vocabulary, D), which output layers are tied to
-
-    @abstractmethod
-    def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
-        """Give the hidden states after the last norm, (B, L, D).
-
-        `segments_2BL` is what `Batch.segments` holds: the number of the document of each token, -1:
-        padding, and its position in it.
-        """
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Average the hidden states of each row of tokens (B, L) as one document, (B, D)."""
-        tokens_BL = images_BCHW
-        real_BL = tokens_BL != PAD
-        places_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device).expand_as(tokens_BL)
-        segments_2BL = torch.stack([real_BL.long() - 1, places_BL])
-        states_BLD = self.hidden(tokens_BL, segments_2BL) * real_BL[..., None]
-        return states_BLD.sum(1) / real_BL.sum(1, keepdim=True).clamp_min(1)
-
-
-def allowed(documents_BL: Tensor, *, causal: bool) -> Tensor:
-    """Which keys a query may see, (B, 1, L, L) bool: of its document; causal: none behind it."""
-    same_BLL = documents_BL[:, :, None] == documents_BL[:, None, :]
-    return (same_BLL.tril() if causal else same_BLL)[:, None]
-
-
-def attend(q_BLD: Tensor, k_BLD: Tensor, v_BLD: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention in several heads, (B, L, D)."""
-    q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q_BLD, k_BLD, v_BLD))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+from .t5 import T5
+from .tokens import TokenEncoder, allowed, attend, vocabulary_of
 
 
 class Linear1D(nn.Module):
@@ -125,9 +88,9 @@ class GPT(TokenEncoder):
 class BERTLayer(nn.Module):
     """Attention and MLP, a norm behind each sum (Devlin et al. 2019)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.drop = heads, nn.Dropout(dropout)
         norms = [nn.LayerNorm(dim, eps=1e-12) for _ in range(2)]
         projections = {name: nn.Linear(dim, dim) for name in ("query", "key", "value")}
         self.attention = nn.ModuleDict(
@@ -143,18 +106,32 @@ class BERTLayer(nn.Module):
         """One layer."""
         own, out = self.attention["self"], self.attention["output"]
         q, k, v = (own[name](x_BLD) for name in ("query", "key", "value"))  # type: ignore[index]
-        x_BLD = out["LayerNorm"](x_BLD + out["dense"](attend(q, k, v, mask, self.heads)))  # type: ignore[index]
+        rate = self.drop.p if self.training else 0.0
+        found = attend(q, k, v, mask, self.heads, dropout=rate)
+        x_BLD = out["LayerNorm"](x_BLD + self.drop(out["dense"](found)))  # type: ignore[index]
         wide = F.gelu(self.intermediate["dense"](x_BLD))
-        states_BLD: Tensor = self.output["LayerNorm"](x_BLD + self.output["dense"](wide))
+        added = self.drop(self.output["dense"](wide))
+        states_BLD: Tensor = self.output["LayerNorm"](x_BLD + added)
         return states_BLD
 
 
 class BERT(TokenEncoder):
-    """BERT's encoder: each token sees its whole document. Sizes default to BERT base's."""
+    """BERT's encoder: each token sees its whole document. Sizes default to BERT base's.
 
-    def __init__(self, view: ViewSpec, *, dim: int = 768, depth: int = 12, heads: int = 12) -> None:
+    dropout: of embeddings, attention and what layers add, in training; the paper's is 0.1.
+    """
+
+    def __init__(
+        self,
+        view: ViewSpec,
+        *,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.heads, self.drop = dim, heads, nn.Dropout(dropout)
         self.embeddings = nn.ModuleDict(
             {
                 "word_embeddings": nn.Embedding(vocabulary_of(view), dim),
@@ -163,13 +140,9 @@ class BERT(TokenEncoder):
                 "LayerNorm": nn.LayerNorm(dim, eps=1e-12),
             }
         )
-        layers = nn.ModuleList(BERTLayer(dim, heads) for _ in range(depth))
+        layers = nn.ModuleList(BERTLayer(dim, heads, dropout=dropout) for _ in range(depth))
         self.encoder = nn.ModuleDict({"layer": layers})
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        start_bert(self)
 
     @property
     def word(self) -> nn.Embedding:  # type: ignore[override]
@@ -178,33 +151,44 @@ class BERT(TokenEncoder):
         assert isinstance(found, nn.Embedding)
         return found
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The BERTLayers."""
+        found = self.encoder["layer"]
+        assert isinstance(found, nn.ModuleList)
+        return found
+
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the hidden states after the last layer, (B, L, D); all of segment type 0."""
-        documents_BL, positions_BL = segments_2BL
+        x_BLD = self.embedded(tokens_BL, segments_2BL)
+        return through_layers(self.layers, x_BLD, segments_2BL[0])
+
+    def embedded(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
+        """Give what the first layer takes, (B, L, D)."""
         parts = self.embeddings
-        x_BLD = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](positions_BL)
+        x_BLD = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
         x_BLD = parts["LayerNorm"](x_BLD + parts["token_type_embeddings"].weight[0])  # type: ignore[index]
-        mask = allowed(documents_BL, causal=False)
-        for layer in self.encoder["layer"].children():
-            x_BLD = layer(x_BLD, mask)
-        states_BLD: Tensor = x_BLD
-        return states_BLD
+        dropped: Tensor = self.drop(x_BLD)
+        return dropped
 
 
-def vocabulary_of(view: ViewSpec) -> int:
-    """How many ids the tokens of a group have.
+def through_layers(layers: nn.ModuleList, x_BLD: Tensor, documents_BL: Tensor) -> Tensor:
+    """Give the states behind BERTLayers, in which a token sees its whole document."""
+    mask = allowed(documents_BL, causal=False)
+    for layer in layers:
+        x_BLD = layer(x_BLD, mask)
+    return x_BLD
 
-    Raises:
-        ValueError: the group has no tokens.
-    """
-    if view.vocabulary is None or view.axes != "L":
-        raise ValueError(
-            f"views {view.group!r} are {view.shown} of axes {view.axes}, not rows of tokens; "
-            "choose a backbone for them"
-        )
-    return view.vocabulary
+
+def start_bert(module: nn.Module) -> None:
+    """Draw all weights as BERT does: normal numbers of .02, cut at two deviations; biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=0.02, a=-0.04, b=0.04)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
 
 
 TEXT_ENCODERS: Mapping[str, Callable[..., TokenEncoder]] = MappingProxyType(
-    {"bert": BERT, "gpt": GPT}
+    {"bert": BERT, "gpt": GPT, "t5": T5}
 )

@@ -22,6 +22,7 @@ from .data2vec2 import Data2Vec2
 from .deepcluster import DeepClusterV2
 from .dino import DINO
 from .dinov2 import DINOv2
+from .electra import ELECTRA
 from .ibot import IBOT
 from .ijepa import IJEPA
 from .inpainting import Inpainting
@@ -37,9 +38,11 @@ from .nnclr import NNCLR
 from .relative_patch import RelativePatch
 from .rotation import Rotation
 from .simclr import SimCLR
+from .simcse import SimCSE
 from .simmim import SimMIM
 from .simsiam import SimSiam
 from .swav import SwAV
+from .t5 import SpanDenoising
 from .vicreg import VICReg
 
 __all__ = ["METHODS", "Method", "Output", "Sign", "build_method", "follow"]
@@ -56,6 +59,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "deepcluster_v2": DeepClusterV2,
         "dino": DINO,
         "dinov2": DINOv2,
+        "electra": ELECTRA,
         "ibot": IBOT,
         "ijepa": IJEPA,
         "inpainting": Inpainting,
@@ -70,9 +74,11 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "relative_patch": RelativePatch,
         "rotation": Rotation,
         "simclr": SimCLR,
+        "simcse": SimCSE,
         "simmim": SimMIM,
         "simsiam": SimSiam,
         "swav": SwAV,
+        "t5": SpanDenoising,
         "vicreg": VICReg,
     }
 )

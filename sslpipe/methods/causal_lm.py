@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.text import TokenEncoder
+from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
 from .method import Method, Output
-from .parts.tokens import IGNORED, mean_over_tokens, one_text_group
+from .parts.tokens import IGNORED, mean_over_tokens, one_text_group, tokens_a_rank
 
 
 class CausalLM(Method):
@@ -42,9 +42,10 @@ class CausalLM(Method):
         states_BLD = self.encoder.hidden(tokens_BL, segments_2BL)
         targets_BL = next_tokens(tokens_BL, segments_2BL[0])
         logits_BLK = F.linear(states_BLD, self.encoder.word.weight)
-        loss = mean_over_tokens(logits_BLK, targets_BL)
+        weight = tokens_a_rank(targets_BL != IGNORED)
+        loss = mean_over_tokens(logits_BLK.flatten(0, 1), targets_BL.flatten(), weight=weight)
         asked = (targets_BL != IGNORED).float().mean()
-        return Output(loss, {"bits": loss.detach() / math.log(2), "tokens": asked})
+        return Output(loss, {"bits": loss.detach() / math.log(2), "tokens": asked}, weight)
 
 
 def next_tokens(tokens_BL: Tensor, documents_BL: Tensor) -> Tensor:

@@ -46,10 +46,15 @@ class Output:
 
     All are means over this rank's samples, left on the device; the caller takes the mean over
     ranks, as DDP does.
+
+    weight: where the loss is a mean over tokens of all ranks, their number by the number of ranks,
+    a float32 scalar, equal on all ranks. Accumulated batches then weigh by it, so that the step is
+    of the mean over all its tokens. None: they weigh alike.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
+    weight: Tensor | None = None
 
 
 class Sign(NamedTuple):

@@ -5,15 +5,21 @@ Devlin et al. 2019 (BERT), without next-sentence prediction, as in RoBERTa (Liu 
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.text import TokenEncoder
+from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
 from .method import Method, Output
-from .parts.tokens import IGNORED, mean_over_tokens, one_text_group
+from .parts.tokens import (
+    IGNORED,
+    MaskedTokenHead,
+    accuracy,
+    chosen_tokens,
+    mean_over_tokens,
+    one_text_group,
+    states_at,
+)
 
 
 class MLM(Method):
@@ -35,19 +41,14 @@ class MLM(Method):
             )
         self.encoder = encoder
         self.chance_loss = math.log(encoder.word.num_embeddings)
-        dim = encoder.dim
-        self.transform = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=1e-12))
-        self.bias = nn.Parameter(torch.zeros(encoder.word.num_embeddings))
+        self.head = MaskedTokenHead(encoder.dim, encoder.word)
 
     def forward(self, batch: Batch) -> Output:
         """Run the output layer on hidden tokens alone: a sixth of its work."""
-        tokens_BL, targets_BL = batch.views[self.group][0], batch.targets["mlm"][0]
-        states_BLD = self.encoder.hidden(tokens_BL, batch.segments[self.group])
-        asked_BL = targets_BL != IGNORED
-        logits_NK = F.linear(
-            self.transform(states_BLD[asked_BL]), self.encoder.word.weight, self.bias
-        )
-        targets_N = targets_BL[asked_BL]
-        right = (logits_NK.argmax(1) == targets_N).float().mean()
-        loss = mean_over_tokens(logits_NK, targets_N)
-        return Output(loss, {"accuracy": right.detach(), "hidden": asked_BL.float().mean()})
+        states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
+        chosen = chosen_tokens(batch, "mlm")
+        logits_NK = self.head(states_at(states_BLD, chosen.places_BS), self.encoder.word.weight)
+        loss = mean_over_tokens(logits_NK, chosen.targets_N, weight=chosen.weight)
+        hidden = (batch.targets["mlm"] != IGNORED).float().mean()
+        right = accuracy(logits_NK, chosen.targets_N)
+        return Output(loss, {"accuracy": right, "hidden": hidden}, chosen.weight)

@@ -33,12 +33,13 @@ class Negatives(ImageModality):  # photos of negatives become positives before a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import RecipeError
 
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -79,6 +80,12 @@ class Tables(NamedTuple):
     masks: dict[str, npt.NDArray[np.bool_]]  # mask -> (M, B, N), True = hidden
     targets: dict[str, npt.NDArray[Any]]  # task -> (count, B, ...) as the task draws it
     extents: I64  # (B, E), for which the parameters were drawn
+    asked: Mapping[str, I64] = {}  # task -> (count, B): how much of a sample it asks for at most
+
+    @property
+    def hidden(self) -> dict[str, I64]:
+        """How many patches each mask hides, and how much each task asks for, as counted here."""
+        return {**{name: mask.sum(-1) for name, mask in self.masks.items()}, **self.asked}
 
 
 class Made(NamedTuple):

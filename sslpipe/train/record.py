@@ -231,14 +231,25 @@ def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Si
 
 
 def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
-    """Average loss and metrics over the batches of a step and over the ranks; waits once."""
+    """Average loss and metrics over the batches of a step and over the ranks; waits once.
+
+    Batches weigh as their outputs say.
+    """
     names = ["loss", *outputs[0].metrics]
     rows = [
         torch.stack([o.loss.detach().float(), *map(Tensor.float, o.metrics.values())])
         for o in outputs
     ]
-    means = torch.stack(rows).mean(dim=0)
+    weights = [o.weight for o in outputs if o.weight is not None]
+    table = torch.stack(rows)
+    means = weighted(table, torch.stack(weights)) if weights else table.mean(dim=0)
     if world_size > 1:
         dist.all_reduce(means)
         means /= world_size
     return dict(zip(names, means.tolist(), strict=True))
+
+
+def weighted(rows: Tensor, weights: Tensor) -> Tensor:
+    """Average rows (N, ...) by their weights (N,); alike where all are 0."""
+    shares = torch.where(weights.sum() > 0, weights, 1.0)
+    return (shares / shares.sum()) @ rows

@@ -136,3 +136,17 @@ def test_a_backbone_of_tokens_refuses_pictures():
     view = ViewSpec("global", 1, "CHW", (3, 32, 32))
     with pytest.raises(RecipeError, match="not rows of tokens"):
         build_encoder(Entry("gpt", {}, "r.yaml:3"), view)
+
+
+def test_dropout_of_bert_is_of_training_alone_and_of_every_layer():
+    torch.manual_seed(0)
+    without, dropping = BERT(VIEW, **SIZES), BERT(VIEW, **SIZES, dropout=0.1)
+    dropping.load_state_dict(without.state_dict())
+    rows = tokens()
+    expected = without.hidden(rows, whole(rows))
+    assert torch.equal(dropping.eval().hidden(rows, whole(rows)), expected)
+    one, other = (dropping.train().hidden(rows, whole(rows)) for _ in range(2))
+    assert not torch.equal(one, other)
+    twice = dropping.hidden(rows[:1].repeat(2, 1), whole(rows[:1].repeat(2, 1)))
+    assert not torch.isclose(twice[0], twice[1]).all(-1).any()  # rows drop for themselves
+    assert [layer.drop.p for layer in dropping.layers] == [0.1] * 3

@@ -1,7 +1,10 @@
 """Tiny settings of every method, and batches with all that any of them asks for.
 
-Two 16-px views of 4 x 4 patches, three of 8 px, MSN's groups, and every mask and target.
+Two 16-px views of 4 x 4 patches, three of 8 px, MSN's groups, and every mask and target. For
+methods on text a row of 12 tokens: two documents and padding.
 """
+
+import functools
 
 import torch
 from torch import nn
@@ -10,6 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sslpipe import methods
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
+from sslpipe.encoders.t5 import T5
+from sslpipe.encoders.text import BERT, GPT
+from sslpipe.methods.parts.tokens import IGNORED
 from sslpipe.recipe.names import Entry
 from tests.view_specs import square
 
@@ -24,18 +30,21 @@ SETTINGS = {
     "barlow_twins": PROJECTOR,
     "beit": {"tokenizer": {"random_projection": {"vocabulary": 10}}},
     "byol": PREDICTOR | {"momentum": 0.5},
+    "causal_lm": {},
     "colorization": {"decoder": [4]},
     "data2vec2": {"top_k": 2, "momentum": [0.5, 0.9], "mask_noise": 0.0, "decoder_dim": 16,
                   "decoder_depth": 2, "decoder_groups": 4},
     "deepcluster_v2": PROJECTOR | {"prototypes": 3},
     "dino": PROTOTYPES | FROZEN,
     "dinov2": PROTOTYPES | FROZEN | {"heads": "separate", "centering": "sinkhorn"},
+    "electra": {"generator": 0.5},
     "ibot": PROTOTYPES | FROZEN,
     "ijepa": {"predictor_dim": 16, "predictor_depth": 2, "predictor_heads": 2},
     "inpainting": {"decoder": [4], "overlap": 1},
     "jigsaw": {"tile_dim": 4, "hidden": 8},
     "lejepa": PROJECTOR | {"slices": 8},
     "mae": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "mlm": {},
     "moco": PROJECTOR | {"queue": 8, "momentum": 0.5, "bn_groups": 2},
     "moco_v3": PREDICTOR | {"momentum": 0.5},
     "msn": PROJECTOR | {"prototypes": 6, "momentum": 0.5},
@@ -43,10 +52,17 @@ SETTINGS = {
     "relative_patch": {"patch_dim": 4, "hidden": 8},
     "rotation": {},
     "simclr": PROJECTOR,
+    "simcse": {},
     "simmim": {},
     "simsiam": PREDICTOR,
     "swav": PROJECTOR | {"prototypes": 6, "queue": 8, "freeze_prototypes": 0.4},
+    "t5": {},
     "vicreg": PROJECTOR,
+}  # fmt: skip
+LENGTH, WRITTEN, VOCABULARY = 12, 5, 20
+TEXT = {  # method on text -> its encoder
+    "causal_lm": GPT, "electra": BERT, "mlm": BERT, "t5": T5,
+    "simcse": functools.partial(BERT, dropout=0.1),
 }  # fmt: skip
 COUNTS = {"global": 2, "local": 3, "target": 1, "anchor": 1, "focal": 2}
 # name -> view, and how many patches each sample hides; samples in turn where they differ
@@ -66,6 +82,10 @@ TARGETS = {
     "relative_patch": TargetSpec("global", 1, 8),
     "colorization": TargetSpec("global", 2, None, (2, 4, 4)),
 }
+WRITINGS = {
+    "mlm": TargetSpec("tokens", 1, VOCABULARY, (LENGTH,)),
+    "t5": TargetSpec("tokens", 1, VOCABULARY, (WRITTEN,)),
+}
 
 
 def vit() -> nn.Module:
@@ -75,7 +95,14 @@ def vit() -> nn.Module:
 def build(name: str, spec: BatchSpec, encoder: nn.Module | None = None, **more) -> nn.Module:
     """The method, on a ViT of two narrow blocks."""
     entry = Entry(name, SETTINGS[name] | more)
-    return methods.build_method(entry, vit() if encoder is None else encoder, spec)
+    return methods.build_method(entry, encoder_of(name, spec) if encoder is None else encoder, spec)
+
+
+def encoder_of(name: str, spec: BatchSpec) -> nn.Module:
+    """Two narrow blocks that see what the method is for."""
+    if name not in TEXT:
+        return vit()
+    return TEXT[name](spec.views["tokens"], dim=16, depth=2, heads=2)
 
 
 def side(group: str) -> int:
@@ -87,13 +114,14 @@ def make_spec(size: int, world: int = 1) -> BatchSpec:
     views = {
         name: ViewSpec(name, n, "CHW", (3, side(name), side(name))) for name, n in COUNTS.items()
     }
+    views["tokens"] = ViewSpec("tokens", 1, "L", (LENGTH,), torch.int64, vocabulary=VOCABULARY)
     grid = (SIDE // PATCH, SIDE // PATCH)
     masks = {
         name: MaskSpec(view, len(counts), "HW", (PATCH, PATCH), grid,
                        counts[0][0] if len(counts[0]) == 1 else None)
         for name, (view, counts) in MASKS.items()
     }  # fmt: skip
-    return BatchSpec(size // world, size, views, masks, TARGETS, epoch_size=size)
+    return BatchSpec(size // world, size, views, masks, TARGETS | WRITINGS, epoch_size=size)
 
 
 def make_batch(
@@ -115,16 +143,45 @@ def make_batch(
         else torch.randint(t.classes, (t.count, size), generator=generator)
         for name, t in TARGETS.items()
     }  # fmt: skip
+    tokens = {k: share(v) for k, v in token_tensors(size, generator).items()}
+    targets |= {name: tokens.pop(f"{name} targets") for name in WRITINGS}
+    asked = {k: (targets[k] != IGNORED).sum(-1).numpy() for k in WRITINGS}
+    segments = {name: tokens.pop(f"{name} segments") for name in ("tokens", "t5")}
+    views |= tokens
     uids = (3 * torch.arange(size) + 2).chunk(world)[rank]
     if step == 2 and rank == world - 1:  # a sample that was not met before, on one rank alone
         uids = torch.cat([uids[:-1], uids[-1:] + 1])
     return Batch(
-        views={k: share(v) for k, v in views.items()}, masks=masks,
-        hidden={k: m.sum(-1).numpy() for k, m in masks.items()},
-        targets={k: share(t) for k, t in targets.items()},
+        views={k: v if k == "tokens" else share(v) for k, v in views.items()}, masks=masks,
+        hidden={k: m.sum(-1).numpy() for k, m in masks.items()} | asked,
+        targets={k: t if k in WRITINGS else share(t) for k, t in targets.items()},
+        segments=segments,
         labels=uids, params={}, uids=uids, keys=("",) * len(uids),
         valid=torch.ones(len(uids), dtype=torch.bool), epoch=step, step=step,
     )  # fmt: skip
+
+
+def token_tensors(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Rows of documents of 7 and 3 tokens and two of padding; each row hides 1 to 4 of them."""
+
+    def runs(lengths: list[int]) -> torch.Tensor:
+        documents = [torch.full((n,), i) for i, n in enumerate(lengths[:-1])]
+        documents.append(torch.full((lengths[-1],), -1))
+        positions = torch.cat([torch.arange(len(d)) for d in documents])
+        return torch.stack([torch.cat(documents), positions])[:, None].repeat(1, size, 1)
+
+    documents, written = runs([7, 3, 2]), runs([3, 1, 1])
+    real = documents[:1] >= 0
+    tokens = torch.randint(4, VOCABULARY, (1, size, LENGTH), generator=generator)
+    tokens = torch.where(real, tokens, 0)
+    turn = torch.rand(1, size, LENGTH, generator=generator).masked_fill(~real, 2.0)
+    hidden = turn.argsort(-1).argsort(-1) <= torch.arange(size)[:, None] % 4
+    answers = torch.randint(4, VOCABULARY, (1, size, WRITTEN), generator=generator)
+    return {
+        "tokens": torch.where(hidden, 3, tokens), "tokens segments": documents,
+        "mlm targets": torch.where(hidden, tokens, IGNORED),
+        "t5 targets": torch.where(written[:1] >= 0, answers, IGNORED), "t5 segments": written,
+    }  # fmt: skip
 
 
 def mask(counts, size, normal) -> torch.Tensor:

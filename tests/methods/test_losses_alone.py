@@ -13,8 +13,8 @@ from ..test_losses import CALL, LOSSES
 
 # the axis letters of the table; 16 patches of 4 px, X = 2 of them hidden in each of 4 views
 SIZES = {
-    "A": 2, "B": 4, "C": 3, "D": 6, "H": 16, "K": 5, "M": 3, "N": 16, "P": 48, "Q": 8, "R": 4,
-    "S": 3, "T": 2, "V": 3, "W": 16, "X": 8, "1": 1,
+    "A": 2, "B": 4, "C": 3, "D": 6, "H": 16, "K": 5, "L": 16, "M": 3, "N": 16, "P": 48, "Q": 8,
+    "R": 4, "S": 3, "T": 2, "V": 3, "W": 16, "X": 8, "1": 1,
 }  # fmt: skip
 SETTINGS = {
     "temperature": 0.2, "student_temperature": 0.1, "teacher_temperature": 0.04, "patch_size": 4,
@@ -29,7 +29,7 @@ FUNCTIONS = sorted(
         != "data2vec_error"  # an error per vector, which data2vec_loss takes the mean of
     }
 )
-IDS = ("ids_BS", "index_BHWN", "clusters_B")
+IDS = ("targets_N", "ids_BS", "index_BHWN", "clusters_B")
 PROBABILITIES = ("p_TBK", "p_XK", "codes_ABK", "weight_BHWN")
 
 
@@ -37,7 +37,7 @@ def tensor(name, generator):
     shape = [SIZES[axis] for axis in name.rpartition("_")[2]]
     if name in IDS:
         return torch.randint(SIZES["K"], shape, generator=generator)
-    if name.startswith(("hidden", "real")):
+    if name.startswith(("hidden", "real", "replaced")):
         return (torch.rand(*shape, generator=generator).argsort(-1).argsort(-1) < 2).bool()
     if name.startswith(("region", "hole")):
         return torch.ones(shape)

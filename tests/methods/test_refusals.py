@@ -12,11 +12,11 @@ from sslpipe import methods
 from sslpipe.errors import ContractError, SslpipeError
 from sslpipe.recipe.names import Entry, keyword_settings
 
-from .every_method import SETTINGS, make_spec
+from .every_method import SETTINGS, TEXT, encoder_of, make_spec
 
 OTHERS = {
     "autoencoder", "beit", "colorization", "data2vec2", "ijepa", "inpainting", "jigsaw", "mae",
-    "relative_patch", "rotation", "simmim",
+    "relative_patch", "rotation", "simmim", *TEXT,
 }  # fmt: skip
 COMPARE_VIEWS = sorted(SETTINGS.keys() - OTHERS)
 SHARES = (  # in [0, 1]
@@ -63,12 +63,13 @@ def wrong(name, setting, default):
     return [-1] if setting == "queue" or setting.endswith(OFF) else [-1, 0]
 
 
-def test_a_number_that_cannot_be_is_named_with_its_value(name, vit, spec):
-    build(name, vit, spec)
+def test_a_number_that_cannot_be_is_named_with_its_value(name, spec):
+    encoder = encoder_of(name, spec)
+    build(name, encoder, spec)
     for setting, default in numbers(name).items():
         for value in wrong(name, setting, default):
             with pytest.raises(SslpipeError, match=rf"{setting} = .*(set|takes|multiple)"):
-                build(name, vit, spec, **{setting: value})
+                build(name, encoder, spec, **{setting: value})
 
 
 def test_no_layer_is_no_projector(name, vit, spec):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,18 @@ from ...rng import Place
 from ...stream.packed_rows import Counts, RowLayout
 from .. import Tables
 from .codec import TextCodec
+from .corruption import SpanCorruption
+from .denoisers import DenoiserMixture
 from .pieces import Pieces, pieces_of
-from .tasks import TASKS, TokenTask
+from .spans import MaskedSpans
+from .tasks import MaskedTokens, TokenTask
 from .trained import open_vocabulary
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
+TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
+    {"mlm": MaskedTokens, "spans": MaskedSpans, "t5": SpanCorruption, "ul2": DenoiserMixture}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedTask:
+class NamedTask:
     """A task on the rows."""
 
     name: str
@@ -68,17 +75,36 @@ class TextDecider:
                 vocabulary=self.vocabulary.size,
             )
         }  # fmt: skip
-        self.tasks = {
-            name: task_of(name, target.task, self.views[self.group])
-            for name, target in recipe.targets.items()
-            if target.view == self.group
-        }
+        self.tasks: dict[str, NamedTask] = {}
+        for name, target in recipe.targets.items():
+            if target.view == self.group:
+                self._add(name, target.task)
         for name, mask in recipe.masks.items():
             if mask.view == self.group:
                 raise RecipeError(
                     f"{mask.sampler.where}: masks.{name} covers patches, and views.{self.group} "
                     "has tokens, which tasks hide; write targets: {mlm: {task: mlm}}"
                 )
+
+    def _add(self, name: str, entry: Entry) -> None:
+        """Put a task behind those that are there; a task that makes other rows is alone.
+
+        Raises:
+            RecipeError: unknown task or setting, rows that do not suit it, or another task.
+        """
+        task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
+        view, around = self.views[self.group], self.tokens.begin or self.tokens.end
+        try:
+            left, spec = task.specs(view, self.vocabulary, around=around)
+        except ValueError as error:
+            raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        if self.tasks and (left != view or view.shape != (self.tokens.length,)):
+            raise RecipeError(
+                f"{entry.where}: targets.{name} and {', '.join(self.tasks)}: one of them makes "
+                "other rows, where no task can stand beside it; write one"
+            )
+        self.views[self.group] = left
+        self.tasks[name] = NamedTask(name, task, spec)
 
     @property
     def targets(self) -> dict[str, TargetSpec]:
@@ -124,17 +150,20 @@ class TextDecider:
         Draws are of the piece, (seed, epoch, uid, start): a piece keeps them in any row.
         """
         pieces = pieces_of(place, extents[:, 0], epochs=epochs, uids=uids, tokens=self.tokens)
+        tables = {name: self._table(made, pieces) for name, made in self.tasks.items()}
+        length = self.tokens.length
         return Tables(
             params={},
             masks={},
-            targets={name: self._table(made, pieces) for name, made in self.tasks.items()},
+            targets=tables,
+            asked={n: self.tasks[n].task.counts(t[0], length)[None] for n, t in tables.items()},
             extents=np.concatenate([pieces.segments, pieces.totals[:, None]], axis=1),
         )
 
-    def _table(self, made: AskedTask, pieces: Pieces) -> I64:
-        """(1, B, L) of a task, over the rows."""
-        drawn = made.task.draw(pieces, f"targets/{made.name}", self.seed, self.vocabulary)
-        return pieces.laid(drawn, made.task.nothing, self.tokens.length)[None]
+    def _table(self, made: NamedTask, pieces: Pieces) -> I64:
+        """(1, B, ...) of a task, over the rows."""
+        stream = f"targets/{made.name}"
+        return made.task.draw(pieces, stream, self.seed, self.vocabulary, self.tokens.length)[None]
 
 
 def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:
@@ -163,13 +192,3 @@ def vocabulary_of(recipe: Recipe, groups: Sequence[str]) -> Vocabulary:
     """
     name = tokens_of(recipe, groups).vocabulary
     return open_vocabulary(name, recipe.views[groups[0]].ops[0].where)
-
-
-def task_of(name: str, entry: Entry, view: ViewSpec) -> AskedTask:
-    """Build the task called `name`.
-
-    Raises:
-        RecipeError: unknown task or setting.
-    """
-    task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
-    return AskedTask(name, task, TargetSpec(view.group, 1, view.vocabulary, view.shape))

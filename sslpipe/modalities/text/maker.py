@@ -10,7 +10,7 @@ from torch import Tensor
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import TextDecider
-from .tasks import IGNORED, KEEP, NOTHING
+from .tasks import LaidRows
 
 I64 = npt.NDArray[np.int64]
 
@@ -38,14 +38,23 @@ class TextMaker:
         documents, positions = self._flat(rows, -1, device), self._flat(rows, 0, device)
         documents[places] = torch.from_numpy(steps.documents).to(device, non_blocking=True)
         positions[places] = torch.from_numpy(steps.positions).to(device, non_blocking=True)
-        view = tokens_BL.view(rows, self._length)
-        asked = {}
-        for name in self._decider.tasks:
-            view, asked[name] = hidden(view, targets[name][0], documents.view_as(view))
         group = self._decider.group
         filled = torch.from_numpy(steps.filled(rows)).to(device, non_blocking=True)
-        laid = torch.stack([documents.view_as(view), positions.view_as(view)])
-        return Made({group: view[None]}, asked, {group: filled[None]}, {group: laid})
+        laid = torch.stack([documents, positions]).view(2, rows, self._length)
+        made = Made({}, {}, {group: filled[None]}, {})
+        return self._asked(made, LaidRows(tokens_BL.view(rows, self._length), laid), targets)
+
+    def _asked(self, made: Made, rows: LaidRows, targets: Mapping[str, Tensor]) -> Made:
+        """Do the tasks, each on what the one before left."""
+        for name, task in self._decider.tasks.items():
+            asked = task.task.apply(rows, targets[name][0], self._decider.vocabulary)
+            rows, made.targets[name] = asked.rows, asked.targets_BL[None]
+            if asked.segments_2BL is not None:
+                made.segments[name] = asked.segments_2BL
+                made.lengths[self._decider.group] = (rows.segments_2BL[0] >= 0).sum(1)[None]
+        made.views[self._decider.group] = rows.tokens_BL[None]
+        made.segments[self._decider.group] = rows.segments_2BL
+        return made
 
     def _flat(self, rows: int, value: int, device: torch.device) -> Tensor:
         return torch.full((rows * self._length,), value, dtype=torch.int64, device=device)
@@ -74,10 +83,3 @@ def steps_of(segments: I64, found: I64, length: int) -> Steps:
     return Steps(
         rows * length + np.repeat(column, found) + inside, np.repeat(documents, found), inside, rows
     )
-
-
-def hidden(view_BL: Tensor, table_BL: Tensor, documents_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows with what a task puts in them, and its targets (1, B, L)."""
-    asked = (table_BL != NOTHING) & (documents_BL >= 0)  # a bad document is not asked for
-    put = asked & (table_BL != KEEP)
-    return torch.where(put, table_BL, view_BL), torch.where(asked, view_BL, IGNORED)[None]

@@ -49,6 +49,14 @@ class Pieces:
         mixed = splitmix64(self.uids.view(np.uint64) ^ splitmix64(starts.astype(np.uint64)))
         return np.where(starts == 0, self.uids, mixed.view(np.int64))
 
+    def open_steps(self) -> npt.NDArray[np.bool_]:
+        """The steps of each piece that are text, (m, longest)."""
+        lengths = self.lengths
+        open_mL = np.arange(int(lengths.max())) < lengths[:, None]
+        open_mL[:, 0] &= ~self.special[:, 0]
+        open_mL[np.arange(len(lengths)), lengths - 1] &= ~self.special[:, 1]
+        return open_mL
+
     def inside(self) -> I64:
         """The place of each step in its piece, (steps,)."""
         first = np.cumsum(self.lengths) - self.lengths

@@ -1,6 +1,7 @@
 """Rows of tokens as a picture: documents in colours, what a task hides framed.
 
-The signs are those that Pillow's own font has: < and > around a document, a bar for the mask.
+The signs are those that Pillow's own font has: < and > around a document, a bar for the mask, *
+for a sentinel. Of targets that are rows of their own nothing is drawn.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def sheet(batch: Batch, decider: TextDecider, *, rows: int) -> Image.Image:
     """The first rows of a batch, each in lines of 128 signs, with its key above."""
     tokens_BL = batch.views[decider.group][0][:rows].cpu().numpy()
     documents_BL = batch.segments[decider.group][0][:rows].cpu().numpy()
-    asked = [batch.targets[name][0][:rows].cpu().numpy() != IGNORED for name in decider.tasks]
+    beside = [name for name in decider.tasks if name not in batch.segments]
+    asked = [batch.targets[name][0][:rows].cpu().numpy() != IGNORED for name in beside]
     hidden_BL = np.any(asked, axis=0) if asked else np.zeros_like(tokens_BL, dtype=bool)
     laid = [cells([signs(t, decider.vocabulary) for t in row]) for row in tokens_BL.tolist()]
     heights = [(row[-1].line + 3) * CELL[1] for row in laid]
@@ -86,7 +88,7 @@ def draw_token(
             pen.text((x + 1 + place * CELL[0], y + 1), sign, colour, ImageFont.load_default(13))
 
 
-SIGNS = {"pad": "", "begin": "<", "end": ">", "mask": "|"}
+SIGNS = {"pad": "", "begin": "<", "end": ">", "mask": "|", "sentinel": "*"}
 
 
 def signs(token: int, vocabulary: Vocabulary) -> str:
@@ -97,6 +99,8 @@ def signs(token: int, vocabulary: Vocabulary) -> str:
     }  # fmt: skip
     if token in special:
         return SIGNS[special[token]]
+    if token >= vocabulary.size - vocabulary.sentinels:
+        return SIGNS["sentinel"]
     text = vocabulary.decode(np.array([token]))
     return text if text.isascii() and text.isprintable() else "/"
 

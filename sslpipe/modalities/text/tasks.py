@@ -1,38 +1,142 @@
-"""Tasks on rows of tokens: which tokens are hidden, and what stands in their place.
+"""Tasks on rows of tokens: what each does to a row, and what it asks for.
 
-A task gives for each step `nothing`, KEEP, or the id to put there; targets are the ids that stood
-there, and IGNORED elsewhere.
+A task draws a table on the host, from the pieces alone, and applies it on the device, where the
+tokens are. Those that hide tokens, each piece by its own key, are here and in `spans.py`; the one
+that makes other rows is in `corruption.py`.
 """
 
-from collections.abc import Mapping
+from abc import abstractmethod
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from ...batch import TargetSpec, ViewSpec
 from ...rng import Keys
 from .pieces import Pieces
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
 NOTHING, KEEP = -1, -2  # a step that is not asked for; one that is, and stays as it is
 IGNORED = -100  # a target that no loss looks at, as in torch.nn.functional.cross_entropy
 
 
+class LaidRows(NamedTuple):
+    """Rows on the device. tokens_BL: ids; segments_2BL: document (-1: padding), position in it."""
+
+    tokens_BL: Tensor
+    segments_2BL: Tensor
+
+
+class Asked(NamedTuple):
+    """What a task leaves and asks for.
+
+    targets_BL: ids, IGNORED elsewhere. segments_2BL: of targets that are rows of their own; None:
+    they stand where the tokens stand.
+    """
+
+    rows: LaidRows
+    targets_BL: Tensor
+    segments_2BL: Tensor | None
+
+
 class TokenTask(Protocol):
-    """Decides a task for pieces."""
+    """Decides a task for pieces, and does it."""
 
-    nothing: ClassVar[int]
+    def specs(
+        self, view: ViewSpec, vocabulary: Vocabulary, *, around: bool
+    ) -> tuple[ViewSpec, TargetSpec]:
+        """The rows that it leaves, and its targets. around: special tokens stand in the rows.
 
-    def draw(self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary) -> I64:
-        """What is to stand at each step of all pieces, (steps,)."""
+        Raises:
+            ValueError: it cannot work on such rows.
+        """
+        ...
+
+    def draw(
+        self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary, length: int
+    ) -> I64:
+        """The table of all rows of `length` steps, (B, anything)."""
+        ...
+
+    def counts(self, table: I64, length: int) -> I64:
+        """How many tokens of each row are asked for at most, (B,)."""
+        ...
+
+    def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
+        """Do what the table says."""
         ...
 
 
+class HidingTask:
+    """A task that hides some tokens of each piece and asks for them.
+
+    Its table is (B, L): NOTHING, KEEP, or the id to put there.
+    """
+
+    def specs(
+        self, view: ViewSpec, vocabulary: Vocabulary, *, around: bool
+    ) -> tuple[ViewSpec, TargetSpec]:
+        """Rows as they were, and a target for each token."""
+        return view, TargetSpec(view.group, 1, view.vocabulary, view.shape)
+
+    def draw(
+        self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary, length: int
+    ) -> I64:
+        """Each piece by its own key: (seed, epoch, uid, start)."""
+        keys = Keys(seed, pieces.epochs, pieces.ids, np.zeros(1, dtype=np.int64))
+        open_mL = pieces.open_steps()
+        put_mL = self.put(keys, stream, open_mL, vocabulary)
+        inside_mL = np.arange(open_mL.shape[1]) < pieces.lengths[:, None]
+        return pieces.laid(put_mL[inside_mL], NOTHING, length)
+
+    @abstractmethod
+    def put(
+        self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
+    ) -> I64:
+        """What is to stand at the steps of each piece, (m, longest); `open_mL`: may be hidden."""
+
+    def counts(self, table: I64, length: int) -> I64:
+        """How many tokens of each row are hidden or kept, (B,)."""
+        counts: I64 = (table != NOTHING).sum(1)
+        return counts
+
+    def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
+        """Put ids where the table says; a bad document is not asked for."""
+        tokens_BL = rows.tokens_BL
+        asked = (table != NOTHING) & (rows.segments_2BL[0] >= 0)
+        put = torch.where(asked & (table != KEEP), table, tokens_BL)
+        return Asked(LaidRows(put, rows.segments_2BL), torch.where(asked, tokens_BL, IGNORED), None)
+
+
+def replacements(mask: float, random: float, what: F64, which: F64, vocabulary: Vocabulary) -> I64:
+    """The mask, a random token of text, or KEEP, by two uniform numbers and the shares of both."""
+    pieces = vocabulary.pieces  # never special, unknown, or a sentinel
+    drawn = pieces.start + np.floor(which * len(pieces)).astype(np.int64)
+    return np.where(what < mask, vocabulary.mask, np.where(what < mask + random, drawn, KEEP))
+
+
+def check_shares(share: float, mask: float, random: float) -> None:
+    """Check how much is hidden, and by what.
+
+    Raises:
+        ValueError: a share is none.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share = {share}; it lies between 0 and 1")
+    if mask < 0 or random < 0 or mask + random > 1:
+        raise ValueError(
+            f"mask = {mask} and random = {random} are shares of the hidden tokens; "
+            "neither is below 0 nor their sum above 1"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class MaskedTokens:
+class MaskedTokens(HidingTask):
     """BERT's masked tokens: an exact share of each piece, chosen by the piece's own key.
 
     Devlin et al. 2019, section 3.1, and create_pretraining_data.py: of the chosen tokens 80 %
@@ -41,47 +145,24 @@ class MaskedTokens:
     that may be chosen, at least one, and random tokens are never special.
     """
 
-    nothing: ClassVar[int] = NOTHING
     share: float = 0.15
     mask: float = 0.8
     random: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ValueError(f"share = {self.share}; it lies between 0 and 1")
-        if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
-            raise ValueError(
-                f"mask = {self.mask} and random = {self.random} are shares of the hidden tokens; "
-                "neither is below 0 nor their sum above 1"
-            )
+        check_shares(self.share, self.mask, self.random)
 
-    def draw(self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary) -> I64:
+    def put(
+        self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
+    ) -> I64:
         """Choose the smallest of one uniform number a token; two more say what becomes of it."""
-        lengths = pieces.lengths
-        keys = Keys(seed, pieces.epochs, pieces.ids, np.zeros(1, dtype=np.int64))
-        drawn = keys.uniforms(stream, 3 * int(lengths.max()))[0].reshape(len(lengths), -1, 3)
-        steps = np.arange(drawn.shape[1])
-        open_mL = steps < lengths[:, None]
-        open_mL[:, 0] &= ~pieces.special[:, 0]
-        open_mL[np.arange(len(lengths)), lengths - 1] &= ~pieces.special[:, 1]
+        drawn = keys.uniforms(stream, 3 * open_mL.shape[1])[0].reshape(*open_mL.shape, 3)
         order_mL = np.where(open_mL, drawn[..., 0], 2.0).argsort(1, kind="stable").argsort(1)
-        chosen_mL = open_mL & (order_mL < self.counts(open_mL.sum(1))[:, None])
-        put_mL = self.replacements(drawn[..., 1], drawn[..., 2], vocabulary)
-        return np.where(chosen_mL, put_mL, NOTHING)[steps < lengths[:, None]]
+        chosen_mL = open_mL & (order_mL < self.hidden(open_mL.sum(1))[:, None])
+        put = replacements(self.mask, self.random, drawn[..., 1], drawn[..., 2], vocabulary)
+        return np.where(chosen_mL, put, NOTHING)
 
-    def counts(self, candidates: I64) -> I64:
+    def hidden(self, candidates: I64) -> I64:
         """How many of so many tokens are hidden: rounded half to even, at least one."""
         counts: I64 = np.maximum(1, np.rint(self.share * candidates)).astype(np.int64)
         return counts
-
-    def replacements(
-        self, what: npt.NDArray[np.float64], which: npt.NDArray[np.float64], vocabulary: Vocabulary
-    ) -> I64:
-        """The mask, a random token of text, or KEEP, by two uniform numbers."""
-        pieces = vocabulary.pieces
-        random = pieces.start + np.floor(which * len(pieces)).astype(np.int64)
-        kept = np.where(what < self.mask + self.random, random, KEEP)
-        return np.where(what < self.mask, vocabulary.mask, kept)
-
-
-TASKS: Mapping[str, type[TokenTask]] = MappingProxyType({"mlm": MaskedTokens})

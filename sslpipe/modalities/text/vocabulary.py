@@ -72,15 +72,19 @@ class Bytes:
     end: int = 2
     mask: int = 3
     first: int = 4  # the id of byte 0
-    size: int = 260
     sentinels: int = 0
     fingerprint: str = ""
     counted: int = 0  # bytes
 
     @property
+    def size(self) -> int:
+        """All ids: special ones, bytes, sentinels."""
+        return self.first + 256 + self.sentinels
+
+    @property
     def pieces(self) -> range:
         """All bytes."""
-        return range(self.first, self.size)
+        return range(self.first, self.first + 256)
 
     def encode(self, text: str) -> I32:
         """(n,) int32, n = bytes of the text."""
@@ -89,11 +93,13 @@ class Bytes:
 
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text; bytes that are no UTF-8, as at the ends of a cut document, become U+FFFD."""
-        plain = ids[(ids >= self.first) & (ids < self.size)] - self.first
+        plain = ids[(ids >= self.first) & (ids < self.first + 256)] - self.first
         return plain.astype(np.uint8).tobytes().decode(errors="replace")
 
 
-VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType({"bytes": Bytes()})
+VOCABULARIES: Mapping[str, Vocabulary] = MappingProxyType(
+    {"bytes": Bytes(), "bytes_t5": Bytes(sentinels=100)}  # as many as T5 has
+)
 
 
 def text_of(data: bytes) -> str:

@@ -1,0 +1,81 @@
+"""Spans of tokens are hidden together, as SpanBERT does."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ...rng import Keys
+from .tasks import NOTHING, HidingTask, check_shares, replacements
+from .vocabulary import Vocabulary
+
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSpans(HidingTask):
+    """SpanBERT's spans: an exact share of each piece, in runs, chosen by the piece's own key.
+
+    Joshi et al. 2020, arXiv:1907.10529, section 3.1, and masking.py: lengths are geometric, cut to
+    `longest` and renormalised; a span begins at any token that is not hidden yet; the last one is
+    cut where the share, rounded up, is reached. per: what of mask, random token and as it was is
+    drawn for each `span`, as in the paper, or for each `token`, the default of its code.
+    Deviations: a length counts tokens, officially words, which are not known where it is drawn; the
+    share is of tokens of text; there is no span boundary objective.
+    """
+
+    share: float = 0.15
+    mask: float = 0.8
+    random: float = 0.1
+    geometric: float = 0.2
+    longest: int = 10
+    per: Literal["span", "token"] = "span"
+
+    def __post_init__(self) -> None:
+        check_shares(self.share, self.mask, self.random)
+        if not 0 < self.geometric < 1:
+            raise ValueError(f"geometric = {self.geometric}; it lies between 0 and 1")
+        if self.longest < 1:
+            raise ValueError(f"longest = {self.longest}; a span has one token or more")
+
+    def put(
+        self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
+    ) -> I64:
+        """Four uniform numbers a token: its turn, the length of its span, and what is put there."""
+        turn, size, what, which = np.moveaxis(
+            keys.uniforms(stream, 4 * open_mL.shape[1])[0].reshape(*open_mL.shape, 4), -1, 0
+        )
+        budgets = np.ceil(self.share * open_mL.sum(1)).astype(np.int64)
+        begun_mL = spans_of(open_mL, turn, self.sizes(size), budgets)
+        if self.per == "span":
+            what = np.take_along_axis(what, np.maximum(begun_mL, 0), 1)
+        put = replacements(self.mask, self.random, what, which, vocabulary)
+        return np.where(begun_mL >= 0, put, NOTHING)
+
+    def sizes(self, uniforms: F64) -> I64:
+        """Lengths of spans, 1 to `longest`, of uniform numbers."""
+        shares = self.geometric * (1 - self.geometric) ** np.arange(self.longest)
+        ends = np.cumsum(shares / shares.sum())[:-1]
+        return np.searchsorted(ends, uniforms, side="right") + 1
+
+
+def spans_of(open_mL: npt.NDArray[np.bool_], turn: F64, sizes: I64, budgets: I64) -> I64:
+    """Where the span of each hidden token begins, (m, L); -1: it is not hidden.
+
+    A uniform choice among tokens, drawn again where one is hidden already, is the order of one
+    uniform number each: the next is the first of those that are not hidden.
+    """
+    begun_mL = np.full(open_mL.shape, NOTHING)
+    steps, pieces = np.arange(open_mL.shape[1]), np.arange(len(open_mL))
+    left = budgets.copy()
+    while left.any():
+        free = open_mL & (begun_mL < 0)
+        first = np.where(free, turn, 2.0).argmin(1)
+        ends = first + sizes[pieces, first]
+        span = free & (steps >= first[:, None]) & (steps < ends[:, None])
+        span &= span.cumsum(1) <= left[:, None]  # the last one is cut
+        begun_mL = np.where(span, first[:, None], begun_mL)
+        left -= span.sum(1)
+    return begun_mL
