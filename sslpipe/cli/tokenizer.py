@@ -50,7 +50,7 @@ def train(
     Example: `sslpipe tokenizer train shards/books --kind bpe --size 8192`
     """
     from ..modalities.text.counting import text_set
-    from ..modalities.text.trained import FILE, Trained
+    from ..modalities.text.trained import FILE
     from ..modalities.text.training import TrainSettings, train_vocabulary
     from ..shards.side_files import replace_file
 
@@ -72,7 +72,7 @@ def train(
     ids = settings.size + settings.sentinels
     console.print(
         f"wrote {file}: {ids:,} ids of {made.documents:,} documents, "
-        f"{made.text_bytes / 1e6:,.1f} MB; {Trained(str(file), made.data).fingerprint}",
+        f"{made.text_bytes / 1e6:,.1f} MB; {TrainedVocabulary(str(file), made.data).fingerprint}",
         soft_wrap=True,
     )
     if made.problems:

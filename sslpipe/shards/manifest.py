@@ -236,10 +236,8 @@ def read_json(file: Path | str, folder: Path | str) -> Any:
     try:
         return parse_json(read_whole(file, Patience()).decode())
     except FileNotFoundError as error:
-        raise ShardError(
-            f"{file}: no manifest; make one with `sslpipe pack FOLDER {folder}`, "
-            "or run an interrupted pack again"
-        ) from error
+        how = f"make one with `sslpipe pack FOLDER {folder}`, or run an interrupted pack again"
+        raise ShardError(f"{file}: no manifest; {how}") from error
     except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
@@ -297,5 +295,5 @@ def write_manifest(manifest: Manifest, file: str = FILE) -> None:
         document["exclude"] = {name: list(rows) for name, rows in manifest.exclude.items()}
     if manifest.counted:
         document["counted"] = dict(manifest.counted)
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    replace_file(local_path(manifest.root) / file, text.encode())
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    replace_file(local_path(manifest.root) / file, f"{text}\n".encode())

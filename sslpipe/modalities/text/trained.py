@@ -34,7 +34,7 @@ def sentinel(number: int) -> str:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedVocabulary:
     """A vocabulary read from a file.
 
     A text is encoded whole, and special tokens that are spelt out in it are text.
@@ -51,7 +51,7 @@ class Trained:
     counted: int = 1  # tokens
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the tokenizer, which each process makes
-        return Trained, (self.where, self.data)
+        return TrainedVocabulary, (self.where, self.data)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,12 +122,12 @@ def open_vocabulary(name: str, where: str) -> Vocabulary:
             f"seen from {Path.cwd()} ({error.strerror}); make one with `sslpipe tokenizer train "
             "SHARDS`"
         ) from error
-    found = Trained(f"{where}: {name}", data)
+    found = TrainedVocabulary(f"{where}: {name}", data)
     check_specials(found)
     return found
 
 
-def check_specials(vocabulary: Trained) -> None:
+def check_specials(vocabulary: TrainedVocabulary) -> None:
     """Special tokens have the ids that they must have, and no text becomes one.
 
     Raises:

@@ -17,6 +17,7 @@ from sslpipe.modalities.text.spans import MaskedSpans
 from sslpipe.modalities.text.tasks import IGNORED, KEEP, NOTHING, LaidRows
 from sslpipe.modalities.text.vocabulary import Bytes
 from sslpipe.recipe import parse_recipe
+from sslpipe.stream.source import Column
 
 PLAIN, T5 = Bytes(), Bytes(sentinels=100)
 
@@ -393,7 +394,8 @@ def test_batches_are_as_long_as_their_spec_says(texts):
 def test_a_sheet_has_the_rows_of_every_task(texts, task):
     _, (batch, *_), pipe = first_batches(texts, f"targets.t5.task={task}")
     (part,) = pipe.parts
-    picture = np.asarray(part.modality.sheet(batch, pipe.spec, part.decider, rows=3))
+    stored = Column([], np.empty((0, 2), dtype=np.int64))  # rows have no stored picture
+    picture = np.asarray(part.modality.sheet(batch, pipe.spec, part.decider, stored, rows=3))
     signs = (batch.views["tokens"][0, :3] >= T5.size - T5.sentinels).sum()
     assert (signs > 0) == (task != "spans")
     grey = (picture == (0x9C, 0xA3, 0xAF)).all(-1)  # the colour of what is no text

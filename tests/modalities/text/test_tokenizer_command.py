@@ -284,7 +284,7 @@ def test_mistakes_are_one_line(run, texts, tmp_path):
         ("train --kind wordpiece --size 8", "the signs alone are more"),
         ("train --kind bpe --size 300 --sentinels -1", "--sentinels -1: is 0 to 1,000"),
         ("train --kind bpe --size 300 --megabytes 0", "--megabytes 0.0: must be more than 0"),
-        ("count", r"tokenizer.json': is none of bytes, and no file seen from"),
+        ("count", r"tokenizer.json': is none of bytes, bytes_t5, and no file seen from"),
         ("count --tokenizer bytes", "bytes are counted by packing"),
     ]
     for words, answer in said:

@@ -15,9 +15,9 @@ from sslpipe.errors import RecipeError, SampleError, StateError
 from sslpipe.modalities.text import tokens
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens
-from sslpipe.modalities.text.tasks import IGNORED, MaskedTokens
+from sslpipe.modalities.text.tasks import IGNORED, replacements
 from sslpipe.modalities.text.tokens import TokenDecode
-from sslpipe.modalities.text.trained import SPECIALS, Trained, open_vocabulary
+from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary, open_vocabulary
 from sslpipe.modalities.text.training import TrainSettings, byte_sign, train_vocabulary
 from sslpipe.modalities.text.vocabulary import VOCABULARIES, Bytes, document_of
 from sslpipe.recipe import parse_recipe
@@ -246,7 +246,7 @@ def test_a_document_in_many_pieces_is_encoded_once(shards, documents, monkeypatc
     key = max(documents, key=lambda key: len(documents[key]))
     ids, calls = vocabulary.encode(documents[key]), []
     count = len(ids) + 1
-    monkeypatch.setattr(Trained, "encode", lambda self, text: calls.append(text) or ids)
+    monkeypatch.setattr(TrainedVocabulary, "encode", lambda self, text: calls.append(text) or ids)
 
     def piece(start, text=documents[key]):
         sample = Sample(0, key, -1, text.encode(), extent=(0, count - 1, 0, 0))
@@ -284,14 +284,16 @@ def test_workers_encode_without_torch(shards):
 def test_random_tokens_are_pieces_of_text(shards):
     vocabulary = open_vocabulary(str(trained(shards, "unigram", sentinels=4)), "t")
     which = np.linspace(0, 1, 5000, endpoint=False)
-    put = MaskedTokens(mask=0.0, random=1.0).replacements(np.zeros(5000), which, vocabulary)
+    put = replacements(0.0, 1.0, np.zeros(5000), which, vocabulary)
     assert set(put.tolist()) == set(vocabulary.pieces)
 
 
 def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
     from tokenizers import Tokenizer, models
 
-    with pytest.raises(RecipeError, match=r"'bites': is none of bytes, and no file seen from /"):
+    with pytest.raises(
+        RecipeError, match=r"'bites': is none of bytes, bytes_t5, and no file seen from /"
+    ):
         open_vocabulary("bites", "t.yaml:4")
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(RecipeError, match="is no file of the library tokenizers"):
@@ -309,4 +311,4 @@ def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
 
 def test_bytes_say_what_a_vocabulary_says():
     assert VOCABULARIES["bytes"].pieces == range(4, 260)
-    assert Trained("t", b"x").fingerprint != Trained("t", b"y").fingerprint
+    assert TrainedVocabulary("t", b"x").fingerprint != TrainedVocabulary("t", b"y").fingerprint
