@@ -50,7 +50,7 @@ def train(
     Example: `sslpipe tokenizer train shards/books --kind bpe --size 8192`
     """
     from ..modalities.text.counting import text_set
-    from ..modalities.text.trained import FILE
+    from ..modalities.text.trained import FILE, TrainedVocabulary
     from ..modalities.text.training import TrainSettings, train_vocabulary
     from ..shards.side_files import replace_file
 
