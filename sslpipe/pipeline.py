@@ -252,6 +252,7 @@ class Pipeline:
             "step": self.step,
             "exact": self.source.exact,
             "elastic": self.source.exact,
+            **self.source.anchor(self.step),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -269,8 +270,7 @@ class Pipeline:
         flat = {k: v if isinstance(v, str | int) else repr(v) for k, v in state.items()}
         check_state(flat, self.state_dict())
         self.step = step
-        if not self.source.exact:
-            log.warning("stream state: the iterable starts anew; steps go on at %d", step)
+        self.source.resume(state)
 
     def _require_open(self) -> None:
         """Raise a StateError after `close`, and in a process that was forked since."""

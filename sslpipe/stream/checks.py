@@ -1,6 +1,7 @@
 """Whether the stream section of a recipe suits what is to be streamed, before anything is read."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,9 +57,9 @@ def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
     if fits % size and size > STRADDLING * fits:
         log.warning(
             "%s: stream.batch_size = %d does not divide the %d samples: a batch that straddles two "
-            "epochs holds up to about %.0f of them twice; choose a divisor, stream.remainder: "
+            "epochs holds up to about %d of them twice; choose a divisor, stream.remainder: "
             "drop, or a smaller batch",
-            recipe.path, size, fits, size * size / 4 / fits,
+            recipe.path, size, fits, math.ceil(size * size / 4 / fits),
         )  # fmt: skip
 
 

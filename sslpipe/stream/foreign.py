@@ -26,6 +26,7 @@ class Photos:  # the JPEGs of a folder; a run on several ranks gives each rank i
 ```
 """
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,8 @@ from ..shards.tar_headers import escaped
 from .order import I64
 from .reader import Sample
 from .source import SUBSTITUTES, Fault, OnBad
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Decode = Callable[[Sample, int], T]  # of a sample and its epoch; SampleError if it is bad
@@ -96,6 +99,14 @@ class Foreign:
             loaded = self._decoded(decode, len(self.slots))
             self._next = step + 1
             return loaded
+
+    def anchor(self, step: int) -> dict[str, Any]:
+        """Nothing: where an iterable stands is not known."""
+        return {}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Say that the data starts anew."""
+        log.warning("stream state: the iterable starts anew; steps go on at %d", state["step"])
 
     def close(self) -> None:
         """Close the iterator; the iterable itself is the user's."""

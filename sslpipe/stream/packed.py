@@ -169,6 +169,13 @@ class Packed:
         picks = self.picks(step)
         return self.corpora[corpus].shards(picks.positions[picks.corpora == corpus])
 
+    def anchor(self, step: int) -> dict[str, Any]:
+        """Nothing: any step is found at once."""
+        return {}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Do nothing: samples follow from the step."""
+
     def close(self) -> None:
         """Stop what fetches ahead, and close the stores."""
         for lookahead in self._lookaheads:

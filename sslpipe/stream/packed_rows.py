@@ -6,19 +6,19 @@ and would move every row behind it. Its place in the row stays empty, and it is 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RecipeError
+from ..errors import RecipeError, StateError
 from ..shards.manifest import Manifest
 from .packed import Corpus, Packed, Wants
 from .packing import PACKERS
 from .plan import Single
-from .rows import Rows, RowSegments
+from .rows import Anchor, Rows, RowSegments
 
 I64 = npt.NDArray[np.int64]
 COUNTED = 1_000_000  # documents of an epoch whose rows are counted: about two seconds
@@ -120,6 +120,29 @@ class PackedRows(Packed):
         wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
         columns = found.rows, found.columns, found.starts, found.lengths
         return replace(wants, segments=np.stack(columns, axis=1))
+
+    def anchor(self, step: int) -> dict[str, Any]:
+        """The window that holds the first row of a step, and that window's first row.
+
+        Without it, all windows before would be packed again to count their rows.
+        """
+        with self._lock:
+            return {"anchor": list(self.rows.anchor(step * self.plan.size))}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Count rows from the anchor of a state; a state without one is counted from the start.
+
+        Raises:
+            StateError: the anchor is none.
+        """
+        found = state.get("anchor", [0, 0])
+        numbers = isinstance(found, list) and len(found) == 2 and {*map(type, found)} == {int}
+        if not numbers or min(found) < 0:
+            raise StateError(
+                f"stream state: its anchor is {found!r}; pass what state_dict() returned"
+            )
+        with self._lock:
+            self.rows.resume(Anchor(*found))
 
     def _segments(self, step: int) -> RowSegments:
         with self._lock:  # the look-ahead asks, too

@@ -4,9 +4,9 @@ Packed    packed shards, one corpus or a weighted mixture: exact and elastic    
 Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither  foreign.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +97,14 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """Batches per epoch, the same on all ranks."""
+        ...
+
+    def anchor(self, step: int) -> dict[str, Any]:
+        """What else a state says, so that resuming at `step` is quick; most need nothing."""
+        ...
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken, which has a `step` and what `anchor` said."""
         ...
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.errors import RecipeError, SampleError
+from sslpipe.errors import RecipeError, SampleError, StateError
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.tasks import IGNORED
 from sslpipe.modalities.text.vocabulary import Bytes, document_of
@@ -119,6 +119,31 @@ def test_a_resume_anywhere_on_other_ranks_and_workers(shards):
             for group, tensor in getattr(batch, name).items():
                 assert torch.equal(tensor, getattr(truth[step], name)[group])
         assert (batch.step, batch.epoch, batch.keys) == (step, truth[step].epoch, truth[step].keys)
+
+
+def test_a_state_of_a_late_step_packs_no_window_before_it(shards, monkeypatch):
+    with load(shards) as pipe:
+        steps(pipe, 5 * len(pipe))
+        truth, state = next(iter(pipe)), None
+        pipe.load_state_dict({**pipe.state_dict(), "step": truth.step})
+        state = pipe.state_dict()
+    assert state["anchor"][0] >= 4 * 3  # of 40 of 120 documents each
+    json.dumps(state)
+    asked = []
+    with load(shards) as pipe:
+        window = pipe.source.rows.window
+        monkeypatch.setattr(pipe.source.rows, "window", lambda n: asked.append(n) or window(n))
+        pipe.load_state_dict(state)
+        asked.clear()
+        batch = next(iter(pipe))
+    assert torch.equal(batch.views["tokens"], truth.views["tokens"])
+    assert min(asked) >= state["anchor"][0]
+
+
+@pytest.mark.parametrize("anchor", [None, [1], [-1, 0], ["a", 0], [1.0, 2]])
+def test_an_anchor_that_is_none_is_refused(shards, anchor):
+    with load(shards) as pipe, pytest.raises(StateError, match="its anchor is"):
+        pipe.load_state_dict({**pipe.state_dict(), "anchor": anchor})
 
 
 def test_masks_are_exact_and_never_of_special_tokens(shards):
