@@ -12,7 +12,7 @@ from rich.table import Table
 
 from . import evaluation, export, features, pseudo_label, recipes, shards, tars, tokenizer
 from .faults import one_line
-from .paths import finite, picture, run_folder
+from .paths import check_words, finite, picture, run_folder
 from .terminal import console, notes
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if 
 def main() -> None:
     """Run a command; a user's mistake, and what disks and stores refuse, is one line and code 2."""
     try:
+        check_words(sys.argv[1:])
         app()
     except Exception as error:
         words = one_line(error)

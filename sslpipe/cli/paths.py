@@ -3,11 +3,23 @@
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
 from ..errors import SslpipeError
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse an empty argument, which would be the current folder: a variable that is not set.
+
+    Raises:
+        SslpipeError: there is one; says behind which.
+    """
+    if "" in words:
+        before = words[words.index("") - 1] if words[0] else "sslpipe"
+        raise SslpipeError(f"{before} '': an argument is empty; write a path or a name, or set it")
 
 
 def finite(value: float) -> float:

@@ -29,6 +29,7 @@ def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
 
 
 Positive = Annotated[int, pydantic.Field(gt=0)]
+Count = Annotated[int, pydantic.Field(gt=0, le=1000)]  # of views, or masks, of a sample
 Fraction = Annotated[float, pydantic.Field(ge=0)]
 Info = pydantic.ValidationInfo
 Always = pydantic.Field(validate_default=True)
@@ -79,7 +80,7 @@ class ViewSection(Section):
     """Says how many views of one size and policy a sample has, and which ops make them."""
 
     modality: str | None = None  # None: the recipe's
-    count: Positive = 1
+    count: Count = 1
     draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the finished views
     ops: tuple[Named, ...]
@@ -89,7 +90,7 @@ class MaskSection(Section):
     """Says which patches of one view group are hidden, by which sampler."""
 
     view: str = "global"
-    count: Positive = 1
+    count: Count = 1
     patch_size: Positive  # pixels
     sampler: Named
 
