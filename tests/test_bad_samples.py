@@ -44,7 +44,8 @@ def test_a_flipped_bit_is_replaced_alike_on_all_topologies_counted_and_logged(
     with load(folder) as pipe:
         one = trace(steps(pipe, 10))
         assert pipe.replaced >= 1
-        assert len(caplog.records) == pipe.replaced
+        told = [record for record in caplog.records if record.name == "sslpipe.pipeline"]
+        assert len(told) == pipe.replaced
     assert "CRC32" in caplog.text
     assert f"{open_manifest(folder).shards[1].file} sample 2 (class" in caplog.text
     assert all(uid not in batch for batch in one)

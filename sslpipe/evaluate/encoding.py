@@ -57,6 +57,8 @@ class Pixels(nn.Module):
     """The baseline of raw pixels: a view averaged down to at most 32 x 32, as one row."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Give (B, C * h * w)."""
+        """Give (B, C * h * w); what is no picture is taken as it is."""
+        if images_BCHW.ndim != 4:
+            return images_BCHW.flatten(1).float()
         height, width = (min(side, PIXELS) for side in images_BCHW.shape[2:])
         return adaptive_avg_pool2d(images_BCHW, (height, width)).flatten(1)

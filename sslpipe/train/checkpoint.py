@@ -22,6 +22,7 @@ from ..recipe.schema import Section
 from ..shards.side_files import written_whole
 
 FORMAT = 2
+LATER = {"start"}  # fields that checkpoints of this format did not have at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def check_format(path: Path, content: Any) -> Checkpoint:
             "use the version of sslpipe that wrote it"
         )
     known = {field.name for field in fields(Checkpoint)}
-    if differing := known ^ set(content):
+    if differing := (known ^ set(content)) - LATER:
         raise StateError(
             f"{path}: has other fields than a checkpoint ({', '.join(map(str, differing))}); "
             "name the last.pt of a run"

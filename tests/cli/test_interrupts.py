@@ -23,6 +23,8 @@ def start(folder, *words):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell that starts a job in the background has it ignore Ctrl-C, and so its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 

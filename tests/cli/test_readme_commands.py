@@ -84,7 +84,7 @@ def test_the_readme_s_commands_do_what_they_say(reader):
 @pytest.mark.slow
 def test_the_readme_s_training_runs_as_it_stands_and_goes_on_when_resumed(reader, tmp_path):
     """The literal line, stopped by Ctrl-C once it has logged; then `--resume`."""
-    (line,) = (line for line in HERE if line.startswith("sslpipe train "))
+    line = next(line for line in HERE if line.startswith("sslpipe train "))
     (tmp_path / "shards").symlink_to(reader / "shards")
     with subprocess.Popen(
         [sys.executable, "-m", *shlex.split(line)],
@@ -93,6 +93,8 @@ def test_the_readme_s_training_runs_as_it_stands_and_goes_on_when_resumed(reader
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a job in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as job:
         metrics = tmp_path / "runs/demo/metrics.jsonl"
         while job.poll() is None and not (metrics.exists() and metrics.stat().st_size):

@@ -68,7 +68,7 @@ def test_from_files_to_an_evaluated_encoder(series, recipe, run, tmp_path):  # n
             assert picture.size == (4 * 32, 40 * lines)
     run("train", recipe, "--shards", shards, "--out", out, "--device", "cpu")
     rows = json.loads(run("eval", out / "last.pt", shards, "--json", "--device", "cpu")[0])
-    assert rows["trained"]["knn top-1"] > 0.9  # of slow and fast
+    assert rows["trained"]["knn20 top-1"]["value"] > 0.9  # of slow and fast
 
 
 def test_the_stream_is_elastic_and_replayable(series, run, tmp_path):  # noqa: F811

@@ -101,8 +101,9 @@ class TextModality(Modality):
         return beginnings(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """The rows as they are: nothing is random in them."""
-        return {name: view for name, view in recipe.views.items() if is_text(recipe, view)}
+        """Documents as they are, cut off or padded: nothing is random in them."""
+        (view,) = (view for view in recipe.views.values() if is_text(recipe, view))
+        return {"global": view}
 
 
 def is_text(recipe: Recipe, view: ViewSection) -> bool:

@@ -52,7 +52,8 @@ class Processes:
             if len(pending) >= self.ahead:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            pending.add(self.executor.submit(func, item))
+            with held_back():
+                pending.add(self.executor.submit(func, item))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
@@ -67,6 +68,19 @@ class Processes:
         trace: TracebackType | None,
     ) -> None:
         self.executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let a Ctrl-C wait until here: processes that start inherit that none reaches them.
+
+    Else one that is still importing would print a trace of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def begin_worker() -> None:
