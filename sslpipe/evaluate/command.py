@@ -110,11 +110,23 @@ def on_features(
     protocol: str, train: Mapping[str, Features], tested: Mapping[str, Features]
 ) -> ByEncoder:
     """One protocol for all encoders that it is for."""
-    return {
-        encoder: FROZEN[protocol](found, tested.get(encoder))
-        for encoder, found in train.items()
-        if encoder != "pixels" or protocol in ON_PIXELS
-    }
+    run = FROZEN[protocol]
+    found = {e: run(f, tested.get(e)) for e, f in train.items() if e != "pixels"}
+    if "pixels" in train and protocol in ON_PIXELS:
+        found["pixels"] = run(*less_their_mean(train["pixels"], tested.get("pixels")))
+    return found
+
+
+def less_their_mean(train: Features, test: Features | None) -> tuple[Features, Features | None]:
+    """Pixels without the mean of the training set, which is most of any cosine between pictures.
+
+    So the baseline is the same whether a recipe normalises its views or not.
+    """
+    mean_D = train.features.mean(0)
+    bank = replace(train, features=train.features - mean_D)
+    if test is None:
+        return bank, None
+    return bank, replace(test, features=test.features - mean_D)
 
 
 def joined(

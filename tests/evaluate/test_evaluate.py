@@ -1,6 +1,7 @@
 """From a name and shards to all numbers: the right encoders, the right samples, one pass each."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,14 @@ def test_every_encoder_is_measured_on_the_same_samples(run, packed):
     uids = [features.uids for features in found.features.values()]
     assert all(other.equal(uids[0]) for other in uids)
     assert found.measures["trained"] != found.measures["untrained"]
+
+
+def test_pixels_are_measured_without_their_mean(run, packed):
+    """The mean of bright pictures would make all cosines alike; a recipe may subtract it or not."""
+    found = evaluate(run, packed, settings=EvalSettings(protocols=("knn",), device="cpu"))
+    pixels = found.features["pixels"]
+    less = replace(pixels, features=pixels.features - pixels.features.mean(0))
+    assert found.measures["pixels"] == neighbours(less)
 
 
 def test_pixels_are_the_baseline_of_some_protocols_only(run, packed):
