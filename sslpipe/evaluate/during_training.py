@@ -42,7 +42,7 @@ def knn_measures(train: Features, test: Features | None) -> tuple[Measure, ...]:
 
 
 def linear_measures(train: Features, test: Features | None) -> tuple[Measure, ...]:
-    """Logistic regression as `sslpipe eval` does it; without a test set, cross-validated."""
+    """Logistic regression with C = 1, where `eval` chooses C; without a test set, by folds."""
     found = cross_validated(train) if test is None else linear(train, test)
     return (Measure("linear top-1", found.top1, found.protocol),)
 

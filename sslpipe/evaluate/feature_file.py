@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..encoders.libraries import library
 from ..errors import StateError
+from ..shards.side_files import written_whole
 from .encoding import NONE
 from .features import Features
 
@@ -54,12 +55,11 @@ def write_features(path: Path, found: Mapping[str, Features], origin: FeatureOri
     said = {"format": FORMAT, "origin": asdict(origin), "classes": first.classes}
     # one entry: safetensors writes several in an order that changes from run to run
     metadata = {"sslpipe": json.dumps(said, sort_keys=True, ensure_ascii=False)}
-    part = path.with_name(path.name + ".part")
-    part.touch()
-    mode = part.stat().st_mode
-    save_file(known, part, metadata=metadata)
-    part.chmod(mode)  # safetensors closes its files to all but their owner
-    part.replace(path)
+    with written_whole(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(known, part, metadata=metadata)
+        part.chmod(mode)  # safetensors closes its files to all but their owner
 
 
 def column_of(features: Features, name: str) -> Tensor:

@@ -11,8 +11,6 @@ left out of it. Few labels are draws keyed by uid, not SimCLR's lists.
 """
 
 import copy
-import math
-import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +38,7 @@ from .labelled_streams import Split, augmented, few_labels, split_of
 from .mixing import decide_mixes, mix_images, mix_labels, soft_targets
 from .results import Measure
 from .subjects import Subject
+from .subsets import mean_of_draws
 
 
 class Classifier(nn.Module):
@@ -111,7 +110,7 @@ def finetune(
             seed=seed + draw, autocast=autocast, state=file,
         )  # fmt: skip
         values.append(accuracy(subject.recipe, drawn, model, chosen))
-    value, interval = mean_and_interval(values)
+    value, interval = mean_of_draws(values)
     name = f"fine-tuned ({settings.name}) top-1"
     return (Measure(name, value, how, interval, split.chance),)
 
@@ -129,14 +128,6 @@ def require_blocks(subject: Subject, settings: TuneSettings) -> None:
             f"{subject.name}: is a {type(encoder).__name__}, and fine-tuning by {settings.name} is "
             "for ViTs of timm: rates by layer, drop path and a mean of patches; choose RESNET"
         )
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
-    """The mean of draws and half the width of its 95 % interval by Student's t; None: one draw."""
-    if len(values) == 1:
-        return values[0], None
-    t = float(library("scipy.stats").t.ppf(0.975, len(values) - 1))
-    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def classifier_of(

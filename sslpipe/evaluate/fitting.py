@@ -20,6 +20,7 @@ from ..errors import SslpipeError, StateError
 from ..pipeline import Pipeline
 from ..recipe.names import Entry
 from ..recipe.schema import TrainSection
+from ..shards.side_files import written_whole
 from ..train.loop import endless
 from ..train.optimizers import set_rates
 from ..train.schedules import RatePlan, ended_epoch
@@ -162,12 +163,10 @@ def save(run: Fit, step: int, path: Path) -> None:
         "module": run.module.state_dict(),
         "optimizer": run.optimizer.state_dict(),
     }
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with written_whole(path) as part, part.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
 
 
 def restored(run: Fit, path: Path) -> int:

@@ -15,7 +15,6 @@ from sslpipe.evaluate.finetune import (
     classifier_of,
     examples,
     finetune,
-    mean_and_interval,
     optimizer_of,
     stream_recipe,
 )
@@ -33,6 +32,7 @@ from sslpipe.evaluate.finetune_settings import (
 )
 from sslpipe.evaluate.fitting import course_of
 from sslpipe.evaluate.labelled_streams import few_labels, list_labelled, split_of
+from sslpipe.evaluate.subsets import mean_of_draws
 from sslpipe.train.run import lr_scale
 from sslpipe.train.world import keyed
 
@@ -188,8 +188,8 @@ def test_resnets_learn_on_few_labels_with_an_interval(colours):
 
 
 def test_the_interval_is_students():
-    assert mean_and_interval([0.7]) == (0.7, None)
-    mean, half = mean_and_interval([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert mean_of_draws([0.7]) == (0.7, None)
+    mean, half = mean_of_draws([0.1, 0.2, 0.3, 0.4, 0.5])
     assert mean == pytest.approx(0.3)
     assert half == pytest.approx(2.776 * 0.15811 / 5**0.5, rel=1e-3)
 
