@@ -29,7 +29,7 @@ from .modalities.parts import merged, tensors
 from .pipeline import Pipeline, load
 from .recipe import Recipe
 from .rng import Place
-from .stream.open import Shards
+from .stream.open_source import Shards
 from .stream.packed import Packed
 from .stream.source import Share
 from .stream.tasks import READ

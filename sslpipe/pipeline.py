@@ -38,9 +38,9 @@ from .process import cores, process_ranks
 from .recipe import Recipe, load_recipe
 from .rng import Place
 from .stream.checks import check_world, remainder_of
-from .stream.open import ReadingRank, Shards, open_source
-from .stream.plan import check_state
-from .stream.prefetch import Prefetch
+from .stream.open_source import ReadingRank, Shards, open_source
+from .stream.plan import checked_step
+from .stream.prefetch import Observer, Prefetch
 from .stream.quarantine import Quarantine
 from .stream.source import Fault, Share
 
@@ -132,6 +132,7 @@ class Pipeline:
         self._taking = threading.Lock()
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
+        self.observers: list[Observer] = []  # such as sslpipe.watch
 
     def __len__(self) -> int:
         """Batches per epoch, the same on every rank."""
@@ -164,11 +165,15 @@ class Pipeline:
                 "one and hand the batches on"
             )
         try:
+            for observer in self.observers:
+                observer.asked()
             start = time.perf_counter()
             batch, faults, mark = self._batches.take(self.step)
             self.handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
+            for observer in self.observers:
+                observer.given()
         finally:
             self._taking.release()
         return batch, faults
@@ -264,12 +269,7 @@ class Pipeline:
             StateError: the state is of other shards, weights or order, of another recipe, or none.
         """
         self._require_open()
-        step = state.get("step") if isinstance(state, dict) else None
-        if type(step) is not int or not 0 <= step < 2**31:
-            raise StateError(f"stream state: its step is {step!r}; pass what state_dict() returned")
-        flat = {k: v if isinstance(v, str | int) else repr(v) for k, v in state.items()}
-        check_state(flat, self.state_dict())
-        self.step = step
+        self.step = checked_step(state, self.state_dict())
         self.source.resume(state)
 
     def _require_open(self) -> None:

@@ -107,7 +107,7 @@ def show(
     from ..modalities.parts import draw_sheet
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
-    from ..stream.open import parse_shards
+    from ..stream.open_source import parse_shards
     from ..train.run import check_names, check_training
 
     path, small = find_recipe(recipe), [f"stream.batch_size={rows}", "stream.allow_repeats=true"]
@@ -146,7 +146,7 @@ def bench(
     from ..bench import measure
     from ..diagnosis import RATES
     from ..recipe import find_recipe, load_recipe
-    from ..stream.open import parse_shards
+    from ..stream.open_source import parse_shards
 
     stages = measure(
         load_recipe(find_recipe(recipe), overrides=sets or []),
@@ -211,7 +211,7 @@ def train(
     """
     from ..evaluate.during_training import monitor_of
     from ..recipe import find_recipe, load_recipe
-    from ..stream.open import parse_shards
+    from ..stream.open_source import parse_shards
     from ..train.loop import train_recipe
 
     path, data = find_recipe(recipe), parse_shards(shards)

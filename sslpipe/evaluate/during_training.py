@@ -21,7 +21,7 @@ from ..recipe.names import suggest
 from ..recipe.schema import MonitorSection
 from ..shards.contents import index_of
 from ..shards.manifest import Manifest, open_manifest
-from ..stream.open import Shards
+from ..stream.open_source import Shards
 from .classes import difference, join
 from .features import Features, central, extract
 from .knn import knn, leave_one_out

@@ -26,7 +26,7 @@ from ..errors import SslpipeError, StateError
 from ..pipeline import Pipeline
 from ..process import Ranks, process_ranks
 from ..shards.manifest import open_manifest
-from ..stream.open import kept
+from ..stream.open_source import kept
 from .classes import class_names
 from .encoding import Pixels
 from .feature_file import FeatureOrigin, read_features, read_origin, write_features

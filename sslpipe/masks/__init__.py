@@ -123,6 +123,32 @@ class Masker:
         return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
 
 
+def draw_masks(
+    sampler: Sampler,
+    *,
+    grid: Grid,
+    ids: npt.ArrayLike,
+    seed: int = 0,
+    epoch: int = 0,
+    count: int = 1,
+    name: str = "random",
+) -> npt.NDArray[np.bool_]:
+    """Draw masks alone, for batches of anybody's: (count, B, N) bool, True = hidden.
+
+    `draw_masks(RandomPatches(ratio=0.75), grid=(14, 14), ids=range(8))`. ids: B whole numbers that
+    say which samples they are in every epoch. name: of the mask in a recipe, whose pipeline draws
+    the same for these ids. Samplers that couple a batch take it for the first one of the run.
+
+    Raises:
+        ValueError: the grid does not suit the sampler.
+    """
+    sampler.hidden(grid)
+    uids = np.asarray(list(ids) if isinstance(ids, range) else ids, dtype=np.int64)
+    keys = Keys(seed, np.full_like(uids, epoch), uids, np.arange(count, dtype=np.int64))
+    place = Place(0, np.arange(len(uids)), len(uids))
+    return sampler.draw(keys, place, f"masks/{name}", grid)
+
+
 def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) -> dict[str, Masker]:
     """Build the masks of a recipe and try each on one sample.
 

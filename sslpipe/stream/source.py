@@ -4,15 +4,19 @@ Packed    packed shards, one corpus or a weighted mixture: exact and elastic    
 Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither  foreign.py
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from ..rng import whole_samples
+
+if TYPE_CHECKING:  # a stream of raw samples needs no torch
+    from torch import Tensor
 
 I64 = npt.NDArray[np.int64]
 OnBad = Literal["raise", "replace", "mask", "exclude"]
@@ -60,7 +64,7 @@ class Share:
     # (n, 4) of SEGMENT where samples are pieces of rows
     segments: I64 = field(default_factory=whole_samples)
 
-    def in_rows(self) -> "Share":
+    def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.
 
         A row is valid if any of its pieces is. Its pieces stay in `columns` and `segments`.
