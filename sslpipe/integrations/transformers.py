@@ -12,10 +12,12 @@ arguments = TrainingArguments("out", max_steps=100, ignore_data_skip=True, save_
 The model is called with the Batch and returns something with a `loss`. The stream's state lies in
 `stream.json` beside each checkpoint and is read when a run is resumed: nothing is skipped, on any
 number of ranks. All `dataloader_*` arguments, `group_by_length` and `split_batches` say nothing
-here; the batch size is the recipe's.
+here; the batch size is the recipe's. The Trainer counts steps (`num_train_epochs` is made
+`max_steps`), so what it calls epoch is the share of the run.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,14 +62,17 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # its types are not read
                 "TrainingArguments: the pipeline goes on by its own state and has the recipe's "
                 "batch size; write ignore_data_skip=True, and leave auto_find_batch_size out"
             )
+        if args.max_steps <= 0:
+            batches = args.num_train_epochs * len(pipe)
+            args.max_steps = math.ceil(batches / args.gradient_accumulation_steps)
         args.per_device_train_batch_size = pipe.spec.size  # what it says of samples is then right
         args.remove_unused_columns = False
         self.pipe = pipe
         super().__init__(model=model, args=args, callbacks=[Stream(pipe), *(callbacks or [])])
 
-    def get_train_dataloader(self) -> "Batches":
+    def get_train_dataloader(self) -> "Endless":
         """The pipeline, of which each batch is the one value of a dict."""
-        return Batches(self.pipe)
+        return Endless(self.pipe)
 
     def train(
         self,
@@ -95,17 +100,19 @@ class StreamTrainer(Trainer):  # type: ignore[misc]  # its types are not read
         return loss
 
 
-class Batches:
-    """What the Trainer asks of a loader."""
+class Endless:
+    """The batches of epoch after epoch. It has no length on purpose.
+
+    With one, the Trainer ends each epoch with a step of what is left of accumulated batches, and
+    after a resume, of which it knows no place, with other ones. Without, it counts steps alone.
+    """
 
     def __init__(self, pipe: Pipeline) -> None:
         self._pipe = pipe
 
-    def __len__(self) -> int:
-        return len(self._pipe)
-
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        return ({"batch": batch} for batch in self._pipe)
+        while True:
+            yield from ({"batch": batch} for batch in self._pipe)
 
 
 class Stream(TrainerCallback):  # type: ignore[misc]
