@@ -3,10 +3,10 @@
 ```python
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from sslpipe.integrations.torch import StreamDataset
+from sslpipe.integrations.torch import StreamDataset, as_is
 
 stream = StreamDataset("demo", shards="shards/sample")
-loader = StatefulDataLoader(stream, batch_size=None)  # batches are made: None
+loader = StatefulDataLoader(stream, batch_size=None, collate_fn=as_is)  # batches are made
 batch = next(iter(loader))  # a dict: batch["views"]["global"]
 state = loader.state_dict()
 ```
@@ -93,3 +93,8 @@ def mapping(batch: Batch) -> dict[str, Any]:
     """
     fields = batch.asdict()
     return {"uids": fields.pop("uids"), **fields}
+
+
+def as_is(batch: dict[str, Any]) -> dict[str, Any]:
+    """Leave a batch alone: by default loaders walk through it, all keys included, for 0.4 ms."""
+    return batch

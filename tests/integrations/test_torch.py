@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from sslpipe.errors import StateError
-from sslpipe.integrations.torch import StreamDataset
+from sslpipe.integrations.torch import StreamDataset, as_is
 
 from .trainers import small, uids
 
@@ -27,7 +27,11 @@ def test_a_state_of_torchdata_goes_on_in_the_middle_of_an_epoch(packed, workers)
     def loader():
         stream = StreamDataset(small(), shards=packed)
         return StatefulDataLoader(
-            stream, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+            stream,
+            batch_size=None,
+            collate_fn=as_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
         )
 
     plain = uids(packed, 8)
@@ -44,12 +48,16 @@ def test_a_state_of_torchdata_goes_on_in_the_middle_of_an_epoch(packed, workers)
 
 def test_a_loader_with_a_worker_gives_epoch_after_epoch(packed):
     stream = StreamDataset(small(), shards=packed)
-    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    loader = DataLoader(
+        stream, batch_size=None, collate_fn=as_is, num_workers=1, persistent_workers=True
+    )
     assert taken(loader, 10) == uids(packed, 10)
 
 
 def test_several_workers_are_refused(packed):
-    loader = DataLoader(StreamDataset(small(), shards=packed), batch_size=None, num_workers=2)
+    loader = DataLoader(
+        StreamDataset(small(), shards=packed), batch_size=None, collate_fn=as_is, num_workers=2
+    )
     with pytest.raises(StateError, match=r"num_workers=2 would give every batch 2 times"):
         next(iter(loader))
 

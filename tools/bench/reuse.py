@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import sslpipe
-from sslpipe.integrations.torch import StreamDataset, mapping
+from sslpipe.integrations.torch import StreamDataset, as_is, mapping
 from sslpipe.integrations.transformers import Endless
 
 STEP_US = 10_000
@@ -75,8 +75,10 @@ def main() -> None:
     ways: dict[str, Callable[[], Iterable[object]]] = {
         "bare loop": lambda: ready,
         "mapping": lambda: map(mapping, ready),
-        "DataLoader": lambda: DataLoader(dataset, batch_size=None),
-        "StatefulDataLoader": lambda: StatefulDataLoader(dataset, batch_size=None),
+        "DataLoader": lambda: DataLoader(dataset, batch_size=None, collate_fn=as_is),
+        "StatefulDataLoader": lambda: StatefulDataLoader(
+            dataset, batch_size=None, collate_fn=as_is
+        ),
         "Trainer of Hugging Face": lambda: (
             b for _, b in zip(range(count), Endless(ready), strict=False)
         ),
