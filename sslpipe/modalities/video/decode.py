@@ -1,0 +1,223 @@
+"""Frames of a video to one uint8 array, in a worker: those that are asked for, and no others.
+
+Decoding begins at the last key frame before a frame that is wanted, goes on until none is wanted
+within reach, and jumps to the next. Frames are told apart by their place in the order of showing,
+which the packets' times give; so the frames of a clip are those that decoding everything gives.
+Where times are missing, or do not come out as they should, all is decoded from the beginning.
+
+Frames are made RGB, 8 bits, upright, as FFmpeg converts them; a frame's own colour matrix and range
+are followed. Pixels are taken for square, fields of interlaced videos stay together, transparency
+is left out. A frame that the decoder could only patch up is an error, and so is another size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...device.buffers import Buffers, Memory
+from ...errors import SampleError
+from .. import Raw
+from ..image.decode import check_size, shrunk
+from .container import Film, first_frame, library, opened, quarter_turns, upright_sides
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+    from ...stream.reader import Sample
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+ALL = -1  # in place of a frame's number: no frame; no numbers at all: all frames
+Numbered = tuple[int, "VideoFrame"]
+
+
+class ClipDecode:
+    """`decode(sample, numbers)` -> (T, H, W, 3) uint8: the frames of those numbers, which rise.
+
+    size: a shorter side above it is shrunk to it (bicubic, by FFmpeg), as images are; None: never.
+    Without numbers, padded with -1, all frames are decoded. The extent is that of the whole video,
+    at the size of the array: frames, height, width, frames in 1,000 seconds. Safe in threads.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self._buffers = Buffers()
+
+    def __reduce__(self) -> tuple[type[ClipDecode], tuple[int | None]]:
+        """Workers have buffers of their own."""
+        return type(self), (self.size,)
+
+    def extent(self, sample: Sample) -> tuple[int, ...]:
+        """Frames, height, width and rate, upright; the first frame is decoded for it.
+
+        What cannot be opened has none: the decoder says why.
+        """
+        try:
+            with opened(sample.data) as film:
+                return extent_of(film)
+        except SampleError:
+            return 0, 0, 0, 0
+
+    def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """Bytes of the frames of each sample, (B,); 0 where the index does not know its sides."""
+        asked_B = (instructions != ALL).sum(1)
+        frames_B = np.where(asked_B, asked_B, extents[:, 0])
+        sides = [shrunk(height, width, self.size) for height, width in extents[:, 1:3].tolist()]
+        bytes_B: I64 = 3 * frames_B * np.array(sides, dtype=np.int64).reshape(-1, 2).prod(1)
+        return bytes_B
+
+    def __call__(
+        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
+    ) -> Raw:
+        """Decode one sample.
+
+        Raises:
+            SampleError: the reason, without the place; also where the index says another number
+                of frames.
+            ExtraError: PyAV is not installed.
+        """
+        with opened(sample.data) as film:
+            if sample.extent[0] not in (0, film.frames):
+                raise SampleError(
+                    f"has {film.frames:,} frames, and {sample.extent[0]:,} in its index; index "
+                    "the set anew"
+                )
+            numbers = [n for n in instructions if n != ALL] or list(range(film.frames))
+            frames_THWC = gather(film, numbers, self.size, memory or self._buffers)
+            height, width = frames_THWC.shape[1:3]
+            return Raw(frames_THWC, (film.frames, height, width, film.rate))
+
+
+def extent_of(film: Film) -> tuple[int, int, int, int]:
+    """Frames, height and width upright, and frames in 1,000 seconds.
+
+    Raises:
+        SampleError: no frame decodes, or frames are too large.
+    """
+    height, width = upright_sides(first_frame(film))
+    check_size(width, height)
+    return film.frames, height, width, film.rate
+
+
+def gather(film: Film, numbers: Sequence[int], size: int | None, memory: Memory) -> U8:
+    """The frames of these rising numbers, (T, H, W, 3)."""
+    convert = Converter(size)
+    out: U8 | None = None
+    for place, (_, frame) in enumerate(numbered(film, numbers)):
+        pixels_HWC = convert(frame)
+        if out is None:
+            out = memory.empty((len(numbers), *pixels_HWC.shape), np.uint8)
+        out[place] = pixels_HWC
+    assert out is not None
+    return out
+
+
+class Converter:
+    """Frames of one video to upright RGB; FFmpeg's tables for it are made once."""
+
+    def __init__(self, size: int | None) -> None:
+        av = library()
+        self._size, self._stored = size, (0, 0)
+        self._reformat = av.video.reformatter.VideoReformatter()
+        self._ways = av.video.reformatter.Interpolation
+
+    def __call__(self, frame: VideoFrame) -> U8:
+        """(H, W, 3) uint8; its memory is the frame's, or FFmpeg's.
+
+        Raises:
+            SampleError: the frame is damaged, too large, or of another size than those before.
+        """
+        if frame.is_corrupt:
+            raise SampleError("does not decode: a frame is damaged")
+        sides = frame.height, frame.width
+        if self._stored not in ((0, 0), sides):
+            raise SampleError(
+                f"changes its size from {self._stored[1]} x {self._stored[0]} to {sides[1]} x "
+                f"{sides[0]} px; cut it there"
+            )
+        self._stored = sides
+        check_size(frame.width, frame.height)
+        height, width = shrunk(*sides, self._size)
+        way = self._ways.BILINEAR if (height, width) == sides else self._ways.BICUBIC
+        # threads: FFmpeg would start one for each core
+        rgb = self._reformat.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=way, threads=1
+        )
+        (plane,) = rgb.planes
+        pixels = np.ndarray((height, width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        return np.rot90(pixels, quarter_turns(frame))
+
+
+def numbered(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
+    """The frames of these rising numbers with them, by jumps to key frames if times are told.
+
+    Raises:
+        SampleError: there are fewer frames than packets.
+    """
+    left = list(numbers)
+    if film.times_N is not None:
+        for number, frame in by_times(film, numbers):
+            if number != left[0]:
+                break
+            yield left.pop(0), frame
+    if left:  # no times, or others than the packets'
+        yield from by_count(film, left)
+
+
+def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
+    """The same, counted as the decoder gives them from the beginning."""
+    wanted, context, found = set(numbers), film.stream.codec_context, -1
+    context.flush_buffers()
+    for packet in (*film.packets, None):
+        for frame in context.decode(packet):
+            found += 1
+            if found in wanted:
+                yield found, frame
+            if found == numbers[-1]:
+                return
+    raise SampleError(f"decodes to {found + 1:,} of its {film.frames:,} frames")
+
+
+def by_times(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
+    """The same, from the last key frame before each; ends early where one does not come."""
+    assert film.times_N is not None
+    places, ranks = key_frames(film)
+    run_T = np.searchsorted(ranks, np.array(numbers), side="right") - 1
+    context = film.stream.codec_context
+    for run in np.unique(run_T).tolist():
+        if run < 0:  # frames before the first key frame
+            return
+        asked = [number for number, mine in zip(numbers, run_T.tolist(), strict=True) if mine == run]
+        context.flush_buffers()
+        yield from run_of(film, film.packets[places[run] :], asked)
+
+
+def run_of(film: Film, packets: Iterable[Any], numbers: Sequence[int]) -> Iterator[Numbered]:
+    """Frames of rising numbers out of packets that begin with a key frame."""
+    assert film.times_N is not None
+    coming = iter(numbers)
+    number = next(coming)
+    for packet in (*packets, None):
+        for frame in film.stream.codec_context.decode(packet):
+            if frame.pts == film.times_N[number]:
+                yield number, frame
+                following = next(coming, None)
+                if following is None:
+                    return
+                number = following
+
+
+def key_frames(film: Film) -> tuple[list[int], I64]:
+    """Where packets lie that decoding can begin at, and the numbers of their frames, rising."""
+    assert film.times_N is not None
+    keys = [
+        (int(np.searchsorted(film.times_N, packet.pts)), place)
+        for place, packet in enumerate(film.packets)
+        if packet.is_keyframe and packet.pts is not None
+    ]
+    keys.sort()
+    return [place for _, place in keys], np.array([number for number, _ in keys], dtype=np.int64)
