@@ -9,7 +9,7 @@ views:
   global:
     ops:
       - DenseClip: {frames: 16, stride: 4}
-      - RandomResizedCrop: {size: 224, scale: [0.5, 1.0]}
+      - RandomResizedCrop: {size: [224, 224], scale: [0.5, 1.0]}
       - Normalize: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
 masks:
   tube: {patch_size: [2, 16, 16], sampler: {tube: {ratio: 0.9}}}
@@ -30,7 +30,7 @@ from ...errors import RecipeError
 from .. import Modality
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -88,6 +88,14 @@ class VideoModality(Modality):
         from .sheet import sheet
 
         return sheet(batch, spec, decider, stored, rows=rows)
+
+    def beside(
+        self, batch: Batch, spec: BatchSpec, decider: VideoDecider, stored: Column, *, rows: int = 8
+    ) -> Mapping[str, bytes]:
+        """The clips and masks of the sheet as they move: an animated WebP."""
+        from .sheet import moving
+
+        return {"webp": moving(batch, spec, decider, rows=rows)}
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
         """The first, middle and last frames of stored videos."""

@@ -52,9 +52,7 @@ class ClipSampling:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.stride < 1:
-            raise ValueError(
-                f"frames = {self.frames} and stride = {self.stride} must be 1 or more"
-            )
+            raise ValueError(f"frames = {self.frames} and stride = {self.stride} must be 1 or more")
 
     @property
     def span(self) -> int:
@@ -84,7 +82,8 @@ class DenseClip(ClipSampling):
         starts_VB = whole(keys.uniforms(stream, 1)[..., 0], lengths_B - self.span + 1)
         reach_VB = np.maximum(lengths_B - 2 - starts_VB, 0) // self.stride
         steps_VBT = np.minimum(np.arange(self.frames), reach_VB[..., None])
-        return starts_VB[..., None] + self.stride * steps_VBT
+        numbers_VBT: I64 = starts_VB[..., None] + self.stride * steps_VBT
+        return numbers_VBT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +112,10 @@ class UniformClip(ClipSampling):
 
     def draw(self, keys: Keys, stream: str, lengths_B: I64, rates_B: F64) -> I64:
         """Draw where clips start."""
-        known_B = np.where(rates_B > 0, rates_B, self.rate or 1)
-        spans_B = np.maximum(self.span * (known_B / self.rate if self.rate else 1.0), 1)
+        ratio_B = np.ones(len(lengths_B))
+        if self.rate is not None:
+            ratio_B = np.where(rates_B > 0, rates_B, self.rate) / self.rate
+        spans_B = np.maximum(self.span * ratio_B, 1)
         room_B = np.maximum(lengths_B - spans_B, 0)
         if self.gap is None:
             starts_VB = keys.uniforms(stream, 1)[..., 0] * room_B
@@ -232,7 +233,7 @@ def evenly_filled(parts_B: I64, strides_B: I64, frames: int) -> I64:
 
 
 def spaced(starts_VBA: F64, spans_B: F64, gap: tuple[float, float]) -> F64:
-    """Of A draws of a sample's starts the first with gaps in a range, or the least wrong: (V, B)."""
+    """Of A draws of starts the first with gaps in a range, or the least wrong one: (V, B)."""
     ordered_VBA = np.sort(starts_VBA, axis=0)
     gaps_VBA = ordered_VBA[1:] - (ordered_VBA[:-1] + spans_B[:, None] - 1)
     misses_VBA = np.maximum(gap[0] - gaps_VBA, 0) + np.maximum(gaps_VBA - gap[1], 0)

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, SampleError
-from .whole import AVI, check_whole
+from .whole import check_whole
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # an mp4's first
 MAX_FRAMES = 2**24  # float32, in which parameters are told, counts no further
 
 
@@ -53,7 +54,7 @@ class Film:
     def rate(self) -> int:
         """Frames in 1,000 seconds, on average; 0: not known.
 
-        The header's where it fits the times, which mkv rounds to milliseconds; else theirs.
+        The header's where it fits even times, which mkv rounds to milliseconds; else theirs.
         """
         said = self.stream.average_rate
         header = float(said) if said else 0.0
@@ -61,7 +62,7 @@ class Film:
             return round(1000 * header)
         seconds = float((self.times_N[-1] - self.times_N[0]) * self.stream.time_base)
         measured = (self.frames - 1) / seconds
-        fits = abs(header - measured) <= 0.01 * measured
+        fits = self.steady and abs(header - measured) <= 0.01 * measured
         return round(1000 * (header if fits else measured))
 
     @property
@@ -84,17 +85,15 @@ def opened(data: bytes) -> Iterator[Film]:
         SampleError: it is none of ours, cut, damaged or without frames; the reason, without place.
         ExtraError: PyAV is not installed.
     """
-    av = library()
+    av, kind = library(), extension_of(data)
+    check_whole(data, kind)
+    settings = {"options": {"format_whitelist": FORMATS}, "metadata_errors": "replace"}
     try:
-        with av.open(
-            io.BytesIO(data),
-            options={"format_whitelist": FORMATS},
-            metadata_errors="replace",
-        ) as container:
-            check_whole(data, container.format.name)
+        with av.open(io.BytesIO(data), **settings) as container:
             yield listed(container)
     except av.error.FFmpegError as error:
-        raise SampleError(reason(data, error)) from error
+        words = str(error).partition("] ")[2].partition(":")[0] or type(error).__name__
+        raise SampleError(f"is a cut or damaged {kind} file: {words.lower()}") from error
 
 
 def library() -> Any:
@@ -112,24 +111,21 @@ def library() -> Any:
     return av
 
 
-def reason(data: bytes, error: Exception) -> str:
-    """Why FFmpeg does not take bytes: what they are instead, or what it says."""
-    if not data:
-        return "is empty"
-    kind = looks_like(data)
-    if kind is None:
-        return f"is no mp4, webm, mkv or avi file: it begins with {bytes(data[:12])!r}"
-    words = str(error).partition("] ")[2].partition(":")[0] or type(error).__name__
-    return f"is a cut or damaged {kind} file: {words.lower()}"
+def extension_of(data: bytes) -> str:
+    """The extension that the first bytes deserve: mp4, webm, mkv, avi.
 
-
-def looks_like(data: bytes) -> str | None:
-    """The format that the first bytes promise: mp4, webm, mkv, avi; None: none of them."""
+    Raises:
+        SampleError: it is no video of ours.
+    """
     if data[:4] == b"\x1aE\xdf\xa3":
         return "webm" if b"webm" in data[:64] else "mkv"
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         return "avi"
-    return "mp4" if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") else None
+    if data[4:8] in BOXES:
+        return "mp4"
+    if not data:
+        raise SampleError("is empty")
+    raise SampleError(f"is no mp4, webm, mkv or avi file: it begins with {bytes(data[:12])!r}")
 
 
 def listed(container: InputContainer) -> Film:
@@ -141,8 +137,8 @@ def listed(container: InputContainer) -> Film:
     cover = library().stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
-        raise SampleError(f"has no video stream, only {', '.join(kinds)}")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise SampleError(f"has no video stream, only {kinds or 'nothing'}")
     stream = streams[0]
     stream.codec_context.thread_count = 1  # the workers are as many as there are cores
     packets = [packet for packet in container.demux(stream) if packet.size]
@@ -156,7 +152,7 @@ def listed(container: InputContainer) -> Film:
 
 def times(stream: VideoStream, shown: list[Packet]) -> I64 | None:
     """When the frames of packets are shown, rising; None where that is not told, or not surely."""
-    if stream.container.format.name == AVI and stream.codec_context.has_b_frames:
+    if stream.container.format.name == "avi" and stream.codec_context.has_b_frames:
         return None
     told = [packet.pts for packet in shown if packet.pts is not None]
     times_N = np.unique(np.array(told, dtype=np.int64))
@@ -179,22 +175,10 @@ def first_frame(film: Film) -> VideoFrame:
 
 def quarter_turns(frame: VideoFrame) -> int:
     """By how many quarters, 0 to 3, a stored frame is turned left to stand upright."""
-    return round(frame.rotation / 90) % 4
+    return int(round(frame.rotation / 90) % 4)
 
 
 def upright_sides(frame: VideoFrame) -> tuple[int, int]:
     """Height and width of a frame that stands upright."""
     sides = frame.height, frame.width
     return sides[::-1] if quarter_turns(frame) % 2 else sides
-
-
-def extension_of(data: bytes) -> str:
-    """The extension that the content deserves.
-
-    Raises:
-        SampleError: it is no video of ours.
-    """
-    found = looks_like(data)
-    if found is None:
-        raise SampleError(reason(data, ValueError()))
-    return found

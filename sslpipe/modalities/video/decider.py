@@ -48,7 +48,9 @@ class ClipPolicy:
         """Names of the P columns."""
         name, later = type(self.sampling).__name__, range(1, self.sampling.frames)
         frames = [f"{name}.{t}" for t in range(self.sampling.frames)]
-        drawn = [f"{step.name}.{c}@{t}" for t in later for step in self.each for c in step.op.columns]
+        drawn = [
+            f"{step.name}.{c}@{t}" for t in later for step in self.each for c in step.op.columns
+        ]
         return (*frames, *self.images.columns, *drawn)
 
     @property
@@ -226,6 +228,8 @@ def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
     settings = group.ops[0].settings
     taken = {name: settings[name] for name in ("frames", "stride") if name in settings}
     rest = group.model_copy(update={"ops": group.ops[1:]})
-    (view,) = decider.evaluation_views(recipe.model_copy(update={"views": {"global": rest}})).values()
+    (view,) = decider.evaluation_views(
+        recipe.model_copy(update={"views": {"global": rest}})
+    ).values()
     clip = Entry(CentralClip.__name__, taken)
     return {"global": view.model_copy(update={"ops": (clip, *view.ops)})}

@@ -7,13 +7,14 @@ Where times are missing, or do not come out as they should, all is decoded from 
 
 Frames are made RGB, 8 bits, upright, as FFmpeg converts them; a frame's own colour matrix and range
 are followed. Pixels are taken for square, fields of interlaced videos stay together, transparency
-is left out. A frame that the decoder could only patch up is an error, and so is another size.
+is left out. A frame that the decoder could only patch up is an error, also where it is merely on
+the way to one that is wanted; and so is another size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from ..image.decode import check_size, shrunk
 from .container import Film, first_frame, library, opened, quarter_turns, upright_sides
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
 
     from ...stream.reader import Sample
 
@@ -129,10 +130,8 @@ class Converter:
         """(H, W, 3) uint8; its memory is the frame's, or FFmpeg's.
 
         Raises:
-            SampleError: the frame is damaged, too large, or of another size than those before.
+            SampleError: the frame is too large, or of another size than those before.
         """
-        if frame.is_corrupt:
-            raise SampleError("does not decode: a frame is damaged")
         sides = frame.height, frame.width
         if self._stored not in ((0, 0), sides):
             raise SampleError(
@@ -175,6 +174,7 @@ def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
     for packet in (*film.packets, None):
         for frame in context.decode(packet):
             found += 1
+            check_sound(frame, found)
             if found in wanted:
                 yield found, frame
             if found == numbers[-1]:
@@ -191,24 +191,34 @@ def by_times(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
     for run in np.unique(run_T).tolist():
         if run < 0:  # frames before the first key frame
             return
-        asked = [number for number, mine in zip(numbers, run_T.tolist(), strict=True) if mine == run]
+        asked = [
+            number for number, mine in zip(numbers, run_T.tolist(), strict=True) if mine == run
+        ]
         context.flush_buffers()
         yield from run_of(film, film.packets[places[run] :], asked)
 
 
-def run_of(film: Film, packets: Iterable[Any], numbers: Sequence[int]) -> Iterator[Numbered]:
+def run_of(film: Film, packets: Sequence[Packet], numbers: Sequence[int]) -> Iterator[Numbered]:
     """Frames of rising numbers out of packets that begin with a key frame."""
     assert film.times_N is not None
-    coming = iter(numbers)
+    coming, begin = iter(numbers), packets[0].pts
     number = next(coming)
     for packet in (*packets, None):
         for frame in film.stream.codec_context.decode(packet):
+            if frame.pts >= begin:  # others lean on frames that are not decoded
+                check_sound(frame, number)
             if frame.pts == film.times_N[number]:
                 yield number, frame
                 following = next(coming, None)
                 if following is None:
                     return
                 number = following
+
+
+def check_sound(frame: VideoFrame, number: int) -> None:
+    """Raise a SampleError for a frame that could only be patched up: others may be made from it."""
+    if frame.is_corrupt:
+        raise SampleError(f"does not decode: frame {number:,}, or one shortly before, is damaged")
 
 
 def key_frames(film: Film) -> tuple[list[int], I64]:

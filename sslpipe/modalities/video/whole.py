@@ -6,16 +6,13 @@ A stream that was written live says no size (Matroska allows it): then only the 
 
 from ...errors import SampleError
 
-MP4, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"  # names of FFmpeg's demuxers
 SEGMENT = 0x18538067  # id of the Matroska element that holds everything but the header
 
 
-def check_whole(data: bytes, container: str) -> None:
-    """Raise a SampleError if a file ends before its container says so.
-
-    container: the name of FFmpeg's demuxer.
-    """
-    needed = {MP4: mp4_end, MATROSKA: matroska_end, AVI: avi_end}[container](data)
+def check_whole(data: bytes, kind: str) -> None:
+    """Raise a SampleError if a file of this kind, an extension, ends before it says so."""
+    ends = {"mp4": mp4_end, "mkv": matroska_end, "webm": matroska_end, "avi": avi_end}
+    needed = ends[kind](data)
     if needed > len(data):
         raise SampleError(
             f"is cut: its container says {needed:,} bytes or more, there are {len(data):,}"
