@@ -8,11 +8,13 @@ Where times are missing, or do not come out as they should, all is decoded from 
 Frames are made RGB, 8 bits, upright, as FFmpeg converts them; a frame's own colour matrix and range
 are followed. Pixels are taken for square, fields of interlaced videos stay together, transparency
 is left out. A frame that the decoder could only patch up is an error, also where it is merely on
-the way to one that is wanted; and so is another size.
+the way to one that is wanted; and so is another size. That is no proof: codecs have no checksums,
+and of single wrong bytes most decode to wrong pixels without a word. Those of an index find them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -170,6 +172,7 @@ def numbered(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
 def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
     """The same, counted as the decoder gives them from the beginning."""
     wanted, context, found = set(numbers), film.stream.codec_context, -1
+    context.skip_frame = "DEFAULT"
     context.flush_buffers()
     for packet in (*film.packets, None):
         for frame in context.decode(packet):
@@ -187,32 +190,60 @@ def by_times(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
     assert film.times_N is not None
     places, ranks = key_frames(film)
     run_T = np.searchsorted(ranks, np.array(numbers), side="right") - 1
-    context = film.stream.codec_context
-    for run in np.unique(run_T).tolist():
+    flow = Flow(film, frozenset(film.times_N[list(numbers)].tolist()))
+    for number, run in zip(numbers, run_T.tolist(), strict=True):
         if run < 0:  # frames before the first key frame
             return
-        asked = [
-            number for number, mine in zip(numbers, run_T.tolist(), strict=True) if mine == run
-        ]
-        context.flush_buffers()
-        yield from run_of(film, film.packets[places[run] :], asked)
+        flow.reach(places[run])
+        frame = flow.frame_at(int(film.times_N[number]), number)
+        if frame is None:
+            return
+        yield number, frame
 
 
-def run_of(film: Film, packets: Sequence[Packet], numbers: Sequence[int]) -> Iterator[Numbered]:
-    """Frames of rising numbers out of packets that begin with a key frame."""
-    assert film.times_N is not None
-    coming, begin = iter(numbers), packets[0].pts
-    number = next(coming)
-    for packet in (*packets, None):
-        for frame in film.stream.codec_context.decode(packet):
-            if frame.pts >= begin:  # others lean on frames that are not decoded
+class Flow:
+    """Frames as they come out of the decoder, which is set forward to key frames.
+
+    wanted: when the frames that are wanted are shown. Others are left out where nothing is made
+    from them, which of most videos is a half: it takes a quarter off the time of every fourth
+    frame.
+    """
+
+    def __init__(self, film: Film, wanted: frozenset[int]) -> None:
+        self._context, self._packets = film.stream.codec_context, film.packets
+        self._wanted = wanted
+        self._next, self._begin = -1, 0  # the packet to be decoded next; when the first is shown
+        self._ready: deque[VideoFrame] = deque()
+
+    def reach(self, place: int) -> None:
+        """Go on with the key frame of a packet, unless the decoder came by it already."""
+        if place > self._next:
+            self._context.flush_buffers()
+            self._ready.clear()
+            self._next, self._begin = place, self._packets[place].pts or 0
+
+    def frame_at(self, time: int, number: int) -> VideoFrame | None:
+        """The frame that is shown at a time, in ticks; None: it does not come."""
+        while self._ready or self._next <= len(self._packets):
+            if not self._ready:
+                last = self._next == len(self._packets)
+                self._ready.extend(self._decoded(None if last else self._packets[self._next]))
+                self._next += 1
+                continue
+            frame = self._ready.popleft()
+            if frame.pts is None or frame.pts > time:
+                return None
+            if frame.pts >= self._begin:  # those before lean on frames that are not decoded
                 check_sound(frame, number)
-            if frame.pts == film.times_N[number]:
-                yield number, frame
-                following = next(coming, None)
-                if following is None:
-                    return
-                number = following
+            if frame.pts == time:
+                return frame
+        return None
+
+    def _decoded(self, packet: Packet | None) -> list[VideoFrame]:
+        """What the decoder gives for a packet; None: what it still holds."""
+        needed = packet is None or packet.pts in self._wanted
+        self._context.skip_frame = "DEFAULT" if needed else "NONREF"
+        return self._context.decode(packet)
 
 
 def check_sound(frame: VideoFrame, number: int) -> None:
