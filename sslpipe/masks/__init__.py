@@ -3,7 +3,7 @@
 Decided on the host, keyed per sample; where an official method couples the samples of a batch
 (mode `reference`), keyed by the place in the global batch, which every rank can compute.
 
-Letters: M masks per sample, B samples, N patches (row-major).
+Letters: M masks per sample, B samples, N patches (row-major; of clips time comes first).
 
 A sampler of your own: save this as `mine.py` and write `sampler: "mine:Checkers"` in a recipe.
 
@@ -47,6 +47,8 @@ from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
 from .subsets import Centre, RandomPatches, SimMIMUnits
+from .tube_blocks import TubeBlocks
+from .tubes import RunningCell, Tube
 
 
 class Sampler(Protocol):
@@ -84,7 +86,10 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
         "multiblock": Multiblock,
         "random": RandomPatches,
         "random_region": RandomRegion,
+        "running_cell": RunningCell,
         "simmim": SimMIMUnits,
+        "tube": Tube,
+        "tube_blocks": TubeBlocks,
     }
 )
 
@@ -97,7 +102,7 @@ class MaskSettings(Protocol):
     @property
     def count(self) -> int: ...
     @property
-    def patch_size(self) -> int: ...
+    def patch_size(self) -> int | tuple[int, ...]: ...
     @property
     def sampler(self) -> Entry: ...
 
@@ -163,15 +168,10 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     """Build one mask, and raise a RecipeError if it does not suit its views."""
-    entry, size = mask.sampler, mask.patch_size
+    entry = mask.sampler
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
-    sides = tuple(view.size(axis) for axis in view.grid_axes)
-    if any(side % size for side in sides):
-        raise RecipeError(
-            f"{entry.where}: masks.{name}.patch_size = {size} does not divide views.{mask.view} "
-            f"of {' x '.join(map(str, sides))}; choose a divisor"
-        )
-    grid = tuple(side // size for side in sides)
+    patch = patch_of(name, mask, view)
+    grid = tuple(view.size(axis) // size for axis, size in zip(view.grid_axes, patch, strict=True))
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
@@ -184,10 +184,33 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     built = Masker(
         name,
         sampler,
-        MaskSpec(mask.view, mask.count, view.grid_axes, (size,) * len(grid), grid, hidden),
+        MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden),
     )
     check_count(built, entry)
     return built
+
+
+def patch_of(name: str, mask: MaskSettings, view: ViewSpec) -> tuple[int, ...]:
+    """The sides of a patch along the masked axes; one number stands for all of them.
+
+    Raises:
+        RecipeError: they are not one per axis, or do not divide the view.
+    """
+    size, axes, where = mask.patch_size, view.grid_axes, mask.sampler.where
+    patch = (size,) * len(axes) if isinstance(size, int) else tuple(size)
+    shown = size if isinstance(size, int) else list(size)
+    if len(patch) != len(axes):
+        raise RecipeError(
+            f"{where}: masks.{name}.patch_size = {shown} has {len(patch)} sizes, but views."
+            f"{mask.view} have the {len(axes)} axes {axes} to mask; give one size, or one per axis"
+        )
+    sides = [view.size(axis) for axis in axes]
+    if any(side % step for side, step in zip(sides, patch, strict=True)):
+        raise RecipeError(
+            f"{where}: masks.{name}.patch_size = {shown} does not divide views.{mask.view} "
+            f"of {' x '.join(map(str, sides))}; choose a divisor"
+        )
+    return patch
 
 
 def check_count(masker: Masker, entry: Entry) -> None:

@@ -87,7 +87,7 @@ class PackedLoading:
 
     def _counted(self, share: Share) -> Share:
         for arrays, extents in share.columns:
-            if isinstance(arrays, Ragged) and extents.shape[1] <= arrays.shapes_BD.shape[1]:
+            if isinstance(arrays, Ragged) and extents.shape[1] < arrays.shapes_BD.shape[1]:
                 sides = arrays.shapes_BD[:, : extents.shape[1]]
                 self._reduced += int((sides != extents).any(1).sum())
             self._loaded += len(arrays)

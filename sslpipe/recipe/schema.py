@@ -91,7 +91,8 @@ class MaskSection(Section):
 
     view: str = "global"
     count: Count = 1
-    patch_size: Positive  # pixels
+    # pixels; of clips also [frames, pixels, pixels], one size for each masked axis
+    patch_size: Positive | Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
     sampler: Named
 
 
