@@ -57,11 +57,12 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
     """
     patch = encoder.patch_size if isinstance(encoder, Encoder | PatchEncoder) else 1
     for group in groups:
-        height, width = spec.views[group].size("H"), spec.views[group].size("W")
-        if height % patch or width % patch:
+        sides = [spec.views[group].size(axis) for axis in spec.views[group].grid_axes]
+        if any(side % patch for side in sides):
             raise ContractError(
-                f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
-                f"{patch} px; set the crop of views.{group}, or patch_size of train.backbone"
+                f"{method}: views {group!r} of {' x '.join(map(str, sides))} px are no whole "
+                f"patches of {patch} px; set the crop of views.{group}, or patch_size of "
+                "train.backbone"
             )
 
 
