@@ -253,6 +253,15 @@ class Modality(Protocol):
         """
         ...
 
+    def beside(
+        self, batch: Batch, spec: BatchSpec, decider: Any, stored: Column, *, rows: int
+    ) -> Mapping[str, bytes]:
+        """Files for `sslpipe show` to write beside the picture, by the end of their name.
+
+        Of `views.png` and "wave.wav" it makes `views.wave.wav`. Most modalities have none.
+        """
+        return {}
+
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
         """Stored samples with the captions below them, as a picture for `sslpipe inspect`."""
         ...

@@ -232,6 +232,16 @@ def tensor_of(data: npt.NDArray[Any] | Tensor) -> Tensor:
     return data if isinstance(data, Tensor) else torch.from_numpy(data)
 
 
+def files_beside(
+    parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
+) -> dict[str, bytes]:
+    """What all modalities write beside a sheet, by the end of its name."""
+    return merged(
+        part.modality.beside(batch, spec, part.decider, column, rows=rows)
+        for part, column in zip(parts, columns, strict=True)
+    )
+
+
 def draw_sheet(
     parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
 ) -> Image.Image:

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import Modality
+from .. import Modality, Partners
 from .codec import AudioCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -60,6 +60,10 @@ class AudioModality(Modality):
         views = {name: recipe.views[name] for name in audio_groups(recipe)}
         return ClipDecode([(crop_of(name, view.ops), view.count) for name, view in views.items()])
 
+    def partners(self, recipe: Recipe, decider: AudioDecider) -> Partners | None:
+        """One for each sample, if an op mixes."""
+        return Partners(1, decider.partner_instructions) if decider.mixes else None
+
     def files(self, recipe: Recipe, decider: AudioDecider) -> str:
         """What resamples: other versions make other samples."""
         from .clips import resampler
@@ -92,6 +96,20 @@ class AudioModality(Modality):
         from .sheet import sheet
 
         return sheet(batch, decider, rows=rows)
+
+    def beside(
+        self,
+        batch: Batch,
+        spec: BatchSpec,
+        decider: AudioDecider,
+        stored: Column,
+        *,
+        rows: int = 8,
+    ) -> Mapping[str, bytes]:
+        """A WAV file for each group."""
+        from .sheet import heard
+
+        return heard(batch, decider, stored.arrays, rows=rows)
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
         """Small waveforms with their spectrograms."""

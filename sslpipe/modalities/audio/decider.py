@@ -1,4 +1,4 @@
-"""DECIDE for audio: where views begin, what ops draw, masks over frames and patches, distractors."""
+"""DECIDE for audio: where views begin, what ops draw, masks, and which distractors a step has."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from ...recipe.schema import TargetSection, ViewSection
 from ...rng import Keys, Place
 from .. import Tables
 from .op import I64
-from .policy import CROP, SoundPolicy, sound_policy
+from .policy import CROP, sound_policy
 from .tasks import TASKS, SoundTask
 
 FIXED = frozenset(
@@ -54,6 +54,11 @@ class AudioDecider:
         return {name: spec for name, (_, spec) in self.tasks.items()}
 
     @property
+    def mixes(self) -> bool:
+        """Whether a partner of each sample is wanted."""
+        return any(policy.mixes for policy in self.policies.values())
+
+    @property
     def summaries(self) -> dict[str, str]:
         """How many views of which size each group has, and its ops."""
         return {name: policy.summary for name, policy in self.policies.items()}
@@ -64,18 +69,28 @@ class AudioDecider:
         Not the place itself: the length of a recording may stand in no index (extents of zeros),
         and a worker finds the same place by `SoundCrop.start`.
         """
+        return self._words(epochs, uids, "")
+
+    def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
+        """The same of partners, by the keys of the samples that they are for."""
+        return self._words(epochs, uids, "/partner")
+
+    def _words(self, epochs: I64, uids: I64, of: str) -> I64:
         words = [
-            policy.words(policy.keys(seed=self.seed, epochs=epochs, uids=uids))
+            policy.words(policy.keys(seed=self.seed, epochs=epochs, uids=uids), of)
             for policy in self.policies.values()
         ]
         return np.concatenate(words).T
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
-        """The tables of a batch; extents: (B, 3) frames, rate and channels of its recordings."""
-        seed = self.seed
+        """The tables of a batch; extents: (B, 3) frames, rate and channels of its recordings.
+
+        Those of partners may stand behind them; nothing else is drawn for them.
+        """
+        seed, own = self.seed, extents[: len(uids)]
         return Tables(
             params={
-                name: policy.draw(policy.keys(seed=seed, epochs=epochs, uids=uids), extents)
+                name: policy.draw(policy.keys(seed=seed, epochs=epochs, uids=uids), own)
                 for name, policy in self.policies.items()
             },
             masks={

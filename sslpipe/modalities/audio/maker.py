@@ -12,6 +12,7 @@ from torch import Tensor
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import AudioDecider
+from .mixing import Mixing
 from .op import SoundRows
 from .policy import SoundPolicy
 from .waves import floats
@@ -28,29 +29,43 @@ class AudioMaker:
         self.blank = Raw(np.zeros(samples, dtype=np.int16), (crop.size, crop.rate, 1))
 
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
-        """Waveforms (V, B, T) or spectrograms (V, B, 1, F, T), and how much of each is real."""
+        """Waveforms (V, B, T) or spectrograms (V, B, 1, F, T), and how much of each is real.
+
+        arrays: (N,) int16 of each sample; behind them those of partners, if an op mixes.
+        """
         crops_BN, at = stacked(arrays), 0
         made = Made({}, {name: targets[name] for name in self._decider.tasks}, {}, {})
-        for name, policy in self._decider.policies.items():
+        for group, policy in self._decider.policies.items():
             size = policy.count * policy.crop.size
             waves_BVT = crops_BN[:, at : at + size].unflatten(1, (policy.count, -1))
             at += size
-            self._group(policy, waves_BVT.transpose(0, 1), tables, made)
+            found = views_of(policy, waves_BVT.transpose(0, 1), tables)
+            made.views[group], made.lengths[group] = found
         return made
 
-    def _group(self, policy: SoundPolicy, waves_VBT: Tensor, tables: Tables, made: Made) -> None:
-        """Put the views of a group, and their lengths, into `made`."""
-        device = waves_VBT.device
-        table_VBP = tables.params[policy.group]
-        real = np.stack(policy.real_steps(tables.extents))  # (ops + 1, B)
-        table_RP = torch.from_numpy(table_VBP).flatten(0, 1).to(device, non_blocking=True)
-        real_SR = torch.from_numpy(np.tile(real, policy.count)).to(device, non_blocking=True)
-        views = floats(waves_VBT).flatten(0, 1)
-        for step, real_R in zip(policy.steps, real_SR, strict=False):
-            rows = SoundRows(table_RP[:, step.columns], real_R, step.before)
-            views = step.op.apply(views, rows)
-        made.views[policy.group] = views.unflatten(0, waves_VBT.shape[:2]).to(policy.dtype)
-        made.lengths[policy.group] = real_SR[-1].view(waves_VBT.shape[:2])
+
+def views_of(policy: SoundPolicy, waves_VBT: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
+    """The views of a group, and their real steps, (V, B) int64."""
+    device, table_VBP = waves_VBT.device, tables.params[policy.group]
+    views, batch = table_VBP.shape[:2]
+    table_RP = torch.from_numpy(table_VBP).flatten(0, 1).to(device, non_blocking=True)
+    real = np.stack(policy.real_steps(tables.extents))[:, None].repeat(views, 1)
+    real_SVB = torch.from_numpy(real).to(device, non_blocking=True)
+    if not policy.mixes:
+        waves_VBT, real_SVB = waves_VBT[:, :batch], real_SVB[..., :batch]
+    made = floats(waves_VBT).flatten(0, 1)
+    for step, real_VB in zip(policy.steps, real_SVB, strict=False):
+        table = table_RP[:, step.columns]
+        if isinstance(step.op, Mixing):
+            own, others = (
+                part.flatten(0, 1) for part in made.unflatten(0, (views, -1)).split(batch, dim=1)
+            )
+            real_SVB = real_SVB[..., :batch]
+            rows = SoundRows(table, real_VB[:, :batch].flatten(), step.before)
+            made = step.op.mixed(own, others, rows)
+        else:
+            made = step.op.apply(made, SoundRows(table, real_VB.flatten(), step.before))
+    return made.unflatten(0, (views, -1)).to(policy.dtype), real_SVB[-1]
 
 
 def stacked(arrays: Sequence[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from ...recipe.schema import ViewSection
 from ...rng import Keys
 from .crop import SoundCrop
 from .fbank import Fbank, MelSpectrogram, WhisperMel
+from .mixing import Mix, Mixing, MixLog
 from .op import I64, SoundOp, SoundShape
 from .spectrograms import NormalizeSound, PadFrames, RandomResizeCrop, SpecAugment
 from .waves import Gain, RemoveMean, Standardize
@@ -31,6 +32,8 @@ OPS: Mapping[str, type[SoundOp]] = MappingProxyType(
         "Fbank": Fbank,
         "Gain": Gain,
         "MelSpectrogram": MelSpectrogram,
+        "Mix": Mix,
+        "MixLog": MixLog,
         "Normalize": NormalizeSound,
         "PadFrames": PadFrames,
         "RandomResizeCrop": RandomResizeCrop,
@@ -75,6 +78,11 @@ class SoundPolicy:
     dtype: torch.dtype
 
     @property
+    def mixes(self) -> bool:
+        """Whether it wants a partner of each sample."""
+        return any(isinstance(step.op, Mixing) for step in self.steps)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the P columns."""
         own = (f"{step.name}.{column}" for step in self.steps for column in step.op.columns)
@@ -101,11 +109,11 @@ class SoundPolicy:
         views = np.arange(self.count, dtype=np.int64)
         return Keys(seed, epochs, uids, views * 0 if self.shared else views)
 
-    def words(self, keys: Keys) -> I64:
-        """What decides where each view begins, (V, B): a random u32."""
+    def words(self, keys: Keys, of: str = "") -> I64:
+        """What decides where each view begins, (V, B): a random u32; of: "/partner", or its own."""
         if self.crop.place != "random":
             return np.zeros((len(keys.views), len(keys.uids)), dtype=np.int64)
-        return keys.words(f"views/{self.group}/{CROP}", 1)[..., 0].astype(np.int64)
+        return keys.words(f"views/{self.group}/{CROP}{of}", 1)[..., 0].astype(np.int64)
 
     def real_steps(self, extents: I64) -> list[I64]:
         """How many steps are no padding, (B,), before each op and at the end; of (B, 3) extents."""
@@ -152,8 +160,26 @@ def sound_policy(group: str, view: ViewSection) -> SoundPolicy:
             shape = op.shape(shape)
         except ValueError as error:
             raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+    check_mixing(steps, view.ops[1:])
     dtype = DTYPES[view.dtype]
     return SoundPolicy(group, view.count, view.draws == "shared", crop, tuple(steps), shape, dtype)
+
+
+def check_mixing(steps: Sequence[SoundStep], entries: Sequence[Entry]) -> None:
+    """Raise a RecipeError unless at most one op mixes, and none before it draws anything."""
+    places = [place for place, step in enumerate(steps) if isinstance(step.op, Mixing)]
+    for place in places[1:]:
+        raise RecipeError(
+            f"{entries[place].where}: {entries[place].name}: a group mixes its partner in once; "
+            "take one of the two out"
+        )
+    drawing = [step.name for step in steps[: places[0]] if step.op.numbers] if places else []
+    if drawing:
+        entry = entries[places[0]]
+        raise RecipeError(
+            f"{entry.where}: {entry.name} stands behind {drawing[0]}, which draws for the view and "
+            f"not for its partner; put {entry.name} before it"
+        )
 
 
 def crop_of(group: str, entries: Sequence[Entry]) -> SoundCrop:

@@ -1,10 +1,10 @@
 """A recording by its header, and exact ranges of it: libsndfile, by soundfile. No torch: workers.
 
 What is refused, by rule: what libsndfile does not open, other containers than those below, a file
-that ends before its container says, no samples at all, rates outside 1 to 768 kHz, samples that are
-no numbers or eight times above full scale. What is taken: any number of channels, one sample, values
-between 1 and 8, which are clipped. Damage inside an MP3 that its decoder covers up is not noticed,
-but where the number of samples differs from what the header promises.
+that ends before its container says, no samples at all, rates outside 1 to 768 kHz, samples that
+are no numbers, or eight times above full scale. What is taken: any number of channels, one sample,
+values between 1 and 8, which are clipped. Damage inside an MP3 that its decoder covers up is not
+noticed, but where the number of samples is not the one that the header promises.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .op import F64, I64, Plain, SoundRows, SoundShape
 
+EPS = torch.finfo(torch.float32).eps
 BICUBIC = -0.75  # torch's coefficient of cubic convolution
 
 
