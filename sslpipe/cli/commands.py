@@ -104,7 +104,7 @@ def show(
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
     from ..evaluate.during_training import check_protocols
-    from ..modalities.parts import draw_sheet
+    from ..modalities.parts import draw_sheet, files_beside
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
     from ..stream.open import parse_shards
@@ -120,11 +120,15 @@ def show(
         share = pipe.load_share(step)
         batch = pipe.make_batch(share, step)
         draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows).save(out)
+        files = files_beside(pipe.parts, batch, pipe.spec, share.columns, rows=rows)
         for part in pipe.parts:
             for group, summary in part.decider.summaries.items():
                 text = f"{group}: {summary}"
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"wrote {out}")
+    for end, data in files.items():
+        out.with_suffix(f".{end}").write_bytes(data)
+    written = [out, *(out.with_suffix(f".{end}") for end in files)]
+    console.print(f"wrote {', '.join(map(str, written))}")
 
 
 @app.command()

@@ -46,6 +46,7 @@ from .grids import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
+from .spans import Bands, Spans
 from .subsets import Centre, RandomPatches, SimMIMUnits
 
 
@@ -76,6 +77,7 @@ class PartOfOneDraw(Protocol):
 
 SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
     {
+        "bands": Bands,
         "blockwise": Blockwise,
         "centre": Centre,
         "dinov2": DINOv2Blocks,
@@ -85,6 +87,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
         "random": RandomPatches,
         "random_region": RandomRegion,
         "simmim": SimMIMUnits,
+        "spans": Spans,
     }
 )
 
@@ -98,6 +101,8 @@ class MaskSettings(Protocol):
     def count(self) -> int: ...
     @property
     def patch_size(self) -> int: ...
+    @property
+    def receptive_field(self) -> int | None: ...
     @property
     def sampler(self) -> Entry: ...
 
@@ -139,13 +144,7 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     """Build one mask, and raise a RecipeError if it does not suit its views."""
     entry, size = mask.sampler, mask.patch_size
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
-    sides = tuple(view.size(axis) for axis in view.grid_axes)
-    if any(side % size for side in sides):
-        raise RecipeError(
-            f"{entry.where}: masks.{name}.patch_size = {size} does not divide views.{mask.view} "
-            f"of {' x '.join(map(str, sides))}; choose a divisor"
-        )
-    grid = tuple(side // size for side in sides)
+    grid = grid_of(name, mask, view)
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
@@ -162,6 +161,32 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     )
     check_count(built, entry)
     return built
+
+
+def grid_of(name: str, mask: MaskSettings, view: ViewSpec) -> Grid:
+    """Count the patches along each axis: side by side, or where wider fields find room.
+
+    Unpadded convolutions on each other make floor((n - field) / step) + 1 frames of n samples,
+    with the product of their strides as step (wav2vec 2.0: field 400, step 320).
+
+    Raises:
+        RecipeError: patches do not fill the views, or not one field fits.
+    """
+    size, sides = mask.patch_size, tuple(view.size(axis) for axis in view.grid_axes)
+    place, shown = f"{mask.sampler.where}: masks.{name}", " x ".join(map(str, sides))
+    if mask.receptive_field is None:
+        if any(side % size for side in sides):
+            raise RecipeError(
+                f"{place}.patch_size = {size} does not divide views.{mask.view} "
+                f"of {shown}; choose a divisor"
+            )
+        return tuple(side // size for side in sides)
+    if min(sides) < mask.receptive_field:
+        raise RecipeError(
+            f"{place}.receptive_field = {mask.receptive_field} is more than views.{mask.view} "
+            f"of {shown} have; choose longer views"
+        )
+    return tuple((side - mask.receptive_field) // size + 1 for side in sides)
 
 
 def check_count(masker: Masker, entry: Entry) -> None:

@@ -91,7 +91,8 @@ class MaskSection(Section):
 
     view: str = "global"
     count: Count = 1
-    patch_size: Positive  # pixels
+    patch_size: Positive  # pixels; of waveforms the samples between patches
+    receptive_field: Positive | None = None  # samples that a patch sees; None: its patch_size
     sampler: Named
 
 
@@ -216,7 +217,7 @@ class Recipe(Section):
 
 
 # what a view group need not say hashes as before it could be said
-UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None))
+UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None))
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:
