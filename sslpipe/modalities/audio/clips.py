@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ...errors import SampleError
 from .. import Raw
-from .crop import Slot, SoundCrop, slots_of
+from .crop import ClipSlot, SoundCrop, slots_of
 from .recordings import Header, header_of, opened, read_range
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ClipDecode:
         return Raw(out, tuple(header))
 
 
-def span_of(slot: Slot, word: int, header: Header) -> tuple[int, int]:
+def span_of(slot: ClipSlot, word: int, header: Header) -> tuple[int, int]:
     """The samples that a view is made of, from and to, with those that resampling looks at."""
     crop, (frames, rate, _) = slot.crop, header
     start = int(crop.start(word, frames, rate))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import AudioDecider
-from .mixing import Mixing
+from .mixing import PartnerOp
 from .op import SoundRows
 from .policy import SoundPolicy
 from .waves import floats
@@ -56,7 +56,7 @@ def views_of(policy: SoundPolicy, waves_VBT: Tensor, tables: Tables) -> tuple[Te
     made = floats(waves_VBT).flatten(0, 1)
     for step, real_VB in zip(policy.steps, real_SVB, strict=False):
         table = table_RP[:, step.columns]
-        if isinstance(step.op, Mixing):
+        if isinstance(step.op, PartnerOp):
             both = grouped(made, views)
             own, others = both[:, :batch].flatten(0, 1), both[:, batch:].flatten(0, 1)
             real_SVB = real_SVB[..., :batch]

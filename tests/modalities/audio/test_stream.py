@@ -7,7 +7,10 @@ import torch
 import sslpipe
 from sslpipe.errors import ContractError, RecipeError, StateError
 from sslpipe.modalities.audio import decider
+from sslpipe.modalities.audio.policy import CROP, OPS
+from sslpipe.modalities.audio.tasks import TASKS
 from sslpipe.recipe import parse_recipe
+from tests.conftest import ROOT
 from tests.streaming import steps
 
 from .sounds import chirp, encoded, load, packed
@@ -219,3 +222,9 @@ def test_evaluation_takes_the_middle_and_draws_nothing(shards):
 def rows_of(batch, group="global"):
     """uid and view of each sample."""
     return zip(batch.uids.tolist(), batch.views[group][0], strict=True)
+
+
+def test_the_page_of_recipes_names_every_op_and_task():
+    page = (ROOT / "pipelines" / "README.md").read_text()
+    for name in (*OPS, CROP, *TASKS):
+        assert f"`{name}`" in page
