@@ -108,7 +108,7 @@ class Spans:
         left_MB1 = count - hidden_MBT.sum(-1, keepdims=True)
         shown_MBT = np.pad(np.cumsum(~hidden_MBT, axis=-1), ((0, 0), (0, 0), (1, 0)))
         last = order_MBS.shape[-1]
-        adds_MBS = shown_MBT[..., self.mask_length :][..., :last] - shown_MBT[..., :last]
+        adds_MBS: I64 = shown_MBT[..., self.mask_length :][..., :last] - shown_MBT[..., :last]
         fits_MBS = adds_MBS == left_MB1
         none_MB1 = ~fits_MBS.any(-1, keepdims=True)
         fits_MBS |= none_MB1 & (adds_MBS > left_MB1)
@@ -116,7 +116,8 @@ class Spans:
         start_MB1 = np.where(fits_MBS, order_MBS, late).argmin(-1)[..., None]
         step = np.arange(steps)
         span_MBT = (step >= start_MB1) & (step < start_MB1 + self.mask_length) & ~hidden_MBT
-        return hidden_MBT | span_MBT & (span_MBT.cumsum(-1) <= left_MB1)
+        whole: Bools = hidden_MBT | span_MBT & (span_MBT.cumsum(-1) <= left_MB1)
+        return whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,4 +171,5 @@ def distinct(words_MBS: U64) -> U64:
 def unchosen(places: int, spans: int, over: I64) -> npt.NDArray[np.float64]:
     """Compute how likely none of `spans` starts, of `places`, is one of the `over` that matter."""
     free = np.maximum(places - over[:, None] - np.arange(spans), 0)
-    return np.prod(free / (places - np.arange(spans)), axis=1)
+    likely: npt.NDArray[np.float64] = np.prod(free / (places - np.arange(spans)), axis=1)
+    return likely

@@ -253,13 +253,8 @@ class Modality(Protocol):
         """
         ...
 
-    def beside(
-        self, batch: Batch, spec: BatchSpec, decider: Any, stored: Column, *, rows: int
-    ) -> Mapping[str, bytes]:
-        """Files for `sslpipe show` to write beside the picture, by the end of their name.
-
-        Of `views.png` and "wave.wav" it makes `views.wave.wav`. Most modalities have none.
-        """
+    def beside(self, batch: Batch, decider: Any, stored: Column, *, rows: int) -> dict[str, bytes]:
+        """Files for `sslpipe show` beside the picture, by the end of their names; mostly none."""
         return {}
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:

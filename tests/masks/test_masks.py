@@ -272,6 +272,6 @@ def test_a_user_s_own_sampler_is_tried_too():
 
 def test_samplers_go_by_these_names():
     assert set(SAMPLERS) == {
-        "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random",
-        "random_region", "simmim",
+        "bands", "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random",
+        "random_region", "simmim", "spans",
     }  # fmt: skip

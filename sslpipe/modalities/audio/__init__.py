@@ -26,7 +26,7 @@ from .. import Modality, Partners
 from .codec import AudioCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -98,14 +98,8 @@ class AudioModality(Modality):
         return sheet(batch, decider, rows=rows)
 
     def beside(
-        self,
-        batch: Batch,
-        spec: BatchSpec,
-        decider: AudioDecider,
-        stored: Column,
-        *,
-        rows: int = 8,
-    ) -> Mapping[str, bytes]:
+        self, batch: Batch, decider: AudioDecider, stored: Column, *, rows: int = 8
+    ) -> dict[str, bytes]:
         """A WAV file for each group."""
         from .sheet import heard
 

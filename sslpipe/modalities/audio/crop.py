@@ -75,18 +75,18 @@ class SoundCrop:
         return 0 * word + (room // 2 if self.place == "centre" else 0)
 
 
-class Slot(NamedTuple):
+class ClipSlot(NamedTuple):
     """One view's place in what a worker makes of a sample: `crop.size` int16 from `at` on."""
 
     crop: SoundCrop
     at: int
 
 
-def slots_of(crops: Sequence[tuple[SoundCrop, int]]) -> list[Slot]:
+def slots_of(crops: Sequence[tuple[SoundCrop, int]]) -> list[ClipSlot]:
     """The places of all views of a sample: of groups in their order, with `count` views each."""
     slots, at = [], 0
     for crop, count in crops:
         for _ in range(count):
-            slots.append(Slot(crop, at))
+            slots.append(ClipSlot(crop, at))
             at += crop.size
     return slots

@@ -67,7 +67,8 @@ class Fbank(Plain):
         bank_fF = kaldi_bank(
             self.mels, self.fft, rate, self.low, self.high or rate / 2, views.device
         )
-        return (power_RTf @ bank_fF).clamp_min(EPS).log().mT[:, None]
+        energy_RTF: Tensor = power_RTf @ bank_fF
+        return energy_RTF.clamp_min(EPS).log().mT[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)

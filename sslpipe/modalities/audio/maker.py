@@ -12,7 +12,7 @@ from torch import Tensor
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import AudioDecider
-from .mixing import Mixing
+from .mixing import PartnerOp
 from .op import SoundRows
 from .policy import SoundPolicy
 from .waves import floats
@@ -37,7 +37,7 @@ class AudioMaker:
         made = Made({}, {name: targets[name] for name in self._decider.tasks}, {}, {})
         for group, policy in self._decider.policies.items():
             size = policy.count * policy.crop.size
-            waves_BVT = crops_BN[:, at : at + size].unflatten(1, (policy.count, -1))
+            waves_BVT = crops_BN[:, at : at + size].reshape(len(crops_BN), policy.count, -1)
             at += size
             found = views_of(policy, waves_BVT.transpose(0, 1), tables)
             made.views[group], made.lengths[group] = found
@@ -56,16 +56,20 @@ def views_of(policy: SoundPolicy, waves_VBT: Tensor, tables: Tables) -> tuple[Te
     made = floats(waves_VBT).flatten(0, 1)
     for step, real_VB in zip(policy.steps, real_SVB, strict=False):
         table = table_RP[:, step.columns]
-        if isinstance(step.op, Mixing):
-            own, others = (
-                part.flatten(0, 1) for part in made.unflatten(0, (views, -1)).split(batch, dim=1)
-            )
+        if isinstance(step.op, PartnerOp):
+            both = grouped(made, views)
+            own, others = both[:, :batch].flatten(0, 1), both[:, batch:].flatten(0, 1)
             real_SVB = real_SVB[..., :batch]
             rows = SoundRows(table, real_VB[:, :batch].flatten(), step.before)
             made = step.op.mixed(own, others, rows)
         else:
             made = step.op.apply(made, SoundRows(table, real_VB.flatten(), step.before))
-    return made.unflatten(0, (views, -1)).to(policy.dtype), real_SVB[-1]
+    return grouped(made, views).to(policy.dtype), real_SVB[-1]
+
+
+def grouped(rows: Tensor, views: int) -> Tensor:
+    """Rows by view and sample, (V, B, ...)."""
+    return rows.reshape(views, len(rows) // views, *rows.shape[1:])
 
 
 def stacked(arrays: Sequence[Tensor]) -> Tensor:

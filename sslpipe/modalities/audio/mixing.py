@@ -16,7 +16,7 @@ from .spectrograms import EPS
 
 
 @runtime_checkable
-class Mixing(Protocol):
+class PartnerOp(Protocol):
     """An op that needs a partner of each view."""
 
     def mixed(self, views: Tensor, others: Tensor, rows: SoundRows) -> Tensor:
@@ -25,7 +25,7 @@ class Mixing(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class DrawnShare:
     """An op that draws how much of the partner is mixed in, uniformly up to `ratio`; abstract."""
 
     ratio: float = 0.4
@@ -50,7 +50,7 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(Share):
+class Mix(DrawnShare):
     """(1 - a) x + a z of waveforms, a uniform up to `ratio`; mixup (arXiv:1710.09412) one-sided."""
 
     def shape(self, before: SoundShape) -> SoundShape:
@@ -65,7 +65,7 @@ class Mix(Share):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixLog(Share):
+class MixLog(DrawnShare):
     """log((1 - a) exp(x) + a exp(z)) of spectrograms: BYOL-A's mixup (arXiv:2103.06695, 3.2).
 
     nttcslab/byol-a, augmentations.py, MixupBYOLA. Deviation: the partner is another sample of the

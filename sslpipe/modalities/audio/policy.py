@@ -21,7 +21,7 @@ from ...recipe.schema import ViewSection
 from ...rng import Keys
 from .crop import SoundCrop
 from .fbank import Fbank, MelSpectrogram, WhisperMel
-from .mixing import Mix, Mixing, MixLog
+from .mixing import Mix, MixLog, PartnerOp
 from .op import I64, SoundOp, SoundShape
 from .spectrograms import NormalizeSound, PadFrames, RandomResizeCrop, SpecAugment
 from .waves import Gain, RemoveMean, Standardize
@@ -80,7 +80,7 @@ class SoundPolicy:
     @property
     def mixes(self) -> bool:
         """Whether it wants a partner of each sample."""
-        return any(isinstance(step.op, Mixing) for step in self.steps)
+        return any(isinstance(step.op, PartnerOp) for step in self.steps)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ def sound_policy(group: str, view: ViewSection) -> SoundPolicy:
 
 def check_mixing(steps: Sequence[SoundStep], entries: Sequence[Entry]) -> None:
     """Raise a RecipeError unless at most one op mixes, and none before it draws anything."""
-    places = [place for place, step in enumerate(steps) if isinstance(step.op, Mixing)]
+    places = [place for place, step in enumerate(steps) if isinstance(step.op, PartnerOp)]
     for place in places[1:]:
         raise RecipeError(
             f"{entries[place].where}: {entries[place].name}: a group mixes its partner in once; "

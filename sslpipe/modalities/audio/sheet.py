@@ -148,4 +148,5 @@ def beginning(data: bytes) -> F32:
     """The first seconds of a recording, the mean of its channels."""
     with opened(data) as sound:
         part = read_range(sound, 0, min(sound.frames, LONGEST * sound.samplerate))
-    return part.mean(1, dtype=np.float32)
+    mean: F32 = part.mean(1, dtype=np.float32)
+    return mean
