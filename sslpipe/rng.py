@@ -91,6 +91,12 @@ def sample_id(name: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def piece_ids(uids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Make ids of pieces of samples, of (uid, start), (n,): the uid where start is 0."""
+    mixed = splitmix64(uids.view(np.uint64) ^ splitmix64(starts.astype(np.uint64)))
+    return np.where(starts == 0, uids, mixed.view(np.int64))
+
+
 def words(
     count: int,
     *,

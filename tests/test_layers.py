@@ -122,6 +122,8 @@ WORKERS = (  # what worker processes import
     "modalities",
     "modalities.image.canvases",
     "modalities.image.decode",
+    "modalities.audio",
+    "modalities.audio.clips",
 )
 HEAVY = {"torch", "kornia", "pydantic", "typer", "rich", "fsspec"}
 

@@ -1,5 +1,6 @@
 """Encoders: images (B, C, H, W) -> features (B, D), from torchvision and timm.
 
+ViTs and cifar_resnet take spectrograms (B, C, F, T), too: pictures of another height and width.
 `encoder.model` is the library's own module without its classifier, so its state_dict loads back
 into torchvision or timm by name. Nothing is pretrained.
 """
@@ -15,6 +16,7 @@ from torch import nn
 from ..batch import ViewSpec
 from ..errors import RecipeError
 from ..recipe import names
+from .audio import AUDIO_ENCODERS
 from .libraries import Blueprint, library, timm_blueprint, timm_create
 from .library_encoders import ResNet, TimmModel, ViT
 from .patches import Resample, sincos
@@ -22,6 +24,10 @@ from .protocols import Encoder, declared_dim
 from .starts import Start, start_like
 from .text import TEXT_ENCODERS
 
+# those that are built of the whole spec of their views
+OF_VIEWS: Mapping[str, Callable[..., Encoder]] = MappingProxyType(
+    {**TEXT_ENCODERS, **AUDIO_ENCODERS}
+)
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
     {f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")}
@@ -34,18 +40,19 @@ def build_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
 
     Names: torchvision's resnet18 to resnet101, cifar_resnet, vit_tiny to vit_large (patch 16), any
     timm name, or the user's own `package.module:Thing`, called as `Thing(view, *, settings)`.
-    The views' height fixes the grid of learned positions; ViTs take other sizes too.
+    The views' height fixes the grid of learned positions; ViTs take other sizes too. Of a
+    spectrogram both sides do.
 
     Raises:
         RecipeError: unknown name or setting, or a combination that cannot be built.
-        ContractError: ours are for images, but the views have no height.
+        ContractError: the backbone is for images, but the views have no height.
     """
     if ":" in entry.name:
         return own_encoder(entry, view)
-    if entry.name in TEXT_ENCODERS:
-        return cast(Encoder, names.call(TEXT_ENCODERS[entry.name], entry, view))
+    if entry.name in OF_VIEWS:
+        return cast(Encoder, names.call(OF_VIEWS[entry.name], entry, view))
     name = SHORT.get(entry.name, entry.name)
-    return cast(Encoder, names.call(builder(name, entry), entry, name, view.size("H")))
+    return cast(Encoder, names.call(builder(name, entry), entry, name, view))
 
 
 def check_encoder(entry: names.Entry) -> None:
@@ -80,8 +87,8 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
     Raises:
         RecipeError: no such backbone.
     """
-    if name in TEXT_ENCODERS:
-        return TEXT_ENCODERS[name]
+    if name in OF_VIEWS:
+        return OF_VIEWS[name]
     if name in RESNETS:
         return resnet
     if name == "cifar_resnet":
@@ -92,7 +99,7 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
         known = [
             *RESNETS,
             "cifar_resnet",
-            *TEXT_ENCODERS,
+            *OF_VIEWS,
             *SHORT,
             *difflib.get_close_matches(name, timm_names),
         ]
@@ -103,27 +110,50 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
     return vit if VIT_NAME.fullmatch(name) else timm_model
 
 
+def grid_size(view: ViewSpec) -> int | tuple[int, int]:
+    """Tell timm's img_size: the height of images, frequencies and frames of spectrograms.
+
+    Raises:
+        ContractError: the views are neither.
+    """
+    return (view.size("F"), view.size("T")) if view.axes == "CFT" else view.size("H")
+
+
+def other_channels(view: ViewSpec) -> int | None:
+    """Tell timm's in_chans; None: three, as it takes for granted."""
+    return None if view.size("C") == 3 else view.size("C")
+
+
 def resnet(
-    name: str, image_size: int, *, stem: Literal["imagenet", "cifar"] = "imagenet"
+    name: str, view: ViewSpec, *, stem: Literal["imagenet", "cifar"] = "imagenet"
 ) -> Encoder:
     """Build torchvision's ResNet with zero-initialised residual branches (Goyal et al. 2017).
 
     stem "cifar": 3x3 convolution of stride 1 and no max-pool, for images of about 32 px (SimCLR,
     appendix B.9); its conv1 does not load back into torchvision's.
+
+    Raises:
+        ValueError: the stem of ImageNet, and views that have not three channels.
+        ContractError: the views are no images.
     """
+    if stem == "imagenet" and (view.size("C") != 3 or view.size("H") < 1):
+        raise ValueError(
+            f"{name} takes 3 channels; views {view.group!r} are {view.shown} of axes {view.axes}; "
+            "set stem: cifar, or choose a vit"
+        )
     models = library("torchvision").models
     model = models.get_model(name, weights=None, zero_init_residual=True)
     dim = model.fc.in_features
     model.fc = nn.Identity()
     if stem == "cifar":
-        cifar_stem(model)
+        cifar_stem(model, view.size("C"))
         return ResNet(model, dim)
     return ResNet(model, dim, Blueprint("torchvision", name, {}))
 
 
 def cifar_resnet(
     name: str,
-    image_size: int,
+    view: ViewSpec,
     *,
     width: int = 64,
     blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
@@ -135,20 +165,20 @@ def cifar_resnet(
     """
     channels = tuple(width << stage for stage in range(len(blocks)))
     model = timm_create("resnet18", layers=blocks, channels=channels, zero_init_last=True)
-    cifar_stem(model)
+    cifar_stem(model, view.size("C"))
     return TimmModel(model, channels[-1])
 
 
-def cifar_stem(model: Any) -> None:
+def cifar_stem(model: Any, inputs: int) -> None:
     """Begin a ResNet with a 3x3 convolution of stride 1 and no max-pool."""
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
+    model.conv1 = nn.Conv2d(inputs, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
 
 
 def vit(
     name: str,
-    image_size: int,
+    view: ViewSpec,
     *,
     patch_size: int | None = None,
     drop_path_rate: float = 0.0,
@@ -173,15 +203,17 @@ def vit(
         ValueError: sizes do not fit each other.
     """
     settings = {
-        "img_size": image_size, "dynamic_img_size": True,
+        "img_size": grid_size(view), "in_chans": other_channels(view), "dynamic_img_size": True,
         "global_pool": {"token": "token", "mean": "avg"}[pool],
         "patch_size": patch_size, "drop_path_rate": drop_path_rate, "embed_dim": embed_dim,
         "depth": depth, "num_heads": num_heads, "init_values": layer_scale, "fc_norm": False,
     }  # fmt: skip
     model = timm_create(name, **settings)
     patch = model.patch_embed.patch_size[0]
-    if image_size % patch:
-        raise ValueError(f"image size {image_size} is no multiple of patch_size {patch}; set one")
+    if any(side % patch for side in model.patch_embed.img_size):
+        raise ValueError(
+            f"image size {settings['img_size']} is no multiple of patch_size {patch}; set one"
+        )
     start_like(model, init)
     if pos_embed == "sincos":
         fixed = sincos(model.embed_dim, model.patch_embed.grid_size)
@@ -190,14 +222,17 @@ def vit(
     return ViT(model, model.embed_dim, made, patch_size=patch, resample=pos_resample)
 
 
-def timm_model(name: str, image_size: int, *, drop_path_rate: float | None = None) -> Encoder:
+def timm_model(name: str, view: ViewSpec, *, drop_path_rate: float | None = None) -> Encoder:
     """Build any other model of timm, with its own pooling; None: the model's own rate.
 
     Raises:
         ValueError: the model has no drop path, or cannot take the image size.
     """
     fixed = library("timm").get_pretrained_cfg(name).fixed_input_size
-    size = image_size if fixed else None  # convolutional models know no such setting
-    settings = {"img_size": size, "drop_path_rate": drop_path_rate}
+    size = grid_size(view)
+    settings = {
+        "img_size": size if fixed else None,  # convolutional models know no such setting
+        "in_chans": other_channels(view), "drop_path_rate": drop_path_rate,
+    }  # fmt: skip
     model = timm_create(name, **settings)
     return TimmModel(model, model.head_hidden_size, timm_blueprint(name, **settings))

@@ -45,7 +45,7 @@ def attend(
     q_BLD: Tensor,
     k_BLD: Tensor,
     v_BLD: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     heads: int,
     *,
     dropout: float = 0.0,
@@ -53,7 +53,7 @@ def attend(
 ) -> Tensor:
     """Dot-product attention in several heads, (B, L, D); scale None: 1 / root of a head's size.
 
-    mask: bool, True = seen; or numbers that are added to the scores.
+    mask: bool, True = seen; or numbers that are added to the scores; None: all is seen.
     """
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q_BLD, k_BLD, v_BLD))
     found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)

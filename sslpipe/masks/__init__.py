@@ -29,7 +29,7 @@ class Checkers:  # hides black fields of a chessboard, each sample others
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -46,6 +46,7 @@ from .grids import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
+from .spans import Bands, Spans
 from .subsets import Centre, RandomPatches, SimMIMUnits
 from .tube_blocks import TubeBlocks
 from .tubes import RunningCell, Tube
@@ -78,6 +79,7 @@ class PartOfOneDraw(Protocol):
 
 SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
     {
+        "bands": Bands,
         "blockwise": Blockwise,
         "centre": Centre,
         "dinov2": DINOv2Blocks,
@@ -88,6 +90,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
         "random_region": RandomRegion,
         "running_cell": RunningCell,
         "simmim": SimMIMUnits,
+        "spans": Spans,
         "tube": Tube,
         "tube_blocks": TubeBlocks,
     }
@@ -103,6 +106,8 @@ class MaskSettings(Protocol):
     def count(self) -> int: ...
     @property
     def patch_size(self) -> int | tuple[int, ...]: ...
+    @property
+    def receptive_field(self) -> int | None: ...
     @property
     def sampler(self) -> Entry: ...
 
@@ -171,7 +176,7 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     entry = mask.sampler
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
     patch = patch_of(name, mask, view)
-    grid = tuple(view.size(axis) // size for axis, size in zip(view.grid_axes, patch, strict=True))
+    grid = grid_of(name, mask, view, patch)
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
@@ -194,23 +199,44 @@ def patch_of(name: str, mask: MaskSettings, view: ViewSpec) -> tuple[int, ...]:
     """The sides of a patch along the masked axes; one number stands for all of them.
 
     Raises:
-        RecipeError: they are not one per axis, or do not divide the view.
+        RecipeError: they are not one per axis.
     """
     size, axes, where = mask.patch_size, view.grid_axes, mask.sampler.where
     patch = (size,) * len(axes) if isinstance(size, int) else tuple(size)
-    shown = size if isinstance(size, int) else list(size)
     if len(patch) != len(axes):
         raise RecipeError(
-            f"{where}: masks.{name}.patch_size = {shown} has {len(patch)} sizes, but views."
+            f"{where}: masks.{name}.patch_size = {list(patch)} has {len(patch)} sizes, but views."
             f"{mask.view} have the {len(axes)} axes {axes} to mask; give one size, or one per axis"
         )
-    sides = [view.size(axis) for axis in axes]
-    if any(side % step for side, step in zip(sides, patch, strict=True)):
-        raise RecipeError(
-            f"{where}: masks.{name}.patch_size = {shown} does not divide views.{mask.view} "
-            f"of {' x '.join(map(str, sides))}; choose a divisor"
-        )
     return patch
+
+
+def grid_of(name: str, mask: MaskSettings, view: ViewSpec, patch: Sequence[int]) -> Grid:
+    """Count the patches along each axis: side by side, or where wider fields find room.
+
+    Unpadded convolutions on each other make floor((n - field) / step) + 1 frames of n samples,
+    with the product of their strides as step (wav2vec 2.0: field 400, step 320).
+
+    Raises:
+        RecipeError: patches do not fill the views, or not one field fits.
+    """
+    sides, field = tuple(view.size(axis) for axis in view.grid_axes), mask.receptive_field
+    place, shown = f"{mask.sampler.where}: masks.{name}", " x ".join(map(str, sides))
+    steps = list(zip(sides, patch, strict=True))
+    if field is None:
+        if any(side % step for side, step in steps):
+            given = mask.patch_size if isinstance(mask.patch_size, int) else list(patch)
+            raise RecipeError(
+                f"{place}.patch_size = {given} does not divide views.{mask.view} of {shown}; "
+                "choose a divisor"
+            )
+        return tuple(side // step for side, step in steps)
+    if min(sides) < field:
+        raise RecipeError(
+            f"{place}.receptive_field = {field} is more than views.{mask.view} of {shown} have; "
+            "choose longer views"
+        )
+    return tuple((side - field) // step + 1 for side, step in steps)
 
 
 def check_count(masker: Masker, entry: Entry) -> None:

@@ -44,6 +44,7 @@ from .simsiam import SimSiam
 from .swav import SwAV
 from .t5 import SpanDenoising
 from .vicreg import VICReg
+from .wav2vec2 import Wav2Vec2
 
 __all__ = ["METHODS", "Method", "Output", "Sign", "build_method", "follow"]
 
@@ -80,6 +81,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "swav": SwAV,
         "t5": SpanDenoising,
         "vicreg": VICReg,
+        "wav2vec2": Wav2Vec2,
     }
 )
 

@@ -59,7 +59,11 @@ def mae_loss(
 
 
 class MAE(Method):
-    """Needs 1 'global' view and masks 'random'; uses the first of each."""
+    """Needs 1 'global' view and masks 'random'; uses the first of each.
+
+    Of spectrograms it is AudioMAE (Huang et al. 2022, arXiv:2207.06405), whose decoder attends
+    within windows: decoder_window 4, depth 16. Patches are ours, frequency outermost.
+    """
 
     encoder: nn.Module
     collapse_signs = (predictions_alike,)
@@ -73,6 +77,7 @@ class MAE(Method):
         decoder_dim: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
+        decoder_window: int | None = None,
         norm_pix: bool = True,
     ) -> None:
         super().__init__()
@@ -84,6 +89,7 @@ class MAE(Method):
         self.decoder = MaskedDecoder(
             feature_dim(encoder, "mae"), mask.patch[0]**2 * spec.views["global"].size("C"),
             mask.grid, dim=decoder_dim, heads=decoder_heads, depth=decoder_depth,
+            window=decoder_window,
         )  # fmt: skip
 
     def forward(self, batch: Batch) -> Output:

@@ -33,7 +33,8 @@ class Negatives(ImageModality):  # photos of negatives become positives before a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import RecipeError
@@ -86,6 +87,23 @@ class Tables(NamedTuple):
     def hidden(self) -> dict[str, I64]:
         """How many patches each mask hides, and how much each task asks for, as counted here."""
         return {**{name: mask.sum(-1) for name, mask in self.masks.items()}, **self.asked}
+
+
+@dataclass(frozen=True, slots=True)
+class Partners:
+    """What a modality asks for beside each sample: `count` others, by its key (stream/partners.py).
+
+    They are decoded as samples are. `Maker.make` gets their arrays behind those of the B samples,
+    the first partner of each, the second of each, and so on, B (1 + count) in all, and
+    `Decider.decide` their extents likewise; epochs, uids and labels are those of the samples.
+
+    instructions: `(epochs, uids, extents, turns)` -> what workers must know of partners, as wide as
+    `Decider.instructions`; by name, (B,) and (B, E) as there. `uids` are the keys of those that
+    they are for; `turns`: which of its partners each is, from 0.
+    """
+
+    count: int
+    instructions: Callable[..., npt.NDArray[np.int64]]
 
 
 class Made(NamedTuple):
@@ -263,6 +281,10 @@ class Modality(Protocol):
                 f"{recipe.path}: stream.rows packs documents, which modality = "
                 f"{recipe.modality!r} does not have; leave it out"
             )
+        return None
+
+    def partners(self, recipe: Recipe, decider: Any) -> Partners | None:
+        """Which other samples are wanted beside each; None: none."""
         return None
 
     def files(self, recipe: Recipe, decider: Any) -> str:

@@ -27,11 +27,13 @@ from ..stream.foreign import Foreign, Loaded
 from ..stream.loader import Loader
 from ..stream.packed import Packed
 from ..stream.packed_rows import PackedRows
+from ..stream.partners import PartnerDraw
 from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
 from ..stream.tasks import ALONE, DECODE, READ, Kind
 from ..stream.workers import Crew, InProcess, Workers
 from . import Raw, ShareDecode
+from .checks import check_device_decoding, check_partners, partner_count
 from .parts import Part, column_of, tensor_of
 
 I64 = npt.NDArray[np.int64]
@@ -216,13 +218,14 @@ def open_loading(
     devices = [part.share_decode for part in parts if part.share_decode]
     if devices:
         check_device_decoding(recipe, source, parts)
+    check_partners(recipe, source, parts)
     if isinstance(source, Foreign):
         return ForeignLoading(source, parts)
     assert isinstance(source, Packed)
     count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
-    rows = isinstance(source, PackedRows)
+    rows, partners = isinstance(source, PackedRows), partner_count(parts)
     loader = Loader(
         source,
         crew,
@@ -231,6 +234,7 @@ def open_loading(
         blanks=[part.maker.blank for part in parts],
         on_bad="mask" if rows and recipe.stream.on_bad == "replace" else recipe.stream.on_bad,
         count=count,
+        partners=PartnerDraw(source, partners, recipe.stream.seed),
     )
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))
     return DeviceLoading(packed, devices[0]) if devices else packed
@@ -280,21 +284,3 @@ def shares_ahead(count: int) -> int:
     over 2,000 of them. Many workers are done with a share sooner than the next can be handed out.
     """
     return min(1, count) if count <= FEW_CORES else 2
-
-
-def check_device_decoding(recipe: Recipe, source: Source, parts: Sequence[Part]) -> None:
-    """Whether a device can decode what there is.
-
-    Raises:
-        RecipeError: it is an iterable, or there are several modalities.
-    """
-    device = f"{recipe.path}: decode.device = {recipe.decode.device!r}"
-    if not isinstance(source, Packed):
-        raise RecipeError(
-            f"{device}: what a device cannot decode is read again, which an iterable does not "
-            "allow; use packed or indexed shards, or write decode: {device: cpu}"
-        )
-    if len(parts) > 1:
-        raise RecipeError(
-            f"{device}: decodes recipes of one modality; write decode: {{device: cpu}}"
-        )

@@ -26,7 +26,7 @@ from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode
-from . import Decider, Decode, Made, Maker, Modality, Raw, ShareDecode, Tables
+from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class Part:
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
+    partners: Partners | None  # other samples that it wants beside each; None: none
 
     @property
     def worker_side(self) -> PartDecode:
@@ -56,6 +57,12 @@ class Part:
         """What workers must know of samples, (B, anything); extents (B, 4) of the payloads."""
         known = extents if self.owns_payload else np.zeros_like(extents)
         return self.decider.instructions(epochs=epochs, uids=uids, extents=known)
+
+    def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
+        """What workers must know of the partners that this part asks for."""
+        assert self.partners is not None
+        known = extents if self.owns_payload else np.zeros_like(extents)
+        return self.partners.instructions(epochs=epochs, uids=uids, extents=known, turns=turns)
 
     def room(self, *, kind: Kind, extents: I64, sizes: I64, instructions: I64) -> I64:
         """How many bytes each decoded array takes, (B,); 0: not known."""
@@ -123,6 +130,7 @@ def build_part(
         owns_payload=name == recipe.modality,
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
         files=modality.files(recipe, decider),
+        partners=modality.partners(recipe, decider),
     )
 
 

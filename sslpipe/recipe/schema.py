@@ -91,8 +91,10 @@ class MaskSection(Section):
 
     view: str = "global"
     count: Count = 1
-    # pixels; of clips also [frames, pixels, pixels], one size for each masked axis
+    # pixels; of clips also [frames, pixels, pixels], one size for each masked axis; of waveforms the
+    # samples between patches
     patch_size: Positive | Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
+    receptive_field: Positive | None = None  # samples that a patch sees; None: its patch_size
     sampler: Named
 
 
@@ -217,7 +219,7 @@ class Recipe(Section):
 
 
 # what a view group need not say hashes as before it could be said
-UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None))
+UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None))
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:

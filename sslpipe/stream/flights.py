@@ -52,6 +52,13 @@ class Planner(Protocol):
         """What its decoder must know: (n, anything); extents: (n, 4) of the index, 0: unknown."""
         ...
 
+    def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
+        """The same of partners (partners.py), as wide; uids: what those they are for have as keys.
+
+        extents: of the partners. turns: (n,) which partner it is, from 0.
+        """
+        ...
+
     def room(self, *, kind: Kind, extents: I64, sizes: I64, instructions: I64) -> I64:
         """How many bytes each decoded array takes, (n,); 0: not known. sizes: of the payloads."""
         ...
@@ -121,6 +128,12 @@ class Flights:
         instructions, room = [], np.empty((len(wants), len(self._parts)), dtype=np.int64)
         for number, part in enumerate(self._parts):
             told = part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
+            if len(partners := np.flatnonzero(wants.turns)):
+                told = told.copy()
+                told[partners] = part.partner_instructions(
+                    epochs=wants.epochs[partners], uids=wants.owners[partners],
+                    extents=extents[partners], turns=wants.turns[partners] - 1,
+                )  # fmt: skip
             told = np.hstack([told, wants.segments])  # each decoder is told its segments last
             known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
             room[:, number] = np.where(known > 0, known, self._usual[number])

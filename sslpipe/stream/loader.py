@@ -21,6 +21,7 @@ from ..errors import SampleError, ShardError
 from ..rng import whole_samples
 from .flights import Flight, Flights, Landed, Planner
 from .packed import Packed, Wants
+from .partners import PartnerDraw, joined, put_wants
 from .source import SUBSTITUTES, Column, Fault, OnBad, Share
 from .tasks import DECODE, READ, Kind
 from .workers import Crew
@@ -41,7 +42,8 @@ class Blank(Protocol):
 class Loader:
     """`load(step)` gives a share; `submit` and `finish` do it in two steps, many at a time.
 
-    blanks: of each part, for `stream.on_bad: mask`. count: of workers.
+    blanks: of each part, for `stream.on_bad: mask`. count: of workers. partners: what is loaded
+    beside samples.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Loader:
         blanks: Sequence[Blank],
         on_bad: OnBad,
         count: int,
+        partners: PartnerDraw,
     ) -> None:
         self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
+        self._partners = partners
         self._flights = Flights(source, crew, slots, parts, count=count)
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
@@ -65,11 +69,12 @@ class Loader:
     def load_some(self, step: int, places: Sequence[int], kind: Kind) -> Share:
         """The samples in some places of a share; as `finish`."""
         wants = self._source.wants(step).at(np.array(places, dtype=np.int64))
-        return self.finish(self._flights.depart(wants, kind))
+        return self.finish(self._flights.depart(self._partners.beside(wants), kind))
 
     def submit(self, step: int, kind: Kind = DECODE) -> Flight:
         """Have workers begin with a share."""
-        return self._flights.depart(self._source.wants(step), kind)
+        wants = self._partners.beside(self._source.wants(step))
+        return self._flights.depart(wants, kind)
 
     def finish(self, flight: Flight) -> Share:
         """Wait for a share, and replace what is bad in it.
@@ -119,7 +124,7 @@ class Loader:
             places = np.array(sorted(landed.reasons), dtype=np.int64)
             if attempt == SUBSTITUTES:
                 break
-            wants = self._source.substitutes(landed.wants.at(places), attempt)
+            places, wants = self._others(landed.wants, places, attempt)
             landed.replace(places, self._flights.land(self._flights.depart(wants, kind)))
             self._note(landed, faults)
         last = faults[int(places[-1])][-1]
@@ -127,6 +132,19 @@ class Loader:
             f"{last.shard}: {SUBSTITUTES} bad samples in a row, the last: {last.reason}; run "
             "`sslpipe verify` on the shards"
         )
+
+    def _others(self, wants: Wants, bad: I64, attempt: int) -> tuple[I64, Wants]:
+        """What stands in for bad samples, and in which places; those get new partners, too."""
+        count = len(wants) // (1 + self._partners.count)
+        owners, partners = bad[bad < count], bad[bad >= count]
+        found = self._source.substitutes(wants.at(owners), attempt)
+        theirs = (owners + count * np.arange(1, 1 + self._partners.count)[:, None]).ravel()
+        partners = np.union1d(partners, theirs)
+        if not len(partners):
+            return owners, found
+        whole = put_wants(wants, owners, found).at(partners % count)
+        drawn = self._partners.drawn(whole, wants.turns[partners], attempt)
+        return np.concatenate([owners, partners]), joined(found, drawn)
 
     def _share(
         self, landed: Landed, columns: tuple[Column, ...], faults: tuple[Fault, ...]
@@ -138,7 +156,12 @@ class Loader:
             uids[place] = uids[place] if landed.key(place) is not None else 0
             labels[place], valid[place] = -1, False
         segments = wants.segments if wants.segments.shape[1] else whole_samples()
-        return Share(uids, keys, labels, wants.epochs, valid, columns, faults, segments)
+        count = len(wants) // (1 + self._partners.count)
+        own = slice(count)
+        return Share(
+            uids[own], keys[own], labels[own], wants.epochs[own], valid[own], columns, faults,
+            segments[own], uids[count:].reshape(self._partners.count, count),
+        )  # fmt: skip
 
     def _labels(self, landed: Landed) -> I64:
         """(n,), -1 where a corpus numbers its classes by itself."""

@@ -22,7 +22,7 @@ from .shard_lookahead import ShardLookahead
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """Samples that are to be loaded: seven arrays of n, all int64 but `valid`."""
+    """Samples that are to be loaded: nine arrays of n, all int64 but `valid`."""
 
     corpora: I64
     positions: I64  # in the corpus's own stream
@@ -31,6 +31,8 @@ class Wants:
     rows: I64  # in the tar
     valid: npt.NDArray[np.bool_]  # False: a repeat that fills the batch
     segments: I64  # (n, 4) of SEGMENT, which its decoder is told; (n, 0): whole samples
+    turns: I64  # 0: a sample of the batch; t: the t-th partner of one (partners.py)
+    owners: I64  # of a partner: what the draws for that one are keyed by
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,13 +78,43 @@ class Corpus:
         """Epoch, shard and row in the tar of each position."""
         with self._lock:
             located = self.order.locate(positions)
-        rows = located.rows.copy()
-        for shard in np.unique(located.shards) if self._gaps else ():
+        rows = self._in_tar(located.shards, located.rows)
+        return Located(located.epochs, located.shards, rows)
+
+    def _in_tar(self, shards: I64, kept: I64) -> I64:
+        """The rows in their tars of the samples that are the `kept`-th of those left."""
+        rows = kept.copy()
+        for shard in np.unique(shards) if self._gaps else ():
             if int(shard) in self._gaps:
-                here = located.shards == shard
+                here = shards == shard
                 # kept row r lies behind all excluded rows x_i with x_i - i <= r
                 rows[here] += np.searchsorted(self._gaps[int(shard)], rows[here], side="right")
-        return Located(located.epochs, located.shards, rows)
+        return rows
+
+    def _among_kept(self, shards: I64, rows: I64) -> I64:
+        """The opposite: which of those left the samples in some rows of tars are."""
+        kept = rows.copy()
+        for shard in np.unique(shards) if self._gaps else ():
+            if int(shard) in self._gaps:
+                here, gaps = shards == shard, self._gaps[int(shard)]
+                kept[here] -= np.searchsorted(gaps + np.arange(len(gaps)), rows[here])
+        return kept
+
+    def another(self, shards: I64, rows: I64, drawn: I64) -> tuple[I64, I64]:
+        """Another sample of the shard of each, told by a large number: shards and rows.
+
+        Of a shard that has no other, it is one of the whole set; of such a set, the sample itself.
+        """
+        sizes = self.order.sizes
+        ends = np.cumsum(sizes)
+        alone = sizes[shards] == 1
+        first = np.where(alone, 0, (ends - sizes)[shards])
+        count = np.where(alone, ends[-1], sizes[shards])
+        own = (ends - sizes)[shards] + self._among_kept(shards, rows)
+        found = first + drawn % np.maximum(count - 1, 1)
+        found = np.minimum(found + (found >= own), ends[-1] - 1)
+        there = np.searchsorted(ends, found, side="right")
+        return there, self._in_tar(there, found - (ends - sizes)[there])
 
     def shards(self, positions: I64) -> I64:
         """The shards of some positions, from the thread that looks ahead."""
@@ -148,8 +180,8 @@ class Packed:
             here = corpora == corpus
             found = self.corpora[corpus].locate(positions[here])
             epochs[here], shards[here], rows[here] = found.epochs, found.shards, found.rows
-        whole = np.empty((len(positions), 0), dtype=np.int64)
-        return Wants(corpora, positions, epochs, shards, rows, valid, whole)
+        whole, alone = np.empty((len(positions), 0), dtype=np.int64), np.zeros_like(positions)
+        return Wants(corpora, positions, epochs, shards, rows, valid, whole, alone, alone)
 
     def records(self, wants: Wants) -> Records:
         """What the indexes say of samples.

@@ -43,11 +43,16 @@ class Column(NamedTuple):
     """The samples of a share as one part of the recipe decoded them.
 
     arrays: n of them, a `device.ragged.Ragged` unless some lie on a device already.
-    extents: (n, E), for which their draws are made.
+    extents: (n, E), for which their draws are made. With k partners a sample, n (1 + k) of both.
     """
 
     arrays: Sequence[Tensor]
     extents: I64
+
+
+def no_partners() -> I64:
+    """Make the table of partners of samples that have none."""
+    return np.empty((0, 0), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Share:
     faults: tuple[Fault, ...]  # the bad samples that were met
     # (n, 4) of SEGMENT where samples are pieces of rows
     segments: I64 = field(default_factory=whole_samples)
+    # (k, n) uids of the partners of each (partners.py), whose arrays lie behind its own in columns
+    partners: I64 = field(default_factory=no_partners)
 
     def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.

@@ -272,8 +272,8 @@ def test_a_user_s_own_sampler_is_tried_too():
 
 def test_samplers_go_by_these_names():
     assert set(SAMPLERS) == {
-        "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random",
-        "random_region", "running_cell", "simmim", "tube", "tube_blocks",
+        "bands", "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random",
+        "random_region", "running_cell", "simmim", "spans", "tube", "tube_blocks",
     }  # fmt: skip
 
 

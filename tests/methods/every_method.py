@@ -1,7 +1,8 @@
 """Tiny settings of every method, and batches with all that any of them asks for.
 
 Two 16-px views of 4 x 4 patches, three of 8 px, MSN's groups, and every mask and target. For
-methods on text a row of 12 tokens: two documents and padding.
+methods on text a row of 12 tokens: two documents and padding. For those on sound waveforms of 16
+frames, of which every third one ends early.
 """
 
 import functools
@@ -15,6 +16,7 @@ from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.encoders.t5 import T5
 from sslpipe.encoders.text import BERT, GPT
+from sslpipe.encoders.wav2vec2 import Wav2Vec2Encoder
 from sslpipe.methods.parts.tokens import IGNORED
 from sslpipe.recipe.names import Entry
 from tests.view_specs import square
@@ -58,11 +60,17 @@ SETTINGS = {
     "swav": PROJECTOR | {"prototypes": 6, "queue": 8, "freeze_prototypes": 0.4},
     "t5": {},
     "vicreg": PROJECTOR,
+    "wav2vec2": {"entries": 4, "dim": 8, "code_dim": 8},
 }  # fmt: skip
 LENGTH, WRITTEN, VOCABULARY = 12, 5, 20
 TEXT = {  # method on text -> its encoder
     "causal_lm": GPT, "electra": BERT, "mlm": BERT, "t5": T5,
     "simcse": functools.partial(BERT, dropout=0.1),
+}  # fmt: skip
+SAMPLES, HOP = 128, 8
+SOUND = {  # method on waveforms -> its encoder, of 16 frames
+    "wav2vec2": functools.partial(Wav2Vec2Encoder, conv_dim=8, kernels=(4, 2), strides=(4, 2),
+                                  position_kernel=4, position_groups=2),
 }  # fmt: skip
 COUNTS = {"global": 2, "local": 3, "target": 1, "anchor": 1, "focal": 2}
 # name -> view, and how many patches each sample hides; samples in turn where they differ
@@ -74,6 +82,7 @@ MASKS = {
     "drop": ("anchor", [[3]]),
     "context": ("global", [[8, 9, 10, 11]]),
     "targets": ("global", [[2, 3, 4, 2], [3, 4, 2, 3]]),
+    "spans": ("wave", [[6]]),
     "blocks": ("global", [[5, 3, 0, 0], [1, 4, 0, 0]]),  # the second of two ranks has none
 }
 TARGETS = {
@@ -81,6 +90,7 @@ TARGETS = {
     "jigsaw": TargetSpec("global", 1, 7),
     "relative_patch": TargetSpec("global", 1, 8),
     "colorization": TargetSpec("global", 2, None, (2, 4, 4)),
+    "distractors": TargetSpec("wave", 1, 6, (6, 5)),
 }
 WRITINGS = {
     "mlm": TargetSpec("tokens", 1, VOCABULARY, (LENGTH,)),
@@ -100,6 +110,8 @@ def build(name: str, spec: BatchSpec, encoder: nn.Module | None = None, **more) 
 
 def encoder_of(name: str, spec: BatchSpec) -> nn.Module:
     """Two narrow blocks that see what the method is for."""
+    if name in SOUND:
+        return SOUND[name](spec.views["wave"], dim=16, depth=2, heads=2)
     if name not in TEXT:
         return vit()
     return TEXT[name](spec.views["tokens"], dim=16, depth=2, heads=2)
@@ -115,9 +127,11 @@ def make_spec(size: int, world: int = 1) -> BatchSpec:
         name: ViewSpec(name, n, "CHW", (3, side(name), side(name))) for name, n in COUNTS.items()
     }
     views["tokens"] = ViewSpec("tokens", 1, "L", (LENGTH,), torch.int64, vocabulary=VOCABULARY)
-    grid = (SIDE // PATCH, SIDE // PATCH)
+    views["wave"] = ViewSpec("wave", 1, "T", (SAMPLES,))
+    grids = {"wave": ("T", (HOP,), (PATCHES,))}
+    images = ("HW", (PATCH, PATCH), (SIDE // PATCH, SIDE // PATCH))
     masks = {
-        name: MaskSpec(view, len(counts), "HW", (PATCH, PATCH), grid,
+        name: MaskSpec(view, len(counts), *grids.get(view, images),
                        counts[0][0] if len(counts[0]) == 1 else None)
         for name, (view, counts) in MASKS.items()
     }  # fmt: skip
@@ -137,10 +151,12 @@ def make_batch(
         return x.chunk(world, dim=1)[rank].contiguous()
 
     views = {k: normal(n, size, 3, side(k), side(k)).to(dtype) for k, n in COUNTS.items()}
+    views["wave"] = (0.1 * normal(1, size, SAMPLES)).to(dtype)
+    lengths = torch.where(torch.arange(size) % 3 == 2, 90, SAMPLES)[None]
     masks = {k: share(mask(counts, size, normal)) for k, (_, counts) in MASKS.items()}
     targets = {
         name: 40 * normal(t.count, size, *t.shape).to(dtype) if t.classes is None
-        else torch.randint(t.classes, (t.count, size), generator=generator)
+        else torch.randint(t.classes, (t.count, size, *t.shape), generator=generator)
         for name, t in TARGETS.items()
     }  # fmt: skip
     tokens = {k: share(v) for k, v in token_tensors(size, generator).items()}
@@ -155,7 +171,7 @@ def make_batch(
         views={k: v if k == "tokens" else share(v) for k, v in views.items()}, masks=masks,
         hidden={k: m.sum(-1).numpy() for k, m in masks.items()} | asked,
         targets={k: t if k in WRITINGS else share(t) for k, t in targets.items()},
-        segments=segments,
+        segments=segments, lengths={"wave": share(lengths)},
         labels=uids, params={}, uids=uids, keys=("",) * len(uids),
         valid=torch.ones(len(uids), dtype=torch.bool), epoch=step, step=step,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from .every_method import build, make_batch, make_spec, without_batch_norm
 
 ROOT = Path(__file__).parents[2]
 # draws of their own, which differ from rank to rank as dropout does: their losses are compared
-DRAWN = {"electra", "simcse"}
+DRAWN = {"electra", "simcse", "wav2vec2"}
 NAMES = sorted(methods.METHODS.keys() - DRAWN)
 SIZE, STEPS = 4, 3
 # What a joined batch would change, and why:
@@ -113,6 +113,16 @@ def losses_of_text(rank, size):
     return [collectives.all_mean(loss) for loss in losses], gathered
 
 
+def wav2vec2_without_noise(rank, size):
+    """Its loss and gradients in evaluation mode; the second rank has a waveform that ends early."""
+    torch.manual_seed(0)
+    method = build("wav2vec2", make_spec(SIZE, size)).double()
+    model = wrap(method, rank, size).eval()
+    loss = model(make_batch(SIZE, 0, rank, size, torch.float64)).loss
+    loss.backward()
+    return collectives.all_mean(loss), {n: p.grad for n, p in method.named_parameters()}
+
+
 def script(folder, rank):
     """What each of the two processes does."""
     store = f"file://{folder}/store"
@@ -122,6 +132,7 @@ def script(folder, rank):
     found |= {
         "world": tuple(group_ranks())[:2], "gather": gathered, "sinkhorn": sinkhorn(rank, 2),
         "losses_of_text": losses_of_text(rank, 2),
+        "wav2vec2": wav2vec2_without_noise(rank, 2),
         "buffers": buffers_of_a_rank(rank), "koleo": koleo(rank),
     }  # fmt: skip
     torch.save(found, f"{folder}/{rank}.pt")
@@ -159,6 +170,12 @@ def test_losses_of_drawing_methods_on_two_ranks_are_those_of_one(ranks):
     expected = losses_of_text(0, 1)
     for found in ranks:
         torch.testing.assert_close(found["losses_of_text"], expected, rtol=0, atol=1e-10)
+
+
+def test_wav2vec2_on_two_ranks_is_that_of_one(ranks):
+    expected = wav2vec2_without_noise(0, 1)
+    for found in ranks:
+        torch.testing.assert_close(found["wav2vec2"], expected, rtol=0, atol=1e-9)
 
 
 def test_buffers_are_rank_0_s_at_the_start_and_never_travel_again(ranks):

@@ -179,6 +179,7 @@ PASSES = {
     "swav": [MULTI_CROP],
     "t5": [],
     "vicreg": [[WHOLE, WHOLE]],
+    "wav2vec2": [],  # of waveforms
 }
 
 

@@ -13,8 +13,8 @@ from ..test_losses import CALL, LOSSES
 
 # the axis letters of the table; 16 patches of 4 px, X = 2 of them hidden in each of 4 views
 SIZES = {
-    "A": 2, "B": 4, "C": 3, "D": 6, "H": 16, "K": 5, "L": 16, "M": 3, "N": 16, "P": 48, "Q": 8,
-    "R": 4, "S": 3, "T": 2, "V": 3, "W": 16, "X": 8, "1": 1,
+    "A": 2, "B": 4, "C": 3, "D": 6, "G": 2, "H": 16, "K": 5, "L": 16, "M": 3, "N": 16, "P": 48,
+    "Q": 8, "R": 4, "S": 3, "T": 2, "V": 3, "W": 16, "X": 8, "1": 1,
 }  # fmt: skip
 SETTINGS = {
     "temperature": 0.2, "student_temperature": 0.1, "teacher_temperature": 0.04, "patch_size": 4,

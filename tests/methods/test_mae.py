@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sslpipe.batch import Batch, BatchSpec, MaskSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.encoders.patches import sincos, visible_first
 from sslpipe.errors import ContractError, RecipeError
@@ -174,6 +175,65 @@ def test_the_decoder_starts_as_officially(vit, masked):
     assert "positions" not in dict(decoder.named_parameters())
 
 
+def spectrograms(patch=4, hidden=24):
+    """Three spectrograms of 16 mels x 32 frames, and masks of 24 of 4 x 8 patches."""
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(1, 3, 1, 16, 32, generator=generator)
+    masks = torch.rand(1, 3, 32, generator=generator).argsort(-1).argsort(-1) < hidden
+    uids = torch.arange(3)
+    batch = Batch(
+        views={"global": views}, masks={"random": masks}, hidden={}, targets={}, labels=uids,
+        params={}, uids=uids, keys=("",) * 3, valid=torch.ones(3, dtype=torch.bool), epoch=0,
+        step=0,
+    )  # fmt: skip
+    view = ViewSpec("global", 1, "CFT", (1, 16, 32))
+    mask = MaskSpec("global", 1, "FT", (patch, patch), (4, 8), hidden)
+    return batch, BatchSpec(3, 3, {"global": view}, {"random": mask}, {})
+
+
+def test_spectrograms_are_rebuilt_as_pictures_are():
+    torch.manual_seed(0)
+    batch, spec = spectrograms()
+    vit = build_encoder(Entry("vit_tiny", VIT), spec.views["global"])
+    method = mae.MAE(vit, spec, **SMALL)
+    views, hidden = batch.views["global"][0], batch.masks["random"][0]
+    order = visible_first(hidden)
+    pred = method.decoder(vit.tokens(views, order[:, :8]), order)
+    assert pred.shape == (3, 32, 16)
+    loss = method(batch).loss
+    assert loss.item() == pytest.approx(slow_mae_loss(pred.detach(), views, hidden, 4, True))
+
+
+def moved_by(decoder, order):
+    """Which patches' predictions the first visible patch of the first row moves, (4, 8) bool."""
+    tokens = torch.randn(3, 9, 24)
+    other = tokens.clone()
+    other[0, 1] += 1
+    with torch.no_grad():
+        moved = decoder(tokens, order)[0] != decoder(other, order)[0]
+    return moved.any(-1).view(4, 8)
+
+
+def test_windows_keep_the_decoder_s_attention_near():
+    torch.manual_seed(0)
+    batch, spec = spectrograms()
+    vit = build_encoder(Entry("vit_tiny", VIT), spec.views["global"])
+    order = visible_first(batch.masks["random"][0])
+    row, column = divmod(order[0, 0].item(), 8)
+    window = (row // 2 * 2, column // 2 * 2)
+    one = mae.MAE(vit, spec, **SMALL | {"decoder_window": 2}).decoder
+    expected = torch.zeros(4, 8, dtype=torch.bool)
+    expected[window[0] : window[0] + 2, window[1] : window[1] + 2] = True
+    assert torch.equal(moved_by(one, order), expected)
+    two = mae.MAE(vit, spec, **SMALL | {"decoder_window": 2, "decoder_depth": 2}).decoder
+    # the second block is shifted by a patch along time alone, and windows do not wrap around
+    expected[window[0] : window[0] + 2, max(0, window[1] - 1) : window[1] + 3] = True
+    assert torch.equal(moved_by(two, order), expected)
+    assert not torch.equal(one.positions[0, 0], one.positions[0, 1])
+    output = mae.MAE(vit, spec, **SMALL | {"decoder_window": 2})(batch)
+    assert output.loss.isfinite()
+
+
 def test_forward_trains_encoder_and_decoder(vit, masked):
     batch, spec = masked
     method = mae.MAE(vit, spec, **SMALL)
@@ -227,6 +287,7 @@ def test_contract_errors_say_what_to_change(vit, encoder, masked, make_batch, ra
         ({"decoder_heads": 0}, "decoder_heads = 0; set what is above 0"),
         ({"decoder_depth": 0}, "decoder_depth = 0; set what is above 0"),
         ({"decoder_dim": 18, "decoder_heads": 2}, "width 18 of a sin-cos embedding"),
+        ({"decoder_window": -1}, "decoder_window = -1 is for a grid of two axes, and 1 or more"),
     ],
 )
 def test_impossible_decoders_are_errors_of_the_recipe(vit, masked, settings, message):

@@ -12,18 +12,20 @@ from sslpipe import methods
 from sslpipe.errors import ContractError, SslpipeError
 from sslpipe.recipe.names import Entry, keyword_settings
 
-from .every_method import SETTINGS, TEXT, encoder_of, make_spec
+from .every_method import SETTINGS, SOUND, TEXT, encoder_of, make_spec
 
 OTHERS = {
     "autoencoder", "beit", "colorization", "data2vec2", "ijepa", "inpainting", "jigsaw", "mae",
-    "relative_patch", "rotation", "simmim", *TEXT,
+    "relative_patch", "rotation", "simmim", *SOUND, *TEXT,
 }  # fmt: skip
 COMPARE_VIEWS = sorted(SETTINGS.keys() - OTHERS)
 SHARES = (  # in [0, 1]
     "momentum", "drop", "gamma", "warmup", "freeze_last_layer", "freeze_prototypes", "queue_start",
+    "dropout",
 )  # fmt: skip
 OFF = (  # may be 0
-    "weight", "noise", "overlap", "redundancy", "invariance", "variance", "covariance", *SHARES,
+    "weight", "noise", "overlap", "redundancy", "invariance", "variance", "covariance",
+    "feature_grad", *SHARES,
 )  # fmt: skip
 ANY = ("fill",)  # a colour
 

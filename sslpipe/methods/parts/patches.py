@@ -57,11 +57,12 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
     """
     patch = encoder.patch_size if isinstance(encoder, Encoder | PatchEncoder) else 1
     for group in groups:
-        height, width = spec.views[group].size("H"), spec.views[group].size("W")
-        if height % patch or width % patch:
+        sides = [spec.views[group].size(axis) for axis in spec.views[group].grid_axes]
+        if any(side % patch for side in sides):
             raise ContractError(
-                f"{method}: views {group!r} of {height} x {width} px are no whole patches of "
-                f"{patch} px; set the crop of views.{group}, or patch_size of train.backbone"
+                f"{method}: views {group!r} of {' x '.join(map(str, sides))} px are no whole "
+                f"patches of {patch} px; set the crop of views.{group}, or patch_size of "
+                "train.backbone"
             )
 
 
@@ -123,21 +124,29 @@ def check_blocks(part: str, *, dim: int, heads: int, depth: int) -> None:
 
 
 class MaskedDecoder(nn.Module):
-    """MAE's decoder puts mask tokens at the hidden places; a light ViT predicts all patches."""
+    """MAE's decoder puts mask tokens at the hidden places; a light ViT predicts all patches.
+
+    window: its blocks attend within windows of so many patches each way, as AudioMAE's do; None: to
+    all patches.
+    """
 
     positions: Tensor
 
     def __init__(
         self, encoder_dim: int, patch_values: int, grid: tuple[int, ...], *, dim: int, heads: int,
-        depth: int,
+        depth: int, window: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         check_blocks("decoder", dim=dim, heads=heads, depth=depth)
-        block = library("timm.models.vision_transformer").Block
+        self.grid = None if window is None else grid
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions", sincos(dim, grid), persistent=False)
-        self.blocks = nn.Sequential(*(block(dim, heads, qkv_bias=True) for _ in range(depth)))
+        if window is not None:
+            self.blocks = windowed_blocks(dim, heads, depth, grid, window)
+        else:
+            block = library("timm.models.vision_transformer").Block
+            self.blocks = nn.Sequential(*(block(dim, heads, qkv_bias=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.predict = nn.Linear(dim, patch_values)
         self.apply(xavier)
@@ -150,8 +159,38 @@ class MaskedDecoder(nn.Module):
         patches = torch.cat([x[:, 1:], self.mask_token.expand(len(x), missing, -1)], dim=1)
         patches = take(patches, order_BN.argsort(dim=1))  # back to raster order
         x = torch.cat([x[:, :1], patches], dim=1) + self.positions
-        pred_BNP: Tensor = self.predict(self.norm(self.blocks(x)))[:, 1:]
+        pred_BNP: Tensor = self.predict(self.norm(self.attended(x)))
         return pred_BNP
+
+    def attended(self, x_BTD: Tensor) -> Tensor:
+        """Give the patches behind all blocks, (B, N, D); no window holds a class token."""
+        if self.grid is None:
+            every_BTD: Tensor = self.blocks(x_BTD)
+            return every_BTD[:, 1:]
+        placed_BhwD = x_BTD[:, 1:].reshape(len(x_BTD), *self.grid, -1)
+        patches_BND: Tensor = self.blocks(placed_BhwD).flatten(1, 2)
+        return patches_BND
+
+
+def windowed_blocks(
+    dim: int, heads: int, depth: int, grid: tuple[int, ...], window: int
+) -> nn.Sequential:
+    """Make timm's Swin blocks over (B, rows, columns, D), every other one shifted.
+
+    facebookresearch/AudioMAE, models_mae.py: by half a window along time, our columns, alone.
+
+    Raises:
+        ValueError: the patches lie on no grid of two axes.
+    """
+    if len(grid) != 2 or window < 1:
+        raise ValueError(
+            f"decoder_window = {window} is for a grid of two axes, and 1 or more; here are "
+            f"{len(grid)}: leave it out, or set it"
+        )
+    block = library("timm.models.swin_transformer").SwinTransformerBlock
+    shifts = [(0, window // 2 * (i % 2)) for i in range(depth)]
+    made = (block(dim, grid, heads, window_size=window, shift_size=shift) for shift in shifts)
+    return nn.Sequential(*made)
 
 
 def xavier(module: nn.Module) -> None:

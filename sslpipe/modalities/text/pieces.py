@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ...rng import Place, splitmix64
+from ...rng import Place, piece_ids
 
 I64 = npt.NDArray[np.int64]
 
@@ -45,9 +45,7 @@ class Pieces:
     @property
     def ids(self) -> I64:
         """What draws of a piece are keyed by, (m,): of (uid, start), the uid where start is 0."""
-        starts = self.segments[:, 2]
-        mixed = splitmix64(self.uids.view(np.uint64) ^ splitmix64(starts.astype(np.uint64)))
-        return np.where(starts == 0, self.uids, mixed.view(np.int64))
+        return piece_ids(self.uids, self.segments[:, 2])
 
     def open_steps(self) -> npt.NDArray[np.bool_]:
         """The steps of each piece that are text, (m, longest)."""

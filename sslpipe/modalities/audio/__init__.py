@@ -1,0 +1,135 @@
+"""Audio: recordings become waveforms and spectrograms.
+
+at rest   codec, recordings           decode   clips: the planned crops of a sample, in workers
+decide    decider: policy, ops, tasks  make    maker: int16 -> waves -> spectrograms
+look      sheet
+
+A group begins with a crop, whose samples alone are decoded; a group with an op that makes
+spectrograms has views of axes "CFT", any other one waveforms, "T":
+
+```yaml
+modality: audio
+views:
+  wave: {ops: [Crop: {samples: 16000, rate: 16000}]}
+masks:  # frames of wav2vec 2.0's encoder: one every 320 samples, of 400 samples each
+  spans: {view: wave, patch_size: 320, receptive_field: 400, sampler: spans}
+targets:
+  distractors: {view: wave, task: {distractors: {count: 100, mask: spans}}}
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import Modality, Partners
+from .codec import AudioCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from PIL.Image import Image
+
+    from ...batch import Batch, BatchSpec
+    from ...recipe import Recipe
+    from ...recipe.schema import ViewSection
+    from ...stream.source import Column
+    from .clips import ClipDecode
+    from .decider import AudioDecider
+    from .maker import AudioMaker
+
+
+class AudioModality(Modality):
+    """What `modality: audio` is: WAV, FLAC, Ogg, Opus and MP3."""
+
+    codec = AudioCodec()
+
+    def decider(self, recipe: Recipe, groups: Sequence[str]) -> AudioDecider:
+        """Crops, ops, masks, and distractors."""
+        from .decider import AudioDecider
+
+        return AudioDecider(recipe, groups)
+
+    def decoder(self, recipe: Recipe) -> ClipDecode:
+        """The crops of all views, as int16."""
+        from .clips import ClipDecode
+        from .policy import crop_of
+
+        views = {name: recipe.views[name] for name in audio_groups(recipe)}
+        return ClipDecode([(crop_of(name, view.ops), view.count) for name, view in views.items()])
+
+    def partners(self, recipe: Recipe, decider: AudioDecider) -> Partners | None:
+        """One for each sample, if an op mixes."""
+        return Partners(1, decider.partner_instructions) if decider.mixes else None
+
+    def files(self, recipe: Recipe, decider: AudioDecider) -> str:
+        """What resamples: other versions make other samples."""
+        from .clips import resampler
+
+        return f"resampling {resampler()}"
+
+    def maker(
+        self,
+        recipe: Recipe,
+        decider: AudioDecider,
+        *,
+        device: torch.device,
+        threads: ThreadPoolExecutor | None,
+    ) -> AudioMaker:
+        """Does the ops in torch, on all samples at once."""
+        from .maker import AudioMaker
+
+        return AudioMaker(decider)
+
+    def sheet(
+        self,
+        batch: Batch,
+        spec: BatchSpec,
+        decider: AudioDecider,
+        stored: Column,
+        *,
+        rows: int = 8,
+    ) -> Image:
+        """A band for each sample: waveforms and spectrograms, masks and lengths drawn in."""
+        from .sheet import sheet
+
+        return sheet(batch, decider, rows=rows)
+
+    def beside(
+        self,
+        batch: Batch,
+        spec: BatchSpec,
+        decider: AudioDecider,
+        stored: Column,
+        *,
+        rows: int = 8,
+    ) -> dict[str, bytes]:
+        """A WAV file for each group."""
+        from .sheet import heard
+
+        return heard(batch, decider, stored.arrays, rows=rows)
+
+    def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
+        """Small waveforms with their spectrograms."""
+        from .sheet import thumbnails
+
+        return thumbnails(items)
+
+    def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
+        """One group of central crops, in which nothing is random."""
+        from .decider import evaluation_views
+
+        return evaluation_views(recipe, audio_groups(recipe))
+
+
+def audio_groups(recipe: Recipe) -> list[str]:
+    """The view groups that are of this modality."""
+    mine = AudioCodec.modality
+    return [
+        name for name, view in recipe.views.items() if (view.modality or recipe.modality) == mine
+    ]
+
+
+MODALITY = AudioModality()

@@ -1,0 +1,131 @@
+"""DECIDE for audio: where views begin, what ops draw, masks, and which distractors a step has."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...batch import MaskSpec, TargetSpec, ViewSpec, whole_group
+from ...errors import RecipeError
+from ...masks import maskers
+from ...recipe import Entry, Recipe
+from ...recipe.names import call, choose
+from ...recipe.schema import TargetSection, ViewSection
+from ...rng import Keys, Place
+from .. import Tables
+from .op import I64
+from .policy import CROP, sound_policy
+from .tasks import TASKS, SoundTask
+
+FIXED = frozenset(
+    {"Fbank", "MelSpectrogram", "Normalize", "PadFrames", "RemoveMean", "Standardize", "WhisperMel"}
+)  # ops that draw nothing
+
+
+class AudioDecider:
+    """All that a recipe decides of its groups of sound, checked and ready.
+
+    Raises:
+        RecipeError: an op, mask or task that does not exist or does not suit; says file:line.
+    """
+
+    def __init__(self, recipe: Recipe, groups: Sequence[str]) -> None:
+        self.seed = recipe.stream.seed
+        self.policies = {name: sound_policy(name, recipe.views[name]) for name in groups}
+        mine = {name: mask for name, mask in recipe.masks.items() if mask.view in groups}
+        self.maskers = maskers(mine, self.views)
+        self.tasks: dict[str, tuple[SoundTask, TargetSpec]] = {}
+        for name, target in recipe.targets.items():
+            if target.view in groups:
+                self.tasks[name] = sound_task(target, self.masks)
+
+    @property
+    def views(self) -> dict[str, ViewSpec]:
+        """What each view group holds."""
+        return {name: policy.spec for name, policy in self.policies.items()}
+
+    @property
+    def masks(self) -> dict[str, MaskSpec]:
+        """What each mask covers."""
+        return {name: masker.spec for name, masker in self.maskers.items()}
+
+    @property
+    def targets(self) -> dict[str, TargetSpec]:
+        """What each task asks of a batch."""
+        return {name: spec for name, (_, spec) in self.tasks.items()}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a partner of each sample is wanted."""
+        return any(policy.mixes for policy in self.policies.values())
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """How many views of which size each group has, and its ops."""
+        return {name: policy.summary for name, policy in self.policies.items()}
+
+    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
+        """(B, views of all groups): the random word by which a view begins where it does.
+
+        Not the place itself: the length of a recording may stand in no index (extents of zeros),
+        and a worker finds the same place by `SoundCrop.start`.
+        """
+        return self._words(epochs, uids, "")
+
+    def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
+        """The same of partners, by the keys of the samples that they are for."""
+        return self._words(epochs, uids, "/partner")
+
+    def _words(self, epochs: I64, uids: I64, of: str) -> I64:
+        words = [
+            policy.words(policy.keys(seed=self.seed, epochs=epochs, uids=uids), of)
+            for policy in self.policies.values()
+        ]
+        return np.concatenate(words).T
+
+    def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
+        """The tables of a batch; extents: (B, 3) frames, rate and channels of its recordings.
+
+        Those of partners may stand behind them; nothing else is drawn for them.
+        """
+        seed, own = self.seed, extents[: len(uids)]
+        return Tables(
+            params={
+                name: policy.draw(policy.keys(seed=seed, epochs=epochs, uids=uids), own)
+                for name, policy in self.policies.items()
+            },
+            masks={
+                name: masker.draw(seed=seed, epochs=epochs, uids=uids, place=place)
+                for name, masker in self.maskers.items()
+            },
+            targets={
+                name: task.draw(Keys(seed, epochs, uids, np.arange(1)), f"targets/{name}", spec)
+                for name, (task, spec) in self.tasks.items()
+            },
+            extents=extents,
+        )
+
+
+def sound_task(
+    target: TargetSection, masks: Mapping[str, MaskSpec]
+) -> tuple[SoundTask, TargetSpec]:
+    """A task and what it asks for.
+
+    Raises:
+        RecipeError: unknown task or setting, or masks that do not suit it.
+    """
+    entry = target.task
+    task: SoundTask = call(choose(entry, TASKS, "task on audio"), entry)
+    try:
+        return task, task.spec(target.view, masks)
+    except ValueError as error:
+        raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+
+
+def evaluation_views(recipe: Recipe, groups: Sequence[str]) -> dict[str, ViewSection]:
+    """One view per sample, from the middle, through the ops that draw nothing."""
+    group = recipe.views[whole_group(groups)]
+    crop = Entry(CROP, {**group.ops[0].settings, "place": "centre"}, group.ops[0].where)
+    if group.ops[0].settings.get("place") == "start":
+        crop = group.ops[0]
+    fixed = [op for op in group.ops[1:] if op.name in FIXED]
+    return {"global": ViewSection(ops=(crop, *fixed))}

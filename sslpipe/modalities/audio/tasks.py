@@ -1,0 +1,70 @@
+"""Tasks on sound. The one there is chooses wav2vec 2.0's distractors: a table, no samples."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...batch import MaskSpec, TargetSpec
+from ...rng import Keys
+
+I64 = npt.NDArray[np.int64]
+
+
+class SoundTask(Protocol):
+    """Decides a target from the keys of samples alone."""
+
+    def spec(self, view: str, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+        """What it asks for; a ValueError says why the masks of the recipe do not suit."""
+        ...
+
+    def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
+        """The target, (count, B, *shape)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distractors:
+    """For each hidden step, `count` others of the same utterance, with repeats (wav2vec 2.0, 3.2).
+
+    The target is (1, B, M, K) int64 in [0, M): which of the M hidden steps of the mask, in their
+    order; never the step itself. fairseq, models/wav2vec/wav2vec2.py, sample_negatives. Keyed by
+    sample: officially the global generator of the process draws them.
+    """
+
+    count: int = 100
+    mask: str = "spans"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count = {self.count}; a step has one distractor or more")
+
+    def spec(self, view: str, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+        """Ids of hidden steps."""
+        if self.mask not in masks:
+            raise ValueError(
+                f"chooses among the steps that masks.{self.mask} hides, which this recipe has not; "
+                "add it, or set mask to another one"
+            )
+        hidden = masks[self.mask].hidden
+        if hidden is None or masks[self.mask].count != 1 or masks[self.mask].view != view:
+            raise ValueError(
+                f"needs one mask over {view!r} that hides the same number of steps in all samples; "
+                f"masks.{self.mask} does not: set its view and count, and a sampler such as spans"
+            )
+        if hidden < 2:
+            raise ValueError(f"masks.{self.mask} hides {hidden} step; others are needed, too")
+        return TargetSpec(view, 1, hidden, (hidden, self.count))
+
+    def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
+        """Uniform over the others: one number less, moved past the step itself."""
+        steps, count = spec.shape
+        words = keys.words(stream, steps * count).reshape(1, -1, steps, count)
+        other = ((words * np.uint64(steps - 1)) >> np.uint64(32)).astype(np.int64)
+        return other + (other >= np.arange(steps)[:, None])
+
+
+TASKS: Mapping[str, type[SoundTask]] = MappingProxyType({"distractors": Distractors})
