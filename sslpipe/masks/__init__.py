@@ -239,14 +239,29 @@ def grid_of(name: str, mask: MaskSettings, view: ViewSpec, patch: Sequence[int])
     return tuple((side - field) // step + 1 for side, step in steps)
 
 
+TRIED = 64  # samples that a sampler is tried on
+
+
 def check_count(masker: Masker, entry: Entry) -> None:
-    """Raise a RecipeError if a sampler makes another number of masks than the recipe says."""
-    one = np.zeros(1, dtype=np.int64)
-    made = len(masker.draw(seed=0, epochs=one, uids=one, place=Place(0, one, 1)))
-    if made != masker.spec.count:
+    """Raise a RecipeError if a sampler makes other masks than it or the recipe says."""
+    uids = np.arange(TRIED)
+    drawn = masker.draw(seed=0, epochs=uids % 2, uids=uids, place=Place(0, uids, TRIED))
+    spec, what = masker.spec, f"{entry.where}: {entry.name}"
+    if len(drawn) != spec.count:
         raise RecipeError(
-            f"{entry.where}: {entry.name} makes {made} masks per sample, but masks.{masker.name}."
-            f"count is {masker.spec.count}; set it to {made}"
+            f"{what} makes {len(drawn)} masks per sample, but masks.{masker.name}."
+            f"count is {spec.count}; set it to {len(drawn)}"
+        )
+    if drawn.shape[1:] != (TRIED, spec.patches) or drawn.dtype != np.bool_:
+        raise RecipeError(
+            f"{what} draws {drawn.dtype} of {drawn.shape} for {TRIED} samples; return bool of "
+            f"(M, B, N) = {(spec.count, TRIED, spec.patches)}, True = hidden"
+        )
+    counts = np.unique(drawn.sum(-1))
+    if spec.hidden is not None and counts.tolist() != [spec.hidden]:
+        raise RecipeError(
+            f"{what}: hidden() says {spec.hidden} of {spec.patches} patches, but draw() hides "
+            f"{counts[0]} to {counts[-1]}; correct one of them, or return None from hidden()"
         )
 
 

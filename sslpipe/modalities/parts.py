@@ -27,6 +27,7 @@ from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode
 from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from .returned import check_views
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -204,6 +205,8 @@ def make_parts(
         part.maker.make(column, table, there)
         for part, column, table in zip(parts, arrays, tables, strict=True)
     ]
+    for part, views in zip(parts, made, strict=True):
+        check_views(part.maker, views.views, part.decider.views, len(labels))
     whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
     return whole, dict(zip(masks, masks_there, strict=True)), labels
 

@@ -91,8 +91,8 @@ class MaskSection(Section):
 
     view: str = "global"
     count: Count = 1
-    # pixels; of clips also [frames, pixels, pixels], one size for each masked axis; of waveforms the
-    # samples between patches
+    # pixels; of clips also [frames, pixels, pixels], one size for each masked axis; of waveforms
+    # the samples between patches
     patch_size: Positive | Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
     receptive_field: Positive | None = None  # samples that a patch sees; None: its patch_size
     sampler: Named

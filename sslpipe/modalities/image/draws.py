@@ -17,6 +17,7 @@ from ...batch import ViewSpec
 from ...errors import RecipeError
 from ...recipe.names import Entry, call, choose
 from ...rng import Keys, stream_id
+from ..returned import check_shape
 from . import ops
 from .ops import Draw, Op
 from .ops.foreign import foreign
@@ -196,5 +197,7 @@ def draw(policy: Policy, keys: Keys, sizes_B2: npt.NDArray[np.int64]) -> npt.NDA
     table = np.empty((len(keys.views), len(keys.uids), len(policy.columns)), dtype=np.float32)
     for step in policy.steps:
         source = Draw(keys, step.stream, sizes_B2, size, drawn.get(step.stream))
-        table[..., step.columns] = step.op.draw(source)
+        made = np.asarray(step.op.draw(source))
+        check_shape(step.op, "draw() returned a table", made.shape, table[..., step.columns].shape)
+        table[..., step.columns] = made
     return table
