@@ -62,7 +62,7 @@ class Generator(nn.Module):
         super().__init__()
         heads = max(1, round(share * encoder.heads))
         dim = max(1, round(share * encoder.dim / heads)) * heads
-        self.project = nn.Linear(encoder.dim, dim)
+        self.project = nn.Linear(encoder.word.embedding_dim, dim)
         self.layers = nn.ModuleList(BERTLayer(dim, heads) for _ in encoder.layers)
         self.head = MaskedTokenHead(dim, encoder.word)
         start_bert(self)
