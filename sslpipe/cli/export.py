@@ -34,6 +34,7 @@ def export(
     """Write the encoder as a folder that timm, Hugging Face, torchvision and ONNX Runtime load.
 
     It holds safetensors, configs, preprocessing, recipe and model card, and needs nothing of ours.
+    Encoders of text go to Hugging Face alone, with their output layer and tokenizer.
 
     Example: `sslpipe export runs/cifar exported/cifar --license apache-2.0`
     """

@@ -164,10 +164,12 @@ def sizes_in(config: Settings) -> TextSizes:
     found["width"] = found["width"] or (4 * found["dim"] if found["dim"] else None)
     if kind == "bert":
         found["embedding"] = found["dim"]
+    numbers: dict[str, int] = {}
     for ours, value in found.items():
         if not isinstance(value, int):
             raise KeyError(SIZES[kind][ours])
-    return TextSizes(**found)
+        numbers[ours] = value
+    return TextSizes(**numbers)
 
 
 def unlike(config: Settings) -> list[str]:

@@ -2,7 +2,7 @@
 
 GPT-2, BERT, ELECTRA and T5 of the first version. What a config.json says of the model must be so in
 the recipe's backbone: the number of heads, say, stands in no shape. Positions may be more than the
-rows are long. A vocabulary of another size is refused; one of the same size is taken to be the same.
+rows are long. A vocabulary of another size is refused; one of the same size is held to be the same.
 """
 
 import json
