@@ -159,7 +159,7 @@ def test_text_recipes_take_the_published_steps(name):
     train, batch = recipe.train, recipe.stream.batch_size
     rows = batch * train.accumulate
     steps = recipe.stream.epoch_samples / rows
-    settings = bind(getattr(optimizers, train.optimizer.name), train.optimizer, None, 1.0).arguments
+    settings = bind(getattr(optimizers, train.optimizer.name), train.optimizer)
     found = (rows, train.epochs * steps, train.warmup_epochs * steps)
     found += (settings["lr"] * lr_scale(train, batch), train.final_lr)
     assert (*found, settings.get("weight_decay", 0.0)) == pytest.approx(TEXT[name])
