@@ -103,9 +103,14 @@ class TextSizes:
     embedding: int | None = None
 
     def differing(self, other: "TextSizes") -> list[str]:
-        """The names of what differs, but for the length and the vocabulary."""
+        """The names of what differs, but for the length and the vocabulary.
+
+        Embeddings that are as wide as the layers do not differ beside those.
+        """
         ours, theirs = asdict(self), asdict(other)
-        return [n for n in ours if n not in ("length", "vocabulary") and ours[n] != theirs[n]]
+        wide = all(sizes.embedding in (None, sizes.dim) for sizes in (self, other))
+        apart = {"length", "vocabulary"} | ({"embedding"} if wide else set())
+        return [name for name in ours if name not in apart and ours[name] != theirs[name]]
 
 
 def sizes_of(encoder: nn.Module) -> TextSizes | None:

@@ -1,5 +1,7 @@
 """Weights and settings of text encoders go to transformers and come back, by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -140,6 +142,9 @@ def test_differences_are_named_and_lengths_are_another_matter():
     other = TextSizes(vocabulary=10, dim=8, depth=2, heads=4, width=32, length=7)
     assert one.differing(other) == ["heads"]
     assert one.differing(one) == []
+    narrow, wide = replace(one, embedding=4), replace(other, dim=16, embedding=16)
+    assert narrow.differing(one) == ["embedding"]
+    assert wide.differing(replace(one, embedding=8)) == ["dim", "heads"]
 
 
 def test_an_encoder_of_somebody_else_has_no_sizes():
