@@ -7,15 +7,18 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.encoders import build_encoder
 from sslpipe.methods.parts.tokens import IGNORED
+from sslpipe.modalities.text.vocabulary import VOCABULARIES
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import initial_method
-from sslpipe.train.run import prepare
+from sslpipe.train.run import check_training, prepare
 
 NAMES = sorted(sslpipe.recipes())
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
+TOKENS = "views.tokens.ops.0.Tokens"
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
@@ -28,13 +31,25 @@ SMALLER = {
     "dinov2": DINOV2,
     "dinov2_documented": DINOV2,
     "ijepa": ["train.backbone.vit_huge_patch14_224.depth=1", "method.ijepa.predictor_depth=2"],
+    "gpt2": ["train.backbone.gpt.depth=1", f"{TOKENS}.length=64"],
+    "t5_base": ["train.backbone.t5.depth=1", f"{TOKENS}.length=64"],
+    "electra_small": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
+    "electra_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
+    "simcse": ["train.backbone.bert.depth=1"],
     "vicreg": ["method.vicreg.projector=[512, 512, 512]"],
 }
 
 
 def recipe_of(name, batch_size=2):
     overrides = [f"stream.batch_size={batch_size}", *shallow(name), *SMALLER.get(name, ())]
-    return load_recipe(find_recipe(name), overrides=overrides)
+    return load_recipe(find_recipe(name), overrides=overrides + untrained(name))
+
+
+def untrained(name):
+    """Bytes for a vocabulary that the recipe's reader trains on documents of his own."""
+    (op,) = load_recipe(find_recipe(name)).views["tokens"].ops if name in TEXT else (None,)
+    known = op is None or op.settings["vocabulary"] in VOCABULARIES
+    return [] if known else [f"{TOKENS}.vocabulary=bytes_t5"]
 
 
 def shallow(name):
@@ -101,6 +116,25 @@ def test_one_batch_one_step_one_backward(name, shards):
         run.method.after_step(1.0)
         assert any(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
         assert all(torch.isfinite(p).all() for p in trained)
+
+
+# recipe -> parameters in millions, of the paper or the official code, with 30,522 words and so on
+PAPERS = {"gpt2": 124, "t5_base": 223, "electra_small": 14, "electra_base": 110, "simcse": 110}
+WORDS = {"gpt2": 50257, "t5_base": 32128}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_text_recipes_of_papers_are_as_large_as_theirs(name, texts):
+    """Built without memory, at the paper's vocabulary; all settings are checked, too."""
+    overrides = ["stream.batch_size=2", *untrained(name)]
+    recipe = load_recipe(find_recipe(name), overrides=overrides)
+    with sslpipe.load(recipe, shards=texts, device="cpu", rank=0, world_size=1) as pipe:
+        check_training(recipe, pipe.spec)
+        view = replace(pipe.spec.views["tokens"], vocabulary=WORDS.get(name, 30522))
+    with torch.device("meta"):
+        encoder = build_encoder(recipe.train.backbone, view)
+    count = sum(p.numel() for p in encoder.parameters()) / 1e6
+    assert count == pytest.approx(PAPERS[name], rel=0.05)
 
 
 def honours(batch, spec, drawn):

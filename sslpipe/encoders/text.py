@@ -119,6 +119,8 @@ class BERT(TokenEncoder):
     """BERT's encoder: each token sees its whole document. Sizes default to BERT base's.
 
     dropout: of embeddings, attention and what layers add, in training; the paper's is 0.1.
+    embedding: how wide words and positions are; narrower ones are projected (ELECTRA small). None:
+    as wide as the layers.
     """
 
     def __init__(
@@ -129,17 +131,20 @@ class BERT(TokenEncoder):
         depth: int = 12,
         heads: int = 12,
         dropout: float = 0.0,
+        embedding: int | None = None,
     ) -> None:
         super().__init__()
         self.dim, self.heads, self.drop = dim, heads, nn.Dropout(dropout)
+        wide = embedding or dim
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": nn.Embedding(vocabulary_of(view), dim),
-                "position_embeddings": nn.Embedding(view.size("L"), dim),
-                "token_type_embeddings": nn.Embedding(2, dim),
-                "LayerNorm": nn.LayerNorm(dim, eps=1e-12),
+                "word_embeddings": nn.Embedding(vocabulary_of(view), wide),
+                "position_embeddings": nn.Embedding(view.size("L"), wide),
+                "token_type_embeddings": nn.Embedding(2, wide),
+                "LayerNorm": nn.LayerNorm(wide, eps=1e-12),
             }
         )
+        self.embeddings_project = nn.Identity() if wide == dim else nn.Linear(wide, dim)
         layers = nn.ModuleList(BERTLayer(dim, heads, dropout=dropout) for _ in range(depth))
         self.encoder = nn.ModuleDict({"layer": layers})
         start_bert(self)
@@ -152,6 +157,13 @@ class BERT(TokenEncoder):
         return found
 
     @property
+    def positions(self) -> nn.Embedding:
+        """The table of positions, (L, embedding)."""
+        found = self.embeddings["position_embeddings"]
+        assert isinstance(found, nn.Embedding)
+        return found
+
+    @property
     def layers(self) -> nn.ModuleList:
         """The BERTLayers."""
         found = self.encoder["layer"]
@@ -160,15 +172,15 @@ class BERT(TokenEncoder):
 
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the hidden states after the last layer, (B, L, D); all of segment type 0."""
-        x_BLD = self.embedded(tokens_BL, segments_2BL)
+        x_BLD = self.embeddings_project(self.embedded(tokens_BL, segments_2BL))
         return through_layers(self.layers, x_BLD, segments_2BL[0])
 
     def embedded(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
-        """Give what the first layer takes, (B, L, D)."""
+        """Give the embeddings, (B, L, E): as wide as the layers, or what is projected to that."""
         parts = self.embeddings
-        x_BLD = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
-        x_BLD = parts["LayerNorm"](x_BLD + parts["token_type_embeddings"].weight[0])  # type: ignore[index]
-        dropped: Tensor = self.drop(x_BLD)
+        x_BLE = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
+        x_BLE = parts["LayerNorm"](x_BLE + parts["token_type_embeddings"].weight[0])  # type: ignore[index]
+        dropped: Tensor = self.drop(x_BLE)
         return dropped
 
 

@@ -111,12 +111,12 @@ class Rates(Section):
     epochs: Positive
     lr_batch: Positive = 256
     lr_rule: Literal["linear", "sqrt"] = "linear"  # how lr grows with the batch
-    schedule: Literal["cosine", "cosine_per_epoch", "multistep"] = "cosine"
+    schedule: Literal["cosine", "cosine_per_epoch", "linear", "multistep"] = "cosine"
     milestones: Annotated[tuple[Positive, ...], Always] = ()  # epochs; multistep only
     gamma: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1  # factor of each milestone
     # cosines are laid over this many times the run, which ends before they do (MSN)
     schedule_stretch: Annotated[float, pydantic.Field(ge=1)] = 1.0
-    final_lr: Fraction = 0.0  # absolute, not scaled; cosines only
+    final_lr: Fraction = 0.0  # absolute, not scaled; of cosines and lines
     final_lr_ratio: Fraction | None = None  # the same, as a share of the peak
     final_weight_decay: Fraction | None = None  # None: constant
     warmup_epochs: Fraction = 0.0
@@ -143,9 +143,11 @@ class Rates(Section):
     @pydantic.field_validator("final_lr", "final_lr_ratio")
     @classmethod
     def _one_end(cls, value: float | None, info: Info) -> float | None:
-        """A cosine has one end, a multistep schedule none."""
+        """A cosine or a line has one end, a multistep schedule none."""
         if value and (info.data.get("schedule") == "multistep" or info.data.get("final_lr")):
-            raise ValueError("is for cosines, and one of final_lr and final_lr_ratio is enough")
+            raise ValueError(
+                "is for cosines and lines, and one of final_lr and final_lr_ratio is enough"
+            )
         return value
 
 

@@ -37,7 +37,7 @@ def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.o
         RecipeError: unknown optimizer or setting.
         ExtraError: the optimizer's package is not installed.
     """
-    known = {"sgd": sgd, "adamw": adamw, "lars": lars}
+    known = {"sgd": sgd, "adamw": adamw, "adafactor": adafactor, "lars": lars}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
     if isinstance(method, Method):
         set_apart(optimizer, method.fixed_lr_parameters(), FIXED_LR)
@@ -112,6 +112,27 @@ def adamw(
         layers[scales.get(name, 1.0)].append((name, p))
     groups = [g for factor, named in layers.items() for g in split(named, decay, factor, factor)]
     return torch.optim.AdamW(groups, lr=lr * scale, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def adafactor(
+    method: nn.Module,
+    scale: float,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    decay: Decay = "weights",
+) -> torch.optim.Optimizer:
+    """Make torch's Adafactor (Shazeer and Stern 2018), which T5 was trained by.
+
+    A step is min(lr, 1 / root of its number) of a parameter's own root mean square: with lr .01 and
+    a rate that stays, T5's 1 / sqrt(max(step, 10,000)). Second moments decay by 1 - step^-.8 and
+    are at least 1e-30, as T5's; updates are clipped at a root mean square of 1.
+    """
+    # torch squares its first eps. Its own, 1.2e-7, also bounds the mean of squared gradients, which
+    # those of large models are below
+    return torch.optim.Adafactor(
+        split(trained(method), decay), lr=lr * scale, eps=(1e-15, 1e-3), weight_decay=weight_decay
+    )
 
 
 def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
