@@ -9,7 +9,7 @@ Letters: V views, B samples, T frames of a clip. `lengths_B`: frames of each vid
 
 A sampling of your own: save this as `mine.py` and write `- "mine:Ends": {frames: 8}` first.
 
-```python
+```py
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,8 +1,13 @@
 """Which frames clips have: slow transcriptions of the official samplings, tables, distributions."""
 
+import re
+import sys
+
 import numpy as np
 import pytest
 
+import sslpipe
+from sslpipe.modalities.video import clips
 from sslpipe.modalities.video.clips import (
     CentralClip,
     DenseClip,
@@ -10,7 +15,10 @@ from sslpipe.modalities.video.clips import (
     PartitionedClips,
     UniformClip,
 )
+from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Keys
+
+from .test_pipeline import RECIPE
 
 STREAM = "views/global/Clip"
 
@@ -122,15 +130,15 @@ def vjepa(u, length, fps, frames, clips, part):
     return index + part * partition
 
 
-@pytest.mark.parametrize("clips", [1, 2])
-def test_partitioned_clips_are_those_of_v_jepa(clips):
-    lengths = np.array([n for n in LENGTHS if n >= clips])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_partitioned_clips_are_those_of_v_jepa(parts):
+    lengths = np.array([n for n in LENGTHS if n >= parts])
     rates = np.linspace(5, 31, len(lengths))
-    numbers = drawn(PartitionedClips(frames=16), lengths, rates, views=clips)
-    u_VB = uniforms(1, len(lengths), clips)[..., 0]
-    for part in range(clips):
+    numbers = drawn(PartitionedClips(frames=16), lengths, rates, views=parts)
+    u_VB = uniforms(1, len(lengths), parts)[..., 0]
+    for part in range(parts):
         slow = [
-            vjepa(u, length, rate, 16, clips, part)
+            vjepa(u, length, rate, 16, parts, part)
             for u, length, rate in zip(u_VB[part], lengths, rates, strict=True)
         ]
         np.testing.assert_array_equal(numbers[part], slow)
@@ -180,9 +188,9 @@ def test_intervals_have_the_published_distribution():
 
 
 def test_central_clips_lie_in_the_middle():
-    clips = drawn(CentralClip(frames=4, stride=3), [100, 10, 5, 1], views=2)
-    assert clips[0].tolist() == [[45, 48, 51, 54], [0, 3, 6, 9], [0, 3, 4, 4], [0, 0, 0, 0]]
-    assert (clips[0] == clips[1]).all()
+    made = drawn(CentralClip(frames=4, stride=3), [100, 10, 5, 1], views=2)
+    assert made[0].tolist() == [[45, 48, 51, 54], [0, 3, 6, 9], [0, 3, 4, 4], [0, 0, 0, 0]]
+    assert (made[0] == made[1]).all()
 
 
 @pytest.mark.parametrize("kind", [DenseClip, UniformClip, PartitionedClips, IntervalClips])
@@ -212,3 +220,21 @@ def test_a_clip_depends_on_its_sample_alone_and_changes_with_the_epoch(kind):
 def test_settings_that_cannot_be_are_refused(kind, settings, words):
     with pytest.raises(ValueError, match=words):
         kind(**settings)
+
+
+def test_the_example_of_a_sampling_runs_as_it_stands(videos, tmp_path, monkeypatch):
+    (block,) = re.findall(r"```py\n(.*?)```", clips.__doc__, re.DOTALL)
+    (tmp_path / "mine.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = RECIPE.replace("DenseClip: {frames: 4, stride: 3}", '"mine:Ends": {frames: 4}')
+    recipe = parse_recipe(text)
+    with sslpipe.load(recipe, shards=videos, device="cpu", rank=0, world_size=1) as pipe:
+        batch = next(iter(pipe))
+        lengths = pipe.load_share(0).columns[0].extents[:, 0]
+    monkeypatch.delitem(sys.modules, "mine")
+    numbers = batch.params["global"][..., :4].long().numpy()
+    first = (numbers == np.arange(4)).all(-1)
+    last = (numbers == lengths[:, None] - 4 + np.arange(4)).all(-1)
+    assert (first ^ last).all()
+    assert first.any()
+    assert last.any()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import sslpipe
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image.draws import draw
 from sslpipe.modalities.image.executors import kornia
+from sslpipe.modalities.parts import column_of, parts_of
 from sslpipe.modalities.video.codec import VideoCodec
 from sslpipe.recipe import parse_recipe
+from sslpipe.rng import Place
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.shards.verification import verify
+from sslpipe.stream.reader import Sample
 
-from .films import SIDE
+from ...streaming import damage
+from .films import SIDE, film, read
 
 RECIPE = """
 modality: video
@@ -239,3 +244,47 @@ def test_evaluation_shows_the_middle_of_clips_and_pictures(videos):
     lengths = batch.params["global"][0, :, :5].long()
     assert (lengths.diff(dim=1) <= 2).all()
     assert batch.views["global"].shape == (1, 6, 3, 5, 24, 24)
+
+
+def test_a_bad_video_is_a_black_stand_in_where_the_recipe_says_so(videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "copy")
+    uid = damage(folder, 0, 0)
+    with load(folder, "stream.on_bad=mask", "stream.max_bad_fraction=0.5") as pipe:
+        bad = [
+            batch.views["global"][:, b]
+            for batch in pipe
+            for b in np.flatnonzero(~batch.valid.numpy())
+        ]
+    assert bad
+    for clips in bad:
+        assert clips.shape == (2, 3, 4, 32, 32)
+        assert not clips.any()
+    with load(folder, "stream.max_bad_fraction=0.5") as pipe:  # by default another one instead
+        assert all(uid not in batch.uids for batch in pipe)
+
+
+def test_videos_that_no_index_knows_are_measured_when_they_come():
+    """An iterable's samples, and those of an index that was made without looking."""
+    (part,) = parts_of(
+        parse_recipe(RECIPE, path="video.yaml"), device=torch.device("cpu"), threads=None
+    )
+    sample = Sample(uid=5, key="a", label=-1, data=film(40))
+    raw = part.load(sample, 0)
+    numbers = sorted({*read(raw.data)})
+    assert raw.extent == (40, 32, 64, 16_000)
+    assert len(raw.data) == len(numbers) <= 8
+    ids, extents = np.array([5]), np.array([raw.extent])
+    told = part.decider.instructions(epochs=0 * ids, uids=ids, extents=0 * extents)
+    assert (told == -1).all()
+    every = part.decode(sample, told[0].tolist())
+    tables = part.decider.decide(
+        epochs=0 * ids, uids=ids, place=Place(0, 0 * ids, 1), extents=extents
+    )
+    few, many = (
+        part.maker.make(column_of([each]).arrays, tables, {}).views["global"]
+        for each in (raw, every)
+    )
+    assert len(every.data) == 40
+    torch.testing.assert_close(few, many, rtol=0, atol=0)
+    listed = part.maker.make([torch.from_numpy(raw.data)], tables, {}).views["global"]
+    torch.testing.assert_close(few, listed, rtol=0, atol=0)
