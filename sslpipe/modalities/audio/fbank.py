@@ -62,7 +62,7 @@ class Fbank(Plain):
         bands = kaldi_bands(self.mels, self.fft, rows.before.rate, self.low, high, views.device)
         together = len(views) if views.is_cuda else max(1, CACHED // frames)
         parts = [self.energies(part, bands) for part in views.split(together)]  # type: ignore[no-untyped-call]
-        return torch.cat(parts).log_().unflatten(0, (len(views), frames)).mT[:, None]
+        return torch.cat(parts).log_().view(len(views), frames, -1).mT[:, None]
 
     def energies(self, views_RT: Tensor, bands: Sequence[Band]) -> Tensor:
         """(frames of all rows, F) energies, by the steps of Kaldi, rounded as there."""

@@ -30,7 +30,7 @@ HEAD = 150  # pixels to the left of strips, for words
 PERIOD = 125  # milliseconds that a frame of a moving picture stands
 
 
-class Strip(NamedTuple):
+class FilmStrip(NamedTuple):
     """Frames side by side: (T, H, W, 3) uint8, what is said of all, and of each."""
 
     words: str
@@ -49,7 +49,7 @@ def sheet(
     return on_paper(bands)
 
 
-def decoded_strip(batch: Batch, stored: Column, row: int) -> Strip:
+def decoded_strip(batch: Batch, stored: Column, row: int) -> FilmStrip:
     """The frames that were decoded of a sample, nothing done to them."""
     frames = stored.arrays[row].cpu().numpy()
     length, height, width, rate = stored.extents[row, :4].tolist()
@@ -57,17 +57,17 @@ def decoded_strip(batch: Batch, stored: Column, row: int) -> Strip:
     words = (
         f"{shortened(batch.keys[row])}\n{width} x {height} px\n{told}\n{len(frames)} of {length}"
     )
-    return Strip(f"{words} frames", frames, [""] * len(frames))
+    return FilmStrip(f"{words} frames", frames, [""] * len(frames))
 
 
-def strips_of(batch: Batch, spec: BatchSpec, decider: VideoDecider, row: int) -> Iterator[Strip]:
+def strips_of(batch: Batch, spec: BatchSpec, decider: VideoDecider, row: int) -> Iterator[FilmStrip]:
     """The clips of a sample, and its masks: one per view on its view, others on the first."""
     for name, group in decider.policies.items():
         numbers_VT = group.frames_of(batch.params[name].numpy())[:, row]
         for view, numbers_T in enumerate(numbers_VT):
             frames = frames_of(batch.views[name][view, row], group)
             captions = [f"frame {number}" for number in numbers_T]
-            yield Strip(f"{name}, view {view}\n{group.spec.shown}", frames, captions)
+            yield FilmStrip(f"{name}, view {view}\n{group.spec.shown}", frames, captions)
     for name, mask in spec.masks.items():
         if mask.view in decider.policies:
             yield from masked_strips(batch, name, mask, decider.policies[mask.view], row)
@@ -75,7 +75,7 @@ def strips_of(batch: Batch, spec: BatchSpec, decider: VideoDecider, row: int) ->
 
 def masked_strips(
     batch: Batch, name: str, mask: MaskSpec, group: ClipPolicy, row: int
-) -> Iterator[Strip]:
+) -> Iterator[FilmStrip]:
     """Clips with their hidden patches greyed."""
     views = batch.views[mask.view]
     for number in range(mask.count):
@@ -83,7 +83,7 @@ def masked_strips(
         frames = greyed(frames_of(view, group), batch.masks[name][number, row], mask)
         hidden = int(batch.hidden[name][number, row])
         words = f"mask {name} {number}\n{hidden} of {mask.patches}\npatches hidden"
-        yield Strip(words, frames, [""] * len(frames))
+        yield FilmStrip(words, frames, [""] * len(frames))
 
 
 def frames_of(view_CTHW: Tensor, group: ClipPolicy) -> U8:
@@ -99,15 +99,15 @@ def greyed(frames_THWC: U8, mask_N: Tensor, mask: MaskSpec) -> U8:
     return np.where(grid[..., None], np.uint8(GREY), frames_THWC)
 
 
-def chosen(strip: Strip) -> Strip:
+def chosen(strip: FilmStrip) -> FilmStrip:
     """A strip with no more frames than paper has room for."""
     whole = len(strip.captions)
     places = np.linspace(0, whole - 1, min(whole, SHOWN)).astype(np.int64)
     captions = [strip.captions[place] for place in places.tolist()]
-    return Strip(strip.words, strip.frames_THWC[places], captions)
+    return FilmStrip(strip.words, strip.frames_THWC[places], captions)
 
 
-def on_paper(bands: Sequence[Sequence[Strip]]) -> Image.Image:
+def on_paper(bands: Sequence[Sequence[FilmStrip]]) -> Image.Image:
     """Lay strips below each other, with a line between bands."""
     bands = [[chosen(strip) for strip in band] for band in bands]
     laid = [[(strip, fitted_size(strip.frames_THWC)) for strip in band] for band in bands]
@@ -128,7 +128,7 @@ def on_paper(bands: Sequence[Sequence[Strip]]) -> Image.Image:
 
 
 def draw_strip(
-    canvas: Image.Image, strip: Strip, size: tuple[int, int], top: int, step: int
+    canvas: Image.Image, strip: FilmStrip, size: tuple[int, int], top: int, step: int
 ) -> None:
     """One strip: its words to the left, its frames with their captions."""
     pen = ImageDraw.Draw(canvas)
@@ -189,7 +189,7 @@ def thumbnails(items: Sequence[tuple[bytes, Sequence[str]]]) -> Image.Image:
     return on_paper([[thumbnail(data, captions)] for data, captions in items])
 
 
-def thumbnail(data: bytes, captions: Sequence[str]) -> Strip:
+def thumbnail(data: bytes, captions: Sequence[str]) -> FilmStrip:
     """The first, middle and last frame of a video; what does not decode is a red tile."""
     words = "\n".join(shortened(caption) for caption in captions)
     try:
@@ -199,5 +199,5 @@ def thumbnail(data: bytes, captions: Sequence[str]) -> Strip:
     except SampleError:
         red = np.zeros((1, HEIGHT, HEIGHT, 3), np.uint8)
         red[..., 0] = 255
-        return Strip(words, red, ["does not decode"])
-    return Strip(words, frames, [f"frame {number}" for number in numbers])
+        return FilmStrip(words, red, ["does not decode"])
+    return FilmStrip(words, frames, [f"frame {number}" for number in numbers])
