@@ -1,6 +1,7 @@
 """Encoders: images (B, C, H, W) -> features (B, D), from torchvision and timm.
 
 ViTs and cifar_resnet take spectrograms (B, C, F, T), too: pictures of another height and width.
+Of clips (B, C, T, H, W) a ViT has tubelets for patches (video.py).
 `encoder.model` is the library's own module without its classifier, so its state_dict loads back
 into torchvision or timm by name. Nothing is pretrained.
 """
@@ -23,10 +24,11 @@ from .patches import Resample, sincos
 from .protocols import Encoder, declared_dim
 from .starts import Start, start_like
 from .text import TEXT_ENCODERS
+from .video import VIDEO_ENCODERS, ClipViT, take_clips
 
 # those that are built of the whole spec of their views
 OF_VIEWS: Mapping[str, Callable[..., Encoder]] = MappingProxyType(
-    {**TEXT_ENCODERS, **AUDIO_ENCODERS}
+    {**TEXT_ENCODERS, **AUDIO_ENCODERS, **VIDEO_ENCODERS}
 )
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -116,6 +118,8 @@ def grid_size(view: ViewSpec) -> int | tuple[int, int]:
     Raises:
         ContractError: the views are neither.
     """
+    if view.axes == "CTHW":
+        return view.size("H"), view.size("W")
     return (view.size("F"), view.size("T")) if view.axes == "CFT" else view.size("H")
 
 
@@ -180,7 +184,7 @@ def vit(
     name: str,
     view: ViewSpec,
     *,
-    patch_size: int | None = None,
+    patch_size: int | tuple[int, ...] | None = None,
     drop_path_rate: float = 0.0,
     layer_scale: float | None = None,
     pos_embed: Literal["learned", "sincos"] = "learned",
@@ -197,7 +201,9 @@ def vit(
     positions reach the grid of other sizes: "antialias" as in timm, "bicubic_offset" as in DINO,
     iBOT and DINOv2, "bicubic" as in MSN. init: whose weights it starts with (starts.py).
     layer_scale: initial factor of every residual branch, learned; None: no factors. pool: features
-    are the class token, or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM).
+    are the class token, or the mean of the patches (I-JEPA; fine-tuned BEiT and SimMIM). Of clips,
+    patch_size has frames, rows, columns, by default 2 frames; sincos encodes the number of a patch
+    (VideoMAE).
 
     Raises:
         ValueError: sizes do not fit each other.
@@ -205,21 +211,48 @@ def vit(
     settings = {
         "img_size": grid_size(view), "in_chans": other_channels(view), "dynamic_img_size": True,
         "global_pool": {"token": "token", "mean": "avg"}[pool],
-        "patch_size": patch_size, "drop_path_rate": drop_path_rate, "embed_dim": embed_dim,
-        "depth": depth, "num_heads": num_heads, "init_values": layer_scale, "fc_norm": False,
+        "patch_size": plane_patch(patch_size, view), "drop_path_rate": drop_path_rate,
+        "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "init_values": layer_scale,
+        "fc_norm": False,
     }  # fmt: skip
     model = timm_create(name, **settings)
-    patch = model.patch_embed.patch_size[0]
-    if any(side % patch for side in model.patch_embed.img_size):
-        raise ValueError(
-            f"image size {settings['img_size']} is no multiple of patch_size {patch}; set one"
-        )
+    if view.axes == "CTHW":
+        take_clips(model, view, patch_size)
+    patch = model.patch_embed.patch_size
+    check_whole(view, patch)
     start_like(model, init)
     if pos_embed == "sincos":
         fixed = sincos(model.embed_dim, model.patch_embed.grid_size)
         model.pos_embed = nn.Parameter(fixed, requires_grad=False)
+    if view.axes == "CTHW":
+        return ClipViT(model, model.embed_dim, patch_size=patch)
     made = timm_blueprint(name, **settings)
-    return ViT(model, model.embed_dim, made, patch_size=patch, resample=pos_resample)
+    return ViT(model, model.embed_dim, made, patch_size=patch[0], resample=pos_resample)
+
+
+def plane_patch(patch_size: int | tuple[int, ...] | None, view: ViewSpec) -> int | None:
+    """Tell timm's patch_size: of pictures as it is, of clips that of one frame.
+
+    Raises:
+        ValueError: several sizes, and the views are no clips.
+    """
+    if patch_size is None or isinstance(patch_size, int):
+        return patch_size
+    if view.axes != "CTHW":
+        raise ValueError(
+            f"patch_size = {list(patch_size)}: views {view.group!r} of axes {view.axes} have "
+            "square patches; write one number"
+        )
+    return patch_size[-1]
+
+
+def check_whole(view: ViewSpec, patch: tuple[int, ...]) -> None:
+    """Raise a ValueError unless the views are whole patches."""
+    sides = tuple(view.size(axis) for axis in view.grid_axes)
+    if any(side % step for side, step in zip(sides, patch, strict=True)):
+        size = view.shape[1:] if view.axes == "CTHW" else grid_size(view)
+        steps = patch[0] if len(set(patch)) == 1 else list(patch)
+        raise ValueError(f"image size {size} is no multiple of patch_size {steps}; set one")
 
 
 def timm_model(name: str, view: ViewSpec, *, drop_path_rate: float | None = None) -> Encoder:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .libraries import Blueprint
-from .patches import Resample, chosen_tokens, on_grid, resampled
+from .patches import Resample, along_axes, chosen_tokens, on_grid, resampled
 from .protocols import BlockTokens, Encoder
 
 
@@ -82,7 +82,7 @@ class ViT(LibraryEncoder):
 
     def __init__(
         self, model: nn.Module, dim: int, blueprint: Blueprint | None = None, *,
-        patch_size: int, resample: Resample = "antialias",
+        patch_size: int | tuple[int, ...], resample: Resample = "antialias",
     ) -> None:  # fmt: skip
         super().__init__(model, dim, blueprint)
         self.patch_size = patch_size
@@ -163,5 +163,7 @@ class ViT(LibraryEncoder):
 
     def maps(self, images_BCHW: Tensor) -> Tensor:
         """Lay the patches' tokens on their grid: (B, D, rows, columns)."""
-        rows, columns = (side // self.patch_size for side in images_BCHW.shape[2:])
-        return on_grid(self.tokens(images_BCHW)[:, 1:], (rows, columns))
+        extents = images_BCHW.shape[2:]
+        patch = along_axes(self.patch_size, len(extents))
+        grid = tuple(extent // side for extent, side in zip(extents, patch, strict=True))
+        return on_grid(self.tokens(images_BCHW)[:, 1:], grid)

@@ -3,6 +3,7 @@
 D features, N patches, S tokens or chosen patches, T = 1 + N tokens, the class token first.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -14,23 +15,47 @@ Resample = Literal["antialias", "bicubic", "bicubic_offset"]
 OFFSET = 0.1  # patches; facebookresearch/dino, issue 8
 
 
-def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
-    """Make a fixed 2-D position embedding, (1, 1 + N, dim) float32; zero for the class token.
+def along_axes(patch_size: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """Give the sides of a patch along so many axes; one number stands for all of them."""
+    return (patch_size,) * axes if isinstance(patch_size, int) else patch_size
 
-    facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
-    ("here w goes first"), the second the row; each half is sines, then cosines.
+
+def sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
+    """Make fixed positions, (1, 1 + N, dim) float32; zero for the class token.
+
+    Of a plane they are MAE's, of other grids VideoMAE's.
 
     Raises:
         ValueError: `dim` is no multiple of 4.
     """
     if dim % 4:
         raise ValueError(f"width {dim} of a sin-cos embedding must be a multiple of 4; change it")
+    table_ND = plane_sincos(dim, grid) if len(grid) == 2 else index_sincos(dim, math.prod(grid))
+    return F.pad(table_ND, (0, 0, 1, 0)).float()[None]
+
+
+def index_sincos(dim: int, count: int) -> Tensor:
+    """Encode the number of a patch in raster order, whatever its axes: (N, dim) float64.
+
+    MCG-NJU/VideoMAE, modeling_finetune.py, get_sinusoid_encoding_table: sines in even channels,
+    cosines in odd ones.
+    """
+    omega = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
+    angles = torch.arange(count, dtype=torch.float64)[:, None] * omega
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+def plane_sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
+    """Encode column and row, (N, dim) float64.
+
+    facebookresearch/mae, util/pos_embed.py: the first half of the channels encodes the COLUMN
+    ("here w goes first"), the second the row; each half is sines, then cosines.
+    """
     rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
     row_N, column_N = (axis.flatten() for axis in torch.meshgrid(rows, columns, indexing="ij"))
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     angles = [position[:, None] * omega for position in (column_N, row_N)]
-    patches_ND = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
-    return F.pad(patches_ND, (0, 0, 1, 0)).float()[None]
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
 
 
 def resampled(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module, ABC):
-    """Images (B, C, H, W) become features (B, D)."""
+    """Images (B, C, H, W), or views of other axes, become features (B, D)."""
 
     dim: int  # D
-    patch_size: int = 1  # pixels; sides of views must be its multiples
+    # pixels; sides of views must be its multiples. A number for each axis but channels, or for all
+    patch_size: int | tuple[int, ...] = 1
 
     @abstractmethod
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def declared_dim(encoder: nn.Module) -> int | None:
 class PatchEncoder(Protocol):
     """An encoder that shows its patches, for methods that hide some; our ViT is one."""
 
-    patch_size: int  # pixels
+    patch_size: int | tuple[int, ...]  # pixels, of each axis or of all
 
     def tokens(
         self,

@@ -54,7 +54,9 @@ def beit(model: Any) -> None:
     _trunc_normal_ of simmim.py: the last layer of both branches of block l (from 1 up) is divided
     by sqrt(2 l).
     """
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    weights = [
+        m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)
+    ]
     for weight in (model.pos_embed, model.cls_token, *weights):
         cut_normal(weight)
     nn.init.zeros_(model.patch_embed.proj.bias)

@@ -54,10 +54,15 @@ def on_host(made: Mapping[str, Shown]) -> dict[str, Shown]:
 
 
 class Pixels(nn.Module):
-    """The baseline of raw pixels: a view averaged down to at most 32 x 32, as one row."""
+    """The baseline of raw pixels: a view averaged down to at most 32 x 32, as one row.
+
+    Of a clip it is the mean of its frames, which knows nothing of their order.
+    """
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Give (B, C * h * w); what is no picture is taken as it is."""
+        if images_BCHW.ndim == 5:
+            images_BCHW = images_BCHW.mean(2)
         if images_BCHW.ndim != 4:
             return images_BCHW.flatten(1).float()
         height, width = (min(side, PIXELS) for side in images_BCHW.shape[2:])

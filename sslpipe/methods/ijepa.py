@@ -20,8 +20,9 @@ from ..encoders.libraries import library
 from ..encoders.monitors import spread_over_images
 from ..encoders.patches import sincos, take
 from ..encoders.protocols import PatchEncoder
+from ..errors import ContractError
 from .method import Method, Output
-from .parts.checks import check_axes, shares
+from .parts.checks import check_axes, not_negative, shares
 from .parts.collapse import MASKED_CAUSES
 from .parts.heads import at_least_fp32, feature_dim, trunc_normal
 from .parts.patches import Padded, check_blocks, mean_of_real, padded, patch_mask, real_keys
@@ -35,20 +36,29 @@ def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:
         return take(tokens_BND.repeat(len(index_RT) // len(tokens_BND), 1, 1), index_RT)
 
 
-def ijepa_loss(pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor) -> Tensor:
-    """Average the smooth L1 error (beta 1) over all target tokens. `real_RT` False: padding.
+def ijepa_loss(
+    pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor, *, beta: float = 1.0
+) -> Tensor:
+    """Average the smooth L1 error over all target tokens. `real_RT` False: padding.
 
-    The paper's section 3 writes an L2 distance; smooth L1 is that of the official code.
+    The paper's section 3 writes an L2 distance; smooth L1 is that of the official code. `beta`:
+    where it turns from squares to absolute values; 0: the absolute error, V-JEPA's.
     """
     check_axes("ijepa_loss", pred_RTD=pred_RTD, target_RTD=target_RTD, real_RT=real_RT)
     with torch.autocast(pred_RTD.device.type, enabled=False):
         pred_RTD, target_RTD = at_least_fp32(pred_RTD), target_RTD.detach()
-        error_RT = F.smooth_l1_loss(pred_RTD, target_RTD, reduction="none").mean(-1)
+        error_RT = F.smooth_l1_loss(pred_RTD, target_RTD, beta=beta, reduction="none").mean(-1)
         return mean_of_real(error_RT, real_RT)
 
 
 class IJEPA(Method):
-    """Needs 1 'global' view, masks 'context' (uses the first) and 'targets' (uses all)."""
+    """Needs 1 'global' view and masks 'context' and 'targets'.
+
+    One context is for all targets; or there are as many, and target m is guessed from context m. So
+    it is V-JEPA on clips (Bardes et al. 2024, arXiv:2404.08471; V-JEPA 2, arXiv:2506.09985), with
+    `tube_blocks` for both masks and beta 0. Differs: all target tokens weigh alike, where theirs
+    averages each mask for itself first; positions are fixed ones of a patch's number, not rotary.
+    """
 
     collapse_causes = MASKED_CAUSES
     # the TEACHER is kept, the target encoder that the paper evaluates
@@ -63,12 +73,19 @@ class IJEPA(Method):
         predictor_depth: int = 12,
         predictor_heads: int = 12,
         momentum: tuple[float, float] = (0.996, 1.0),
+        beta: float = 1.0,
     ) -> None:
         super().__init__()
-        mask = patch_mask("ijepa", encoder, spec, "context")
-        patch_mask("ijepa", encoder, spec, "targets")
+        mask = patch_mask("ijepa", encoder, spec, "context", axes=(2, 3))
+        targets = patch_mask("ijepa", encoder, spec, "targets", axes=(2, 3))
+        if mask.count not in (1, targets.count):
+            raise ContractError(
+                f"ijepa needs one context, or one for each of the {targets.count} targets; this "
+                f"recipe makes {mask.count}. Set masks.context.count"
+            )
         shares(momentum=momentum)
-        self.momentum = momentum
+        not_negative(beta=beta)
+        self.momentum, self.beta = momentum, beta
         self.student = encoder
         self.teacher = frozen_copy(encoder)
         self.predictor = JEPAPredictor(
@@ -87,18 +104,18 @@ class IJEPA(Method):
         keys = None if context.even else context.real_BS
         tokens_BSD = student.tokens(images_BCHW, context.index_BS, real_BS=keys)[:, 1:]
         pred_RTD = self.predictor(tokens_BSD, context, targets)
-        loss = ijepa_loss(pred_RTD, target_RTD, targets.real_BS)
+        loss = ijepa_loss(pred_RTD, target_RTD, targets.real_BS, beta=self.beta)
         # over images, at the same place: 0 = the teacher says the same of every image
         spread = spread_over_images(F.layer_norm(whole_BND.float(), whole_BND.shape[-1:]))
         return Output(loss, {"target_std": spread})
 
     @staticmethod
     def chosen(batch: Batch) -> tuple[Padded, Padded]:
-        """Read which patches are context, B rows, and which are targets, M * B rows."""
-        hidden_BN, targets_MBN = batch.masks["context"][0], batch.masks["targets"]
-        visible = hidden_BN.shape[-1] - batch.hidden["context"][0]
+        """Read which patches are context, B or M * B rows, and which are targets, M * B rows."""
+        hidden_CBN, targets_MBN = batch.masks["context"], batch.masks["targets"]
+        visible = hidden_CBN.shape[-1] - batch.hidden["context"]
         return (
-            padded(~hidden_BN, visible),
+            padded(~hidden_CBN.flatten(0, 1), visible),
             padded(targets_MBN.flatten(0, 1), batch.hidden["targets"]),
         )
 

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from ..batch import Batch
 from ..encoders.library_encoders import ResNet, ViT
 from ..encoders.monitors import evaluating
+from ..encoders.patches import along_axes
 from ..encoders.protocols import MapEncoder
 from ..evaluate.features import central
 from ..modalities.image.decider import ImageDecider
@@ -127,7 +128,8 @@ def attention(encoder: ViT, views_BCHW: Tensor) -> Attention:
     Of an encoder whose features are the mean of the patches, whose class token nobody trains: the
     cosine of every patch with the one in the middle instead, one map.
     """
-    grid = tuple(side // encoder.patch_size for side in views_BCHW.shape[2:])
+    sides = along_axes(encoder.patch_size, 2)
+    grid = tuple(n // side for n, side in zip(views_BCHW.shape[2:], sides, strict=True))
     if encoder.model.global_pool != "token":
         maps_BDhw = places(encoder, views_BCHW)
         assert maps_BDhw is not None

@@ -1,7 +1,8 @@
 """`train --from`: the encoder starts with weights that somebody trained before.
 
 Names and shapes must be those of the recipe's backbone, exactly; a classifier is left out, and the
-learned positions of a ViT are interpolated if only their grid is another. What the weights were is
+learned positions of a ViT are interpolated if only their grid is another. Weights of images are
+inflated for an encoder of clips. What the weights were is
 kept in every checkpoint of the run, so that a resumed run needs no `--from`.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..encoders.inflation import inflate, over_time
 from ..encoders.libraries import library
 from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.pretrained import pretrained
@@ -159,6 +161,7 @@ def fill(encoder: nn.Module, start: WarmStart) -> str:
     classifier = [n for n in given if n not in wanted and n.startswith(CLASSIFIERS)]
     for name in classifier:
         del given[name]
+    inflated = inflate(given, wanted)
     check_names(start.source, wanted, given)
     grids = fit_positions(module, wanted, given)
     shapes = [
@@ -173,7 +176,8 @@ def fill(encoder: nn.Module, start: WarmStart) -> str:
         )
     module.load_state_dict(wanted | given)
     left = f"; left out {listed(classifier)}" if classifier else start.left_out
-    return f"starts from {start.source}: {len(given)} tensors, {start.digest}{left}{grids}{cut}"
+    done = f"{left}{inflated}{grids}{cut}"
+    return f"starts from {start.source}: {len(given)} tensors, {start.digest}{done}"
 
 
 def check_names(source: str, wanted: Iterable[str], given: Iterable[str]) -> None:
@@ -198,13 +202,16 @@ def fit_positions(module: Any, wanted: Mapping[str, Tensor], given: dict[str, Te
     new, old = wanted.get("pos_embed"), given.get("pos_embed")
     if new is None or old is None or new.shape == old.shape or (new.ndim, old.ndim) != (3, 3):
         return ""  # what does not fit is refused by its shape
-    others, (rows, columns) = module.num_prefix_tokens, module.patch_embed.grid_size
+    others, (*times, rows, columns) = module.num_prefix_tokens, module.patch_embed.grid_size
     side = math.isqrt(max(old.shape[1] - others, 0))
     if side * side + others != old.shape[1] or old.shape[2] != new.shape[2]:
         return ""
     given["pos_embed"] = library("timm.layers").resample_abs_pos_embed(
         old, new_size=[rows, columns], old_size=[side, side], num_prefix_tokens=others
     )
+    if times:
+        given["pos_embed"] = over_time(given["pos_embed"], others, module, times[0])
+        return f"; positions of {side} x {side} patches for {times[0]} x {rows} x {columns}"
     return f"; positions of {side} x {side} patches interpolated to {rows} x {columns}"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...batch import BatchSpec, MaskSpec
 from ...encoders.libraries import library
-from ...encoders.patches import sincos, take, visible_first
+from ...encoders.patches import along_axes, sincos, take, visible_first
 from ...encoders.protocols import Encoder, PatchEncoder
 from ...errors import ContractError
 from .checks import positive
@@ -23,9 +23,17 @@ from .collectives import all_mean
 
 
 def patch_mask(
-    method: str, encoder: nn.Module, spec: BatchSpec, name: str, view: str = "global"
+    method: str,
+    encoder: nn.Module,
+    spec: BatchSpec,
+    name: str,
+    view: str = "global",
+    *,
+    axes: tuple[int, ...] = (2,),
 ) -> MaskSpec:
     """Find the mask called `name`, over the encoder's patches of the views of group `view`.
+
+    axes: on grids of how many the method works; clips have three.
 
     Raises:
         ContractError: views, mask or encoder do not fit each other.
@@ -41,10 +49,18 @@ def patch_mask(
         raise ContractError(
             f"{method} masks {view!r}; set masks.{name}.view to it, not {mask.view!r}"
         )
-    if mask.patch != (encoder.patch_size, encoder.patch_size):
+    if len(mask.grid) not in axes:
+        raise ContractError(
+            f"{method} masks grids of {' or '.join(map(str, axes))} axes; masks.{name} lies over "
+            f"the axes {mask.axes} of views.{view}. Choose views of another kind, or another method"
+        )
+    if mask.patch != along_axes(encoder.patch_size, len(mask.grid)):
+        size = mask.patch[0] if len(set(mask.patch)) == 1 else list(mask.patch)
+        theirs = encoder.patch_size
         raise ContractError(
             f"{method} needs a mask of the encoder's patches: masks.{name}.patch_size = "
-            f"{mask.patch[0]}, but the encoder's is {encoder.patch_size}. Set one to the other"
+            f"{size}, but the encoder's is {theirs if isinstance(theirs, int) else list(theirs)}. "
+            "Set one to the other"
         )
     return mask
 
@@ -58,11 +74,12 @@ def whole_patches(method: str, encoder: nn.Module, spec: BatchSpec, groups: Iter
     patch = encoder.patch_size if isinstance(encoder, Encoder | PatchEncoder) else 1
     for group in groups:
         sides = [spec.views[group].size(axis) for axis in spec.views[group].grid_axes]
-        if any(side % patch for side in sides):
+        steps = along_axes(patch, len(sides))
+        if any(side % step for side, step in zip(sides, steps, strict=True)):
             raise ContractError(
                 f"{method}: views {group!r} of {' x '.join(map(str, sides))} px are no whole "
-                f"patches of {patch} px; set the crop of views.{group}, or patch_size of "
-                "train.backbone"
+                f"patches of {' x '.join(map(str, dict.fromkeys(steps)))} px; set the crop of "
+                f"views.{group}, or patch_size of train.backbone"
             )
 
 
@@ -161,6 +178,21 @@ class MaskedDecoder(nn.Module):
         x = torch.cat([x[:, :1], patches], dim=1) + self.positions
         pred_BNP: Tensor = self.predict(self.norm(self.attended(x)))
         return pred_BNP
+
+    def asked(self, tokens_BSD: Tensor, visible_BS: Tensor, asked_BQ: Tensor) -> Tensor:
+        """Predict the patches `asked_BQ` alone, (B, Q, P); the decoder sees no other mask tokens.
+
+        `visible_BS`: which patches `tokens_BSD` are, behind the class token. A visible patch that
+        is asked for has a mask token beside its own, as in VideoMAE v2.
+        """
+        x = self.embed(tokens_BSD)
+        places_BND = self.positions[:, 1:].expand(len(x), -1, -1)
+        class_B1D = x[:, :1] + self.positions[:, :1]
+        seen_BSD = x[:, 1:] + take(places_BND, visible_BS)
+        queries_BQD = self.mask_token + take(places_BND, asked_BQ)
+        x = self.blocks(torch.cat([class_B1D, seen_BSD, queries_BQD], dim=1))
+        pred_BQP: Tensor = self.predict(self.norm(x[:, -asked_BQ.shape[1] :]))
+        return pred_BQP
 
     def attended(self, x_BTD: Tensor) -> Tensor:
         """Give the patches behind all blocks, (B, N, D); no window holds a class token."""

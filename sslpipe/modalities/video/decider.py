@@ -72,7 +72,7 @@ class ClipPolicy:
 
     def numbers(self, keys: Keys, extents: I64) -> I64:
         """(V, B, T): the frames of each clip. extents: (B, 4) of videos; none may be unknown."""
-        return self.sampling.draw(keys, self.stream, extents[:, 0], extents[:, 3] / 1000)
+        return self.sampling.shown(keys, self.stream, extents[:, 0], extents[:, 3] / 1000)
 
     def table(self, keys: Keys, extents: I64) -> F32:
         """(V, B, P)."""
@@ -223,10 +223,13 @@ def union(numbers: Sequence[I64]) -> I64:
 
 
 def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
-    """One central crop of the frames about the middle, as long and as wide apart as in training."""
+    """One central crop of the frames about the middle, as long and as wide apart as in training.
+
+    Frames that training shuffles are shuffled here, too, by the sample's key.
+    """
     group = recipe.views[whole_group(recipe.views)]
     settings = group.ops[0].settings
-    taken = {name: settings[name] for name in ("frames", "stride") if name in settings}
+    taken = {name: settings[name] for name in ("frames", "stride", "shuffled") if name in settings}
     rest = group.model_copy(update={"ops": group.ops[1:]})
     (view,) = decider.evaluation_views(
         recipe.model_copy(update={"views": {"global": rest}})
