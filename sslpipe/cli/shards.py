@@ -189,18 +189,20 @@ def verify(
             done[0] += samples
             update(completed=done[0])
 
+        modality = find_modality(manifest.modality, str(shards))
         problems = verify(
             manifest,
-            inspect=find_modality(manifest.modality, str(shards)).codec.inspect,
+            inspect=modality.codec.inspect,
             progress=progress,
             excluded=left_out.append,
         )
-    print_problems(problems)
+        beside = [fault for s in manifest.shards for fault in modality.stored_faults(manifest, s)]
+    print_problems([*problems, *beside])
     if exclude or exclude_log:
         new = exclude_rows(manifest, logs=exclude_log or (), problems=problems if exclude else ())
         rows = sum(map(len, new.exclude.values()))
         console.print(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
-    if problems:
+    if problems or beside:
         raise typer.Exit(1)
     print_problems(left_out, before="excluded: ")
     good = "all others are good" if left_out else "all good"

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ..errors import RecipeError
 
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -54,6 +54,8 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..recipe.schema import ViewSection
     from ..rng import Place
     from ..shards.codec import Codec
+    from ..shards.manifest import Manifest, Shard
+    from ..shards.verification import Problem
     from ..stream.packed_rows import RowLayout
     from ..stream.reader import Sample
     from ..stream.source import Column
@@ -262,6 +264,20 @@ class Modality(Protocol):
         A stream is resumed with the same ones only.
         """
         return ""
+
+    def stored_decoder(self, decode: Any, sets: Sequence[Manifest]) -> Decode | None:
+        """What reads the samples of some sets from files beside their tars; None: `decode` does.
+
+        Its samples come without the bytes of their payload.
+
+        Raises:
+            ShardError: the manifest of a set promises such files, and one is missing or damaged.
+        """
+        return None
+
+    def stored_faults(self, manifest: Manifest, shard: Shard) -> Iterator[Problem]:
+        """What is wrong with the files beside a tar, for `sslpipe verify`."""
+        return iter(())
 
     def share_decoder(
         self, recipe: Recipe, decode: Any, *, device: torch.device

@@ -212,6 +212,7 @@ def open_loading(
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
             decoder cannot be sent to workers.
+        ShardError: files beside the tars that a manifest promises are missing or damaged.
     """
     devices = [part.share_decode for part in parts if part.share_decode]
     if devices:
@@ -219,6 +220,7 @@ def open_loading(
     if isinstance(source, Foreign):
         return ForeignLoading(source, parts)
     assert isinstance(source, Packed)
+    parts = [part.over([corpus.store.manifest for corpus in source.corpora]) for part in parts]
     count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)

@@ -3,7 +3,7 @@
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from ..errors import RecipeError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
+from ..shards.manifest import Manifest
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
@@ -44,6 +45,7 @@ class Part:
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
+    reads_payload: bool = True  # False: files beside the tars hold what its decoder needs
 
     @property
     def worker_side(self) -> PartDecode:
@@ -66,6 +68,15 @@ class Part:
         lists = self.share_decode if kind == DECODE else None
         decode = lists.first if lists else self.decode
         return decode.room(extents=extents, sizes=sizes, instructions=instructions)
+
+    def over(self, sets: Sequence[Manifest]) -> "Part":
+        """The same part, which reads what is stored beside the tars of these sets, if it is.
+
+        Raises:
+            ShardError: a set promises such files, and one is missing or damaged.
+        """
+        found = self.modality.stored_decoder(self.decode, sets) if self.owns_payload else None
+        return self if found is None else replace(self, decode=found, reads_payload=False)
 
     def load(self, sample: Sample, epoch: int) -> Raw:
         """Decode a sample of an iterable, whose extent no index tells: its bytes are asked.

@@ -9,6 +9,7 @@ of shards are: a recipe that a checkpoint keeps has no folder of its own.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,8 +97,19 @@ class TrainedVocabulary:
         unknown = self.tokenizer.token_to_id(UNKNOWN) is not None
         return range(len(SPECIALS) + unknown, self.size - self.sentinels)
 
+    @cached_property
+    def encoder(self) -> Callable[[str], npt.NDArray[np.int32]]:
+        """What encodes: tiktoken where it gives the same ids."""
+        from .fast_bpe import fast_encoder
+
+        return fast_encoder(self.tokenizer, self.encode_slowly, self.where) or self.encode_slowly
+
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """(n,) int32."""
+        return self.encoder(text)
+
+    def encode_slowly(self, text: str) -> npt.NDArray[np.int32]:
+        """By `tokenizers`, (n,) int32."""
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
