@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .training import byte_sign
+from .trained import byte_sign
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -37,10 +37,15 @@ CHECKED = 16  # documents of each process that both encode
 BLANKS = 10_000  # in a row: a million of them overflow the stack of tiktoken's search for words
 GAP = re.compile(rf"\s{{{BLANKS}}}")
 AWKWARD = (
-    " a  b\n\n\tx\r\n \r\n  ", "don't DON'T we'll 'sx '", "é e\u0301 ß İ ﬁ ½ Ⅷ ² ٣ ०१", "漢字かな 한국어",
-    "🙂🙂🏽‍🚀 ©®™", "<mask><pad></s> <|endoftext|>", "\ufeff\u200b\u2028\u2029\x85\xa0\u3000x\0\U0010ffff",
+    " a  b\n\n\tx\r\n \r\n  ",
+    "don't DON'T we'll 'sx '",
+    "é e\u0301 ß İ ﬁ ½ Ⅷ ² ٣ ०१",
+    "漢字かな 한국어",
+    "🙂🙂🏽‍🚀 ©®™",
+    "<mask><pad></s> <|endoftext|>",
+    "\ufeff\u200b\u2028\u2029\x85\xa0\u3000x\0\U0010ffff",
     "ǅ ªº ʰ ͅ ा ់ ௧ 𝟘 𞤀 ᏸ Ↄ ꟲ \ue000 \u0378",
-)  # fmt: skip
+)
 I32 = npt.NDArray[np.int32]
 
 
@@ -77,7 +82,7 @@ class FastBytePairs:
 def fast_encoder(
     tokenizer: Tokenizer, slow: Callable[[str], I32], name: str
 ) -> FastBytePairs | None:
-    """tiktoken's encoder of a tokenizer; None: it is not installed, or this is no BPE of words."""
+    """What encodes by tiktoken; None: it is not installed, or this is no BPE of words."""
     try:
         import tiktoken
     except ImportError:

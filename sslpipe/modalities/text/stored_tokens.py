@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ...shards.verification import Problem
 from .. import Raw
 from .token_file import OPENED, SUFFIX, TokenFileOf, open_tokens, token_faults, token_path
 from .tokens import IDS, TokenDecode
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...device.buffers import Memory
     from ...shards.manifest import Manifest, Shard
+    from ...shards.verification import Problem
     from ...stream.reader import Sample
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,8 @@ def check_few(manifest: Manifest, vocabulary: str) -> None:
 
 def stored_faults(manifest: Manifest, shard: Shard) -> Iterator[Problem]:
     """What is wrong with the token file of a shard, if its set has them."""
+    from ...shards.verification import Problem  # workers do without it
+
     vocabulary = manifest.counted.get(STORED)
     if vocabulary is None:
         return

@@ -163,7 +163,7 @@ class TokenFile:
             block = os.pread(self._file, behind - begin + size, begin)
             crcs, data = block[: 4 * last], block[behind - begin :]
         if b"".join(crcs_of(data, width)) != crcs or len(data) != size:
-            name = os.path.basename(self._path)
+            name = Path(self._path).name
             raise SampleError(f"its tokens in {name} do not have their CRC-32; {AGAIN}")
         return np.frombuffer(data, self._kind)[start - ids_from : stop - ids_from]
 

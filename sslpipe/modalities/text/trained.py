@@ -34,6 +34,12 @@ def sentinel(number: int) -> str:
     return f"<extra_id_{number}>"
 
 
+def byte_sign(value: int) -> str:
+    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
+
+
 @dataclass(frozen=True)
 class TrainedVocabulary:
     """A vocabulary read from a file.
