@@ -216,7 +216,9 @@ class Pipeline:
         self._require_open()
         rows = share.in_rows()
         slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
-        place = Place(step, slots, self.spec.global_size, share.segments)
+        place = Place(
+            step, slots, self.spec.global_size, share.segments, self.source.row_length(step)
+        )
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)

@@ -169,6 +169,10 @@ class Packed:
         picks = self.picks(step)
         return self.corpora[corpus].shards(picks.positions[picks.corpora == corpus])
 
+    def row_length(self, step: int) -> int:
+        """None: samples are samples."""
+        return 0
+
     def anchor(self, step: int) -> dict[str, Any]:
         """Nothing: any step is found at once."""
         return {}

@@ -5,6 +5,9 @@ packed by itself (packing.py) and its rows are permuted. How many rows a window 
 it is packed, so row r is found by counting on from a window whose first row is known: from 0, or
 from the anchor of a state. So nothing of an epoch is planned before its first row, and a state is
 the step and an anchor of two numbers.
+
+With `bucket`, rows of similar length stand together, as many as a batch has: the rows of a window
+are sorted by length and cut where batches end, and these groups are permuted.
 """
 
 from bisect import bisect_right
@@ -43,7 +46,8 @@ class Anchor(NamedTuple):
 class Rows:
     """`at(rows)` gives segments. One thread at a time.
 
-    documents: of an epoch. lengths: asked for the positions of a window, in one call.
+    documents: of an epoch. lengths: asked for the positions of a window, in one call. bucket: rows
+    of a batch, which are of similar length; None: rows stand in any order.
     """
 
     def __init__(
@@ -55,11 +59,13 @@ class Rows:
         length: int,
         window: int,
         seed: int,
+        bucket: int | None = None,
     ) -> None:
         self._documents, self._lengths, self._packer = documents, lengths, packer
-        self._length, self._window, self._seed = length, window, seed
+        self._length, self._window, self._seed, self._bucket = length, window, seed, bucket
         self._per_epoch = -(-documents // window)  # windows
         self._packed: OrderedDict[int, Segments] = OrderedDict()
+        self._sorted: OrderedDict[int, Segments] = OrderedDict()  # in groups, with `bucket`
         self._start(Anchor(0, 0))
 
     def _start(self, anchor: Anchor) -> None:
@@ -81,8 +87,9 @@ class Rows:
 
     def _row(self, row: int, place: int) -> RowSegments:
         window = self._window_of(row)
-        packed = self.window(window)
-        inside = packed.of(row - self._firsts[window - self._first_window])
+        first_row = self._firsts[window - self._first_window]
+        packed = self._in_groups(window, first_row) if self._bucket else self.window(window)
+        inside = packed.of(row - first_row)
         first, _ = self._span(window)
         places = np.full(len(inside.rows), place, dtype=np.int64)
         return RowSegments(
@@ -113,6 +120,19 @@ class Rows:
                 self._packed.popitem(last=False)
         return found
 
+    def _in_groups(self, window: int, first: int) -> Segments:
+        """The rows of a window in groups of similar length; `first` is the number of its first."""
+        found = self._sorted.get(window)
+        if found is None:
+            assert self._bucket
+            found = grouped(
+                self.window(window), seed=self._seed, window=window, first=first, size=self._bucket
+            )
+            self._sorted[window] = found
+            if len(self._sorted) > KEPT:
+                self._sorted.popitem(last=False)
+        return found
+
     def _span(self, window: int) -> tuple[int, int]:
         """The first position of a window, and that behind its last."""
         epoch, inside = divmod(window, self._per_epoch)
@@ -123,6 +143,31 @@ class Rows:
 def permuted(packed: Segments, *, seed: int, window: int) -> Segments:
     """Shuffle the rows of a window: packers leave the long ones in front."""
     order = permutation(packed.row_count, seed=seed, epoch=window, stream="rows/window")
+    return ordered(packed, order)
+
+
+def grouped(packed: Segments, *, seed: int, window: int, first: int, size: int) -> Segments:
+    """Sort the rows of a window by length, cut them into batches of `size`, and shuffle these.
+
+    first: the number of the first row, which may lie inside a batch: that batch, and the last one,
+    are shared with the windows around and get the shortest rows, so both have similar ones. Rows
+    of one length stay in the order that they had.
+    """
+    count = packed.row_count
+    lengths = np.bincount(packed.rows, weights=packed.lengths, minlength=count)
+    by_length = np.argsort(lengths, kind="stable")
+    before = min(-first % size, count)
+    groups, behind = divmod(count - before, size)
+    whole = by_length[before + behind :].reshape(groups, size)
+    if groups:
+        whole = whole[permutation(groups, seed=seed, epoch=window, stream="rows/groups")]
+    return ordered(
+        packed, np.r_[by_length[:before], whole.ravel(), by_length[before : before + behind]]
+    )
+
+
+def ordered(packed: Segments, order: I64) -> Segments:
+    """The rows of a window in another order: row `order[i]` becomes row i."""
     rank = np.empty_like(order)
     rank[order] = np.arange(packed.row_count)
     rows = rank[packed.rows]

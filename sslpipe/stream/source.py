@@ -99,6 +99,10 @@ class Source(Protocol):
         """Batches per epoch, the same on all ranks."""
         ...
 
+    def row_length(self, step: int) -> int:
+        """How long the rows of a batch are, the same on all ranks; 0: it has no packed rows."""
+        ...
+
     def anchor(self, step: int) -> dict[str, Any]:
         """What else a state says, so that resuming at `step` is quick; most need nothing."""
         ...
