@@ -197,9 +197,15 @@ class Modality(Protocol):
     """What a folder offers as MODALITY, and a user's own `package.module:Thing` is.
 
     Subclassing it is not needed, but gives the defaults of what few modalities have.
+
+    unit: what people call a sample of it, for rates: image, clip. steps: what `Batch.lengths`
+    counts, in the plural: tokens; "": nothing. lighter: how a set costs less to decode, for advice.
     """
 
     codec: Codec
+    unit: str = "sample"
+    steps: str = ""
+    lighter: str = "pack smaller samples"
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> Decider:
         """Check some view groups of a recipe, with their masks and tasks, and decide for them.

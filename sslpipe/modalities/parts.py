@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,21 @@ def build_part(
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
         files=modality.files(recipe, decider),
     )
+
+
+class Units(NamedTuple):
+    """What rates of a recipe are of."""
+
+    sample: str  # in the singular; of packed documents: row
+    steps: str = ""  # of samples of several lengths, in the plural: tokens; "": there are none
+    lighter: str = ""  # how a set costs less to decode
+
+
+def units_of(parts: Sequence[Part]) -> Units:
+    """Those of the modality whose payloads the samples are."""
+    part = next((part for part in parts if part.owns_payload), parts[0])
+    modality = part.modality
+    return Units("row" if part.layout else modality.unit, modality.steps, modality.lighter)
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:

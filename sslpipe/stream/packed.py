@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
+from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
 from .order import I64, Located, Order
 from .plan import Picks, Plan
@@ -115,6 +116,11 @@ class Packed:
     def __len__(self) -> int:
         """Batches per epoch."""
         return len(self.plan)
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """Of the corpora, in their order."""
+        return [corpus.store.manifest for corpus in self.corpora]
 
     @property
     def rank_epoch(self) -> tuple[int, int]:

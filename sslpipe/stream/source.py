@@ -60,6 +60,11 @@ class Share:
     # (n, 4) of SEGMENT where samples are pieces of rows
     segments: I64 = field(default_factory=whole_samples)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the batch: samples, unless these are pieces of rows."""
+        return len(np.unique(self.segments[:, ROW])) if len(self.segments) else len(self.uids)
+
     def in_rows(self) -> "Share":
         """The share of a batch: samples themselves, or rows under the names of their first piece.
 

@@ -1,5 +1,7 @@
 """Rows packed from documents: every step once, as a slow packer would, any row by its number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -218,7 +220,7 @@ def test_buckets_have_the_rows_of_a_window_and_similar_ones_in_a_batch(window, s
         assert count % size  # the last one has the shortest
         whole = lengths[: count // size * size].reshape(-1, size)
         bounds = sorted((int(b.min()), int(b.max())) for b in whole)
-        assert all(high <= low for (_, high), (low, _) in zip(bounds, bounds[1:], strict=False))
+        assert all(high <= low for (_, high), (low, _) in pairwise(bounds))
         assert lengths[count // size * size :].max() <= whole.min()
         order = [int(b.max()) for b in whole]
         assert order != sorted(order)

@@ -45,6 +45,8 @@ class TextModality(Modality):
     """What `modality: text` is."""
 
     codec = TextCodec()
+    unit, steps = "document", "tokens"
+    lighter = "keep ids beside the tars with `sslpipe tokenizer count --ids`"
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> TextDecider:
         """One group of rows, its masks and its tasks."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.bench import measure
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.methods import build_method
@@ -21,7 +22,7 @@ stream: {{batch_size: 24, rows: {{packing: split, window: 100, bucket: true}}}}
 views: {{tokens: {{ops: [Tokens: {{length: {LENGTH}, begin: true}}]}}}}
 targets: {{mlm: {{view: tokens, task: mlm}}}}
 method: mlm
-train: {{backbone: {{bert: {{dim: 16, depth: 1, heads: 2}}}}, optimizer: adamw, epochs: 1}}
+train: {{backbone: {{bert: {{dim: 16, depth: 1, heads: 2}}}}, optimizer: {{adamw: {{lr: 1.0e-3}}}}, epochs: 1}}
 run: {{workers: 0, prefetch: 0, threads: 1}}
 """
 
@@ -145,7 +146,8 @@ def test_the_loss_is_that_of_rows_of_full_length(shards):
 def test_what_buckets_do_not_suit(shards):
     with pytest.raises(RecipeError, match="is for packing: one or split"):
         load(shards, "stream.rows.packing=best_fit")
-    t5 = ("targets.mlm.task=t5", "views.tokens.ops=[Tokens: {length: 64, vocabulary: bytes_t5}]")
+    tokens = "{length: 64, vocabulary: bytes_t5, begin: false, end: false}"
+    t5 = ("targets.mlm.task=t5", f"views.tokens.ops=[Tokens: {tokens}]")
     with pytest.raises(RecipeError, match="so batches cannot have another"):
         load(shards, *t5)
 
@@ -187,3 +189,21 @@ def test_rows_are_the_same_for_any_batch_any_ranks_any_prefetch_and_from_any_row
                 mine = plain_rows(shards, 2 * each, *settings, rank=rank, world_size=world_size)
                 own = slice(rank * each, (rank + 1) * each)
                 assert mine == truth[:size][own] + truth[size : 2 * size][own]
+
+
+def test_rates_of_text_are_of_rows_and_tokens(shards):
+    recipe = parse_recipe(RECIPE, path="t.yaml", overrides=["stream.batch_size=8"])
+    stages = measure(recipe, shards=shards, device="cpu", seconds=0.02)
+    assert (stages.unit, stages.steps) == ("row", "tokens")
+    with load(shards, "stream.batch_size=8") as pipe:
+        four = steps(pipe, 4)
+    tokens = sum(int(batch.lengths["tokens"].sum()) for batch in four)
+    assert stages.steps_each == pytest.approx(tokens / 32)
+    assert "rows/s" in stages.verdict
+    assert "tokens/s" in stages.verdict
+    assert "image" not in stages.verdict
+    plain = measure(
+        parse_recipe(RECIPE, path="t.yaml", overrides=["stream.rows=null"]),
+        shards=shards, device="cpu", seconds=0.02, with_method=False,
+    )  # fmt: skip
+    assert plain.unit == "document"
