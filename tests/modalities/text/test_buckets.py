@@ -22,7 +22,10 @@ stream: {{batch_size: 24, rows: {{packing: split, window: 100, bucket: true}}}}
 views: {{tokens: {{ops: [Tokens: {{length: {LENGTH}, begin: true}}]}}}}
 targets: {{mlm: {{view: tokens, task: mlm}}}}
 method: mlm
-train: {{backbone: {{bert: {{dim: 16, depth: 1, heads: 2}}}}, optimizer: {{adamw: {{lr: 1.0e-3}}}}, epochs: 1}}
+train:
+  backbone: {{bert: {{dim: 16, depth: 1, heads: 2}}}}
+  optimizer: {{adamw: {{lr: 1.0e-3}}}}
+  epochs: 1
 run: {{workers: 0, prefetch: 0, threads: 1}}
 """
 
@@ -181,11 +184,11 @@ def test_rows_are_the_same_for_any_batch_any_ranks_any_prefetch_and_from_any_row
             f"run.prefetch={prefetch}", f"run.workers={workers}",
         )  # fmt: skip
         assert plain_rows(shards, 336, *settings) == truth
-        for start in (size, 5 * size, 12 * size):
+        for start in (size, 12 * size):
             assert plain_rows(shards, 40, *settings, start=start) == truth[start : start + 40]
         for world_size in (n for n in (2, 3, 8) if size % n == 0):
             each = size // world_size
-            for rank in range(world_size):
+            for rank in (0, world_size - 1):
                 mine = plain_rows(shards, 2 * each, *settings, rank=rank, world_size=world_size)
                 own = slice(rank * each, (rank + 1) * each)
                 assert mine == truth[:size][own] + truth[size : 2 * size][own]
