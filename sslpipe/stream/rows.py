@@ -82,19 +82,27 @@ class Rows:
 
     def at(self, rows: Sequence[int]) -> RowSegments:
         """The segments of rows, which may lie anywhere in the stream."""
-        found = [self._row(row, place) for place, row in enumerate(rows)]
+        asked, place, found = np.asarray(rows, dtype=np.int64), 0, []
+        while place < len(asked):  # those that follow in the same window are found at once
+            window = self._window_of(int(asked[place]))
+            first = self._firsts[window - self._first_window]
+            packed = self._in_groups(window, first) if self._bucket else self.window(window)
+            inside = asked[place:] - first
+            others = np.flatnonzero((inside < 0) | (inside >= packed.row_count))
+            inside = inside[: others[0]] if len(others) else inside
+            found.append(self._segments(packed, window, inside, place))
+            place += len(inside)
         return RowSegments(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
-    def _row(self, row: int, place: int) -> RowSegments:
-        window = self._window_of(row)
-        first_row = self._firsts[window - self._first_window]
-        packed = self._in_groups(window, first_row) if self._bucket else self.window(window)
-        inside = packed.of(row - first_row)
+    def _segments(self, packed: Segments, window: int, inside: I64, place: int) -> RowSegments:
+        """The segments of some rows of a window, the first of which stands in `place`."""
+        begins, ends = np.searchsorted(packed.rows, [inside, inside + 1])
+        counts = ends - begins
+        rows = np.repeat(np.arange(len(inside)), counts)
+        at = begins[rows] + np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+        documents, starts, lengths, _, columns = (column[at] for column in packed)
         first, _ = self._span(window)
-        places = np.full(len(inside.rows), place, dtype=np.int64)
-        return RowSegments(
-            first + inside.documents, inside.starts, inside.lengths, places, inside.columns
-        )
+        return RowSegments(first + documents, starts, lengths, place + rows, columns)
 
     def _window_of(self, row: int) -> int:
         if row < self._firsts[0]:

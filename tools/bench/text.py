@@ -1,16 +1,18 @@
 """Rows of text: our stream against HF datasets with its collators and TRL's packing, one corpus.
 
     PYTHONPATH=PEERS python tools/bench/text.py CORPUS.jsonl.gz [--repeat 4] [--rounds 3]
-        [--length 512] [--batch 32] [--workers 0] [--folder /tmp/sslpipe-bench-text]
+        [--length 512] [--batch 32] [--workers 0] [--documents 1000000]
+        [--folder /tmp/sslpipe-bench-text]
 
 CORPUS: lines of JSON objects with a "text", public-domain English here. All sides have the same
 BPE, trained on it, rows of the same length, and one process (`--workers 0`), one after the other
-in each round; ratios are medians over rounds. Peers (`pip install --target PEERS datasets trl
+in each round; ratios are of tokens per second of CPU, medians over rounds. Repeats of the corpus
+differ by a line, so that no cache knows them. Peers (`pip install --target PEERS datasets trl
 pandas multiprocess xxhash dill --no-deps`) that are missing are named. What each prepares before
 the first row is timed apart: counting and keeping ids here, `map` there.
 
 Then: the share of rows that is filled, and of documents that fit in a row and are cut all the same;
-resuming at the end of an epoch of 10^6 documents; planning 10^9; CPU time of the main process.
+resuming at the end of an epoch of `--documents`; planning 10^9; CPU time of the main process.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import sslpipe
+from sslpipe.modalities.text import tokens as tokens_of_this_process
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
@@ -81,11 +84,13 @@ def main() -> None:
     options.add_argument("--length", type=int, default=512)
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--workers", type=int, default=0)
+    options.add_argument("--documents", type=int, default=10**6)
     options.add_argument("--folder", type=Path, default=Path("/tmp/sslpipe-bench-text"))
     chosen = options.parse_args()
     torch.set_num_threads(1)
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    texts = read_texts(chosen.corpus) * chosen.repeat
+    once = read_texts(chosen.corpus)
+    texts = [f"{text}\n{number}" for number in range(chosen.repeat) for text in once]
     kept, plain, took = prepare(chosen.folder, texts, chosen.repeat)
     setting = Setting(chosen.length, chosen.batch, chosen.workers, kept / "tokenizer.json")
     cases = ours(kept, plain, setting)
@@ -95,9 +100,8 @@ def main() -> None:
     rates = measure(cases, chosen.rounds)
     show(rates, took)
     shapes = our_shapes(kept, setting) | shapes
-    figures = (
-        summary(rates) + packing_table(shapes) + late(chosen.folder) + main_cost(kept, setting)
-    )
+    figures = summary(rates) + packing_table(shapes)
+    figures += late(chosen.folder, chosen.documents) + main_cost(kept, setting)
     console.print(figures)
     console.print(row(figures, "tiktoken", "tokenizers", *text_peers.versions()), soft_wrap=True)
 
@@ -138,7 +142,7 @@ def ours(kept: Path, plain: Path, setting: Setting) -> dict[str, Case]:
 
     def epoch(shards: Path, targets: str) -> Case:
         pipe = sslpipe.load(setting.recipe(targets), shards=shards, device="cpu")
-        return lambda: whole_epoch(pipe)
+        return lambda: whole_epoch(pipe, forget=True)
 
     return {
         "sslpipe, causal, ids kept": epoch(kept, ""),
@@ -148,8 +152,10 @@ def ours(kept: Path, plain: Path, setting: Setting) -> dict[str, Case]:
     }
 
 
-def whole_epoch(pipe: Pipeline) -> tuple[int, int]:
-    """Rows and tokens of an epoch."""
+def whole_epoch(pipe: Pipeline, *, forget: bool = False) -> tuple[int, int]:
+    """Rows and tokens of an epoch; forget: what this process has tokenised before."""
+    if forget:
+        tokens_of_this_process.RECENT = tokens_of_this_process.RecentIds(2**26)
     rows = tokens = 0
     for batch in pipe:
         rows += batch.views["tokens"].shape[1]
@@ -157,25 +163,27 @@ def whole_epoch(pipe: Pipeline) -> tuple[int, int]:
     return rows, tokens
 
 
-def measure(cases: dict[str, Case], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Rows/s and tokens/s of each case, in each round; the first round warms up."""
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+Rates = dict[str, list[tuple[float, float, float]]]
+
+
+def measure(cases: dict[str, Case], rounds: int) -> Rates:
+    """Rows/s, tokens/s and tokens per second of CPU, of each case in each round but the first."""
+    rates: Rates = {name: [] for name in cases}
     for number in range(rounds + 1):
         for name, case in cases.items():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             rows, tokens = case()
-            seconds = time.perf_counter() - start
-            if number:
-                rates[name].append((rows / seconds, tokens / seconds))
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            if number:  # the first one warms up
+                rates[name].append((rows / seconds, tokens / seconds, tokens / cpu))
     return rates
 
 
-def show(rates: dict[str, list[tuple[float, float]]], took: dict[str, float]) -> None:
+def show(rates: Rates, took: dict[str, float]) -> None:
     """Print both tables."""
-    table = Table("case", "rows/s (median)", "tokens/s (median)")
+    table = Table("case (medians)", "rows/s", "tokens/s", "tokens per s of CPU")
     for name, values in rates.items():
-        rows, tokens = (statistics.median(column) for column in zip(*values, strict=True))
-        table.add_row(name, f"{rows:,.0f}", f"{tokens:,.0f}")
+        table.add_row(name, *(f"{statistics.median(c):,.0f}" for c in zip(*values, strict=True)))
     console.print(table)
     table = Table("before the first row", "seconds")
     for name, seconds in took.items():
@@ -183,17 +191,17 @@ def show(rates: dict[str, list[tuple[float, float]]], took: dict[str, float]) ->
     console.print(table)
 
 
-def summary(rates: dict[str, list[tuple[float, float]]]) -> str:
-    """Tokens/s of ours by those of each peer, medians of paired ratios."""
+def summary(rates: Rates) -> str:
+    """Tokens per second of CPU of ours by those of each peer, medians of paired ratios."""
     told = []
     for name, values in rates.items():
         if name.startswith("sslpipe"):
             continue
         task = "MLM" if "MLM" in name else "causal"
         mine = rates[f"sslpipe, {task}, {'tokenised' if 'on the fly' in name else 'ids kept'}"]
-        ratios = [a / b for (_, a), (_, b) in zip(mine, values, strict=True)]
+        ratios = [a[2] / b[2] for a, b in zip(mine, values, strict=True)]
         told.append(f"{statistics.median(ratios):.1f} x {name}")
-    return f"tokens/s of ours: {', '.join(told) or 'no peer is installed'}; "
+    return f"tokens per second of CPU: {', '.join(told) or 'no peer is installed'}; "
 
 
 @dataclass(frozen=True)
@@ -253,8 +261,8 @@ def simulated(documents: int) -> Rows:
     return Rows(documents, lengths, PACKERS["best_fit"], length=2048, window=WINDOW, seed=0)
 
 
-def late(folder: Path) -> str:
-    """The first row of 10^9 documents; the end of an epoch of 10^6, here and by skipping."""
+def late(folder: Path, documents: int) -> str:
+    """The first row of 10^9 documents; the end of an epoch of fewer, here and by skipping."""
     start = time.perf_counter()
     simulated(10**9).at([0])
     first = time.perf_counter() - start
@@ -262,18 +270,18 @@ def late(folder: Path) -> str:
     simulated(10**9).at([0])
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
-    rows = simulated(10**6)
+    rows = simulated(documents)
     last = rows.epoch_rows(0) - 32
     anchor = rows.anchor(last)
-    fresh = simulated(10**6)
+    fresh = simulated(documents)
     start = time.perf_counter()
     fresh.resume(anchor)
     fresh.at(range(last, last + 32))
     mine = (time.perf_counter() - start) * 1e3
-    theirs = text_peers.skipping(folder, 10**6)
+    theirs = text_peers.skipping(folder, documents)
     return (
         f"first row of 1e9 documents {first * 1e3:.0f} ms, {peak:.0f} MB; a batch at the end of "
-        f"1e6 documents after {mine:.1f} ms{theirs}; "
+        f"{documents:,} documents after {mine:.1f} ms{theirs}; "
     )
 
 

@@ -1,4 +1,4 @@
-"""The peers of text.py: HF datasets with its collators, and TRL's packing. Missing ones are named."""
+"""The peers of text.py: HF datasets with its collators, TRL's packing; missing ones are named."""
 
 import importlib.metadata
 import itertools

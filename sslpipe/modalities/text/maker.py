@@ -25,15 +25,14 @@ class TextMaker:
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """Rows (1, B, L) int64, their targets, lengths and segments."""
         segments = tables.extents[:, :4]
-        sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None
-        found = arrays.shapes_BD[:, 0] if isinstance(arrays, Ragged) else sizes
-        assert found is not None
+        pieces = arrays if isinstance(arrays, Ragged) else Ragged.of(arrays)
+        found = pieces.shapes_BD[:, 0]
         rows, length = int(segments[:, 0].max()) + 1, int(tables.extents[0, 5])
-        device = arrays[0].device
+        device = pieces.flat_N.device
         steps = steps_of(segments, found, length)
         places = torch.from_numpy(steps.places).to(device, non_blocking=True)
         tokens_BL = self._flat(rows * length, self._decider.vocabulary.pad, device)
-        tokens_BL[places] = torch.cat([array.long() for array in arrays])
+        tokens_BL[places] = pieces.joined().long()
         documents, positions = (
             self._flat(rows * length, -1, device),
             self._flat(rows * length, 0, device),
