@@ -281,8 +281,8 @@ def late(folder: Path, documents: int) -> str:
     mine = (time.process_time() - start) * 1e3
     theirs = text_peers.skipping(folder, documents)
     return (
-        f"first row of 1e9 documents {first * 1e3:.0f} ms of CPU, {peak:.0f} MB; a batch at the end of "
-        f"{documents:,} documents after {mine:.1f} ms{theirs}; "
+        f"first row of 1e9 documents {first * 1e3:.0f} ms of CPU, {peak:.0f} MB; a batch at the "
+        f"end of {documents:,} documents after {mine:.1f} ms{theirs}; "
     )
 
 
