@@ -46,7 +46,7 @@ class TextModality(Modality):
 
     codec = TextCodec()
     unit, steps = "document", "tokens"
-    lighter = "keep ids beside the tars with `sslpipe tokenizer count --ids`"
+    lighter = "keep ids of a trained vocabulary with `sslpipe tokenizer count --ids`"
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> TextDecider:
         """One group of rows, its masks and its tasks."""
