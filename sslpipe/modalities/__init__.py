@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ..errors import RecipeError
 
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -55,6 +55,8 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..recipe.schema import ViewSection
     from ..rng import Place
     from ..shards.codec import Codec
+    from ..shards.manifest import Manifest, Shard
+    from ..shards.verification import Problem
     from ..stream.packed_rows import RowLayout
     from ..stream.reader import Sample
     from ..stream.source import Column
@@ -213,9 +215,15 @@ class Modality(Protocol):
     """What a folder offers as MODALITY, and a user's own `package.module:Thing` is.
 
     Subclassing it is not needed, but gives the defaults of what few modalities have.
+
+    unit: what people call a sample of it, for rates: image, clip. steps: what `Batch.lengths`
+    counts, in the plural: tokens; "": nothing. lighter: how a set costs less to decode, for advice.
     """
 
     codec: Codec
+    unit: str = "sample"
+    steps: str = ""
+    lighter: str = "pack smaller samples"
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> Decider:
         """Check some view groups of a recipe, with their masks and tasks, and decide for them.
@@ -293,6 +301,20 @@ class Modality(Protocol):
         A stream is resumed with the same ones only.
         """
         return ""
+
+    def stored_decoder(self, decode: Any, sets: Sequence[Manifest]) -> Decode | None:
+        """What reads the samples of some sets from files beside their tars; None: `decode` does.
+
+        Its samples come without the bytes of their payload.
+
+        Raises:
+            ShardError: the manifest of a set promises such files, and one is missing or damaged.
+        """
+        return None
+
+    def stored_faults(self, manifest: Manifest, shard: Shard) -> Iterator[Problem]:
+        """What is wrong with the files beside a tar, for `sslpipe verify`."""
+        return iter(())
 
     def share_decoder(
         self, recipe: Recipe, decode: Any, *, device: torch.device

@@ -123,9 +123,16 @@ class TextDecider:
         if rows is None:
             return None
         where = f"{recipe.path}: stream.rows"
+        if rows.bucket and self.views[self.group].shape != (self.tokens.length,):
+            raise RecipeError(
+                f"{where}.bucket: {', '.join(self.tasks)} makes rows of one length of whatever "
+                "comes, so batches cannot have another; leave bucket out"
+            )
+        buckets = bucket_lengths(self.tokens.length) if rows.bucket else ()
         return RowLayout(
-            self.tokens.length, rows.packing, rows.window, self.lengths, where, self.counts()
-        )
+            self.tokens.length, rows.packing, rows.window, self.lengths, where, self.counts(),
+            buckets,
+        )  # fmt: skip
 
     def counts(self) -> Counts | None:
         """Which counts of the index rows need; None: they are of bytes, which packing counts."""
@@ -145,25 +152,40 @@ class TextDecider:
         return np.empty((len(uids), 0), dtype=np.int64)
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
-        """What tasks do, and `extents` (m, 5): the segment of each piece, and its document's steps.
+        """What tasks do, and `extents` (m, 6): the segment of each piece, the steps of its document
+        and the length of rows.
 
         Draws are of the piece, (seed, epoch, uid, start): a piece keeps them in any row.
         """
         pieces = pieces_of(place, extents[:, 0], epochs=epochs, uids=uids, tokens=self.tokens)
-        tables = {name: self._table(made, pieces) for name, made in self.tasks.items()}
-        length = self.tokens.length
+        length = place.row_length or self.tokens.length
+        tables = {name: self._table(made, pieces, length) for name, made in self.tasks.items()}
+        shapes = np.stack([pieces.totals, np.full_like(pieces.totals, length)], axis=1)
         return Tables(
             params={},
             masks={},
             targets=tables,
             asked={n: self.tasks[n].task.counts(t[0], length)[None] for n, t in tables.items()},
-            extents=np.concatenate([pieces.segments, pieces.totals[:, None]], axis=1),
+            extents=np.concatenate([pieces.segments, shapes], axis=1),
         )
 
-    def _table(self, made: NamedTask, pieces: Pieces) -> I64:
+    def _table(self, made: NamedTask, pieces: Pieces, length: int) -> I64:
         """(1, B, ...) of a task, over the rows."""
         stream = f"targets/{made.name}"
-        return made.task.draw(pieces, stream, self.seed, self.vocabulary, self.tokens.length)[None]
+        return made.task.draw(pieces, stream, self.seed, self.vocabulary, length)[None]
+
+
+def bucket_lengths(length: int) -> tuple[int, ...]:
+    """The lengths that batches of similar rows may have: eight at most, so as many shapes.
+
+    Each is a half or a third more than the one before it, so less than a third of a batch is
+    padding but where all are short; multiples of 8, as matrix units want them.
+    """
+    shares = (3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
+    return (
+        *sorted({b for s in shares if (b := -(-int(length * s) // 8) * 8 or 8) < length}),
+        length,
+    )
 
 
 def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:

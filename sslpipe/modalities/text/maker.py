@@ -20,29 +20,30 @@ class TextMaker:
 
     def __init__(self, decider: TextDecider) -> None:
         self._decider = decider
-        self._length = decider.tokens.length
         self.blank = Raw(np.zeros(0, dtype=np.int32), (0,))
 
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """Rows (1, B, L) int64, their targets, lengths and segments."""
         segments = tables.extents[:, :4]
-        sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None
-        found = arrays.shapes_BD[:, 0] if isinstance(arrays, Ragged) else sizes
-        assert found is not None
-        rows = int(segments[:, 0].max()) + 1
-        device = arrays[0].device
-        steps = steps_of(segments, found, self._length)
+        pieces = arrays if isinstance(arrays, Ragged) else Ragged.of(arrays)
+        found = pieces.shapes_BD[:, 0]
+        rows, length = int(segments[:, 0].max()) + 1, int(tables.extents[0, 5])
+        device = pieces.flat_N.device
+        steps = steps_of(segments, found, length)
         places = torch.from_numpy(steps.places).to(device, non_blocking=True)
-        tokens_BL = self._flat(rows, self._decider.vocabulary.pad, device)
-        tokens_BL[places] = torch.cat([array.long() for array in arrays])
-        documents, positions = self._flat(rows, -1, device), self._flat(rows, 0, device)
+        tokens_BL = self._flat(rows * length, self._decider.vocabulary.pad, device)
+        tokens_BL[places] = pieces.joined().long()
+        documents, positions = (
+            self._flat(rows * length, -1, device),
+            self._flat(rows * length, 0, device),
+        )
         documents[places] = torch.from_numpy(steps.documents).to(device, non_blocking=True)
         positions[places] = torch.from_numpy(steps.positions).to(device, non_blocking=True)
         group = self._decider.group
         filled = torch.from_numpy(steps.filled(rows)).to(device, non_blocking=True)
-        laid = torch.stack([documents, positions]).view(2, rows, self._length)
+        laid = torch.stack([documents, positions]).view(2, rows, length)
         made = Made({}, {}, {group: filled[None]}, {})
-        return self._asked(made, LaidRows(tokens_BL.view(rows, self._length), laid), targets)
+        return self._asked(made, LaidRows(tokens_BL.view(rows, length), laid), targets)
 
     def _asked(self, made: Made, rows: LaidRows, targets: Mapping[str, Tensor]) -> Made:
         """Do the tasks, each on what the one before left."""
@@ -56,8 +57,8 @@ class TextMaker:
         made.segments[self._decider.group] = rows.segments_2BL
         return made
 
-    def _flat(self, rows: int, value: int, device: torch.device) -> Tensor:
-        return torch.full((rows * self._length,), value, dtype=torch.int64, device=device)
+    def _flat(self, steps: int, value: int, device: torch.device) -> Tensor:
+        return torch.full((steps,), value, dtype=torch.int64, device=device)
 
 
 class Steps:

@@ -86,16 +86,25 @@ class TokenDecode:
             SampleError: it is no text, or not as long as the index says.
         """
         ids = self.ids(sample)
+        start, length = self.piece(sample, len(ids), instructions)
+        return Raw(ids[start : start + length], (len(ids),))
+
+    def piece(self, sample: Sample, found: int, instructions: Sequence[int]) -> tuple[int, int]:
+        """Where a piece of a document of `found` steps begins, and its steps at most.
+
+        Raises:
+            SampleError: the document is not as long as the index says.
+        """
         if not instructions:
-            return Raw(ids[: self.length], (len(ids),))
+            return 0, self.length
         promised = sample.extent[self.vocabulary.counted] + self.begin + self.end
-        if len(ids) != promised:  # the rows were planned from it
+        if found != promised:  # the rows were planned from it
             raise SampleError(
-                f"has {len(ids)} tokens, where the index promises {promised}; it was counted with "
+                f"has {found} tokens, where the index promises {promised}; it was counted with "
                 "another vocabulary or version: run `sslpipe tokenizer count` with --rebuild"
             )
         _, _, start, length = instructions
-        return Raw(ids[start : start + length], (len(ids),))
+        return start, length
 
     def ids(self, sample: Sample) -> npt.NDArray[np.int32]:
         """All of a document."""

@@ -60,7 +60,9 @@ def decoded_strip(batch: Batch, stored: Column, row: int) -> FilmStrip:
     return FilmStrip(f"{words} frames", frames, [""] * len(frames))
 
 
-def strips_of(batch: Batch, spec: BatchSpec, decider: VideoDecider, row: int) -> Iterator[FilmStrip]:
+def strips_of(
+    batch: Batch, spec: BatchSpec, decider: VideoDecider, row: int
+) -> Iterator[FilmStrip]:
     """The clips of a sample, and its masks: one per view on its view, others on the first."""
     for name, group in decider.policies.items():
         numbers_VT = group.frames_of(batch.params[name].numpy())[:, row]
