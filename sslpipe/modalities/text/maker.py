@@ -10,9 +10,11 @@ from torch import Tensor
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import TextDecider
+from .marks import MARKS
 from .tasks import LaidRows
 
 I64 = npt.NDArray[np.int64]
+NOTHING_LAID = torch.empty(0, 0, dtype=torch.int64)  # of rows whose tasks do not ask for it
 
 
 class TextMaker:
@@ -26,15 +28,17 @@ class TextMaker:
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """Rows (1, B, L) int64, their targets, lengths and segments."""
         segments = tables.extents[:, :4]
+        own = len(segments)  # behind these pieces come their partners
         sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None
         found = arrays.shapes_BD[:, 0] if isinstance(arrays, Ragged) else sizes
         assert found is not None
+        found, others = found[:own], found[own:]
         rows = int(segments[:, 0].max()) + 1
         device = arrays[0].device
         steps = steps_of(segments, found, self._length)
         places = torch.from_numpy(steps.places).to(device, non_blocking=True)
         tokens_BL = self._flat(rows, self._decider.vocabulary.pad, device)
-        tokens_BL[places] = torch.cat([array.long() for array in arrays])
+        tokens_BL[places] = torch.cat([array.long() for array in arrays[:own]])
         documents, positions = self._flat(rows, -1, device), self._flat(rows, 0, device)
         documents[places] = torch.from_numpy(steps.documents).to(device, non_blocking=True)
         positions[places] = torch.from_numpy(steps.positions).to(device, non_blocking=True)
@@ -42,7 +46,21 @@ class TextMaker:
         filled = torch.from_numpy(steps.filled(rows)).to(device, non_blocking=True)
         laid = torch.stack([documents, positions]).view(2, rows, self._length)
         made = Made({}, {}, {group: filled[None]}, {})
-        return self._asked(made, LaidRows(tokens_BL.view(rows, self._length), laid), targets)
+        tokens_BL = tokens_BL.view(rows, self._length)
+        whole = LaidRows(
+            tokens_BL & ~MARKS,
+            laid,
+            tokens_BL & MARKS if self._decider.marked else NOTHING_LAID,
+            self._others(arrays[own:], others, device) if self._decider.partners else NOTHING_LAID,
+        )
+        return self._asked(made, whole, targets)
+
+    def _others(self, arrays: Sequence[Tensor], found: I64, device: torch.device) -> Tensor:
+        """Partners of the one piece of each row, a row each, with their marks, (B, L)."""
+        flat = self._flat(len(arrays), 0, device)
+        places = np.flatnonzero(np.arange(self._length) < found[:, None])
+        flat[torch.from_numpy(places).to(device)] = torch.cat([array.long() for array in arrays])
+        return flat.view(len(arrays), self._length)
 
     def _asked(self, made: Made, rows: LaidRows, targets: Mapping[str, Tensor]) -> Made:
         """Do the tasks, each on what the one before left."""
@@ -51,6 +69,7 @@ class TextMaker:
             rows, made.targets[name] = asked.rows, asked.targets_BL[None]
             if asked.segments_2BL is not None:
                 made.segments[name] = asked.segments_2BL
+            if asked.segments_2BL is not None or task.task is self._decider.pairs:
                 made.lengths[self._decider.group] = (rows.segments_2BL[0] >= 0).sum(1)[None]
         made.views[self._decider.group] = rows.tokens_BL[None]
         made.segments[self._decider.group] = rows.segments_2BL
