@@ -35,12 +35,14 @@ from .moco import MoCo
 from .moco_v3 import MoCoV3
 from .msn import MSN
 from .nnclr import NNCLR
+from .nsp import NSP
 from .relative_patch import RelativePatch
 from .rotation import Rotation
 from .simclr import SimCLR
 from .simcse import SimCSE
 from .simmim import SimMIM
 from .simsiam import SimSiam
+from .sop import SOP
 from .swav import SwAV
 from .t5 import SpanDenoising
 from .vicreg import VICReg
@@ -71,12 +73,14 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "moco_v3": MoCoV3,
         "msn": MSN,
         "nnclr": NNCLR,
+        "nsp": NSP,
         "relative_patch": RelativePatch,
         "rotation": Rotation,
         "simclr": SimCLR,
         "simcse": SimCSE,
         "simmim": SimMIM,
         "simsiam": SimSiam,
+        "sop": SOP,
         "swav": SwAV,
         "t5": SpanDenoising,
         "vicreg": VICReg,
