@@ -35,14 +35,13 @@ from .moco import MoCo
 from .moco_v3 import MoCoV3
 from .msn import MSN
 from .nnclr import NNCLR
-from .nsp import NSP
+from .nsp import NSP, SOP
 from .relative_patch import RelativePatch
 from .rotation import Rotation
 from .simclr import SimCLR
 from .simcse import SimCSE
 from .simmim import SimMIM
 from .simsiam import SimSiam
-from .sop import SOP
 from .swav import SwAV
 from .t5 import SpanDenoising
 from .vicreg import VICReg

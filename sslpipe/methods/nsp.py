@@ -1,6 +1,7 @@
-"""BERT as it was first trained: hidden tokens, and whether the second text follows the first.
+"""A second question beside hidden tokens: does B follow A, or are they in their order?
 
-Devlin et al. 2019, arXiv:1810.04805, section 3.1, and the official run_pretraining.py.
+NSP: Devlin et al. 2019, arXiv:1810.04805, section 3.1, and the official run_pretraining.py. SOP:
+Lan et al. 2020, arXiv:1909.11942, section 3.1 (ALBERT). They differ by what the data side did.
 """
 
 import math
@@ -54,3 +55,9 @@ class NSP(MLM):
             "paired": accuracy(logits_BK, classes_B),
         }
         return Output(guessed.loss + self.weight * pairing, metrics, guessed.weight)
+
+
+class SOP(NSP):
+    """As NSP, of targets 'mlm' and 'sop': the same head on another question."""
+
+    task: ClassVar[str] = "sop"

@@ -1,4 +1,4 @@
-"""Rows of tokens as a picture: documents in colours, what a task hides framed.
+"""Rows of tokens as a picture: documents, or two texts, in colours, what a task hides framed.
 
 The signs are those that Pillow's own font has: < and > around a document, a bar for the mask, *
 for a sentinel. Of targets that are rows of their own nothing is drawn.
@@ -36,10 +36,12 @@ class Cell(NamedTuple):
 
 
 def sheet(batch: Batch, decider: TextDecider, *, rows: int) -> Image.Image:
-    """The first rows of a batch, each in lines of 128 signs, with its key above."""
+    """The first rows of a batch, each in lines of 128 signs, with its key and class above."""
     tokens_BL = batch.views[decider.group][0][:rows].cpu().numpy()
-    documents_BL = batch.segments[decider.group][0][:rows].cpu().numpy()
-    beside = [name for name in decider.tasks if name not in batch.segments]
+    segments = batch.segments[decider.group][:, :rows].cpu().numpy()
+    documents_BL = segments[0] + (segments[2] if len(segments) > 2 else 0)
+    whole = [name for name, spec in decider.targets.items() if not spec.shape]  # of a row
+    beside = [name for name in decider.tasks if name not in (*batch.segments, *whole)]
     asked = [batch.targets[name][0][:rows].cpu().numpy() != IGNORED for name in beside]
     hidden_BL = np.any(asked, axis=0) if asked else np.zeros_like(tokens_BL, dtype=bool)
     laid = [cells([signs(t, decider.vocabulary) for t in row]) for row in tokens_BL.tolist()]
@@ -47,7 +49,8 @@ def sheet(batch: Batch, decider: TextDecider, *, rows: int) -> Image.Image:
     picture = Image.new("RGB", (ACROSS * CELL[0] + 16, sum(heights) + 8), "white")
     pen, font, top = ImageDraw.Draw(picture), ImageFont.load_default(13), 8
     for row, key in zip(range(len(laid)), batch.keys, strict=False):
-        pen.text((8, top), f"{key} and others", "black", font)
+        classes = (f"{name} {int(batch.targets[name][0, row])}" for name in whole)
+        pen.text((8, top), ", ".join([*classes, f"{key} and others"]), "black", font)
         for place, cell in enumerate(laid[row]):
             document, hidden = int(documents_BL[row, place]), bool(hidden_BL[row, place])
             draw_token(pen, cell.box(top), cell.text, document, hidden=hidden)
