@@ -19,7 +19,8 @@ import numpy.typing as npt
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 WORD, SENTENCE = 1 << 30, 1 << 29  # bits of the first token of each
-MARKS = WORD | SENTENCE
+LAST = 1 << 28  # of the last token of a sentence
+MARKS = WORD | SENTENCE | LAST
 APART = ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
 OTHER, LETTER, MARK, ALONE = range(4)
 ENDS = re.compile(r"""[.!?…]+["'”’»)\]]*\s+(?=\S)|\n\s*(?=\S)|[。！？]\s*(?=\S)""")
@@ -72,3 +73,9 @@ def token_marks(text: str, spans: I64) -> I32:
     first = np.where(solid[starts] < spans[:, 1], solid[starts], starts)
     new = np.r_[True, first[1:] != first[:-1]]  # else a piece of a sign that was begun
     return np.where(new, marks[first], 0).astype(np.int32)
+
+
+def with_ends(ids: I32) -> I32:
+    """Marked ids of a whole document with the bit of each sentence's last token."""
+    ends = np.roll(ids, -1) & SENTENCE  # the first token of a document begins a sentence
+    return ids | ends >> 1

@@ -6,9 +6,10 @@ piece of a document, which is parted where a sentence begins, all of its borders
 sentences are those of marks.py. [CLS] and [SEP] are the vocabulary's begin and end. Both tasks
 part the row that other tasks, such as mlm, hide tokens of: write them first.
 
-Deviations: a piece may begin or end within a sentence, where officially whole sentences are
-collected and one side is cut at a random end; each document makes as many rows as it is long, and
-what a shortened row leaves out is not seen in that epoch.
+Both texts are whole sentences: the pieces of sentences with which a piece of a document begins and
+ends are left out, for the model would tell from them what stood where. Deviations: officially a
+document is parted sentence by sentence, and of two texts that are too long the longer one is cut;
+here it makes as many rows as its pieces, and what a row leaves out is not seen in that epoch.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ...batch import TargetSpec, ViewSpec
 from ...rng import Keys
-from .marks import MARKS, SENTENCE
+from .marks import LAST, MARKS, SENTENCE
 from .pieces import Pieces
 from .tasks import IGNORED, Asked, LaidRows
 from .vocabulary import Vocabulary
@@ -30,6 +31,18 @@ I64 = npt.NDArray[np.int64]
 SPECIAL = 3  # tokens that are put in a row
 BITS = 24  # of a uniform number
 BORDER, EVENT, SHORTENED, LESS = range(4)  # columns of the table
+
+
+class Parted(NamedTuple):
+    """How each row can be parted, (B,) each: whole sentences from `first` to before `last`.
+
+    ok: there are two of them, or more; if not, they are the whole piece. border: where B begins.
+    """
+
+    first: Tensor
+    border: Tensor
+    last: Tensor
+    ok: Tensor
 
 
 class Sides(NamedTuple):
@@ -90,9 +103,8 @@ class SentencePairs:
     def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
         """Part rows, and lay both sides between special tokens."""
         sizes = self.shortened((rows.segments_2BL[0] >= 0).sum(1), table)
-        border, parted = borders(rows.marks_BL, sizes, table[:, BORDER])
-        happens = table[:, EVENT] < 1 << BITS - 1
-        sides, classes = self.decided(rows, sizes, border, parted, happens)
+        parted = parted_rows(rows.marks_BL, sizes, table[:, BORDER])
+        sides, classes = self.decided(rows, parted, table[:, EVENT] < 1 << BITS - 1)
         return Asked(laid_pairs(rows, sides, vocabulary), classes, None)
 
     def shortened(self, sizes: Tensor, table: Tensor) -> Tensor:
@@ -101,9 +113,7 @@ class SentencePairs:
         rare = table[:, SHORTENED] < self.short * 2**BITS
         return torch.where(rare, less.minimum(sizes), sizes)
 
-    def decided(
-        self, rows: LaidRows, sizes: Tensor, border: Tensor, parted: Tensor, happens: Tensor
-    ) -> tuple[Sides, Tensor]:
+    def decided(self, rows: LaidRows, parted: Parted, happens: Tensor) -> tuple[Sides, Tensor]:
         """Both sides, and the class of each row; IGNORED: it has none."""
         raise NotImplementedError
 
@@ -116,18 +126,16 @@ class SentenceOrder(SentencePairs):
     partner of class 1, which makes order a matter of topic there.
     """
 
-    def decided(
-        self, rows: LaidRows, sizes: Tensor, border: Tensor, parted: Tensor, happens: Tensor
-    ) -> tuple[Sides, Tensor]:
+    def decided(self, rows: LaidRows, parted: Parted, happens: Tensor) -> tuple[Sides, Tensor]:
         """Swap."""
-        swap, nothing = happens & parted, torch.zeros_like(border)
-        border = torch.where(parted, border, sizes)
-        rest = sizes - border
+        first, border, last, ok = parted
+        swap, border = happens & ok, torch.where(ok, border, last)
+        one, other = border - first, last - border
         sides = Sides(
-            torch.where(swap, border, nothing), torch.where(swap, rest, border),
-            torch.where(swap, nothing, border), torch.where(swap, border, rest),
+            torch.where(swap, border, first), torch.where(swap, other, one),
+            torch.where(swap, first, border), torch.where(swap, one, other),
         )  # fmt: skip
-        return sides, torch.where(parted, swap.long(), IGNORED)
+        return sides, torch.where(ok, swap.long(), IGNORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,28 +143,26 @@ class NextSentence(SentencePairs):
     """BERT's: class 1, of half the rows and more, is of a B from another document.
 
     That one is the partner of the piece (stream/partners.py), from where one of its sentences
-    begins, as long as what it stands for: the length of a row tells nothing of its class. A piece
-    of one sentence has a partner always, officially too, so half is the least; of it, A is at most
-    half a row. Where the partner is bad, what follows is B, if anything does.
+    begins, in the room of what it stands for: whole sentences if one fits, else cut. A piece of
+    one sentence always has a partner, officially too, so half is the least; A is then the whole
+    piece, half a row at most. Where the partner is bad, what follows is B, if anything does.
     """
 
     partners: ClassVar[int] = 1
 
-    def decided(
-        self, rows: LaidRows, sizes: Tensor, border: Tensor, parted: Tensor, happens: Tensor
-    ) -> tuple[Sides, Tensor]:
+    def decided(self, rows: LaidRows, parted: Parted, happens: Tensor) -> tuple[Sides, Tensor]:
         """Put another document there."""
-        width = rows.tokens_BL.shape[1]
+        width, (first, border, last, ok) = rows.tokens_BL.shape[1], parted
         others = (rows.others_BL != 0).sum(1)
-        a_size = torch.where(parted, border, sizes.clamp_max((width - SPECIAL + 1) // 2))
-        other = (happens | ~parted) & (others > 0) & (sizes > 0)
-        room = torch.where(parted, sizes, width - SPECIAL) - a_size
-        follows = torch.where(parted, sizes - border, 0)
+        a_size = torch.where(ok, border - first, last.clamp_max((width - SPECIAL + 1) // 2))
+        other = (happens | ~ok) & (others > 0) & (last > 0)
+        room = torch.where(ok, last - border, width - SPECIAL - a_size)
+        there = whole_sentences(rows.others_BL, others.minimum(room))
+        follows = torch.where(ok, last - border, 0)
         sides = Sides(
-            torch.zeros_like(border), a_size,
-            torch.where(other, width, border), torch.where(other, others.minimum(room), follows),
-        )  # fmt: skip
-        return sides, torch.where(other | parted, other.long(), IGNORED)
+            first, a_size, torch.where(other, width, border), torch.where(other, there, follows)
+        )
+        return sides, torch.where(other | ok, other.long(), IGNORED)
 
 
 def scaled(bits: Tensor, count: Tensor) -> Tensor:
@@ -164,14 +170,25 @@ def scaled(bits: Tensor, count: Tensor) -> Tensor:
     return bits * count >> BITS
 
 
-def borders(marks_BL: Tensor, sizes: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row is parted, (B,), and whether it can be: at one of its sentences but one."""
+def whole_sentences(marks_BL: Tensor, sizes: Tensor) -> Tensor:
+    """How many of the first `sizes` tokens, (B,), are whole sentences; all, where no one is."""
     places_BL = torch.arange(marks_BL.shape[1], device=marks_BL.device).expand_as(marks_BL)
-    open_BL = (marks_BL & SENTENCE != 0) & (places_BL > 0) & (places_BL < sizes[:, None])
+    ends_BL = (marks_BL & LAST != 0) & (places_BL < sizes[:, None])
+    found = torch.where(ends_BL, places_BL + 1, 0).amax(1)
+    return torch.where(found > 0, found, sizes)
+
+
+def parted_rows(marks_BL: Tensor, sizes: Tensor, bits: Tensor) -> Parted:
+    """Part each row where one of its whole sentences begins, but the first."""
+    places_BL = torch.arange(marks_BL.shape[1], device=marks_BL.device).expand_as(marks_BL)
+    starts_BL = (marks_BL & SENTENCE != 0) & (places_BL < sizes[:, None])
+    first, last = starts_BL.long().argmax(1), whole_sentences(marks_BL, sizes)
+    open_BL = starts_BL & (places_BL > first[:, None]) & (places_BL < last[:, None])
     count = open_BL.sum(1)
     chosen = scaled(bits, count)
-    place = (open_BL & (open_BL.cumsum(1) == chosen[:, None] + 1)).long().argmax(1)
-    return place, count > 0
+    border = (open_BL & (open_BL.cumsum(1) == chosen[:, None] + 1)).long().argmax(1)
+    ok = count > 0
+    return Parted(torch.where(ok, first, 0), border, torch.where(ok, last, sizes), ok)
 
 
 def laid_pairs(rows: LaidRows, sides: Sides, vocabulary: Vocabulary) -> LaidRows:

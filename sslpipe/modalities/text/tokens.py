@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...errors import SampleError
 from .. import Raw
-from .marks import SENTENCE
+from .marks import SENTENCE, with_ends
 from .vocabulary import Vocabulary, document_of
 
 if TYPE_CHECKING:
@@ -126,15 +126,15 @@ class TokenDecode:
         """All of a document."""
         vocabulary, marked = self.vocabulary, self.marked
         key = f"{marked} {vocabulary.fingerprint}", sample.data
-        text = RECENT.get(key)
-        if text is None:
-            encode = vocabulary.encode_marked if marked else vocabulary.encode
-            text = encode(document_of(sample.data))
-            if len(text) > self.length and vocabulary.fingerprint:  # bytes cost next to nothing
-                RECENT.put(key, text)
+        found = RECENT.get(key)
+        if found is None:
+            text = document_of(sample.data)
+            found = with_ends(vocabulary.encode_marked(text)) if marked else vocabulary.encode(text)
+            if len(found) > self.length and vocabulary.fingerprint:  # bytes cost next to nothing
+                RECENT.put(key, found)
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
-        return np.concatenate([begin, text, end], dtype=IDS, casting="unsafe")
+        return np.concatenate([begin, found, end], dtype=IDS, casting="unsafe")
 
 
 def sentence_of(ids: npt.NDArray[np.int32], chosen: int) -> int:

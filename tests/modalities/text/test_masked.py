@@ -7,7 +7,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from sslpipe.modalities.text.marks import MARKS, SENTENCE, WORD, byte_marks, sign_marks
+from sslpipe.modalities.text.marks import (
+    LAST,
+    MARKS,
+    SENTENCE,
+    WORD,
+    byte_marks,
+    sign_marks,
+    with_ends,
+)
 from sslpipe.modalities.text.masked import OPENS, PUT_BITS, MaskedTokens
 from sslpipe.modalities.text.tasks import IGNORED, KEEP, NOTHING, LaidRows
 from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary
@@ -102,6 +110,14 @@ def test_words_are_the_same_in_every_vocabulary(kind):
         assert found == plain
     starts = np.flatnonzero(ids & SENTENCE)
     assert len(starts) == len(SENTENCES)
+
+
+def test_a_sentence_ends_before_the_next_and_with_its_document():
+    ids = PLAIN.encode_marked(TEXT)
+    ends = np.flatnonzero(with_ends(ids) & LAST)
+    assert ends.tolist() == [*(np.flatnonzero(ids & SENTENCE)[1:] - 1), len(ids) - 1]
+    assert (with_ends(ids) & ~LAST).tolist() == ids.tolist()
+    assert len(with_ends(ids[:0])) == 0
 
 
 def test_an_empty_text_and_one_of_spaces():
