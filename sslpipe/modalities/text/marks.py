@@ -12,6 +12,8 @@ Marks travel from the worker to the device as bits of ids, where `Maker` takes t
 
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +28,28 @@ OTHER, LETTER, MARK, ALONE = range(4)
 ENDS = re.compile(r"""[.!?…]+["'”’»)\]]*\s+(?=\S)|\n\s*(?=\S)|[。！？]\s*(?=\S)""")
 
 
-def kind_of(code: int) -> int:
+@cache
+def kind_of(sign: str) -> int:
     """What a sign is to words."""
-    if any(first <= code <= last for first, last in APART):
+    if any(first <= ord(sign) <= last for first, last in APART):
         return ALONE
-    category = unicodedata.category(chr(code))
+    category = unicodedata.category(sign)
     return LETTER if category[0] in "LN" else MARK if category[0] == "M" else OTHER
+
+
+def of_signs(text: str, look: Callable[[str], int]) -> I64:
+    """What `look` says of each sign, (signs,); it is asked once for each that occurs."""
+    known = {sign: look(sign) for sign in set(text)}
+    table = np.zeros(ord(max(known, default="\0")) + 1, dtype=np.int64)
+    for sign, value in known.items():
+        table[ord(sign)] = value
+    found: I64 = table[np.frombuffer(text.encode("utf-32-le"), "<u4")]
+    return found
 
 
 def sign_marks(text: str) -> I32:
     """Bits of each sign of a text, (signs,): whether a word, or a sentence, begins there."""
-    codes, places = np.unique(
-        np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4"), return_inverse=True
-    )
-    kinds = np.array([kind_of(code) for code in codes.tolist()], dtype=np.int64)[places]
+    kinds = of_signs(text, kind_of)
     bearer = np.maximum.accumulate(np.where(kinds == MARK, 0, np.arange(len(kinds))))
     kinds = kinds[bearer]  # a mark is what it stands on
     before = np.r_[OTHER, kinds[:-1]]
@@ -66,7 +76,7 @@ def token_marks(text: str, spans: I64) -> I32:
     marks = sign_marks(text)
     if not len(spans) or not len(marks):
         return np.zeros(len(spans), dtype=np.int32)
-    space = np.array([sign.isspace() for sign in text])
+    space = of_signs(text, str.isspace) == 1
     places = np.arange(len(text))
     solid = np.minimum.accumulate(np.where(space, len(text), places)[::-1])[::-1]
     starts = np.minimum(spans[:, 0], len(text) - 1)

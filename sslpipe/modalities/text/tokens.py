@@ -130,7 +130,8 @@ class TokenDecode:
         if found is None:
             text = document_of(sample.data)
             found = with_ends(vocabulary.encode_marked(text)) if marked else vocabulary.encode(text)
-            if len(found) > self.length and vocabulary.fingerprint:  # bytes cost next to nothing
+            dear = marked or vocabulary.fingerprint  # bytes cost next to nothing
+            if len(found) > self.length and dear:
                 RECENT.put(key, found)
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
