@@ -1,6 +1,7 @@
 """Two texts in a row: what follows, what does not, and what is swapped."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.tasks import IGNORED
 from sslpipe.modalities.text.vocabulary import Bytes
 from sslpipe.recipe import parse_recipe
+from sslpipe.rng import sample_id
 from sslpipe.shards import PackSettings, pack
 
 LENGTH = 64
@@ -218,6 +220,40 @@ def test_a_document_alone_has_itself_and_documents_need_no_rows(tmp_path):
         for batch in steps(pipe, 8):
             ((label, _, a, b, _),) = rows_of(batch, "nsp")
             assert (a + b == "One is here. Two is there.") or label == 1
+
+
+def test_a_bad_document_is_padding_and_as_a_partner_it_is_not_there(shards, documents, tmp_path):
+    """Its own rows are not asked for; where it would be B, what follows is."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(shards, folder)
+    tar = sorted(folder.glob("*.tar"))[0]
+    data = bytearray(tar.read_bytes())
+    at = data.index(b"doc")
+    key = data[at : at + 6].decode()
+    data[at + 512] ^= 1  # the first byte of a document
+    tar.write_bytes(bytes(data))
+    words = "stream.order=sequential", "stream.max_bad_fraction=1"
+    with load(shards, "nsp", *words) as pipe:
+        good = [(batch, pipe.load_share(batch.step)) for batch in steps(pipe, 2 * len(pipe))]
+    with load(folder, "nsp", *words) as pipe:
+        found = steps(pipe, 2 * len(pipe))
+    own = other = 0
+    for (batch, share), mine in zip(good, found, strict=True):
+        for row, name in enumerate(batch.keys):
+            label, before = (int(b.targets["nsp"][0, row]) for b in (mine, batch))
+            if name == key:
+                own += 1
+                assert label == IGNORED
+                assert (mine.segments["tokens"][0, row] == -1).all()
+                assert (mine.targets["mlm"][0, row] == IGNORED).all()
+            elif share.partners[0, row] == sample_id(key) and before == 1:
+                other += 1
+                assert label in (0, IGNORED)
+            else:
+                assert label == before
+                assert torch.equal(mine.views["tokens"][0, row], batch.views["tokens"][0, row])
+    assert own
+    assert other
 
 
 @pytest.mark.parametrize(
