@@ -8,6 +8,7 @@ import torch
 
 import sslpipe
 from sslpipe.methods.parts.tokens import IGNORED
+from sslpipe.modalities.text.vocabulary import VOCABULARIES
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import initial_method
 from sslpipe.train.run import prepare
@@ -16,13 +17,13 @@ NAMES = sorted(sslpipe.recipes())
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
+TOKENS = "views.tokens.ops.0.Tokens"
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
-TOKENS = "views.tokens.ops=[{Tokens: {length: 128, vocabulary: bytes, %s}}]"
 SMALLER = {
-    "albert_base": [TOKENS % "end: false"],
-    "bert_base": [TOKENS % "end: false", "train.backbone.bert.depth=2"],
-    "roberta_base": [TOKENS % "begin: true", "train.backbone.bert.depth=2"],
+    "albert_base": [f"{TOKENS}.length=64"],
+    "bert_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
+    "roberta_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     **{
         f"moco_{name}": ["method.moco.bn_groups=2"] for name in ("v1", "v2", "v1_cifar", "v2_cifar")
     },
@@ -38,7 +39,14 @@ SMALLER = {
 
 def recipe_of(name, batch_size=2):
     overrides = [f"stream.batch_size={batch_size}", *shallow(name), *SMALLER.get(name, ())]
-    return load_recipe(find_recipe(name), overrides=overrides)
+    return load_recipe(find_recipe(name), overrides=overrides + untrained(name))
+
+
+def untrained(name):
+    """Bytes for a vocabulary that the recipe's reader trains on documents of his own."""
+    (op,) = load_recipe(find_recipe(name)).views["tokens"].ops if name in TEXT else (None,)
+    known = op is None or op.settings["vocabulary"] in VOCABULARIES
+    return [] if known else [f"{TOKENS}.vocabulary=bytes_t5"]
 
 
 def shallow(name):
