@@ -54,6 +54,11 @@ class Ragged(Sequence[Tensor]):
         elements = self.flat_N[:whole].view(self.dtype)
         return elements[torch.from_numpy(places).to(self.flat_N.device, non_blocking=True)]
 
+    def between(self, start: int, end: int) -> "Ragged":
+        """The arrays of some places, in the same buffer."""
+        part = slice(start, end)
+        return Ragged(self.flat_N, self.offsets_B[part], self.shapes_BD[part], self.dtype)
+
     def on(self, flat_N: Tensor) -> "Ragged":
         """The same arrays in another buffer, a copy of this one."""
         return Ragged(flat_N, self.offsets_B, self.shapes_BD, self.dtype)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import Modality
+from .. import Modality, Partners
 from .codec import TextCodec
 from .tokens import TokenDecode
 
@@ -56,13 +56,26 @@ class TextModality(Modality):
 
     def decoder(self, recipe: Recipe) -> TokenDecode:
         """Documents or pieces of them to ids."""
-        from .decider import tokens_of, vocabulary_of
+        from .decider import TextDecider
 
-        groups = [name for name, view in recipe.views.items() if is_text(recipe, view)]
-        settings, vocabulary = tokens_of(recipe, groups), vocabulary_of(recipe, groups)
-        return TokenDecode(
-            vocabulary, length=settings.length, begin=settings.begin, end=settings.end
+        decider = TextDecider(
+            recipe, [name for name, view in recipe.views.items() if is_text(recipe, view)]
         )
+        settings = decider.tokens
+        return TokenDecode(
+            decider.vocabulary,
+            length=decider.room,
+            begin=settings.begin,
+            end=settings.end,
+            marked=decider.marked,
+            partners=decider.partners > 0,
+        )
+
+    def partners(self, recipe: Recipe, decider: TextDecider) -> Partners | None:
+        """Other documents, for a task that puts them behind what they do not follow."""
+        if not decider.partners:
+            return None
+        return Partners(decider.partners, decider.partner_instructions)
 
     def layout(self, recipe: Recipe, decider: TextDecider) -> RowLayout | None:
         """As `stream.rows` says."""

@@ -62,6 +62,8 @@ def stored_decode(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokenD
     Raises:
         ShardError: a manifest promises them, and a file is missing, damaged or stale.
     """
+    if decode.marked or decode.partners:  # words and sentences are seen in texts alone
+        return None
     wanted = decode.vocabulary.fingerprint
     found = [manifest.counted.get(STORED) for manifest in sets]
     if not wanted or not any(found):

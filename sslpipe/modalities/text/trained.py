@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, RecipeError
+from .marks import token_marks
 from .vocabulary import VOCABULARIES, Vocabulary
 
 if TYPE_CHECKING:
@@ -117,6 +118,12 @@ class TrainedVocabulary:
     def encode_slowly(self, text: str) -> npt.NDArray[np.int32]:
         """By `tokenizers`, (n,) int32."""
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def encode_marked(self, text: str) -> npt.NDArray[np.int32]:
+        """(n,) int32."""
+        found = self.tokenizer.encode(text, add_special_tokens=False)
+        spans = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.array(found.ids, dtype=np.int32) | token_marks(text, spans)
 
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text; byte-level pieces that are no UTF-8 at the ends become U+FFFD."""
