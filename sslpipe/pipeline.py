@@ -33,6 +33,7 @@ from .modalities.parts import (
     merged,
     parts_of,
     tensors,
+    units_of,
 )
 from .process import cores, process_ranks
 from .recipe import Recipe, load_recipe
@@ -112,11 +113,10 @@ class Pipeline:
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
             rank, world_size, self._threads,
-            modality=codec.modality,
-            payloads=codec.extensions,
-            members=members_of(self.parts),
+            modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),
             layout=next((part.layout for part in self.parts if part.layout), None),
         )  # fmt: skip
+        self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self.loading = open_loading(recipe, self.source, self.parts, device=device)
@@ -128,8 +128,7 @@ class Pipeline:
         depth = recipe.run.prefetch
         self._shares = Prefetch(self._ahead, depth=depth, name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
-        self._closed, self._pid = False, os.getpid()
-        self._taking = threading.Lock()
+        self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
         self.observers: list[Observer] = []  # such as sslpipe.watch
@@ -221,7 +220,8 @@ class Pipeline:
         self._require_open()
         rows = share.in_rows()
         slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
-        place = Place(step, slots, self.spec.global_size, share.segments)
+        size, length = self.spec.global_size, self.source.row_length(step)
+        place = Place(step, slots, size, share.segments, length)
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)

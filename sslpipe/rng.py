@@ -258,6 +258,7 @@ class Place:
     size: int  # samples of the global batch
     # (m, 4), of packed rows: see stream.source.SEGMENT
     segments: npt.NDArray[np.int64] = field(default_factory=whole_samples)
+    row_length: int = 0  # of packed rows; 0: there are none
 
     def all_slots(self, keys: Keys) -> Keys:
         """Make one key per slot of the global batch: draws are (V, size), a rank keeps its own."""

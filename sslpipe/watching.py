@@ -142,7 +142,8 @@ class Watching:
         """The numbers in one sentence."""
         return (
             f"lost to data {self.lost:.1%}, waiting for batches {self.waited:.1%}; "
-            f"{self.rate:,.0f} samples/s, {self.possible:,.0f} if data cost no time"
+            f"{self.rate:,.0f} {self._pipe.units.sample}s/s, {self.possible:,.0f} if data cost no "
+            "time"
         )
 
     def verdict(self, seconds: float = 1.0) -> str:
@@ -150,7 +151,12 @@ class Watching:
 
         Each stage of the pipeline is measured for about `seconds`; batches go on as they would.
         """
-        from .bench import alone, ignore, together  # methods and trainer, which batches do not need
+        from .bench import (
+            alone,
+            ignore,
+            steps_each,
+            together,
+        )  # methods and trainer, which batches do not need
         from .diagnosis import Stages, consistent
         from .memory import workers_of
 
@@ -163,7 +169,10 @@ class Watching:
             **rates, "pipeline": pipeline.rate, "step": self.possible, "step_beside": 1 / beside,
             "end_to_end": self.rate,
         })  # fmt: skip
+        step, step_beside = found.pop("step"), found.pop("step_beside")
         return Stages(
-            **found, cpu_us=pipeline.cpu * 1e6, workers=workers_of(pipe), device=pipe.device.type,
-            scaled=pipe.summary, memory="",
+            **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6,
+            workers=workers_of(pipe), device=pipe.device.type, scaled=pipe.summary, memory="",
+            unit=pipe.units.sample, steps=pipe.units.steps, steps_each=steps_each(pipe),
+            lighter=pipe.units.lighter,
         ).verdict  # fmt: skip

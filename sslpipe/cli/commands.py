@@ -141,7 +141,9 @@ def bench(
     device: Device = None,
     sets: Sets = None,
 ) -> None:
-    """Measure images/s of each stage and of all together, name the bottleneck and what to change.
+    """Measure samples/s of each stage and of all together, name the bottleneck and what to change.
+
+    Of packed text that is rows/s, and tokens/s beside it.
 
     Example: `sslpipe bench demo --shards shards/sample`
     """
@@ -165,11 +167,16 @@ def bench(
         told = {"bottleneck": stages.bottleneck, "verdict": stages.verdict}
         console.print_json(json.dumps({**row, **told}))
         return
-    table = Table("stage", "images/s")
+    each = {f"{stages.unit}s/s": 1.0} | (
+        {f"{stages.steps}/s": stages.steps_each} if stages.steps else {}
+    )
+    table = Table("stage", *each)
     for name, value in stages.rates.items():
-        table.add_row(name.replace("_", " "), f"{value:,.0f}")
+        table.add_row(name.replace("_", " "), *(f"{value * n:,.0f}" for n in each.values()))
     console.print(table)
-    console.print(f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per image")
+    console.print(
+        f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per {stages.unit}"
+    )
     console.print(stages.verdict, markup=False)
 
 

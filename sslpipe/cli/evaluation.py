@@ -96,7 +96,7 @@ def eval_subject(
 
 
 class Encoding:
-    """A bar on stderr while images are encoded; none where features are kept already."""
+    """A bar on stderr while samples are encoded; none where features are kept already."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -110,7 +110,7 @@ class Encoding:
 
     def __call__(self, done: int, total: int) -> None:
         if self._update is None:
-            self._update = self._stack.enter_context(bar("images encoded"))
+            self._update = self._stack.enter_context(bar("samples encoded"))
         self._update(completed=done, total=total)
         if done >= total:
             self._stack.close()

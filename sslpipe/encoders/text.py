@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import ViewSpec
+from .albert import ALBERT
 from .t5 import T5
-from .tokens import TokenEncoder, allowed, attend, vocabulary_of
+from .tokens import TokenEncoder, allowed, attend, start_bert, types_of, vocabulary_of
 
 
 class Linear1D(nn.Module):
@@ -76,9 +77,8 @@ class GPT(TokenEncoder):
 
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the hidden states after the final norm, (B, L, D)."""
-        documents_BL, positions_BL = segments_2BL
-        mask = allowed(documents_BL, causal=True)
-        x_BLD = self.wte(tokens_BL) + self.wpe(positions_BL)
+        mask = allowed(segments_2BL[0], causal=True)
+        x_BLD = self.wte(tokens_BL) + self.wpe(segments_2BL[1])
         for block in self.h:
             x_BLD = block(x_BLD, mask)
         states_BLD: Tensor = self.ln_f(x_BLD)
@@ -171,7 +171,7 @@ class BERT(TokenEncoder):
         return found
 
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
-        """Give the hidden states after the last layer, (B, L, D); all of segment type 0."""
+        """Give the hidden states after the last layer, (B, L, D)."""
         x_BLD = self.embeddings_project(self.embedded(tokens_BL, segments_2BL))
         return through_layers(self.layers, x_BLD, segments_2BL[0])
 
@@ -179,7 +179,7 @@ class BERT(TokenEncoder):
         """Give the embeddings, (B, L, E): as wide as the layers, or what is projected to that."""
         parts = self.embeddings
         x_BLE = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
-        x_BLE = parts["LayerNorm"](x_BLE + parts["token_type_embeddings"].weight[0])  # type: ignore[index]
+        x_BLE = parts["LayerNorm"](x_BLE + parts["token_type_embeddings"](types_of(segments_2BL)))
         dropped: Tensor = self.drop(x_BLE)
         return dropped
 
@@ -192,15 +192,6 @@ def through_layers(layers: nn.ModuleList, x_BLD: Tensor, documents_BL: Tensor) -
     return x_BLD
 
 
-def start_bert(module: nn.Module) -> None:
-    """Draw all weights as BERT does: normal numbers of .02, cut at two deviations; biases 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(part.weight, std=0.02, a=-0.04, b=0.04)
-        if isinstance(part, nn.Linear):
-            nn.init.zeros_(part.bias)
-
-
 TEXT_ENCODERS: Mapping[str, Callable[..., TokenEncoder]] = MappingProxyType(
-    {"bert": BERT, "gpt": GPT, "t5": T5}
+    {"albert": ALBERT, "bert": BERT, "gpt": GPT, "t5": T5}
 )

@@ -22,7 +22,7 @@ class TokenEncoder(Encoder):
         """Give the hidden states after the last norm, (B, L, D).
 
         `segments_2BL` is what `Batch.segments` holds: the number of the document of each token, -1:
-        padding, and its position in it.
+        padding, and its position in it; of rows of two texts also which of them it is in.
         """
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -72,3 +72,17 @@ def vocabulary_of(view: ViewSpec) -> int:
             "choose a backbone for them"
         )
     return view.vocabulary
+
+
+def types_of(segments_2BL: Tensor) -> Tensor:
+    """Which text of a row each token is in, (B, L): 0 or 1; 0 where rows are not of two texts."""
+    return segments_2BL[2] if len(segments_2BL) > 2 else torch.zeros_like(segments_2BL[0])
+
+
+def start_bert(module: nn.Module) -> None:
+    """Draw all weights as BERT does: normal numbers of .02, cut at two deviations; biases 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=0.02, a=-0.04, b=0.04)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.text import BERT, BERTLayer, start_bert, through_layers
+from ..encoders.text import BERT, BERTLayer, through_layers
+from ..encoders.tokens import start_bert
 from ..errors import ContractError
 from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive

@@ -1,11 +1,12 @@
 """Masked language modelling: guess hidden tokens from both sides of their document.
 
-Devlin et al. 2019 (BERT), without next-sentence prediction, as in RoBERTa (Liu et al. 2019).
+Devlin et al. 2019 (BERT), without next-sentence prediction (nsp.py), as in RoBERTa (Liu et al.
+2019).
 """
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..encoders.tokens import TokenEncoder
@@ -44,8 +45,12 @@ class MLM(Method):
         self.head = MaskedTokenHead(encoder.dim, encoder.word)
 
     def forward(self, batch: Batch) -> Output:
-        """Run the output layer on hidden tokens alone: a sixth of its work."""
+        """Encode, and guess."""
         states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
+        return self.guessed(states_BLD, batch)
+
+    def guessed(self, states_BLD: Tensor, batch: Batch) -> Output:
+        """Run the output layer on hidden tokens alone: a sixth of its work."""
         chosen = chosen_tokens(batch, "mlm")
         logits_NK = self.head(states_at(states_BLD, chosen.places_BS), self.encoder.word.weight)
         loss = mean_over_tokens(logits_NK, chosen.targets_N, weight=chosen.weight)

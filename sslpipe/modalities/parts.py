@@ -3,10 +3,10 @@
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ..errors import RecipeError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
+from ..shards.manifest import Manifest
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
@@ -46,6 +47,7 @@ class Part:
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
     partners: Partners | None  # other samples that it wants beside each; None: none
+    reads_payload: bool = True  # False: files beside the tars hold what its decoder needs
 
     @property
     def worker_side(self) -> PartDecode:
@@ -74,6 +76,15 @@ class Part:
         lists = self.share_decode if kind == DECODE else None
         decode = lists.first if lists else self.decode
         return decode.room(extents=extents, sizes=sizes, instructions=instructions)
+
+    def over(self, sets: Sequence[Manifest]) -> "Part":
+        """The same part, which reads what is stored beside the tars of these sets, if it is.
+
+        Raises:
+            ShardError: a set promises such files, and one is missing or damaged.
+        """
+        found = self.modality.stored_decoder(self.decode, sets) if self.owns_payload else None
+        return self if found is None else replace(self, decode=found, reads_payload=False)
 
     def load(self, sample: Sample, epoch: int) -> Raw:
         """Decode a sample of an iterable, whose extent no index tells: its bytes are asked.
@@ -133,6 +144,21 @@ def build_part(
         files=modality.files(recipe, decider),
         partners=modality.partners(recipe, decider),
     )
+
+
+class Units(NamedTuple):
+    """What rates of a recipe are of."""
+
+    sample: str  # in the singular; of packed documents: row
+    steps: str = ""  # of samples of several lengths, in the plural: tokens; "": there are none
+    lighter: str = ""  # how a set costs less to decode
+
+
+def units_of(parts: Sequence[Part]) -> Units:
+    """Those of the modality whose payloads the samples are."""
+    part = next((part for part in parts if part.owns_payload), parts[0])
+    modality = part.modality
+    return Units("row" if part.layout else modality.unit, modality.steps, modality.lighter)
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:

@@ -48,6 +48,15 @@ class RowsSection(Section):
 
     packing: Literal["one", "split", "concat", "best_fit"] = "best_fit"
     window: Positive = 1024  # documents that are packed together
+    bucket: bool = False  # batches of rows of similar length, padded to the longest; one and split
+
+    @pydantic.field_validator("bucket")
+    @classmethod
+    def _has_short_rows(cls, value: bool, info: Info) -> bool:
+        """Rows of several documents are full, so there is nothing to sort them by."""
+        if value and info.data.get("packing") not in ("one", "split"):
+            raise ValueError("is for packing: one or split; rows of several documents are full")
+        return value
 
 
 class StreamSection(Section):
@@ -221,7 +230,10 @@ class Recipe(Section):
 
 
 # what a view group need not say hashes as before it could be said
-UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None))
+UNSAID = (
+    ("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None),
+    ("bucket", False),
+)  # fmt: skip
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:

@@ -39,6 +39,8 @@ class RowLayout:
     """How documents are laid in rows.
 
     lengths: steps of documents by their extents in the index, (n, 4) -> (n,); 0: it has none.
+    buckets: the lengths, ascending, of which a batch has the smallest that holds its rows, which
+    are then of similar length; (): a batch is as long as a row may be.
     """
 
     length: int
@@ -47,6 +49,7 @@ class RowLayout:
     lengths: Callable[[npt.NDArray[np.uint32]], I64]
     where: str  # file:line, for messages
     counts: Counts | None = None  # that lengths need; None: packing has counted
+    buckets: tuple[int, ...] = ()
 
 
 def check_counts(manifest: Manifest, layout: RowLayout) -> None:
@@ -89,6 +92,7 @@ class PackedRows(Packed):
             length=layout.length,
             window=min(layout.window, documents),
             seed=seed,
+            bucket=batch_size if layout.buckets else None,
         )
         count = epoch_rows or self._count(documents)
         if not count:
@@ -120,6 +124,16 @@ class PackedRows(Packed):
         wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
         columns = found.rows, found.columns, found.starts, found.lengths
         return replace(wants, segments=np.stack(columns, axis=1))
+
+    def row_length(self, step: int) -> int:
+        """The smallest bucket that holds all rows of a global batch; the same on every rank."""
+        if not self._layout.buckets:
+            return self._layout.length
+        with self._lock:
+            positions = self.plan(step, np.arange(self.plan.size)).positions
+            found = self.rows.at(positions.tolist())
+        longest = np.bincount(found.rows, weights=found.lengths).max()
+        return next(length for length in self._layout.buckets if length >= longest)
 
     def anchor(self, step: int) -> dict[str, Any]:
         """The window that holds the first row of a step, and that window's first row.

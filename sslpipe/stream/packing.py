@@ -38,11 +38,6 @@ class Segments(NamedTuple):
         """Rows of the window."""
         return int(self.rows[-1]) + 1 if len(self.rows) else 0
 
-    def of(self, row: int) -> "Segments":
-        """The segments of one row."""
-        first, last = np.searchsorted(self.rows, [row, row + 1])
-        return Segments(*(column[first:last] for column in self))
-
 
 Packer = Callable[[I64, int], Segments]
 

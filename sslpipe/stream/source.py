@@ -71,6 +71,11 @@ class Share:
     # (k, n) uids of the partners of each (partners.py), whose arrays lie behind its own in columns
     partners: I64 = field(default_factory=no_partners)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the batch: samples, unless these are pieces of rows."""
+        return len(np.unique(self.segments[:, ROW])) if len(self.segments) else len(self.uids)
+
     def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.
 
@@ -108,6 +113,10 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """Batches per epoch, the same on all ranks."""
+        ...
+
+    def row_length(self, step: int) -> int:
+        """How long the rows of a batch are, the same on all ranks; 0: it has no packed rows."""
         ...
 
     def anchor(self, step: int) -> dict[str, Any]:

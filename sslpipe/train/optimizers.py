@@ -37,7 +37,7 @@ def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.o
         RecipeError: unknown optimizer or setting.
         ExtraError: the optimizer's package is not installed.
     """
-    known = {"sgd": sgd, "adamw": adamw, "adafactor": adafactor, "lars": lars}
+    known = {"sgd": sgd, "adamw": adamw, "adafactor": adafactor, "lamb": lamb, "lars": lars}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
     if isinstance(method, Method):
         set_apart(optimizer, method.fixed_lr_parameters(), FIXED_LR)
@@ -156,6 +156,36 @@ def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -
     if not scales:
         raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
     return scales
+
+
+def lamb(
+    method: nn.Module,
+    scale: float,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    decay: Decay = "weights",
+) -> torch.optim.Optimizer:
+    """Make timm's LAMB (You et al. 2020, arXiv:1904.00962) as ALBERT's lamb_optimizer.py has it.
+
+    No bias correction; biases and norms get neither weight decay nor adaptation. `decay: all`
+    decays and adapts them too. Clipping is the trainer's.
+
+    Raises:
+        ExtraError: timm is not installed.
+    """
+    optimizer: torch.optim.Optimizer = library("timm.optim").Lamb(
+        split(trained(method), decay),
+        lr=lr * scale,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        bias_correction=False,
+        max_grad_norm=None,
+    )
+    return optimizer
 
 
 def lars(

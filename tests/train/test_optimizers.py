@@ -30,7 +30,7 @@ WEIGHTS = {"linear.weight", "pos_embed"}
 EXEMPT = {"linear.bias", "norm.weight", "norm.bias", "table_bias", "scale"}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars"])
 def test_groups_and_linear_scaling(name):
     net = Net()
     optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
@@ -43,7 +43,7 @@ def test_groups_and_linear_scaling(name):
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.3, 0.2), (0.3, 0)]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars"])
 def test_everything_can_be_decayed(name):
     net = Net()
     entry = Entry(name, {"lr": 1, "decay": "all", "weight_decay": 0.1})
@@ -58,6 +58,33 @@ def test_numbers_that_yaml_reads_as_strings_are_bound():
     )
     assert optimizer.param_groups[0]["lr"] == 1e-3
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+
+
+def test_lamb_is_that_of_albert():
+    """lamb_optimizer.py: no bias correction; biases are neither decayed nor adapted."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3)
+    entry = Entry("lamb", {"lr": 0.2, "weight_decay": 0.1})
+    optimizer = build_optimizer(entry, net, scale=0.5)
+    state = {
+        name: (p.detach().clone(), 0 * p.detach(), 0 * p.detach())
+        for name, p in net.named_parameters()
+    }
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for name, p in net.named_parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+            w, m, v = state[name]
+            m, v = 0.9 * m + 0.1 * p.grad, 0.999 * v + 0.001 * p.grad**2
+            update = m / (v.sqrt() + 1e-6)
+            ratio = 1.0
+            if name == "weight":
+                update = update + 0.1 * w
+                ratio = w.norm() / update.norm()
+            state[name] = w - 0.1 * ratio * update, m, v
+        optimizer.step()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), state[name][0])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +164,7 @@ class Fixed(Net, Method):
         yield from self.linear.parameters()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars"])
 def test_fixed_parameters_keep_the_peak_and_are_in_one_group_only(name):
     net = Fixed()
     optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)

@@ -26,10 +26,11 @@ from pathlib import Path
 import moving_shapes
 import torch
 from audio_learning import cpu_seconds
-from learning import Numbers, epochs_of, features, history, pretrain, remembered, shown
+from learning import FUSED, Numbers, epochs_of, features, history, pretrain, remembered, shown
 from provenance import row
 from short_recipes import planned
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslpipe.evaluate import Features, knn, linear
 from sslpipe.evaluate.encoding import Pixels
@@ -68,10 +69,11 @@ def main() -> None:
     chosen.train = packed("train", range(chosen.clips), chosen.out)
     test = range(chosen.clips, chosen.clips + chosen.test_clips)
     chosen.test = packed("test", test, chosen.out)
-    results = {
-        name: remembered(chosen.out / name / "result.json", lambda: measured(name, chosen))  # noqa: B023
-        for name in chosen.methods
-    }
+    results = {}
+    with sdpa_kernel([SDPBackend.MATH] if chosen.device == "cpu" else FUSED):  # as learning.py
+        for name in chosen.methods:
+            place = chosen.out / name / "result.json"
+            results[name] = remembered(place, lambda: measured(name, chosen))  # noqa: B023
     print(row("clips of 8 motions: the table", "timm", "torchvision"))
     print(markdown(results))
 

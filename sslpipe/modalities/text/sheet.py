@@ -82,26 +82,32 @@ def sheet(batch: Batch, decider: TextDecider, *, rows: int) -> Image.Image:
 
 def strips(batch: Batch, decider: TextDecider, row: int) -> list[Strip]:
     """A row, and what tasks want to be written of it."""
-    vocabulary, documents = decider.vocabulary, batch.segments[decider.group][0][row]
-    beside = [name for name in decider.tasks if name not in batch.segments]
-    answers = np.full(len(documents), IGNORED)
+    vocabulary, segments = decider.vocabulary, batch.segments[decider.group][:, row]
+    whole = [name for name, spec in decider.targets.items() if not spec.shape]  # classes of a row
+    beside = [name for name in decider.tasks if name not in (*batch.segments, *whole)]
+    answers = np.full(segments.shape[1], IGNORED)
     for name in beside:
         asked = batch.targets[name][0][row].cpu().numpy()
         answers = np.where(asked != IGNORED, asked, answers)
     tokens = batch.views[decider.group][0][row].tolist()
-    found = [
-        Strip(
-            f"{batch.keys[row]} and others", cells(tokens, documents.tolist(), answers, vocabulary)
-        )
+    texts = segments[0] + segments[2:].sum(0)  # the second text of a pair has a colour of its own
+    classes = [f"{name} {int(batch.targets[name][0, row])}" for name in whole]
+    title = ", ".join([f"{batch.keys[row]} and others", *classes])
+    found = [Strip(title, cells(tokens, texts.tolist(), answers, vocabulary))]
+    return found + [
+        to_be_written(batch, name, row, vocabulary)
+        for name in decider.tasks
+        if name in batch.segments
     ]
-    for name in decider.tasks:
-        if name not in beside:
-            wanted, of = batch.targets[name][0][row].tolist(), batch.segments[name][0][row].tolist()
-            kept = [pair for pair in zip(wanted, of, strict=True) if pair[0] != IGNORED]
-            ids, numbers = [list(column) for column in zip(*kept, strict=True)] or ([], [])
-            nothing = np.full(len(ids), IGNORED)
-            found.append(Strip(f"{name}: to be written", cells(ids, numbers, nothing, vocabulary)))
-    return found
+
+
+def to_be_written(batch: Batch, name: str, row: int, vocabulary: Vocabulary) -> Strip:
+    """The targets of a task that are a row of their own."""
+    wanted, of = batch.targets[name][0][row].tolist(), batch.segments[name][0][row].tolist()
+    kept = [pair for pair in zip(wanted, of, strict=True) if pair[0] != IGNORED]
+    ids, numbers = [list(column) for column in zip(*kept, strict=True)] or ([], [])
+    nothing = np.full(len(ids), IGNORED)
+    return Strip(f"{name}: to be written", cells(ids, numbers, nothing, vocabulary))
 
 
 def cells(

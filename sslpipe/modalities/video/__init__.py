@@ -63,9 +63,15 @@ class VideoModality(Modality):
         return VideoDecider.of_recipe(recipe, groups)
 
     def decoder(self, recipe: Recipe) -> ClipDecode:
-        """The frames that views show, uint8."""
+        """The frames that views show, uint8.
+
+        Raises:
+            ExtraError: PyAV is not installed, as is to be known before workers start.
+        """
+        from .container import library
         from .decode import ClipDecode
 
+        library()
         return ClipDecode(recipe.decode.size)
 
     def maker(

@@ -214,10 +214,31 @@ class CentralClip(ClipSampling):
         return np.broadcast_to(numbers_BT, (len(keys.views), *numbers_BT.shape)).copy()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShuffledClip(CentralClip):
+    """The frames of CentralClip in an order drawn for each sample: the control of what reads time.
+
+    What is still told of such clips is told by single frames.
+    """
+
+    def draw(self, keys: Keys, stream: str, lengths_B: I64, rates_B: F64) -> I64:
+        """Draw an order of the same frames."""
+        numbers_VBT = super().draw(keys, stream, lengths_B, rates_B)
+        order_VBT = keys.words(stream, self.frames).argsort(-1, kind="stable")
+        return np.take_along_axis(numbers_VBT, order_VBT, -1)
+
+
 CLIPS: Mapping[str, type[ClipSampling]] = MappingProxyType(
     {
         kind.__name__: kind
-        for kind in (CentralClip, DenseClip, IntervalClips, PartitionedClips, UniformClip)
+        for kind in (
+            CentralClip,
+            DenseClip,
+            IntervalClips,
+            PartitionedClips,
+            ShuffledClip,
+            UniformClip,
+        )
     }
 )
 

@@ -1,14 +1,13 @@
 """What packing and verifying know of videos; see `shards.codec.Codec`."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import SampleError
-from .container import Film, extension_of, first_frame, opened, quarter_turns
+from .container import Film, extension_of, first_frame, library, opened, quarter_turns
 from .decode import Converter, by_count, extent_of
 
 TURNED, UNSTEADY, NO_TIMES, ALL_KEYS = 1, 2, 4, 8
@@ -35,8 +34,12 @@ class VideoCodec:
 
     @property
     def version(self) -> str:
-        """The package that counts frames, with its version."""
-        return f"av {version('av')}"
+        """The package that counts frames, with its version.
+
+        Raises:
+            ExtraError: PyAV is not installed.
+        """
+        return f"av {library().__version__}"
 
     def measured(self, extents: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
         """The frames of each video."""

@@ -26,7 +26,7 @@ from ..image import decider
 from ..image.decider import DTYPES, ViewSettings
 from ..image.draws import Policy, Step, draw, keys_of, policy
 from ..image.ops import Draw
-from .clips import CLIPS, CentralClip, ClipSampling
+from .clips import CLIPS, CentralClip, ClipSampling, ShuffledClip
 from .decode import ALL
 
 F32 = npt.NDArray[np.float32]
@@ -225,14 +225,16 @@ def union(numbers: Sequence[I64]) -> I64:
 def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
     """One central crop of the frames about the middle, as long and as wide apart as in training.
 
-    Frames that training shuffles are shuffled here, too, by the sample's key.
+    Frames that training shuffles are shuffled here, too, by the sample's key. A sampling that is
+    meant for evaluation is kept as it is.
     """
     group = recipe.views[whole_group(recipe.views)]
-    settings = group.ops[0].settings
-    taken = {name: settings[name] for name in ("frames", "stride", "shuffled") if name in settings}
+    first = group.ops[0]
+    taken = {k: first.settings[k] for k in ("frames", "stride", "shuffled") if k in first.settings}
     rest = group.model_copy(update={"ops": group.ops[1:]})
     (view,) = decider.evaluation_views(
         recipe.model_copy(update={"views": {"global": rest}})
     ).values()
-    clip = Entry(CentralClip.__name__, taken)
+    kept = first.name in (CentralClip.__name__, ShuffledClip.__name__)
+    clip = first if kept else Entry(CentralClip.__name__, taken)
     return {"global": view.model_copy(update={"ops": (clip, *view.ops)})}

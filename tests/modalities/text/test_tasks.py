@@ -355,7 +355,7 @@ def test_a_row_is_corrupted_in_one_of_seven_ways():
         assert merged(left, out, T5) == tokens[row].tolist()
         if kinds[row] == 2:  # the last quarter, in one span
             assert out[1:-1] == tokens[row, 72:].tolist()
-    assert (task.counts(table, length) == (asked.targets_BL != IGNORED).sum(1).numpy()).all()
+    assert (task.counts(table, made, length) == (asked.targets_BL != IGNORED).sum(1).numpy()).all()
 
 
 RECIPE = """\

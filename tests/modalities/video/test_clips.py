@@ -13,6 +13,7 @@ from sslpipe.modalities.video.clips import (
     DenseClip,
     IntervalClips,
     PartitionedClips,
+    ShuffledClip,
     UniformClip,
 )
 from sslpipe.recipe import parse_recipe
@@ -191,6 +192,16 @@ def test_central_clips_lie_in_the_middle():
     made = drawn(CentralClip(frames=4, stride=3), [100, 10, 5, 1], views=2)
     assert made[0].tolist() == [[45, 48, 51, 54], [0, 3, 6, 9], [0, 3, 4, 4], [0, 0, 0, 0]]
     assert (made[0] == made[1]).all()
+
+
+def test_shuffled_clips_have_the_central_frames_in_orders_of_their_own():
+    lengths = [100] * 600
+    plain, shuffled = (
+        drawn(kind(frames=4, stride=3), lengths)[0] for kind in (CentralClip, ShuffledClip)
+    )
+    np.testing.assert_array_equal(np.sort(shuffled), plain)
+    assert len(np.unique(shuffled, axis=0)) == 24
+    assert (shuffled[:, 0] == plain[:, 0]).mean() == pytest.approx(0.25, abs=0.08)
 
 
 @pytest.mark.parametrize("kind", [DenseClip, UniformClip, PartitionedClips, IntervalClips])

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 
 from sslpipe.errors import ExtraError, SampleError
+from sslpipe.modalities.video import MODALITY
 from sslpipe.modalities.video.codec import ALL_KEYS, NO_TIMES, TURNED, UNSTEADY, VideoCodec
 from sslpipe.modalities.video.container import opened
 from sslpipe.modalities.video.decode import ClipDecode, Converter, numbered
+from sslpipe.recipe import parse_recipe
 from sslpipe.stream.reader import Sample
 
 from .films import everything, film, picture, read, tone
+from .test_pipeline import RECIPE
 
 CODEC = VideoCodec()
 OPEN = {"x264-params": "open-gop=1:log-level=none"}
@@ -241,8 +244,13 @@ def test_files_without_times_are_decoded_from_the_beginning():
 
 def test_without_pyav_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ExtraError, match=re.escape('pip install "sslpipe[video]"')):
-        CODEC.extent(b"\0" * 100)
+    for use in (
+        lambda: CODEC.extent(b"\0" * 100),
+        lambda: CODEC.version,
+        lambda: MODALITY.decoder(parse_recipe(RECIPE)),
+    ):
+        with pytest.raises(ExtraError, match=re.escape('pip install "sslpipe[video]"')):
+            use()
 
 
 def test_workers_need_no_torch():

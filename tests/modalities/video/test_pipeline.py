@@ -238,6 +238,8 @@ def test_evaluation_shows_the_middle_of_clips_and_pictures(videos):
     assert [op.name for op in view.ops] == ["CentralClip", "CenterCrop", "Normalize"]
     assert view.ops[0].settings == {"frames": 5, "stride": 2}
     assert view.count == 1
+    again = recipe.model_copy(update={"views": {"global": view}})
+    assert MODALITY.evaluation_views(again)["global"].ops[0] == view.ops[0]
     changed = recipe.model_copy(update={"views": {"global": view}})
     with sslpipe.load(changed, shards=videos, device="cpu", rank=0, world_size=1) as pipe:
         batch = next(iter(pipe))
