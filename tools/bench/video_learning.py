@@ -133,8 +133,9 @@ def shuffled(recipe: Recipe) -> Recipe:
     """The same recipe, with frames in an order drawn for each clip."""
     group = recipe.views["global"]
     first, *others = group.ops
-    mixed = Entry(first.name, {**first.settings, "shuffled": True}, first.where)
-    ops = group.model_copy(update={"ops": (mixed, *others)})
+    settings = {name: first.settings[name] for name in ("frames", "stride")}
+    mixed = Entry("ShuffledClip", settings, first.where)
+    ops = group.model_copy(update={"ops": (mixed, *others), "count": 1})
     return recipe.model_copy(update={"views": {**recipe.views, "global": ops}})
 
 

@@ -49,8 +49,6 @@ class ClipSampling:
     stride: int = 1  # frames of the video from one to the next
     # names of ops that are drawn for each frame anew; all others are alike in all frames of a clip
     per_frame: tuple[str, ...] = ()
-    # frames in an order drawn by the key of sample and view: a control that takes time away
-    shuffled: bool = False
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.stride < 1:
@@ -63,14 +61,6 @@ class ClipSampling:
 
     def check_count(self, count: int) -> None:
         """Raise a ValueError if it does not suit so many views."""
-
-    def shown(self, keys: Keys, stream: str, lengths_B: I64, rates_B: F64) -> I64:
-        """(V, B, T): the drawn numbers of frames in the order in which they are shown."""
-        numbers_VBT = self.draw(keys, stream, lengths_B, rates_B)
-        if not self.shuffled:
-            return numbers_VBT
-        order_VBT = keys.uniforms(f"{stream}/order", self.frames).argsort(axis=-1, kind="stable")
-        return np.take_along_axis(numbers_VBT, order_VBT, axis=-1)
 
     def draw(self, keys: Keys, stream: str, lengths_B: I64, rates_B: F64) -> I64:
         """Draw (V, B, T) numbers of frames, each below the length of its video."""

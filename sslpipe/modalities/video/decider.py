@@ -72,7 +72,7 @@ class ClipPolicy:
 
     def numbers(self, keys: Keys, extents: I64) -> I64:
         """(V, B, T): the frames of each clip. extents: (B, 4) of videos; none may be unknown."""
-        return self.sampling.shown(keys, self.stream, extents[:, 0], extents[:, 3] / 1000)
+        return self.sampling.draw(keys, self.stream, extents[:, 0], extents[:, 3] / 1000)
 
     def table(self, keys: Keys, extents: I64) -> F32:
         """(V, B, P)."""
@@ -225,12 +225,11 @@ def union(numbers: Sequence[I64]) -> I64:
 def evaluation_views(recipe: Recipe) -> dict[str, ViewSection]:
     """One central crop of the frames about the middle, as long and as wide apart as in training.
 
-    Frames that training shuffles are shuffled here, too, by the sample's key. A sampling that is
-    meant for evaluation is kept as it is.
+    A sampling that is meant for evaluation is kept as it is.
     """
     group = recipe.views[whole_group(recipe.views)]
     first = group.ops[0]
-    taken = {k: first.settings[k] for k in ("frames", "stride", "shuffled") if k in first.settings}
+    taken = {k: first.settings[k] for k in ("frames", "stride") if k in first.settings}
     rest = group.model_copy(update={"ops": group.ops[1:]})
     (view,) = decider.evaluation_views(
         recipe.model_copy(update={"views": {"global": rest}})
