@@ -56,7 +56,9 @@ def test_every_loss_function_of_the_package_stands_in_the_table():
 
 
 def side(settings):
-    """Of a view: pixels, or tokens of a row."""
+    """Of a view: pixels, frames, or tokens of a row."""
+    if "frames" in settings:
+        return f"{settings['frames']} frames"
     return settings["size"][0] if "size" in settings else settings["length"]
 
 

@@ -10,15 +10,21 @@ import sslpipe
 from sslpipe.encoders import build_encoder
 from sslpipe.methods.parts.tokens import IGNORED
 from sslpipe.modalities.text.vocabulary import VOCABULARIES
+from sslpipe.modalities.video.codec import VideoCodec
 from sslpipe.recipe import find_recipe, load_recipe
+from sslpipe.shards.make.pack import PackSettings, pack
 from sslpipe.train import initial_method
 from sslpipe.train.run import check_training, prepare
 
+from .modalities.video.films import film
+
 NAMES = sorted(sslpipe.recipes())
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
+VIDEO = [name for name in NAMES if "\nmodality: video" in find_recipe(name).read_text()]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
 TOKENS = "views.tokens.ops.0.Tokens"
+NARROW = ["train.backbone={r3d_50: {width: 8, blocks: [1, 1, 1, 1]}}"]
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
@@ -39,6 +45,10 @@ SMALLER = {
     "electra_small": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     "electra_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     "simcse": ["train.backbone.bert.depth=1"],
+    "cvrl": NARROW,
+    "rho_moco": NARROW,
+    "rho_moco_timesformer": ["train.backbone.timesformer.depth=1"],
+    "vjepa": ["train.backbone.vit_large.depth=1", "method.ijepa.predictor_depth=2"],
     "vicreg": ["method.vicreg.projector=[512, 512, 512]"],
 }
 
@@ -95,8 +105,21 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
 
 @pytest.fixture
 def shards(request, name):
-    """What a recipe is for: pictures or documents."""
+    """What a recipe is for: pictures, documents or videos."""
+    if name in VIDEO:
+        return request.getfixturevalue("videos")
     return request.getfixturevalue("texts" if name in TEXT else "sample")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Four videos of 40 frames."""
+    folder = tmp_path_factory.mktemp("films")
+    for number in range(4):
+        (folder / f"{number}.mp4").write_bytes(film(40))
+    out = tmp_path_factory.mktemp("shards") / "films"
+    pack(folder, out, PackSettings(codec=VideoCodec()))
+    return out
 
 
 @pytest.mark.parametrize("name", TRAINED)
