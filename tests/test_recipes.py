@@ -24,7 +24,8 @@ VIDEO = [name for name in NAMES if "\nmodality: video" in find_recipe(name).read
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
 TOKENS = "views.tokens.ops.0.Tokens"
-NARROW = ["train.backbone={r3d_50: {width: 8, blocks: [1, 1, 1, 1]}}"]
+SMALL_CLIPS = ["views.global.ops.1.RandomResizedCrop.size=[64, 64]"]
+NARROW = [*SMALL_CLIPS, "train.backbone={r3d_50: {width: 8, blocks: [1, 1, 1, 1]}}"]
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
@@ -48,7 +49,7 @@ SMALLER = {
     "cvrl": NARROW,
     "rho_moco": NARROW,
     "rho_moco_timesformer": ["train.backbone.timesformer.depth=1"],
-    "vjepa": ["train.backbone.vit_large.depth=1", "method.ijepa.predictor_depth=2"],
+    "vjepa": [*SMALL_CLIPS, "train.backbone.vit_large.depth=1", "method.ijepa.predictor_depth=2"],
     "vicreg": ["method.vicreg.projector=[512, 512, 512]"],
 }
 
