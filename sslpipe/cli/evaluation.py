@@ -40,7 +40,9 @@ def eval_subject(
         typer.Option(help="Another checkpoint in the same report; may be repeated."),
     ] = None,
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[bool, typer.Option(help="Also raw pixels, by k-NN and probe.")] = True,
+    pixels: Annotated[
+        bool, typer.Option(help="Also raw pixels (of clips the mean frame), by k-NN and probe.")
+    ] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
     ] = False,

@@ -180,6 +180,13 @@ def test_pixels_are_averaged_down_to_32():
     assert Pixels()(small).equal(small.flatten(1))
 
 
+def test_pixels_of_clips_are_those_of_their_mean_frame():
+    clips = torch.rand(2, 3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    frames = sum(clips[:, :, t] for t in range(5)) / 5
+    torch.testing.assert_close(Pixels()(clips), frames.flatten(1))
+    torch.testing.assert_close(Pixels()(clips.flip(2)), Pixels()(clips))
+
+
 def test_views_of_another_size_than_a_fixed_encoder_is_for():
     fixed = build_encoder(Entry("swin_tiny_patch4_window7_224", {}, "r.yaml:7"), square(64))
     with pytest.raises(SslpipeError, match=r"takes no views of 3 x 4 x 4 \(Input height"):
