@@ -9,7 +9,8 @@ from sslpipe.train.loop import train_recipe
 
 MAE = """
 method:
-  mae: {decoder_dim: 16, decoder_depth: 1, decoder_heads: 2, norm_pix: channel, decoder_mask: decoder}
+  mae:
+    {decoder_dim: 16, decoder_depth: 1, decoder_heads: 2, norm_pix: channel, decoder_mask: decoder}
 train:
   backbone:
     vit_tiny: {patch_size: [2, 8, 8], embed_dim: 24, depth: 1, num_heads: 2, pos_embed: sincos}
