@@ -13,7 +13,8 @@ from .classes import difference, join
 from .feature_cache import ExtractSettings, cached_features
 from .features import Features
 from .labelling import labelled_by
-from .protocols import FROZEN, ON_PIXELS, TRAINED, chosen_protocols
+from .perplexity import Part, guesses_tokens, perplexity
+from .protocols import FROZEN, GUESSING, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
 
@@ -37,6 +38,7 @@ class EvalSettings:
     device: str | None = None
     cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
     epochs: int | None = None  # of protocols that train; None: as officially
+    part: Part | None = None  # documents that perplexity is of; None: those that were held out
 
 
 def quiet(done: int, total: int) -> None:
@@ -69,6 +71,8 @@ def evaluate(
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
     subject = open_subject(name)
+    if GUESSING not in settings.protocols and not guesses_tokens(subject):
+        chosen = tuple(protocol for protocol in chosen if protocol != GUESSING)
     bank, queries = Path(shards), None if test is None else Path(test)
     train = encoded(subject, bank, settings, progress)
     tested = encoded(subject, queries, settings, progress) if queries else {}
@@ -82,11 +86,18 @@ def evaluate(
         try:
             if protocol in FROZEN:
                 found = on_features(protocol, train, tested)
+            elif protocol == GUESSING:
+                found = perplexity(
+                    subject, queries or bank, device=device, part=settings.part,
+                    untrained=settings.untrained,
+                )  # fmt: skip
             else:
                 run, epochs = TRAINED[protocol], settings.epochs
                 found = {"trained": run(subject, bank, queries, device=device, epochs=epochs)}
         except SslpipeError as error:
-            if protocol in (*settings.protocols, *NEEDED):
+            # documents without labels are measured by what their model makes of them
+            needed = () if GUESSING in chosen else NEEDED
+            if protocol in (*settings.protocols, *needed):
                 raise
             skipped[protocol], found = str(error), {}
         for encoder, more in found.items():

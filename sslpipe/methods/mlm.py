@@ -10,10 +10,12 @@ from torch import nn
 from ..batch import Batch, BatchSpec
 from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
-from .method import Method, Output
+from .method import Output
 from .parts.tokens import (
     IGNORED,
+    Guesses,
     MaskedTokenHead,
+    TokenMethod,
     accuracy,
     chosen_tokens,
     mean_over_tokens,
@@ -22,13 +24,14 @@ from .parts.tokens import (
 )
 
 
-class MLM(Method):
+class MLM(TokenMethod):
     """Needs targets 'mlm', and an encoder of tokens whose embedding the output layer shares.
 
     Metrics: `accuracy` on hidden tokens, and the share of tokens that are `hidden`.
     """
 
     encoder: TokenEncoder
+    asked_for = "masked token"
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -44,11 +47,16 @@ class MLM(Method):
         self.head = MaskedTokenHead(encoder.dim, encoder.word)
 
     def forward(self, batch: Batch) -> Output:
+        """Ask for hidden tokens."""
+        guesses = self.guesses(batch)
+        loss = mean_over_tokens(guesses.logits_NK, guesses.targets_N, weight=guesses.weight)
+        hidden = (batch.targets["mlm"] != IGNORED).float().mean()
+        right = accuracy(guesses.logits_NK, guesses.targets_N)
+        return Output(loss, {"accuracy": right, "hidden": hidden}, guesses.weight)
+
+    def guesses(self, batch: Batch) -> Guesses:
         """Run the output layer on hidden tokens alone: a sixth of its work."""
         states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
         chosen = chosen_tokens(batch, "mlm")
         logits_NK = self.head(states_at(states_BLD, chosen.places_BS), self.encoder.word.weight)
-        loss = mean_over_tokens(logits_NK, chosen.targets_N, weight=chosen.weight)
-        hidden = (batch.targets["mlm"] != IGNORED).float().mean()
-        right = accuracy(logits_NK, chosen.targets_N)
-        return Output(loss, {"accuracy": right, "hidden": hidden}, chosen.weight)
+        return Guesses(logits_NK, chosen.targets_N, chosen.weight)

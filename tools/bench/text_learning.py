@@ -1,0 +1,132 @@
+"""Do text methods learn? Each for so many CPU-seconds, then measured on documents held out by uid.
+
+    OMP_NUM_THREADS=1 python tools/bench/text_learning.py gpt mlm t5 sentiment --data packed
+                             [--out text-learning] [--seconds 200] [--set train.lr_batch=16]
+
+packed/english_pd and packed/movie_reviews: `sslpipe pack english_pd.jsonl.gz packed/english_pd
+--modality text`, and so the other. gpt, mlm and t5 learn from 95 % of english_pd and are measured
+on the others as `sslpipe eval` does; `sentiment` is an mlm on all of movie_reviews, without labels,
+and a linear probe of whole reviews, over the authors' ten folds, beside the untrained encoder.
+Budgets are CPU-seconds of this process (time.process_time), data, logging and checkpoints
+included: a few steps are timed, and as many are planned, schedule included, as fit.
+OUT/NAME/result.json holds all numbers; a task with one is not run again.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from learning import remembered
+
+import sslpipe
+from sslpipe.recipe import Recipe, find_recipe, load_recipe
+from sslpipe.train import Bar, initial_method, train
+from sslpipe.train.loop import endless, optimizer_step
+from sslpipe.train.record import Guard
+from sslpipe.train.run import prepare
+
+HELD_OUT = "stream.holdout={fraction: 0.05}"
+WARMUP = 100  # steps
+TIMED = 20  # steps that tell how long one takes, after a few that warm up
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run: a recipe of ours on a set, for some CPU-seconds."""
+
+    recipe: str
+    shards: str
+    seconds: float
+    sets: tuple[str, ...] = ()
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "gpt": Task("gpt_bytes", "english_pd", 200, (HELD_OUT,)),
+        "mlm": Task("bert_bytes", "english_pd", 480, (HELD_OUT,)),
+        "t5": Task("t5_bytes", "english_pd", 240, (HELD_OUT,)),
+        "sentiment": Task("bert_bytes", "movie_reviews", 300),
+    }
+)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("tasks", nargs="+", choices=sorted(TASKS))
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--out", type=Path, default=Path("text-learning"))
+    options.add_argument("--seconds", type=float, help="instead of the task's own")
+    options.add_argument("--set", action="append", default=[], dest="sets")
+    chosen = options.parse_args()
+    torch.set_num_threads(1)
+    for name in chosen.tasks:
+        path = chosen.out / name / "result.json"
+        result = remembered(path, partial(measured, TASKS[name], name, chosen))
+        print(name, json.dumps(result))
+
+
+def measured(task: Task, name: str, chosen: argparse.Namespace) -> Numbers:
+    """Train as long as the budget says, and measure."""
+    recipe = load_recipe(find_recipe(task.recipe), overrides=[*task.sets, *chosen.sets])
+    shards = chosen.data / task.shards
+    out = chosen.out / name / "run"
+    seconds = chosen.seconds or task.seconds
+    trained = remembered(
+        out.with_name("trained.json"), lambda: pretrain(recipe, shards, seconds, out)
+    )
+    return {"recipe": task.recipe, "sets": [*task.sets, *chosen.sets], **trained}
+
+
+def pretrain(recipe: Recipe, shards: Path, seconds: float, out: Path) -> Numbers:
+    """Train for about so many CPU-seconds; how many steps these were, and the last loss."""
+    each = step_seconds(recipe, shards)
+    recipe = of_steps(recipe, max(WARMUP + 1, int(seconds / each)))
+    start = time.process_time()
+    with sslpipe.load(recipe, shards=shards, device="cpu") as pipe:
+        method = initial_method(recipe, pipe.spec)
+        done = train(pipe, method, recipe.train, out=out, progress=Bar())
+    took = time.process_time() - start
+    return {"steps": done.steps, "cpu_seconds": took, "loss": done.metrics["loss"]}
+
+
+def of_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe as one epoch of so many steps, at a warm-up of WARMUP, in this process alone."""
+    batches = steps * recipe.train.accumulate
+    stream = recipe.stream.model_copy(update={"epoch_samples": batches * recipe.stream.batch_size})
+    length = {"epochs": 1, "warmup_epochs": WARMUP / steps}
+    return recipe.model_copy(
+        update={
+            "stream": stream,
+            "train": recipe.train.model_copy(update=length),
+            "run": recipe.run.model_copy(update={"workers": 0, "threads": 1}),
+        }
+    )
+
+
+def step_seconds(recipe: Recipe, shards: Path) -> float:
+    """CPU-seconds of a step, data included."""
+    recipe = of_steps(recipe, WARMUP + 1)
+    with (
+        sslpipe.load(recipe, shards=shards, device="cpu") as pipe,
+        closing(endless(pipe)) as batches,
+    ):
+        run = prepare(pipe, initial_method(recipe, pipe.spec), recipe.train)
+        guard, start = Guard(pipe.device), 0.0
+        for step in range(3 + TIMED):
+            if step == 3:
+                start = time.process_time()
+            optimizer_step(run, batches, step, guard)
+        return (time.process_time() - start) / TIMED
+
+
+if __name__ == "__main__":
+    main()
