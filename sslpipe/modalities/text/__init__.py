@@ -15,6 +15,7 @@ count` then writes the lengths that rows are planned from.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import Modality
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from ...stream.source import Column
     from .decider import TextDecider
     from .maker import TextMaker
+
+
+READ = 2048  # tokens of a document that are encoded in evaluation, at least a row
 
 
 class TextModality(Modality):
@@ -101,9 +105,14 @@ class TextModality(Modality):
         return beginnings(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """Documents as they are, cut off or padded: nothing is random in them."""
+        """The first READ tokens of documents, padded: nothing is random in them.
+
+        Encoders read them in pieces of a row.
+        """
         (view,) = (view for view in recipe.views.values() if is_text(recipe, view))
-        return {"global": view}
+        (op,) = view.ops
+        settings = {**op.settings, "length": max(READ, int(op.settings["length"]))}
+        return {"global": view.model_copy(update={"ops": (replace(op, settings=settings),)})}
 
 
 def is_text(recipe: Recipe, view: ViewSection) -> bool:
