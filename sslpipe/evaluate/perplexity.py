@@ -28,7 +28,7 @@ from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import choose
 from ..recipe.schema import HoldoutSection, RowsSection, StreamSection
-from ..shards.manifest import open_manifest
+from ..shards.manifest import Manifest, open_manifest
 from ..stream.packed import Packed
 from .results import Measure
 from .subjects import Subject, whole_method
@@ -148,20 +148,9 @@ def perplexity(
         methods = {name: whole_method(recipe, pipe.spec, file) for name, file in weights.items()}
         found, counts_K = guessed(methods, pipe)
         sizes = sizes_of(pipe, found["trained"].uids_D) if kind.codes_text else None
-    said = protocol_of(
-        kind, recipe, found["trained"], trained_on=subject.shards == identity(shards)
-    )
+    said = protocol_of(kind, recipe, found["trained"], open_manifest(shards), subject.shards)
     chance = unigram_entropy(counts_K)
     return {name: measures_of(kind, each, chance, sizes, said) for name, each in found.items()}
-
-
-def identity(shards: Path) -> str:
-    """The fingerprint of a set.
-
-    Raises:
-        ShardError: the manifest is missing or damaged.
-    """
-    return open_manifest(shards).fingerprint
 
 
 def holdout_of(recipe: Recipe, part: Part | None) -> HoldoutSection | None:
@@ -242,26 +231,30 @@ def sizes_of(pipe: Pipeline, uids_D: Tensor) -> DocumentSizes:
 
 
 def protocol_of(
-    kind: type[TokenMethod], recipe: Recipe, found: DocumentNats, *, trained_on: bool
+    kind: type[TokenMethod],
+    recipe: Recipe,
+    found: DocumentNats,
+    manifest: Manifest,
+    trained_on: str,
 ) -> str:
-    """How the numbers were made, in words."""
-    length = tokens_of(recipe, list(recipe.views)).length
-    holdout = recipe.stream.holdout
-    which = "all documents of the shards"
+    """How the numbers were made, in words; trained_on: the fingerprint of the run's set."""
+    length, holdout = tokens_of(recipe, list(recipe.views)).length, recipe.stream.holdout
+    held = holdout is not None and holdout.part == "held_out"
+    which = f"{len(found.uids_D):,} of {manifest.samples:,} documents"
     if holdout is not None:
-        share = f"{holdout.fraction:.3g} by uid"
-        which = f"the documents of stream.holdout ({holdout.part}, {share})"
-    seen = holdout is None or holdout.part == "train"
-    pieces = (
-        f"pieces of {length} tokens that begin with the last token of the one before: each token "
-        "but a document's first is asked for once"
-        if kind.codes_text
-        else f"pieces of {length} tokens, each once, masks keyed by seed {recipe.stream.seed}"
-    )
+        share = f"stream.holdout of {holdout.fraction:.3g} by uid"
+        which += f" ({holdout.part}, {share}; --part all: all of them)"
+    if trained_on == manifest.fingerprint and not held:
+        which += ", which the run was trained on"
+    pieces = f"pieces of {length} tokens, each once, masks keyed by seed {recipe.stream.seed}"
+    if kind.codes_text:
+        pieces = (
+            f"pieces of {length} tokens that begin with the last token of the one before: each "
+            "token but a document's first is asked for once"
+        )
     return (
-        f"{which}: {len(found.uids_D):,} documents, {int(found.asked_D.sum()):,} {kind.asked_for}s"
-        f"{', which the run was trained on' if trained_on and seen else ''}; {pieces}; "
-        "chance: the entropy of the tokens that are asked for"
+        f"{which}; {int(found.asked_D.sum()):,} {kind.asked_for}s; {pieces}; chance: the entropy "
+        "of the tokens that are asked for"
     )
 
 
@@ -286,7 +279,7 @@ def measures_of(
         measures.append(Measure(name, whole, said, chance=bits_per_byte(blind, sizes)[0]))
     spread = torch.quantile(each_D, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
     measures += [
-        Measure(f"{name}, {q:.0%} of documents below", value, f"quantile over documents; {said}")
+        Measure(f"{name}, {q:.0%} of documents below", value, f"quantile over {len(each_D):,} documents")
         for q, value in zip(QUANTILES, spread, strict=True)
     ]
     return tuple(measures)

@@ -122,7 +122,8 @@ def label_free(name: str) -> bool:
 def verdict(rows: Iterable[MeasureRow], columns: Sequence[EncoderColumn]) -> Verdict:
     """Hold the best trained encoder against the others, by k-NN, or else by the first measure.
 
-    Without labels, by the first measure of guessed tokens. Two values are told apart if they differ by more than their intervals together.
+    Without labels, by the first measure of guessed tokens. Two values are told apart if they differ
+    by more than their intervals together.
     """
     rows = list(rows)
     shares = [row for row in rows if row.share]

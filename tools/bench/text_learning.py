@@ -27,7 +27,12 @@ import torch
 from learning import remembered
 
 import sslpipe
+from sslpipe.evaluate import Subject, linear, open_subject
+from sslpipe.evaluate.encoding import baseline_of
+from sslpipe.evaluate.features import central_batches, extract_all
+from sslpipe.evaluate.perplexity import perplexity
 from sslpipe.recipe import Recipe, find_recipe, load_recipe
+from sslpipe.report.pictures import SampleFinder
 from sslpipe.train import Bar, initial_method, train
 from sslpipe.train.loop import endless, optimizer_step
 from sslpipe.train.record import Guard
@@ -76,14 +81,57 @@ def main() -> None:
 
 def measured(task: Task, name: str, chosen: argparse.Namespace) -> Numbers:
     """Train as long as the budget says, and measure."""
-    recipe = load_recipe(find_recipe(task.recipe), overrides=[*task.sets, *chosen.sets])
-    shards = chosen.data / task.shards
-    out = chosen.out / name / "run"
-    seconds = chosen.seconds or task.seconds
+    sets = [*task.sets, *chosen.sets]
+    recipe = load_recipe(find_recipe(task.recipe), overrides=sets)
+    shards, out = chosen.data / task.shards, chosen.out / name / "run"
     trained = remembered(
-        out.with_name("trained.json"), lambda: pretrain(recipe, shards, seconds, out)
+        chosen.out / name / "trained.json",
+        lambda: pretrain(recipe, shards, chosen.seconds or task.seconds, out),
     )
-    return {"recipe": task.recipe, "sets": [*task.sets, *chosen.sets], **trained}
+    subject = open_subject(out)
+    found = sentiment(subject, shards) if name == "sentiment" else guessing(subject, shards)
+    return {"recipe": task.recipe, "sets": sets, **trained, **found}
+
+
+def guessing(subject: Subject, shards: Path) -> Numbers:
+    """What `sslpipe eval --protocols perplexity` says, all of it."""
+    found = perplexity(subject, shards, device=torch.device("cpu"))
+    names = dict.fromkeys(measure.name for measure in found["trained"])
+    values = {
+        encoder: {measure.name: measure.value for measure in measures}
+        for encoder, measures in found.items()
+    }
+    chances = {m.name: m.chance for m in found["trained"] if m.chance is not None}
+    return {
+        "measures": {name: {e: values[e][name] for e in values} for name in names},
+        "chance": chances,
+        "protocol": found["trained"][0].protocol,
+    }
+
+
+def sentiment(subject: Subject, shards: Path) -> Numbers:
+    """Accuracy of a probe (C = 1) of each of ten folds, fitted on the nine others."""
+    with central_batches(subject.recipe, shards=shards, device="cpu", batch_size=50) as batches:
+        assert subject.untrained is not None
+        encoders = {"trained": subject.encoder, "untrained": subject.untrained()}
+        found = extract_all({**encoders, "counts": baseline_of(subject.encoder)[1]}, batches, "cpu")
+    with SampleFinder(shards) as finder:
+        keys = [sample.key for sample in finder.samples(found["trained"].uids.numpy())]
+    fold_N = torch.tensor([fold_of(key) for key in keys])
+    return {
+        "folds": {
+            encoder: [
+                linear(features.at(fold_N != fold), features.at(fold_N == fold)).top1
+                for fold in range(10)
+            ]
+            for encoder, features in found.items()
+        }
+    }
+
+
+def fold_of(key: str) -> int:
+    """The authors' fold of a review: cv000 to cv099 are 0, of both classes (README of the data)."""
+    return int(key.rpartition("cv")[2][:3]) // 100
 
 
 def pretrain(recipe: Recipe, shards: Path, seconds: float, out: Path) -> Numbers:
@@ -114,7 +162,7 @@ def of_steps(recipe: Recipe, steps: int) -> Recipe:
 
 def step_seconds(recipe: Recipe, shards: Path) -> float:
     """CPU-seconds of a step, data included."""
-    recipe = of_steps(recipe, WARMUP + 1)
+    recipe = of_steps(recipe, WARMUP + 3 + TIMED)
     with (
         sslpipe.load(recipe, shards=shards, device="cpu") as pipe,
         closing(endless(pipe)) as batches,
