@@ -279,7 +279,9 @@ def measures_of(
         measures.append(Measure(name, whole, said, chance=bits_per_byte(blind, sizes)[0]))
     spread = torch.quantile(each_D, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
     measures += [
-        Measure(f"{name}, {q:.0%} of documents below", value, f"quantile over {len(each_D):,} documents")
+        Measure(
+            f"{name}, {q:.0%} of documents below", value, f"quantile over {len(each_D):,} documents"
+        )
         for q, value in zip(QUANTILES, spread, strict=True)
     ]
     return tuple(measures)
