@@ -72,8 +72,8 @@ def evaluate(
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
     subject = open_subject(name)
-    if GUESSING not in settings.protocols and not guesses_tokens(subject):
-        chosen = tuple(protocol for protocol in chosen if protocol != GUESSING)
+    if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
+        chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     bank, queries = Path(shards), None if test is None else Path(test)
     train = encoded(subject, bank, settings, progress)
     tested = encoded(subject, queries, settings, progress) if queries else {}

@@ -331,6 +331,5 @@ def test_a_page_of_documents_with_labels(shards, run, tmp_path):
     assert "raw pixels" not in page
 
 
-def test_protocols_of_text_are_for_text_alone():
-    assert chosen_protocols(["quick"])[0] == "perplexity"
-    assert chosen_protocols(["all"]).count("perplexity") == 1
+def test_perplexity_is_a_protocol_by_its_name():
+    assert chosen_protocols(["knn", "perplexity"]) == ("perplexity", "knn")
