@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,15 @@ from .terminal import bar, console, notes, stopped
 if TYPE_CHECKING:
     from ..evaluate.results import Measure
 
-ENCODERS = ("trained", "untrained", "pixels")  # columns, in this order
+ENCODERS = ("trained", "untrained", "pixels", "counts")  # columns, in this order
+
+
+class Documents(StrEnum):
+    """Which documents perplexity is of."""
+
+    held_out = "held_out"
+    train = "train"
+    all = "all"
 
 
 def eval_subject(
@@ -40,7 +49,9 @@ def eval_subject(
         typer.Option(help="Another checkpoint in the same report; may be repeated."),
     ] = None,
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[bool, typer.Option(help="Also raw pixels, by k-NN and probe.")] = True,
+    pixels: Annotated[
+        bool, typer.Option(help="Also raw pixels, of text counts of tokens, by k-NN and probe.")
+    ] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
     ] = False,
@@ -49,6 +60,10 @@ def eval_subject(
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
+    ] = None,
+    part: Annotated[
+        Documents | None,
+        typer.Option(help="Of stream.holdout, for perplexity; default: what was held out."),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -61,9 +76,10 @@ def eval_subject(
 ) -> None:
     """Measure an encoder, beside itself untrained, raw pixels and guessing; numbers as they come.
 
-    On frozen features: label_free, knn, linear, retrieval, clustering, few_shot (these are quick),
-    few_labels, pseudo_labels, heads (with these: all). Training on augmented images, for as long as
-    their papers say: probe_mae, probe_dino, probe_moco, finetune; `--epochs` shortens them.
+    Of runs on text: perplexity. On frozen features: label_free, knn, linear, retrieval, clustering,
+    few_shot (all these are quick), few_labels, pseudo_labels, heads (with these: all). Training on
+    augmented images, for as long as their papers say: probe_mae, probe_dino, probe_moco, finetune;
+    `--epochs` shortens them.
     Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
     name. Features are kept, so that the next protocol needs none.
 
@@ -74,6 +90,7 @@ def eval_subject(
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
         labels=labels, device=device, cache=cache, epochs=epochs,
+        part=None if part is None else part.value,
     )  # fmt: skip
     say = (lambda protocol, found: None) if as_json else show_measures
     found = []

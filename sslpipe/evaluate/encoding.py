@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..encoders import BlockEncoder
+from ..encoders.tokens import PAD, TokenEncoder
 from ..errors import SslpipeError
 
 NONE = torch.empty(0)
 BLOCKS = 4  # the last ones, whose class tokens are kept, as DINO's and DINOv2's linear probes do
 PIXELS = 32  # a side
+BINS = 4096  # of counts of tokens
+BASELINES = ("pixels", "counts")  # of raw pixels, and of text the counts of its tokens
 
 
 class Shown(NamedTuple):
@@ -62,3 +65,27 @@ class Pixels(nn.Module):
             return images_BCHW.flatten(1).float()
         height, width = (min(side, PIXELS) for side in images_BCHW.shape[2:])
         return adaptive_avg_pool2d(images_BCHW, (height, width)).flatten(1)
+
+
+class TokenCounts(nn.Module):
+    """The baseline of text: how often each token stands in a document, whatever the order.
+
+    Ids above BINS share their counts with others (the hashing trick).
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.bins = min(vocabulary, BINS)
+
+    def forward(self, tokens_BM: Tensor) -> Tensor:
+        """Give log(1 + n) of each id, (B, bins) float32; padding does not count."""
+        counts_BK = torch.zeros(len(tokens_BM), self.bins, device=tokens_BM.device)
+        real_BM = (tokens_BM != PAD).float()
+        return counts_BK.scatter_add_(1, tokens_BM % self.bins, real_BM).log1p()
+
+
+def baseline_of(encoder: nn.Module) -> tuple[str, nn.Module]:
+    """What an encoder must beat without being one: a name of BASELINES, and the features."""
+    if isinstance(encoder, TokenEncoder):
+        return "counts", TokenCounts(encoder.word.num_embeddings)
+    return "pixels", Pixels()

@@ -113,13 +113,29 @@ def parts_of(
     Raises:
         RecipeError: an unknown modality, or what its decider and maker refuse.
     """
+    return [
+        build_part(name, recipe, names, device=device, threads=threads)
+        for name, names in groups_of(recipe).items()
+    ]
+
+
+def groups_of(recipe: Recipe) -> dict[str, list[str]]:
+    """The view groups of each modality that a recipe names."""
     groups: dict[str, list[str]] = {}
     for name, group in recipe.views.items():
         groups.setdefault(group.modality or recipe.modality, []).append(name)
-    return [
-        build_part(name, recipe, names, device=device, threads=threads)
-        for name, names in groups.items()
-    ]
+    return groups
+
+
+def files_of(recipe: Recipe) -> list[str]:
+    """What the files that a recipe names hash to, in words, as a pipeline's state has it.
+
+    Raises:
+        RecipeError: an unknown modality, or what its decider refuses.
+    """
+    known = [(find_modality(name, recipe.path), names) for name, names in groups_of(recipe).items()]
+    found = [modality.files(recipe, modality.decider(recipe, names)) for modality, names in known]
+    return [words for words in found if words]
 
 
 def build_part(

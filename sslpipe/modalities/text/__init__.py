@@ -16,6 +16,7 @@ that no run tokenises (stored_tokens.py).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import Modality, Partners
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from .decider import TextDecider
     from .maker import TextMaker
     from .stored_tokens import StoredTokenDecode
+
+
+READ = 2048  # tokens of a document that are encoded in evaluation, at least a row
 
 
 class TextModality(Modality):
@@ -134,9 +138,14 @@ class TextModality(Modality):
         return beginnings(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """Documents as they are, cut off or padded: nothing is random in them."""
+        """The first READ tokens of documents, padded: nothing is random in them.
+
+        Encoders read them in pieces of a row.
+        """
         (view,) = (view for view in recipe.views.values() if is_text(recipe, view))
-        return {"global": view}
+        (op,) = view.ops
+        settings = {**op.settings, "length": max(READ, int(op.settings["length"]))}
+        return {"global": view.model_copy(update={"ops": (replace(op, settings=settings),)})}
 
 
 def is_text(recipe: Recipe, view: ViewSection) -> bool:
