@@ -42,6 +42,7 @@ class Part:
     maker: Maker
     share_decode: ShareDecode | None  # None: samples are decoded one by one
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
+    members: frozenset[str]  # extensions of that member
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
 
@@ -49,7 +50,7 @@ class Part:
     def worker_side(self) -> PartDecode:
         """What workers know of this part."""
         first = self.share_decode.first if self.share_decode else self.decode
-        extensions = None if self.owns_payload else self.modality.codec.extensions
+        extensions = None if self.owns_payload else self.members
         return PartDecode(first, self.decode, extensions)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
@@ -121,6 +122,7 @@ def build_part(
         modality.maker(recipe, decider, device=device, threads=threads),
         modality.share_decoder(recipe, decode, device=device),
         owns_payload=name == recipe.modality,
+        members=modality.members(recipe, groups),
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
         files=modality.files(recipe, decider),
     )
@@ -128,7 +130,7 @@ def build_part(
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:
     """Extensions of the members that are read beside a sample's payload."""
-    others = (part.modality.codec.extensions for part in parts if not part.owns_payload)
+    others = (part.members for part in parts if not part.owns_payload)
     return frozenset[str]().union(*others)
 
 
@@ -227,14 +229,22 @@ def tensor_of(data: npt.NDArray[Any] | Tensor) -> Tensor:
 def draw_sheet(
     parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
 ) -> Image.Image:
-    """The sheets of all modalities, one below the other; columns: what each part decoded."""
+    """The sheets of all modalities; of several, the bands of a sample stand below each other.
+
+    columns: what each part decoded.
+    """
     sheets = [
         part.modality.sheet(batch, spec, part.decider, column, rows=rows)
         for part, column in zip(parts, columns, strict=True)
     ]
+    if len(sheets) == 1:
+        return sheets[0]
+    shown, top = min(rows, len(batch.keys)), 0
     width, height = max(s.width for s in sheets), sum(s.height for s in sheets)
-    whole, top = Image.new("RGB", (width, height), "white"), 0
-    for sheet in sheets:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
+    whole = Image.new("RGB", (width, height), "white")
+    for row in range(shown):
+        for sheet in sheets:
+            band = sheet.height // shown
+            whole.paste(sheet.crop((0, row * band, sheet.width, (row + 1) * band)), (0, top))
+            top += band
     return whole
