@@ -50,6 +50,9 @@ def eval_subject(
     epochs: Annotated[
         int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
     ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Texts of zero_shot: a file, one a line: a photo of a {}.")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of features; default: beside the run.", callback=run_folder),
@@ -64,6 +67,7 @@ def eval_subject(
     On frozen features: label_free, knn, linear, retrieval, clustering, few_shot (these are quick),
     few_labels, pseudo_labels, heads (with these: all). Training on augmented images, for as long as
     their papers say: probe_mae, probe_dino, probe_moco, finetune; `--epochs` shortens them.
+    Of runs with a text tower, on the test set if there is one: zero_shot, cross_retrieval.
     Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
     name. Features are kept, so that the next protocol needs none.
 
@@ -74,6 +78,7 @@ def eval_subject(
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
         labels=labels, device=device, cache=cache, epochs=epochs,
+        templates=templates,
     )  # fmt: skip
     say = (lambda protocol, found: None) if as_json else show_measures
     found = []

@@ -16,6 +16,8 @@ from .labelling import labelled_by
 from .protocols import FROZEN, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
+from .towers import PAIRED, open_towers
+from .zero_shot import TEMPLATES, read_templates
 
 ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", "pixels"
 # a protocol and what it measured, as soon as it has; or why the set is not for it
@@ -37,6 +39,7 @@ class EvalSettings:
     device: str | None = None
     cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
     epochs: int | None = None  # of protocols that train; None: as officially
+    templates: Path | None = None  # of zero_shot, one a line; None: TEMPLATES
 
 
 def quiet(done: int, total: int) -> None:
@@ -82,6 +85,8 @@ def evaluate(
         try:
             if protocol in FROZEN:
                 found = on_features(protocol, train, tested)
+            elif protocol in PAIRED:
+                found = of_towers(protocol, subject, queries or bank, settings)
             else:
                 run, epochs = TRAINED[protocol], settings.epochs
                 found = {"trained": run(subject, bank, queries, device=device, epochs=epochs)}
@@ -115,6 +120,14 @@ def on_features(
     if "pixels" in train and protocol in ON_PIXELS:
         found["pixels"] = run(*less_their_mean(train["pixels"], tested.get("pixels")))
     return found
+
+
+def of_towers(protocol: str, subject: Subject, shards: Path, settings: EvalSettings) -> ByEncoder:
+    """One protocol for both towers of a run, trained and untrained."""
+    given = settings.templates
+    templates = TEMPLATES if given is None else read_templates(given)
+    pair = open_towers(subject, untrained=settings.untrained)
+    return PAIRED[protocol](pair, shards, find_device(settings.device), templates)
 
 
 def less_their_mean(train: Features, test: Features | None) -> tuple[Features, Features | None]:

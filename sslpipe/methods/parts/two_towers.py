@@ -145,9 +145,7 @@ def summed(
     total = rows_BD.new_zeros(())
     for start in range(0, len(rows_BD), chunk):
         rows, own = rows_BD[start : start + chunk], own_B[start : start + chunk]
-        total = total + checkpoint(
-            part, rows, own, use_reentrant=False, preserve_rng_state=False
-        )
+        total = total + checkpoint(part, rows, own, use_reentrant=False, preserve_rng_state=False)
     return total
 
 
