@@ -17,6 +17,7 @@ from ...encoders.monitors import embedding_std
 from ...encoders.patches import visible_first
 from ...encoders.protocols import PatchEncoder
 from ...encoders.text_tower import TextTower
+from ...errors import ContractError
 from ...process import group_ranks
 from ...recipe.names import Entry, call
 from ..method import Method, Numbers, Sign
@@ -24,7 +25,6 @@ from .checks import positive
 from .collapse import LEAST_EMBEDDING_STD, embeddings_alike, spread_sign
 from .heads import at_least_fp32, feature_dim
 from .patches import hidden_patches, patch_mask
-from .tokens import one_text_group
 
 HIDDEN = "random"  # the mask of FLIP
 
@@ -65,7 +65,7 @@ class TwoTowers(Method):
         super().__init__()
         spec.require(method, views={"global": 1})
         positive(dim=dim, scale=scale, chunk=chunk or 1)
-        self.group, self.chunk, self.visible = one_text_group(method, spec), chunk, 0
+        self.group, self.chunk, self.visible = caption_group(method, spec), chunk, 0
         if HIDDEN in spec.masks:
             mask = patch_mask(method, encoder, spec, HIDDEN)
             self.visible = mask.patches - hidden_patches(method, mask, HIDDEN)
@@ -102,6 +102,21 @@ class TwoTowers(Method):
         yield self.log_scale
         yield from undecayed_by_name(self.encoder)
         yield from self.text.wpe.parameters()
+
+
+def caption_group(method: str, spec: BatchSpec) -> str:
+    """The group of captions of a batch.
+
+    Raises:
+        ContractError: there is none, or several.
+    """
+    groups = [name for name, view in spec.views.items() if view.axes == "L"]
+    if len(groups) != 1:
+        raise ContractError(
+            f"{method} needs one group of captions beside the pictures; this recipe has "
+            f"{len(groups)}. Add views.text: {{modality: text, ops: [Captions: {{length: 32}}]}}"
+        )
+    return groups[0]
 
 
 def text_tower(entry: Entry, view: ViewSpec, causal: bool) -> TextTower:
