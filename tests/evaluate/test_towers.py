@@ -20,6 +20,7 @@ from sslpipe.evaluate.zero_shot import (
     zero_shot,
     zero_shot_measures,
 )
+from sslpipe.export.trained import read_trained
 from sslpipe.modalities.text.vocabulary import Bytes
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import read_manifest
@@ -234,6 +235,12 @@ def test_the_towers_are_those_of_the_run(captioned, trained):
     assert not torch.equal(*weights)
     content = torch.load(trained / "last.pt", weights_only=True)["method"]
     assert torch.equal(weights[0], content["text.wte.weight"])
+
+
+def test_the_image_tower_is_exported_and_that_of_text_is_not(trained):
+    assert read_trained(trained).branch == "image"
+    with pytest.raises(SslpipeError, match=r"'text' is none; take --from image"):
+        read_trained(trained, "text")
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(captioned, trained, tmp_path):
