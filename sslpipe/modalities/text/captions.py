@@ -96,18 +96,18 @@ class CaptionDecode:
             number = instructions[0] * len(texts) >> WORD
         else:
             number = min(choice, len(texts) - 1)
-        ids = self.ids(texts[number])
+        ids = self.ids(self.cleaned(texts[number]))
         return Raw(ids, (len(ids), number, len(texts)))
 
     def texts(self, data: bytes) -> list[str]:
-        """All captions of a member, cleaned; empty ones do not count.
+        """All captions of a member, as they are written; those of blanks alone do not count.
 
         Raises:
             SampleError: there is none, or the member is not what the settings say.
         """
         field = self.settings.field
         found = [text_of(data)] if field is None else texts_in(data, field)
-        texts = [text for text in map(self.cleaned, found) if text]
+        texts = [text for text in found if text and not text.isspace()]
         if not texts:
             where = ".txt" if field is None else f".json under {field!r}"
             raise SampleError(f"has no caption in its {where}; leave it out, or write one")
@@ -124,9 +124,14 @@ class CaptionDecode:
     def ids(self, text: str) -> npt.NDArray[np.int32]:
         """(n,): what is too long is cut, and the end token is the last one even so."""
         settings, vocabulary = self.settings, self.vocabulary
-        begin, end = [vocabulary.begin] * settings.begin, [vocabulary.end] * settings.end
-        kept = vocabulary.encode(text)[: settings.length - len(begin) - len(end)]
-        return np.concatenate([begin, kept, end], dtype=IDS, casting="unsafe")
+        kept = vocabulary.encode(text)[: settings.length - settings.begin - settings.end]
+        ids = np.empty(len(kept) + settings.begin + settings.end, dtype=IDS)
+        ids[settings.begin : settings.begin + len(kept)] = kept
+        if settings.begin:
+            ids[0] = vocabulary.begin
+        if settings.end:
+            ids[-1] = vocabulary.end
+        return ids
 
 
 def texts_in(data: bytes, field: str) -> list[str]:
