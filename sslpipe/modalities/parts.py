@@ -95,13 +95,18 @@ def parts_of(
     Raises:
         RecipeError: an unknown modality, or what its decider and maker refuse.
     """
+    return [
+        build_part(name, recipe, names, device=device, threads=threads)
+        for name, names in groups_of(recipe).items()
+    ]
+
+
+def groups_of(recipe: Recipe) -> dict[str, list[str]]:
+    """The view groups of each modality."""
     groups: dict[str, list[str]] = {}
     for name, group in recipe.views.items():
         groups.setdefault(group.modality or recipe.modality, []).append(name)
-    return [
-        build_part(name, recipe, names, device=device, threads=threads)
-        for name, names in groups.items()
-    ]
+    return groups
 
 
 def build_part(

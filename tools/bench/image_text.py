@@ -3,7 +3,7 @@
     python tools/bench/image_text.py captions.tar classes.json [--methods clip siglip]
                                      [--epochs 14] [--out image_text] [--set stream.batch_size=64]
 
-The tar holds N.jpg beside N.json, an object with "captions", a list, "label", a number, and "split",
+The tar holds N.jpg beside N.json, an object with "captions", a list, "label", a number, "split",
 train or test; classes.json has {"0": {"name": ...}} for every number. Recipes are clip_small and
 siglip_small, shortened to so many epochs, on one thread of this process: the CPU time of training
 is told. Judged on the photos of split test, which no run has seen: zero-shot over all class names
