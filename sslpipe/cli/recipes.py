@@ -99,7 +99,7 @@ def views_of(recipe: Recipe) -> dict[str, tuple[int, tuple[int, ...]]]:
     from ..modalities.parts import find_modality, groups_of
     from ..modalities.text.caption_views import caption_settings
 
-    found = {}
+    found: dict[str, tuple[int, tuple[int, ...]]] = {}
     for name, groups in groups_of(recipe).items():
         if recipe.views[groups[0]].ops[0].name == "Captions":  # the vocabulary may be missing here
             found[groups[0]] = 1, (caption_settings(recipe, groups[0]).length,)
