@@ -16,6 +16,7 @@ from sslpipe.train.run import check_training, prepare
 
 NAMES = sorted(sslpipe.recipes())
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
+PAIRS = [name for name, path in sslpipe.recipes().items() if path.parent.name == "image_text"]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
 TOKENS = "views.tokens.ops.0.Tokens"
@@ -57,10 +58,13 @@ def untrained(name):
 
 def shallow(name):
     """The same ViT with two blocks: all sizes and names of settings stay, 10 equal blocks less."""
-    train = load_recipe(find_recipe(name)).train
+    recipe = load_recipe(find_recipe(name))
+    train, tower = recipe.train, []
+    if name in PAIRS:
+        tower = [f"method.{recipe.method.name}.text.depth=2"]
     if train is None or not train.backbone.name.startswith("vit"):
-        return []
-    return [f"train.backbone.{train.backbone.name}.depth=2"]
+        return tower
+    return [f"train.backbone.{train.backbone.name}.depth=2", *tower]
 
 
 def test_the_issue_s_recipes_are_all_there():
@@ -94,9 +98,20 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
 
 
 @pytest.fixture
-def shards(request, name):
-    """What a recipe is for: pictures or documents."""
-    return request.getfixturevalue("texts" if name in TEXT else "sample")
+def shards(request, name, tmp_path, monkeypatch):
+    """What a recipe is for: pictures, documents, or pictures with captions and a vocabulary."""
+    if name not in PAIRS:
+        return request.getfixturevalue("texts" if name in TEXT else "sample")
+    import tokenizers
+
+    words = ["<pad>", "<s>", "</s>", "<mask>", "<unk>", "the", "text", "of"]
+    model = tokenizers.models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(words[:4])
+    tokenizer.save(str(tmp_path / "vocab.json"))
+    monkeypatch.chdir(tmp_path)  # where recipes name it
+    return request.getfixturevalue("captioned")
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -151,6 +166,7 @@ def honours(batch, spec, drawn):
             assert views.max() < view.vocabulary
             planes = 3 if {"nsp", "sop"} & {*spec.targets} else 2
             assert batch.segments[group].shape == (planes, spec.size, *view.shape)
+            assert (batch.lengths[group] > 0).all()
             continue
         assert views.dtype == torch.float32
         assert torch.isfinite(views).all()

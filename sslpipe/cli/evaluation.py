@@ -65,6 +65,9 @@ def eval_subject(
         Documents | None,
         typer.Option(help="Of stream.holdout, for perplexity; default: what was held out."),
     ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Texts of zero_shot: a file, one a line: a photo of a {}.")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of features; default: beside the run.", callback=run_folder),
@@ -80,6 +83,7 @@ def eval_subject(
     few_shot (all these are quick), few_labels, pseudo_labels, heads (with these: all). Training on
     augmented images, for as long as their papers say: probe_mae, probe_dino, probe_moco, finetune;
     `--epochs` shortens them.
+    Of runs with a text tower, on the test set if there is one: zero_shot, cross_retrieval.
     Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
     name. Features are kept, so that the next protocol needs none.
 
@@ -91,6 +95,7 @@ def eval_subject(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
         labels=labels, device=device, cache=cache, epochs=epochs,
         part=None if part is None else part.value,
+        templates=templates,
     )  # fmt: skip
     say = (lambda protocol, found: None) if as_json else show_measures
     found = []

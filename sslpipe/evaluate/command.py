@@ -18,6 +18,8 @@ from .perplexity import Part, guesses_tokens, perplexity
 from .protocols import FROZEN, GUESSING, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
+from .towers import PAIRED, open_towers
+from .zero_shot import TEMPLATES, read_templates
 
 ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of BASELINES
 # a protocol and what it measured, as soon as it has; or why the set is not for it
@@ -40,6 +42,7 @@ class EvalSettings:
     cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
     epochs: int | None = None  # of protocols that train; None: as officially
     part: Part | None = None  # documents that perplexity is of; None: those that were held out
+    templates: Path | None = None  # of zero_shot, one a line; None: TEMPLATES
 
 
 def quiet(done: int, total: int) -> None:
@@ -68,7 +71,7 @@ def evaluate(
         ExtraError: a library of the extra `train` is not installed.
     """
     chosen = chosen_protocols(settings.protocols)
-    device = find_device(settings.device)
+    find_device(settings.device)
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
     subject = open_subject(name)
@@ -87,14 +90,8 @@ def evaluate(
         try:
             if protocol in FROZEN:
                 found = on_features(protocol, train, tested)
-            elif protocol == GUESSING:
-                found = perplexity(
-                    subject, queries or bank, device=device, part=settings.part,
-                    untrained=settings.untrained,
-                )  # fmt: skip
             else:
-                run, epochs = TRAINED[protocol], settings.epochs
-                found = {"trained": run(subject, bank, queries, device=device, epochs=epochs)}
+                found = on_shards(protocol, subject, bank, queries, settings)
         except SslpipeError as error:
             # documents without labels are measured by what their model makes of them
             needed = () if GUESSING in chosen else NEEDED
@@ -105,6 +102,22 @@ def evaluate(
             measures[encoder] += more
         say(protocol, found or skipped[protocol])
     return Evaluation(subject, bank, queries, train, measures, tested, note, skipped)
+
+
+def on_shards(
+    protocol: str, subject: Subject, bank: Path, queries: Path | None, settings: EvalSettings
+) -> ByEncoder:
+    """One protocol that needs more of a run, or of its samples, than features."""
+    device = find_device(settings.device)
+    if protocol == GUESSING:
+        return perplexity(
+            subject, queries or bank, device=device, part=settings.part,
+            untrained=settings.untrained,
+        )  # fmt: skip
+    if protocol in PAIRED:
+        return of_towers(protocol, subject, queries or bank, settings)
+    run = TRAINED[protocol]
+    return {"trained": run(subject, bank, queries, device=device, epochs=settings.epochs)}
 
 
 def encoded(
@@ -128,6 +141,14 @@ def on_features(
         if name in train and protocol in ON_PIXELS:
             found[name] = run(*less_their_mean(train[name], tested.get(name)))
     return found
+
+
+def of_towers(protocol: str, subject: Subject, shards: Path, settings: EvalSettings) -> ByEncoder:
+    """One protocol for both towers of a run, trained and untrained."""
+    given = settings.templates
+    templates = TEMPLATES if given is None else read_templates(given)
+    pair = open_towers(subject, untrained=settings.untrained)
+    return PAIRED[protocol](pair, shards, find_device(settings.device), templates)
 
 
 def less_their_mean(train: Features, test: Features | None) -> tuple[Features, Features | None]:

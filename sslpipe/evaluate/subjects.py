@@ -19,7 +19,7 @@ from ..encoders.pretrained import (
 )
 from ..errors import SslpipeError, StateError
 from ..methods import Method
-from ..modalities.parts import batch_spec, files_of, parts_of
+from ..modalities.parts import Part, batch_spec, files_of, parts_of
 from ..recipe import Entry, Recipe
 from ..recipe.schema import StreamSection, ViewSection
 from ..train.checkpoint import Checkpoint, encoder_of, read_checkpoint, weights_digest
@@ -138,12 +138,21 @@ def whole_method(recipe: Recipe, spec: BatchSpec, checkpoint: Path | None) -> Me
 
 def first_encoder(recipe: Recipe) -> nn.Module:
     """Build the encoder that a run began with; some methods draw parts of it anew."""
+    return first_method(recipe).encoder
+
+
+def first_method(recipe: Recipe) -> Method:
+    """Build the method that a run began with, weight by weight."""
+    return initial_method(recipe, parts_and_spec(recipe)[1])
+
+
+def parts_and_spec(recipe: Recipe) -> tuple[list[Part], BatchSpec]:
+    """Build what a recipe decides of its batches, without data."""
     device = torch.device("cpu")
     with ThreadPoolExecutor(1) as threads:
         parts = parts_of(recipe, device=device, threads=threads)
         # an epoch's length counts for memories of samples, not for encoders
-        spec = batch_spec(recipe, parts, world_size=1, batches=1)
-    return initial_method(recipe, spec).encoder
+        return parts, batch_spec(recipe, parts, world_size=1, batches=1)
 
 
 def of_library(name: str) -> Subject:
