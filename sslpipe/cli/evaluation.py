@@ -14,7 +14,7 @@ from .terminal import bar, console, notes, stopped
 if TYPE_CHECKING:
     from ..evaluate.results import Measure
 
-ENCODERS = ("trained", "untrained", "pixels")  # columns, in this order
+ENCODERS = ("trained", "untrained", "pixels", "spectrogram")  # columns, in this order
 
 
 def eval_subject(
@@ -40,7 +40,9 @@ def eval_subject(
         typer.Option(help="Another checkpoint in the same report; may be repeated."),
     ] = None,
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[bool, typer.Option(help="Also raw pixels, by k-NN and probe.")] = True,
+    pixels: Annotated[
+        bool, typer.Option(help="Also raw pixels, of sound spectrograms, by k-NN and probe.")
+    ] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
     ] = False,
@@ -96,7 +98,7 @@ def eval_subject(
 
 
 class Encoding:
-    """A bar on stderr while images are encoded; none where features are kept already."""
+    """A bar on stderr while samples are encoded; none where features are kept already."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -110,7 +112,7 @@ class Encoding:
 
     def __call__(self, done: int, total: int) -> None:
         if self._update is None:
-            self._update = self._stack.enter_context(bar("images encoded"))
+            self._update = self._stack.enter_context(bar("samples encoded"))
         self._update(completed=done, total=total)
         if done >= total:
             self._stack.close()

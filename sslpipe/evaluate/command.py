@@ -10,6 +10,7 @@ from ..errors import SslpipeError
 from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
 from .classes import difference, join
+from .encoding import BASELINES
 from .feature_cache import ExtractSettings, cached_features
 from .features import Features
 from .labelling import labelled_by
@@ -17,7 +18,7 @@ from .protocols import FROZEN, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
 
-ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", "pixels"
+ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of BASELINES
 # a protocol and what it measured, as soon as it has; or why the set is not for it
 Say = Callable[[str, ByEncoder | str], object]
 # of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
@@ -111,14 +112,15 @@ def on_features(
 ) -> ByEncoder:
     """One protocol for all encoders that it is for."""
     run = FROZEN[protocol]
-    found = {e: run(f, tested.get(e)) for e, f in train.items() if e != "pixels"}
-    if "pixels" in train and protocol in ON_PIXELS:
-        found["pixels"] = run(*less_their_mean(train["pixels"], tested.get("pixels")))
+    found = {e: run(f, tested.get(e)) for e, f in train.items() if e not in BASELINES}
+    for name in BASELINES:
+        if name in train and protocol in ON_PIXELS:
+            found[name] = run(*less_their_mean(train[name], tested.get(name)))
     return found
 
 
 def less_their_mean(train: Features, test: Features | None) -> tuple[Features, Features | None]:
-    """Pixels without the mean of the training set, which is most of any cosine between pictures.
+    """A baseline without the mean of the training set, most of any cosine between pictures.
 
     So the baseline is the same whether a recipe normalises its views or not.
     """

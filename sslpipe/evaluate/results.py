@@ -29,7 +29,7 @@ class Evaluation:
     """All that was measured of one subject.
 
     The Mappings have an entry for each of the encoders beside each other: "trained", "untrained",
-    "pixels", of which all but the first may be missing.
+    "pixels" or, of sound, "spectrogram", of which all but the first may be missing.
     """
 
     subject: Subject

@@ -8,9 +8,14 @@ from typing import Literal
 
 from ..evaluate.results import Evaluation, Measure
 
-Kind = Literal["trained", "untrained", "pixels"]
-KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels")
-SAID = {"trained": "trained", "untrained": "untrained", "pixels": "raw pixels"}
+Kind = Literal["trained", "untrained", "pixels", "spectrogram"]
+KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels", "spectrogram")
+SAID = {
+    "trained": "trained",
+    "untrained": "untrained",
+    "pixels": "raw pixels",
+    "spectrogram": "spectrogram",
+}
 VERDICT = ("knn20 top-1", "knn")  # the measure that a verdict is of, if it is there; else the first
 # measures that see no labels: to compare checkpoints of one run, and nothing else
 LABEL_FREE = re.compile(
