@@ -12,13 +12,21 @@ from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import initial_method
 from sslpipe.train.run import prepare
 
+from .modalities.audio.sounds import chirp, encoded, packed
+
 NAMES = sorted(sslpipe.recipes())
+AUDIO = [name for name in NAMES if "\nmodality: audio" in find_recipe(name).read_text()]
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
+    "audiomae_base": ["method.mae.decoder_depth=2"],
+    "wav2vec2_base": [
+        "train.backbone.wav2vec2.depth=2",
+        "train.backbone.wav2vec2.conv_dim=32",
+    ],
     **{
         f"moco_{name}": ["method.moco.bn_groups=2"] for name in ("v1", "v2", "v1_cifar", "v2_cifar")
     },
@@ -77,8 +85,18 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
 
 @pytest.fixture
 def shards(request, name):
-    """What a recipe is for: pictures or documents."""
+    """What a recipe is for: pictures, documents or recordings."""
+    if name in AUDIO:
+        return request.getfixturevalue("recordings")
     return request.getfixturevalue("texts" if name in TEXT else "sample")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Four recordings of half a second to a second."""
+    folder = tmp_path_factory.mktemp("recordings")
+    made = {f"{n}.flac": encoded(chirp(0.5 + n / 8, seed=n)) for n in range(4)}
+    return packed(folder / "files", folder / "shards", made)
 
 
 @pytest.mark.parametrize("name", TRAINED)
