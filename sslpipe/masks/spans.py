@@ -165,7 +165,7 @@ class Bands:
 def distinct(words_MBS: U64) -> U64:
     """Make words of which no two of a row are equal, in the same order; u32 become u64."""
     index = np.arange(words_MBS.shape[-1], dtype=np.uint64)
-    return words_MBS << np.uint64(31) | index
+    return np.ascontiguousarray(words_MBS) << np.uint64(31) | index
 
 
 def unchosen(places: int, spans: int, over: I64) -> npt.NDArray[np.float64]:

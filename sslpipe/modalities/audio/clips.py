@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import SampleError
+from ...errors import ExtraError, SampleError
 from .. import Raw
 from .crop import ClipSlot, SoundCrop, slots_of
 from .recordings import Header, header_of, opened, read_range
@@ -145,8 +145,15 @@ def resampled(part: npt.NDArray[Any], rate: int, wanted: int) -> F32:
 
 
 def resampler() -> str:
-    """What resamples, and its version."""
-    return f"soxr {version('soxr')} {QUALITY}"
+    """What resamples, and its version.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
+    try:
+        return f"soxr {version('soxr')} {QUALITY}"
+    except PackageNotFoundError as error:
+        raise ExtraError("audio: soxr is not installed; pip install 'sslpipe[audio]'") from error
 
 
 def quantised(part: npt.NDArray[Any]) -> I16:

@@ -12,6 +12,7 @@ from ...batch import MaskSpec, TargetSpec
 from ...rng import Keys
 
 I64 = npt.NDArray[np.int64]
+MOST = 16_384  # hidden steps, of which a word can choose two: 7 minutes of wav2vec 2.0's frames
 
 
 class SoundTask(Protocol):
@@ -57,14 +58,27 @@ class Distractors:
             )
         if hidden < 2:
             raise ValueError(f"masks.{self.mask} hides {hidden} step; others are needed, too")
+        if hidden > MOST:
+            raise ValueError(
+                f"masks.{self.mask} hides {hidden:,} steps; {MOST:,} at most, by 32 bits"
+            )
         return TargetSpec(view, 1, hidden, (hidden, self.count))
 
     def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
-        """Uniform over the others: one number less, moved past the step itself."""
+        """Uniform over the others: one number less, moved past the step itself.
+
+        A random word makes two of them, the first digits of a fraction in base M - 1, as all that
+        is drawn here costs more than the rest of a batch; of 400 steps, one is more likely than
+        another by 1 part in 26,000 at most.
+        """
         steps, count = spec.shape
-        words = keys.words(stream, steps * count).reshape(1, -1, steps, count)
-        other = ((words * np.uint64(steps - 1)) >> np.uint64(32)).astype(np.int64)
-        return other + (other >= np.arange(steps)[:, None])
+        base, pairs = np.uint64(steps - 1), -(-steps * count // 2)
+        product = keys.words(stream, pairs) * base
+        digits = np.stack([product, (product & np.uint64(0xFFFFFFFF)) * base], axis=-1)
+        other = (digits >> np.uint64(32)).astype(np.int64).reshape(1, len(keys.uids), -1)
+        other = other[..., : steps * count].reshape(1, -1, steps, count)
+        other += other >= np.arange(steps)[:, None]
+        return other
 
 
 TASKS: Mapping[str, type[SoundTask]] = MappingProxyType({"distractors": Distractors})

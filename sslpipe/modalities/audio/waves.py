@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .op import F64, I64, Plain, SoundRows, SoundShape
@@ -95,9 +94,4 @@ class Standardize(Plain):
 
 def floats(samples_BT: Tensor) -> Tensor:
     """Make float32 in [-1, 1) of int16 samples."""
-    return samples_BT.float() / 32_768
-
-
-def padded_to(views: Tensor, steps: int) -> Tensor:
-    """Put zeros behind the last axis."""
-    return F.pad(views, (0, steps - views.shape[-1]))
+    return samples_BT.float().div_(32_768)

@@ -1,10 +1,15 @@
 """Batches of sound: the same on any ranks and after any resume, keyed by sample, replayable."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import sslpipe
+from sslpipe.cli.commands import app
 from sslpipe.errors import ContractError, RecipeError, StateError
 from sslpipe.modalities.audio import decider
 from sslpipe.modalities.audio.policy import CROP, OPS
@@ -206,6 +211,56 @@ def test_mistakes_in_a_recipe_are_one_line(shards, old, new, words):
     with pytest.raises(RecipeError, match=words) as caught:
         load(RECIPE.replace(old, new), shards)
     assert "t.yaml:" in str(caught.value)
+
+
+def test_an_iterable_of_recordings_has_the_same_views(shards, tmp_path):
+    """No index tells how long they are: their own headers do."""
+    text = "- MixLog: {ratio: 0.4}\n      "
+    recipe = RECIPE.replace(text, "").replace("batch_size: 12", "batch_size: 3")
+    sounds = {f"a{n}": encoded(chirp(0.5 + 0.2 * n, seed=n)) for n in range(3)}
+    given = [{"__key__": key, "flac": data} for key, data in sounds.items()]
+    with load(recipe, given) as pipe:
+        batch = next(iter(pipe))
+    whole = {key: chirp(0.5 + 0.2 * n, seed=n)[:, 0] for n, key in enumerate(sounds)}
+    for b, key in enumerate(batch.keys):
+        high, start, gain = batch.params["wave"][0, b].tolist()
+        start = int(high * 65_536 + start)
+        expected = whole[key][start : start + 6_000] * gain
+        np.testing.assert_allclose(batch.views["wave"][0, b], expected, atol=1.6 / 32_768)
+    with pytest.raises(RecipeError, match=r"an\s+iterable does not allow"):
+        load(RECIPE, given)
+
+
+BOTH = """
+modality: text
+stream: {batch_size: 3}
+views:
+  tokens: {ops: [Tokens: {length: 16}]}
+  wave: {modality: audio, dtype: bfloat16, ops: [Crop: {samples: 4000, rate: 16000}]}
+run: {workers: 0, prefetch: 0, threads: 1}
+"""
+
+
+def test_sound_may_be_a_member_beside_text(tmp_path):
+    """The index tells how long a text is, and nothing of the recording: its own header does."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for n in range(6):
+            pair = {"txt": f"number {n}".encode(), "flac": encoded(chirp(0.3 + n / 9, seed=n))}
+            for ext, data in pair.items():
+                info = tarfile.TarInfo(f"{n}.{ext}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    arguments = ["index", str(tmp_path / "a.tar"), "--out", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, [*arguments, "--modality", "text"])
+    assert run.exit_code == 0, run.output
+    with load(BOTH, tmp_path / "out") as pipe:
+        batch = next(iter(pipe))
+    for b, key in enumerate(batch.keys):
+        start = int(batch.params["wave"][0, b, 1])
+        expected = chirp(0.3 + int(key) / 9, seed=int(key))[start : start + 4_000, 0]
+        found = batch.views["wave"][0, b]
+        assert found.dtype == torch.bfloat16
+        np.testing.assert_allclose(found.float(), expected, atol=2e-3)
 
 
 def test_evaluation_takes_the_middle_and_draws_nothing(shards):
