@@ -120,7 +120,7 @@ def show(
         share = pipe.load_share(step)
         batch = pipe.make_batch(share, step)
         draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows).save(out)
-        files = files_beside(pipe.parts, batch, share.columns, rows=rows)
+        files = files_beside(pipe.parts, batch, pipe.spec, share.columns, rows=rows)
         for part in pipe.parts:
             for group, summary in part.decider.summaries.items():
                 text = f"{group}: {summary}"

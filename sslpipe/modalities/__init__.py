@@ -253,8 +253,10 @@ class Modality(Protocol):
         """
         ...
 
-    def beside(self, batch: Batch, decider: Any, stored: Column, *, rows: int) -> dict[str, bytes]:
-        """Files for `sslpipe show` beside the picture, by the end of their names; mostly none."""
+    def beside(
+        self, batch: Batch, spec: BatchSpec, decider: Any, stored: Column, *, rows: int
+    ) -> Mapping[str, bytes]:
+        """Files for `sslpipe show` to write beside the picture, by the end of their name."""
         return {}
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
@@ -283,10 +285,7 @@ class Modality(Protocol):
         return None
 
     def files(self, recipe: Recipe, decider: Any) -> str:
-        """What the files that a recipe names hash to, in words; "": it names none.
-
-        A stream is resumed with the same ones only.
-        """
+        """What files that a recipe names hash to: a resumed stream must have the same; "": none."""
         return ""
 
     def share_decoder(

@@ -233,11 +233,11 @@ def tensor_of(data: npt.NDArray[Any] | Tensor) -> Tensor:
 
 
 def files_beside(
-    parts: Sequence[Part], batch: Batch, columns: Sequence[Column], *, rows: int
+    parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
 ) -> dict[str, bytes]:
-    """What all modalities write beside a sheet, by the ends of their names."""
+    """What all modalities write beside a sheet, by the end of its name."""
     return merged(
-        part.modality.beside(batch, part.decider, column, rows=rows)
+        part.modality.beside(batch, spec, part.decider, column, rows=rows)
         for part, column in zip(parts, columns, strict=True)
     )
 

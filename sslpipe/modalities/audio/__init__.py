@@ -98,7 +98,13 @@ class AudioModality(Modality):
         return sheet(batch, decider, rows=rows)
 
     def beside(
-        self, batch: Batch, decider: AudioDecider, stored: Column, *, rows: int = 8
+        self,
+        batch: Batch,
+        spec: BatchSpec,
+        decider: AudioDecider,
+        stored: Column,
+        *,
+        rows: int = 8,
     ) -> dict[str, bytes]:
         """A WAV file for each group."""
         from .sheet import heard

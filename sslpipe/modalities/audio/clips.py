@@ -75,9 +75,9 @@ class ClipDecode:
             ]
             ranges = [(lo, read_range(sound, lo, hi - lo)) for lo, hi in joined(spans)]
         for slot, word, (lo, hi) in zip(self.slots, instructions, spans, strict=False):
-            start = next(first for first, part in ranges if first <= lo < first + len(part))
-            part = dict(ranges)[start][lo - start : hi - start]
-            view = clip(slot.crop, mono(part, slot.crop), lo, int(word), header)
+            first, whole = next(each for each in ranges if 0 <= lo - each[0] < len(each[1]))
+            part = mono(whole[lo - first : hi - first], slot.crop)
+            view = clip(slot.crop, part, lo, int(word), header)
             out[slot.at : slot.at + slot.crop.size] = view
         return Raw(out, tuple(header))
 

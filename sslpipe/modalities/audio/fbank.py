@@ -61,11 +61,11 @@ class Fbank(Plain):
         frames, high = self.shape(rows.before).steps, self.high or rows.before.rate / 2
         bands = kaldi_bands(self.mels, self.fft, rows.before.rate, self.low, high, views.device)
         together = len(views) if views.is_cuda else max(1, CACHED // frames)
-        parts = [self.energies(part, bands) for part in views.split(together)]  # type: ignore[no-untyped-call]
-        return torch.cat(parts).log_().unflatten(0, (len(views), frames)).mT[:, None]
+        parts = [self.logs(part, bands) for part in views.split(together)]  # type: ignore[no-untyped-call]
+        return torch.cat(parts).view(len(views), frames, self.mels).mT[:, None]
 
-    def energies(self, views_RT: Tensor, bands: Sequence[Band]) -> Tensor:
-        """(frames of all rows, F) energies, by the steps of Kaldi, rounded as there."""
+    def logs(self, views_RT: Tensor, bands: Sequence[Band]) -> Tensor:
+        """(frames of all rows, F) log energies, by the steps of Kaldi, rounded as there."""
         frames_RTW = views_RT.unfold(1, self.window, self.shift)
         frames_RTW = frames_RTW - frames_RTW.mean(2, keepdim=True)
         padded = frames_RTW.new_zeros(*frames_RTW.shape[:2], self.fft)
@@ -77,7 +77,7 @@ class Fbank(Plain):
         out_RTW *= torch.hann_window(self.window, periodic=False, device=views_RT.device)
         power_Nf = squared(torch.fft.rfft(padded)).flatten(0, 1)
         parts = [power_Nf[:, band.start : band.end] @ band.weights_fF for band in bands]
-        return torch.cat(parts, dim=1).clamp_min_(EPS)
+        return torch.cat(parts, dim=1).clamp_min_(EPS).log_()
 
 
 @dataclass(frozen=True, kw_only=True)

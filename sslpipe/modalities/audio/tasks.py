@@ -75,10 +75,9 @@ class Distractors:
         base, pairs = np.uint64(steps - 1), -(-steps * count // 2)
         product = keys.words(stream, pairs) * base
         digits = np.stack([product, (product & np.uint64(0xFFFFFFFF)) * base], axis=-1)
-        other = (digits >> np.uint64(32)).astype(np.int64).reshape(1, len(keys.uids), -1)
-        other = other[..., : steps * count].reshape(1, -1, steps, count)
-        other += other >= np.arange(steps)[:, None]
-        return other
+        flat = (digits >> np.uint64(32)).astype(np.int64).reshape(1, len(keys.uids), -1)
+        other = flat[..., : steps * count].reshape(1, -1, steps, count)
+        return other + (other >= np.arange(steps)[:, None])
 
 
 TASKS: Mapping[str, type[SoundTask]] = MappingProxyType({"distractors": Distractors})

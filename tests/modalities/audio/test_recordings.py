@@ -90,6 +90,9 @@ def test_a_header_that_promises_more_or_other_samples_is_told():
     struct.pack_into(">I", flac, at, 9_000)
     with pytest.raises(SampleError, match=r"promises 9,000|does not decode"):
         CODEC.inspect(bytes(flac))
+    struct.pack_into(">I", flac, at, 7_000)
+    with pytest.raises(SampleError, match=r"its 7,000 samples are not those .* or there are more"):
+        CODEC.inspect(bytes(flac))
     data = encoded(chirp(0.5))
     with pytest.raises(SampleError, match=r"\(8000, 16000, 1\), where the index promises \(9000"):
         decoded(data, extent=(9_000, 16_000, 1, 0))
@@ -155,6 +158,29 @@ def test_floats_that_are_whole_numbers_are_refused_and_peaks_clipped():
         decoded(encoded(chirp(0.1) * 0 + 16_384, kind="float"))
     loud = decoded(encoded(chirp(0.1) * 0 + 1.5, kind="float")).data
     assert set(loud) == {32_767}
+
+
+def test_nothing_but_a_refusal_comes_of_spoiled_files(capfd):
+    """Bytes changed, put in, left out, mostly in headers: no other exception, no wrong length."""
+    rng, files = np.random.default_rng(0), [encoded(chirp(0.2), kind=kind) for kind in FORMATS]
+    refused = 0
+    for number in range(240):
+        data = bytearray(files[number % len(files)])
+        at = int(rng.integers(0, (200, len(data))[number % 2]))
+        kind, noise = int(rng.integers(4)), rng.bytes(int(rng.integers(1, 12)))
+        data[at : at + (len(noise), 0, len(noise) + 20, 4)[kind]] = (
+            noise,
+            noise,
+            b"",
+            b"\xff" * 4,
+        )[kind]
+        for read in (CODEC.extent, CODEC.inspect, decoded):
+            try:
+                read(bytes(data))
+            except SampleError:
+                refused += 1
+    assert refused > 200
+    capfd.readouterr()  # libmpg123 prints
 
 
 def test_packing_leaves_bad_ones_out_and_verify_counts(tmp_path):

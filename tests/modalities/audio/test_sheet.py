@@ -24,7 +24,7 @@ def drawn(shards, recipe=RECIPE):
         share = pipe.load_share(0)
         batch = pipe.make_batch(share, 0)
         sheet = draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=4)
-        files = files_beside(pipe.parts, batch, share.columns, rows=4)
+        files = files_beside(pipe.parts, batch, pipe.spec, share.columns, rows=4)
     return batch, np.array(sheet), files
 
 

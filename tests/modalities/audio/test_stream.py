@@ -1,5 +1,6 @@
 """Batches of sound: the same on any ranks and after any resume, keyed by sample, replayable."""
 
+import hashlib
 import io
 import tarfile
 
@@ -15,6 +16,7 @@ from sslpipe.modalities.audio import decider
 from sslpipe.modalities.audio.policy import CROP, OPS
 from sslpipe.modalities.audio.tasks import TASKS
 from sslpipe.recipe import parse_recipe
+from sslpipe.rng import Place
 from tests.conftest import ROOT
 from tests.streaming import steps
 
@@ -283,3 +285,18 @@ def test_the_page_of_recipes_names_every_op_and_task():
     page = (ROOT / "pipelines" / "README.md").read_text()
     for name in (*OPS, CROP, *TASKS):
         assert f"`{name}`" in page
+
+
+def test_the_plan_is_the_one_that_it_was():
+    """A hash of all that is decided for some samples: new versions must not move it unasked."""
+    recipe = parse_recipe(RECIPE, path="t.yaml")
+    made = decider.AudioDecider(recipe, ["wave", "global"])
+    uids, epochs = np.arange(9) * 1_234_567_891, np.repeat([0, 1], [6, 3])
+    extents = np.array([[5_000 * (n + 1), (8_000, 16_000, 44_100)[n % 3], 1] for n in range(9)])
+    words = made.instructions(epochs=epochs, uids=uids, extents=extents)
+    tables = made.decide(epochs=epochs, uids=uids, extents=extents, place=Place(0, np.arange(9), 9))
+    whole = hashlib.blake2b(words.tobytes(), digest_size=8)
+    for kind in (tables.params, tables.masks, tables.targets):
+        for name, table in sorted(kind.items()):
+            whole.update(name.encode() + np.round(table.astype(np.float64), 3).tobytes())
+    assert whole.hexdigest() == "a1bc1cfd0b962b05"
