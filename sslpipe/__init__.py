@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from .pipeline import Pipeline, load
     from .recipe import Recipe, load_recipe, recipes
+    from .watching import watch
 
 __all__ = [
     "Batch",
@@ -42,12 +43,13 @@ __all__ = [
     "load",
     "load_recipe",
     "recipes",
+    "watch",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("errors", "batch", "recipe", "pipeline"):
+        for module in ("errors", "batch", "recipe", "pipeline", "watching"):
             found = vars(import_module(f".{module}", __name__)).get(name)
             if found is not None:
                 return found

@@ -48,7 +48,8 @@ class Batch:
     # group -> (V, B) int64: real steps of the last axis, where views are padded to one size
     lengths:  dict[str, Tensor] = field(default_factory=dict)
     # group -> (2, B, L) int64, of packed rows: number of the document (-1: padding), position in
-    # it; target -> the same of a target that is a row of its own
+    # it; (3, B, L) of rows of two texts: in which of them, 0 or 1, too; target -> the same as of
+    # packed rows, of a target that is a row of its own
     segments: dict[str, Tensor] = field(default_factory=dict)
 # fmt: on
 

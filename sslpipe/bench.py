@@ -1,4 +1,4 @@
-"""Where does the time go? Images/s of each stage alone, and of all together.
+"""Where does the time go? Samples/s of each stage alone, and of all together.
 
 Each stage runs on its own inputs, made beforehand, after a warm-up: its rate is what it could do if
 nothing else held it up. The step is measured on a batch at hand twice: alone, and while the
@@ -29,7 +29,7 @@ from .modalities.parts import merged, tensors
 from .pipeline import Pipeline, load
 from .recipe import Recipe
 from .rng import Place
-from .stream.open import Shards
+from .stream.open_source import Shards
 from .stream.packed import Packed
 from .stream.source import Share
 from .stream.tasks import READ
@@ -38,11 +38,12 @@ from .train.loop import endless
 from .train.run import TrainRun, prepare
 
 Step = Callable[[Batch], None]
+FEW = 4  # batches that tell how long samples are
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Images/s, and seconds of CPU that this process took for each of them."""
+    """Samples/s, and seconds of CPU that this process took for each of them."""
 
     rate: float
     cpu: float
@@ -88,11 +89,24 @@ def measure(
             device=pipe.device.type,
             scaled=pipe.summary,
             memory=memory,
+            unit=pipe.units.sample,
+            steps=pipe.units.steps,
+            steps_each=steps_each(pipe),
+            lighter=pipe.units.lighter,
         )
 
 
+def steps_each(pipe: Pipeline) -> float:
+    """How many steps a sample has, on average over a few batches; 0: samples have none."""
+    if not pipe.units.steps:
+        return 0.0
+    batches = [pipe.make_batch(pipe.load_share(step), step) for step in range(FEW)]
+    counts = [float(lengths.sum()) for b in batches for lengths in b.lengths.values()]
+    return sum(counts) / (FEW * pipe.spec.size)
+
+
 def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]:
-    """Images/s of the stages one by one; the pipeline has not begun to work ahead."""
+    """Samples/s of the stages one by one; the pipeline has not begun to work ahead."""
 
     def run(work: Callable[[], object]) -> float:
         return rate(pipe, work, seconds).rate
@@ -123,7 +137,10 @@ def decide(pipe: Pipeline, share: Share, step: int) -> list[Tables]:
         samples, _ = pipe.source.records(wants)
         for part in pipe.parts:
             part.instructions(epochs=wants.epochs, uids=samples["uid"], extents=extents_of(samples))
-    place = Place(step, pipe.source.slots[: len(share.uids)], pipe.spec.global_size)
+    place = Place(
+        step, pipe.source.slots[: share.rows], pipe.spec.global_size, share.segments,
+        pipe.source.row_length(0),  # of the share, which is that of step 0
+    )  # fmt: skip
     return [
         part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
         for part, column in zip(pipe.parts, share.columns, strict=True)
@@ -179,7 +196,7 @@ def ahead_of(pipe: Pipeline) -> int:
 
 
 def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:
-    """Images/s of the step on a batch at hand, while the pipeline makes a batch for every step."""
+    """Samples/s of the step on a batch at hand, while the pipeline makes a batch for every step."""
     asked, ended = Semaphore(0), Event()
 
     def work() -> None:
@@ -224,9 +241,9 @@ def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: in
         work()
         done += 1
     settle(pipe.device)
-    images = done * pipe.spec.size
+    samples = done * pipe.spec.size
     return Timing(
-        images / (time.perf_counter() - start), (time.process_time() - cpu) / max(images, 1)
+        samples / (time.perf_counter() - start), (time.process_time() - cpu) / max(samples, 1)
     )
 
 

@@ -20,10 +20,9 @@ Times = dict[str, float]
 
 ADVICE: Mapping[str, str] = MappingProxyType({
     "reading": "put the shards on a faster disk, set run.cache, or raise run.workers",
-    "decoding": "raise run.workers (now {workers}), shrink pictures once with pack --resize or at "
-    "every read with decode.size{gpu}",
+    "decoding": "raise run.workers (now {workers}), {lighter}{gpu}",
     "deciding": "it is Python of the main process: use fewer view groups and masks, or more ranks",
-    "copying": "send less: pack --resize, or decode.size",
+    "copying": "send less: smaller samples, or smaller and fewer views",
     "making": "{making}, or use smaller or fewer views",
     "Python's lock": "the step waits for the pipeline's Python: use a larger stream.batch_size per "
     "step, decode in workers (run.workers, now {workers}), or more ranks",
@@ -36,7 +35,7 @@ ADVICE: Mapping[str, str] = MappingProxyType({
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Images/s, infinite where nothing is done; None: without a method.
+    """Samples/s, infinite where nothing is done; None: without a method.
 
     Each stage alone: `decode` is reading and decoding, `augment` is deciding, copying and making,
     `pipeline` all of them; `step` is the method's on a batch at hand, `step_beside` the same while
@@ -56,8 +55,12 @@ class Stages:
     cpu_us: float  # per sample
     workers: int
     device: str  # "cpu" or "cuda"
-    scaled: str  # how often images were decoded at a smaller scale
+    scaled: str  # how often samples were decoded at a smaller scale or in part
     memory: str = ""  # what they need, see memory.py
+    unit: str = "sample"  # what a sample is called: image, row
+    steps: str = ""  # what a sample has several of, in the plural: tokens; "": nothing
+    steps_each: float = 0.0  # how many of them a sample has, on average
+    lighter: str = "pack smaller samples"  # how a set costs less to decode
 
     @property
     def rates(self) -> dict[str, float]:
@@ -67,7 +70,7 @@ class Stages:
 
     @property
     def times(self) -> Times:
-        """Seconds that one image takes in each stage, without those before it."""
+        """Seconds that one sample takes in each stage, without those before it."""
         step = 1 / self.step if self.step else 0.0
         beside = 1 / self.step_beside if self.step_beside else 0.0
         return {
@@ -90,7 +93,7 @@ class Stages:
         return "sharing the GPU" if self.device == "cuda" else "sharing the cores"
 
     def without(self, stage: str) -> float:
-        """Predict images/s end to end if a stage took no time."""
+        """Predict samples/s end to end if a stage took no time."""
         times = self.times
         gone = times[stage]
         pipeline = max(
@@ -116,9 +119,11 @@ class Stages:
     def advice(self) -> str:
         """What to change about the bottleneck."""
         cuda = self.device == "cuda"
+        pictures = self.unit == "image"
         return ADVICE[self.bottleneck].format(
             workers=self.workers,
-            gpu=", or set decode.device: cuda" if cuda else "",
+            lighter=self.lighter,
+            gpu=", or set decode.device: cuda" if cuda and pictures else "",
             making="set run.executor: auto and views' dtype: bfloat16"
             if cuda
             else "raise run.threads, install sslpipe[cpu] for the fast executor",
@@ -130,10 +135,15 @@ class Stages:
         name = self.bottleneck
         return (
             f"The bottleneck is {name}: {self.times[name] * 1e6:,.0f} of "
-            f"{1e6 / self.end_to_end:,.0f} us per image. The whole runs at {self.end_to_end:,.0f} "
-            f"images/s; at about {self.without(name):,.0f} if {name} took no time. To change: "
-            f"{self.advice}. {self.scaled}."
+            f"{1e6 / self.end_to_end:,.0f} us per {self.unit}. The whole runs at "
+            f"{self.said(self.end_to_end)}; at about {self.without(name):,.0f} if {name} took no "
+            f"time. To change: {self.advice}. {self.scaled}."
         )
+
+    def said(self, rate: float) -> str:
+        """A rate in samples, and in their steps if they have any: 900 rows/s, 57,000 tokens/s."""
+        steps = f", {rate * self.steps_each:,.0f} {self.steps}/s" if self.steps_each else ""
+        return f"{rate:,.0f} {self.unit}s/s{steps}"
 
 
 def consistent(rates: Mapping[str, float]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
     canvases   the decoded samples of a share, by the index, in every share that is in flight
     views      of a batch, by the spec, in every batch that is made ahead
-    step       on a CPU: what the encoder keeps for backward, measured on two images, and weights
+    step       on a CPU: what the encoder keeps for backward, measured on two samples, and weights
 
 Data that cannot fit is refused. The step is only warned of: methods differ in what they keep.
 """
@@ -32,7 +32,7 @@ from .stream.tasks import DECODE
 log = logging.getLogger(__name__)
 GB = 1e9
 CLOSE = 0.9  # of what is free
-TRIED = 2  # images
+TRIED = 2  # samples
 COPIES = 4  # of the weights: gradients and two moments beside them
 EXPANSION = 10  # bytes of a decoded picture per byte of its file, where no index tells
 FILES = 64  # that are open anyway
@@ -151,7 +151,7 @@ def view_bytes(spec: BatchSpec) -> int:
 def step_bytes(encoder: nn.Module, spec: BatchSpec, *, low: bool) -> int:
     """Bytes of weights, gradients, moments and what backward needs of all views, on a CPU.
 
-    The encoder is copied and tried on two images of the group that it is built for; views of other
+    The encoder is copied and tried on two samples of the group that it is built for; views of other
     sizes count by their pixels. 0 where it cannot be tried.
     """
     whole = spec.views[whole_group(spec.views)]
@@ -160,12 +160,12 @@ def step_bytes(encoder: nn.Module, spec: BatchSpec, *, low: bool) -> int:
     with suppress(RuntimeError, TypeError, ValueError):  # an encoder of the user's own
         tried = kept_bytes(copy.deepcopy(encoder).cpu(), whole.shape, low=low)
     pixels = sum(v.count * math.prod(v.shape) for v in spec.views.values())
-    images = spec.size * pixels / math.prod(whole.shape)
-    return int(tried / TRIED * images) + COPIES * weights
+    samples = spec.size * pixels / math.prod(whole.shape)
+    return int(tried / TRIED * samples) + COPIES * weights
 
 
 def kept_bytes(encoder: nn.Module, shape: tuple[int, ...], *, low: bool) -> int:
-    """Bytes that backward needs of TRIED images, counted once each; no generator moves on."""
+    """Bytes that backward needs of TRIED samples, counted once each; no generator moves on."""
     kept: dict[int, Tensor] = {}
     known = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
 

@@ -33,14 +33,15 @@ from .modalities.parts import (
     merged,
     parts_of,
     tensors,
+    units_of,
 )
 from .process import cores, process_ranks
 from .recipe import Recipe, load_recipe
 from .rng import Place
 from .stream.checks import check_world, remainder_of
-from .stream.open import ReadingRank, Shards, open_source
-from .stream.plan import check_state
-from .stream.prefetch import Prefetch
+from .stream.open_source import ReadingRank, Shards, open_source
+from .stream.plan import checked_step
+from .stream.prefetch import Observer, Prefetch
 from .stream.quarantine import Quarantine
 from .stream.source import Fault, Share
 
@@ -112,11 +113,10 @@ class Pipeline:
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
             rank, world_size, self._threads,
-            modality=codec.modality,
-            payloads=codec.extensions,
-            members=members_of(self.parts),
+            modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),
             layout=next((part.layout for part in self.parts if part.layout), None),
         )  # fmt: skip
+        self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
         self.loading = open_loading(recipe, self.source, self.parts, device=device)
@@ -128,10 +128,10 @@ class Pipeline:
         depth = recipe.run.prefetch
         self._shares = Prefetch(self._ahead, depth=depth, name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
-        self._closed, self._pid = False, os.getpid()
-        self._taking = threading.Lock()
+        self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
+        self.observers: list[Observer] = []  # such as sslpipe.watch
 
     def __len__(self) -> int:
         """Batches per epoch, the same on every rank."""
@@ -164,11 +164,15 @@ class Pipeline:
                 "one and hand the batches on"
             )
         try:
+            for observer in self.observers:
+                observer.asked()
             start = time.perf_counter()
             batch, faults, mark = self._batches.take(self.step)
             self.handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
+            for observer in self.observers:
+                observer.given()
         finally:
             self._taking.release()
         return batch, faults
@@ -216,7 +220,8 @@ class Pipeline:
         self._require_open()
         rows = share.in_rows()
         slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
-        place = Place(step, slots, self.spec.global_size, share.segments)
+        size, length = self.spec.global_size, self.source.row_length(step)
+        place = Place(step, slots, size, share.segments, length)
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)
@@ -264,12 +269,7 @@ class Pipeline:
             StateError: the state is of other shards, weights or order, of another recipe, or none.
         """
         self._require_open()
-        step = state.get("step") if isinstance(state, dict) else None
-        if type(step) is not int or not 0 <= step < 2**31:
-            raise StateError(f"stream state: its step is {step!r}; pass what state_dict() returned")
-        flat = {k: v if isinstance(v, str | int) else repr(v) for k, v in state.items()}
-        check_state(flat, self.state_dict())
-        self.step = step
+        self.step = checked_step(state, self.state_dict())
         self.source.resume(state)
 
     def _require_open(self) -> None:

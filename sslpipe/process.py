@@ -1,10 +1,11 @@
 """This process among others: its rank of how many, and the CPU cores that it may use."""
 
+from __future__ import annotations
+
 import os
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
-
-import torch.distributed as dist
 
 from .errors import RecipeError
 
@@ -28,9 +29,20 @@ class Ranks(NamedTuple):
 
 def group_ranks() -> Ranks:
     """Ask torch.distributed's default group for the rank; 0 of 1 where none is initialised."""
-    if dist.is_available() and dist.is_initialized():
-        return launcher_ranks(os.environ)._replace(rank=dist.get_rank(), size=dist.get_world_size())
-    return Ranks()
+    if not in_group():
+        return Ranks()
+    import torch.distributed as dist
+
+    return launcher_ranks(os.environ)._replace(rank=dist.get_rank(), size=dist.get_world_size())
+
+
+def in_group() -> bool:
+    """Whether torch.distributed has a default group; where torch is not loaded there is none."""
+    if "torch" not in sys.modules:  # a stream of raw samples does without its second of import
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
@@ -80,7 +92,7 @@ def process_ranks(rank: int | None = None, size: int | None = None) -> Ranks:
 
 def found_ranks() -> Ranks:
     """Find the rank where nobody gives it."""
-    if dist.is_available() and dist.is_initialized():
+    if in_group():
         return group_ranks()
     refuse_foreign_launcher(os.environ)
     return launcher_ranks(os.environ)

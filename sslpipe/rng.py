@@ -163,6 +163,12 @@ def fractions(raw: U64) -> npt.NDArray[np.float64]:
     return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
 
+def words64(ids: npt.ArrayLike, *, seed: int, stream: str, epoch: npt.ArrayLike = 0) -> U64:
+    """Draw one 64-bit word per id: what samples are chosen or put in order by, each on its own."""
+    drawn = words(2, seed=seed, epoch=epoch, stream=stream, ids=ids)
+    return drawn[..., 0] << np.uint64(32) | drawn[..., 1]
+
+
 def permutation(
     n: int, *, seed: int, epoch: int, stream: str, item: int = 0
 ) -> npt.NDArray[np.int64]:
@@ -258,6 +264,7 @@ class Place:
     size: int  # samples of the global batch
     # (m, 4), of packed rows: see stream.source.SEGMENT
     segments: npt.NDArray[np.int64] = field(default_factory=whole_samples)
+    row_length: int = 0  # of packed rows; 0: there are none
 
     def all_slots(self, keys: Keys) -> Keys:
         """Make one key per slot of the global batch: draws are (V, size), a rank keeps its own."""

@@ -9,6 +9,7 @@ from sslpipe.diagnosis import NEVER, Stages, consistent
 DATA = Stages(
     read=20_000, decode=1000, decide=15_000, copy=NEVER, make=4000, augment=3000, pipeline=1000,
     step=None, step_beside=None, end_to_end=1000, cpu_us=300, workers=2, device="cpu", scaled="",
+    unit="image", lighter="shrink pictures once with pack --resize",
 )  # fmt: skip
 
 
@@ -52,3 +53,13 @@ def test_no_stage_is_slower_than_what_it_is_part_of():
         "read": 102, "decode": 102, "decide": 300, "make": 200, "augment": 200, "pipeline": 102,
         "step": 102, "step_beside": 102, "end_to_end": 102,
     }  # fmt: skip
+
+
+def test_rates_are_named_by_the_modality_and_tokens_stand_beside_rows():
+    rows = replace(DATA, unit="row", steps="tokens", steps_each=60.0, lighter="keep ids")
+    assert rows.said(1000) == "1,000 rows/s, 60,000 tokens/s"
+    assert "us per row. The whole runs at 1,000 rows/s, 60,000 tokens/s; at about" in rows.verdict
+    assert "keep ids" in rows.verdict
+    assert "image" not in rows.verdict
+    assert "decode.device" not in replace(rows, device="cuda").verdict
+    assert DATA.said(1000) == "1,000 images/s"

@@ -32,7 +32,10 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "stream": {*GROUND, "recipe", "shards", "device"},
     "modalities": {*GROUND, "recipe", "shards", "masks", "device", "stream"},
     "pipeline": DATA,
+    "augment": DATA,
     "memory": {*DATA, "pipeline"},
+    "watching": {*GROUND, "pipeline", "bench", "diagnosis", "memory"},
+    "integrations": {*DATA, "pipeline", "methods"},
     "diagnosis": set(),
     "encoders": {"batch", "errors", "recipe"},
     "methods": {"batch", "errors", "process", "recipe", "encoders"},
@@ -52,7 +55,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
         "bench",
         "diagnosis",
     },
-    "__init__": {*GROUND, "recipe", "pipeline"},
+    "__init__": {*GROUND, "recipe", "pipeline", "watching"},
     "__main__": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -142,3 +142,24 @@ def test_defaults_are_published_values_too(name):
     defaults = {setting: default for setting, (_, default) in keyword_settings(method).items()}
     differ = {setting for setting in defaults if defaults[setting] != METHOD[name][setting]}
     assert differ == OTHERWISE.get(name, set())
+
+
+# recipe -> rows of a step, steps, of which warm-up, peak rate, its end, decay
+TEXT = {
+    "gpt2": (480, 600_000, 2_000, 6e-4, 6e-5, 0.1),
+    "t5_base": (128, 2**19, 0, 0.01, 0.01, 0.0),
+    "electra_small": (128, 1_000_000, 10_000, 5e-4, 0.0, 0.01),
+    "electra_base": (256, 766_000, 10_000, 2e-4, 0.0, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_text_recipes_take_the_published_steps(name):
+    recipe = load_recipe(find_recipe(name))
+    train, batch = recipe.train, recipe.stream.batch_size
+    rows = batch * train.accumulate
+    steps = recipe.stream.epoch_samples / rows
+    settings = bind(getattr(optimizers, train.optimizer.name), train.optimizer)
+    found = (rows, train.epochs * steps, train.warmup_epochs * steps)
+    found += (settings["lr"] * lr_scale(train, batch), train.final_lr)
+    assert (*found, settings.get("weight_decay", 0.0)) == pytest.approx(TEXT[name])

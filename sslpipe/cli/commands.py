@@ -107,7 +107,7 @@ def show(
     from ..modalities.parts import draw_sheet, files_beside
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
-    from ..stream.open import parse_shards
+    from ..stream.open_source import parse_shards
     from ..train.run import check_names, check_training
 
     path, small = find_recipe(recipe), [f"stream.batch_size={rows}", "stream.allow_repeats=true"]
@@ -141,7 +141,9 @@ def bench(
     device: Device = None,
     sets: Sets = None,
 ) -> None:
-    """Measure images/s of each stage and of all together, name the bottleneck and what to change.
+    """Measure samples/s of each stage and of all together, name the bottleneck and what to change.
+
+    Of packed text that is rows/s, and tokens/s beside it.
 
     Example: `sslpipe bench demo --shards shards/sample`
     """
@@ -150,7 +152,7 @@ def bench(
     from ..bench import measure
     from ..diagnosis import RATES
     from ..recipe import find_recipe, load_recipe
-    from ..stream.open import parse_shards
+    from ..stream.open_source import parse_shards
 
     stages = measure(
         load_recipe(find_recipe(recipe), overrides=sets or []),
@@ -165,11 +167,16 @@ def bench(
         told = {"bottleneck": stages.bottleneck, "verdict": stages.verdict}
         console.print_json(json.dumps({**row, **told}))
         return
-    table = Table("stage", "images/s")
+    each = {f"{stages.unit}s/s": 1.0} | (
+        {f"{stages.steps}/s": stages.steps_each} if stages.steps else {}
+    )
+    table = Table("stage", *each)
     for name, value in stages.rates.items():
-        table.add_row(name.replace("_", " "), f"{value:,.0f}")
+        table.add_row(name.replace("_", " "), *(f"{value * n:,.0f}" for n in each.values()))
     console.print(table)
-    console.print(f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per image")
+    console.print(
+        f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per {stages.unit}"
+    )
     console.print(stages.verdict, markup=False)
 
 
@@ -215,7 +222,7 @@ def train(
     """
     from ..evaluate.during_training import monitor_of
     from ..recipe import find_recipe, load_recipe
-    from ..stream.open import parse_shards
+    from ..stream.open_source import parse_shards
     from ..train.loop import train_recipe
 
     path, data = find_recipe(recipe), parse_shards(shards)

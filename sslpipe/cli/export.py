@@ -8,6 +8,8 @@ import typer
 from .paths import exported_folder
 from .terminal import console, notes
 
+CHECKERS = {"onnx": "onnxruntime", "hf": "transformers"}  # who loads a format to compare it
+
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or its last.pt.")],
@@ -34,6 +36,7 @@ def export(
     """Write the encoder as a folder that timm, Hugging Face, torchvision and ONNX Runtime load.
 
     It holds safetensors, configs, preprocessing, recipe and model card, and needs nothing of ours.
+    Encoders of text go to Hugging Face alone, with their output layer and tokenizer.
 
     Example: `sslpipe export runs/cifar exported/cifar --license apache-2.0`
     """
@@ -51,6 +54,6 @@ def export(
     for name, why in made.obstacles.items():
         notes.print(f"not as {name}: {why}", markup=False, highlight=False, soft_wrap=True)
     for name in made.unchecked:
-        notes.print(f"{name} is not checked: onnxruntime is not installed", soft_wrap=True)
+        notes.print(f"{name} is not checked: {CHECKERS[name]} is not installed", soft_wrap=True)
     written = ", ".join(made.formats) or "weights alone, for sslpipe train --from"
     console.print(f"wrote {out}: the {made.branch}, for {written}", markup=False, soft_wrap=True)

@@ -32,18 +32,20 @@ def features(
         Path, typer.Option(help="The file to write, .safetensors.", callback=in_a_folder)
     ],
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[bool, typer.Option("--pixels", help="Also raw pixels.")] = False,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="Also raw pixels; of text, counts of its tokens.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 256,
     precision: Annotated[
         Precision, typer.Option(help="Of the forward pass; bf16 is faster on GPUs.")
     ] = Precision.fp32,
 ) -> None:
-    """Encode every image once, and keep what the protocols of evaluation start from.
+    """Encode every sample once, and keep what the protocols of evaluation start from.
 
-    Per image: features, the class tokens of the last four blocks and the mean of the patches of a
+    Per sample: features, the class tokens of the last four blocks and the mean of the patches of a
     ViT, uid, label, and a number that is equal where the bytes are. A run that was stopped goes on
     by the same command, and a finished file is kept if weights, shards and settings are the same.
 
@@ -57,7 +59,7 @@ def features(
     from ..train.world import rank_device, start_world
 
     kind = str(find_device(device))
-    with start_world(kind) as ranks, stopped(AGAIN), bar("images") as update:
+    with start_world(kind) as ranks, stopped(AGAIN), bar("samples") as update:
         settings = ExtractSettings(
             untrained=untrained,
             pixels=pixels,
@@ -69,7 +71,7 @@ def features(
         made = features_at(out, chosen, shards, settings, progress=shown)
     if ranks.rank == 0:
         rows, width = made["trained"].features.shape
-        told = f"{out}: {', '.join(made)} features of {rows:,} images, {width} wide; {shown.rate}"
+        told = f"{out}: {', '.join(made)} features of {rows:,} samples, {width} wide; {shown.rate}"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -85,8 +87,8 @@ class ExtractProgress:
 
     @property
     def rate(self) -> str:
-        """Seconds since the start and images/s; or that there was nothing to do."""
+        """Seconds since the start and samples/s; or that there was nothing to do."""
         if not self._done:
             return "it was there, of the same weights, shards and settings"
         seconds = time.perf_counter() - self._start
-        return f"{seconds:,.1f} s, {self._done / seconds:,.0f} images/s"
+        return f"{seconds:,.1f} s, {self._done / seconds:,.0f} samples/s"

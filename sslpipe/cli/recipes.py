@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,8 +102,25 @@ def views_of(recipe: Recipe) -> dict[str, "ViewSpec"]:
     """The views as batches hold them, pretext tasks applied."""
     from ..modalities.parts import find_modality
 
+    recipe = with_any_vocabulary(recipe)
     modality = find_modality(recipe.modality, recipe.path)
     return dict(modality.decider(recipe, [*recipe.views]).views)
+
+
+def with_any_vocabulary(recipe: Recipe) -> Recipe:
+    """The same with bytes for vocabularies that nobody has trained here: rows are as long."""
+    from ..modalities.text.vocabulary import VOCABULARIES
+
+    views = dict(recipe.views)
+    for name, view in views.items():
+        ops = [
+            replace(op, settings={**op.settings, "vocabulary": "bytes_t5"})
+            if op.settings.get("vocabulary", "bytes") not in VOCABULARIES
+            else op
+            for op in view.ops
+        ]
+        views[name] = view.model_copy(update={"ops": tuple(ops)})
+    return recipe.model_copy(update={"views": views})
 
 
 def measured(text: str) -> dict[str, tuple[float, float]]:

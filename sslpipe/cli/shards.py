@@ -50,7 +50,7 @@ Quality = Annotated[int, typer.Option(help="JPEG quality when resizing.", min=1,
 Megabytes = Annotated[
     float, typer.Option(help="Megabytes per shard, about.", min=0.001, callback=finite)
 ]
-Samples = Annotated[int | None, typer.Option(help="Images per shard instead.", min=1)]
+Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
 NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
 LabelsFile = Annotated[
@@ -96,7 +96,9 @@ def pack(
         str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")
     ] = "",
     labels: LabelsFile = None,
-    dedupe: Annotated[Dedupe, typer.Option(help="Drop all but one of equal images.")] = Dedupe.none,
+    dedupe: Annotated[
+        Dedupe, typer.Option(help="Drop all but one of equal samples.")
+    ] = Dedupe.none,
     near_bits: NearBits = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
     modality: ModalityOption = "image",
@@ -105,7 +107,7 @@ def pack(
     overwrite: Annotated[bool, typer.Option(help="Replace a packing in OUT.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be made; write nothing.")] = False,
 ) -> None:
-    """Pack images into WebDataset shards with indexes and a manifest.
+    """Pack files into WebDataset shards with indexes and a manifest.
 
     First-level folders are the classes. Tables are CSV, TSV, Parquet or a list of paths in .txt.
     Killed? The same command goes on where it stopped and ends in the same bytes. Every image is
@@ -189,18 +191,20 @@ def verify(
             done[0] += samples
             update(completed=done[0])
 
+        modality = find_modality(manifest.modality, str(shards))
         problems = verify(
             manifest,
-            inspect=find_modality(manifest.modality, str(shards)).codec.inspect,
+            inspect=modality.codec.inspect,
             progress=progress,
             excluded=left_out.append,
         )
-    print_problems(problems)
+        beside = [fault for s in manifest.shards for fault in modality.stored_faults(manifest, s)]
+    print_problems([*problems, *beside])
     if exclude or exclude_log:
         new = exclude_rows(manifest, logs=exclude_log or (), problems=problems if exclude else ())
         rows = sum(map(len, new.exclude.values()))
         console.print(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
-    if problems:
+    if problems or beside:
         raise typer.Exit(1)
     print_problems(left_out, before="excluded: ")
     good = "all others are good" if left_out else "all good"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SslpipeError
+from ..shards.manifest import Manifest
 from .paths import finite, in_a_folder
 from .shards import print_problems
 from .terminal import bar, console, notes, stopped
@@ -87,13 +88,20 @@ def count(
         Path | None, typer.Option(help="Default: tokenizer.json beside the shards.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Default: one per core.", min=1)] = None,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Keep the ids, too: no run tokenises them again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how large the ids would be, and stop.")
+    ] = False,
     rebuild: Annotated[bool, typer.Option(help="Also count what was counted by it.")] = False,
 ) -> None:
     """Write how many tokens each document has into the indexes of a set; rows are planned from it.
 
-    The tars stay as they are. Do not count while a run reads the set.
+    With `--ids` a file X.tar.tok beside each tar has the ids, two bytes each, four in a vocabulary
+    of more than 65,536. The tars stay as they are. Do not count while a run reads the set.
 
-    Example: `sslpipe tokenizer count shards/books`
+    Example: `sslpipe tokenizer count shards/books --ids`
     """
     from ..modalities.text.counting import count_tokens, text_set
     from ..modalities.text.trained import FILE
@@ -101,6 +109,9 @@ def count(
 
     manifest = text_set(shards)
     file = tokenizer or manifest.folder / FILE
+    if dry_run:
+        say_size(manifest, str(file))
+        return
     again = "stopped; the same command goes on where it stopped"
     with stopped(again), bar("documents") as update, open_pool(workers, None) as pool:
         update(total=manifest.samples)
@@ -110,7 +121,9 @@ def count(
             done[0] += documents
             update(completed=done[0])
 
-        found = count_tokens(shards, str(file), pool=pool, rebuild=rebuild, progress=progress)
+        found = count_tokens(
+            shards, str(file), pool=pool, ids=ids, rebuild=rebuild, progress=progress
+        )
     print_problems(found.problems[:10])
     rate = found.text_bytes / max(1, found.tokens)
     console.print(
@@ -121,3 +134,17 @@ def count(
     if found.empty:
         notes.print(f"{found.empty:,} documents have no tokens and stand in no row")
         raise typer.Exit(1)
+
+
+def say_size(manifest: Manifest, tokenizer: str) -> None:
+    """Print what the files of `count --ids` would take."""
+    from ..modalities.text.expected_size import expected_size
+
+    size = expected_size(manifest, tokenizer)
+    about = "" if size.is_exact else "about "
+    console.print(
+        f"{len(manifest.shards):,} files beside the tars of {manifest.folder}, {about}"
+        f"{size.bytes / 1e6:,.1f} MB: {about}{size.tokens:,} tokens of {size.width} bytes; nothing "
+        "was written",
+        soft_wrap=True,
+    )

@@ -45,6 +45,20 @@ class Ragged(Sequence[Tensor]):
         sizes_B = self.shapes_BD.prod(1) * self.dtype.itemsize
         return int((self.offsets_B + sizes_B).max())
 
+    def joined(self) -> Tensor:
+        """All elements, array after array, in one gather: a view of each would cost 10 us."""
+        counts_B = self.shapes_BD.prod(1)
+        begins_B = self.offsets_B // self.dtype.itemsize - (np.cumsum(counts_B) - counts_B)
+        places = np.arange(int(counts_B.sum())) + np.repeat(begins_B, counts_B)
+        whole = len(self.flat_N) // self.dtype.itemsize * self.dtype.itemsize
+        elements = self.flat_N[:whole].view(self.dtype)
+        return elements[torch.from_numpy(places).to(self.flat_N.device, non_blocking=True)]
+
+    def between(self, start: int, end: int) -> "Ragged":
+        """The arrays of some places, in the same buffer."""
+        part = slice(start, end)
+        return Ragged(self.flat_N, self.offsets_B[part], self.shapes_BD[part], self.dtype)
+
     def on(self, flat_N: Tensor) -> "Ragged":
         """The same arrays in another buffer, a copy of this one."""
         return Ragged(flat_N, self.offsets_B, self.shapes_BD, self.dtype)

@@ -195,9 +195,10 @@ class T5(TokenEncoder):
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim = {dim} is no multiple of heads = {heads}; set one")
-        self.dim = dim
+        self.dim, self.heads, self.width = dim, heads, width or 4 * dim
         self.shared = nn.Embedding(vocabulary_of(view), dim)  # a normal of 1, as torch starts it
-        sizes = dim, depth, heads, width or 4 * dim
+        self.length = view.size("L")
+        sizes = dim, depth, heads, self.width
         self.encoder = Stack(*sizes, dropout=dropout, reads=False)
         self.decoder = Stack(*sizes, dropout=dropout, reads=True)
 

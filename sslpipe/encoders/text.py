@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import ViewSpec
+from .albert import ALBERT
 from .t5 import T5
-from .tokens import TokenEncoder, allowed, attend, vocabulary_of
+from .tokens import TokenEncoder, allowed, attend, start_bert, types_of, vocabulary_of
 
 
 class Linear1D(nn.Module):
@@ -63,6 +64,7 @@ class GPT(TokenEncoder):
         super().__init__()
         self.dim = dim
         self.wte = nn.Embedding(vocabulary_of(view), dim)
+        self.length = view.size("L")
         self.wpe = nn.Embedding(view.size("L"), dim)
         self.h = nn.ModuleList(GPTBlock(dim, heads, depth) for _ in range(depth))
         self.ln_f = nn.LayerNorm(dim)
@@ -76,9 +78,8 @@ class GPT(TokenEncoder):
 
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the hidden states after the final norm, (B, L, D)."""
-        documents_BL, positions_BL = segments_2BL
-        mask = allowed(documents_BL, causal=True)
-        x_BLD = self.wte(tokens_BL) + self.wpe(positions_BL)
+        mask = allowed(segments_2BL[0], causal=True)
+        x_BLD = self.wte(tokens_BL) + self.wpe(segments_2BL[1])
         for block in self.h:
             x_BLD = block(x_BLD, mask)
         states_BLD: Tensor = self.ln_f(x_BLD)
@@ -119,6 +120,8 @@ class BERT(TokenEncoder):
     """BERT's encoder: each token sees its whole document. Sizes default to BERT base's.
 
     dropout: of embeddings, attention and what layers add, in training; the paper's is 0.1.
+    embedding: how wide words and positions are; narrower ones are projected (ELECTRA small). None:
+    as wide as the layers.
     """
 
     def __init__(
@@ -129,25 +132,36 @@ class BERT(TokenEncoder):
         depth: int = 12,
         heads: int = 12,
         dropout: float = 0.0,
+        embedding: int | None = None,
     ) -> None:
         super().__init__()
         self.dim, self.heads, self.drop = dim, heads, nn.Dropout(dropout)
+        wide = embedding or dim
         self.embeddings = nn.ModuleDict(
             {
-                "word_embeddings": nn.Embedding(vocabulary_of(view), dim),
-                "position_embeddings": nn.Embedding(view.size("L"), dim),
-                "token_type_embeddings": nn.Embedding(2, dim),
-                "LayerNorm": nn.LayerNorm(dim, eps=1e-12),
+                "word_embeddings": nn.Embedding(vocabulary_of(view), wide),
+                "position_embeddings": nn.Embedding(view.size("L"), wide),
+                "token_type_embeddings": nn.Embedding(2, wide),
+                "LayerNorm": nn.LayerNorm(wide, eps=1e-12),
             }
         )
+        self.embeddings_project = nn.Identity() if wide == dim else nn.Linear(wide, dim)
         layers = nn.ModuleList(BERTLayer(dim, heads, dropout=dropout) for _ in range(depth))
         self.encoder = nn.ModuleDict({"layer": layers})
+        self.length = view.size("L")
         start_bert(self)
 
     @property
     def word(self) -> nn.Embedding:  # type: ignore[override]
         """What the output layer is tied to."""
         found = self.embeddings["word_embeddings"]
+        assert isinstance(found, nn.Embedding)
+        return found
+
+    @property
+    def positions(self) -> nn.Embedding:
+        """The table of positions, (L, embedding)."""
+        found = self.embeddings["position_embeddings"]
         assert isinstance(found, nn.Embedding)
         return found
 
@@ -159,16 +173,16 @@ class BERT(TokenEncoder):
         return found
 
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
-        """Give the hidden states after the last layer, (B, L, D); all of segment type 0."""
-        x_BLD = self.embedded(tokens_BL, segments_2BL)
+        """Give the hidden states after the last layer, (B, L, D)."""
+        x_BLD = self.embeddings_project(self.embedded(tokens_BL, segments_2BL))
         return through_layers(self.layers, x_BLD, segments_2BL[0])
 
     def embedded(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
-        """Give what the first layer takes, (B, L, D)."""
+        """Give the embeddings, (B, L, E): as wide as the layers, or what is projected to that."""
         parts = self.embeddings
-        x_BLD = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
-        x_BLD = parts["LayerNorm"](x_BLD + parts["token_type_embeddings"].weight[0])  # type: ignore[index]
-        dropped: Tensor = self.drop(x_BLD)
+        x_BLE = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
+        x_BLE = parts["LayerNorm"](x_BLE + parts["token_type_embeddings"](types_of(segments_2BL)))
+        dropped: Tensor = self.drop(x_BLE)
         return dropped
 
 
@@ -180,15 +194,6 @@ def through_layers(layers: nn.ModuleList, x_BLD: Tensor, documents_BL: Tensor) -
     return x_BLD
 
 
-def start_bert(module: nn.Module) -> None:
-    """Draw all weights as BERT does: normal numbers of .02, cut at two deviations; biases 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(part.weight, std=0.02, a=-0.04, b=0.04)
-        if isinstance(part, nn.Linear):
-            nn.init.zeros_(part.bias)
-
-
 TEXT_ENCODERS: Mapping[str, Callable[..., TokenEncoder]] = MappingProxyType(
-    {"bert": BERT, "gpt": GPT, "t5": T5}
+    {"albert": ALBERT, "bert": BERT, "gpt": GPT, "t5": T5}
 )

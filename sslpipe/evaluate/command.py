@@ -14,7 +14,8 @@ from .encoding import BASELINES
 from .feature_cache import ExtractSettings, cached_features
 from .features import Features
 from .labelling import labelled_by
-from .protocols import FROZEN, ON_PIXELS, TRAINED, chosen_protocols
+from .perplexity import Part, guesses_tokens, perplexity
+from .protocols import FROZEN, GUESSING, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
 
@@ -23,7 +24,7 @@ ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of
 Say = Callable[[str, ByEncoder | str], object]
 # of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
 NEEDED = ("label_free", "knn", "linear")
-Progress = Callable[[int, int], None]  # images that are encoded, of how many
+Progress = Callable[[int, int], None]  # samples that are encoded, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class EvalSettings:
     device: str | None = None
     cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
     epochs: int | None = None  # of protocols that train; None: as officially
+    part: Part | None = None  # documents that perplexity is of; None: those that were held out
 
 
 def quiet(done: int, total: int) -> None:
@@ -70,6 +72,8 @@ def evaluate(
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
     subject = open_subject(name)
+    if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
+        chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     bank, queries = Path(shards), None if test is None else Path(test)
     train = encoded(subject, bank, settings, progress)
     tested = encoded(subject, queries, settings, progress) if queries else {}
@@ -83,11 +87,18 @@ def evaluate(
         try:
             if protocol in FROZEN:
                 found = on_features(protocol, train, tested)
+            elif protocol == GUESSING:
+                found = perplexity(
+                    subject, queries or bank, device=device, part=settings.part,
+                    untrained=settings.untrained,
+                )  # fmt: skip
             else:
                 run, epochs = TRAINED[protocol], settings.epochs
                 found = {"trained": run(subject, bank, queries, device=device, epochs=epochs)}
         except SslpipeError as error:
-            if protocol in (*settings.protocols, *NEEDED):
+            # documents without labels are measured by what their model makes of them
+            needed = () if GUESSING in chosen else NEEDED
+            if protocol in (*settings.protocols, *needed):
                 raise
             skipped[protocol], found = str(error), {}
         for encoder, more in found.items():

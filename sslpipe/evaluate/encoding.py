@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from ..encoders import BlockEncoder
+from ..encoders.tokens import PAD, TokenEncoder
 from ..errors import SslpipeError
 
 NONE = torch.empty(0)
@@ -15,7 +16,9 @@ BLOCKS = 4  # the last ones, whose class tokens are kept, as DINO's and DINOv2's
 PIXELS = 32  # a side
 WINDOW, HOP = 256, 128  # samples of the spectrograms of waveforms
 LEAST = 1e-6  # power of silence: of a 16-bit recording the noise of rounding is about this
-BASELINES = ("pixels", "spectrogram")  # what is no encoder; of sound its spectrogram
+BINS = 4096  # of counts of tokens
+# of raw pixels, of text the counts of its tokens, of sound its spectrogram
+BASELINES = ("pixels", "counts", "spectrogram")
 
 
 class Shown(NamedTuple):
@@ -82,6 +85,25 @@ class PooledSpectrogram(Pixels):
         return super().forward((spectrum_BFT.abs().square() + LEAST).log()[:, None])
 
 
-def baseline_of(modality: str) -> tuple[str, nn.Module]:
+class TokenCounts(nn.Module):
+    """The baseline of text: how often each token stands in a document, whatever the order.
+
+    Ids above BINS share their counts with others (the hashing trick).
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.bins = min(vocabulary, BINS)
+
+    def forward(self, tokens_BM: Tensor) -> Tensor:
+        """Give log(1 + n) of each id, (B, bins) float32; padding does not count."""
+        counts_BK = torch.zeros(len(tokens_BM), self.bins, device=tokens_BM.device)
+        real_BM = (tokens_BM != PAD).float()
+        return counts_BK.scatter_add_(1, tokens_BM % self.bins, real_BM).log1p()
+
+
+def baseline_of(encoder: nn.Module, modality: str) -> tuple[str, nn.Module]:
     """What an encoder must beat without being one: a name of BASELINES, and the features."""
+    if isinstance(encoder, TokenEncoder):
+        return "counts", TokenCounts(encoder.word.num_embeddings)
     return ("spectrogram", PooledSpectrogram()) if modality == "audio" else ("pixels", Pixels())

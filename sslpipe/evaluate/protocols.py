@@ -47,6 +47,7 @@ FROZEN: Mapping[str, Frozen] = MappingProxyType(
         "heads": heads,
     }
 )
+GUESSING = "perplexity"  # quick, for runs whose method guesses tokens; see perplexity.py
 QUICK = ("label_free", "knn", "linear", "retrieval", "clustering", "few_shot")
 ON_PIXELS = ("knn", "linear")  # what raw pixels are measured by: the baselines of the field
 
@@ -95,11 +96,12 @@ def chosen_protocols(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         SslpipeError: there is no such protocol.
     """
-    known = {"quick": QUICK, "all": tuple(FROZEN), **{n: (n,) for n in (*FROZEN, *TRAINED)}}
+    every = (GUESSING, *FROZEN, *TRAINED)
+    known = {"quick": QUICK, "all": tuple(FROZEN), **{name: (name,) for name in every}}
     wanted: set[str] = set()
     for name in names:
         if name not in known:
             given = ",".join(names)
             raise SslpipeError(f"--protocols {given}: no {name!r}; {suggest(name, known)}")
         wanted.update(known[name])
-    return tuple(name for name in (*FROZEN, *TRAINED) if name in wanted)
+    return tuple(name for name in every if name in wanted)

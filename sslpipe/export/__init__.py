@@ -1,4 +1,7 @@
-"""Encoders leave the house: as folders that timm, Hugging Face, torchvision and ONNX load."""
+"""Encoders leave the house: as folders that timm, Hugging Face, torchvision and ONNX load.
+
+Those of text are for Hugging Face alone: text_folder.py.
+"""
 
 from .folder import Exported, ExportSettings, export_checkpoint
 

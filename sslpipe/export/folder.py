@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..encoders.libraries import library
+from ..encoders.tokens import TokenEncoder
 from ..errors import SslpipeError
 from .checks import check_in_runtime, check_in_timm, check_in_torchvision
 from .formats import blueprint_of, chosen_formats, library_module, obstacles
 from .model_card import CardRow, card
 from .preprocessing import central_view
+from .text_folder import write_text
 from .trained import Trained, read_trained
 from .writers import is_export, metadata, write_config, write_onnx, write_tensors
 
@@ -66,11 +68,13 @@ def export_checkpoint(
     part = place.with_name(f".{place.name}.part-{os.getpid()}")
     part.mkdir()
     try:
-        unchecked = write_all(part, place.name, trained, formats, settings)
+        write = write_text if isinstance(trained.encoder, TokenEncoder) else write_all
+        unchecked = write(part, place.name, trained, formats, settings)
         put_in_place(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    left_out = obstacles(trained.encoder) if settings.formats is None else {}
+    told = settings.formats is None and not isinstance(trained.encoder, TokenEncoder)
+    left_out = obstacles(trained.encoder) if told else {}
     return Exported(out, trained.branch, formats, left_out, unchecked)
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from ..encoders.libraries import Blueprint
 from ..encoders.library_encoders import LibraryEncoder
+from ..encoders.text_weights import sizes_of
+from ..encoders.tokens import TokenEncoder
 from ..errors import ExtraError, SslpipeError
 from ..recipe.names import suggest
 
@@ -32,6 +34,8 @@ def library_module(encoder: nn.Module) -> nn.Module:
 
 def obstacles(encoder: nn.Module) -> dict[str, str]:
     """Why formats cannot be written, by format; those that can be are missing."""
+    if isinstance(encoder, TokenEncoder):
+        return text_obstacles(encoder)
     made, found = blueprint_of(encoder), {}
     if made is None:
         no_name = "no name and arguments of {} make this model"
@@ -42,6 +46,14 @@ def obstacles(encoder: nn.Module) -> dict[str, str]:
     missing = [name for name in ONNX_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         found["onnx"] = f"{' and '.join(missing)} not installed ({EXTRA})"
+    return found
+
+
+def text_obstacles(encoder: TokenEncoder) -> dict[str, str]:
+    """As `obstacles`, of an encoder of text."""
+    found = dict.fromkeys(("timm", "torchvision", "onnx"), "it is an encoder of text")
+    if sizes_of(encoder) is None:
+        found["hf"] = f"transformers has no model like {type(encoder).__name__}"
     return found
 
 
@@ -60,7 +72,7 @@ def chosen_formats(encoder: nn.Module, asked: Sequence[str] | None) -> tuple[str
         if name not in FORMATS:
             raise SslpipeError(f"export: unknown format {name!r}; {suggest(name, FORMATS)}")
         if name in found:
-            kind = ExtraError if name == "onnx" else SslpipeError
+            kind = ExtraError if EXTRA in found[name] else SslpipeError
             works = ", ".join(possible) or "none but the weights alone"
             raise kind(f"export: not as {name}: {found[name]}; what works here: {works}")
     return tuple(name for name in FORMATS if name in asked)

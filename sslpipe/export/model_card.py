@@ -19,7 +19,8 @@ from .preprocessing import CentralView, central_view
 from .trained import Trained
 
 TRAINED = "trained"  # the encoder among those that are measured beside it
-TAGS = ("image-feature-extraction", "self-supervised", "sslpipe")
+IMAGES = "image-feature-extraction"  # the task, as model hubs name it
+TAGS = ("self-supervised", "sslpipe")
 
 HOW = {
     "timm": """```python
@@ -108,7 +109,9 @@ def card(
     """Write the card of the model `name`, which is the name of its folder."""
     view = central_view(trained.recipe)
     parts = [
-        head(name, license_name, measures, in_timm="timm" in formats),
+        head(
+            name, license_name, measures, task=IMAGES, library="timm" if "timm" in formats else None
+        ),
         f"# {name}",
         about(trained),
         *usage(trained, name, formats),
@@ -122,12 +125,19 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def head(name: str, license_name: str, measures: Sequence[CardRow], *, in_timm: bool) -> str:
-    """The YAML between `---` that model hubs read."""
+def head(
+    name: str,
+    license_name: str,
+    measures: Sequence[CardRow],
+    *,
+    task: str,
+    library: str | None,
+) -> str:
+    """The YAML between `---` that model hubs read; library: what loads the folder."""
     hub = importlib.import_module("huggingface_hub")
     found = [
         hub.EvalResult(
-            task_type="image-feature-extraction",
+            task_type=task,
             dataset_type="webdataset",
             dataset_name="labelled shards",
             metric_type=row.name.replace(" ", "_"),
@@ -138,9 +148,9 @@ def head(name: str, license_name: str, measures: Sequence[CardRow], *, in_timm: 
     ]
     data = hub.ModelCardData(
         license=license_name,
-        library_name="timm" if in_timm else None,
-        pipeline_tag="image-feature-extraction",
-        tags=[*TAGS, "timm"] if in_timm else [*TAGS],
+        library_name=library,
+        pipeline_tag=task,
+        tags=[task, *TAGS] if library is None else [task, *TAGS, library],
         model_name=name if found else None,
         eval_results=found or None,
     )
@@ -152,15 +162,22 @@ def about(trained: Trained) -> str:
     recipe = trained.recipe
     assert recipe.method is not None
     assert recipe.train is not None
-    begun = "random weights"
-    if trained.start is not None:  # whose licence and data are this model's, too
-        begun = f"`{Path(trained.start['source']).name}`, weights `{trained.start['digest']}`"
     return (
         f"A {recipe.train.backbone.name} without a classifier, pretrained without labels by "
         f"sslpipe: method `{recipe.method.name}` ({trained.branch}), after {trained.step:,} "
         f"steps of {recipe.stream.batch_size * recipe.train.accumulate} images. "
         f"Features have {trained.features(trained.examples(1)).shape[1]} numbers.\n\n"
-        f"- recipe: `{recipe.fingerprint}`\n"
+        f"{origins(trained)}"
+    )
+
+
+def origins(trained: Trained) -> str:
+    """What a list says of recipe, data and first weights."""
+    begun = "random weights"
+    if trained.start is not None:  # whose licence and data are this model's, too
+        begun = f"`{Path(trained.start['source']).name}`, weights `{trained.start['digest']}`"
+    return (
+        f"- recipe: `{trained.recipe.fingerprint}`\n"
         f"- training data: `{trained.data}` (fingerprint of the shards)\n"
         f"- began from: {begun}"
     )

@@ -30,10 +30,12 @@ class Trained:
     step: int
     data: str  # fingerprint of the shards that it was trained on
     start: Mapping[str, str] | None  # the weights that training began with: WarmStart.record
+    method_state: Mapping[str, Tensor]  # all that was trained, the encoder too
+    files: str  # which files beside recipe and shards it depended on, with their fingerprints
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image that the encoder was built for, (C, H, W)."""
+        """Of one image that the encoder was built for, (C, H, W), or one row of tokens, (L,)."""
         return tuple(self.view["shape"])
 
     def examples(self, count: int) -> Tensor:
@@ -61,10 +63,10 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     content = read_checkpoint(path)
     name, state = chosen(path, content, branch)
     encoder, recipe = encoder_of(path, replace(content, encoder=state))
-    if content.view["axes"] != "CHW":
+    if content.view["axes"] not in ("CHW", "L"):
         raise SslpipeError(
             f"{path}: its encoder takes {content.view['axes']}, and exports are of encoders of "
-            "images, CHW; take its weights with sslpipe.train.load_encoder"
+            "images, CHW, and text, L; take its weights with sslpipe.train.load_encoder"
         )
     return Trained(
         path=path,
@@ -76,6 +78,8 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
         step=content.step,
         data=str(content.stream.get("manifest")),
         start=content.start,
+        method_state=content.method,
+        files=str(content.stream.get("recipe")),
     )
 
 

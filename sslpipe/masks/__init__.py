@@ -3,7 +3,7 @@
 Decided on the host, keyed per sample; where an official method couples the samples of a batch
 (mode `reference`), keyed by the place in the global batch, which every rank can compute.
 
-Letters: M masks per sample, B samples, N patches (row-major).
+Letters: M masks per sample, B samples, N patches (row-major; of clips time comes first).
 
 A sampler of your own: save this as `mine.py` and write `sampler: "mine:Checkers"` in a recipe.
 
@@ -29,7 +29,7 @@ class Checkers:  # hides black fields of a chessboard, each sample others
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -48,6 +48,8 @@ from .multiblock import Multiblock
 from .regions import RandomRegion
 from .spans import Bands, Spans
 from .subsets import Centre, RandomPatches, SimMIMUnits
+from .tube_blocks import TubeBlocks
+from .tubes import RunningCell, Tube
 
 
 class Sampler(Protocol):
@@ -86,8 +88,11 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
         "multiblock": Multiblock,
         "random": RandomPatches,
         "random_region": RandomRegion,
+        "running_cell": RunningCell,
         "simmim": SimMIMUnits,
         "spans": Spans,
+        "tube": Tube,
+        "tube_blocks": TubeBlocks,
     }
 )
 
@@ -100,7 +105,7 @@ class MaskSettings(Protocol):
     @property
     def count(self) -> int: ...
     @property
-    def patch_size(self) -> int: ...
+    def patch_size(self) -> int | tuple[int, ...]: ...
     @property
     def receptive_field(self) -> int | None: ...
     @property
@@ -128,6 +133,32 @@ class Masker:
         return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
 
 
+def draw_masks(
+    sampler: Sampler,
+    *,
+    grid: Grid,
+    ids: npt.ArrayLike,
+    seed: int = 0,
+    epoch: int = 0,
+    count: int = 1,
+    name: str = "random",
+) -> npt.NDArray[np.bool_]:
+    """Draw masks alone, for batches of anybody's: (count, B, N) bool, True = hidden.
+
+    `draw_masks(RandomPatches(ratio=0.75), grid=(14, 14), ids=range(8))`. ids: B whole numbers that
+    say which samples they are in every epoch. name: of the mask in a recipe, whose pipeline draws
+    the same for these ids. Samplers that couple a batch take it for the first one of the run.
+
+    Raises:
+        ValueError: the grid does not suit the sampler.
+    """
+    sampler.hidden(grid)
+    uids = np.asarray(list(ids) if isinstance(ids, range) else ids, dtype=np.int64)
+    keys = Keys(seed, np.full_like(uids, epoch), uids, np.arange(count, dtype=np.int64))
+    place = Place(0, np.arange(len(uids)), len(uids))
+    return sampler.draw(keys, place, f"masks/{name}", grid)
+
+
 def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) -> dict[str, Masker]:
     """Build the masks of a recipe and try each on one sample.
 
@@ -142,9 +173,10 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     """Build one mask, and raise a RecipeError if it does not suit its views."""
-    entry, size = mask.sampler, mask.patch_size
+    entry = mask.sampler
     sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
-    grid = grid_of(name, mask, view)
+    patch = patch_of(name, mask, view)
+    grid = grid_of(name, mask, view, patch)
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
@@ -157,13 +189,29 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     built = Masker(
         name,
         sampler,
-        MaskSpec(mask.view, mask.count, view.grid_axes, (size,) * len(grid), grid, hidden),
+        MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden),
     )
     check_count(built, entry)
     return built
 
 
-def grid_of(name: str, mask: MaskSettings, view: ViewSpec) -> Grid:
+def patch_of(name: str, mask: MaskSettings, view: ViewSpec) -> tuple[int, ...]:
+    """The sides of a patch along the masked axes; one number stands for all of them.
+
+    Raises:
+        RecipeError: they are not one per axis.
+    """
+    size, axes, where = mask.patch_size, view.grid_axes, mask.sampler.where
+    patch = (size,) * len(axes) if isinstance(size, int) else tuple(size)
+    if len(patch) != len(axes):
+        raise RecipeError(
+            f"{where}: masks.{name}.patch_size = {list(patch)} has {len(patch)} sizes, but views."
+            f"{mask.view} have the {len(axes)} axes {axes} to mask; give one size, or one per axis"
+        )
+    return patch
+
+
+def grid_of(name: str, mask: MaskSettings, view: ViewSpec, patch: Sequence[int]) -> Grid:
     """Count the patches along each axis: side by side, or where wider fields find room.
 
     Unpadded convolutions on each other make floor((n - field) / step) + 1 frames of n samples,
@@ -172,31 +220,48 @@ def grid_of(name: str, mask: MaskSettings, view: ViewSpec) -> Grid:
     Raises:
         RecipeError: patches do not fill the views, or not one field fits.
     """
-    size, sides = mask.patch_size, tuple(view.size(axis) for axis in view.grid_axes)
+    sides, field = tuple(view.size(axis) for axis in view.grid_axes), mask.receptive_field
     place, shown = f"{mask.sampler.where}: masks.{name}", " x ".join(map(str, sides))
-    if mask.receptive_field is None:
-        if any(side % size for side in sides):
+    steps = list(zip(sides, patch, strict=True))
+    if field is None:
+        if any(side % step for side, step in steps):
+            given = mask.patch_size if isinstance(mask.patch_size, int) else list(patch)
             raise RecipeError(
-                f"{place}.patch_size = {size} does not divide views.{mask.view} "
-                f"of {shown}; choose a divisor"
+                f"{place}.patch_size = {given} does not divide views.{mask.view} of {shown}; "
+                "choose a divisor"
             )
-        return tuple(side // size for side in sides)
-    if min(sides) < mask.receptive_field:
+        return tuple(side // step for side, step in steps)
+    if min(sides) < field:
         raise RecipeError(
-            f"{place}.receptive_field = {mask.receptive_field} is more than views.{mask.view} "
-            f"of {shown} have; choose longer views"
+            f"{place}.receptive_field = {field} is more than views.{mask.view} of {shown} have; "
+            "choose longer views"
         )
-    return tuple((side - mask.receptive_field) // size + 1 for side in sides)
+    return tuple((side - field) // step + 1 for side, step in steps)
+
+
+TRIED = 64  # samples that a sampler is tried on
 
 
 def check_count(masker: Masker, entry: Entry) -> None:
-    """Raise a RecipeError if a sampler makes another number of masks than the recipe says."""
-    one = np.zeros(1, dtype=np.int64)
-    made = len(masker.draw(seed=0, epochs=one, uids=one, place=Place(0, one, 1)))
-    if made != masker.spec.count:
+    """Raise a RecipeError if a sampler makes other masks than it or the recipe says."""
+    uids = np.arange(TRIED)
+    drawn = masker.draw(seed=0, epochs=uids % 2, uids=uids, place=Place(0, uids, TRIED))
+    spec, what = masker.spec, f"{entry.where}: {entry.name}"
+    if len(drawn) != spec.count:
         raise RecipeError(
-            f"{entry.where}: {entry.name} makes {made} masks per sample, but masks.{masker.name}."
-            f"count is {masker.spec.count}; set it to {made}"
+            f"{what} makes {len(drawn)} masks per sample, but masks.{masker.name}."
+            f"count is {spec.count}; set it to {len(drawn)}"
+        )
+    if drawn.shape[1:] != (TRIED, spec.patches) or drawn.dtype != np.bool_:
+        raise RecipeError(
+            f"{what} draws {drawn.dtype} of {drawn.shape} for {TRIED} samples; return bool of "
+            f"(M, B, N) = {(spec.count, TRIED, spec.patches)}, True = hidden"
+        )
+    counts = np.unique(drawn.sum(-1))
+    if spec.hidden is not None and counts.tolist() != [spec.hidden]:
+        raise RecipeError(
+            f"{what}: hidden() says {spec.hidden} of {spec.patches} patches, but draw() hides "
+            f"{counts[0]} to {counts[-1]}; correct one of them, or return None from hidden()"
         )
 
 

@@ -30,6 +30,15 @@ def check_plane(grid: Grid) -> None:
         )
 
 
+def check_volume(grid: Grid) -> None:
+    """Raise a ValueError unless the grid has times, rows and columns."""
+    if len(grid) != 3:
+        raise ValueError(
+            f"it masks clips, times x rows x columns, but these views have {len(grid)} axes to "
+            "mask; use random, blockwise or multiblock"
+        )
+
+
 def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
     """Choose exactly `counts` patches of every row: preferred ones first, else at random.
 

@@ -35,6 +35,7 @@ from .moco import MoCo
 from .moco_v3 import MoCoV3
 from .msn import MSN
 from .nnclr import NNCLR
+from .nsp import NSP, SOP
 from .relative_patch import RelativePatch
 from .rotation import Rotation
 from .simclr import SimCLR
@@ -72,12 +73,14 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "moco_v3": MoCoV3,
         "msn": MSN,
         "nnclr": NNCLR,
+        "nsp": NSP,
         "relative_patch": RelativePatch,
         "rotation": Rotation,
         "simclr": SimCLR,
         "simcse": SimCSE,
         "simmim": SimMIM,
         "simsiam": SimSiam,
+        "sop": SOP,
         "swav": SwAV,
         "t5": SpanDenoising,
         "vicreg": VICReg,

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..encoders.text import BERT, BERTLayer, start_bert, through_layers
+from ..encoders.text import BERT, BERTLayer, through_layers
+from ..encoders.tokens import start_bert
 from ..errors import ContractError
 from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive
@@ -56,14 +57,16 @@ def sampled(logits_NK: Tensor) -> Tensor:
 
 
 class Generator(nn.Module):
-    """A narrow BERT on the embeddings of the wide one, which both train."""
+    """A narrow BERT on the embeddings of the wide one, which both train; it drops as much."""
 
     def __init__(self, encoder: BERT, share: float) -> None:
         super().__init__()
         heads = max(1, round(share * encoder.heads))
         dim = max(1, round(share * encoder.dim / heads)) * heads
-        self.project = nn.Linear(encoder.dim, dim)
-        self.layers = nn.ModuleList(BERTLayer(dim, heads) for _ in encoder.layers)
+        self.project = nn.Linear(encoder.word.embedding_dim, dim)
+        self.layers = nn.ModuleList(
+            BERTLayer(dim, heads, dropout=encoder.drop.p) for _ in encoder.layers
+        )
         self.head = MaskedTokenHead(dim, encoder.word)
         start_bert(self)
 

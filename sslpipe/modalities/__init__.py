@@ -33,14 +33,14 @@ class Negatives(ImageModality):  # photos of negatives become positives before a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import RecipeError
+from .messages import Made, Partners, Raw, Tables
 
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -55,64 +55,17 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..recipe.schema import ViewSection
     from ..rng import Place
     from ..shards.codec import Codec
+    from ..shards.manifest import Manifest, Shard
+    from ..shards.verification import Problem
     from ..stream.packed_rows import RowLayout
     from ..stream.reader import Sample
     from ..stream.source import Column
 
     I64 = npt.NDArray[np.int64]
 
-
-class Raw(NamedTuple):
-    """A decoded sample, before views are made of it.
-
-    data: one array of any shape and type on the host, or a tensor on the device that decoded it.
-    extent: how large the sample is, for which its draws were made: an image's height and width.
-        `data` may be smaller where instructions said so.
-    """
-
-    data: npt.NDArray[Any] | Tensor
-    extent: tuple[int, ...]
-
-
-class Tables(NamedTuple):
-    """All that was decided for the samples of a batch; NumPy, on the host."""
-
-    params: dict[str, npt.NDArray[np.float32]]  # view group -> (V, B, P)
-    masks: dict[str, npt.NDArray[np.bool_]]  # mask -> (M, B, N), True = hidden
-    targets: dict[str, npt.NDArray[Any]]  # task -> (count, B, ...) as the task draws it
-    extents: I64  # (B, E), for which the parameters were drawn
-    asked: Mapping[str, I64] = {}  # task -> (count, B): how much of a sample it asks for at most
-
-    @property
-    def hidden(self) -> dict[str, I64]:
-        """How many patches each mask hides, and how much each task asks for, as counted here."""
-        return {**{name: mask.sum(-1) for name, mask in self.masks.items()}, **self.asked}
-
-
-@dataclass(frozen=True, slots=True)
-class Partners:
-    """What a modality asks for beside each sample: `count` others, by its key (stream/partners.py).
-
-    They are decoded as samples are. `Maker.make` gets their arrays behind those of the B samples,
-    the first partner of each, the second of each, and so on, B (1 + count) in all, and
-    `Decider.decide` their extents likewise; epochs, uids and labels are those of the samples.
-
-    instructions: `(epochs, uids, extents, turns)` -> what workers must know of partners, as wide as
-    `Decider.instructions`; by name, (B,) and (B, E) as there. `uids` are the keys of those that
-    they are for; `turns`: which of its partners each is, from 0.
-    """
-
-    count: int
-    instructions: Callable[..., npt.NDArray[np.int64]]
-
-
-class Made(NamedTuple):
-    """What a maker makes: fields of `batch.Batch`, on the device."""
-
-    views: dict[str, Tensor]
-    targets: dict[str, Tensor]
-    lengths: dict[str, Tensor]
-    segments: dict[str, Tensor]
+__all__ = [
+    "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw", "ShareDecode", "Tables",
+]  # fmt: skip
 
 
 class Decider(Protocol):
@@ -213,9 +166,15 @@ class Modality(Protocol):
     """What a folder offers as MODALITY, and a user's own `package.module:Thing` is.
 
     Subclassing it is not needed, but gives the defaults of what few modalities have.
+
+    unit: what people call a sample of it, for rates: image, clip. steps: what `Batch.lengths`
+    counts, in the plural: tokens; "": nothing. lighter: how a set costs less to decode, for advice.
     """
 
     codec: Codec
+    unit: str = "sample"
+    steps: str = ""
+    lighter: str = "pack smaller samples"
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> Decider:
         """Check some view groups of a recipe, with their masks and tasks, and decide for them.
@@ -287,6 +246,20 @@ class Modality(Protocol):
     def files(self, recipe: Recipe, decider: Any) -> str:
         """What files that a recipe names hash to: a resumed stream must have the same; "": none."""
         return ""
+
+    def stored_decoder(self, decode: Any, sets: Sequence[Manifest]) -> Decode | None:
+        """What reads the samples of some sets from files beside their tars; None: `decode` does.
+
+        Its samples come without the bytes of their payload.
+
+        Raises:
+            ShardError: the manifest of a set promises such files, and one is missing or damaged.
+        """
+        return None
+
+    def stored_faults(self, manifest: Manifest, shard: Shard) -> Iterator[Problem]:
+        """What is wrong with the files beside a tar, for `sslpipe verify`."""
+        return iter(())
 
     def share_decoder(
         self, recipe: Recipe, decode: Any, *, device: torch.device

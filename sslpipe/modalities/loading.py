@@ -89,7 +89,7 @@ class PackedLoading:
 
     def _counted(self, share: Share) -> Share:
         for arrays, extents in share.columns:
-            if isinstance(arrays, Ragged) and extents.shape[1] <= arrays.shapes_BD.shape[1]:
+            if isinstance(arrays, Ragged) and extents.shape[1] < arrays.shapes_BD.shape[1]:
                 sides = arrays.shapes_BD[:, : extents.shape[1]]
                 self._reduced += int((sides != extents).any(1).sum())
             self._loaded += len(arrays)
@@ -98,7 +98,8 @@ class PackedLoading:
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
-        return f"{self._reduced:,} of {self._loaded:,} samples were decoded at a smaller scale"
+        told = f"{self._reduced:,} of {self._loaded:,} samples were decoded"
+        return f"{told} at a smaller scale or in part"
 
     def close(self) -> None:
         """End the crew, and let go of the arena."""
@@ -214,6 +215,7 @@ def open_loading(
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
             decoder cannot be sent to workers.
+        ShardError: a manifest promises files beside its tars that are missing or damaged.
     """
     devices = [part.share_decode for part in parts if part.share_decode]
     if devices:
@@ -222,20 +224,18 @@ def open_loading(
     if isinstance(source, Foreign):
         return ForeignLoading(source, parts)
     assert isinstance(source, Packed)
+    parts = [part.over(source.manifests) for part in parts]
     count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
     rows, partners = isinstance(source, PackedRows), partner_count(parts)
     loader = Loader(
-        source,
-        crew,
-        slots,
-        parts,
+        source, crew, slots, parts,
         blanks=[part.maker.blank for part in parts],
         on_bad="mask" if rows and recipe.stream.on_bad == "replace" else recipe.stream.on_bad,
         count=count,
         partners=PartnerDraw(source, partners, recipe.stream.seed),
-    )
+    )  # fmt: skip
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))
     return DeviceLoading(packed, devices[0]) if devices else packed
 

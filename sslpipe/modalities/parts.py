@@ -3,10 +3,10 @@
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,14 @@ from ..errors import RecipeError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
+from ..shards.manifest import Manifest
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode
 from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from .returned import check_views
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -45,6 +47,7 @@ class Part:
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
     partners: Partners | None  # other samples that it wants beside each; None: none
+    reads_payload: bool = True  # False: files beside the tars hold what its decoder needs
 
     @property
     def worker_side(self) -> PartDecode:
@@ -74,6 +77,15 @@ class Part:
         decode = lists.first if lists else self.decode
         return decode.room(extents=extents, sizes=sizes, instructions=instructions)
 
+    def over(self, sets: Sequence[Manifest]) -> "Part":
+        """The same part, which reads what is stored beside the tars of these sets, if it is.
+
+        Raises:
+            ShardError: a set promises such files, and one is missing or damaged.
+        """
+        found = self.modality.stored_decoder(self.decode, sets) if self.owns_payload else None
+        return self if found is None else replace(self, decode=found, reads_payload=False)
+
     def load(self, sample: Sample, epoch: int) -> Raw:
         """Decode a sample of an iterable, whose extent no index tells: its bytes are asked.
 
@@ -101,13 +113,29 @@ def parts_of(
     Raises:
         RecipeError: an unknown modality, or what its decider and maker refuse.
     """
+    return [
+        build_part(name, recipe, names, device=device, threads=threads)
+        for name, names in groups_of(recipe).items()
+    ]
+
+
+def groups_of(recipe: Recipe) -> dict[str, list[str]]:
+    """The view groups of each modality that a recipe names."""
     groups: dict[str, list[str]] = {}
     for name, group in recipe.views.items():
         groups.setdefault(group.modality or recipe.modality, []).append(name)
-    return [
-        build_part(name, recipe, names, device=device, threads=threads)
-        for name, names in groups.items()
-    ]
+    return groups
+
+
+def files_of(recipe: Recipe) -> list[str]:
+    """What the files that a recipe names hash to, in words, as a pipeline's state has it.
+
+    Raises:
+        RecipeError: an unknown modality, or what its decider refuses.
+    """
+    known = [(find_modality(name, recipe.path), names) for name, names in groups_of(recipe).items()]
+    found = [modality.files(recipe, modality.decider(recipe, names)) for modality, names in known]
+    return [words for words in found if words]
 
 
 def build_part(
@@ -132,6 +160,21 @@ def build_part(
         files=modality.files(recipe, decider),
         partners=modality.partners(recipe, decider),
     )
+
+
+class Units(NamedTuple):
+    """What rates of a recipe are of."""
+
+    sample: str  # in the singular; of packed documents: row
+    steps: str = ""  # of samples of several lengths, in the plural: tokens; "": there are none
+    lighter: str = ""  # how a set costs less to decode
+
+
+def units_of(parts: Sequence[Part]) -> Units:
+    """Those of the modality whose payloads the samples are."""
+    part = next((part for part in parts if part.owns_payload), parts[0])
+    modality = part.modality
+    return Units("row" if part.layout else modality.unit, modality.steps, modality.lighter)
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:
@@ -204,6 +247,8 @@ def make_parts(
         part.maker.make(column, table, there)
         for part, column, table in zip(parts, arrays, tables, strict=True)
     ]
+    for part, views in zip(parts, made, strict=True):
+        check_views(part.maker, views.views, part.decider.views, len(labels))
     whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
     return whole, dict(zip(masks, masks_there, strict=True)), labels
 

@@ -46,8 +46,28 @@ class Section(pydantic.BaseModel):
 class RowsSection(Section):
     """Says how documents are packed in rows, which are what a batch is then made of."""
 
-    packing: Literal["one", "split", "concat", "best_fit"] = "best_fit"
+    packing: Literal["one", "split", "overlap", "concat", "best_fit"] = "best_fit"
     window: Positive = 1024  # documents that are packed together
+    bucket: bool = False  # batches of rows of similar length, padded to the longest; one and split
+
+    @pydantic.field_validator("bucket")
+    @classmethod
+    def _has_short_rows(cls, value: bool, info: Info) -> bool:
+        """Rows of several documents are full, so there is nothing to sort them by."""
+        if value and info.data.get("packing") not in ("one", "split"):
+            raise ValueError("is for packing: one or split; rows of several documents are full")
+        return value
+
+
+class HoldoutSection(Section):
+    """Says which share of the samples is kept apart, by their uids alone, and which part comes.
+
+    No seed has a say in it: all runs that hold out as much hold out the same samples, and a larger
+    share contains a smaller one.
+    """
+
+    fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    part: Literal["train", "held_out"] = "train"
 
 
 class StreamSection(Section):
@@ -57,6 +77,7 @@ class StreamSection(Section):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     order: Literal["lanes", "global", "sequential"] = "lanes"
     rows: RowsSection | None = None  # of text: None: each document is a sample
+    holdout: HoldoutSection | None = None  # None: all samples come
     lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
     window: Positive = 4  # shards per window of a lane
     remainder: Literal["wrap", "drop", "pad", "short"] | None = None  # None: wrap; sequential short
@@ -91,7 +112,9 @@ class MaskSection(Section):
 
     view: str = "global"
     count: Count = 1
-    patch_size: Positive  # pixels; of waveforms the samples between patches
+    # pixels; of clips also [frames, pixels, pixels], one size for each masked axis; of waveforms
+    # the samples between patches
+    patch_size: Positive | Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
     receptive_field: Positive | None = None  # samples that a patch sees; None: its patch_size
     sampler: Named
 
@@ -109,12 +132,12 @@ class Rates(Section):
     epochs: Positive
     lr_batch: Positive = 256
     lr_rule: Literal["linear", "sqrt"] = "linear"  # how lr grows with the batch
-    schedule: Literal["cosine", "cosine_per_epoch", "multistep"] = "cosine"
+    schedule: Literal["cosine", "cosine_per_epoch", "linear", "multistep"] = "cosine"
     milestones: Annotated[tuple[Positive, ...], Always] = ()  # epochs; multistep only
     gamma: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1  # factor of each milestone
     # cosines are laid over this many times the run, which ends before they do (MSN)
     schedule_stretch: Annotated[float, pydantic.Field(ge=1)] = 1.0
-    final_lr: Fraction = 0.0  # absolute, not scaled; cosines only
+    final_lr: Fraction = 0.0  # absolute, not scaled; of cosines and lines
     final_lr_ratio: Fraction | None = None  # the same, as a share of the peak
     final_weight_decay: Fraction | None = None  # None: constant
     warmup_epochs: Fraction = 0.0
@@ -141,9 +164,11 @@ class Rates(Section):
     @pydantic.field_validator("final_lr", "final_lr_ratio")
     @classmethod
     def _one_end(cls, value: float | None, info: Info) -> float | None:
-        """A cosine has one end, a multistep schedule none."""
+        """A cosine or a line has one end, a multistep schedule none."""
         if value and (info.data.get("schedule") == "multistep" or info.data.get("final_lr")):
-            raise ValueError("is for cosines, and one of final_lr and final_lr_ratio is enough")
+            raise ValueError(
+                "is for cosines and lines, and one of final_lr and final_lr_ratio is enough"
+            )
         return value
 
 
@@ -217,7 +242,10 @@ class Recipe(Section):
 
 
 # what a view group need not say hashes as before it could be said
-UNSAID = (("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None))
+UNSAID = (
+    ("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None),
+    ("bucket", False), ("holdout", None),
+)  # fmt: skip
 
 
 def digest(recipe: Recipe, exclude: set[str]) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import SslpipeError
 from ..modalities.audio import sheet
 from ..modalities.image.decode import Pixels, decode
+from ..modalities.text.vocabulary import document_of
 from ..process import cores
 from ..shards.manifest import open_manifest
 from ..shards.read.store import open_store
@@ -24,6 +25,7 @@ from ..stream.records import wanted
 I64 = npt.NDArray[np.int64]
 SIDES = (64, 48, 40, 32, 24, 16)  # pixels of pictures in a sprite: the first that fits
 QUALITY = 80
+SNIPPET = 160  # signs of a document that are shown
 SHEET = 1000  # pictures of a sprite: browsers decode one only when it is first shown
 
 
@@ -87,6 +89,17 @@ class SampleFinder:
         """
         with ThreadPoolExecutor(cores()) as threads:
             return list(threads.map(lambda n: self._square(n, side), self.places(uids).tolist()))
+
+    def snippets(self, samples: Sequence[Sample]) -> list[str]:
+        """The beginnings of documents, in one line; empty where samples are no text.
+
+        Raises:
+            SampleError: one is no text.
+        """
+        if self.manifest.modality != "text":
+            return [""] * len(samples)
+        texts = (" ".join(document_of(sample.data).split()) for sample in samples)
+        return [f"{text[:SNIPPET].rstrip()} …" if len(text) > SNIPPET else text for text in texts]
 
     def _read(self, place: int) -> Sample:
         shard = int(np.searchsorted(self._firsts, place, side="right")) - 1

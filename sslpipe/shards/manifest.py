@@ -42,7 +42,8 @@ class Manifest:
 
     `extent` and `flags` say what the numbers and bits of the indexes mean.
     `exclude`: shard file -> rows that are never streamed, ascending (bad samples, duplicates).
-    `counted`: name of a number of an extent -> fingerprint of what it was counted by after packing.
+    `counted`: name of a number of an extent -> fingerprint of what it was counted by after packing;
+    and the suffix of files beside the tars -> of what made them.
     """
 
     name: str

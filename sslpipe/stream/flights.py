@@ -48,6 +48,11 @@ TASK = 64  # samples per task at most
 class Planner(Protocol):
     """What a part of the recipe decides before its samples are decoded."""
 
+    @property
+    def reads_payload(self) -> bool:
+        """Whether it needs the bytes of the payload; else the tar header alone is read."""
+        ...
+
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """What its decoder must know: (n, anything); extents: (n, 4) of the index, 0: unknown."""
         ...
@@ -163,6 +168,8 @@ class Flights:
         new = np.r_[True, (pairs[1:] != pairs[:-1]).any(1)]
         files = [(corpus, shard) for corpus, shard in pairs[new].tolist()]
         samples = sample_table(wants, flight.records)[order]
+        if not any(part.reads_payload for part in self._parts):
+            samples[:, [SIZE, CRC]] = 0  # of no bytes
         samples[:, FILE] = np.cumsum(new) - 1
         rooms, told = flight.rooms[order], [each[order] for each in flight.instructions]
         members = self._members(pairs, samples)

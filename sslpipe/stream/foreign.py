@@ -100,6 +100,10 @@ class Foreign:
             self._next = step + 1
             return loaded
 
+    def row_length(self, step: int) -> int:
+        """None: samples are samples."""
+        return 0
+
     def anchor(self, step: int) -> dict[str, Any]:
         """Nothing: where an iterable stands is not known."""
         return {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
+from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
 from .order import I64, Located, Order
 from .plan import Picks, Plan
@@ -149,6 +150,11 @@ class Packed:
         return len(self.plan)
 
     @property
+    def manifests(self) -> list[Manifest]:
+        """Of the corpora, in their order."""
+        return [corpus.store.manifest for corpus in self.corpora]
+
+    @property
     def rank_epoch(self) -> tuple[int, int]:
         """About how many samples and bytes of tars this rank reads in an epoch."""
         share = len(self.slots) / max(1, self.plan.size)
@@ -200,6 +206,10 @@ class Packed:
         """The shards of a corpus that this rank needs for a batch."""
         picks = self.picks(step)
         return self.corpora[corpus].shards(picks.positions[picks.corpora == corpus])
+
+    def row_length(self, step: int) -> int:
+        """None: samples are samples."""
+        return 0
 
     def anchor(self, step: int) -> dict[str, Any]:
         """Nothing: any step is found at once."""

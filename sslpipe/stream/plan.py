@@ -101,12 +101,15 @@ def picked(positions: I64, valid: npt.NDArray[np.bool_]) -> Picks:
     return Picks(np.zeros_like(positions), positions, valid)
 
 
-def check_state(state: dict[str, Any], mine: dict[str, Any]) -> None:
-    """A state can be resumed if all but its step is what this pipeline's is.
+def checked_step(state: Any, mine: dict[str, Any]) -> int:
+    """The step of a state, which can be resumed if all else of it is what this stream's is.
 
     Raises:
-        StateError: what differs, and how to go on.
+        StateError: it is no state, or what differs, and how to go on.
     """
+    step = state.get("step") if isinstance(state, dict) else None
+    if type(step) is not int or not 0 <= step < 2**31:
+        raise StateError(f"stream state: its step is {step!r}; pass what state_dict() returned")
     parts = {
         "version": "format",
         "manifest": "shards or their weights",
@@ -114,8 +117,11 @@ def check_state(state: dict[str, Any], mine: dict[str, Any]) -> None:
         "recipe": "recipe",
     }
     for name, what in parts.items():
-        if state.get(name) != mine[name]:
+        said = state.get(name)
+        said = said if isinstance(said, str | int) else repr(said)
+        if said != mine[name]:
             raise StateError(
-                f"stream state: its {what} was {state.get(name)!r}, this pipeline's is "
-                f"{mine[name]!r}; go on with what it was, or start a new run from the weights alone"
+                f"stream state: its {what} was {said!r}, this pipeline's is {mine[name]!r}; go on "
+                "with what it was, or start a new run from the weights alone"
             )
+    return step

@@ -3,9 +3,21 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Observer(Protocol):
+    """Is told, in the consumer's thread, when it asks for a batch and when it has one."""
+
+    def asked(self) -> None:
+        """Before the consumer waits."""
+        ...
+
+    def given(self) -> None:
+        """Before the consumer goes on."""
+        ...
 
 
 class Prefetch(Generic[T]):

@@ -18,6 +18,13 @@ Extent = tuple[int, int, int, int]
 UNKNOWN: Extent = (0, 0, 0, 0)
 
 
+class TarPlace(NamedTuple):
+    """Which tar of which set: files that were made of it later lie beside it."""
+
+    path: str  # of the tar beside the manifest, where its index lies too; a URL or a path
+    sha256: str
+
+
 class Sample(NamedTuple):  # made once per sample read: a dataclass takes three times as long
     """One sample as packed. `label` is -1 where there is none."""
 
@@ -28,6 +35,8 @@ class Sample(NamedTuple):  # made once per sample read: a dataclass takes three 
     flags: int = 0  # of the index: the codec's bits
     extent: Extent = UNKNOWN  # of the index: the codec's numbers; all 0: not known
     members: Mapping[str, bytes] = {}  # all that was read, by extension; the payload too
+    tar: TarPlace | None = None  # None: it is of an iterable
+    row: int = -1  # in the tar
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -63,6 +72,7 @@ class Wanted(NamedTuple):
     flags: int
     extent: Extent
     members: Sequence[MemberPlace]
+    tar: TarPlace | None = None
 
 
 def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
@@ -86,7 +96,10 @@ def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
             raise cut(other, member, f"{where} ({key})")
         check_bytes(other, member, f"{where} ({key})")
         members[member.ext] = other
-    return Sample(wanted.uid, key, wanted.label, data, wanted.flags, wanted.extent, members)
+    return Sample(
+        wanted.uid, key, wanted.label, data, wanted.flags, wanted.extent, members, wanted.tar,
+        wanted.row,
+    )  # fmt: skip
 
 
 def cut(data: bytes, member: MemberPlace, where: str) -> SampleError:

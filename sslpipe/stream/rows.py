@@ -5,6 +5,9 @@ packed by itself (packing.py) and its rows are permuted. How many rows a window 
 it is packed, so row r is found by counting on from a window whose first row is known: from 0, or
 from the anchor of a state. So nothing of an epoch is planned before its first row, and a state is
 the step and an anchor of two numbers.
+
+With `bucket`, rows of similar length stand together, as many as a batch has: the rows of a window
+are sorted by length and cut where batches end, and these groups are permuted.
 """
 
 from bisect import bisect_right
@@ -43,7 +46,8 @@ class Anchor(NamedTuple):
 class Rows:
     """`at(rows)` gives segments. One thread at a time.
 
-    documents: of an epoch. lengths: asked for the positions of a window, in one call.
+    documents: of an epoch. lengths: asked for the positions of a window, in one call. bucket: rows
+    of a batch, which are of similar length; None: rows stand in any order.
     """
 
     def __init__(
@@ -55,11 +59,13 @@ class Rows:
         length: int,
         window: int,
         seed: int,
+        bucket: int | None = None,
     ) -> None:
         self._documents, self._lengths, self._packer = documents, lengths, packer
-        self._length, self._window, self._seed = length, window, seed
+        self._length, self._window, self._seed, self._bucket = length, window, seed, bucket
         self._per_epoch = -(-documents // window)  # windows
         self._packed: OrderedDict[int, Segments] = OrderedDict()
+        self._sorted: OrderedDict[int, Segments] = OrderedDict()  # in groups, with `bucket`
         self._start(Anchor(0, 0))
 
     def _start(self, anchor: Anchor) -> None:
@@ -76,18 +82,27 @@ class Rows:
 
     def at(self, rows: Sequence[int]) -> RowSegments:
         """The segments of rows, which may lie anywhere in the stream."""
-        found = [self._row(row, place) for place, row in enumerate(rows)]
+        asked, place, found = np.asarray(rows, dtype=np.int64), 0, []
+        while place < len(asked):  # those that follow in the same window are found at once
+            window = self._window_of(int(asked[place]))
+            first = self._firsts[window - self._first_window]
+            packed = self._in_groups(window, first) if self._bucket else self.window(window)
+            inside = asked[place:] - first
+            others = np.flatnonzero((inside < 0) | (inside >= packed.row_count))
+            inside = inside[: others[0]] if len(others) else inside
+            found.append(self._segments(packed, window, inside, place))
+            place += len(inside)
         return RowSegments(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
-    def _row(self, row: int, place: int) -> RowSegments:
-        window = self._window_of(row)
-        packed = self.window(window)
-        inside = packed.of(row - self._firsts[window - self._first_window])
+    def _segments(self, packed: Segments, window: int, inside: I64, place: int) -> RowSegments:
+        """The segments of some rows of a window, the first of which stands in `place`."""
+        begins, ends = np.searchsorted(packed.rows, [inside, inside + 1])
+        counts = ends - begins
+        rows = np.repeat(np.arange(len(inside)), counts)
+        at = begins[rows] + np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+        documents, starts, lengths, _, columns = (column[at] for column in packed)
         first, _ = self._span(window)
-        places = np.full(len(inside.rows), place, dtype=np.int64)
-        return RowSegments(
-            first + inside.documents, inside.starts, inside.lengths, places, inside.columns
-        )
+        return RowSegments(first + documents, starts, lengths, place + rows, columns)
 
     def _window_of(self, row: int) -> int:
         if row < self._firsts[0]:
@@ -113,6 +128,19 @@ class Rows:
                 self._packed.popitem(last=False)
         return found
 
+    def _in_groups(self, window: int, first: int) -> Segments:
+        """The rows of a window in groups of similar length; `first` is the number of its first."""
+        found = self._sorted.get(window)
+        if found is None:
+            assert self._bucket
+            found = grouped(
+                self.window(window), seed=self._seed, window=window, first=first, size=self._bucket
+            )
+            self._sorted[window] = found
+            if len(self._sorted) > KEPT:
+                self._sorted.popitem(last=False)
+        return found
+
     def _span(self, window: int) -> tuple[int, int]:
         """The first position of a window, and that behind its last."""
         epoch, inside = divmod(window, self._per_epoch)
@@ -123,6 +151,31 @@ class Rows:
 def permuted(packed: Segments, *, seed: int, window: int) -> Segments:
     """Shuffle the rows of a window: packers leave the long ones in front."""
     order = permutation(packed.row_count, seed=seed, epoch=window, stream="rows/window")
+    return ordered(packed, order)
+
+
+def grouped(packed: Segments, *, seed: int, window: int, first: int, size: int) -> Segments:
+    """Sort the rows of a window by length, cut them into batches of `size`, and shuffle these.
+
+    first: the number of the first row, which may lie inside a batch: that batch, and the last one,
+    are shared with the windows around and get the shortest rows, so both have similar ones. Rows
+    of one length stay in the order that they had.
+    """
+    count = packed.row_count
+    lengths = np.bincount(packed.rows, weights=packed.lengths, minlength=count)
+    by_length = np.argsort(lengths, kind="stable")
+    before = min(-first % size, count)
+    groups, behind = divmod(count - before, size)
+    whole = by_length[before + behind :].reshape(groups, size)
+    if groups:
+        whole = whole[permutation(groups, seed=seed, epoch=window, stream="rows/groups")]
+    return ordered(
+        packed, np.r_[by_length[:before], whole.ravel(), by_length[before : before + behind]]
+    )
+
+
+def ordered(packed: Segments, order: I64) -> Segments:
+    """The rows of a window in another order: row `order[i]` becomes row i."""
     rank = np.empty_like(order)
     rank[order] = np.arange(packed.row_count)
     rows = rank[packed.rows]

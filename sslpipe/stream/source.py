@@ -4,15 +4,19 @@ Packed    packed shards, one corpus or a weighted mixture: exact and elastic    
 Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither  foreign.py
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from ..rng import whole_samples
+
+if TYPE_CHECKING:  # a stream of raw samples needs no torch
+    from torch import Tensor
 
 I64 = npt.NDArray[np.int64]
 OnBad = Literal["raise", "replace", "mask", "exclude"]
@@ -67,7 +71,12 @@ class Share:
     # (k, n) uids of the partners of each (partners.py), whose arrays lie behind its own in columns
     partners: I64 = field(default_factory=no_partners)
 
-    def in_rows(self) -> "Share":
+    @property
+    def rows(self) -> int:
+        """Rows of the batch: samples, unless these are pieces of rows."""
+        return len(np.unique(self.segments[:, ROW])) if len(self.segments) else len(self.uids)
+
+    def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.
 
         A row is valid if any of its pieces is. Its pieces stay in `columns` and `segments`.
@@ -104,6 +113,10 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """Batches per epoch, the same on all ranks."""
+        ...
+
+    def row_length(self, step: int) -> int:
+        """How long the rows of a batch are, the same on all ranks; 0: it has no packed rows."""
         ...
 
     def anchor(self, step: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from contextlib import suppress
 import numpy as np
 import numpy.typing as npt
 
+from .reader import TarPlace
 from .tasks import unpacked
 from .worker_tasks import ShardFile, TaskReport, Tasks
 
@@ -101,9 +102,9 @@ def receive(connection: socket.socket, files: dict[int, ShardFile]) -> bytes:
         told, dropped = pickle.loads(message[1:])
         for number in dropped:
             files.pop(number, None)  # closed with its last reference
-        for number, name, extensions, tar in told:
+        for number, name, extensions, tar, place in told:
             tar = HandedTar(next(descriptors)) if tar is None else tar
-            files[number] = ShardFile(name, extensions, tar)
+            files[number] = ShardFile(name, extensions, tar, TarPlace(*place))
 
 
 def encoded(report: TaskReport) -> bytes:

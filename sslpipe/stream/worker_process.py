@@ -19,6 +19,7 @@ from ..device.slots import anonymous_file
 from ..shards.read.open_tars import LocalTar
 from ..shards.read.store import ShardStore, open_files
 from .jobs import Job, done_samples
+from .reader import TarPlace
 from .worker import FILES, MESSAGE, MOST_FILES, TASK
 from .worker_tasks import ShardFile
 
@@ -118,7 +119,7 @@ class WorkerProcess:
             some = {number: self._held[number] for number in numbers[start : start + MOST_FILES]}
             handed = [file.tar.file for file in some.values() if isinstance(file.tar, LocalTar)]
             told = [
-                (number, file.name, file.extensions, without_index(file.tar))
+                (number, file.name, file.extensions, without_index(file.tar), tuple(file.place))
                 for number, file in some.items()
             ]
             message = FILES + pickle.dumps((told, dropped))
@@ -149,7 +150,8 @@ def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
     """A shard of a corpus, opened and checked by its store."""
     store = stores[corpus]
     tar = store.open(shard)
-    return ShardFile(store.name(shard), tar.index.extensions, tar)
+    place = TarPlace(store.beside(shard), tar.index.tar_sha256)
+    return ShardFile(store.name(shard), tar.index.extensions, tar, place)
 
 
 def without_index(tar: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..device.buffers import Memory
 from ..errors import SampleError
-from .reader import MemberPlace, OpenTar, Sample, Wanted, read_sample
+from .reader import MemberPlace, OpenTar, Sample, TarPlace, Wanted, read_sample
 from .tasks import (
     ALONE,
     CRC,
@@ -81,6 +81,7 @@ class ShardFile(NamedTuple):
     name: str
     extensions: tuple[str, ...]
     tar: OpenTar
+    place: TarPlace
 
 
 class Failed(NamedTuple):
@@ -193,7 +194,8 @@ class Tasks:
             members += [MemberPlace(names[ext], *numbers) for ext, *numbers in others]
         extent = tuple(columns[EXTENT : EXTENT + 4])
         wanted = Wanted(
-            file.name, columns[ROW], columns[UID], columns[LABEL], columns[FLAGS], extent, members  # type: ignore[arg-type]
+            file.name, columns[ROW], columns[UID], columns[LABEL], columns[FLAGS], extent,  # type: ignore[arg-type]
+            members, file.place,
         )  # fmt: skip
         return read_sample(file.tar, wanted)
 

@@ -93,5 +93,5 @@ def rank_sign(rank: float) -> Sign:
 
 
 def features_alike(row: Numbers, largest: Numbers) -> Sign | None:
-    """Judge the spread of the encoder's features over images; 0: they are one point."""
+    """Judge the spread of the encoder's features over samples; 0: they are one point."""
     return spread_sign("feature_std", "the encoder's features", row, largest)

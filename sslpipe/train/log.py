@@ -12,6 +12,7 @@ from ..errors import ExtraError, ShardError
 from ..pipeline import Pipeline
 from ..shards.side_files import read_objects, replace_file
 
+PER_SECOND = "s_per_s"  # how names of rates end
 LoggedRow = Mapping[str, float | int]  # holds `step`
 
 
@@ -94,9 +95,9 @@ class TensorBoard:
 class Meter:
     """Measures the throughput between two readings."""
 
-    def __init__(self, pipeline: Pipeline, *, step: int, images_per_step: int) -> None:
+    def __init__(self, pipeline: Pipeline, *, step: int, samples_per_step: int) -> None:
         self._pipeline = pipeline
-        self._images_per_step = images_per_step  # over all ranks
+        self._samples_per_step = samples_per_step  # over all ranks
         self._mark = (step, time.perf_counter(), pipeline.wait_seconds)
 
     @contextmanager
@@ -110,12 +111,15 @@ class Meter:
             self._mark = (step, begin + time.perf_counter() - start, waited)
 
     def read(self, step: int) -> dict[str, float]:
-        """Tell `images_per_s` of all ranks, and `data_wait`, a share of this rank's time."""
+        """Tell the rate of all ranks, and `data_wait`, a share of this rank's time.
+
+        The rate is called by what samples are: `images_per_s`, `rows_per_s`.
+        """
         now = (step, time.perf_counter(), self._pipeline.wait_seconds)
         steps, seconds, waited = (new - old for new, old in zip(now, self._mark, strict=True))
         self._mark = now
         seconds = max(seconds, 1e-9)
         return {
-            "images_per_s": steps * self._images_per_step / seconds,
+            self._pipeline.units.sample + PER_SECOND: steps * self._samples_per_step / seconds,
             "data_wait": min(waited / seconds, 1.0),
         }

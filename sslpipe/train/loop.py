@@ -24,7 +24,7 @@ from ..methods import Method, Output
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
-from ..stream.open import Shards
+from ..stream.open_source import Shards
 from .log import LoggedRow
 from .monitoring import Monitor
 from .optimizers import clip_per_parameter, set_rates

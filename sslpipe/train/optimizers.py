@@ -37,7 +37,7 @@ def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.o
         RecipeError: unknown optimizer or setting.
         ExtraError: the optimizer's package is not installed.
     """
-    known = {"sgd": sgd, "adamw": adamw, "lars": lars}
+    known = {"sgd": sgd, "adamw": adamw, "adafactor": adafactor, "lamb": lamb, "lars": lars}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
     if isinstance(method, Method):
         set_apart(optimizer, method.fixed_lr_parameters(), FIXED_LR)
@@ -114,6 +114,27 @@ def adamw(
     return torch.optim.AdamW(groups, lr=lr * scale, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
+def adafactor(
+    method: nn.Module,
+    scale: float,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    decay: Decay = "weights",
+) -> torch.optim.Optimizer:
+    """Make torch's Adafactor (Shazeer and Stern 2018), which T5 was trained by.
+
+    A step is min(lr, 1 / root of its number) of a parameter's own root mean square: with lr .01 and
+    a rate that stays, T5's 1 / sqrt(max(step, 10,000)). Second moments decay by 1 - step^-.8 and
+    are at least 1e-30, as T5's; updates are clipped at a root mean square of 1.
+    """
+    # torch squares its first eps. Its own, 1.2e-7, also bounds the mean of squared gradients, which
+    # those of large models are below
+    return torch.optim.Adafactor(
+        split(trained(method), decay), lr=lr * scale, eps=(1e-15, 1e-3), weight_decay=weight_decay
+    )
+
+
 def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
     """Map names of parameters of timm models within `method` to factors of their rates.
 
@@ -135,6 +156,36 @@ def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -
     if not scales:
         raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
     return scales
+
+
+def lamb(
+    method: nn.Module,
+    scale: float,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    decay: Decay = "weights",
+) -> torch.optim.Optimizer:
+    """Make timm's LAMB (You et al. 2020, arXiv:1904.00962) as ALBERT's lamb_optimizer.py has it.
+
+    No bias correction; biases and norms get neither weight decay nor adaptation. `decay: all`
+    decays and adapts them too. Clipping is the trainer's.
+
+    Raises:
+        ExtraError: timm is not installed.
+    """
+    optimizer: torch.optim.Optimizer = library("timm.optim").Lamb(
+        split(trained(method), decay),
+        lr=lr * scale,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        bias_correction=False,
+        max_grad_norm=None,
+    )
+    return optimizer
 
 
 def lars(

@@ -35,7 +35,7 @@ class Every:
     """How often, in steps (`keep`: in epochs, None: never). Nothing here changes the weights."""
 
     log: int = 10
-    monitor: int = 100  # forward of at most 256 images: below 1 % of the time at batch 256
+    monitor: int = 100  # forward of at most 256 samples: below 1 % of the time at batch 256
     # and at the ends of epochs of more than `log` steps, so that a collapse is soon seen
     save: int = 1000  # besides every end of an epoch
     keep: int | None = None  # epoch-XXXX.pt beside last.pt
@@ -99,7 +99,7 @@ class RunRecord:
         self._run, self._out, self._every = run, out, every
         self._main = run.pipeline.rank == 0
         self._meter = Meter(
-            run.pipeline, step=step, images_per_step=spec.global_size * settings.accumulate
+            run.pipeline, step=step, samples_per_step=spec.global_size * settings.accumulate
         )
         self.starvation, self._explained = Starvation(run, step), False
         rows = rows_until(out / METRICS, step) if step else []

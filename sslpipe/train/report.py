@@ -11,7 +11,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .log import LoggedRow
+from .log import PER_SECOND, LoggedRow
 
 
 class Reporter(Protocol):
@@ -53,7 +53,7 @@ class Silent:
 
 
 class Bar:
-    """A progress bar: steps, loss, images/s, shares of time that data costs, ETA."""
+    """A progress bar: steps, loss, samples/s, shares of time that data costs, ETA."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
@@ -78,8 +78,10 @@ class Bar:
 
     def row(self, row: LoggedRow) -> None:
         """Show the newest numbers."""
+        rates = {n.removesuffix(PER_SECOND): v for n, v in row.items() if n.endswith(PER_SECOND)}
         numbers = (
-            f"loss {row['loss']:.4f}  {row['images_per_s']:.0f} images/s  "
+            f"loss {row['loss']:.4f}  "
+            f"{', '.join(f'{value:.0f} {name}s/s' for name, value in rates.items())}  "
             f"waiting for data {row['data_wait']:.0%}, lost to it {row['data_lost']:.0%}"
         )
         self._progress.update(self._task, numbers=numbers)

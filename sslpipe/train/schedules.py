@@ -11,12 +11,17 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
 
-Schedule = Literal["cosine", "cosine_per_epoch", "multistep"]
+Schedule = Literal["cosine", "cosine_per_epoch", "linear", "multistep"]
 
 
 def cosine_rate(at: float, *, total: float, start: float, end: float) -> float:
     """Go by half a cosine: exactly `start` at 0, exactly `end` at `total`."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * at / total))
+
+
+def linear_rate(at: float, *, total: float, start: float, end: float) -> float:
+    """Go straight: exactly `start` at 0, exactly `end` at `total`."""
+    return end + (start - end) * (1 - at / total)
 
 
 def warmup(step: int, *, steps: int, start: float, peak: float) -> float:
@@ -43,8 +48,8 @@ class RatePlan:
     """Knows every rate of a run of `total` optimizer steps of `accumulate` batches.
 
     An epoch is `length` batches; a step belongs to the epoch in which its first batch lies.
-    `final_lr` ends the cosines, which take `stretch` times the run and are cut off; `milestones`
-    are the epochs from which a multistep rate is multiplied by `gamma` once more.
+    `final_lr` ends cosines and straight lines, which take `stretch` times the run and are cut off;
+    `milestones` are the epochs from which a multistep rate is multiplied by `gamma` once more.
     `final_weight_decay` None: constant.
     """
 
@@ -74,7 +79,8 @@ class RatePlan:
         if self.schedule == "cosine_per_epoch":  # MoCo, SimSiam: one rate for a whole epoch
             at = max(epoch * self.length / self.accumulate, self.warmup)
         total = self.stretch * self.total - self.warmup
-        return cosine_rate(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
+        rate = linear_rate if self.schedule == "linear" else cosine_rate  # linear: BERT
+        return rate(at - self.warmup, total=total, start=self.lr, end=self.final_lr)
 
     def weight_decay_at(self, step: int) -> float:
         """Give the weight decay of a step; there is no warm-up, as in DINO."""

@@ -22,10 +22,12 @@ from ..encoders.pretrained import pretrained
 from ..errors import StateError
 from ..methods import Method
 from .checkpoint import FORMAT, check_bytes, check_format, weights_digest
+from .text_start import fit_text, text_config, text_weights
 
 CLASSIFIERS = ("fc.", "head.", "heads.", "classifier.", "head_dist.")
 WRAPPERS = ("module.", "timm_model.", "model.")  # what DDP, transformers and we put before names
 LIBRARIES = ("timm:", "torchvision:")
+IN_FOLDERS = ("last.pt", "model.safetensors", "pytorch_model.bin")  # of ours, of transformers
 COUNTER = "num_batches_tracked"  # of batch norms; old files have none, and none is read
 SHOWN = 5  # names in a message
 
@@ -37,6 +39,8 @@ class WarmStart:
     source: str  # as the user gave it
     tensors: Mapping[str, Tensor]
     digest: str  # of names, shapes and values: "b2:..."
+    config: Mapping[str, Any] | None = None  # of a text model as transformers writes it
+    left_out: str = ""  # what else was there, for the line that is said
 
     @property
     def record(self) -> dict[str, str]:
@@ -48,8 +52,8 @@ def read_weights(source: str | Path) -> WarmStart:
     """Read weights onto the CPU.
 
     `source`: a checkpoint or the folder of a run (its last.pt: what the method keeps), a folder
-    that `sslpipe export` wrote, `timm:NAME`, `torchvision:NAME`, or a file with a state dict
-    (.safetensors, or .pth of tensors alone).
+    that `sslpipe export` wrote, or transformers of a GPT-2, BERT, ELECTRA or T5, `timm:NAME`,
+    `torchvision:NAME`, or a file with a state dict (.safetensors, or .pth of tensors alone).
 
     Raises:
         StateError: there is nothing such, it is damaged, or holds no finite weights.
@@ -57,11 +61,14 @@ def read_weights(source: str | Path) -> WarmStart:
         SslpipeError: timm or torchvision has no such weights here.
     """
     source = str(source)
+    config, left = text_config(Path(source)), ""
     tensors = bare(of_library(source) if source.startswith(LIBRARIES) else of_path(Path(source)))
+    if config is not None:
+        tensors, left = text_weights(config, tensors)
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise StateError(f"{source}: numbers of {listed(bad)} are not finite; take other weights")
-    return WarmStart(source, tensors, weights_digest(tensors))
+    return WarmStart(source, tensors, weights_digest(tensors), config, left)
 
 
 def of_library(source: str) -> Mapping[str, Any]:
@@ -77,7 +84,7 @@ def of_path(path: Path) -> Mapping[str, Any]:
         StateError: there is no such file, or it holds no weights.
     """
     if path.is_dir():
-        found = [p for p in (path / "last.pt", path / "model.safetensors") if p.is_file()]
+        found = [path / name for name in IN_FOLDERS if (path / name).is_file()]
         if not found:
             raise StateError(
                 f"{path}: holds neither last.pt nor model.safetensors; name a run, an export, or "
@@ -148,6 +155,7 @@ def fill(encoder: nn.Module, start: WarmStart) -> str:
     module = encoder.model if isinstance(encoder, LibraryEncoder) else encoder
     wanted: dict[str, Tensor] = module.state_dict()
     given = dict(start.tensors)
+    cut = "" if start.config is None else fit_text(start.source, start.config, given, encoder)
     classifier = [n for n in given if n not in wanted and n.startswith(CLASSIFIERS)]
     for name in classifier:
         del given[name]
@@ -164,8 +172,8 @@ def fill(encoder: nn.Module, start: WarmStart) -> str:
             "train.backbone to what they were trained with"
         )
     module.load_state_dict(wanted | given)
-    left = f"; left out {listed(classifier)}" if classifier else ""
-    return f"starts from {start.source}: {len(given)} tensors, {start.digest}{left}{grids}"
+    left = f"; left out {listed(classifier)}" if classifier else start.left_out
+    return f"starts from {start.source}: {len(given)} tensors, {start.digest}{left}{grids}{cut}"
 
 
 def check_names(source: str, wanted: Iterable[str], given: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from sslpipe.batch import ViewSpec
 from sslpipe.encoders import build_encoder
+from sslpipe.encoders.albert import ALBERT
 from sslpipe.encoders.text import BERT, GPT, allowed
 from sslpipe.errors import RecipeError
 from sslpipe.recipe import Entry
@@ -13,7 +14,7 @@ from sslpipe.recipe import Entry
 VOCABULARY, LENGTH = 50, 24
 VIEW = ViewSpec("tokens", 1, "L", (LENGTH,), torch.int64, vocabulary=VOCABULARY)
 SIZES = {"dim": 32, "depth": 3, "heads": 4}
-KINDS = {"gpt": GPT, "bert": BERT}
+KINDS = {"gpt": GPT, "bert": BERT, "albert": ALBERT}
 
 
 @pytest.fixture(params=KINDS)
@@ -77,6 +78,82 @@ def test_bert_is_bert_of_transformers_with_the_same_weights():
     torch.testing.assert_close(ours.hidden(rows, whole(rows)), expected, rtol=0, atol=1e-5)
 
 
+def two_texts(rows, first):
+    """The segments of rows that are one document each, of two texts."""
+    types = (torch.arange(rows.shape[1]) >= first).long().expand_as(rows)
+    return torch.cat([whole(rows), types[None]])
+
+
+def test_bert_knows_the_two_texts_of_a_row():
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_size=32,
+        num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    theirs, ours = BertModel(config, add_pooling_layer=False).eval(), BERT(VIEW, **SIZES).eval()
+    ours.load_state_dict({n: t for n, t in theirs.state_dict().items() if not n.endswith("_ids")})
+    rows = tokens()
+    segments = two_texts(rows, 9)
+    expected = theirs(rows, token_type_ids=segments[2]).last_hidden_state
+    torch.testing.assert_close(ours.hidden(rows, segments), expected, rtol=0, atol=1e-5)
+    assert (ours.hidden(rows, whole(rows)) - expected).abs().max() > 1e-3
+
+
+def test_albert_is_albert_of_transformers_with_the_same_weights():
+    from transformers import AlbertConfig, AlbertModel
+
+    config = AlbertConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_size=32, embedding_size=8,
+        num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    theirs = AlbertModel(config, add_pooling_layer=False).eval()
+    ours = ALBERT(VIEW, embedding=8, **SIZES).eval()
+    ours.load_state_dict({n: t for n, t in theirs.state_dict().items() if not n.endswith("_ids")})
+    rows = tokens()
+    segments = two_texts(rows, 11)
+    expected = theirs(rows, token_type_ids=segments[2]).last_hidden_state
+    torch.testing.assert_close(ours.hidden(rows, segments), expected, rtol=0, atol=1e-5)
+    deeper = ALBERT(VIEW, embedding=8, dim=32, depth=9, heads=4)
+    assert sum(p.numel() for p in deeper.parameters()) == sum(p.numel() for p in ours.parameters())
+
+
+def test_heads_beside_mlm_are_those_of_transformers():
+    """BertForPreTraining: logits of tokens and of two classes, of the same weights."""
+    from transformers import BertConfig, BertForPreTraining
+
+    from sslpipe.methods.parts.pairs import PairHead
+    from sslpipe.methods.parts.tokens import MaskedTokenHead
+
+    config = BertConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, hidden_size=32,
+        num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    theirs, ours = BertForPreTraining(config).eval(), BERT(VIEW, **SIZES).eval()
+    state = {
+        n.removeprefix("bert."): t for n, t in theirs.bert.state_dict().items()
+        if "pooler" not in n and not n.endswith("_ids")
+    }  # fmt: skip
+    ours.load_state_dict(state)
+    guess, pairs = MaskedTokenHead(32, ours.word), PairHead(32)
+    theirs_guess = theirs.cls.predictions
+    guess.transform[0].load_state_dict(theirs_guess.transform.dense.state_dict())
+    guess.transform[2].load_state_dict(theirs_guess.transform.LayerNorm.state_dict())
+    guess.bias.data.copy_(theirs_guess.bias)
+    pairs.pooler.load_state_dict(theirs.bert.pooler.dense.state_dict())
+    pairs.classes.load_state_dict(theirs.cls.seq_relationship.state_dict())
+    rows = tokens()
+    segments = two_texts(rows, 9)
+    expected = theirs(rows, token_type_ids=segments[2])
+    states = ours.hidden(rows, segments)
+    logits = guess(states.flatten(0, 1), ours.word.weight).unflatten(0, rows.shape)
+    torch.testing.assert_close(logits, expected.prediction_logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(pairs(states), expected.seq_relationship_logits, rtol=0, atol=1e-5)
+
+
 def test_packed_documents_are_what_they_are_alone(encoder):
     (row,) = tokens(1)
     lengths = (9, 1, 10)
@@ -98,7 +175,7 @@ def test_no_document_moves_another_and_the_future_moves_no_past(encoder):
     assert not moved[:9].any()
     assert not moved[19:].any()
     assert moved[12:19].all()
-    assert moved[9:12].any() == isinstance(encoder, BERT)
+    assert moved[9:12].any() == (not isinstance(encoder, GPT))
 
 
 def test_allowed_pairs_of_three_documents():
@@ -114,6 +191,22 @@ def test_pooled_features_leave_padding_out(encoder):
     expected = encoder.hidden(rows[:, :15], whole(rows[:, :15])).mean(1)
     torch.testing.assert_close(encoder(short), expected, rtol=0, atol=1e-5)
     assert encoder(torch.zeros_like(rows)).isfinite().all()
+
+
+@pytest.mark.parametrize("at_once", [2 * LENGTH, 2**16])
+def test_long_documents_are_read_in_pieces_whose_tokens_weigh_alike(encoder, monkeypatch, at_once):
+    monkeypatch.setattr("sslpipe.encoders.tokens.AT_ONCE", at_once)
+    sizes = [3 * LENGTH + 5, LENGTH, 1, 2 * LENGTH]
+    rows = torch.zeros(4, 4 * LENGTH - 7, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(3)
+    for row, size in zip(rows, sizes, strict=True):
+        row[:size] = torch.randint(4, VOCABULARY, (size,), generator=generator)
+    pooled = encoder(rows)
+    for row, size, found in zip(rows, sizes, pooled, strict=True):
+        pieces = row[:size].split(LENGTH)
+        states = [encoder.hidden(piece[None], whole(piece[None]))[0] for piece in pieces]
+        torch.testing.assert_close(found, torch.cat(states).mean(0))
+    torch.testing.assert_close(encoder(rows[1:2, :LENGTH]), pooled[1:2])
 
 
 def test_official_start():

@@ -273,5 +273,27 @@ def test_a_user_s_own_sampler_is_tried_too():
 def test_samplers_go_by_these_names():
     assert set(SAMPLERS) == {
         "bands", "blockwise", "centre", "dinov2", "ibot", "inverse_block", "multiblock", "random",
-        "random_region", "simmim", "spans",
+        "random_region", "running_cell", "simmim", "spans", "tube", "tube_blocks",
     }  # fmt: skip
+
+
+def test_masks_alone_are_those_of_the_pipeline(packed, recipe):
+    with sslpipe.load(recipe, shards=packed, device="cpu") as pipe:
+        batch = next(iter(pipe))
+    drawn = masks.draw_masks(
+        RandomPatches(), grid=(4, 4), ids=batch.uids.numpy(), seed=0, epoch=0, name="random"
+    )
+    assert (drawn == batch.masks["random"].numpy()).all()
+
+
+def test_masks_alone_are_of_each_id_and_epoch():
+    def draw(ids, epoch=0):
+        return masks.draw_masks(RandomPatches(), grid=(6, 5), ids=ids, epoch=epoch, count=2)
+
+    whole = draw(range(8))
+    assert whole.shape == (2, 8, 30)
+    assert (whole.sum(2) == RandomPatches().hidden((6, 5))).all()
+    assert (draw([5, 2])[:, 1] == whole[:, 2]).all()
+    assert (draw(range(8), epoch=1) != whole).any()
+    with pytest.raises(ValueError, match="does not divide"):
+        masks.draw_masks(masks.SimMIMUnits(unit=4), grid=(6, 5), ids=range(2))

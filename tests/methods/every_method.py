@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sslpipe import methods
 from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
+from sslpipe.encoders.albert import ALBERT
 from sslpipe.encoders.t5 import T5
 from sslpipe.encoders.text import BERT, GPT
 from sslpipe.encoders.wav2vec2 import Wav2Vec2Encoder
@@ -51,12 +52,14 @@ SETTINGS = {
     "moco_v3": PREDICTOR | {"momentum": 0.5},
     "msn": PROJECTOR | {"prototypes": 6, "momentum": 0.5},
     "nnclr": PREDICTOR | {"queue": 8},
+    "nsp": {"weight": 0.5},
     "relative_patch": {"patch_dim": 4, "hidden": 8},
     "rotation": {},
     "simclr": PROJECTOR,
     "simcse": {},
     "simmim": {},
     "simsiam": PREDICTOR,
+    "sop": {},
     "swav": PROJECTOR | {"prototypes": 6, "queue": 8, "freeze_prototypes": 0.4},
     "t5": {},
     "vicreg": PROJECTOR,
@@ -64,7 +67,7 @@ SETTINGS = {
 }  # fmt: skip
 LENGTH, WRITTEN, VOCABULARY = 12, 5, 20
 TEXT = {  # method on text -> its encoder
-    "causal_lm": GPT, "electra": BERT, "mlm": BERT, "t5": T5,
+    "causal_lm": GPT, "electra": BERT, "mlm": BERT, "nsp": BERT, "sop": ALBERT, "t5": T5,
     "simcse": functools.partial(BERT, dropout=0.1),
 }  # fmt: skip
 SAMPLES, HOP = 128, 8
@@ -94,6 +97,8 @@ TARGETS = {
 }
 WRITINGS = {
     "mlm": TargetSpec("tokens", 1, VOCABULARY, (LENGTH,)),
+    "nsp": TargetSpec("tokens", 1, 2),
+    "sop": TargetSpec("tokens", 1, 2),
     "t5": TargetSpec("tokens", 1, VOCABULARY, (WRITTEN,)),
 }
 
@@ -196,6 +201,8 @@ def token_tensors(size: int, generator: torch.Generator) -> dict[str, torch.Tens
     return {
         "tokens": torch.where(hidden, 3, tokens), "tokens segments": documents,
         "mlm targets": torch.where(hidden, tokens, IGNORED),
+        "nsp targets": torch.arange(size)[None] % 2,
+        "sop targets": torch.where(torch.arange(size)[None] % 4 == 3, IGNORED, 1),
         "t5 targets": torch.where(written[:1] >= 0, answers, IGNORED), "t5 segments": written,
     }  # fmt: skip
 

@@ -57,6 +57,33 @@ def test_a_mean_of_rows_means_is_another():
     assert abs(rows - loss) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["nsp", "sop"])
+def test_a_head_beside_mlm_adds_the_loss_of_its_rows(name):
+    """By the trained classes alone: the last of four rows of sop has none."""
+    method, batch = made(name)
+    states = method.encoder.hidden(batch.views["tokens"][0], batch.segments["tokens"])
+    alone = method.guessed(states, batch)
+    classes, losses, right = batch.targets[name][0], [], []
+    for state, label in zip(states, classes.tolist(), strict=True):
+        if label != IGNORED:
+            logits = method.pairs.classes(torch.tanh(method.pairs.pooler(state[0])))
+            losses.append(-logits.log_softmax(0)[label])
+            right.append(float(logits.argmax() == label))
+    assert len(losses) == (4 if name == "nsp" else 3)
+    output, weight = method(batch), 0.5 if name == "nsp" else 1.0
+    torch.testing.assert_close(output.loss, alone.loss + weight * torch.stack(losses).mean())
+    assert output.weight == alone.weight
+    assert output.metrics["paired"].item() == pytest.approx(sum(right) / len(right))
+    output.loss.backward()
+    assert all(p.grad is not None for p in method.parameters())
+
+
+def test_a_head_beside_mlm_needs_a_first_token_that_sees_the_row():
+    spec = make_spec(4)
+    with pytest.raises(ContractError, match=r"^nsp: the first token .* bert or albert"):
+        build("nsp", spec, GPT(spec.views["tokens"], dim=16, depth=1, heads=2))
+
+
 def test_what_stands_at_other_places_is_not_asked_for():
     method, batch = made("mlm")
     logits = method.encoder.word.weight  # any
@@ -257,7 +284,7 @@ def test_a_bert_without_dropout_is_no_simcse():
         build("simcse", spec, BERT(spec.views["tokens"], dim=16, depth=1, heads=2))
 
 
-@pytest.mark.parametrize("name", ["mlm", "electra", "t5"])
+@pytest.mark.parametrize("name", ["mlm", "electra", "nsp", "sop", "t5"])
 def test_a_missing_task_is_named(name):
     spec = make_spec(4)
     with pytest.raises(ContractError, match=f"Add targets.{'t5' if name == 't5' else 'mlm'}"):

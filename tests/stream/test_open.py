@@ -9,7 +9,7 @@ import torch
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, pack
-from sslpipe.stream.open import parse_shards
+from sslpipe.stream.open_source import parse_shards
 
 from ..conftest import write_images
 from ..streaming import load, steps, trace

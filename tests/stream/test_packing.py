@@ -1,9 +1,11 @@
 """Rows packed from documents: every step once, as a slow packer would, any row by its number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from sslpipe.stream.packing import PACKERS, best_fit, concat, one, split
+from sslpipe.stream.packing import PACKERS, best_fit, concat, one, overlap, split
 from sslpipe.stream.rows import Anchor, Rows
 
 LENGTH = 64
@@ -54,6 +56,23 @@ def test_split_fills_all_but_the_last_piece():
     segments = split(np.array([130, 64]), LENGTH)
     assert segments.lengths.tolist() == [64, 64, 2, 64]
     assert segments.starts.tolist() == [0, 64, 128, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_overlap_asks_for_every_step_but_the_first_once(seed):
+    lengths = lengths_of(200, seed)
+    asked = {document: [] for document in range(200)}
+    for document, start, length, _, column in zip(*overlap(lengths, LENGTH), strict=True):
+        assert column == 0
+        assert 0 < length <= LENGTH
+        assert start + length <= lengths[document]
+        # what a model that guesses from left to right is asked for in this row
+        asked[document] += range(start + 1, start + length)
+    assert asked == {d: list(range(1, n)) for d, n in enumerate(lengths.tolist())}
+    rows = overlap(lengths, LENGTH).rows
+    assert rows.tolist() == list(range(len(rows)))
+    alone = [int(d) for d in overlap(np.array([1, 0, 2]), LENGTH).documents]
+    assert alone == [0, 2]  # a single step has a row, in which nothing is asked for
 
 
 def test_concat_cuts_where_rows_end():
@@ -134,8 +153,10 @@ def test_an_epoch_has_every_document_and_rows_follow_by_number(name):
     for epoch, span in enumerate(((0, first), (first, first + second))):
         inside = (every.rows >= span[0]) & (every.rows < span[1])
         steps = {}
-        for p, length in zip(every.positions[inside], every.lengths[inside], strict=True):
-            steps[int(p)] = steps.get(int(p), 0) + int(length)
+        columns = every.positions[inside], every.starts[inside], every.lengths[inside]
+        for p, start, length in zip(*columns, strict=True):
+            again = int(name == "overlap" and start > 0)  # the last step of the piece before
+            steps[int(p)] = steps.get(int(p), 0) + int(length) - again
         limit = LENGTH if name == "one" else 10**9
         positions = range(300 * epoch, 300 * (epoch + 1))
         assert steps == {p: min(length_of(p), limit) for p in positions if length_of(p)}
@@ -157,7 +178,7 @@ def test_rows_of_a_window_are_shuffled_by_the_seed():
     made = [stream(300, window=64, seed=seed)[0].window(0) for seed in (1, 1, 2)]
     assert np.array_equal(made[0], made[1])
     assert not np.array_equal(made[0].documents, made[2].documents)
-    longest = [made[0].of(row).lengths.max() for row in range(made[0].row_count)]
+    longest = [made[0].lengths[made[0].rows == row].max() for row in range(made[0].row_count)]
     assert longest != sorted(longest, reverse=True)
     assert plain.row_count > 1
 
@@ -180,3 +201,98 @@ def test_a_billion_documents_are_not_planned_before_the_first_row():
     rows, _ = stream(10**9, window=1024, asked=asked)
     rows.at(range(8))
     assert sum(asked) <= 2 * 1024
+
+
+# ---- rows of similar length
+
+
+def bucketed(documents, *, window, size, packer=split, seed=1):
+    """As `stream`, in batches of `size` rows of similar length."""
+    table = lengths_of(997)
+    return Rows(
+        documents,
+        lambda positions: table[positions * 31 % 997],
+        packer,
+        length=LENGTH,
+        window=window,
+        seed=seed,
+        bucket=size,
+    )
+
+
+def row_lengths(segments, count):
+    return np.bincount(segments.rows, weights=segments.lengths, minlength=count).astype(int)
+
+
+@pytest.mark.parametrize(("window", "size"), [(64, 7), (64, 16), (300, 8), (50, 60)])
+def test_buckets_have_the_rows_of_a_window_and_similar_ones_in_a_batch(window, size):
+    rows, plain = bucketed(300, window=window, size=size), stream(300, window=window, packer=split)
+    count = rows.epoch_rows(0)
+    assert count == plain[0].epoch_rows(0)
+    every = rows.at(range(count))
+    same = plain[0].at(range(count))
+    pieces = zip(every.positions, every.starts, every.lengths, strict=True)
+    assert sorted(pieces) == sorted(zip(same.positions, same.starts, same.lengths, strict=True))
+    assert every.positions.tolist() != same.positions.tolist()
+    lengths = row_lengths(every, count)
+    if window == 300:  # whole batches: sorted, they follow each other without overlap
+        assert count % size  # the last one has the shortest
+        whole = lengths[: count // size * size].reshape(-1, size)
+        bounds = sorted((int(b.min()), int(b.max())) for b in whole)
+        assert all(high <= low for (_, high), (low, _) in pairwise(bounds))
+        assert lengths[count // size * size :].max() <= whole.min()
+        order = [int(b.max()) for b in whole]
+        assert order != sorted(order)
+
+
+def test_batches_that_windows_share_are_of_short_rows():
+    rows = bucketed(600, window=100, size=16)
+    count = rows.epoch_rows(0)
+    lengths = row_lengths(rows.at(range(count)), count)
+    padded = lengths[: count // 16 * 16].reshape(-1, 16).max(1) * 16
+    plain, _ = stream(600, window=100, packer=split)
+    other = row_lengths(plain.at(range(count)), count)
+    unsorted = other[: count // 16 * 16].reshape(-1, 16).max(1) * 16
+    assert padded.sum() < 1.25 * lengths.sum()
+    assert unsorted.sum() > 1.5 * lengths.sum()
+
+
+def test_a_bucketed_row_alone_and_from_any_anchor_is_what_it_is_among_others():
+    rows = bucketed(300, window=64, size=7)
+    count = rows.epoch_rows(0) + 100
+    every = rows.at(range(count))
+    other = bucketed(300, window=64, size=7)
+    for row in np.random.default_rng(0).permutation(count)[:60].tolist():
+        assert content(other.at([row]), 0) == [
+            (*piece[:3], 0, piece[4]) for piece in content(every, row)
+        ]
+        third = bucketed(300, window=64, size=7)
+        third.resume(rows.anchor(row))
+        assert content(third.at([row]), 0) == content(other.at([row]), 0)
+
+
+# ---- at scale
+
+
+def test_a_billion_documents_are_planned_as_they_are_asked_for():
+    asked = []
+    rows, _ = stream(10**9, window=1024, asked=asked)
+    rows.at(range(256))
+    assert sum(asked) <= 4 * 1024  # nothing but the windows of the first batch
+    late = Anchor(976_000, 123_456_789)
+    rows.resume(late)
+    asked.clear()
+    rows.at(range(late.row, late.row + 64))
+    assert sum(asked) <= 2 * 1024
+    assert rows.anchor(late.row) == late
+
+
+def test_the_end_of_a_long_epoch_is_reached_from_its_anchor_at_once():
+    asked = []
+    rows, _ = stream(10**6, window=1024, asked=asked)
+    window = 10**6 // 1024  # the last one, which is short
+    anchor = Anchor(window, 10**6)
+    rows.resume(anchor)
+    found = rows.at([anchor.row])
+    assert asked == [10**6 % 1024]
+    assert found.positions.min() >= window * 1024

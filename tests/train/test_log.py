@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sslpipe.modalities.parts import Units
 from sslpipe.train.log import JsonLines, Meter, TensorBoard
 
 
@@ -50,8 +51,8 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
 def test_meter(monkeypatch):
     clock = iter([100.0, 102.0, 106.0])
     monkeypatch.setattr("sslpipe.train.log.time.perf_counter", lambda: next(clock))
-    pipeline = SimpleNamespace(wait_seconds=7.0)
-    meter = Meter(pipeline, step=10, images_per_step=32)
+    pipeline = SimpleNamespace(wait_seconds=7.0, units=Units("image"))
+    meter = Meter(pipeline, step=10, samples_per_step=32)
     pipeline.wait_seconds = 7.5
     assert meter.read(15) == {"images_per_s": pytest.approx(80.0), "data_wait": 0.25}
     assert meter.read(16) == {"images_per_s": pytest.approx(8.0), "data_wait": 0.0}

@@ -183,7 +183,7 @@ def test_a_recipe_that_asks_for_one_gets_one_or_is_refused(toy, tmp_path):
 def test_its_time_is_no_time_of_training(monkeypatch, toy):
     clock = iter([100.0, 101.0, 131.0, 134.0])
     monkeypatch.setattr("sslpipe.train.log.time.perf_counter", lambda: next(clock))
-    meter = Meter(toy.Pipe(toy.recipe()), step=0, images_per_step=8)
+    meter = Meter(toy.Pipe(toy.recipe()), step=0, samples_per_step=8)
     with meter.left_out():
         pass  # 30 seconds
     assert meter.read(2)["images_per_s"] == pytest.approx(2 * 8 / 4)

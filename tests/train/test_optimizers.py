@@ -30,7 +30,7 @@ WEIGHTS = {"linear.weight", "pos_embed"}
 EXEMPT = {"linear.bias", "norm.weight", "norm.bias", "table_bias", "scale"}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars"])
 def test_groups_and_linear_scaling(name):
     net = Net()
     optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
@@ -43,10 +43,11 @@ def test_groups_and_linear_scaling(name):
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.3, 0.2), (0.3, 0)]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars"])
 def test_everything_can_be_decayed(name):
     net = Net()
-    (group,) = build_optimizer(Entry(name, {"lr": 1, "decay": "all"}), net, scale=1.0).param_groups
+    entry = Entry(name, {"lr": 1, "decay": "all", "weight_decay": 0.1})
+    (group,) = build_optimizer(entry, net, scale=1.0).param_groups
     assert names(net, group) == WEIGHTS | EXEMPT
     assert group["weight_decay"] > 0
 
@@ -57,6 +58,33 @@ def test_numbers_that_yaml_reads_as_strings_are_bound():
     )
     assert optimizer.param_groups[0]["lr"] == 1e-3
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+
+
+def test_lamb_is_that_of_albert():
+    """lamb_optimizer.py: no bias correction; biases are neither decayed nor adapted."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3)
+    entry = Entry("lamb", {"lr": 0.2, "weight_decay": 0.1})
+    optimizer = build_optimizer(entry, net, scale=0.5)
+    state = {
+        name: (p.detach().clone(), 0 * p.detach(), 0 * p.detach())
+        for name, p in net.named_parameters()
+    }
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for name, p in net.named_parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+            w, m, v = state[name]
+            m, v = 0.9 * m + 0.1 * p.grad, 0.999 * v + 0.001 * p.grad**2
+            update = m / (v.sqrt() + 1e-6)
+            ratio = 1.0
+            if name == "weight":
+                update = update + 0.1 * w
+                ratio = w.norm() / update.norm()
+            state[name] = w - 0.1 * ratio * update, m, v
+        optimizer.step()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), state[name][0])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +164,7 @@ class Fixed(Net, Method):
         yield from self.linear.parameters()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars"])
 def test_fixed_parameters_keep_the_peak_and_are_in_one_group_only(name):
     net = Fixed()
     optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
@@ -233,3 +261,37 @@ def test_clip_per_parameter_is_dinos():
         torch.testing.assert_close(p.grad, g * factor if factor < 1 else g)
     assert parameters[1].grad.norm() == pytest.approx(3.0, rel=1e-5)
     assert parameters[3].grad is None
+
+
+def slow_adafactor(weight, moments, gradient, step):
+    """Algorithm 4 of arXiv:1804.04235 for a matrix, as T5 sets it: relative steps, no momentum."""
+    beta = 1 - step**-0.8
+    rows, columns = moments
+    rows = [
+        beta * r + (1 - beta) * (g**2).mean().item() for r, g in zip(rows, gradient, strict=True)
+    ]
+    columns = [
+        beta * c + (1 - beta) * (g**2).mean().item()
+        for c, g in zip(columns, gradient.T, strict=True)
+    ]
+    mean = sum(rows) / len(rows)
+    root = torch.tensor([[max(r * c / mean, 1e-30) ** 0.5 for c in columns] for r in rows])
+    update = gradient / root.to(gradient.dtype)
+    update = update / max(1.0, update.square().mean().sqrt().item())
+    rate = max(step, 10_000) ** -0.5
+    return weight - max(1e-3, weight.square().mean().sqrt().item()) * rate * update, (rows, columns)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])  # of gradients: large models' are small
+def test_adafactor_is_that_of_t5(size):
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(5, 3, bias=False, dtype=torch.float64)
+    optimizer = build_optimizer(Entry("adafactor", {"lr": 0.01}), layer, scale=1.0)
+    expected, moments = layer.weight.detach().clone(), ([0.0] * 3, [0.0] * 5)
+    for step in range(1, 6):
+        gradient = size * torch.randn(3, 5, generator=generator, dtype=torch.float64)
+        gradient[1] = 0  # a word that does not come
+        expected, moments = slow_adafactor(expected, moments, gradient, step)
+        layer.weight.grad = gradient
+        optimizer.step()
+        torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-6, atol=1e-9)

@@ -116,3 +116,15 @@ def test_every_epoch_ends_once(accumulate):
         taken = range((step - 1) * accumulate + 1, step * accumulate + 1)
         completed = [batch // length for batch in taken if batch % length == 0]
         assert epoch == (completed[-1] if completed else None)
+
+
+def test_a_line_is_berts():
+    """Up to the peak, then straight to the end, which it would reach one step after the last."""
+    rate = rates(plan(14, 4, 0.5, schedule="linear", final_lr=0.1))
+    np.testing.assert_allclose(rate[:4], [0, 0.5 / 3, 1 / 3, 0.5])
+    np.testing.assert_allclose(rate[4:], 0.5 - 0.04 * np.arange(10))
+
+
+def test_a_line_without_slope_stays():
+    assert rates(plan(9, 0, 0.01, schedule="cosine", final_lr=0.01)) == [0.01] * 9
+    assert rates(plan(9, 0, 0.01, schedule="linear", final_lr=0.01)) == [0.01] * 9

@@ -11,6 +11,7 @@ from torch import nn
 
 from sslpipe.batch import Batch, BatchSpec, ViewSpec
 from sslpipe.methods import Method, Output
+from sslpipe.modalities.parts import Units
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.schema import MonitorSection
 from sslpipe.train import Every, Silent, start_world, train
@@ -42,7 +43,7 @@ class Pipe:
 
     def __init__(self, recipe, *, length=5, rank=0, world_size=1):
         self.recipe, self.length, self.rank, self.world_size = recipe, length, rank, world_size
-        self.device = torch.device("cpu")
+        self.device, self.units = torch.device("cpu"), Units("image")
         total = recipe.stream.batch_size
         views = {"global": ViewSpec("global", 1, "CHW", (3, SIZE, SIZE))}
         self.spec = BatchSpec(

@@ -44,7 +44,7 @@ from sslpipe.evaluate.subjects import first_encoder
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, recipes
 from sslpipe.train import Bar, initial_method, load_encoder, train
 from sslpipe.train.alarm import Alarm
-from sslpipe.train.log import rows_until
+from sslpipe.train.log import PER_SECOND, rows_until
 
 SUFFIX = "_cifar"
 PER_CLASS, TUNING_EPOCHS = 50, 20  # labels; 20,000 images for both encoders of CIFAR-10
@@ -148,8 +148,9 @@ def history(path: Path, recipe: Recipe) -> Numbers:
     """The time of all steps, and the loss: means of tenths of the run, first to last."""
     rows = rows_until(path, 2**62)
     steps = [b["step"] - a["step"] for a, b in itertools.pairwise([{"step": 0}, *rows])]
-    images = recipe.stream.batch_size * recipe.train.accumulate
-    seconds = sum(s * images / r["images_per_s"] for s, r in zip(steps, rows, strict=True))
+    samples = recipe.stream.batch_size * recipe.train.accumulate
+    rates = [next(r[name] for name in r if name.endswith(PER_SECOND)) for r in rows]
+    seconds = sum(s * samples / rate for s, rate in zip(steps, rates, strict=True))
     tenths = np.array_split([row["loss"] for row in rows], min(10, len(rows)))
     return {"minutes": seconds / 60, "losses": [float(tenth.mean()) for tenth in tenths]}
 

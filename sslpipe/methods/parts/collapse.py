@@ -39,7 +39,7 @@ MASKED_CAUSES = (
 def spread_sign(
     name: str, what: str, row: Numbers, largest: Numbers, *, least: float = 0.0
 ) -> Sign | None:
-    """Compare a deviation over images with a share of the largest one that the run has had.
+    """Compare a deviation over samples with a share of the largest one that the run has had.
 
     `name` is its number in the row, `what` says in words whose deviation it is; below `least` it is
     always too small.
@@ -48,7 +48,7 @@ def spread_sign(
         return None
     limit = max(SHARE * largest[name], least)
     said = (
-        f"collapse: {what} are nearly the same for all images "
+        f"collapse: {what} are nearly the same for all samples "
         f"({name} = {row[name]:.2g}, below {limit:.2g}; it was {largest[name]:.2g})"
     )
     return Sign(name, row[name] < limit, said)
@@ -82,7 +82,7 @@ def one_prototype(row: Numbers, _: Numbers) -> Sign | None:
         return None
     entropy = row["mean_entropy"]
     said = (
-        f"collapse: one prototype takes nearly all images (mean_entropy = {entropy:.2g} nats, "
+        f"collapse: one prototype takes nearly all samples (mean_entropy = {entropy:.2g} nats, "
         f"below {ENTROPY})"
     )
     return Sign("mean_entropy", entropy < ENTROPY, said)
@@ -94,7 +94,7 @@ def teacher_tells_nothing(row: Numbers, _: Numbers) -> Sign | None:
         return None
     information = row["mean_entropy"] - row["teacher_entropy"]
     said = (
-        "collapse: the teacher gives nearly the same output for all images (mean_entropy - "
+        "collapse: the teacher gives nearly the same output for all samples (mean_entropy - "
         f"teacher_entropy = {information:.2g} nats, below {INFORMATION})"
     )
     return Sign("teacher_entropy", information < INFORMATION, said)

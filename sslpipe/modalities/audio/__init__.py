@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
     from ...stream.source import Column
-    from .clips import ClipDecode
+    from .clips import WaveDecode
     from .decider import AudioDecider
     from .maker import AudioMaker
 
@@ -52,13 +52,13 @@ class AudioModality(Modality):
 
         return AudioDecider(recipe, groups)
 
-    def decoder(self, recipe: Recipe) -> ClipDecode:
+    def decoder(self, recipe: Recipe) -> WaveDecode:
         """The crops of all views, as int16."""
-        from .clips import ClipDecode
+        from .clips import WaveDecode
         from .policy import crop_of
 
         views = {name: recipe.views[name] for name in audio_groups(recipe)}
-        return ClipDecode([(crop_of(name, view.ops), view.count) for name, view in views.items()])
+        return WaveDecode([(crop_of(name, view.ops), view.count) for name, view in views.items()])
 
     def partners(self, recipe: Recipe, decider: AudioDecider) -> Partners | None:
         """One for each sample, if an op mixes."""

@@ -34,7 +34,7 @@ QUALITY = "HQ"  # of soxr: 20 bits, with a linear phase
 MARGIN = 160
 
 
-class ClipDecode:
+class WaveDecode:
     """`decode(sample, words)` -> (N,) int16, a crop for each word; see `SoundCrop.start`.
 
     crops: of each view group, with the number of its views. What overlaps is decoded once.

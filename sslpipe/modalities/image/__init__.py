@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 class ImageModality(Modality):
     """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP to views of axes "CHW"."""
 
+    unit = "image"
+    lighter = "shrink pictures once with pack --resize or at every read with decode.size"
+
     @property
     def codec(self) -> ImageCodec:  # type: ignore[override]
         """What packing, indexing and verifying know of images."""

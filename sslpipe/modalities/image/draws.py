@@ -17,6 +17,7 @@ from ...batch import ViewSpec
 from ...errors import RecipeError
 from ...recipe.names import Entry, call, choose
 from ...rng import Keys, stream_id
+from ..returned import check_shape
 from . import ops
 from .ops import Draw, Op
 from .ops.foreign import foreign
@@ -24,14 +25,14 @@ from .ops.foreign import foreign
 OPS: Mapping[str, type[Op]] = MappingProxyType({
     name: getattr(ops, name)
     for name in (
-        "CenterCrop", "ColorJitter", "Normalize", "RandomAutoContrast", "RandomCrop",
-        "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
+        "CenterCrop", "ColorJitter", "MultiScaleCrop", "Normalize", "RandomAutoContrast",
+        "RandomCrop", "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
         "RandomHorizontalFlip", "RandomInvert", "RandomPosterize", "RandomResizedCrop",
         "RandomRotation", "RandomRotation90", "RandomSharpness", "RandomSolarize",
         "RandomVerticalFlip", "Resize",
     )
 })  # fmt: skip
-Crop = ops.RandomResizedCrop | ops.RandomCrop | ops.CenterCrop | ops.Resize
+Crop = ops.RandomResizedCrop | ops.MultiScaleCrop | ops.RandomCrop | ops.CenterCrop | ops.Resize
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def build_op(entry: Entry) -> Op:
 def check_op(entry: Entry, op: Op, count: int, *, first: bool) -> None:
     """The first op is a crop and no other is; a list has one entry per view."""
     if first != isinstance(op, Crop):
-        crops = "CenterCrop, RandomCrop, RandomResizedCrop or Resize"
+        crops = "CenterCrop, MultiScaleCrop, RandomCrop, RandomResizedCrop or Resize"
         raise RecipeError(
             f"{entry.where}: {entry.name} stands {'first' if first else 'later'}; the first op, "
             f"and only it, must be {crops}: it gives all samples one size"
@@ -196,5 +197,7 @@ def draw(policy: Policy, keys: Keys, sizes_B2: npt.NDArray[np.int64]) -> npt.NDA
     table = np.empty((len(keys.views), len(keys.uids), len(policy.columns)), dtype=np.float32)
     for step in policy.steps:
         source = Draw(keys, step.stream, sizes_B2, size, drawn.get(step.stream))
-        table[..., step.columns] = step.op.draw(source)
+        made = np.asarray(step.op.draw(source))
+        check_shape(step.op, "draw() returned a table", made.shape, table[..., step.columns].shape)
+        table[..., step.columns] = made
     return table

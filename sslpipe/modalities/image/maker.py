@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
+from ..returned import check_shape, check_targets
 from . import executors
 from .decider import ImageDecider
 from .scale import fitted
+from .targets import Pretext
 
 
 class ImageMaker:
@@ -40,6 +42,7 @@ class ImageMaker:
             for name, group in decider.policies.items()
         }
         self._size = size
+        self._tried: set[str] = set()  # tasks whose first targets were looked at
 
     @property
     def blank(self) -> Raw:
@@ -70,9 +73,19 @@ class ImageMaker:
             there = targets[name]
             group = made.spec.view
             views[group], guessed[name] = made.task.apply(views[group], tables.targets[name], there)
+            self._check(made, views[group], guessed[name], len(arrays))
         for group in asked:
             views[group] = views[group].to(self.decider.policies[group].dtype)
         return Made(views, guessed, {}, {})
+
+    def _check(self, made: Pretext, views: Tensor, targets: Tensor, samples: int) -> None:
+        """What a task returns is what it said; its ids are looked at once, which waits for them."""
+        spec = made.view_spec
+        shape = (spec.count, samples, *spec.shape)
+        check_shape(made.task, f"apply() returned views {spec.group!r}", views.shape, shape)
+        if made.name not in self._tried:
+            check_targets(made.task, targets, made.spec, samples)
+            self._tried.add(made.name)
 
 
 def sides(arrays: Sequence[Tensor]) -> npt.NDArray[np.int64]:

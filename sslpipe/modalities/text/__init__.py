@@ -10,19 +10,21 @@ views: {tokens: {ops: [Tokens: {length: 256, vocabulary: bytes}]}}
 ```
 
 `vocabulary` may be a file that `sslpipe tokenizer train` has made (trained.py); `sslpipe tokenizer
-count` then writes the lengths that rows are planned from.
+count` then writes the lengths that rows are planned from, and with `--ids` the ids themselves, so
+that no run tokenises (stored_tokens.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .. import Modality
+from .. import Modality, Partners
 from .codec import TextCodec
 from .tokens import TokenDecode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import torch
@@ -31,16 +33,24 @@ if TYPE_CHECKING:
     from ...batch import Batch, BatchSpec
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
+    from ...shards.manifest import Manifest, Shard
+    from ...shards.verification import Problem
     from ...stream.packed_rows import RowLayout
     from ...stream.source import Column
     from .decider import TextDecider
     from .maker import TextMaker
+    from .stored_tokens import StoredTokenDecode
+
+
+READ = 2048  # tokens of a document that are encoded in evaluation, at least a row
 
 
 class TextModality(Modality):
     """What `modality: text` is."""
 
     codec = TextCodec()
+    unit, steps = "document", "tokens"
+    lighter = "keep ids of a trained vocabulary with `sslpipe tokenizer count --ids`"
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> TextDecider:
         """One group of rows, its masks and its tasks."""
@@ -50,13 +60,26 @@ class TextModality(Modality):
 
     def decoder(self, recipe: Recipe) -> TokenDecode:
         """Documents or pieces of them to ids."""
-        from .decider import tokens_of, vocabulary_of
+        from .decider import TextDecider
 
-        groups = [name for name, view in recipe.views.items() if is_text(recipe, view)]
-        settings, vocabulary = tokens_of(recipe, groups), vocabulary_of(recipe, groups)
-        return TokenDecode(
-            vocabulary, length=settings.length, begin=settings.begin, end=settings.end
+        decider = TextDecider(
+            recipe, [name for name, view in recipe.views.items() if is_text(recipe, view)]
         )
+        settings = decider.tokens
+        return TokenDecode(
+            decider.vocabulary,
+            length=decider.room,
+            begin=settings.begin,
+            end=settings.end,
+            marked=decider.marked,
+            partners=decider.partners > 0,
+        )
+
+    def partners(self, recipe: Recipe, decider: TextDecider) -> Partners | None:
+        """Other documents, for a task that puts them behind what they do not follow."""
+        if not decider.partners:
+            return None
+        return Partners(decider.partners, decider.partner_instructions)
 
     def layout(self, recipe: Recipe, decider: TextDecider) -> RowLayout | None:
         """As `stream.rows` says."""
@@ -66,6 +89,20 @@ class TextModality(Modality):
         """The vocabulary's."""
         print_of = decider.vocabulary.fingerprint
         return f"vocabulary {print_of}" if print_of else ""
+
+    def stored_decoder(
+        self, decode: TokenDecode, sets: Sequence[Manifest]
+    ) -> StoredTokenDecode | None:
+        """Of sets whose ids `sslpipe tokenizer count --ids` has kept."""
+        from .stored_tokens import stored_decode
+
+        return stored_decode(decode, sets)
+
+    def stored_faults(self, manifest: Manifest, shard: Shard) -> Iterator[Problem]:
+        """Damaged ids, if a set has some."""
+        from .stored_tokens import stored_faults
+
+        return stored_faults(manifest, shard)
 
     def maker(
         self,
@@ -101,9 +138,14 @@ class TextModality(Modality):
         return beginnings(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """Documents as they are, cut off or padded: nothing is random in them."""
+        """The first READ tokens of documents, padded: nothing is random in them.
+
+        Encoders read them in pieces of a row.
+        """
         (view,) = (view for view in recipe.views.values() if is_text(recipe, view))
-        return {"global": view}
+        (op,) = view.ops
+        settings = {**op.settings, "length": max(READ, int(op.settings["length"]))}
+        return {"global": view.model_copy(update={"ops": (replace(op, settings=settings),)})}
 
 
 def is_text(recipe: Recipe, view: ViewSection) -> bool:

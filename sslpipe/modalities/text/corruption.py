@@ -141,7 +141,7 @@ class SpanCorruption:
         sizes = self.sizes(np.arange(1, length + 1))
         return int(sizes.left.max()), int(sizes.written.max())
 
-    def counts(self, table: I64, length: int) -> I64:
+    def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """Tokens to be written, (B,)."""
         counts: I64 = (table[:, 0, self.widths(length)[0] :] != NOTHING).sum(1)
         return counts

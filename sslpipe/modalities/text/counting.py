@@ -1,9 +1,11 @@
 """How many tokens each document has, counted once for a vocabulary and kept in the indexes.
 
-Rows are planned from these counts, so a recipe names the vocabulary that a set was counted by.
+Rows are planned from these counts, so a recipe names the vocabulary that a set was counted by. On
+demand the ids themselves are kept, too, in a file beside each tar (token_file.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +23,15 @@ from ...shards.make.reindex import (
 from ...shards.manifest import Manifest, Shard, read_manifest
 from ...shards.verification import Problem, load_index
 from .codec import TextCodec
+from .stored_tokens import STORED
+from .token_file import (
+    TokenFileOf,
+    TokenWriter,
+    open_tokens,
+    token_path,
+    token_writer,
+    width_of,
+)
 from .trained import open_vocabulary
 from .training import texts_of
 from .vocabulary import Vocabulary
@@ -36,6 +47,23 @@ class CountJob:
     shard: Shard
     vocabulary: Vocabulary
     folder: Path  # for the new index
+    ids: bool  # whether the ids are kept
+
+    @property
+    def of(self) -> TokenFileOf:
+        """What the token file is of."""
+        return TokenFileOf(self.vocabulary.fingerprint, self.shard.sha256)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a run that was cut short has done it."""
+        if not is_staged(self.folder, self.shard):
+            return False
+        if self.ids:
+            with suppress(ShardError):
+                open_tokens(token_path(self.folder / self.shard.file), self.of)
+                return True
+        return not self.ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,38 +95,70 @@ def count_tokens(
     tokenizer: str,
     *,
     pool: Pool,
+    ids: bool = False,
     rebuild: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> CountedSet:
     """Write the tokens of every document into the indexes, and by what into the manifest.
 
-    A set that was counted by the same vocabulary stays as it is, unless `rebuild`. A run that was
-    cut short is gone on with. `progress` gets the documents of each shard.
+    ids: also keep the ids, in a file beside each tar; a set that has them keeps them. A set that
+    was counted by the same vocabulary stays as it is, unless `rebuild`. A run that was cut short
+    is gone on with. `progress` gets the documents of each shard.
 
     Raises:
         RecipeError: there is no such vocabulary, or it is of bytes, which packing counts.
         ShardError: the set is of another modality or lies elsewhere, or a tar cannot be read.
     """
-    vocabulary = open_vocabulary(tokenizer, "--tokenizer")
-    if not vocabulary.fingerprint:
-        raise RecipeError(f"--tokenizer {tokenizer}: bytes are counted by packing; use it at once")
+    vocabulary = countable(tokenizer)
     manifest = text_set(shards)
     finish_reindexing(manifest.folder)
     manifest = read_manifest(shards)
+    had = manifest.counted.get(STORED) == vocabulary.fingerprint
+    is_counted = manifest.counted.get("tokens") == vocabulary.fingerprint
     problems: list[Problem] = []
-    if rebuild or manifest.counted.get("tokens") != vocabulary.fingerprint:
-        folder = staged(manifest, vocabulary.fingerprint.removeprefix("b2:")[:16])
-        jobs = [CountJob(manifest, s, vocabulary, folder) for s in manifest.shards]
-        jobs = [job for job in jobs if rebuild or not is_staged(folder, job.shard)]
-        for done in pool.imap_unordered(count_shard, jobs, 1):
-            if done.fault:
-                raise ShardError(done.fault)
-            problems += done.problems
+    if rebuild or not is_counted or (ids and not had):
+        done = recounted(manifest, vocabulary, pool, ids=ids or had, rebuild=rebuild)
+        for found in done:
+            problems += found.problems
             if progress:
-                progress(done.documents)
-        counted = {**manifest.counted, "tokens": vocabulary.fingerprint}
-        manifest = publish_indexes(replace(manifest, counted=counted), folder)
+                progress(found.documents)
+        manifest = read_manifest(shards)
     return told(manifest, problems)
+
+
+def countable(tokenizer: str) -> Vocabulary:
+    """A vocabulary whose tokens can be counted.
+
+    Raises:
+        RecipeError: there is no such vocabulary, or it is of bytes, which packing counts.
+    """
+    vocabulary = open_vocabulary(tokenizer, "--tokenizer")
+    if not vocabulary.fingerprint:
+        raise RecipeError(f"--tokenizer {tokenizer}: bytes are counted by packing; use it at once")
+    return vocabulary
+
+
+def recounted(
+    manifest: Manifest, vocabulary: Vocabulary, pool: Pool, *, ids: bool, rebuild: bool
+) -> Iterator["ShardCounted"]:
+    """Count all shards and publish them at the end.
+
+    Raises:
+        ShardError: a tar cannot be read, or the disk is full.
+    """
+    name = vocabulary.fingerprint.removeprefix("b2:")[:16]
+    folder = staged(manifest, f"{name}-ids" if ids else name)
+    jobs = [CountJob(manifest, shard, vocabulary, folder, ids) for shard in manifest.shards]
+    jobs = [job for job in jobs if rebuild or not job.is_done]
+    for done in pool.imap_unordered(count_shard, jobs, 1):
+        if done.fault:
+            raise ShardError(done.fault)
+        yield done
+    by = dict.fromkeys(["tokens", STORED] if ids else ["tokens"], vocabulary.fingerprint)
+    publish_indexes(replace(manifest, counted=by), folder)
+    if not ids:  # of another vocabulary
+        for shard in manifest.shards:
+            token_path(manifest.folder / shard.file).unlink(missing_ok=True)
 
 
 def text_set(shards: str | Path) -> Manifest:
@@ -130,13 +190,28 @@ def write_counts(job: CountJob) -> ShardCounted:
     counts, problems = np.zeros(len(index), dtype=np.uint32), []
     skip = set(job.manifest.exclude.get(job.shard.file, ()))
     tar = str(job.manifest.tar_place(job.shard))
-    for row, found in texts_of(tar, index, range(len(index))):
-        if not isinstance(found, SampleError):
-            counts[row] = len(job.vocabulary.encode(found))
-        elif row not in skip:
-            problems.append(Problem(job.shard.file, f"sample {row}", str(found), row))
+    with kept_ids(job, len(index)) as writer:
+        for row, found in texts_of(tar, index, range(len(index))):
+            if not isinstance(found, SampleError):
+                ids = job.vocabulary.encode(found)
+                counts[row] = len(ids)
+                if writer:
+                    writer.add(row, ids)
+            elif row not in skip:
+                problems.append(Problem(job.shard.file, f"sample {row}", str(found), row))
     reindexed(job.manifest, job.shard, job.folder, TOKENS, counts)
     return ShardCounted(len(index), tuple(problems))
+
+
+@contextmanager
+def kept_ids(job: CountJob, documents: int) -> Iterator[TokenWriter | None]:
+    """What takes the ids of a job; None: they are not kept."""
+    if not job.ids:
+        yield None
+        return
+    path, width = token_path(job.folder / job.shard.file), width_of(job.vocabulary.size)
+    with token_writer(path, job.of, documents=documents, width=width) as writer:
+        yield writer
 
 
 def told(manifest: Manifest, problems: list[Problem]) -> CountedSet:

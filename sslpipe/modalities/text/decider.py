@@ -1,7 +1,7 @@
 """DECIDE for text: what a row is, and which of its tokens a task changes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -12,21 +12,31 @@ from ...batch import MaskSpec, TargetSpec, ViewSpec
 from ...errors import RecipeError
 from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
-from ...rng import Place
+from ...rng import Keys, Place
 from ...stream.packed_rows import Counts, RowLayout
 from .. import Tables
 from .codec import TextCodec
 from .corruption import SpanCorruption
 from .denoisers import DenoiserMixture
-from .pieces import Pieces, pieces_of
+from .masked import MaskedTokens
+from .pairs import BITS, SPECIAL, NextSentence, SentenceOrder, SentencePairs
+from .pieces import Pieces, pieces_of, whole_rows
 from .spans import MaskedSpans
-from .tasks import MaskedTokens, TokenTask
+from .tasks import TokenTask
+from .tokens import OWN
 from .trained import open_vocabulary
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
 TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
-    {"mlm": MaskedTokens, "spans": MaskedSpans, "t5": SpanCorruption, "ul2": DenoiserMixture}
+    {
+        "mlm": MaskedTokens,
+        "nsp": NextSentence,
+        "sop": SentenceOrder,
+        "spans": MaskedSpans,
+        "t5": SpanCorruption,
+        "ul2": DenoiserMixture,
+    }
 )
 
 
@@ -103,8 +113,42 @@ class TextDecider:
                 f"{entry.where}: targets.{name} and {', '.join(self.tasks)}: one of them makes "
                 "other rows, where no task can stand beside it; write one"
             )
+        if isinstance(task, SentencePairs) and self.tasks:
+            raise RecipeError(
+                f"{entry.where}: targets.{name} parts the rows that {', '.join(self.tasks)} would "
+                "have changed already; write it first, and only one such task"
+            )
+        if self.pairs and isinstance(task, MaskedSpans):
+            raise RecipeError(
+                f"{entry.where}: targets.{name}: spans are laid before rows are parted in two "
+                "texts; write mlm: {words: true, most: 3}, which hides runs of words"
+            )
         self.views[self.group] = left
         self.tasks[name] = NamedTask(name, task, spec)
+
+    @property
+    def pairs(self) -> SentencePairs | None:
+        """The task that parts rows in two texts; None: there is none."""
+        first = next(iter(self.tasks.values()), None)
+        return first.task if first and isinstance(first.task, SentencePairs) else None
+
+    @property
+    def marked(self) -> bool:
+        """Whether a task must know where words or sentences begin."""
+        tasks = [made.task for made in self.tasks.values()]
+        return any(
+            isinstance(t, SentencePairs) or (isinstance(t, MaskedTokens) and t.words) for t in tasks
+        )
+
+    @property
+    def partners(self) -> int:
+        """How many other documents each piece needs."""
+        return self.pairs.partners if self.pairs else 0
+
+    @property
+    def room(self) -> int:
+        """How many tokens of documents a row has."""
+        return self.tokens.length - (SPECIAL if self.pairs else 0)
 
     @property
     def targets(self) -> dict[str, TargetSpec]:
@@ -123,9 +167,20 @@ class TextDecider:
         if rows is None:
             return None
         where = f"{recipe.path}: stream.rows"
+        if self.pairs and rows.packing not in ("one", "split"):
+            raise RecipeError(
+                f"{where}: packing = {rows.packing!r} lays several documents in a row, which is to "
+                f"be one of two texts ({next(iter(self.tasks))}); write packing: split"
+            )
+        if rows.bucket and (self.pairs or self.views[self.group].shape != (self.tokens.length,)):
+            raise RecipeError(
+                f"{where}.bucket: {', '.join(self.tasks)} makes rows of one length of whatever "
+                "comes, so batches cannot have another; leave bucket out"
+            )
+        buckets = bucket_lengths(self.tokens.length) if rows.bucket else ()
         return RowLayout(
-            self.tokens.length, rows.packing, rows.window, self.lengths, where, self.counts()
-        )
+            self.room, rows.packing, rows.window, self.lengths, where, self.counts(), buckets
+        )  # fmt: skip
 
     def counts(self) -> Counts | None:
         """Which counts of the index rows need; None: they are of bytes, which packing counts."""
@@ -141,29 +196,61 @@ class TextDecider:
         return np.where(known > 0, known + self.tokens.begin + self.tokens.end, 0)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
-        """Nothing beside the pieces, which the stream tells."""
-        return np.empty((len(uids), 0), dtype=np.int64)
+        """Nothing beside the pieces, which the stream tells; with partners, that it is none."""
+        return np.full((len(uids), 1 if self.partners else 0), OWN, dtype=np.int64)
+
+    def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
+        """Which sentence of a partner its tokens begin with, as a number of 24 bits, (B, 1)."""
+        keys = Keys(self.seed, epochs, uids, np.zeros(1, dtype=np.int64))
+        drawn = keys.uniforms(f"targets/{next(iter(self.tasks))}/partner", 1)[0]
+        chosen: I64 = (drawn * 2**BITS).astype(np.int64)
+        return chosen
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
-        """What tasks do, and `extents` (m, 5): the segment of each piece, and its document's steps.
+        """What tasks do, and `extents` (m, 6): the segment of each piece, the steps of its document
+        and the length of rows.
 
         Draws are of the piece, (seed, epoch, uid, start): a piece keeps them in any row.
         """
-        pieces = pieces_of(place, extents[:, 0], epochs=epochs, uids=uids, tokens=self.tokens)
-        tables = {name: self._table(made, pieces) for name, made in self.tasks.items()}
-        length = self.tokens.length
+        totals = extents[: len(uids), 0]
+        length = self.tokens.length if self.pairs else place.row_length or self.tokens.length
+        pieces = pieces_of(
+            place, totals, epochs=epochs, uids=uids, tokens=replace(self.tokens, length=self.room)
+        )
+        seen = {n: self._seen(made.task, pieces) for n, made in self.tasks.items()}
+        tables = {n: self._table(made, seen[n], length) for n, made in self.tasks.items()}
+        asked = {n: self.tasks[n].task.counts(t[0], seen[n], length) for n, t in tables.items()}
+        shapes = np.stack([pieces.totals, np.full_like(pieces.totals, length)], axis=1)
         return Tables(
             params={},
             masks={},
             targets=tables,
-            asked={n: self.tasks[n].task.counts(t[0], length)[None] for n, t in tables.items()},
-            extents=np.concatenate([pieces.segments, pieces.totals[:, None]], axis=1),
+            asked={name: counts[None] for name, counts in asked.items()},
+            extents=np.concatenate([pieces.segments, shapes], axis=1),
         )
 
-    def _table(self, made: NamedTask, pieces: Pieces) -> I64:
+    def _seen(self, task: TokenTask, pieces: Pieces) -> Pieces:
+        """The pieces as a task finds them: of parted rows, each is one piece, whatever is in it."""
+        parted = self.pairs is not None and task is not self.pairs
+        return whole_rows(pieces, self.tokens.length) if parted else pieces
+
+    def _table(self, made: NamedTask, pieces: Pieces, length: int) -> I64:
         """(1, B, ...) of a task, over the rows."""
         stream = f"targets/{made.name}"
-        return made.task.draw(pieces, stream, self.seed, self.vocabulary, self.tokens.length)[None]
+        return made.task.draw(pieces, stream, self.seed, self.vocabulary, length)[None]
+
+
+def bucket_lengths(length: int) -> tuple[int, ...]:
+    """The lengths that batches of similar rows may have: eight at most, so as many shapes.
+
+    Each is a half or a third more than the one before it, so less than a third of a batch is
+    padding but where all are short; multiples of 8, as matrix units want them.
+    """
+    shares = (3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
+    return (
+        *sorted({b for s in shares if (b := -(-int(length * s) // 8) * 8 or 8) < length}),
+        length,
+    )
 
 
 def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:

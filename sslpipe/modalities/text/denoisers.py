@@ -76,7 +76,7 @@ class DenoiserMixture:
             out[rows, :, 1:] = one.table(tokens[rows], uniforms[rows], inner, vocabulary)
         return out
 
-    def counts(self, table: I64, length: int) -> I64:
+    def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """Tokens to be written, (B,)."""
         counts: I64 = (table[:, 0, self.widths(length)[0] :] != NOTHING).sum(1)
         return counts

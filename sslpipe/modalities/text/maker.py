@@ -10,9 +10,11 @@ from torch import Tensor
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import TextDecider
+from .marks import MARKS
 from .tasks import LaidRows
 
 I64 = npt.NDArray[np.int64]
+NOTHING_LAID = torch.empty(0, 0, dtype=torch.int64)  # of rows whose tasks do not ask for it
 
 
 class TextMaker:
@@ -20,29 +22,36 @@ class TextMaker:
 
     def __init__(self, decider: TextDecider) -> None:
         self._decider = decider
-        self._length = decider.tokens.length
         self.blank = Raw(np.zeros(0, dtype=np.int32), (0,))
 
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """Rows (1, B, L) int64, their targets, lengths and segments."""
         segments = tables.extents[:, :4]
-        sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None
-        found = arrays.shapes_BD[:, 0] if isinstance(arrays, Ragged) else sizes
-        assert found is not None
-        rows = int(segments[:, 0].max()) + 1
-        device = arrays[0].device
-        steps = steps_of(segments, found, self._length)
+        own = len(segments)  # behind these pieces come their partners
+        pieces = arrays if isinstance(arrays, Ragged) else Ragged.of(arrays)
+        found = pieces.shapes_BD[:own, 0]
+        rows, length = int(segments[:, 0].max()) + 1, int(tables.extents[0, 5])
+        device = pieces.flat_N.device
+        steps = steps_of(segments, found, length)
         places = torch.from_numpy(steps.places).to(device, non_blocking=True)
-        tokens_BL = self._flat(rows, self._decider.vocabulary.pad, device)
-        tokens_BL[places] = torch.cat([array.long() for array in arrays])
-        documents, positions = self._flat(rows, -1, device), self._flat(rows, 0, device)
+        flat_N = flat(rows * length, self._decider.vocabulary.pad, device)
+        flat_N[places] = pieces.between(0, own).joined().long()
+        documents, positions = flat(rows * length, -1, device), flat(rows * length, 0, device)
         documents[places] = torch.from_numpy(steps.documents).to(device, non_blocking=True)
         positions[places] = torch.from_numpy(steps.positions).to(device, non_blocking=True)
         group = self._decider.group
         filled = torch.from_numpy(steps.filled(rows)).to(device, non_blocking=True)
-        laid = torch.stack([documents, positions]).view(2, rows, self._length)
+        laid = torch.stack([documents, positions]).view(2, rows, length)
         made = Made({}, {}, {group: filled[None]}, {})
-        return self._asked(made, LaidRows(tokens_BL.view(rows, self._length), laid), targets)
+        tokens_BL = flat_N.view(rows, length)
+        partners = pieces.between(own, len(pieces))
+        whole = LaidRows(
+            tokens_BL & ~MARKS,
+            laid,
+            tokens_BL & MARKS if self._decider.marked else NOTHING_LAID,
+            partner_rows(partners, length) if self._decider.partners else NOTHING_LAID,
+        )
+        return self._asked(made, whole, targets)
 
     def _asked(self, made: Made, rows: LaidRows, targets: Mapping[str, Tensor]) -> Made:
         """Do the tasks, each on what the one before left."""
@@ -51,13 +60,25 @@ class TextMaker:
             rows, made.targets[name] = asked.rows, asked.targets_BL[None]
             if asked.segments_2BL is not None:
                 made.segments[name] = asked.segments_2BL
+            if asked.segments_2BL is not None or task.task is self._decider.pairs:
                 made.lengths[self._decider.group] = (rows.segments_2BL[0] >= 0).sum(1)[None]
         made.views[self._decider.group] = rows.tokens_BL[None]
         made.segments[self._decider.group] = rows.segments_2BL
         return made
 
-    def _flat(self, rows: int, value: int, device: torch.device) -> Tensor:
-        return torch.full((rows * self._length,), value, dtype=torch.int64, device=device)
+
+def flat(steps: int, value: int, device: torch.device) -> Tensor:
+    """So many steps of one value, int64."""
+    return torch.full((steps,), value, dtype=torch.int64, device=device)
+
+
+def partner_rows(partners: Ragged, length: int) -> Tensor:
+    """Partners of the one piece of each row, a row each, marked, 0 behind them: (B, L)."""
+    device, found = partners.flat_N.device, partners.shapes_BD[:, 0]
+    rows = flat(len(partners) * length, 0, device)
+    places = np.flatnonzero(np.arange(length) < found[:, None])
+    rows[torch.from_numpy(places).to(device)] = partners.joined().long()
+    return rows.view(len(partners), length)
 
 
 class Steps:

@@ -1,6 +1,6 @@
 """The pieces of documents that a share's rows are laid from, and where each of their steps lies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,3 +81,10 @@ def pieces_of(place: Place, totals: I64, *, epochs: I64, uids: I64, tokens: Arou
     starts, ends = segments[:, 2], segments[:, 2] + segments[:, 3]
     special = np.stack([(starts == 0) & tokens.begin, (ends == totals) & tokens.end], axis=1)
     return Pieces(epochs, uids, segments, totals, special, len(place.slots))
+
+
+def whole_rows(pieces: Pieces, length: int) -> Pieces:
+    """Rows of one piece each as pieces that fill them, without special steps; keys stay."""
+    segments, nothing = pieces.segments.copy(), np.zeros_like(pieces.special)
+    segments[:, 1], segments[:, 3] = 0, length
+    return replace(pieces, segments=segments, special=nothing)

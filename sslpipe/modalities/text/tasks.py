@@ -1,12 +1,11 @@
 """Tasks on rows of tokens: what each does to a row, and what it asks for.
 
 A task draws a table on the host, from the pieces alone, and applies it on the device, where the
-tokens are. Those that hide tokens, each piece by its own key, are here and in `spans.py`; the one
-that makes other rows is in `corruption.py`.
+tokens are. Those that hide tokens, each piece by its own key, are in `masked.py` and `spans.py`;
+those that make other rows in `corruption.py`, `denoisers.py` and `pairs.py`.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,10 +25,16 @@ IGNORED = -100  # a target that no loss looks at, as in torch.nn.functional.cros
 
 
 class LaidRows(NamedTuple):
-    """Rows on the device. tokens_BL: ids; segments_2BL: document (-1: padding), position in it."""
+    """Rows on the device. tokens_BL: ids; segments_2BL: document (-1: padding), position in it.
+
+    marks_BL: the bits of marks.py, and others_BL: the beginnings of partners, 0 behind them; both
+    empty unless a task asks for them.
+    """
 
     tokens_BL: Tensor
     segments_2BL: Tensor
+    marks_BL: Tensor = torch.empty(0, 0, dtype=torch.int64)
+    others_BL: Tensor = torch.empty(0, 0, dtype=torch.int64)
 
 
 class Asked(NamedTuple):
@@ -63,7 +68,7 @@ class TokenTask(Protocol):
         """The table of all rows of `length` steps, (B, anything)."""
         ...
 
-    def counts(self, table: I64, length: int) -> I64:
+    def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """How many tokens of each row are asked for at most, (B,)."""
         ...
 
@@ -100,7 +105,7 @@ class HidingTask:
     ) -> I64:
         """What is to stand at the steps of each piece, (m, longest); `open_mL`: may be hidden."""
 
-    def counts(self, table: I64, length: int) -> I64:
+    def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """How many tokens of each row are hidden or kept, (B,)."""
         counts: I64 = (table != NOTHING).sum(1)
         return counts
@@ -110,7 +115,7 @@ class HidingTask:
         tokens_BL = rows.tokens_BL
         asked = (table != NOTHING) & (rows.segments_2BL[0] >= 0)
         put = torch.where(asked & (table != KEEP), table, tokens_BL)
-        return Asked(LaidRows(put, rows.segments_2BL), torch.where(asked, tokens_BL, IGNORED), None)
+        return Asked(rows._replace(tokens_BL=put), torch.where(asked, tokens_BL, IGNORED), None)
 
 
 def replacements(mask: float, random: float, what: F64, which: F64, vocabulary: Vocabulary) -> I64:
@@ -133,36 +138,3 @@ def check_shares(share: float, mask: float, random: float) -> None:
             f"mask = {mask} and random = {random} are shares of the hidden tokens; "
             "neither is below 0 nor their sum above 1"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedTokens(HidingTask):
-    """BERT's masked tokens: an exact share of each piece, chosen by the piece's own key.
-
-    Devlin et al. 2019, section 3.1, and create_pretraining_data.py: of the chosen tokens 80 %
-    become the mask, 10 % a random one, 10 % stay. A deviation: BERT counts 15 % of the length with
-    special tokens and draws random ones from the whole vocabulary; here the share is of the tokens
-    that may be chosen, at least one, and random tokens are never special.
-    """
-
-    share: float = 0.15
-    mask: float = 0.8
-    random: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_shares(self.share, self.mask, self.random)
-
-    def put(
-        self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
-    ) -> I64:
-        """Choose the smallest of one uniform number a token; two more say what becomes of it."""
-        drawn = keys.uniforms(stream, 3 * open_mL.shape[1])[0].reshape(*open_mL.shape, 3)
-        order_mL = np.where(open_mL, drawn[..., 0], 2.0).argsort(1, kind="stable").argsort(1)
-        chosen_mL = open_mL & (order_mL < self.hidden(open_mL.sum(1))[:, None])
-        put = replacements(self.mask, self.random, drawn[..., 1], drawn[..., 2], vocabulary)
-        return np.where(chosen_mL, put, NOTHING)
-
-    def hidden(self, candidates: I64) -> I64:
-        """How many of so many tokens are hidden: rounded half to even, at least one."""
-        counts: I64 = np.maximum(1, np.rint(self.share * candidates)).astype(np.int64)
-        return counts

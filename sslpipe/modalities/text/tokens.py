@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ...errors import SampleError
 from .. import Raw
+from .marks import SENTENCE, with_ends
 from .vocabulary import Vocabulary, document_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 IDS = np.dtype(np.int32)
+OWN = -1  # a sample, where partners have a number
 
 
 class RecentIds:
@@ -58,11 +60,23 @@ class TokenDecode:
     """`decode(sample, (row, column, start, length))` -> (length,) int32 ids of that piece.
 
     Without a piece, the first `length` ids of the document. begin, end: whether the vocabulary's
-    tokens of that name stand around each document.
+    tokens of that name stand around each document. marked: ids have the bits of marks.py.
+    partners: a number comes before the piece; it is OWN, or of 24 bits, which chooses one of the
+    document's sentences, where its first `length` ids begin.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, length: int, begin: bool, end: bool) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        length: int,
+        begin: bool,
+        end: bool,
+        marked: bool = False,
+        partners: bool = False,
+    ) -> None:
         self.vocabulary, self.length, self.begin, self.end = vocabulary, length, begin, end
+        self.marked, self.partners = marked, partners
 
     def extent(self, sample: Sample) -> tuple[int, ...]:
         """Steps of the document."""
@@ -70,8 +84,14 @@ class TokenDecode:
 
     def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
         """Bytes of the ids of each piece, (B,)."""
-        if instructions.shape[1]:
-            return IDS.itemsize * instructions[:, -1]
+        if self.partners:
+            own = self._room(sizes, instructions[:, 1:])
+            return np.where(instructions[:, 0] == OWN, own, IDS.itemsize * self.length)
+        return self._room(sizes, instructions)
+
+    def _room(self, sizes: I64, pieces: I64) -> I64:
+        if pieces.shape[1]:
+            return IDS.itemsize * pieces[:, -1]
         if self.vocabulary.counted:  # tokens: normalisation may make more of a text
             return np.zeros_like(sizes)
         around = self.begin + self.end
@@ -86,25 +106,48 @@ class TokenDecode:
             SampleError: it is no text, or not as long as the index says.
         """
         ids = self.ids(sample)
+        if self.partners:
+            chosen, *instructions = instructions
+            if chosen != OWN:
+                start = sentence_of(ids, chosen)
+                return Raw(ids[start : start + self.length], (len(ids),))
+        start, length = self.piece(sample, len(ids), instructions)
+        return Raw(ids[start : start + length], (len(ids),))
+
+    def piece(self, sample: Sample, found: int, instructions: Sequence[int]) -> tuple[int, int]:
+        """Where a piece of a document of `found` steps begins, and its steps at most.
+
+        Raises:
+            SampleError: the document is not as long as the index says.
+        """
         if not instructions:
-            return Raw(ids[: self.length], (len(ids),))
+            return 0, self.length
         promised = sample.extent[self.vocabulary.counted] + self.begin + self.end
-        if len(ids) != promised:  # the rows were planned from it
+        if found != promised:  # the rows were planned from it
             raise SampleError(
-                f"has {len(ids)} tokens, where the index promises {promised}; it was counted with "
+                f"has {found} tokens, where the index promises {promised}; it was counted with "
                 "another vocabulary or version: run `sslpipe tokenizer count` with --rebuild"
             )
         _, _, start, length = instructions
-        return Raw(ids[start : start + length], (len(ids),))
+        return start, length
 
     def ids(self, sample: Sample) -> npt.NDArray[np.int32]:
         """All of a document."""
-        vocabulary, key = self.vocabulary, (self.vocabulary.fingerprint, sample.data)
-        text = RECENT.get(key)
-        if text is None:
-            text = vocabulary.encode(document_of(sample.data))
-            if len(text) > self.length and vocabulary.fingerprint:  # bytes cost next to nothing
-                RECENT.put(key, text)
+        vocabulary, marked = self.vocabulary, self.marked
+        key = f"{marked} {vocabulary.fingerprint}", sample.data
+        found = RECENT.get(key)
+        if found is None:
+            text = document_of(sample.data)
+            found = with_ends(vocabulary.encode_marked(text)) if marked else vocabulary.encode(text)
+            dear = marked or vocabulary.fingerprint  # bytes cost next to nothing
+            if len(found) > self.length and dear:
+                RECENT.put(key, found)
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
-        return np.concatenate([begin, text, end], dtype=IDS, casting="unsafe")
+        return np.concatenate([begin, found, end], dtype=IDS, casting="unsafe")
+
+
+def sentence_of(ids: npt.NDArray[np.int32], chosen: int) -> int:
+    """Where the sentence begins that a number of 24 bits chooses, all alike likely."""
+    starts = np.flatnonzero(ids & SENTENCE)
+    return int(starts[chosen * len(starts) >> 24]) if len(starts) else 0

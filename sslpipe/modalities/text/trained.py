@@ -9,6 +9,7 @@ of shards are: a recipe that a checkpoint keeps has no folder of its own.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, RecipeError
+from .marks import token_marks
 from .vocabulary import VOCABULARIES, Vocabulary
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ FILE = "tokenizer.json"  # beside the shards
 def sentinel(number: int) -> str:
     """The name that T5's sentinels have."""
     return f"<extra_id_{number}>"
+
+
+def byte_sign(value: int) -> str:
+    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,26 @@ class TrainedVocabulary:
         unknown = self.tokenizer.token_to_id(UNKNOWN) is not None
         return range(len(SPECIALS) + unknown, self.size - self.sentinels)
 
+    @cached_property
+    def encoder(self) -> Callable[[str], npt.NDArray[np.int32]]:
+        """What encodes: tiktoken where it gives the same ids."""
+        from .fast_bpe import fast_encoder
+
+        return fast_encoder(self.tokenizer, self.encode_slowly, self.where) or self.encode_slowly
+
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """(n,) int32."""
+        return self.encoder(text)
+
+    def encode_slowly(self, text: str) -> npt.NDArray[np.int32]:
+        """By `tokenizers`, (n,) int32."""
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def encode_marked(self, text: str) -> npt.NDArray[np.int32]:
+        """(n,) int32."""
+        found = self.tokenizer.encode(text, add_special_tokens=False)
+        spans = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.array(found.ids, dtype=np.int32) | token_marks(text, spans)
 
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text; byte-level pieces that are no UTF-8 at the ends become U+FFFD."""

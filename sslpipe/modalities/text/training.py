@@ -19,7 +19,7 @@ from ...shards.index import Index
 from ...shards.manifest import Manifest
 from ...shards.read.tars import open_tar
 from ...shards.verification import Problem, check_bytes
-from .trained import SPECIALS, UNKNOWN, library, sentinel
+from .trained import SPECIALS, UNKNOWN, byte_sign, library, sentinel
 from .vocabulary import document_of
 
 Kind = Literal["bpe", "wordpiece", "unigram", "bytes"]
@@ -172,12 +172,6 @@ def single_bytes(texts: list[str], size: int) -> Any:
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
     tokenizer.add_special_tokens([*SPECIALS])
     return tokenizer
-
-
-def byte_sign(value: int) -> str:
-    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
-    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
 
 
 def word_pieces(texts: list[str], size: int) -> Any:

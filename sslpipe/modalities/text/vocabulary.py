@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import SampleError
+from .marks import byte_marks
 
 I32 = npt.NDArray[np.int32]
 FIELD = "text"  # of a JSON object
@@ -58,6 +59,10 @@ class Vocabulary(Protocol):
         """The ids of a text, (n,), without begin and end."""
         ...
 
+    def encode_marked(self, text: str) -> I32:
+        """The same with the bits of marks.py, where words and sentences begin."""
+        ...
+
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text of ids; special tokens are left out."""
         ...
@@ -90,6 +95,10 @@ class Bytes:
         """(n,) int32, n = bytes of the text."""
         found: I32 = np.frombuffer(text.encode(), np.uint8) + np.int32(self.first)
         return found
+
+    def encode_marked(self, text: str) -> I32:
+        """(n,) int32, n = bytes of the text."""
+        return self.encode(text) | byte_marks(text)
 
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text; bytes that are no UTF-8, as at the ends of a cut document, become U+FFFD."""

@@ -1,6 +1,7 @@
 """New indexes for a whole set that is there, and not a byte of a tar: all of them, or none.
 
-    .indexes-NAME/X.tar.idx ...    made one by one, kept by a run that was cut short
+    .indexes-NAME/X.tar.idx ...    made one by one, kept by a run that was cut short; also what else
+                                   is to lie beside the tars
     .indexes-NAME/manifest.json    written when all are there: from now on the new set is the set
     X.tar.idx ...                  moved to their places, manifests rewritten, the folder removed
 
@@ -60,6 +61,9 @@ def finish_reindexing(root: Path) -> None:
             index = index_path(written.parent / shard.file)
             if index.exists():  # else a run that was cut short has moved it
                 index.replace(index_path(root / shard.file))
+        for other in sorted(written.parent.iterdir()):
+            if other.suffix not in (".json", ".part"):
+                other.replace(root / other.name)
         known = {(shard.file, shard.sha256): shard for shard in new.shards}
         for path in sorted(root.glob("manifest*.json")):  # manifest.json last
             old = read_manifest(path)

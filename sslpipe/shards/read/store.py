@@ -77,7 +77,7 @@ class ShardStore:
     def __init__(
         self, manifest: Manifest, cache: NodeCache | None, *, room: int, patience: Patience
     ) -> None:
-        self._manifest, self._cache, self._patience = manifest, cache, patience
+        self.manifest, self._cache, self._patience = manifest, cache, patience
         self.room = room
         self.fetched: npt.NDArray[np.int64] = np.array(
             [s.bytes if cache and is_url(manifest.tar_place(s)) else 0 for s in manifest.shards],
@@ -93,17 +93,17 @@ class ShardStore:
     @property
     def bytes(self) -> int:
         """Of all tars."""
-        return sum(shard.bytes for shard in self._manifest.shards)
+        return sum(shard.bytes for shard in self.manifest.shards)
 
     @property
     def shards(self) -> int:
         """How many there are."""
-        return len(self._manifest.shards)
+        return len(self.manifest.shards)
 
     @property
     def place(self) -> str:
         """Where the manifest lies, for messages."""
-        return str(self._manifest.root)
+        return str(self.manifest.root)
 
     def open(self, shard: int) -> ShardTar:
         """The shard, fetched if need be.
@@ -127,12 +127,18 @@ class ShardStore:
 
     def name(self, shard: int) -> str:
         """The file of a shard, for messages."""
-        return self._manifest.shards[shard].file
+        return self.manifest.shards[shard].file
+
+    def beside(self, shard: int) -> str:
+        """Where a tar lies, or would lie, beside the manifest: so do files that are made of it."""
+        index = self.manifest.index_place(self.manifest.shards[shard])
+        found = str(index.absolute()) if isinstance(index, Path) else index
+        return found.removesuffix(".idx")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of labels 0, 1, ...; empty where the manifest names none."""
-        return self._manifest.classes
+        return self.manifest.classes
 
     def want(self, shards: Sequence[int]) -> None:
         """Fetch these in this order, in the background; end the leases of all other distant tars.
@@ -166,8 +172,8 @@ class ShardStore:
                 self._queued.discard(number)
 
     def _open(self, number: int) -> ShardTar:
-        shard, index = self._manifest.shards[number], self._indexes(number)
-        place = self._manifest.tar_place(shard)
+        shard, index = self.manifest.shards[number], self._indexes(number)
+        place = self.manifest.tar_place(shard)
         if not is_url(place):
             return LocalTar(open_local(local_path(place), shard), index)
         if self._cache is None:
@@ -181,8 +187,8 @@ class ShardStore:
         Raises:
             ShardError: it is missing, damaged, or another one.
         """
-        shard = self._manifest.shards[number]
-        place = self._manifest.index_place(shard)
+        shard = self.manifest.shards[number]
+        place = self.manifest.index_place(shard)
         try:
             data = read_whole(place, self._patience)
         except OSError as error:

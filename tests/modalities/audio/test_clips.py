@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 from sslpipe.errors import SampleError
-from sslpipe.modalities.audio.clips import ClipDecode, joined, quantised, resampled
+from sslpipe.modalities.audio.clips import WaveDecode, joined, quantised, resampled
 from sslpipe.modalities.audio.crop import SoundCrop
 from sslpipe.rng import Keys
 
@@ -19,7 +19,7 @@ WORDS = [0, 2**32 - 1, *np.random.default_rng(0).integers(0, 2**32, 6).tolist()]
 
 
 def one(data, crop, word):
-    return ClipDecode([(crop, 1)])(sample(data), [word]).data
+    return WaveDecode([(crop, 1)])(sample(data), [word]).data
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "float", "ogg", "mp3"])
@@ -105,7 +105,7 @@ def test_several_views_are_decoded_at_once():
     data = encoded(chirp(2.0))
     short, long = SoundCrop(rate=16_000, samples=500), SoundCrop(rate=8_000, samples=4_000)
     words = [2**31, 5, 2**32 - 7]
-    together = ClipDecode([(short, 2), (long, 1)])(sample(data), words).data
+    together = WaveDecode([(short, 2), (long, 1)])(sample(data), words).data
     alone = [one(data, crop, word) for crop, word in zip((short, short, long), words, strict=True)]
     assert (together == np.concatenate(alone)).all()
     assert joined([(5, 9), (0, 3), (2, 6), (20, 21)]) == [(0, 9), (20, 21)]

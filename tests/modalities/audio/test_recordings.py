@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sslpipe.errors import SampleError
-from sslpipe.modalities.audio.clips import ClipDecode
+from sslpipe.modalities.audio.clips import WaveDecode
 from sslpipe.modalities.audio.codec import AudioCodec
 from sslpipe.modalities.audio.crop import SoundCrop
 from sslpipe.shards.codec import histogram
@@ -20,7 +20,7 @@ CROP = SoundCrop(rate=16_000, samples=800, place="start")
 
 
 def decoded(data, crop=CROP, extent=(0, 0, 0, 0)):
-    return ClipDecode([(crop, 1)])(sample(data, extent), [0])
+    return WaveDecode([(crop, 1)])(sample(data, extent), [0])
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -32,6 +32,7 @@ SETTINGS = {
     "Resize": {"size": [40, 56]},
     "CenterCrop": {"size": [40, 56], "resize": 64},
     "ColorJitter": JITTER,
+    "MultiScaleCrop": {"size": [40, 56]},
     "RandomCrop": {"size": [40, 56], "padding": 9},
     "RandomGaussianBlur": {"kernel_size": [9, 5], "sigma": [0.05, 3.0]},
     "RandomResizedCrop": {"size": [40, 56]},

@@ -18,6 +18,7 @@ from sslpipe.recipe.names import Entry
 CPU = torch.device("cpu")
 SETTINGS = {  # of ops that do nothing, or too little to be seen, by default
     "CenterCrop": {"size": [24, 24]},
+    "MultiScaleCrop": {"size": [24, 24]},
     "RandomCrop": {"size": [24, 24], "padding": 2},
     "RandomResizedCrop": {"size": [24, 24]},
     "Resize": {"size": [24, 24]},

@@ -13,6 +13,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.modalities.text.corruption import SpanCorruption, cut_out
 from sslpipe.modalities.text.denoisers import DenoiserMixture
 from sslpipe.modalities.text.pieces import Pieces
+from sslpipe.modalities.text.sheet import ACROSS, Cell, in_lines, strips
 from sslpipe.modalities.text.spans import MaskedSpans
 from sslpipe.modalities.text.tasks import IGNORED, KEEP, NOTHING, LaidRows
 from sslpipe.modalities.text.vocabulary import Bytes
@@ -354,7 +355,7 @@ def test_a_row_is_corrupted_in_one_of_seven_ways():
         assert merged(left, out, T5) == tokens[row].tolist()
         if kinds[row] == 2:  # the last quarter, in one span
             assert out[1:-1] == tokens[row, 72:].tolist()
-    assert (task.counts(table, length) == (asked.targets_BL != IGNORED).sum(1).numpy()).all()
+    assert (task.counts(table, made, length) == (asked.targets_BL != IGNORED).sum(1).numpy()).all()
 
 
 RECIPE = """\
@@ -398,10 +399,37 @@ def test_a_sheet_has_the_rows_of_every_task(texts, task):
     picture = np.asarray(part.modality.sheet(batch, pipe.spec, part.decider, stored, rows=3))
     signs = (batch.views["tokens"][0, :3] >= T5.size - T5.sentinels).sum()
     assert (signs > 0) == (task != "spans")
-    grey = (picture == (0x9C, 0xA3, 0xAF)).all(-1)  # the colour of what is no text
+    grey = (picture == (0x6B, 0x72, 0x80)).all(-1)  # the colour of what is no text
     assert grey.any() == (task != "spans")
     framed = (picture == (0xB9, 0x1C, 0x1C)).all(-1)
     assert framed.any() == (task == "spans")
+
+
+def test_a_sheet_says_what_is_asked_for(texts):
+    _, (batch, *_), pipe = first_batches(texts)
+    (part,) = pipe.parts
+    (row, written), said = strips(batch, part.decider, 0), batch.targets["t5"][0, 0]
+    assert row.title == f"{batch.keys[0]} and others"
+    assert [cell.text for cell in row.cells if cell.text.startswith("*")][:2] == ["*0", "*1"]
+    asked = said[said != IGNORED].numpy()
+    assert len(written.cells) == len(asked)
+    letters = [cell.text for cell in written.cells if not cell.special]
+    plain = T5.decode(asked).replace("\n", "").encode("ascii", "ignore").decode()
+    assert "".join(letters) == plain
+    _, (batch, *_), pipe = first_batches(texts, "targets.t5.task=spans")
+    (part,) = pipe.parts
+    (row,) = strips(batch, part.decider, 0)
+    answers = [cell.answer for cell in row.cells]
+    hidden = (batch.targets["t5"][0, 0] != IGNORED).tolist()
+    assert [answer is not None for answer in answers] == hidden[: len(answers)]
+    assert not any(hidden[len(answers) :])
+
+
+def test_no_cell_of_a_sheet_stands_across_a_line():
+    row = [Cell("word" * n, False, 0, None, 3) for n in (1, 60, 60, 999)]
+    lines = in_lines(row)
+    assert [cell for line in lines for cell in line] == row
+    assert all(sum(cell.width for cell in line) <= ACROSS for line in lines)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -25,7 +25,9 @@ U8 = npt.NDArray[np.uint8]
 Row = list[float]  # the values that one op drew for one view
 TASKS, LARGEST = 64, 4  # tasks of a batch, samples of a task: a task costs 30 us, a view from 20
 
-CROPS = (ops.RandomResizedCrop, ops.RandomCrop, ops.CenterCrop, ops.Resize)
+CROPS = (
+    ops.RandomResizedCrop, ops.MultiScaleCrop, ops.RandomCrop, ops.CenterCrop, ops.Resize
+)  # fmt: skip
 ADJUST = (  # and the neutral factor
     (cpu_colour.brightness, 1), (cpu_colour.contrast, 1), (cpu_colour.saturation, 1),
     (cpu_colour.hue, 0),

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...returned import check_shape
 from .. import ops
 from ..draws import Crop, Policy
 from ..ops import Op
@@ -210,7 +211,9 @@ def normalize(op: Op, images: Tensor, rows: F32) -> Tensor:
 def own(op: Op, images: Tensor, rows: F32) -> Tensor:
     """A foreign Kornia class, or a user's own op."""
     assert isinstance(op, ops.OwnPixels)
-    return op.apply(images, rows)
+    made = op.apply(images, rows)
+    check_shape(op, "apply() returned images", made.shape, images.shape)
+    return made
 
 
 APPLY: Mapping[type, Apply] = MappingProxyType({

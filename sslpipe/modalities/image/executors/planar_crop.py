@@ -22,7 +22,7 @@ from ..draws import Policy
 Planes = tuple[Tensor, Tensor, Tensor]
 Load = Callable[[Tensor, Tensor], Planes]
 Tap = tuple[Tensor, Tensor]  # where it reads, counted from the start of the box; its weight
-Resized = ops.RandomResizedCrop | ops.CenterCrop | ops.Resize
+Resized = ops.RandomResizedCrop | ops.MultiScaleCrop | ops.CenterCrop | ops.Resize
 
 FLIPS = (ops.RandomHorizontalFlip, ops.RandomVerticalFlip)
 RADIUS: Mapping[str, int] = MappingProxyType({"bilinear": 1, "bicubic": 2})

@@ -35,7 +35,7 @@ class Dim:  # multiplies the pixels of some views by a number in [least, 1]
 """
 
 from .colour import ColorJitter, Normalize, RandomGaussianBlur, RandomGrayscale, RandomSolarize
-from .crops import CenterCrop, RandomCrop, RandomResizedCrop, Resize
+from .crops import CenterCrop, MultiScaleCrop, RandomCrop, RandomResizedCrop, Resize
 from .erase import RandomErasing
 from .foreign import KorniaOp
 from .op import F64, Draw, Op, OwnPixels, Pair, Particular, PerView, per_view
@@ -49,7 +49,7 @@ from .tone import (
 )
 
 __all__ = [
-    "F64", "CenterCrop", "ColorJitter", "Draw", "KorniaOp", "Normalize", "Op",
+    "F64", "CenterCrop", "ColorJitter", "Draw", "KorniaOp", "MultiScaleCrop", "Normalize", "Op",
     "OwnPixels", "Pair", "Particular", "PerView", "RandomAutoContrast", "RandomCrop",
     "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
     "RandomHorizontalFlip", "RandomInvert", "RandomPosterize", "RandomResizedCrop",

@@ -69,6 +69,64 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiScaleCrop:
+    """One of a few sizes at one of thirteen places, resized; not Kornia's (VideoMAE, TSN).
+
+    `GroupMultiScaleCrop` of VideoMAE's transforms.py: sides are shares of the shorter side of the
+    canvas, rounded down, and those within two pixels of `size` become it; height and width are
+    neighbours in `scales`; a place is a corner, the centre, the middle of a side, or half-way from
+    the centre to a corner. Of 340 x 256 at 224 px the sides are 256, 224, 192 and 168, which with
+    the places makes 130 boxes. All are equally likely.
+    """
+
+    size: tuple[int, int]  # height, width in pixels
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # of the shorter side
+    max_distort: int = 1  # how far height and width may lie apart in `scales`
+    resample: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+    columns: ClassVar = BOX
+    numbers: ClassVar = 2
+    reference_only: ClassVar = False
+
+    def __post_init__(self) -> None:
+        positive_size(self.size)
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales = {list(self.scales)} must lie in (0, 1]")
+        if self.max_distort < 0:
+            raise ValueError(f"max_distort = {self.max_distort} must be 0 or more")
+
+    def draw(self, source: Draw) -> F64:
+        """Box in pixels of the canvas, whole numbers."""
+        u_VB2 = source.uniforms(2)
+        near = range(-self.max_distort, self.max_distort + 1)
+        count = len(self.scales)
+        pairs_N2 = np.array([(i, i + d) for i in range(count) for d in near if 0 <= i + d < count])
+        pair_VB2 = pairs_N2[np.floor(u_VB2[..., 0] * len(pairs_N2)).astype(int)]
+        sides_BS = np.floor(source.sizes_B2.min(1)[:, None] * np.array(self.scales))
+        row = np.arange(len(sides_BS))
+        h, w = (
+            snapped(sides_BS, side)[row, pair_VB2[..., axis]] for axis, side in enumerate(self.size)
+        )
+        height, width = source.sizes_B2.T
+        h, w = np.clip(h, 1, height), np.clip(w, 1, width)
+        place_VB2 = PLACES[np.floor(u_VB2[..., 1] * len(PLACES)).astype(int)]
+        x, y = place_VB2[..., 0] * ((width - w) // 4), place_VB2[..., 1] * ((height - h) // 4)
+        return np.stack([x, y, w, h], -1)
+
+
+# quarters of the room to the right and downwards
+PLACES = np.array([
+    (0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3),
+    (3, 3),
+])  # fmt: skip
+
+
+def snapped(sides_BS: F64, side: int) -> F64:
+    """Sides less than three pixels from `side` become it."""
+    return np.where(np.abs(sides_BS - side) < 3, side, sides_BS)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomCrop:
     """A random box of the output's size out of the canvas, zero-padded on each side first."""
 

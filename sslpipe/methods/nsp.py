@@ -1,0 +1,63 @@
+"""A second question beside hidden tokens: does B follow A, or are they in their order?
+
+NSP: Devlin et al. 2019, arXiv:1810.04805, section 3.1, and the official run_pretraining.py. SOP:
+Lan et al. 2020, arXiv:1909.11942, section 3.1 (ALBERT). They differ by what the data side did.
+"""
+
+import math
+from typing import ClassVar
+
+from torch import nn
+
+from ..batch import Batch, BatchSpec
+from ..encoders.text import GPT
+from ..errors import ContractError
+from .method import Output
+from .mlm import MLM
+from .parts.checks import not_negative
+from .parts.pairs import PairHead
+from .parts.tokens import accuracy, mean_over_tokens
+
+
+class NSP(MLM):
+    """Needs targets 'mlm' and 'nsp', and an encoder in which the first token sees the row.
+
+    weight: of the second loss, the mean cross entropy over the rows of all ranks; officially 1.
+    Accumulated batches weigh by their hidden tokens, the second loss too. Metrics: as `mlm`, the
+    losses `guessing` (of tokens) and `pairing`, and the share of rows that are right, `paired`.
+    """
+
+    task: ClassVar[str] = "nsp"
+
+    def __init__(self, encoder: nn.Module, spec: BatchSpec, *, weight: float = 1.0) -> None:
+        super().__init__(encoder, spec)
+        spec.require(self.task, views={}, targets=(self.task,))
+        not_negative(weight=weight)
+        if isinstance(encoder, GPT):
+            raise ContractError(
+                f"{self.task}: the first token of a row stands for it, which sees nothing behind "
+                "it in gpt; set train.backbone to bert or albert"
+            )
+        self.weight = weight
+        self.chance_loss = math.log(self.encoder.word.num_embeddings) + weight * math.log(2)
+        self.pairs = PairHead(self.encoder.dim)
+
+    def forward(self, batch: Batch) -> Output:
+        """One pass of the encoder for both."""
+        states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
+        guessed = self.judged(self.guessed(states_BLD, batch), batch)
+        logits_BK, classes_B = self.pairs(states_BLD), batch.targets[self.task][0]
+        pairing = mean_over_tokens(logits_BK, classes_B)
+        metrics = {
+            **guessed.metrics,
+            "guessing": guessed.loss.detach(),
+            "pairing": pairing.detach(),
+            "paired": accuracy(logits_BK, classes_B),
+        }
+        return Output(guessed.loss + self.weight * pairing, metrics, guessed.weight)
+
+
+class SOP(NSP):
+    """As NSP, of targets 'mlm' and 'sop': the same head on another question."""
+
+    task: ClassVar[str] = "sop"

@@ -1,0 +1,185 @@
+"""A video file, opened: its packets and what they say, before anything is decoded.
+
+The rules, the same for every reader of the data:
+
+- mp4 (and mov), webm, mkv, avi; the content decides the format, not the name; nothing else that
+  FFmpeg reads is opened, so no playlist in disguise makes it read other files;
+- of several video streams the first; pictures of an album's cover are none;
+- frames are counted as the packets that are shown, in the order of their times: what a header says
+  of their number or of a rate is not believed;
+- packets without times, and those of AVI, which has none where frames are reordered, are counted as
+  the decoder gives them; such a file is decoded from its beginning (flag `no_times`);
+- the file must be all there, and no packet of it marked as damaged.
+
+The packets of a file are listed when it is opened, 4 us each, so nothing need be kept of its key
+frames in an index. Letters: N frames, in the order in which they are shown.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ExtraError, SampleError
+from .whole import check_whole
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+I64 = npt.NDArray[np.int64]
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # an mp4's first
+MAX_FRAMES = 2**24  # float32, in which parameters are told, counts no further
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """An open file. `packets` are those of its video stream, in the order of the file."""
+
+    container: InputContainer
+    stream: VideoStream
+    packets: list[Packet]
+    times_N: I64 | None  # when frames are shown, in ticks, rising; None: not told
+    frames: int  # N
+
+    @property
+    def rate(self) -> int:
+        """Frames in 1,000 seconds, on average; 0: not known.
+
+        The header's where it fits even times, which mkv rounds to milliseconds; else theirs.
+        """
+        said = self.stream.average_rate
+        header = float(said) if said else 0.0
+        if self.times_N is None or self.frames < 2 or not self.stream.time_base:
+            return round(1000 * header)
+        seconds = float((self.times_N[-1] - self.times_N[0]) * self.stream.time_base)
+        measured = (self.frames - 1) / seconds
+        fits = self.steady and abs(header - measured) <= 0.01 * measured
+        return round(1000 * (header if fits else measured))
+
+    @property
+    def steady(self) -> bool:
+        """Whether frames follow each other evenly, but for the rounding of times."""
+        gaps = np.diff(self.times_N) if self.times_N is not None else np.zeros(0)
+        return len(gaps) == 0 or bool(np.ptp(gaps) <= 1)
+
+    @property
+    def key_frames(self) -> int:
+        """How many packets decoding can begin at."""
+        return sum(packet.is_keyframe for packet in self.packets)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Film]:
+    """Open a video file; what FFmpeg raises inside becomes a SampleError too.
+
+    Raises:
+        SampleError: it is none of ours, cut, damaged or without frames; the reason, without place.
+        ExtraError: PyAV is not installed.
+    """
+    av, kind = library(), extension_of(data)
+    check_whole(data, kind)
+    settings = {"options": {"format_whitelist": FORMATS}, "metadata_errors": "replace"}
+    try:
+        with av.open(io.BytesIO(data), **settings) as container:
+            yield listed(container)
+    except av.error.FFmpegError as error:
+        words = str(error).partition("] ")[2].partition(":")[0] or type(error).__name__
+        raise SampleError(f"is a cut or damaged {kind} file: {words.lower()}") from error
+
+
+def library() -> Any:
+    """PyAV, imported.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ExtraError(
+            'video is decoded by PyAV, which is not installed; pip install "sslpipe[video]"'
+        ) from error
+    return av
+
+
+def extension_of(data: bytes) -> str:
+    """The extension that the first bytes deserve: mp4, webm, mkv, avi.
+
+    Raises:
+        SampleError: it is no video of ours.
+    """
+    if data[:4] == b"\x1aE\xdf\xa3":
+        return "webm" if b"webm" in data[:64] else "mkv"
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        return "avi"
+    if data[4:8] in BOXES:
+        return "mp4"
+    if not data:
+        raise SampleError("is empty")
+    raise SampleError(f"is no mp4, webm, mkv or avi file: it begins with {bytes(data[:12])!r}")
+
+
+def listed(container: InputContainer) -> Film:
+    """The packets of the first video stream that is no cover.
+
+    Raises:
+        SampleError: there is none, no frame, or a damaged packet.
+    """
+    cover = library().stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise SampleError(f"has no video stream, only {kinds or 'nothing'}")
+    stream = streams[0]
+    stream.codec_context.thread_count = 1  # the workers are as many as there are cores
+    stream.codec_context.open(strict=False)  # now: dav1d keeps what it is told to skip by then
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    shown = [packet for packet in packets if not packet.is_discard]  # an edit list leaves some out
+    if any(packet.is_corrupt for packet in packets):
+        raise SampleError("is damaged: its container marks packets as corrupt")
+    if not 0 < len(shown) < MAX_FRAMES:
+        raise SampleError(f"has {len(shown):,} frames; they must be 1 to {MAX_FRAMES - 1:,}")
+    return Film(container, stream, packets, times(stream, shown), len(shown))
+
+
+def times(stream: VideoStream, shown: list[Packet]) -> I64 | None:
+    """When the frames of packets are shown, rising; None where that is not told, or not surely."""
+    if stream.container.format.name == "avi" and stream.codec_context.has_b_frames:
+        return None
+    told = [packet.pts for packet in shown if packet.pts is not None]
+    times_N = np.unique(np.array(told, dtype=np.int64))
+    return times_N if len(times_N) == len(shown) else None
+
+
+def first_frame(film: Film) -> VideoFrame:
+    """The first frame that the decoder gives: it says how pixels are stored and turned.
+
+    Raises:
+        SampleError: there is none.
+    """
+    film.stream.codec_context.flush_buffers()
+    for packet in (*film.packets, None):
+        for frame in film.stream.codec_context.decode(packet):
+            film.stream.codec_context.flush_buffers()
+            return frame
+    raise SampleError(f"decodes to 0 of its {film.frames:,} frames")
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """By how many quarters, 0 to 3, a stored frame is turned left to stand upright."""
+    return int(round(frame.rotation / 90) % 4)
+
+
+def upright_sides(frame: VideoFrame) -> tuple[int, int]:
+    """Height and width of a frame that stands upright."""
+    sides = frame.height, frame.width
+    return sides[::-1] if quarter_turns(frame) % 2 else sides

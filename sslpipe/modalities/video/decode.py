@@ -1,0 +1,264 @@
+"""Frames of a video to one uint8 array, in a worker: those that are asked for, and no others.
+
+Decoding begins at the last key frame before a frame that is wanted, goes on until none is wanted
+within reach, and jumps to the next. Frames are told apart by their place in the order of showing,
+which the packets' times give; so the frames of a clip are those that decoding everything gives.
+Where times are missing, or do not come out as they should, all is decoded from the beginning.
+
+Frames are made RGB, 8 bits, upright, as FFmpeg converts them; a frame's own colour matrix and range
+are followed. Pixels are taken for square, fields of interlaced videos stay together, transparency
+is left out. A frame that the decoder could only patch up is an error, also where it is merely on
+the way to one that is wanted; and so is another size. That is no proof: codecs have no checksums,
+and of single wrong bytes most decode to wrong pixels without a word. Those of an index find them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...device.buffers import Buffers, Memory
+from ...errors import SampleError
+from .. import Raw
+from ..image.decode import check_size, shrunk
+from .container import Film, first_frame, library, opened, quarter_turns, upright_sides
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+
+    from ...stream.reader import Sample
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+ALL = -1  # in place of a frame's number: no frame; no numbers at all: all frames
+Numbered = tuple[int, "VideoFrame"]
+
+
+class ClipDecode:
+    """`decode(sample, numbers)` -> (T, H, W, 3) uint8: the frames of those numbers, which rise.
+
+    size: a shorter side above it is shrunk to it (bicubic, by FFmpeg), as images are; None: never.
+    Without numbers, padded with -1, all frames are decoded. The extent is that of the whole video,
+    at the size of the array: frames, height, width, frames in 1,000 seconds. Safe in threads.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self._buffers = Buffers()
+
+    def __reduce__(self) -> tuple[type[ClipDecode], tuple[int | None]]:
+        """Workers have buffers of their own."""
+        return type(self), (self.size,)
+
+    def extent(self, sample: Sample) -> tuple[int, ...]:
+        """Frames, height, width and rate, upright; the first frame is decoded for it.
+
+        What cannot be opened has none: the decoder says why.
+        """
+        try:
+            with opened(sample.data) as film:
+                return extent_of(film)
+        except SampleError:
+            return 0, 0, 0, 0
+
+    def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
+        """Bytes of the frames of each sample, (B,); 0 where the index does not know its sides."""
+        asked_B = (instructions != ALL).sum(1)
+        frames_B = np.where(asked_B, asked_B, extents[:, 0])
+        sides = [shrunk(height, width, self.size) for height, width in extents[:, 1:3].tolist()]
+        bytes_B: I64 = 3 * frames_B * np.array(sides, dtype=np.int64).reshape(-1, 2).prod(1)
+        return bytes_B
+
+    def __call__(
+        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
+    ) -> Raw:
+        """Decode one sample.
+
+        Raises:
+            SampleError: the reason, without the place; also where the index says another number
+                of frames.
+            ExtraError: PyAV is not installed.
+        """
+        with opened(sample.data) as film:
+            if sample.extent[0] not in (0, film.frames):
+                raise SampleError(
+                    f"has {film.frames:,} frames, and {sample.extent[0]:,} in its index; index "
+                    "the set anew"
+                )
+            numbers = [n for n in instructions if n != ALL] or list(range(film.frames))
+            frames_THWC = gather(film, numbers, self.size, memory or self._buffers)
+            height, width = frames_THWC.shape[1:3]
+            return Raw(frames_THWC, (film.frames, height, width, film.rate))
+
+
+def extent_of(film: Film) -> tuple[int, int, int, int]:
+    """Frames, height and width upright, and frames in 1,000 seconds.
+
+    Raises:
+        SampleError: no frame decodes, or frames are too large.
+    """
+    height, width = upright_sides(first_frame(film))
+    check_size(width, height)
+    return film.frames, height, width, film.rate
+
+
+def gather(film: Film, numbers: Sequence[int], size: int | None, memory: Memory) -> U8:
+    """The frames of these rising numbers, (T, H, W, 3)."""
+    convert = Converter(size)
+    out: U8 | None = None
+    for place, (_, frame) in enumerate(numbered(film, numbers)):
+        pixels_HWC = convert(frame)
+        if out is None:
+            out = memory.empty((len(numbers), *pixels_HWC.shape), np.uint8)
+        out[place] = pixels_HWC
+    assert out is not None
+    return out
+
+
+class Converter:
+    """Frames of one video to upright RGB; FFmpeg's tables for it are made once."""
+
+    def __init__(self, size: int | None) -> None:
+        av = library()
+        self._size, self._stored = size, (0, 0)
+        self._reformat = av.video.reformatter.VideoReformatter()
+        self._ways = av.video.reformatter.Interpolation
+
+    def __call__(self, frame: VideoFrame) -> U8:
+        """(H, W, 3) uint8; its memory is the frame's, or FFmpeg's.
+
+        Raises:
+            SampleError: the frame is too large, or of another size than those before.
+        """
+        sides = frame.height, frame.width
+        if self._stored not in ((0, 0), sides):
+            raise SampleError(
+                f"changes its size from {self._stored[1]} x {self._stored[0]} to {sides[1]} x "
+                f"{sides[0]} px; cut it there"
+            )
+        self._stored = sides
+        check_size(frame.width, frame.height)
+        height, width = shrunk(*sides, self._size)
+        way = self._ways.BILINEAR if (height, width) == sides else self._ways.BICUBIC
+        # threads: FFmpeg would start one for each core
+        rgb = self._reformat.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=way, threads=1
+        )
+        (plane,) = rgb.planes
+        pixels = np.ndarray((height, width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        return np.rot90(pixels, quarter_turns(frame))
+
+
+def numbered(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
+    """The frames of these rising numbers with them, by jumps to key frames if times are told.
+
+    Raises:
+        SampleError: there are fewer frames than packets.
+    """
+    left = list(numbers)
+    if film.times_N is not None:
+        for number, frame in by_times(film, numbers):
+            if number != left[0]:
+                break
+            yield left.pop(0), frame
+    if left:  # no times, or others than the packets'
+        yield from by_count(film, left)
+
+
+def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
+    """The same, counted as the decoder gives them from the beginning."""
+    wanted, context, found = set(numbers), film.stream.codec_context, -1
+    context.skip_frame = "DEFAULT"
+    context.flush_buffers()
+    for packet in (*film.packets, None):
+        for frame in context.decode(packet):
+            found += 1
+            check_sound(frame, found)
+            if found in wanted:
+                yield found, frame
+            if found == numbers[-1]:
+                return
+    raise SampleError(f"decodes to {found + 1:,} of its {film.frames:,} frames")
+
+
+def by_times(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
+    """The same, from the last key frame before each; ends early where one does not come."""
+    assert film.times_N is not None
+    places, ranks = key_frames(film)
+    run_T = np.searchsorted(ranks, np.array(numbers), side="right") - 1
+    flow = Flow(film, frozenset(film.times_N[list(numbers)].tolist()))
+    for number, run in zip(numbers, run_T.tolist(), strict=True):
+        if run < 0:  # frames before the first key frame
+            return
+        flow.reach(places[run])
+        frame = flow.frame_at(int(film.times_N[number]), number)
+        if frame is None:
+            return
+        yield number, frame
+
+
+class Flow:
+    """Frames as they come out of the decoder, which is set forward to key frames.
+
+    wanted: when the frames that are wanted are shown. Others are left out where nothing is made
+    from them, which of most videos is a half: it takes a quarter off the time of every fourth
+    frame.
+    """
+
+    def __init__(self, film: Film, wanted: frozenset[int]) -> None:
+        self._context, self._packets = film.stream.codec_context, film.packets
+        self._wanted = wanted
+        self._next, self._begin = -1, 0  # the packet to be decoded next; when the first is shown
+        self._ready: deque[VideoFrame] = deque()
+
+    def reach(self, place: int) -> None:
+        """Go on with the key frame of a packet, unless the decoder came by it already."""
+        if place > self._next:
+            self._context.flush_buffers()
+            self._ready.clear()
+            self._next, self._begin = place, self._packets[place].pts or 0
+
+    def frame_at(self, time: int, number: int) -> VideoFrame | None:
+        """The frame that is shown at a time, in ticks; None: it does not come."""
+        while self._ready or self._next <= len(self._packets):
+            if not self._ready:
+                last = self._next == len(self._packets)
+                self._ready.extend(self._decoded(None if last else self._packets[self._next]))
+                self._next += 1
+                continue
+            frame = self._ready.popleft()
+            if frame.pts is None or frame.pts > time:
+                return None
+            if frame.pts >= self._begin:  # those before lean on frames that are not decoded
+                check_sound(frame, number)
+            if frame.pts == time:
+                return frame
+        return None
+
+    def _decoded(self, packet: Packet | None) -> list[VideoFrame]:
+        """What the decoder gives for a packet; None: what it still holds."""
+        needed = packet is None or packet.pts in self._wanted
+        self._context.skip_frame = "DEFAULT" if needed else "NONREF"
+        return self._context.decode(packet)
+
+
+def check_sound(frame: VideoFrame, number: int) -> None:
+    """Raise a SampleError for a frame that could only be patched up: others may be made from it."""
+    if frame.is_corrupt:
+        raise SampleError(f"does not decode: frame {number:,}, or one shortly before, is damaged")
+
+
+def key_frames(film: Film) -> tuple[list[int], I64]:
+    """Where packets lie that decoding can begin at, and the numbers of their frames, rising."""
+    assert film.times_N is not None
+    keys = [
+        (int(np.searchsorted(film.times_N, packet.pts)), place)
+        for place, packet in enumerate(film.packets)
+        if packet.is_keyframe and packet.pts is not None
+    ]
+    keys.sort()
+    return [place for _, place in keys], np.array([number for number, _ in keys], dtype=np.int64)

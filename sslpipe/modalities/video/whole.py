@@ -1,0 +1,69 @@
+"""Whether a video file is all there, by the sizes that its container says: nothing is decoded.
+
+FFmpeg plays what it finds of a cut file and stops without a word, so the end is looked for here.
+A stream that was written live says no size (Matroska allows it): then only the decoder can tell.
+"""
+
+from ...errors import SampleError
+
+SEGMENT = 0x18538067  # id of the Matroska element that holds everything but the header
+
+
+def check_whole(data: bytes, kind: str) -> None:
+    """Raise a SampleError if a file of this kind, an extension, ends before it says so."""
+    ends = {"mp4": mp4_end, "mkv": matroska_end, "webm": matroska_end, "avi": avi_end}
+    needed = ends[kind](data)
+    if needed > len(data):
+        raise SampleError(
+            f"is cut: its container says {needed:,} bytes or more, there are {len(data):,}"
+        )
+
+
+def mp4_end(data: bytes) -> int:
+    """Where the last box of an mp4 ends; one of size 0 goes on to the end of the file."""
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4])
+        if size == 1:  # the size stands behind the name, in 8 bytes
+            size = int.from_bytes(data[at + 8 : at + 16])
+        if size < 8:
+            return len(data)
+        at += size
+    return at
+
+
+def avi_end(data: bytes) -> int:
+    """Where the last RIFF chunk of an AVI ends: files above 1 GB have several."""
+    at = 0
+    while data[at : at + 4] == b"RIFF":
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if not size:  # of a file that was never closed
+            return len(data)
+        at += 8 + size + size % 2
+    return at - 1 if at == len(data) + 1 else at  # the last chunk may lack its padding
+
+
+def matroska_end(data: bytes) -> int:
+    """Where the segment of a Matroska or WebM file ends; 0 where it says no size."""
+    at = 0
+    while at < len(data):
+        name, at, _ = number(data, at, marked=True)
+        size, at, unknown = number(data, at, marked=False)
+        if name == SEGMENT:
+            return 0 if unknown else at + size
+        at += size
+    return at
+
+
+def number(data: bytes, at: int, *, marked: bool) -> tuple[int, int, bool]:
+    """A number of EBML (RFC 8794): it, where it ends, and whether it stands for `not known`.
+
+    The zeros before the first one bit of it count its further bytes. marked: keep that bit, as ids
+    have it.
+    """
+    if at >= len(data) or not data[at]:
+        raise SampleError("is a cut or damaged Matroska file")
+    length = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + length])
+    plain = value & ((1 << 7 * length) - 1)
+    return value if marked else plain, at + length, plain == (1 << 7 * length) - 1

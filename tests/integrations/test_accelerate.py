@@ -1,0 +1,55 @@
+"""Accelerate: the state travels in its checkpoints, from two processes to one."""
+
+import subprocess
+import sys
+
+from .trainers import uids
+
+SCRIPT = """
+import json, sys
+from accelerate import Accelerator
+from sslpipe.integrations.accelerate import load_for
+from tests.integrations.trainers import small
+
+packed, folder, resume, count = sys.argv[1], sys.argv[2], sys.argv[3] == "resume", int(sys.argv[4])
+accelerator = Accelerator(cpu=True)
+pipe = load_for(accelerator, small(), shards=packed)
+if resume:
+    accelerator.load_state(folder)
+seen = []
+while len(seen) < count:
+    for batch in pipe:
+        seen.append(batch.uids.tolist())
+        if len(seen) == count:
+            break
+accelerator.save_state(folder)
+with open(f"{folder}.{accelerator.process_index}.{'resumed' if resume else 'first'}", "w") as file:
+    json.dump(seen, file)
+pipe.close()
+accelerator.end_training()
+"""
+
+
+def launch(script, *arguments, processes):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [*command, "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+         script, *arguments],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_saved_on_two_processes_resumed_on_one(packed, tmp_path, monkeypatch):
+    import json
+
+    script, folder = tmp_path / "script.py", tmp_path / "state"
+    script.write_text(SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", ".")
+    launch(script, packed, folder, "new", "3", processes=2)
+    launch(script, packed, folder, "resume", "2", processes=1)
+    plain = uids(packed, 5)
+    halves = [json.loads((tmp_path / f"state.{rank}.first").read_text()) for rank in range(2)]
+    for step in range(3):
+        assert sorted(halves[0][step] + halves[1][step]) == sorted(plain[step])
+    assert json.loads((tmp_path / "state.0.resumed").read_text()) == plain[3:5]

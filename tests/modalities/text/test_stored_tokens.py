@@ -1,0 +1,307 @@
+"""Ids beside the tars: the same rows, no text is read; damage and other vocabularies are told."""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sslpipe
+from sslpipe.cli import commands, shards, terminal, tokenizer
+from sslpipe.errors import SampleError, ShardError
+from sslpipe.modalities.text import counting
+from sslpipe.modalities.text.codec import TextCodec
+from sslpipe.modalities.text.counting import count_tokens
+from sslpipe.modalities.text.stored_tokens import StoredTokenDecode, stored_faults
+from sslpipe.modalities.text.token_file import (
+    CHUNK,
+    TokenFileOf,
+    file_bytes,
+    open_tokens,
+    token_path,
+    token_writer,
+)
+from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards import PackSettings, pack, read_index, read_manifest
+from sslpipe.shards.make.pools import open_threads
+
+RECIPE = """
+modality: text
+stream: {{batch_size: 5, rows: {{packing: {packing}, window: 30}}}}
+views: {{tokens: {{ops: [Tokens: {{length: 32, vocabulary: {vocabulary}, begin: true}}]}}}}
+targets: {{mlm: {{view: tokens, task: mlm}}}}
+run: {{workers: {workers}, prefetch: 0, threads: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Documents of up to 300 words in a few shards, with a BPE of theirs, counted with ids."""
+    rng = np.random.default_rng(1)
+    folder, out = tmp_path_factory.mktemp("docs"), tmp_path_factory.mktemp("packed") / "set"
+    words = ["".join(rng.choice(list("aeinrst"), rng.integers(2, 6))) for _ in range(60)]
+    for n, size in enumerate(np.minimum(1 + rng.lognormal(2, 1.2, 70).astype(int), 300)):
+        (folder / f"d{n:03d}.txt").write_text(" ".join(rng.choice(words, size)))
+    pack(folder, out, PackSettings(codec=TextCodec(), shard_samples=20))
+    made = train_vocabulary(read_manifest(out), TrainSettings(kind="bpe", size=300))
+    (out / "tokenizer.json").write_bytes(made.data)
+    count(out)
+    return out
+
+
+@pytest.fixture
+def texts(packed, tmp_path):
+    """A set that may be changed."""
+    return Path(shutil.copytree(packed, tmp_path / "set"))
+
+
+def count(folder, file="tokenizer.json", **settings):
+    with open_threads(1) as pool:
+        return count_tokens(folder, str(folder / file), pool=pool, **{"ids": True, **settings})
+
+
+def batches(folder, number=8, packing="best_fit", workers=0, override=()):
+    text = RECIPE.format(
+        vocabulary=json.dumps(str(folder / "tokenizer.json")), packing=packing, workers=workers
+    )
+    recipe = parse_recipe(text, path="t.yaml", overrides=override)
+    found = []
+    with sslpipe.load(recipe, shards=folder, device="cpu", rank=0, world_size=1) as pipe:
+        while len(found) < number:
+            found += list(pipe)
+    return found[:number]
+
+
+def without_ids(folder):
+    """The same set, as it is counted without ids."""
+    file = folder / "manifest.json"
+    document = json.loads(file.read_text())
+    del document["counted"]["tok"]
+    file.write_text(json.dumps(document))
+    for tokens in folder.glob("*.tok"):
+        tokens.unlink()
+
+
+def spoil_payloads(folder):
+    """Change a byte of every document: whoever reads one sees that."""
+    for shard in read_manifest(folder).shards:
+        tar = folder / shard.file
+        data, index = bytearray(tar.read_bytes()), read_index(tar)
+        for row in range(len(index)):
+            data[int(index.payload(row).offset)] ^= 1
+        tar.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("packing", "workers"), [("best_fit", 0), ("concat", 0), ("split", 2), (None, 0)]
+)
+def test_rows_are_the_same_and_no_text_is_read(texts, tmp_path, packing, workers):
+    plain = Path(shutil.copytree(texts, tmp_path / "plain"))
+    without_ids(plain)
+    override = [] if packing else ["stream.rows=null"]
+    truth = batches(plain, packing=packing or "one", override=override)
+    spoil_payloads(texts)
+    found = batches(texts, packing=packing or "one", workers=workers, override=override)
+    for one, other in zip(found, truth, strict=True):
+        assert one.keys == other.keys
+        for name in ("views", "targets", "segments", "lengths"):
+            for group, tensor in getattr(one, name).items():
+                assert torch.equal(tensor, getattr(other, name)[group])
+    without_ids(texts)
+    with pytest.raises(SampleError, match="CRC32"):
+        batches(texts, override=["stream.on_bad=raise"])
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_any_range_of_any_document(tmp_path, width):
+    rng = np.random.default_rng(0)
+    of = TokenFileOf("b2:" + "0f" * 16, "a1" * 32)
+    sizes = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7]
+    documents = [rng.integers(0, 2 ** (8 * width - 1), n).astype(np.int32) for n in sizes]
+    with token_writer(tmp_path / "x.tok", of, documents=len(sizes) + 1, width=width) as writer:
+        for row, ids in enumerate(documents):
+            writer.add(row, ids)
+    assert (tmp_path / "x.tok").stat().st_size == file_bytes(np.array([*sizes, 0]), width)
+    file = open_tokens(tmp_path / "x.tok", of)
+    for row, ids in enumerate(documents):
+        assert file.count(row) == len(ids)
+        edges = sorted({0, 1, len(ids) // 2, CHUNK - 1, CHUNK, 2 * CHUNK + 3, len(ids)})
+        for start in (e for e in edges if e <= len(ids)):
+            for stop in (e for e in edges if start <= e <= len(ids)):
+                assert np.array_equal(file.read(row, start, stop), ids[start:stop])
+    with pytest.raises(SampleError, match="could not be read when"):
+        file.count(len(sizes))
+
+
+def test_a_piece_reads_only_its_own_chunks(tmp_path):
+    of = TokenFileOf("b2:" + "0f" * 16, "a1" * 32)
+    ids = np.arange(4 * CHUNK, dtype=np.int32)
+    path = tmp_path / "x.tok"
+    with token_writer(path, of, documents=1, width=2) as writer:
+        writer.add(0, ids)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # of the last chunk
+    data[-3 * 2 * CHUNK - 1] ^= 1  # of the first
+    path.write_bytes(bytes(data))
+    file = open_tokens(path, of)
+    assert np.array_equal(file.read(0, CHUNK, 3 * CHUNK), ids[CHUNK : 3 * CHUNK])
+    for start, stop in ((0, 1), (CHUNK - 1, CHUNK + 1), (4 * CHUNK - 1, 4 * CHUNK)):
+        with pytest.raises(SampleError, match=r"tokens in x.tok do not have their CRC-32"):
+            file.read(0, start, stop)
+
+
+def test_every_changed_byte_is_noticed(texts):
+    manifest = read_manifest(texts)
+    shard = manifest.shards[1]
+    path = token_path(texts / shard.file)
+    good = path.read_bytes()
+    assert not [*stored_faults(manifest, shard)]
+    for at in np.random.default_rng(0).choice(len(good), 60, replace=False).tolist():
+        data = bytearray(good)
+        data[at] ^= 4
+        path.write_bytes(bytes(data))
+        assert [*stored_faults(manifest, shard)], at
+    for end in (0, 50, 200, len(good) - 1):
+        path.write_bytes(good[:end])
+        with pytest.raises(ShardError, match=r"is no token file|was cut or changed"):
+            open_tokens(path, TokenFileOf(manifest.counted["tok"], shard.sha256))
+
+
+def test_what_is_stale_or_missing_is_told(texts, packed, tmp_path, caplog):
+    manifest = read_manifest(texts)
+    first = token_path(texts / manifest.shards[0].file)
+    first.write_bytes(token_path(texts / manifest.shards[1].file).read_bytes())
+    with pytest.raises(ShardError, match=r"of another tar; run `sslpipe tokenizer count`"):
+        batches(texts)
+    first.unlink()
+    with pytest.raises(ShardError, match="tok: cannot be opened"):
+        batches(texts)
+    count(texts, rebuild=True)  # keeps its ids without being told to
+    assert len(batches(texts, 2)) == 2
+    made = train_vocabulary(manifest, TrainSettings(kind="bpe", size=280))
+    (texts / "tokenizer.json").write_bytes(made.data)
+    with caplog.at_level(logging.WARNING):  # rows without counts would be refused anyway
+        batches(texts, 1, override=["stream.rows=null"])
+    assert "are those of b2:" in caplog.text
+    assert "documents are tokenised in every epoch" in caplog.text
+
+
+def test_a_damaged_document_is_a_bad_sample(texts):
+    manifest = read_manifest(texts)
+    good = batches(texts)
+    for shard in manifest.shards:
+        path = token_path(texts / shard.file)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(bytes(data))
+    with pytest.raises(SampleError, match=r"tokens in .*\.tok do not have their CRC-32"):
+        batches(texts, 20, override=["stream.on_bad=raise"])
+    found = batches(texts, override=["stream.max_bad_fraction=1"])
+    holes = [(b.segments["tokens"][0] < 0) & (g.segments["tokens"][0] >= 0) for b, g in
+             zip(found, good, strict=True)]  # fmt: skip
+    assert sum(int(h.sum()) for h in holes) > 0
+    for batch, truth, hole in zip(found, good, holes, strict=True):
+        assert (batch.views["tokens"][0] == truth.views["tokens"][0])[~hole].all()
+
+
+def test_counting_goes_on_where_it_stopped_and_forgets_ids_of_another_vocabulary(
+    texts, monkeypatch
+):
+    tars = {p.name: p.read_bytes() for p in texts.glob("*.tar")}
+    wanted = {p.name: p.read_bytes() for p in texts.glob("*.tok")}
+    without_ids(texts)
+    real, seen = counting.write_counts, []
+
+    def failing(job):
+        seen.append(job.shard.file)
+        if len(seen) == 3:
+            raise OSError(28, "No space left on device", "x.tok")
+        return real(job)
+
+    monkeypatch.setattr(counting, "write_counts", failing)
+    with pytest.raises(ShardError, match="No space left"):
+        count(texts)
+    assert "tok" not in read_manifest(texts).counted
+    first = [*seen]
+    count(texts)
+    assert set(first[:2]).isdisjoint(seen[len(first) :])
+    assert {p.name: p.read_bytes() for p in texts.glob("*.tok")} == wanted
+    assert read_manifest(texts).counted.keys() == {"tokens", "tok"}
+    (number,) = {len(seen)}
+    count(texts)
+    assert len(seen) == number
+    made = train_vocabulary(read_manifest(texts), TrainSettings(kind="bpe", size=270))
+    (texts / "other.json").write_bytes(made.data)
+    count(texts, "other.json", ids=False)
+    assert read_manifest(texts).counted.keys() == {"tokens"}
+    assert not [*texts.glob("*.tok")]
+    assert {p.name: p.read_bytes() for p in texts.glob("*.tar")} == tars
+
+
+def test_an_unreadable_document_has_no_ids(texts):
+    manifest = read_manifest(texts)
+    without_ids(texts)
+    tar = texts / manifest.shards[0].file
+    data = bytearray(tar.read_bytes())
+    data[int(read_index(tar).payload(4).offset)] ^= 1
+    tar.write_bytes(bytes(data))
+    assert count(texts).empty == 1
+    assert isinstance(batches(texts)[0].keys, tuple)
+    with pytest.raises(SampleError, match="could not be read when its tokens were counted"):
+        batches(texts, 20, override=["stream.rows=null", "stream.on_bad=raise"])
+
+
+def test_the_command_says_the_size_before_and_verify_finds_damage(texts, monkeypatch, capfd):
+    from rich.console import Console
+
+    for module in (commands, shards, terminal, tokenizer):
+        monkeypatch.setattr(module, "console", Console(width=400), raising=False)
+        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True), raising=False)
+
+    def run(*words, code=0):
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", ["sslpipe", *map(str, words)])
+            with pytest.raises(SystemExit) as exit_:
+                commands.main()
+        out, err = capfd.readouterr()
+        assert exit_.value.code == code, err
+        return out + err
+
+    size = sum(p.stat().st_size for p in texts.glob("*.tok"))
+    exact = run("tokenizer", "count", texts, "--dry-run")
+    assert re.search(rf"4 files beside the tars of .*, {size / 1e6:.1f} MB: ", exact)
+    tokens = int(re.search(r"MB: ([\d,]+) tokens of 2 bytes", exact)[1].replace(",", ""))
+    document = json.loads((texts / "manifest.json").read_text())
+    without_ids(texts)
+    document["counted"] = {}
+    (texts / "manifest.json").write_text(json.dumps(document))
+    about = run("tokenizer", "count", texts, "--dry-run")
+    guess = int(re.search(r"about ([\d,]+) tokens of 2 bytes", about)[1].replace(",", ""))
+    assert guess == pytest.approx(tokens, rel=0.02)
+    assert not [*texts.glob("*.tok")]
+    run("tokenizer", "count", texts, "--ids", "--workers", 1)
+    run("verify", texts)
+    path = next(texts.glob("*.tok"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    assert "do not have their CRC-32" in run("verify", texts, code=1)
+
+
+def test_only_sets_that_have_ids_are_read_so(texts):
+    recipe = parse_recipe(
+        RECIPE.format(vocabulary=str(texts / "tokenizer.json"), packing="one", workers=0),
+        path="t.yaml",
+    )
+    with sslpipe.load(recipe, shards=texts, device="cpu") as pipe:
+        (part,) = pipe.parts
+        manifest = read_manifest(texts)
+        assert isinstance(part.over([manifest]).decode, StoredTokenDecode)
+        without_ids(texts)
+        assert part.over([read_manifest(texts)]) is part

@@ -1,0 +1,45 @@
+"""The pages for people with a trainer of their own run as they stand."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+from .test_readme import EACH
+
+PAGE = (ROOT / "pipelines" / "TRAINERS.md").read_text()
+PARTS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+BLOCKS = {
+    part.splitlines()[0]: re.findall(r"```python\n(.*?)```", part, re.DOTALL) for part in PARTS
+}
+FOREIGN = {"Lightning", "Accelerate", "The Trainer of Hugging Face"}  # seconds to import
+
+
+def run(blocks, tmp_path):
+    files = [tmp_path / f"block{number}.py" for number in range(len(blocks))]
+    for file, block in zip(files, blocks, strict=True):
+        file.write_text(block)
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, *files], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_blocks_run(tmp_path):
+    blocks = [block for name, found in BLOCKS.items() if name not in FOREIGN for block in found]
+    assert len(blocks) >= 8
+    run(blocks, tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_blocks_of_trainers_run(name, tmp_path):
+    assert len(BLOCKS[name]) == 1
+    run(BLOCKS[name], tmp_path)
+
+
+def test_the_script_for_slurm_is_a_script():
+    (script,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    done = subprocess.run(["bash", "-n"], input=script, text=True, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr

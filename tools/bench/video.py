@@ -1,0 +1,229 @@
+"""Clips per second: frames on demand against decoding whole files, and against plain loaders.
+
+    python tools/bench/video.py [--videos 96] [--seconds 10] [--folder /tmp/video_bench]
+
+Makes its own videos, once: h264, 256 x 256, 64 frames, a key frame every 12, moving noise. A clip
+is 16 frames: in a row ("stride 1", so that most of a file is not needed) or every fourth ("stride
+4", so that all of it is, and only what becomes RGB differs). Three tables, one line of JSON each:
+
+decode   one thread, bytes in memory to uint8 frames: ours; all frames by our decoder, then cut; all
+         by PyAV, then cut, as plain loaders do
+loader   files or shards to float views of 224 px, as many workers as cores, processes started: ours
+         against a DataLoader of PyAV and torchvision v2, which decodes all or stops at its last
+         frame. Each goes in turn, and the best of three counts
+main     CPU time of our main process for a clip: what is planned, sent and taken back (workers
+         decode), and the tables of views and masks
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+import sslpipe
+from sslpipe.modalities.video.codec import VideoCodec
+from sslpipe.modalities.video.decode import ClipDecode
+from sslpipe.recipe import parse_recipe
+from sslpipe.rng import Place
+from sslpipe.shards.make.pack import PackSettings, pack
+from sslpipe.stream.reader import Sample
+
+FRAMES, LENGTH, SIDE, VIEW, BATCH, TURNS = 16, 64, 256, 224, 16, 3
+CORES = len(os.sched_getaffinity(0))
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+RECIPE = f"""
+modality: video
+stream: {{batch_size: {BATCH}}}
+views:
+  global:
+    ops:
+      - UniformClip: {{frames: {FRAMES}, stride: STRIDE}}
+      - RandomResizedCrop: {{size: [{VIEW}, {VIEW}], scale: [0.5, 1.0]}}
+      - RandomHorizontalFlip
+      - Normalize: {{mean: {MEAN}, std: {STD}}}
+masks:
+  tube: {{patch_size: [2, 16, 16], sampler: tube}}
+run: {{workers: {CORES}}}
+"""
+
+
+def encoded(number: int) -> bytes:
+    """A video of smooth noise that moves."""
+    rng, out = np.random.default_rng(number), io.BytesIO()
+    coarse = rng.integers(0, 256, (SIDE // 8, SIDE // 8, 3)).astype(np.uint8)
+    noise = rng.normal(0, 6, (SIDE, SIDE, 3))
+    still = np.clip(coarse.repeat(8, 0).repeat(8, 1) + noise, 0, 255).astype(np.uint8)
+    step = rng.integers(-3, 4, 2)
+    with av.open(out, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=30, options={"g": "12", "crf": "23"})
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        for t in range(LENGTH):
+            pixels = np.ascontiguousarray(np.roll(still, tuple(step * t), (0, 1)))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode())
+    return out.getvalue()
+
+
+def corpus(folder: Path, videos: int) -> tuple[list[Path], Path]:
+    """The files, and the same packed; made once."""
+    files = [folder / "files" / f"{number:05d}.mp4" for number in range(videos)]
+    for number, path in enumerate(files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(encoded(number))
+    shards = folder / f"shards{videos}"
+    if not (shards / "manifest.json").exists():
+        chosen = folder / f"files{videos}"
+        chosen.mkdir(exist_ok=True)
+        for path in files:
+            (chosen / path.name).unlink(missing_ok=True)
+            (chosen / path.name).hardlink_to(path)
+        pack(chosen, shards, PackSettings(codec=VideoCodec(), check="header"))
+    return files, shards
+
+
+def all_by_pyav(data: bytes, numbers: list[int], *, stop: bool = False) -> np.ndarray:
+    """All frames one after another, then those that are wanted; stop: at the last of them."""
+    frames = []
+    with av.open(io.BytesIO(data)) as file:
+        file.streams.video[0].thread_count = 1
+        for frame in file.decode(video=0):
+            frames.append(frame.to_ndarray(format="rgb24"))
+            if stop and len(frames) > numbers[-1]:
+                break
+    return np.stack([frames[number] for number in numbers])
+
+
+def clip_of(rng: np.random.Generator, stride: int) -> list[int]:
+    """The frames of a random clip."""
+    start = int(rng.integers(LENGTH - FRAMES * stride + 1))
+    return [start + stride * t for t in range(FRAMES)]
+
+
+def decode_table(files: list[Path], stride: int, seconds: float) -> dict[str, float]:
+    """Clips per second of one thread, of each way in turn."""
+    datas = [path.read_bytes() for path in files[:32]]
+    decode = ClipDecode(None)
+
+    def whole(data: bytes, numbers: list[int]) -> np.ndarray:
+        return decode(Sample(0, "", -1, data), []).data[numbers]
+
+    ways: dict[str, Callable[[bytes, list[int]], Any]] = {
+        "ours": lambda data, numbers: decode(Sample(0, "", -1, data), numbers).data,
+        "ours, whole files": whole,
+        "PyAV, whole files": all_by_pyav,
+    }
+    best = dict.fromkeys(ways, 0.0)
+    for _ in range(TURNS):
+        for name, way in ways.items():
+            rng, done, start = np.random.default_rng(0), 0, time.perf_counter()
+            while time.perf_counter() - start < seconds / TURNS / len(ways):
+                way(datas[done % len(datas)], clip_of(rng, stride))
+                done += 1
+            best[name] = max(best[name], done / (time.perf_counter() - start))
+    return best
+
+
+class PlainClips(Dataset[torch.Tensor]):
+    """What a plain loader does: PyAV, then torchvision's v2 on the clip."""
+
+    def __init__(self, files: list[Path], stride: int, *, stop: bool) -> None:
+        self.files, self.stride, self.stop = files, stride, stop
+        self.transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(VIEW, (0.5, 1.0), antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        numbers = clip_of(np.random.default_rng(), self.stride)
+        data = self.files[place].read_bytes()
+        clip = torch.from_numpy(all_by_pyav(data, numbers, stop=self.stop))
+        return self.transform(clip.permute(0, 3, 1, 2)).transpose(0, 1)
+
+
+def plain(files: list[Path], stride: int, *, stop: bool) -> Iterator[int]:
+    torch.set_num_threads(1)
+    data = PlainClips(files, stride, stop=stop)
+    for batch in DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=CORES):
+        yield len(batch)
+
+
+def ours(shards: Path, stride: int) -> Iterator[int]:
+    recipe = parse_recipe(RECIPE.replace("STRIDE", str(stride)))
+    with sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
+        for batch in pipe:
+            yield batch.views["global"].shape[1]
+
+
+def loader_table(files: list[Path], shards: Path, stride: int) -> dict[str, float]:
+    """Clips per second of one pass, start-up included."""
+    ways: dict[str, Callable[[], Iterator[int]]] = {
+        "ours": lambda: ours(shards, stride),
+        "PyAV + v2, whole files": lambda: plain(files, stride, stop=False),
+        "PyAV + v2, to the last frame": lambda: plain(files, stride, stop=True),
+    }
+    best = dict.fromkeys(ways, 0.0)
+    for _ in range(TURNS):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            clips = sum(way())
+            best[name] = max(best[name], clips / (time.perf_counter() - start))
+    return best
+
+
+def main_table(shards: Path, stride: int) -> dict[str, float]:
+    """Microseconds of CPU time of the main process for a clip."""
+    recipe = parse_recipe(RECIPE.replace("STRIDE", str(stride)).replace("_size: 16", "_size: 64"))
+    with sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
+        share = pipe.load_share(0)  # workers have started
+        start = time.process_time()
+        for step in range(1, 9):
+            share = pipe.load_share(step)
+        loading = (time.process_time() - start) / 8 / len(share.uids)
+        (part,), (column,) = pipe.parts, share.columns
+        place, start = Place(0, np.arange(len(share.uids)), len(share.uids)), time.process_time()
+        for _ in range(20):
+            part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
+        deciding = (time.process_time() - start) / 20 / len(share.uids)
+    return {"plan, send, take back": 1e6 * loading, "tables": 1e6 * deciding}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=int, default=96)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/video_bench"))
+    given = parser.parse_args()
+    files, shards = corpus(given.folder, given.videos)
+    for stride in (1, 4):
+        tables = {
+            "decode, clips/s": decode_table(files, stride, given.seconds),
+            "loader, clips/s": loader_table(files, shards, stride),
+            "main process, us/clip": main_table(shards, stride),
+        }
+        for name, table in tables.items():
+            row = {key: round(value, 1) for key, value in table.items()}
+            sys.stdout.write(json.dumps({"table": name, "stride": stride, **row}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
