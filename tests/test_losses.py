@@ -56,8 +56,12 @@ def test_every_loss_function_of_the_package_stands_in_the_table():
 
 
 def side(settings):
-    """Of a view: pixels, or tokens of a row."""
-    return settings["size"][0] if "size" in settings else settings["length"]
+    """Of a view: pixels, tokens of a row, or how much sound."""
+    if "size" in settings:
+        return settings["size"][0]
+    if "seconds" in settings:
+        return f"{settings['seconds']} s"
+    return settings["length"] if "length" in settings else f"{settings['samples']:,} samples"
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

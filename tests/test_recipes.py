@@ -14,7 +14,10 @@ from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train import initial_method
 from sslpipe.train.run import check_training, prepare
 
+from .modalities.audio.sounds import chirp, encoded, packed
+
 NAMES = sorted(sslpipe.recipes())
+AUDIO = [name for name in NAMES if "\nmodality: audio" in find_recipe(name).read_text()]
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
 PAIRS = [name for name, path in sslpipe.recipes().items() if path.parent.name == "image_text"]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
@@ -23,6 +26,11 @@ TOKENS = "views.tokens.ops.0.Tokens"
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
+    "audiomae_base": ["method.mae.decoder_depth=2"],
+    "wav2vec2_base": [
+        "train.backbone.wav2vec2.depth=2",
+        "train.backbone.wav2vec2.conv_dim=32",
+    ],
     "albert_base": [f"{TOKENS}.length=64"],
     "bert_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     "roberta_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
@@ -99,7 +107,9 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
 
 @pytest.fixture
 def shards(request, name, tmp_path, monkeypatch):
-    """What a recipe is for: pictures, documents, or pictures with captions and a vocabulary."""
+    """What a recipe is for: pictures, documents, recordings, or pictures with captions."""
+    if name in AUDIO:
+        return request.getfixturevalue("recordings")
     if name not in PAIRS:
         return request.getfixturevalue("texts" if name in TEXT else "sample")
     import tokenizers
@@ -112,6 +122,14 @@ def shards(request, name, tmp_path, monkeypatch):
     tokenizer.save(str(tmp_path / "vocab.json"))
     monkeypatch.chdir(tmp_path)  # where recipes name it
     return request.getfixturevalue("captioned")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Four recordings of half a second to a second."""
+    folder = tmp_path_factory.mktemp("recordings")
+    made = {f"{n}.flac": encoded(chirp(0.5 + n / 8, seed=n)) for n in range(4)}
+    return packed(folder / "files", folder / "shards", made)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -15,7 +15,7 @@ from .terminal import bar, console, notes, stopped
 if TYPE_CHECKING:
     from ..evaluate.results import Measure
 
-ENCODERS = ("trained", "untrained", "pixels", "counts")  # columns, in this order
+ENCODERS = ("trained", "untrained", "pixels", "counts", "spectrogram")  # columns, in this order
 
 
 class Documents(StrEnum):
@@ -50,7 +50,8 @@ def eval_subject(
     ] = None,
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
     pixels: Annotated[
-        bool, typer.Option(help="Also raw pixels, of text counts of tokens, by k-NN and probe.")
+        bool,
+        typer.Option(help="Also raw pixels, token counts or spectrograms, by k-NN and probe."),
     ] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")

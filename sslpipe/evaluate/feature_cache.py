@@ -42,7 +42,7 @@ class ExtractSettings:
     """What is extracted, and how; `device` decides rounding only."""
 
     untrained: bool = True  # also the encoder as it was before training, if that is known
-    pixels: bool = False  # also the baseline: raw pixels, of text the counts of its tokens
+    pixels: bool = False  # also the baseline: raw pixels, counts of tokens, a spectrogram
     batch_size: int = 256
     precision: Literal["fp32", "bf16"] = "fp32"
     device: torch.device | str | None = None  # None: CUDA if there is one
@@ -142,7 +142,7 @@ def origin_of(subject: Subject, shards: str | Path, settings: ExtractSettings) -
         ShardError: what is wrong with the shards.
     """
     untrained = settings.untrained and subject.untrained is not None
-    baseline, _ = baseline_of(subject.encoder)
+    baseline, _ = baseline_of(subject.encoder, subject.recipe.modality)
     names = {"trained": True, "untrained": untrained, baseline: settings.pixels}
     return FeatureOrigin(
         weights=subject.digest,
@@ -180,7 +180,7 @@ def is_made_of(path: Path, origin: FeatureOrigin) -> bool:
 
 def encoders_of(subject: Subject, origin: FeatureOrigin) -> dict[str, nn.Module]:
     """Make the encoders that are wanted."""
-    name, baseline = baseline_of(subject.encoder)
+    name, baseline = baseline_of(subject.encoder, subject.recipe.modality)
     makers: dict[str, Callable[[], nn.Module]] = {
         "trained": lambda: subject.encoder,
         name: lambda: baseline,

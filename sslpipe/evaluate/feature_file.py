@@ -1,6 +1,6 @@
 """Features in a file: safetensors, which other tools read without executing anything.
 
-    {trained,untrained,pixels,counts}/{features,blocks,patches}    float32, see Features
+    {trained,untrained,BASELINE}/{features,blocks,patches}  float32, see Features
     labels, uids, contents                                  int64, the same samples for all encoders
     metadata "sslpipe"                                      JSON: origin, encoders, class names
 

@@ -174,8 +174,8 @@ class Units(NamedTuple):
 def units_of(parts: Sequence[Part]) -> Units:
     """Those of the modality whose payloads the samples are."""
     part = next((part for part in parts if part.owns_payload), parts[0])
-    modality = part.modality
-    return Units("row" if part.layout else modality.unit, modality.steps, modality.lighter)
+    unit = "row" if part.layout else part.modality.unit
+    return Units(unit, part.modality.steps, part.modality.lighter)
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:
@@ -205,8 +205,8 @@ def find_modality(name: str, where: str = "modality") -> Modality:
 
 def shipped_modalities() -> list[str]:
     """The folders beside this file."""
-    folder = str(Path(__file__).parent)
-    return [module.name for module in pkgutil.iter_modules([folder]) if module.ispkg]
+    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return [module.name for module in modules if module.ispkg]
 
 
 def batch_spec(
@@ -258,9 +258,8 @@ def column_of(raws: Sequence[Raw]) -> Column:
     """Decoded samples as a column; arrays of one kind on the host are brought into one buffer."""
     arrays = [tensor_of(raw.data) for raw in raws]
     extents = np.array([raw.extent for raw in raws], dtype=np.int64)
-    if len({(array.device.type, array.dtype, array.ndim) for array in arrays}) == 1:
-        return Column(Ragged.of(arrays), extents)
-    return Column(arrays, extents)
+    kinds = {(array.device.type, array.dtype, array.ndim) for array in arrays}
+    return Column(Ragged.of(arrays) if len(kinds) == 1 else arrays, extents)
 
 
 def merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import SslpipeError
+from ..modalities.audio import sheet
 from ..modalities.image.decode import Pixels, decode
 from ..modalities.text.vocabulary import document_of
 from ..process import cores
@@ -53,8 +54,8 @@ class SampleFinder:
 
     @property
     def pictured(self) -> bool:
-        """Whether the samples are images; others have no pictures."""
-        return self.manifest.modality == "image"
+        """Whether the samples can be drawn: images, and recordings as spectrograms."""
+        return self.manifest.modality in ("image", "audio")
 
     def places(self, uids: I64) -> I64:
         """The rows of samples in the whole set, (n,).
@@ -81,7 +82,7 @@ class SampleFinder:
             return list(threads.map(self._read, self.places(uids).tolist()))
 
     def keyed_squares(self, uids: I64, side: int) -> list[tuple[str, Pixels]]:
-        """Key and picture, (side, side, 3), of samples; grey where they are no images.
+        """Key and picture, (side, side, 3), of samples; grey where they cannot be drawn.
 
         Raises:
             SslpipeError: the set lacks one, or its bytes are damaged.
@@ -110,6 +111,8 @@ class SampleFinder:
         sample = self._read(place)
         if not self.pictured:
             return sample.key, np.full((side, side, 3), 128, np.uint8)
+        if self.manifest.modality == "audio":
+            return sample.key, sheet.picture(sample.data, side)
         return sample.key, square(sample.data, side)
 
 

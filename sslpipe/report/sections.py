@@ -154,7 +154,7 @@ def patch_rows(
     seen: Sequence[Look], finder: SampleFinder, settings: ReportSettings
 ) -> PatchSection | None:
     """Patches and attention of the same pictures; None: no encoder shows its places."""
-    if not finder.pictured or not settings.patch_pictures:
+    if finder.manifest.modality != "image" or not settings.patch_pictures:
         return None
     rows = stratified(seen[0].asked, settings.patch_pictures, seed=settings.seed)
     samples = finder.samples(seen[0].asked.uids.numpy()[rows])

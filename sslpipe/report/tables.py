@@ -8,13 +8,14 @@ from typing import Literal
 
 from ..evaluate.results import Evaluation, Measure
 
-Kind = Literal["trained", "untrained", "pixels", "counts"]
-KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels", "counts")
+Kind = Literal["trained", "untrained", "pixels", "counts", "spectrogram"]
+KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels", "counts", "spectrogram")
 SAID = {
     "trained": "trained",
     "untrained": "untrained",
     "pixels": "raw pixels",
     "counts": "token counts",
+    "spectrogram": "spectrogram",
 }
 VERDICT = ("knn20 top-1", "knn")  # the measure that a verdict is of, if it is there; else the first
 # measures that see no labels: to compare checkpoints of one run, and nothing else
