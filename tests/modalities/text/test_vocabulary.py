@@ -167,7 +167,11 @@ def test_documents_that_recipes_hold_out_have_no_say(shards, documents):
     kept = train_vocabulary(read_manifest(shards), TrainSettings(kind="bpe", size=270, holdout=0.3))
     uids = np.array([sample_id(key) for key in documents], dtype=np.int64)
     kept_apart = held_out(uids, 0.3)
-    texts = [text for text, out in zip(documents.values(), kept_apart, strict=True) if not out]
+    texts = [
+        document_of(text.encode())
+        for text, out in zip(documents.values(), kept_apart, strict=True)
+        if not out
+    ]
     assert 0 < len(texts) < len(documents)
     assert (kept.documents, kept.text_bytes) == (len(texts), sum(len(t.encode()) for t in texts))
 
