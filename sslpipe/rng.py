@@ -163,6 +163,12 @@ def fractions(raw: U64) -> npt.NDArray[np.float64]:
     return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
 
 
+def words64(ids: npt.ArrayLike, *, seed: int, stream: str, epoch: npt.ArrayLike = 0) -> U64:
+    """Draw one 64-bit word per id: what samples are chosen or put in order by, each on its own."""
+    drawn = words(2, seed=seed, epoch=epoch, stream=stream, ids=ids)
+    return drawn[..., 0] << np.uint64(32) | drawn[..., 1]
+
+
 def permutation(
     n: int, *, seed: int, epoch: int, stream: str, item: int = 0
 ) -> npt.NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """What many tests share: small packed data sets, made once."""
 
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -85,6 +86,21 @@ def texts(tmp_path_factory):
         text = " ".join(rng.choice(words, 1 + size // 5))[:size]
         (folder / f"{number:03d}.txt").write_text(text, encoding="utf-8")
     pack(folder, out, PackSettings(codec=TextCodec(), shard_bytes=20_000))
+    return out
+
+
+@pytest.fixture(scope="session")
+def captioned(tmp_path_factory):
+    """30 images in 3 classes; image i has 1 + i % 4 captions in its .json, and one in its .txt."""
+    folder = tmp_path_factory.mktemp("captioned")
+    out = tmp_path_factory.mktemp("shards") / "captioned"
+    write_images(folder, 30)
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"), key=lambda p: p.stem)):
+        name = path.parent.name
+        captions = [f"Caption {k} of  {path.stem}, a {name}\n" for k in range(1 + number % 4)]
+        path.with_suffix(".json").write_text(json.dumps({"captions": captions}))
+        path.with_suffix(".txt").write_text(f"the text of {path.stem}")
+    pack(folder, out, PackSettings(codec=ImageCodec(), shard_bytes=30_000))
     return out
 
 

@@ -56,10 +56,14 @@ def test_every_loss_function_of_the_package_stands_in_the_table():
 
 
 def side(settings):
-    """Of a view: pixels, frames, or tokens of a row."""
+    """Of a view: pixels, frames, tokens of a row, or how much sound."""
     if "frames" in settings:
         return f"{settings['frames']} frames"
-    return settings["size"][0] if "size" in settings else settings["length"]
+    if "size" in settings:
+        return settings["size"][0]
+    if "seconds" in settings:
+        return f"{settings['seconds']} s"
+    return settings["length"] if "length" in settings else f"{settings['samples']:,} samples"
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

@@ -16,11 +16,14 @@ from sslpipe.shards.make.pack import PackSettings, pack
 from sslpipe.train import initial_method
 from sslpipe.train.run import check_training, prepare
 
+from .modalities.audio.sounds import chirp, encoded, packed
 from .modalities.video.films import film
 
 NAMES = sorted(sslpipe.recipes())
+AUDIO = [name for name in NAMES if "\nmodality: audio" in find_recipe(name).read_text()]
 TEXT = [name for name in NAMES if "\nmodality: text" in find_recipe(name).read_text()]
 VIDEO = [name for name in NAMES if "\nmodality: video" in find_recipe(name).read_text()]
+PAIRS = [name for name, path in sslpipe.recipes().items() if path.parent.name == "image_text"]
 TRAINED = [name for name in NAMES if "\nmethod:" in find_recipe(name).read_text()]
 GROUPS = ["method.moco.bn_groups=2"]
 TOKENS = "views.tokens.ops.0.Tokens"
@@ -29,6 +32,11 @@ NARROW = [*SMALL_CLIPS, "train.backbone={r3d_50: {width: 8, blocks: [1, 1, 1, 1]
 DINOV2 = ["method.dinov2.prototypes=1024"]
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
+    "audiomae_base": ["method.mae.decoder_depth=2"],
+    "wav2vec2_base": [
+        "train.backbone.wav2vec2.depth=2",
+        "train.backbone.wav2vec2.conv_dim=32",
+    ],
     "albert_base": [f"{TOKENS}.length=64"],
     "bert_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     "roberta_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
@@ -68,10 +76,13 @@ def untrained(name):
 
 def shallow(name):
     """The same ViT with two blocks: all sizes and names of settings stay, 10 equal blocks less."""
-    train = load_recipe(find_recipe(name)).train
+    recipe = load_recipe(find_recipe(name))
+    train, tower = recipe.train, []
+    if name in PAIRS:
+        tower = [f"method.{recipe.method.name}.text.depth=2"]
     if train is None or not train.backbone.name.startswith("vit"):
-        return []
-    return [f"train.backbone.{train.backbone.name}.depth=2"]
+        return tower
+    return [f"train.backbone.{train.backbone.name}.depth=2", *tower]
 
 
 def test_the_issue_s_recipes_are_all_there():
@@ -105,11 +116,32 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
 
 
 @pytest.fixture
-def shards(request, name):
-    """What a recipe is for: pictures, documents or videos."""
+def shards(request, name, tmp_path, monkeypatch):
+    """What a recipe is for: pictures, documents, recordings, videos, pictures with captions."""
     if name in VIDEO:
         return request.getfixturevalue("videos")
-    return request.getfixturevalue("texts" if name in TEXT else "sample")
+    if name in AUDIO:
+        return request.getfixturevalue("recordings")
+    if name not in PAIRS:
+        return request.getfixturevalue("texts" if name in TEXT else "sample")
+    import tokenizers
+
+    words = ["<pad>", "<s>", "</s>", "<mask>", "<unk>", "the", "text", "of"]
+    model = tokenizers.models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(words[:4])
+    tokenizer.save(str(tmp_path / "vocab.json"))
+    monkeypatch.chdir(tmp_path)  # where recipes name it
+    return request.getfixturevalue("captioned")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Four recordings of half a second to a second."""
+    folder = tmp_path_factory.mktemp("recordings")
+    made = {f"{n}.flac": encoded(chirp(0.5 + n / 8, seed=n)) for n in range(4)}
+    return packed(folder / "files", folder / "shards", made)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +207,7 @@ def honours(batch, spec, drawn):
             assert views.max() < view.vocabulary
             planes = 3 if {"nsp", "sop"} & {*spec.targets} else 2
             assert batch.segments[group].shape == (planes, spec.size, *view.shape)
+            assert (batch.lengths[group] > 0).all()
             continue
         assert views.dtype == torch.float32
         assert torch.isfinite(views).all()

@@ -104,7 +104,7 @@ def show(
     Example: `sslpipe show dino --shards shards/sample --out dino.png`
     """
     from ..evaluate.during_training import check_protocols
-    from ..modalities.parts import draw_sheet, files_beside
+    from ..modalities.sheets import draw_sheet, files_beside
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
     from ..stream.open_source import parse_shards

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,16 @@ from .terminal import bar, console, notes, stopped
 if TYPE_CHECKING:
     from ..evaluate.results import Measure
 
-ENCODERS = ("trained", "untrained", "pixels")  # columns, in this order
+# columns, in this order
+ENCODERS = ("trained", "untrained", "pixels", "counts", "spectrogram", "frame")
+
+
+class Documents(StrEnum):
+    """Which documents perplexity is of."""
+
+    held_out = "held_out"
+    train = "train"
+    all = "all"
 
 
 def eval_subject(
@@ -41,7 +51,8 @@ def eval_subject(
     ] = None,
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
     pixels: Annotated[
-        bool, typer.Option(help="Also raw pixels (of clips the mean frame), by k-NN and probe.")
+        bool,
+        typer.Option(help="Also raw pixels, mean frames, token counts, spectrograms: k-NN, probe."),
     ] = True,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
@@ -51,6 +62,13 @@ def eval_subject(
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
+    ] = None,
+    part: Annotated[
+        Documents | None,
+        typer.Option(help="Of stream.holdout, for perplexity; default: what was held out."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Texts of zero_shot: a file, one a line: a photo of a {}.")
     ] = None,
     cache: Annotated[
         Path | None,
@@ -63,9 +81,11 @@ def eval_subject(
 ) -> None:
     """Measure an encoder, beside itself untrained, raw pixels and guessing; numbers as they come.
 
-    On frozen features: label_free, knn, linear, retrieval, clustering, few_shot (these are quick),
-    few_labels, pseudo_labels, heads (with these: all). Training on augmented images, for as long as
-    their papers say: probe_mae, probe_dino, probe_moco, finetune; `--epochs` shortens them.
+    Of runs on text: perplexity. On frozen features: label_free, knn, linear, retrieval, clustering,
+    few_shot (all these are quick), few_labels, pseudo_labels, heads (with these: all). Training on
+    augmented images, for as long as their papers say: probe_mae, probe_dino, probe_moco, finetune;
+    `--epochs` shortens them.
+    Of runs with a text tower, on the test set if there is one: zero_shot, cross_retrieval.
     Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
     name. Features are kept, so that the next protocol needs none.
 
@@ -76,6 +96,8 @@ def eval_subject(
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
         labels=labels, device=device, cache=cache, epochs=epochs,
+        part=None if part is None else part.value,
+        templates=templates,
     )  # fmt: skip
     say = (lambda protocol, found: None) if as_json else show_measures
     found = []

@@ -21,7 +21,7 @@ def export(
         ),
     ] = None,
     branch: Annotated[
-        str, typer.Option("--from", help="teacher or student; auto: what the paper evaluates.")
+        str, typer.Option("--from", help="teacher, student, image; auto: what the paper evaluates.")
     ] = "auto",
     license_name: Annotated[
         str, typer.Option("--license", help="Of the weights, for the model card.")

@@ -32,7 +32,9 @@ def features(
         Path, typer.Option(help="The file to write, .safetensors.", callback=in_a_folder)
     ],
     untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[bool, typer.Option("--pixels", help="Also raw pixels.")] = False,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="Also raw pixels; of text, counts of its tokens.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
     ] = None,

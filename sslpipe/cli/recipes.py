@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich import box
@@ -13,9 +13,6 @@ from rich.table import Table
 from ..recipe import Recipe, load_recipe
 from ..recipe.parse import recipes
 from .terminal import console
-
-if TYPE_CHECKING:
-    from ..batch import ViewSpec
 
 MEASURED = re.compile(r"^# measured: (.+)$", re.MULTILINE)  # a line in the head of a recipe
 NUMBER = re.compile(r"(.+?) (\d\.\d+) \(untrained (\d\.\d+)\)")
@@ -84,11 +81,10 @@ def listed(name: str, path: Path) -> Listed:
     recipe = load_recipe(path)
     assert recipe.method is not None
     assert recipe.train is not None  # as all that ship have
-    views = {group: (spec.count, tuple(spec.shape)) for group, spec in views_of(recipe).items()}
     return Listed(
         name=name,
         path=str(path),
-        views=views,
+        views=views_of(recipe),
         masks=tuple(recipe.masks),
         targets=tuple(recipe.targets),
         method=recipe.method.name,
@@ -98,13 +94,16 @@ def listed(name: str, path: Path) -> Listed:
     )
 
 
-def views_of(recipe: Recipe) -> dict[str, "ViewSpec"]:
-    """The views as batches hold them, pretext tasks applied."""
-    from ..modalities.parts import find_modality
+def views_of(recipe: Recipe) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Count and shape of the views as batches hold them, pretext tasks applied."""
+    from ..modalities.parts import find_modality, groups_of
 
     recipe = with_any_vocabulary(recipe)
-    modality = find_modality(recipe.modality, recipe.path)
-    return dict(modality.decider(recipe, [*recipe.views]).views)
+    found: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for name, groups in groups_of(recipe).items():
+        decider = find_modality(name, recipe.path).decider(recipe, groups)
+        found |= {group: (spec.count, tuple(spec.shape)) for group, spec in decider.views.items()}
+    return found
 
 
 def with_any_vocabulary(recipe: Recipe) -> Recipe:

@@ -40,6 +40,9 @@ def train(
     megabytes: Annotated[
         float, typer.Option(help="Of text at most, about; else a sample.", callback=finite)
     ] = 100.0,
+    holdout: Annotated[
+        float, typer.Option(help="stream.holdout.fraction of recipes to come.", callback=finite)
+    ] = 0.0,
     out: Annotated[
         Path | None,
         typer.Option(help="Default: tokenizer.json beside the shards.", callback=in_a_folder),
@@ -48,6 +51,8 @@ def train(
 ) -> None:
     """Train a vocabulary on the documents of a set: the same ones give the same file.
 
+    `--holdout` leaves out what recipes hold out for evaluation, which else would leak.
+
     Example: `sslpipe tokenizer train shards/books --kind bpe --size 8192`
     """
     from ..modalities.text.counting import text_set
@@ -55,7 +60,9 @@ def train(
     from ..modalities.text.training import TrainSettings, train_vocabulary
     from ..shards.side_files import replace_file
 
-    settings = TrainSettings(kind=kind.value, size=size, sentinels=sentinels, megabytes=megabytes)
+    settings = TrainSettings(
+        kind=kind.value, size=size, sentinels=sentinels, megabytes=megabytes, holdout=holdout
+    )
     manifest = text_set(shards)
     file = out or manifest.folder / FILE
     if file.exists() and not overwrite:

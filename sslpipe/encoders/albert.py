@@ -56,6 +56,7 @@ class ALBERT(TokenEncoder):
     ) -> None:
         super().__init__()
         self.dim, self.depth, self.drop = dim, depth, nn.Dropout(dropout)
+        self.length = view.size("L")
         self.embeddings = nn.ModuleDict(
             {
                 "word_embeddings": nn.Embedding(vocabulary_of(view), embedding),

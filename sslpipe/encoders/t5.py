@@ -197,6 +197,7 @@ class T5(TokenEncoder):
             raise ValueError(f"dim = {dim} is no multiple of heads = {heads}; set one")
         self.dim, self.heads, self.width = dim, heads, width or 4 * dim
         self.shared = nn.Embedding(vocabulary_of(view), dim)  # a normal of 1, as torch starts it
+        self.length = view.size("L")
         sizes = dim, depth, heads, self.width
         self.encoder = Stack(*sizes, dropout=dropout, reads=False)
         self.decoder = Stack(*sizes, dropout=dropout, reads=True)

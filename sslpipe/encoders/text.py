@@ -64,6 +64,7 @@ class GPT(TokenEncoder):
         super().__init__()
         self.dim = dim
         self.wte = nn.Embedding(vocabulary_of(view), dim)
+        self.length = view.size("L")
         self.wpe = nn.Embedding(view.size("L"), dim)
         self.h = nn.ModuleList(GPTBlock(dim, heads, depth) for _ in range(depth))
         self.ln_f = nn.LayerNorm(dim)
@@ -147,6 +148,7 @@ class BERT(TokenEncoder):
         self.embeddings_project = nn.Identity() if wide == dim else nn.Linear(wide, dim)
         layers = nn.ModuleList(BERTLayer(dim, heads, dropout=dropout) for _ in range(depth))
         self.encoder = nn.ModuleDict({"layer": layers})
+        self.length = view.size("L")
         start_bert(self)
 
     @property

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from ..batch import ViewSpec
 from .protocols import Encoder
 
+AT_ONCE = 2**16  # tokens of one pass over documents that are read in pieces
 PAD = 0  # the id of padding in every vocabulary of ours
 
 
 class TokenEncoder(Encoder):
-    """Rows of tokens become hidden states; pooled, features of a row."""
+    """Rows of tokens become hidden states; pooled, features of a document."""
 
     word: nn.Embedding  # (vocabulary, D), which output layers are tied to
+    length: int  # tokens of the rows that it is built for
 
     @abstractmethod
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
@@ -26,13 +28,35 @@ class TokenEncoder(Encoder):
         """
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Average the hidden states of each row of tokens (B, L) as one document, (B, D)."""
-        tokens_BL = images_BCHW
-        real_BL = tokens_BL != PAD
-        places_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device).expand_as(tokens_BL)
-        segments_2BL = torch.stack([real_BL.long() - 1, places_BL])
-        states_BLD = self.hidden(tokens_BL, segments_2BL) * real_BL[..., None]
-        return states_BLD.sum(1) / real_BL.sum(1, keepdim=True).clamp_min(1)
+        """Average the hidden states of the tokens of documents (B, M), (B, D).
+
+        What is longer than a row is read in pieces of a row, none of which sees another.
+        """
+        tokens_BM = images_BCHW
+        if tokens_BM.shape[1] <= self.length:
+            sums_BD = self._summed(tokens_BM)
+        else:
+            pieces_BPL = in_pieces(tokens_BM, self.length)
+            documents_P, places_P = torch.nonzero((pieces_BPL != PAD).any(2), as_tuple=True)
+            filled_PL = pieces_BPL[documents_P, places_P]
+            parts = torch.split(filled_PL, max(1, AT_ONCE // self.length))
+            sums_PD = torch.cat([self._summed(part_PL) for part_PL in parts])
+            nothing_BD = sums_PD.new_zeros(len(tokens_BM), self.dim)
+            sums_BD = nothing_BD.index_add(0, documents_P, sums_PD)
+        return sums_BD / (tokens_BM != PAD).sum(1, keepdim=True).clamp_min(1)
+
+    def _summed(self, tokens_PL: Tensor) -> Tensor:
+        """Add the hidden states of each row as one document, (P, D)."""
+        real_PL = tokens_PL != PAD
+        places_PL = torch.arange(tokens_PL.shape[1], device=tokens_PL.device).expand_as(tokens_PL)
+        segments_2PL = torch.stack([real_PL.long() - 1, places_PL])
+        return (self.hidden(tokens_PL, segments_2PL) * real_PL[..., None]).sum(1)
+
+
+def in_pieces(tokens_BM: Tensor, length: int) -> Tensor:
+    """Cut documents into pieces of `length`, the last one padded, (B, P, L)."""
+    padded = F.pad(tokens_BM, (0, -tokens_BM.shape[1] % length), value=PAD)
+    return padded.view(len(tokens_BM), -1, length)
 
 
 def allowed(documents_BL: Tensor, *, causal: bool) -> Tensor:

@@ -10,19 +10,23 @@ from ..errors import SslpipeError
 from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
 from .classes import difference, join
+from .encoding import BASELINES
 from .feature_cache import ExtractSettings, cached_features
 from .features import Features
 from .labelling import labelled_by
-from .protocols import FROZEN, ON_PIXELS, TRAINED, chosen_protocols
+from .perplexity import Part, guesses_tokens, perplexity
+from .protocols import FROZEN, GUESSING, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .subjects import Subject, open_subject
+from .towers import PAIRED, open_towers
+from .zero_shot import TEMPLATES, read_templates
 
-ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", "pixels"
+ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of BASELINES
 # a protocol and what it measured, as soon as it has; or why the set is not for it
 Say = Callable[[str, ByEncoder | str], object]
 # of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
 NEEDED = ("label_free", "knn", "linear")
-Progress = Callable[[int, int], None]  # images that are encoded, of how many
+Progress = Callable[[int, int], None]  # samples that are encoded, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class EvalSettings:
     device: str | None = None
     cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
     epochs: int | None = None  # of protocols that train; None: as officially
+    part: Part | None = None  # documents that perplexity is of; None: those that were held out
+    templates: Path | None = None  # of zero_shot, one a line; None: TEMPLATES
 
 
 def quiet(done: int, total: int) -> None:
@@ -65,10 +71,12 @@ def evaluate(
         ExtraError: a library of the extra `train` is not installed.
     """
     chosen = chosen_protocols(settings.protocols)
-    device = find_device(settings.device)
+    find_device(settings.device)
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
     subject = open_subject(name)
+    if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
+        chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     bank, queries = Path(shards), None if test is None else Path(test)
     train = encoded(subject, bank, settings, progress)
     tested = encoded(subject, queries, settings, progress) if queries else {}
@@ -83,16 +91,33 @@ def evaluate(
             if protocol in FROZEN:
                 found = on_features(protocol, train, tested)
             else:
-                run, epochs = TRAINED[protocol], settings.epochs
-                found = {"trained": run(subject, bank, queries, device=device, epochs=epochs)}
+                found = on_shards(protocol, subject, bank, queries, settings)
         except SslpipeError as error:
-            if protocol in (*settings.protocols, *NEEDED):
+            # documents without labels are measured by what their model makes of them
+            needed = () if GUESSING in chosen else NEEDED
+            if protocol in (*settings.protocols, *needed):
                 raise
             skipped[protocol], found = str(error), {}
         for encoder, more in found.items():
             measures[encoder] += more
         say(protocol, found or skipped[protocol])
     return Evaluation(subject, bank, queries, train, measures, tested, note, skipped)
+
+
+def on_shards(
+    protocol: str, subject: Subject, bank: Path, queries: Path | None, settings: EvalSettings
+) -> ByEncoder:
+    """One protocol that needs more of a run, or of its samples, than features."""
+    device = find_device(settings.device)
+    if protocol == GUESSING:
+        return perplexity(
+            subject, queries or bank, device=device, part=settings.part,
+            untrained=settings.untrained,
+        )  # fmt: skip
+    if protocol in PAIRED:
+        return of_towers(protocol, subject, queries or bank, settings)
+    run = TRAINED[protocol]
+    return {"trained": run(subject, bank, queries, device=device, epochs=settings.epochs)}
 
 
 def encoded(
@@ -111,14 +136,23 @@ def on_features(
 ) -> ByEncoder:
     """One protocol for all encoders that it is for."""
     run = FROZEN[protocol]
-    found = {e: run(f, tested.get(e)) for e, f in train.items() if e != "pixels"}
-    if "pixels" in train and protocol in ON_PIXELS:
-        found["pixels"] = run(*less_their_mean(train["pixels"], tested.get("pixels")))
+    found = {e: run(f, tested.get(e)) for e, f in train.items() if e not in BASELINES}
+    for name in BASELINES:
+        if name in train and protocol in ON_PIXELS:
+            found[name] = run(*less_their_mean(train[name], tested.get(name)))
     return found
 
 
+def of_towers(protocol: str, subject: Subject, shards: Path, settings: EvalSettings) -> ByEncoder:
+    """One protocol for both towers of a run, trained and untrained."""
+    given = settings.templates
+    templates = TEMPLATES if given is None else read_templates(given)
+    pair = open_towers(subject, untrained=settings.untrained)
+    return PAIRED[protocol](pair, shards, find_device(settings.device), templates)
+
+
 def less_their_mean(train: Features, test: Features | None) -> tuple[Features, Features | None]:
-    """Pixels without the mean of the training set, which is most of any cosine between pictures.
+    """A baseline without the mean of the training set, most of any cosine between pictures.
 
     So the baseline is the same whether a recipe normalises its views or not.
     """

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from .. import rng
 from ..errors import RecipeError, SslpipeError
 from ..pipeline import load
 from ..recipe import Recipe
 from ..recipe.names import suggest
 from ..recipe.schema import MonitorSection
+from ..rng import words64
 from ..shards.contents import index_of
 from ..shards.manifest import Manifest, open_manifest
 from ..stream.open_source import Shards
@@ -179,8 +179,7 @@ def chosen(
     uids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], count: int
 ) -> npt.NDArray[np.bool_]:
     """Tell which samples are taken: `count` labelled ones at most, by a keyed draw of each uid."""
-    raw = rng.words(2, seed=SEED, epoch=0, stream="monitor", ids=uids)
-    keys = raw[:, 0] << np.uint64(32) | raw[:, 1]
+    keys = words64(uids, seed=SEED, stream="monitor")
     known = np.flatnonzero(labels >= 0)
     keep = np.zeros(len(uids), dtype=np.bool_)
     keep[known[keys[known].argsort(kind="stable")[:count]]] = True

@@ -28,7 +28,7 @@ from ..process import Ranks, process_ranks
 from ..shards.manifest import open_manifest
 from ..stream.open_source import kept
 from .classes import class_names
-from .encoding import Pixels
+from .encoding import baseline_of
 from .feature_file import FeatureOrigin, read_features, read_origin, write_features
 from .features import Features, central, central_batches, contents_of, extract_all, joined
 from .subjects import Subject
@@ -42,7 +42,7 @@ class ExtractSettings:
     """What is extracted, and how; `device` decides rounding only."""
 
     untrained: bool = True  # also the encoder as it was before training, if that is known
-    pixels: bool = False  # also the baseline of raw pixels
+    pixels: bool = False  # also the baseline: raw pixels, counts of tokens, a spectrogram
     batch_size: int = 256
     precision: Literal["fp32", "bf16"] = "fp32"
     device: torch.device | str | None = None  # None: CUDA if there is one
@@ -108,7 +108,7 @@ def features_at(
     world_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Features]:
-    """Give "trained" and, as set, "untrained" and "pixels" of a file that is made if it has to be.
+    """Give "trained" and, as set, "untrained" and a baseline; of a file that is made if need be.
 
     A file of other weights, shards or settings is replaced. Parts that are there are not made
     again. Of several ranks each extracts its share; rank 0 writes, and all read. Ranks that are
@@ -142,7 +142,8 @@ def origin_of(subject: Subject, shards: str | Path, settings: ExtractSettings) -
         ShardError: what is wrong with the shards.
     """
     untrained = settings.untrained and subject.untrained is not None
-    names = {"trained": True, "untrained": untrained, "pixels": settings.pixels}
+    baseline, _ = baseline_of(subject.encoder, subject.recipe.modality)
+    names = {"trained": True, "untrained": untrained, baseline: settings.pixels}
     return FeatureOrigin(
         weights=subject.digest,
         shards=open_manifest(shards).fingerprint,
@@ -179,9 +180,10 @@ def is_made_of(path: Path, origin: FeatureOrigin) -> bool:
 
 def encoders_of(subject: Subject, origin: FeatureOrigin) -> dict[str, nn.Module]:
     """Make the encoders that are wanted."""
+    name, baseline = baseline_of(subject.encoder, subject.recipe.modality)
     makers: dict[str, Callable[[], nn.Module]] = {
         "trained": lambda: subject.encoder,
-        "pixels": Pixels,
+        name: lambda: baseline,
     }
     if subject.untrained is not None:
         makers["untrained"] = subject.untrained

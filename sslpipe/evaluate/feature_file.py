@@ -1,6 +1,6 @@
 """Features in a file: safetensors, which other tools read without executing anything.
 
-    {trained,untrained,pixels}/{features,blocks,patches}    float32, see Features
+    {trained,untrained,BASELINE}/{features,blocks,patches}  float32, see Features
     labels, uids, contents                                  int64, the same samples for all encoders
     metadata "sslpipe"                                      JSON: origin, encoders, class names
 
@@ -72,7 +72,7 @@ def column_of(features: Features, name: str) -> Tensor:
 
 
 def read_features(path: Path) -> dict[str, Features]:
-    """Read the features of all encoders of a file: "trained", "untrained", "pixels".
+    """Read the features of all encoders of a file: "trained", "untrained", a baseline.
 
     Raises:
         StateError: it is missing, damaged, or no file of features.

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import rng
 from ..errors import SslpipeError
 from ..recipe import Recipe
 from ..recipe.names import Entry
 from ..recipe.schema import StreamSection, ViewSection
+from ..rng import words64
 from ..shards.manifest import Manifest, open_manifest
 from ..shards.read.store import open_store
 from .classes import Names, join
@@ -138,8 +138,7 @@ def chosen_by_class(
     chosen together.
     """
     chosen = torch.zeros(len(labels_N), dtype=torch.bool)
-    words = rng.words(2, seed=seed, epoch=0, stream=stream, ids=ids_N.numpy())
-    keys_N = words[:, 0] << np.uint64(32) | words[:, 1]
+    keys_N = words64(ids_N.numpy(), seed=seed, stream=stream)
     for label in torch.unique(labels_N):
         here = torch.nonzero(labels_N == label)[:, 0]
         keys, drawn = np.unique(keys_N[here.numpy()], return_inverse=True)

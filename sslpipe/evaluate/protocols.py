@@ -1,4 +1,4 @@
-"""What `sslpipe eval` can measure, by name: on frozen features, or by training on a stream.
+"""What `sslpipe eval` can measure, by name: on frozen features, of two towers, or by training.
 
 The order is that in which they run: cheap ones first. A protocol of your own on features is a
 function (train, test) -> measures; call it with what `evaluation.features` holds.
@@ -29,6 +29,7 @@ from .pseudo_labels import pseudo_labels
 from .results import Measure
 from .retrieval import retrieval
 from .subjects import Subject
+from .towers import PAIRED
 
 Measures = tuple[Measure, ...]
 Frozen = Callable[[Features, Features | None], Measures]
@@ -47,6 +48,7 @@ FROZEN: Mapping[str, Frozen] = MappingProxyType(
         "heads": heads,
     }
 )
+GUESSING = "perplexity"  # quick, for runs whose method guesses tokens; see perplexity.py
 QUICK = ("label_free", "knn", "linear", "retrieval", "clustering", "few_shot")
 ON_PIXELS = ("knn", "linear")  # what raw pixels are measured by: the baselines of the field
 
@@ -86,20 +88,23 @@ TRAINED: Mapping[str, Trained] = MappingProxyType(
     }
 )
 
+ORDER = (GUESSING, *FROZEN, *PAIRED, *TRAINED)
+
 
 def chosen_protocols(names: Sequence[str]) -> tuple[str, ...]:
     """Give the names of protocols in the order in which they run; `quick` and `all` are several.
 
-    `all` is all on frozen features: what trains takes as long as its paper says, so it is named.
+    `all` is all on frozen features of images: what trains takes as long as its paper says, and
+    few runs have a text tower, so these are named.
 
     Raises:
         SslpipeError: there is no such protocol.
     """
-    known = {"quick": QUICK, "all": tuple(FROZEN), **{n: (n,) for n in (*FROZEN, *TRAINED)}}
+    known = {"quick": QUICK, "all": tuple(FROZEN), **{name: (name,) for name in ORDER}}
     wanted: set[str] = set()
     for name in names:
         if name not in known:
             given = ",".join(names)
             raise SslpipeError(f"--protocols {given}: no {name!r}; {suggest(name, known)}")
         wanted.update(known[name])
-    return tuple(name for name in (*FROZEN, *TRAINED) if name in wanted)
+    return tuple(name for name in ORDER if name in wanted)

@@ -29,7 +29,7 @@ class Evaluation:
     """All that was measured of one subject.
 
     The Mappings have an entry for each of the encoders beside each other: "trained", "untrained",
-    "pixels", of which all but the first may be missing.
+    and one of encoding.BASELINES, of which all but the first may be missing.
     """
 
     subject: Subject

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..batch import BatchSpec
 from ..encoders.pretrained import (
     PREFIXES,
     Preprocessing,
@@ -16,11 +17,12 @@ from ..encoders.pretrained import (
     is_library_name,
     pretrained,
 )
-from ..errors import SslpipeError
-from ..modalities.parts import batch_spec, parts_of
+from ..errors import SslpipeError, StateError
+from ..methods import Method
+from ..modalities.parts import Part, batch_spec, files_of, parts_of
 from ..recipe import Entry, Recipe
 from ..recipe.schema import StreamSection, ViewSection
-from ..train.checkpoint import encoder_of, read_checkpoint, weights_digest
+from ..train.checkpoint import Checkpoint, encoder_of, read_checkpoint, weights_digest
 from ..train.run import initial_method
 from ..train.world import keyed
 
@@ -40,6 +42,8 @@ class Subject:
     recipe: Recipe  # its central view is what the encoder is shown: see features.central
     digest: str  # of the weights: "b2:..."
     untrained: Callable[[], nn.Module] | None  # the same encoder before training; None: not known
+    checkpoint: Path | None = None  # a file of ours, which holds the whole method
+    shards: str = ""  # fingerprint of what it was trained on, where that is known
 
 
 def open_subject(name: str | Path) -> Subject:
@@ -85,18 +89,70 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     """
     checkpoint = read_checkpoint(path)
     encoder, recipe = encoder_of(path, checkpoint)
-    untrained = partial(first_encoder, recipe)
-    return Subject(name, encoder, recipe, weights_digest(encoder.state_dict()), untrained)
+    check_files(path, checkpoint, recipe)
+    return Subject(
+        name,
+        encoder,
+        recipe,
+        weights_digest(encoder.state_dict()),
+        untrained=partial(first_encoder, recipe),
+        checkpoint=path,
+        shards=str(checkpoint.stream.get("manifest", "")),
+    )
+
+
+def check_files(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Make sure that the files that a recipe names, a vocabulary, are those of the run.
+
+    Raises:
+        StateError: one has changed, so ids would mean other tokens than in training.
+        RecipeError: one is missing, or no such file.
+    """
+    trained = str(checkpoint.stream.get("recipe", "")).partition(" ")[2]
+    found = " ".join(files_of(recipe)) if trained else ""
+    if found != trained:
+        raise StateError(
+            f"{path}: was trained with {trained}, and the file that its recipe names has {found} "
+            "now; put that of the run back"
+        )
+
+
+def whole_method(recipe: Recipe, spec: BatchSpec, checkpoint: Path | None) -> Method:
+    """Build the method of a checkpoint, with heads and all; None: as a run begins.
+
+    Raises:
+        StateError: the checkpoint is damaged, or of another method.
+    """
+    method = initial_method(recipe, spec)
+    if checkpoint is not None:
+        try:
+            method.load_state_dict(read_checkpoint(checkpoint).method)
+        except RuntimeError as error:
+            words = " ".join(str(error).split())
+            raise StateError(
+                f"{checkpoint}: does not fit its method ({words[:300]}); load it with the code "
+                "that wrote it"
+            ) from error
+    return method
 
 
 def first_encoder(recipe: Recipe) -> nn.Module:
     """Build the encoder that a run began with; some methods draw parts of it anew."""
+    return first_method(recipe).encoder
+
+
+def first_method(recipe: Recipe) -> Method:
+    """Build the method that a run began with, weight by weight."""
+    return initial_method(recipe, parts_and_spec(recipe)[1])
+
+
+def parts_and_spec(recipe: Recipe) -> tuple[list[Part], BatchSpec]:
+    """Build what a recipe decides of its batches, without data."""
     device = torch.device("cpu")
     with ThreadPoolExecutor(1) as threads:
         parts = parts_of(recipe, device=device, threads=threads)
         # an epoch's length counts for memories of samples, not for encoders
-        spec = batch_spec(recipe, parts, world_size=1, batches=1)
-    return initial_method(recipe, spec).encoder
+        return parts, batch_spec(recipe, parts, world_size=1, batches=1)
 
 
 def of_library(name: str) -> Subject:

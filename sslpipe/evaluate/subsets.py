@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExtraError, SslpipeError
-from ..rng import words
+from ..rng import words64
 from .features import Features
 
 Drawn = tuple[float, float | None]  # mean, half the width of its 95 % interval
@@ -45,8 +45,8 @@ def require_classes(features: Features, protocol: str) -> None:
 
 def keys_of(uids_N: Tensor, *, seed: int, purpose: str, draw: int = 0) -> Tensor:
     """(N,) int64 random words, functions of (seed, purpose, draw, uid)."""
-    drawn = words(2, seed=seed, epoch=draw, stream=purpose, ids=uids_N.numpy())
-    return torch.from_numpy((drawn[:, 0] << np.uint64(32) | drawn[:, 1]).astype(np.int64))
+    drawn = words64(uids_N.numpy(), seed=seed, stream=purpose, epoch=draw)
+    return torch.from_numpy(drawn.astype(np.int64))
 
 
 def ranks_in_class(features: Features, *, seed: int, purpose: str, draw: int = 0) -> Tensor:

@@ -23,7 +23,7 @@ class Trained:
 
     path: Path  # of the checkpoint
     encoder: nn.Module
-    branch: str  # "teacher", "student"; "encoder" where its method does not say which
+    branch: str  # "teacher", "student", "image"; "encoder" where its method does not say which
     recipe: Recipe
     recipe_yaml: str  # as the checkpoint holds it
     view: Mapping[str, Any]  # that the encoder was built for: checkpoint.view_record
@@ -87,7 +87,7 @@ def chosen(path: Path, content: Checkpoint, branch: str) -> tuple[str, dict[str,
     """Find the weights of a branch among those of the method; give them with its name.
 
     Raises:
-        SslpipeError: the method has no such branch.
+        SslpipeError: the method has no such branch, or it is no encoder of images.
         StateError: it should have, but the checkpoint does not hold it.
     """
     places = branches(content, path)
@@ -104,6 +104,11 @@ def chosen(path: Path, content: Checkpoint, branch: str) -> tuple[str, dict[str,
         raise StateError(
             f"{path}: holds no {branch} at {places[branch]!r}; export it with the code that wrote "
             "it, or take --from auto"
+        )
+    if state.keys() != content.encoder.keys():
+        raise SslpipeError(
+            f"{path}: exports are of encoders of images, and its {branch!r} is none; take --from "
+            f"{kept}, or the weights under {prefix!r} of the checkpoint's method"
         )
     return branch, state
 

@@ -17,6 +17,7 @@ from .barlow_twins import BarlowTwins
 from .beit import BEiT
 from .byol import BYOL
 from .causal_lm import CausalLM
+from .clip import CLIP
 from .colorization import Colorization
 from .data2vec2 import Data2Vec2
 from .deepcluster import DeepClusterV2
@@ -38,6 +39,7 @@ from .nnclr import NNCLR
 from .nsp import NSP, SOP
 from .relative_patch import RelativePatch
 from .rotation import Rotation
+from .siglip import SigLIP
 from .simclr import SimCLR
 from .simcse import SimCSE
 from .simmim import SimMIM
@@ -56,6 +58,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "beit": BEiT,
         "byol": BYOL,
         "causal_lm": CausalLM,
+        "clip": CLIP,
         "colorization": Colorization,
         "data2vec2": Data2Vec2,
         "deepcluster_v2": DeepClusterV2,
@@ -76,6 +79,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "nsp": NSP,
         "relative_patch": RelativePatch,
         "rotation": Rotation,
+        "siglip": SigLIP,
         "simclr": SimCLR,
         "simcse": SimCSE,
         "simmim": SimMIM,

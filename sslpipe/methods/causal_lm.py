@@ -13,17 +13,25 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
-from .method import Method, Output
-from .parts.tokens import IGNORED, mean_over_tokens, one_text_group, tokens_a_rank
+from .method import Output
+from .parts.tokens import (
+    IGNORED,
+    Guesses,
+    TokenMethod,
+    mean_over_tokens,
+    one_text_group,
+    tokens_a_rank,
+)
 
 
-class CausalLM(Method):
+class CausalLM(TokenMethod):
     """Needs a group of tokens and an encoder of them; its output layer is the embedding.
 
     Metrics: `bits` per token, and the share of `tokens` that are asked for.
     """
 
     encoder: TokenEncoder
+    codes_text = True
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -38,14 +46,19 @@ class CausalLM(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Ask for every token but the first of each document."""
+        guesses = self.guesses(batch)
+        loss = mean_over_tokens(guesses.logits_NK, guesses.targets_N, weight=guesses.weight)
+        asked = (guesses.targets_N != IGNORED).float().mean()
+        metrics = {"bits": loss.detach() / math.log(2), "tokens": asked}
+        return Output(loss, metrics, guesses.weight)
+
+    def guesses(self, batch: Batch) -> Guesses:
+        """What each token is held to be before it is seen; N = B L."""
         tokens_BL, segments_2BL = batch.views[self.group][0], batch.segments[self.group]
         states_BLD = self.encoder.hidden(tokens_BL, segments_2BL)
         targets_BL = next_tokens(tokens_BL, segments_2BL[0])
-        logits_BLK = F.linear(states_BLD, self.encoder.word.weight)
-        weight = tokens_a_rank(targets_BL != IGNORED)
-        loss = mean_over_tokens(logits_BLK.flatten(0, 1), targets_BL.flatten(), weight=weight)
-        asked = (targets_BL != IGNORED).float().mean()
-        return Output(loss, {"bits": loss.detach() / math.log(2), "tokens": asked}, weight)
+        logits_NK = F.linear(states_BLD.flatten(0, 1), self.encoder.word.weight)
+        return Guesses(logits_NK, targets_BL.flatten(), tokens_a_rank(targets_BL != IGNORED))
 
 
 def next_tokens(tokens_BL: Tensor, documents_BL: Tensor) -> Tensor:

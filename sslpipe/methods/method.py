@@ -90,7 +90,8 @@ class Method(nn.Module, ABC):
     )
 
     # the encoders that the method holds, (name, "place.in.the.method"): "student" is trained by
-    # gradients, "teacher" follows it. The first is what the paper evaluates: it is kept
+    # gradients, "teacher" follows it; "image" and "text" are two towers. The first is what the
+    # paper evaluates: it is kept
     encoders: Sequence[tuple[str, str]] = (("student", "encoder"),)
 
     @property

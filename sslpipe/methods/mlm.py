@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
-from .method import Method, Output
+from .method import Output
 from .parts.tokens import (
     IGNORED,
+    Guesses,
     MaskedTokenHead,
+    TokenMethod,
     accuracy,
     chosen_tokens,
     mean_over_tokens,
@@ -23,13 +25,14 @@ from .parts.tokens import (
 )
 
 
-class MLM(Method):
+class MLM(TokenMethod):
     """Needs targets 'mlm', and an encoder of tokens whose embedding the output layer shares.
 
     Metrics: `accuracy` on hidden tokens, and the share of tokens that are `hidden`.
     """
 
     encoder: TokenEncoder
+    asked_for = "masked token"
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -45,15 +48,23 @@ class MLM(Method):
         self.head = MaskedTokenHead(encoder.dim, encoder.word)
 
     def forward(self, batch: Batch) -> Output:
-        """Encode, and guess."""
+        """Ask for hidden tokens."""
+        return self.judged(self.guesses(batch), batch)
+
+    def guesses(self, batch: Batch) -> Guesses:
+        """Encode, and guess hidden tokens."""
         states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
         return self.guessed(states_BLD, batch)
 
-    def guessed(self, states_BLD: Tensor, batch: Batch) -> Output:
+    def guessed(self, states_BLD: Tensor, batch: Batch) -> Guesses:
         """Run the output layer on hidden tokens alone: a sixth of its work."""
         chosen = chosen_tokens(batch, "mlm")
         logits_NK = self.head(states_at(states_BLD, chosen.places_BS), self.encoder.word.weight)
-        loss = mean_over_tokens(logits_NK, chosen.targets_N, weight=chosen.weight)
+        return Guesses(logits_NK, chosen.targets_N, chosen.weight)
+
+    def judged(self, guesses: Guesses, batch: Batch) -> Output:
+        """Compare guesses with what was hidden."""
+        loss = mean_over_tokens(guesses.logits_NK, guesses.targets_N, weight=guesses.weight)
         hidden = (batch.targets["mlm"] != IGNORED).float().mean()
-        right = accuracy(logits_NK, chosen.targets_N)
-        return Output(loss, {"accuracy": right, "hidden": hidden}, chosen.weight)
+        right = accuracy(guesses.logits_NK, guesses.targets_N)
+        return Output(loss, {"accuracy": right, "hidden": hidden}, guesses.weight)

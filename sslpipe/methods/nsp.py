@@ -45,7 +45,7 @@ class NSP(MLM):
     def forward(self, batch: Batch) -> Output:
         """One pass of the encoder for both."""
         states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
-        guessed = self.guessed(states_BLD, batch)
+        guessed = self.judged(self.guessed(states_BLD, batch), batch)
         logits_BK, classes_B = self.pairs(states_BLD), batch.targets[self.task][0]
         pairing = mean_over_tokens(logits_BK, classes_B)
         metrics = {

@@ -13,11 +13,19 @@ from ..batch import Batch, BatchSpec
 from ..encoders.t5 import T5
 from ..encoders.tokens import PAD
 from ..errors import ContractError
-from .method import Method, Output
-from .parts.tokens import IGNORED, accuracy, mean_over_tokens, one_text_group, tokens_a_rank
+from .method import Output
+from .parts.tokens import (
+    IGNORED,
+    Guesses,
+    TokenMethod,
+    accuracy,
+    mean_over_tokens,
+    one_text_group,
+    tokens_a_rank,
+)
 
 
-class SpanDenoising(Method):
+class SpanDenoising(TokenMethod):
     """Needs targets 't5', and a backbone that reads and writes. All of T5 is kept.
 
     Each token is asked for after those before it in its document. Logits are scaled by
@@ -26,6 +34,7 @@ class SpanDenoising(Method):
     """
 
     encoder: T5
+    asked_for = "target token"
 
     def __init__(self, encoder: nn.Module, spec: BatchSpec) -> None:
         super().__init__()
@@ -40,6 +49,14 @@ class SpanDenoising(Method):
         self.chance_loss = math.log(encoder.word.num_embeddings)
 
     def forward(self, batch: Batch) -> Output:
+        """Ask for all tokens of the targets."""
+        guesses = self.guesses(batch)
+        loss = mean_over_tokens(guesses.logits_NK, guesses.targets_N, weight=guesses.weight)
+        asked = (guesses.targets_N != IGNORED).float().mean()
+        right = accuracy(guesses.logits_NK, guesses.targets_N)
+        return Output(loss, {"accuracy": right, "tokens": asked}, guesses.weight)
+
+    def guesses(self, batch: Batch) -> Guesses:
         """Read once, and write all tokens at once, each from those that truly were before it."""
         segments_2BL, (documents_BT, _) = batch.segments[self.group], batch.segments["t5"]
         targets_BT = batch.targets["t5"][0]
@@ -49,10 +66,7 @@ class SpanDenoising(Method):
         word_KD = self.encoder.word.weight
         logits_NK = F.linear(states_BTD.flatten(0, 1) * self.encoder.dim**-0.5, word_KD)
         targets_N = targets_BT.flatten()
-        weight = tokens_a_rank(targets_N != IGNORED)
-        loss = mean_over_tokens(logits_NK, targets_N, weight=weight)
-        asked = (targets_N != IGNORED).float().mean()
-        return Output(loss, {"accuracy": accuracy(logits_NK, targets_N), "tokens": asked}, weight)
+        return Guesses(logits_NK, targets_N, tokens_a_rank(targets_N != IGNORED))
 
 
 def shifted(targets_BT: Tensor, documents_BT: Tensor) -> Tensor:

@@ -208,7 +208,8 @@ class Modality(Protocol):
     ) -> Image:
         """The first `rows` samples of a batch as a picture, for `sslpipe show`.
 
-        stored: the same samples as they were decoded, before anything was done to them.
+        stored: the same samples as they were decoded, before anything was done to them. Of a
+        modality that stands beside others each sample has a band, all equally high.
         """
         ...
 
@@ -225,6 +226,10 @@ class Modality(Protocol):
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
         """One group, `global`, of one view in which nothing is random, for evaluation."""
         ...
+
+    def members(self, recipe: Recipe, groups: Sequence[str]) -> frozenset[str]:
+        """Extensions of what these groups are made of where another modality owns the payload."""
+        return self.codec.extensions
 
     def layout(self, recipe: Recipe, decider: Any) -> RowLayout | None:
         """How the documents of the set are packed in rows; None: a sample is a sample.

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..batch import Batch, BatchSpec
+from ..batch import BatchSpec
 from ..device.handoff import Handoff, send_groups
 from ..device.ragged import Ragged
 from ..errors import RecipeError
@@ -44,6 +43,7 @@ class Part:
     maker: Maker
     share_decode: ShareDecode | None  # None: samples are decoded one by one
     owns_payload: bool  # False: its bytes are another member of the sample, as a picture's caption
+    members: frozenset[str]  # extensions of that member
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
     partners: Partners | None  # other samples that it wants beside each; None: none
@@ -53,7 +53,7 @@ class Part:
     def worker_side(self) -> PartDecode:
         """What workers know of this part."""
         first = self.share_decode.first if self.share_decode else self.decode
-        extensions = None if self.owns_payload else self.modality.codec.extensions
+        extensions = None if self.owns_payload else self.members
         return PartDecode(first, self.decode, extensions)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
@@ -113,13 +113,29 @@ def parts_of(
     Raises:
         RecipeError: an unknown modality, or what its decider and maker refuse.
     """
+    return [
+        build_part(name, recipe, names, device=device, threads=threads)
+        for name, names in groups_of(recipe).items()
+    ]
+
+
+def groups_of(recipe: Recipe) -> dict[str, list[str]]:
+    """The view groups of each modality."""
     groups: dict[str, list[str]] = {}
     for name, group in recipe.views.items():
         groups.setdefault(group.modality or recipe.modality, []).append(name)
-    return [
-        build_part(name, recipe, names, device=device, threads=threads)
-        for name, names in groups.items()
-    ]
+    return groups
+
+
+def files_of(recipe: Recipe) -> list[str]:
+    """What the files that a recipe names hash to, in words, as a pipeline's state has it.
+
+    Raises:
+        RecipeError: an unknown modality, or what its decider refuses.
+    """
+    known = [(find_modality(name, recipe.path), names) for name, names in groups_of(recipe).items()]
+    found = [modality.files(recipe, modality.decider(recipe, names)) for modality, names in known]
+    return [words for words in found if words]
 
 
 def build_part(
@@ -140,6 +156,7 @@ def build_part(
         modality.maker(recipe, decider, device=device, threads=threads),
         modality.share_decoder(recipe, decode, device=device),
         owns_payload=name == recipe.modality,
+        members=modality.members(recipe, groups),
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
         files=modality.files(recipe, decider),
         partners=modality.partners(recipe, decider),
@@ -157,13 +174,13 @@ class Units(NamedTuple):
 def units_of(parts: Sequence[Part]) -> Units:
     """Those of the modality whose payloads the samples are."""
     part = next((part for part in parts if part.owns_payload), parts[0])
-    modality = part.modality
-    return Units("row" if part.layout else modality.unit, modality.steps, modality.lighter)
+    unit = "row" if part.layout else part.modality.unit
+    return Units(unit, part.modality.steps, part.modality.lighter)
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:
     """Extensions of the members that are read beside a sample's payload."""
-    others = (part.modality.codec.extensions for part in parts if not part.owns_payload)
+    others = (part.members for part in parts if not part.owns_payload)
     return frozenset[str]().union(*others)
 
 
@@ -188,8 +205,8 @@ def find_modality(name: str, where: str = "modality") -> Modality:
 
 def shipped_modalities() -> list[str]:
     """The folders beside this file."""
-    folder = str(Path(__file__).parent)
-    return [module.name for module in pkgutil.iter_modules([folder]) if module.ispkg]
+    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return [module.name for module in modules if module.ispkg]
 
 
 def batch_spec(
@@ -241,9 +258,8 @@ def column_of(raws: Sequence[Raw]) -> Column:
     """Decoded samples as a column; arrays of one kind on the host are brought into one buffer."""
     arrays = [tensor_of(raw.data) for raw in raws]
     extents = np.array([raw.extent for raw in raws], dtype=np.int64)
-    if len({(array.device.type, array.dtype, array.ndim) for array in arrays}) == 1:
-        return Column(Ragged.of(arrays), extents)
-    return Column(arrays, extents)
+    kinds = {(array.device.type, array.dtype, array.ndim) for array in arrays}
+    return Column(Ragged.of(arrays) if len(kinds) == 1 else arrays, extents)
 
 
 def merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
@@ -259,29 +275,3 @@ def tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
 def tensor_of(data: npt.NDArray[Any] | Tensor) -> Tensor:
     """The same memory as a tensor."""
     return data if isinstance(data, Tensor) else torch.from_numpy(data)
-
-
-def files_beside(
-    parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
-) -> dict[str, bytes]:
-    """What all modalities write beside a sheet, by the end of its name."""
-    return merged(
-        part.modality.beside(batch, spec, part.decider, column, rows=rows)
-        for part, column in zip(parts, columns, strict=True)
-    )
-
-
-def draw_sheet(
-    parts: Sequence[Part], batch: Batch, spec: BatchSpec, columns: Sequence[Column], *, rows: int
-) -> Image.Image:
-    """The sheets of all modalities, one below the other; columns: what each part decoded."""
-    sheets = [
-        part.modality.sheet(batch, spec, part.decider, column, rows=rows)
-        for part, column in zip(parts, columns, strict=True)
-    ]
-    width, height = max(s.width for s in sheets), sum(s.height for s in sheets)
-    whole, top = Image.new("RGB", (width, height), "white"), 0
-    for sheet in sheets:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
-    return whole

@@ -46,7 +46,7 @@ class Section(pydantic.BaseModel):
 class RowsSection(Section):
     """Says how documents are packed in rows, which are what a batch is then made of."""
 
-    packing: Literal["one", "split", "concat", "best_fit"] = "best_fit"
+    packing: Literal["one", "split", "overlap", "concat", "best_fit"] = "best_fit"
     window: Positive = 1024  # documents that are packed together
     bucket: bool = False  # batches of rows of similar length, padded to the longest; one and split
 
@@ -59,6 +59,17 @@ class RowsSection(Section):
         return value
 
 
+class HoldoutSection(Section):
+    """Says which share of the samples is kept apart, by their uids alone, and which part comes.
+
+    No seed has a say in it: all runs that hold out as much hold out the same samples, and a larger
+    share contains a smaller one.
+    """
+
+    fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    part: Literal["train", "held_out"] = "train"
+
+
 class StreamSection(Section):
     """Says which samples come, in which order, and what becomes of bad ones."""
 
@@ -66,6 +77,7 @@ class StreamSection(Section):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     order: Literal["lanes", "global", "sequential"] = "lanes"
     rows: RowsSection | None = None  # of text: None: each document is a sample
+    holdout: HoldoutSection | None = None  # None: all samples come
     lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
     window: Positive = 4  # shards per window of a lane
     remainder: Literal["wrap", "drop", "pad", "short"] | None = None  # None: wrap; sequential short
@@ -232,7 +244,7 @@ class Recipe(Section):
 # what a view group need not say hashes as before it could be said
 UNSAID = (
     ("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None),
-    ("bucket", False),
+    ("bucket", False), ("holdout", None),
 )  # fmt: skip
 
 

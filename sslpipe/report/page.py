@@ -63,14 +63,15 @@ def write_report(
 
 
 def numbers(evaluations: Sequence[Evaluation]) -> Mapping[str, Any]:
-    """The verdict, and the rows of the two tables: with labels and without."""
+    """The verdict, and the rows of the tables: with labels, of guessed tokens, and label-free."""
     columns = columns_of(evaluations)
     rows = rows_of(columns)
     return {
         "names": short_names([evaluation.subject.name for evaluation in evaluations]),
         "first": evaluations[0],
         "columns": columns,
-        "labelled_rows": [row for row in rows if not row.label_free],
+        "labelled_rows": [row for row in rows if not (row.label_free or row.guesses)],
+        "guess_rows": [row for row in rows if row.guesses],
         "free_rows": [row for row in rows if row.label_free],
         "verdict": verdict(rows, columns),
         "note": next((e.note for e in evaluations if e.note), ""),

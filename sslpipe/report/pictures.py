@@ -13,7 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import SslpipeError
+from ..modalities.audio import sheet
 from ..modalities.image.decode import Pixels, decode
+from ..modalities.text.vocabulary import document_of
 from ..process import cores
 from ..shards.manifest import open_manifest
 from ..shards.read.store import open_store
@@ -23,6 +25,7 @@ from ..stream.records import wanted
 I64 = npt.NDArray[np.int64]
 SIDES = (64, 48, 40, 32, 24, 16)  # pixels of pictures in a sprite: the first that fits
 QUALITY = 80
+SNIPPET = 160  # signs of a document that are shown
 SHEET = 1000  # pictures of a sprite: browsers decode one only when it is first shown
 
 
@@ -51,8 +54,8 @@ class SampleFinder:
 
     @property
     def pictured(self) -> bool:
-        """Whether the samples are images; others have no pictures."""
-        return self.manifest.modality == "image"
+        """Whether the samples can be drawn: images, and recordings as spectrograms."""
+        return self.manifest.modality in ("image", "audio")
 
     def places(self, uids: I64) -> I64:
         """The rows of samples in the whole set, (n,).
@@ -79,13 +82,24 @@ class SampleFinder:
             return list(threads.map(self._read, self.places(uids).tolist()))
 
     def keyed_squares(self, uids: I64, side: int) -> list[tuple[str, Pixels]]:
-        """Key and picture, (side, side, 3), of samples; grey where they are no images.
+        """Key and picture, (side, side, 3), of samples; grey where they cannot be drawn.
 
         Raises:
             SslpipeError: the set lacks one, or its bytes are damaged.
         """
         with ThreadPoolExecutor(cores()) as threads:
             return list(threads.map(lambda n: self._square(n, side), self.places(uids).tolist()))
+
+    def snippets(self, samples: Sequence[Sample]) -> list[str]:
+        """The beginnings of documents, in one line; empty where samples are no text.
+
+        Raises:
+            SampleError: one is no text.
+        """
+        if self.manifest.modality != "text":
+            return [""] * len(samples)
+        texts = (" ".join(document_of(sample.data).split()) for sample in samples)
+        return [f"{text[:SNIPPET].rstrip()} …" if len(text) > SNIPPET else text for text in texts]
 
     def _read(self, place: int) -> Sample:
         shard = int(np.searchsorted(self._firsts, place, side="right")) - 1
@@ -97,6 +111,8 @@ class SampleFinder:
         sample = self._read(place)
         if not self.pictured:
             return sample.key, np.full((side, side, 3), 128, np.uint8)
+        if self.manifest.modality == "audio":
+            return sample.key, sheet.picture(sample.data, side)
         return sample.key, square(sample.data, side)
 
 

@@ -1,7 +1,7 @@
 """Sections of the page that show pictures: neighbours, mistakes, patches, duplicates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class Tile:
     label: str
     right: bool | None = None
     cosine: float | None = None
+    text: str = ""  # the beginning of a document
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,14 @@ class RepeatSection:
 def tiles(
     finder: SampleFinder, uids: I64, labels: Sequence[str], right: Sequence[bool | None]
 ) -> list[Tile]:
-    """Pictures of samples with their captions."""
+    """Pictures of samples with their captions; of documents, their beginnings."""
+    if not finder.pictured:
+        samples = finder.samples(uids)
+        worded = zip(samples, labels, right, finder.snippets(samples), strict=True)
+        return [Tile("", sample.key, label, ok, text=text) for sample, label, ok, text in worded]
     found = finder.keyed_squares(uids, SIDE)
     return [
-        Tile(jpeg_uri(picture) if finder.pictured else "", key, label, ok)
+        Tile(jpeg_uri(picture), key, label, ok)
         for (key, picture), label, ok in zip(found, labels, right, strict=True)
     ]
 
@@ -121,7 +126,7 @@ def neighbours_of(look: Look, bank: SampleFinder, row: int, count: int) -> tuple
     labels = names_for(near.labels.tolist(), look.bank.classes)
     made = tiles(bank, near.uids.numpy(), labels, right)
     return tuple(
-        Tile(t.uri, t.key, t.label, t.right, float(c)) for t, c in zip(made, cosines, strict=True)
+        replace(tile, cosine=float(cosine)) for tile, cosine in zip(made, cosines, strict=True)
     )
 
 
@@ -149,7 +154,7 @@ def patch_rows(
     seen: Sequence[Look], finder: SampleFinder, settings: ReportSettings
 ) -> PatchSection | None:
     """Patches and attention of the same pictures; None: no encoder shows its places."""
-    if not finder.pictured or not settings.patch_pictures:
+    if finder.manifest.modality != "image" or not settings.patch_pictures:
         return None
     rows = stratified(seen[0].asked, settings.patch_pictures, seed=settings.seed)
     samples = finder.samples(seen[0].asked.uids.numpy()[rows])

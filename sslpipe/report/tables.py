@@ -2,15 +2,22 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal
 
 from ..evaluate.results import Evaluation, Measure
 
-Kind = Literal["trained", "untrained", "pixels"]
-KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels")
-SAID = {"trained": "trained", "untrained": "untrained", "pixels": "raw pixels"}
+Kind = Literal["trained", "untrained", "pixels", "counts", "spectrogram", "frame"]
+KINDS: tuple[Kind, ...] = ("trained", "untrained", "pixels", "counts", "spectrogram", "frame")
+SAID = {
+    "trained": "trained",
+    "untrained": "untrained",
+    "pixels": "raw pixels",
+    "counts": "token counts",
+    "spectrogram": "spectrogram",
+    "frame": "mean frame",
+}
 VERDICT = ("knn20 top-1", "knn")  # the measure that a verdict is of, if it is there; else the first
 # measures that see no labels: to compare checkpoints of one run, and nothing else
 LABEL_FREE = re.compile(
@@ -18,6 +25,10 @@ LABEL_FREE = re.compile(
     r"spread|dimension",
     re.I,
 )
+
+
+# measures of what a model makes of text: less is better, and they need no labels
+GUESSES = re.compile(r"^(nats|perplexity|bits) per ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class MeasureRow:
     chance: float | None
     label_free: bool
     share: bool  # whether the values can be drawn on a scale from 0 to 1
+    guesses: bool = False  # whether it is of guessed tokens, and so less is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +105,15 @@ def row_of(name: str, cells: Sequence[Measure | None]) -> MeasureRow:
         tuple(cells),
         chances[0] if chances else None,
         label_free=label_free(name),
-        share=not label_free(name) and all(0 <= cell.value <= 1 for cell in known),
+        share=not (label_free(name) or guesses(name))
+        and all(0 <= cell.value <= 1 for cell in known),
+        guesses=guesses(name),
     )
+
+
+def guesses(name: str) -> bool:
+    """Whether a measure is of how well tokens are guessed, told by its name."""
+    return bool(GUESSES.search(name))
 
 
 def label_free(name: str) -> bool:
@@ -105,20 +124,24 @@ def label_free(name: str) -> bool:
 def verdict(rows: Iterable[MeasureRow], columns: Sequence[EncoderColumn]) -> Verdict:
     """Hold the best trained encoder against the others, by k-NN, or else by the first measure.
 
-    Two values are told apart if they differ by more than their intervals together.
+    Without labels, by the first measure of guessed tokens. Two values are told apart if they differ
+    by more than their intervals together.
     """
+    rows = list(rows)
     shares = [row for row in rows if row.share]
     named = ([row for row in shares if row.name.startswith(start)] for start in VERDICT)
-    row = next((rows[0] for rows in (*named, shares) if rows), None)
+    last = [row for row in rows if row.guesses]
+    row = next((found[0] for found in (*named, shares, last) if found), None)
     if row is None:
         return Verdict("No measure with labels", None)
+    sign = -1 if row.guesses else 1
     pairs = [(c, m) for c, m in zip(columns, row.cells, strict=True) if m is not None]
-    trained = [m for c, m in pairs if c.kind == "trained"]
+    trained = [replace(m, value=sign * m.value) for c, m in pairs if c.kind == "trained"]
     if not trained:
         return Verdict("Nothing trained was measured", row)
-    others = [(c.title, m.value, m.interval or 0.0) for c, m in pairs if c.kind != "trained"]
+    others = [(c.title, sign * m.value, m.interval or 0.0) for c, m in pairs if c.kind != "trained"]
     if row.chance is not None:
-        others.append(("chance", row.chance, 0.0))
+        others.append(("chance", sign * row.chance, 0.0))
     return Verdict(word_for(max(trained, key=lambda m: m.value), others), row)
 
 

@@ -19,6 +19,7 @@ from ..shards.read.store import open_store
 from . import order
 from .checks import check_mixture, check_repeats, check_short, remainder_of
 from .foreign import Foreign, epoch_length
+from .holdout import beside
 from .mixture import Mixture, turns_of
 from .packed import Corpus, Packed, mixture_identity
 from .packed_rows import PackedRows, RowLayout, check_counts
@@ -125,14 +126,16 @@ def rows_of(recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLay
     Raises:
         RecipeError: a remainder or a policy that rows do not have, or documents without steps.
     """
-    stream = recipe.stream
-    if stream.remainder not in (None, "wrap") or stream.on_bad == "exclude":
+    stream, remainder = recipe.stream, remainder_of(recipe)
+    # only in order sequential has every epoch as many rows
+    ends = ("wrap", "short") if stream.order == "sequential" else ("wrap",)
+    if remainder not in ends or stream.on_bad == "exclude":
         raise RecipeError(
             f"{recipe.path}: stream.remainder = {stream.remainder!r} with stream.on_bad = "
             f"{stream.on_bad!r}: rows of one epoch are followed by those of the next, and a bad "
             "document leaves its place empty; use wrap, and mask or raise"
         )
-    return PackedRows(
+    source = PackedRows(
         corpus,
         layout,
         batch_size=stream.batch_size,
@@ -140,7 +143,11 @@ def rows_of(recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLay
         slots=reading.slots(stream.batch_size, 1),
         identity=corpus.fingerprint,
         epoch_rows=stream.epoch_samples,
+        remainder=remainder,
+        holdout=stream.holdout,
     )
+    check_short(recipe, remainder, source.plan.samples, reading.world_size)
+    return source
 
 
 def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRank) -> Packed:
@@ -188,6 +195,11 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
 def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> Foreign:
     """Somebody's iterable: this rank's part of the data, split by its owner."""
     stream = recipe.stream
+    if stream.holdout:
+        raise RecipeError(
+            f"{recipe.path}: stream.holdout keeps samples apart by the uids of an index, which an "
+            "iterable does not have; pack it, or leave stream.holdout out"
+        )
     if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
         raise RecipeError(
             f"{recipe.path}: stream.on_bad = {stream.on_bad!r} with stream.remainder = "
@@ -235,7 +247,9 @@ def corpus_of(
         raise ShardError(f"{manifest.root}: all samples are excluded; give another manifest")
     run = recipe.run
     store = open_store(manifest, cache=run.cache, cache_gb=run.cache_gb, corpora=corpora)
-    excluded = [manifest.exclude.get(shard.file, ()) for shard in manifest.shards]
+    excluded: list[Sequence[int]] = [manifest.exclude.get(s.file, ()) for s in manifest.shards]
+    if recipe.stream.holdout and not reading.layout:  # rows pass over documents by themselves
+        excluded = beside(recipe.stream.holdout, store, excluded)
     sizes = [s.samples - len(rows) for s, rows in zip(manifest.shards, excluded, strict=True)]
     return Corpus(
         store,

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError, StateError
+from ..recipe.schema import HoldoutSection
 from ..shards.manifest import Manifest
+from .holdout import lets_through
 from .packed import Corpus, Packed, Wants
 from .packing import PACKERS
-from .plan import Single
+from .plan import Remainder, Single
 from .rows import Anchor, Rows, RowSegments
 
 I64 = npt.NDArray[np.int64]
@@ -70,7 +72,11 @@ def check_counts(manifest: Manifest, layout: RowLayout) -> None:
 
 
 class PackedRows(Packed):
-    """Rows of one corpus. `epoch_rows`: of an epoch; None: as many as its documents make."""
+    """Rows of one corpus. `epoch_rows`: of an epoch; None: as many as its documents make.
+
+    `holdout`: which documents come; the others have no steps here, so nothing is known of a window
+    before it is packed.
+    """
 
     def __init__(
         self,
@@ -82,8 +88,11 @@ class PackedRows(Packed):
         slots: I64,
         identity: str,
         epoch_rows: int | None = None,
+        remainder: Remainder = "wrap",
+        holdout: HoldoutSection | None = None,
     ) -> None:
         self._layout, self._lock = layout, threading.Lock()
+        self._holdout = holdout
         documents = corpus.order.samples
         self.rows = Rows(
             documents,
@@ -94,27 +103,34 @@ class PackedRows(Packed):
             seed=seed,
             bucket=batch_size if layout.buckets else None,
         )
-        count = epoch_rows or self._count(documents)
+        count = epoch_rows or self._count(documents, exactly=remainder == "short")
         if not count:
+            among = f" of stream.holdout.part = {holdout.part!r}" if holdout else ""
             raise RecipeError(
-                f"{layout.where}: the documents have no steps, or the index does not know how "
-                "many; count them (`sslpipe index`), or give other shards"
+                f"{layout.where}: the documents{among} have no steps, or the index does not know "
+                "how many; count them (`sslpipe index`), or give other shards"
             )
-        plan = Single(count, batch_size=batch_size, remainder="wrap", epoch_samples=epoch_rows)
-        super().__init__([corpus], plan, slots, identity=identity)
+        self.plan: Single = Single(
+            count, batch_size=batch_size, remainder=remainder, epoch_samples=epoch_rows
+        )
+        super().__init__([corpus], self.plan, slots, identity=identity)
 
     def _lengths(self, corpus: Corpus, positions: I64) -> I64:
         located = corpus.locate(positions)
-        return self._layout.lengths(
-            corpus.records.at(located.shards, located.rows).samples["extent"]
-        )
+        samples = corpus.records.at(located.shards, located.rows).samples
+        lengths = self._layout.lengths(samples["extent"])
+        if self._holdout is None:
+            return lengths
+        return np.where(lets_through(self._holdout, samples["uid"]), lengths, 0)
 
-    def _count(self, documents: int) -> int:
+    def _count(self, documents: int, *, exactly: bool) -> int:
         """Rows of an epoch: counted, or told from the first windows of a large one."""
-        if documents <= COUNTED:
-            return self.rows.epoch_rows(0)
-        few = sum(self.rows.window(window).row_count for window in range(SAMPLED))
-        return few * documents // (SAMPLED * min(self._layout.window, documents))
+        few = 0
+        if documents > COUNTED and not exactly:
+            few = sum(self.rows.window(window).row_count for window in range(SAMPLED))
+        # none in the first windows: a small part is held out of a large set
+        told = few * documents // (SAMPLED * min(self._layout.window, documents))
+        return told or self.rows.epoch_rows(0)
 
     def wants(self, step: int) -> Wants:
         """The segments of this rank's rows of global batch `step`."""

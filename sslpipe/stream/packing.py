@@ -6,6 +6,8 @@ depends on another, so a row is a function of (manifest, seed, recipe) and its n
 
     one       a row for each document, what is longer is cut off            most fine-tuning
     split     a row for each piece of `length`: no step is lost
+    overlap   the same, but a piece begins with the last step of the one before: a model that
+              guesses each step from those before it is asked for every step but the first, once
     concat    documents behind each other, cut every `length`               GPT, T5
     best_fit  whole documents, each in the row that it fills best; only what is longer than a row
               is cut, into pieces of a row, and no step is lost             Ding et al. 2024
@@ -54,6 +56,17 @@ def split(lengths: I64, length: int) -> Segments:
     """A row for each piece of at most `length` steps; all but a document's last are full."""
     documents, starts, taken = pieces_of(lengths, length)
     rows = np.arange(len(documents))
+    return Segments(documents, starts, taken, rows, np.zeros_like(rows))
+
+
+def overlap(lengths: I64, length: int) -> Segments:
+    """A row for each piece of at most `length` steps, whose first is the last of the one before."""
+    counts = np.where(lengths > 0, np.maximum(1, -(-(lengths - 1) // (length - 1))), 0)
+    documents = np.repeat(np.arange(len(lengths)), counts)
+    first = np.cumsum(counts) - counts
+    rows = np.arange(len(documents))
+    starts = (rows - first[documents]) * (length - 1)
+    taken = np.minimum(lengths[documents] - starts, length)
     return Segments(documents, starts, taken, rows, np.zeros_like(rows))
 
 
@@ -118,5 +131,5 @@ def pieces_of(lengths: I64, length: int) -> tuple[I64, I64, I64]:
 
 
 PACKERS: Mapping[str, Packer] = MappingProxyType(
-    {"one": one, "split": split, "concat": concat, "best_fit": best_fit}
+    {"one": one, "split": split, "overlap": overlap, "concat": concat, "best_fit": best_fit}
 )

@@ -69,9 +69,10 @@ class PartDecode(NamedTuple):
         """
         if self.extensions is None:
             return sample
-        for ext, data in sample.members.items():
+        found = sorted(sample.members, key=lambda ext: "." in ext)  # .json before .name.json
+        for ext in found:
             if ext.rpartition(".")[2] in self.extensions:
-                return Sample(sample.uid, sample.key, sample.label, data)
+                return Sample(sample.uid, sample.key, sample.label, sample.members[ext])
         raise SampleError(f"has no member .{', .'.join(sorted(self.extensions))}")
 
 

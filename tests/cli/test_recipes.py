@@ -25,6 +25,7 @@ def test_every_recipe_is_listed_with_the_views_that_batches_hold(listed):
     assert listed.keys() == recipes().keys()
     assert listed["dino"].views == {"global": (2, (3, 224, 224)), "local": (8, (3, 96, 96))}
     assert listed["jigsaw"].views == {"global": (9, (3, 64, 64))}  # tiles, not the view they are of
+    assert listed["clip_b16"].views == {"global": (1, (3, 224, 224)), "text": (1, (77,))}
     row = listed["ijepa"]
     assert (row.method, row.masks, row.targets) == ("ijepa", ("context", "targets"), ())
     assert (listed["rotation"].targets, listed["rotation"].backbone) == (("rotation",), "resnet50")

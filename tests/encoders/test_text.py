@@ -193,6 +193,22 @@ def test_pooled_features_leave_padding_out(encoder):
     assert encoder(torch.zeros_like(rows)).isfinite().all()
 
 
+@pytest.mark.parametrize("at_once", [2 * LENGTH, 2**16])
+def test_long_documents_are_read_in_pieces_whose_tokens_weigh_alike(encoder, monkeypatch, at_once):
+    monkeypatch.setattr("sslpipe.encoders.tokens.AT_ONCE", at_once)
+    sizes = [3 * LENGTH + 5, LENGTH, 1, 2 * LENGTH]
+    rows = torch.zeros(4, 4 * LENGTH - 7, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(3)
+    for row, size in zip(rows, sizes, strict=True):
+        row[:size] = torch.randint(4, VOCABULARY, (size,), generator=generator)
+    pooled = encoder(rows)
+    for row, size, found in zip(rows, sizes, pooled, strict=True):
+        pieces = row[:size].split(LENGTH)
+        states = [encoder.hidden(piece[None], whole(piece[None]))[0] for piece in pieces]
+        torch.testing.assert_close(found, torch.cat(states).mean(0))
+    torch.testing.assert_close(encoder(rows[1:2, :LENGTH]), pooled[1:2])
+
+
 def test_official_start():
     torch.manual_seed(0)
     gpt = GPT(VIEW, dim=128, depth=8, heads=4)

@@ -1,8 +1,9 @@
 """Tiny settings of every method, and batches with all that any of them asks for.
 
 Two 16-px views of 4 x 4 patches, three of 8 px, MSN's groups, and every mask and target. For
-methods on text a row of 12 tokens: two documents and padding. For those on sound waveforms of 16
-frames, of which every third one ends early.
+methods on text a row of 12 tokens: two documents and padding. CLIP and SigLIP take it for a
+caption, and the mask makes FLIP of them. For those on sound waveforms of 16 frames, of which every
+third one ends early.
 """
 
 import functools
@@ -34,6 +35,7 @@ SETTINGS = {
     "beit": {"tokenizer": {"random_projection": {"vocabulary": 10}}},
     "byol": PREDICTOR | {"momentum": 0.5},
     "causal_lm": {},
+    "clip": {"dim": 8, "text": {"dim": 16, "depth": 2, "heads": 2}},
     "colorization": {"decoder": [4]},
     "data2vec2": {"top_k": 2, "momentum": [0.5, 0.9], "mask_noise": 0.0, "decoder_dim": 16,
                   "decoder_depth": 2, "decoder_groups": 4},
@@ -55,6 +57,7 @@ SETTINGS = {
     "nsp": {"weight": 0.5},
     "relative_patch": {"patch_dim": 4, "hidden": 8},
     "rotation": {},
+    "siglip": {"dim": 8, "bias": -1.0, "text": {"dim": 16, "depth": 2, "heads": 2}},
     "simclr": PROJECTOR,
     "simcse": {},
     "simmim": {},

@@ -5,6 +5,7 @@ The processes run this module by its name, so that nothing depends on how pytest
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,12 @@ import torch.distributed as dist
 from torch import nn
 
 from sslpipe import methods
+from sslpipe.methods.clip import clip_loss
 from sslpipe.methods.dinov2 import koleo_loss
 from sslpipe.methods.electra import replaced_loss
 from sslpipe.methods.parts import collectives
 from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
+from sslpipe.methods.siglip import siglip_loss
 from sslpipe.methods.simcse import simcse_loss
 from sslpipe.process import group_ranks
 from sslpipe.train import run
@@ -123,6 +126,51 @@ def wav2vec2_without_noise(rank, size):
     return collectives.all_mean(loss), {n: p.grad for n, p in method.named_parameters()}
 
 
+def pairs(rank, size):
+    """Gradients of CLIP's and SigLIP's losses, the mean over ranks, of a share of 6 pairs.
+
+    Beside ours the two wrong ways to gather: of all pairs' loss, and of this rank's, without the
+    gradient of other ranks' embeddings.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator).double()
+
+    seen, read = normal(6, 5), normal(6, 4)
+    weights = [normal(5, 3), normal(4, 3), torch.tensor(3.0).double(), torch.tensor(-1.0).double()]
+    own = slice(rank * 6 // size, (rank + 1) * 6 // size)
+
+    def apart(z):
+        parts = list(collectives.gather(z.detach()).chunk(size))
+        parts[rank] = z
+        return torch.cat(parts)
+
+    def without(image, text, *, scale, local):
+        image, text = (nn.functional.normalize(z, dim=1) for z in (image, text))
+        rows = (image, text) if local else (apart(image), apart(text))
+        logits = scale * rows[0] @ apart(text).T, scale * rows[1] @ apart(image).T
+        labels = (torch.arange(6)[own]) if local else torch.arange(6)
+        return sum(nn.functional.cross_entropy(each, labels) for each in logits) / 2
+
+    def gradients(loss):
+        w_image, w_text, scale, bias = [w.clone().requires_grad_() for w in weights]
+        value = loss(seen[own] @ w_image, read[own] @ w_text, scale=scale, bias=bias)
+        given = torch.autograd.grad(value, (w_image, w_text, scale, bias), allow_unused=True)
+        return [collectives.all_mean(g) for g in (value, *given) if g is not None]
+
+    return {
+        "clip": gradients(lambda i, t, scale, bias: clip_loss(i, t, scale=scale)),
+        "clip in chunks": gradients(
+            lambda i, t, scale, bias: clip_loss(i, t, scale=scale, chunk=2)
+        ),
+        "siglip": gradients(siglip_loss),
+        "siglip in chunks": gradients(partial(siglip_loss, chunk=2)),
+        "global": gradients(lambda i, t, scale, bias: without(i, t, scale=scale, local=False)),
+        "local": gradients(lambda i, t, scale, bias: without(i, t, scale=scale, local=True)),
+    }
+
+
 def script(folder, rank):
     """What each of the two processes does."""
     store = f"file://{folder}/store"
@@ -131,8 +179,8 @@ def script(folder, rank):
     found = {name: steps(name, rank, 2) for name in NAMES}
     found |= {
         "world": tuple(group_ranks())[:2], "gather": gathered, "sinkhorn": sinkhorn(rank, 2),
-        "losses_of_text": losses_of_text(rank, 2),
-        "wav2vec2": wav2vec2_without_noise(rank, 2),
+        "losses_of_text": losses_of_text(rank, 2), "wav2vec2": wav2vec2_without_noise(rank, 2),
+        "pairs": pairs(rank, 2),
         "buffers": buffers_of_a_rank(rank), "koleo": koleo(rank),
     }  # fmt: skip
     torch.save(found, f"{folder}/{rank}.pt")
@@ -176,6 +224,28 @@ def test_wav2vec2_on_two_ranks_is_that_of_one(ranks):
     expected = wav2vec2_without_noise(0, 1)
     for found in ranks:
         torch.testing.assert_close(found["wav2vec2"], expected, rtol=0, atol=1e-9)
+
+
+PAIRS = ("clip", "clip in chunks", "siglip", "siglip in chunks")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_on_two_ranks_have_the_gradient_of_one_process(name, ranks):
+    expected = pairs(0, 1)[name.removesuffix(" in chunks")]
+    for found in ranks:
+        torch.testing.assert_close(found["pairs"][name], expected, rtol=0, atol=1e-12)
+
+
+def test_to_gather_without_gradient_halves_or_turns_it(ranks):
+    """Naive errors: half of the gradient, which Adam hides, and another direction."""
+    expected = pairs(0, 1)["clip"]
+    found = ranks[0]["pairs"]
+    for name in ("global", "local"):
+        torch.testing.assert_close(found[name][0], expected[0])  # the loss tells nothing of it
+    for half, whole in zip(found["global"][1:3], expected[1:3], strict=True):
+        torch.testing.assert_close(half, whole / 2)
+    turned = nn.functional.cosine_similarity(found["local"][1].flatten(), expected[1].flatten(), 0)
+    assert turned < 0.999
 
 
 def test_buffers_are_rank_0_s_at_the_start_and_never_travel_again(ranks):

@@ -71,7 +71,12 @@ def test_steps_run_without_any_value(name, monkeypatch):
 
 
 EMBEDDINGS = ("encoder.model.cls_token", "encoder.model.pos_embed")
-UNDECAYED = {"beit": EMBEDDINGS, "simmim": EMBEDDINGS, "msn": ("prototypes_KD",)}
+TOWERS = (*EMBEDDINGS, "log_scale", "text.wpe.weight")
+UNDECAYED = {
+    "beit": EMBEDDINGS, "simmim": EMBEDDINGS, "msn": ("prototypes_KD",),
+    "clip": TOWERS, "siglip": ("bias", *TOWERS),
+}  # fmt: skip
+TWO_TOWERS = ("clip", "siglip")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,6 +158,7 @@ PASSES = {
     "beit": [[WHOLE]],
     "byol": [[WHOLE, WHOLE], [WHOLE, WHOLE]],
     "causal_lm": [],  # of text: no ViT
+    "clip": [[(4, 1 + 4)]],  # as FLIP
     "colorization": [[BOTH]],
     "data2vec2": [[(12, 1 + 4)], [WHOLE]],  # three masks of 12 of 16 patches
     "deepcluster_v2": [MULTI_CROP],
@@ -173,6 +179,7 @@ PASSES = {
     "nsp": [],
     "relative_patch": [[BOTH]],
     "rotation": [[BOTH]],
+    "siglip": [[(4, 1 + 4)]],
     "simclr": [[BOTH]],
     "simcse": [],
     "simmim": [[WHOLE]],
@@ -217,7 +224,16 @@ def test_autocast_takes_views_of_half_precision(name):
     assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.02)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TWO_TOWERS)
+def test_the_towers_are_named_and_that_of_images_is_kept(name):
+    method = build(name, make_spec(4))
+    assert [branch for branch, _ in method.encoders] == ["image", "text"]
+    towers = [method.get_submodule(place) for _, place in method.encoders]
+    assert towers == [method.encoder, method.text]
+    assert all(p.requires_grad for tower in towers for p in tower.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TWO_TOWERS])
 def test_the_encoders_that_a_method_names_are_encoders(name):
     """The first is kept; a student is trained, a teacher is not, and starts as its copy."""
     method = build(name, make_spec(4))

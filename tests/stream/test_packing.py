@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sslpipe.stream.packing import PACKERS, best_fit, concat, one, split
+from sslpipe.stream.packing import PACKERS, best_fit, concat, one, overlap, split
 from sslpipe.stream.rows import Anchor, Rows
 
 LENGTH = 64
@@ -56,6 +56,23 @@ def test_split_fills_all_but_the_last_piece():
     segments = split(np.array([130, 64]), LENGTH)
     assert segments.lengths.tolist() == [64, 64, 2, 64]
     assert segments.starts.tolist() == [0, 64, 128, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_overlap_asks_for_every_step_but_the_first_once(seed):
+    lengths = lengths_of(200, seed)
+    asked = {document: [] for document in range(200)}
+    for document, start, length, _, column in zip(*overlap(lengths, LENGTH), strict=True):
+        assert column == 0
+        assert 0 < length <= LENGTH
+        assert start + length <= lengths[document]
+        # what a model that guesses from left to right is asked for in this row
+        asked[document] += range(start + 1, start + length)
+    assert asked == {d: list(range(1, n)) for d, n in enumerate(lengths.tolist())}
+    rows = overlap(lengths, LENGTH).rows
+    assert rows.tolist() == list(range(len(rows)))
+    alone = [int(d) for d in overlap(np.array([1, 0, 2]), LENGTH).documents]
+    assert alone == [0, 2]  # a single step has a row, in which nothing is asked for
 
 
 def test_concat_cuts_where_rows_end():
@@ -136,8 +153,10 @@ def test_an_epoch_has_every_document_and_rows_follow_by_number(name):
     for epoch, span in enumerate(((0, first), (first, first + second))):
         inside = (every.rows >= span[0]) & (every.rows < span[1])
         steps = {}
-        for p, length in zip(every.positions[inside], every.lengths[inside], strict=True):
-            steps[int(p)] = steps.get(int(p), 0) + int(length)
+        columns = every.positions[inside], every.starts[inside], every.lengths[inside]
+        for p, start, length in zip(*columns, strict=True):
+            again = int(name == "overlap" and start > 0)  # the last step of the piece before
+            steps[int(p)] = steps.get(int(p), 0) + int(length) - again
         limit = LENGTH if name == "one" else 10**9
         positions = range(300 * epoch, 300 * (epoch + 1))
         assert steps == {p: min(length_of(p), limit) for p in positions if length_of(p)}

@@ -1,5 +1,6 @@
 """What methods on tokens share: their group, and a loss that counts tokens."""
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,35 @@ from torch import Tensor, nn
 from ...batch import Batch, BatchSpec
 from ...errors import ContractError
 from ...process import group_ranks
+from ..method import Method
 from .checks import check_axes
 from .heads import at_least_fp32
 
 IGNORED = -100  # a target that is not asked for, as F.cross_entropy has it
+
+
+class Guesses(NamedTuple):
+    """What a method holds each token to be that it is asked for.
+
+    Every row of the batch has N / B of the N places, behind those of the row before.
+    """
+
+    logits_NK: Tensor
+    targets_N: Tensor  # ids, IGNORED: not asked for
+    weight: Tensor  # see `tokens_a_rank`
+
+
+class TokenMethod(Method):
+    """A method that gives each token that it asks for a probability, which evaluation reads."""
+
+    asked_for = "token"  # in words
+    # it asks for each token of a document but the first, from those before it: what it loses is
+    # the length of a code of the text
+    codes_text = False
+
+    @abstractmethod
+    def guesses(self, batch: Batch) -> Guesses:
+        """The logits of all tokens that are asked for."""
 
 
 def one_text_group(method: str, spec: BatchSpec) -> str:

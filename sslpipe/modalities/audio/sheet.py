@@ -26,6 +26,7 @@ INK, TINT, EDGE = (30, 58, 138), (220, 38, 38), (34, 160, 84)  # sound, what is 
 HEAT = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
 LONGEST = 20  # seconds of a thumbnail
 SILENCE = 0.25  # seconds between the views of a WAV file
+WINDOW = 256  # samples of a spectrogram of a whole recording
 
 
 def sheet(batch: Batch, decider: AudioDecider, *, rows: int) -> Image.Image:
@@ -150,3 +151,13 @@ def beginning(data: bytes) -> F32:
         part = read_range(sound, 0, min(sound.frames, LONGEST * sound.samplerate))
     mean: F32 = part.mean(1, dtype=np.float32)
     return mean
+
+
+def picture(data: bytes, side: int) -> U8:
+    """The log-spectrogram of a recording, 20 s at most, squeezed to (side, side, 3)."""
+    sound_T = beginning(data)
+    padded_T = np.pad(sound_T, (0, max(0, WINDOW - len(sound_T))))
+    frames_TW = np.lib.stride_tricks.sliding_window_view(padded_T, WINDOW)[:: WINDOW // 2]
+    power_TF = np.abs(np.fft.rfft(frames_TW * np.hanning(WINDOW))) ** 2
+    drawn = Image.fromarray(spectrogram(np.log(power_TF + 1e-6).astype(np.float32).T))
+    return np.array(drawn.resize((side, side), Image.Resampling.BOX))

@@ -12,12 +12,16 @@ views: {tokens: {ops: [Tokens: {length: 256, vocabulary: bytes}]}}
 `vocabulary` may be a file that `sslpipe tokenizer train` has made (trained.py); `sslpipe tokenizer
 count` then writes the lengths that rows are planned from, and with `--ids` the ids themselves, so
 that no run tokenises (stored_tokens.py).
+
+Beside pictures a group of text has captions, a sample each: captions.py.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ...errors import RecipeError
 from .. import Modality, Partners
 from .codec import TextCodec
 from .tokens import TokenDecode
@@ -36,9 +40,14 @@ if TYPE_CHECKING:
     from ...shards.verification import Problem
     from ...stream.packed_rows import RowLayout
     from ...stream.source import Column
+    from .caption_views import CaptionDecider, CaptionMaker
+    from .captions import CaptionDecode
     from .decider import TextDecider
     from .maker import TextMaker
     from .stored_tokens import StoredTokenDecode
+
+
+READ = 2048  # tokens of a document that are encoded in evaluation, at least a row
 
 
 class TextModality(Modality):
@@ -48,19 +57,37 @@ class TextModality(Modality):
     unit, steps = "document", "tokens"
     lighter = "keep ids of a trained vocabulary with `sslpipe tokenizer count --ids`"
 
-    def decider(self, recipe: Recipe, groups: Sequence[str]) -> TextDecider:
-        """One group of rows, its masks and its tasks."""
+    def members(self, recipe: Recipe, groups: Sequence[str]) -> frozenset[str]:
+        """Of captions the one that their settings say."""
+        if not has_captions(recipe, groups):
+            return self.codec.extensions
+        from .caption_views import caption_settings
+
+        return frozenset({caption_settings(recipe, groups[0]).member})
+
+    def decider(self, recipe: Recipe, groups: Sequence[str]) -> TextDecider | CaptionDecider:
+        """One group of rows, its masks and its tasks; or one of captions."""
+        from .caption_views import CaptionDecider
         from .decider import TextDecider
 
+        if has_captions(recipe, groups):
+            return CaptionDecider(recipe, groups)
+        if recipe.modality != self.codec.modality:
+            raise RecipeError(
+                f"{recipe.path}: views.{groups[0]} is text beside modality {recipe.modality!r}, "
+                "which has captions; write ops: [Captions: {length: 32}]"
+            )
         return TextDecider(recipe, groups)
 
-    def decoder(self, recipe: Recipe) -> TokenDecode:
-        """Documents or pieces of them to ids."""
+    def decoder(self, recipe: Recipe) -> TokenDecode | CaptionDecode:
+        """Documents or pieces of them to ids, or one of a sample's captions."""
+        from .caption_views import CaptionDecider
         from .decider import TextDecider
 
-        decider = TextDecider(
-            recipe, [name for name, view in recipe.views.items() if is_text(recipe, view)]
-        )
+        groups = [name for name, view in recipe.views.items() if is_text(recipe, view)]
+        if has_captions(recipe, groups):
+            return CaptionDecider(recipe, groups).decode
+        decider = TextDecider(recipe, groups)
         settings = decider.tokens
         return TokenDecode(
             decider.vocabulary,
@@ -71,17 +98,19 @@ class TextModality(Modality):
             partners=decider.partners > 0,
         )
 
-    def partners(self, recipe: Recipe, decider: TextDecider) -> Partners | None:
+    def partners(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> Partners | None:
         """Other documents, for a task that puts them behind what they do not follow."""
-        if not decider.partners:
+        from .decider import TextDecider
+
+        if not isinstance(decider, TextDecider) or not decider.partners:
             return None
         return Partners(decider.partners, decider.partner_instructions)
 
-    def layout(self, recipe: Recipe, decider: TextDecider) -> RowLayout | None:
+    def layout(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> RowLayout | None:
         """As `stream.rows` says."""
         return decider.layout(recipe)
 
-    def files(self, recipe: Recipe, decider: TextDecider) -> str:
+    def files(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> str:
         """The vocabulary's."""
         print_of = decider.vocabulary.fingerprint
         return f"vocabulary {print_of}" if print_of else ""
@@ -103,28 +132,32 @@ class TextModality(Modality):
     def maker(
         self,
         recipe: Recipe,
-        decider: TextDecider,
+        decider: TextDecider | CaptionDecider,
         *,
         device: torch.device,
         threads: ThreadPoolExecutor | None,
-    ) -> TextMaker:
-        """Lays pieces in rows."""
+    ) -> TextMaker | CaptionMaker:
+        """Lays pieces, or captions, in rows."""
+        from .caption_views import CaptionDecider, CaptionMaker
         from .maker import TextMaker
 
-        return TextMaker(decider)
+        return CaptionMaker(decider) if isinstance(decider, CaptionDecider) else TextMaker(decider)
 
     def sheet(
         self,
         batch: Batch,
         spec: BatchSpec,
-        decider: TextDecider,
+        decider: TextDecider | CaptionDecider,
         stored: Column,
         *,
         rows: int = 8,
     ) -> Image:
-        """Rows as text, documents coloured."""
+        """Rows as text, documents coloured; or captions."""
+        from .caption_views import CaptionDecider, caption_sheet
         from .sheet import sheet
 
+        if isinstance(decider, CaptionDecider):
+            return caption_sheet(batch, decider, rows=rows)
         return sheet(batch, decider, rows=rows)
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
@@ -134,14 +167,31 @@ class TextModality(Modality):
         return beginnings(items)
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """Documents as they are, cut off or padded: nothing is random in them."""
+        """The first READ tokens of documents, padded: nothing is random in them.
+
+        Encoders read them in pieces of a row.
+        """
         (view,) = (view for view in recipe.views.values() if is_text(recipe, view))
-        return {"global": view}
+        (op,) = view.ops
+        settings = {**op.settings, "length": max(READ, int(op.settings["length"]))}
+        return {"global": view.model_copy(update={"ops": (replace(op, settings=settings),)})}
 
 
 def is_text(recipe: Recipe, view: ViewSection) -> bool:
     """Whether a view group is of this modality."""
     return (view.modality or recipe.modality) == TextCodec.modality
+
+
+def has_captions(recipe: Recipe, groups: Sequence[str]) -> bool:
+    """Whether groups of text are captions.
+
+    Raises:
+        RecipeError: there are captions and something else.
+    """
+    kinds = [op.name == "Captions" for name in groups for op in recipe.views[name].ops]
+    if any(kinds) and len(groups) > 1:
+        raise RecipeError(f"{recipe.path}: {len(groups)} groups of text; a recipe has one")
+    return any(kinds)
 
 
 MODALITY = TextModality()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from ...errors import SampleError, SslpipeError
 from ...rng import uniforms
 from ...shards.contents import index_of
@@ -19,6 +21,7 @@ from ...shards.index import Index
 from ...shards.manifest import Manifest
 from ...shards.read.tars import open_tar
 from ...shards.verification import Problem, check_bytes
+from ...stream.holdout import held_out
 from .trained import SPECIALS, UNKNOWN, byte_sign, library, sentinel
 from .vocabulary import document_of
 
@@ -34,7 +37,8 @@ class TrainSettings:
     """What is trained, and on how much.
 
     size: of the vocabulary, special tokens included; `sentinels` come on top. megabytes: of text at
-    most, about; of more, the documents are a sample keyed by their uids.
+    most, about; of more, the documents are a sample keyed by their uids. holdout: documents that
+    recipes with this `stream.holdout.fraction` hold out are left out.
 
     Raises:
         SslpipeError: a value that makes no sense.
@@ -44,6 +48,7 @@ class TrainSettings:
     size: int
     sentinels: int = 0
     megabytes: float = 100.0
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -57,6 +62,8 @@ class TrainSettings:
             raise SslpipeError(f"--sentinels {self.sentinels}: is 0 to 1,000; T5 has 100")
         if self.megabytes <= 0:
             raise SslpipeError(f"--megabytes {self.megabytes}: must be more than 0")
+        if not 0 <= self.holdout < 1:
+            raise SslpipeError(f"--holdout {self.holdout}: is a share from 0 to 1, as in recipes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +123,9 @@ def chosen_texts(
         drawn = uniforms(1, seed=0, epoch=0, stream="tokenizer/sample", ids=index.samples["uid"])[
             :, 0
         ]
-        skip = set(manifest.exclude.get(shard.file, ()))
-        rows = [row for row in range(len(index)) if drawn[row] < share and row not in skip]
+        comes = (drawn < share) & ~held_out(index.samples["uid"], settings.holdout)
+        comes[list(manifest.exclude.get(shard.file, ()))] = False
+        rows = np.flatnonzero(comes).tolist()
         for row, found in texts_of(str(manifest.tar_place(shard)), index, rows):
             if progress:
                 progress(int(index.samples["extent"][row, 0]))

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sslpipe.cli.commands import app
 from sslpipe.modalities.audio.sheet import EDGE, WAVE, WIDTH, thumbnails
-from sslpipe.modalities.parts import draw_sheet, files_beside
+from sslpipe.modalities.sheets import draw_sheet, files_beside
 
 from .sounds import chirp, encoded, load, packed
 from .test_stream import RECIPE

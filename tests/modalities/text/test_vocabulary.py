@@ -21,8 +21,10 @@ from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary, open_vo
 from sslpipe.modalities.text.training import TrainSettings, byte_sign, train_vocabulary
 from sslpipe.modalities.text.vocabulary import VOCABULARIES, Bytes, document_of
 from sslpipe.recipe import parse_recipe
+from sslpipe.rng import sample_id
 from sslpipe.shards import PackSettings, pack, read_manifest
 from sslpipe.shards.make.pools import open_threads
+from sslpipe.stream.holdout import held_out
 from sslpipe.stream.reader import Sample
 
 SIZES = {"bpe": 330, "wordpiece": 190, "unigram": 120, "bytes": 260}
@@ -158,6 +160,20 @@ def test_of_much_text_a_sample_is_taken(shards, documents):
     assert 0.3 * 2000 < first.text_bytes < 2 * 2000 < total
     again = train_vocabulary(read_manifest(shards), settings)
     assert (again.documents, again.data) == (first.documents, first.data)
+
+
+def test_documents_that_recipes_hold_out_have_no_say(shards, documents):
+    """A vocabulary that has seen them would make their bits per byte too few."""
+    kept = train_vocabulary(read_manifest(shards), TrainSettings(kind="bpe", size=270, holdout=0.3))
+    uids = np.array([sample_id(key) for key in documents], dtype=np.int64)
+    kept_apart = held_out(uids, 0.3)
+    texts = [
+        document_of(text.encode())
+        for text, out in zip(documents.values(), kept_apart, strict=True)
+        if not out
+    ]
+    assert 0 < len(texts) < len(documents)
+    assert (kept.documents, kept.text_bytes) == (len(texts), sum(len(t.encode()) for t in texts))
 
 
 def test_wordpiece_and_unigram_do_encode(shards, documents):

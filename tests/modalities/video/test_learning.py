@@ -48,6 +48,6 @@ def test_a_run_on_clips_is_trained_and_evaluated(method, videos, tmp_path):
     )
     assert result.steps == 3
     found = evaluate(tmp_path / "run", videos, settings=EvalSettings(("knn",), device="cpu"))
-    assert set(found.measures) == {"trained", "untrained", "pixels"}
+    assert set(found.measures) == {"trained", "untrained", "frame"}
     for measured in found.measures.values():
         assert all(0 <= measure.value <= 1 for measure in measured)

@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 
 import sslpipe
 from sslpipe.cli.commands import app
-from sslpipe.modalities.parts import draw_sheet, files_beside
+from sslpipe.modalities.sheets import draw_sheet, files_beside
 from sslpipe.modalities.video.sheet import GREY, HEAD, MARGIN, strips_of, thumbnail, thumbnails
 from sslpipe.recipe import parse_recipe
 
