@@ -7,16 +7,31 @@ Lan et al. 2020, arXiv:1909.11942, section 3.1 (ALBERT). They differ by what the
 import math
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..encoders.text import GPT
+from ..encoders.tokens import start_bert
 from ..errors import ContractError
 from .method import Output
 from .mlm import MLM
 from .parts.checks import not_negative
-from .parts.pairs import PairHead
 from .parts.tokens import accuracy, mean_over_tokens
+
+
+class PairHead(nn.Module):
+    """BERT's pooler, a dense layer of tanh on the first token, and logits of two classes."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.pooler, self.classes = nn.Linear(dim, dim), nn.Linear(dim, 2)
+        start_bert(self)
+
+    def forward(self, states_BLD: Tensor) -> Tensor:
+        """Give logits (B, 2)."""
+        logits_BK: Tensor = self.classes(torch.tanh(self.pooler(states_BLD[:, 0])))
+        return logits_BK
 
 
 class NSP(MLM):

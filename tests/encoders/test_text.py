@@ -124,7 +124,7 @@ def test_heads_beside_mlm_are_those_of_transformers():
     """BertForPreTraining: logits of tokens and of two classes, of the same weights."""
     from transformers import BertConfig, BertForPreTraining
 
-    from sslpipe.methods.parts.pairs import PairHead
+    from sslpipe.methods.nsp import PairHead
     from sslpipe.methods.parts.tokens import MaskedTokenHead
 
     config = BertConfig(
