@@ -60,10 +60,14 @@ PUBLISHED = {
                             backbone="resnet50"),
 }  # fmt: skip
 SIZES = {
-    "mae": {"decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16, "norm_pix": True},
+    "mae": {
+        "decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16, "norm_pix": True,
+    },
     "data2vec2": {"top_k": 10, "momentum": [0.9998, 0.99999], "momentum_warmup": 0.2665,
                   "cls_weight": 2.56},  # 100,000 of 375,300 steps; 0.01 x 16 images x 16 masks
-    "ijepa": {"predictor_dim": 384, "predictor_depth": 12, "predictor_heads": 16},
+    "ijepa": {
+        "predictor_dim": 384, "predictor_depth": 12, "predictor_heads": 16,
+    },
     "jigsaw": {"tile_dim": 1024, "hidden": 4096},
     "relative_patch": {"patch_dim": 4096, "hidden": 4096},
     "colorization": {"decoder": [512, 256, 256], "neighbours": 10, "sigma": 5.0, "gamma": 0.5},
@@ -72,8 +76,9 @@ SIZES = {
 
 
 OTHER_DEFAULTS = {
+    "mae": {"decoder_mask": None, "decoder_window": None},
     "data2vec2": {"mask_noise": 0.01, "decoder_dim": 768, "decoder_depth": 6, "decoder_groups": 16},
-    "ijepa": {"predictor_heads": 12, "momentum": [0.996, 1.0]},
+    "ijepa": {"predictor_heads": 12, "momentum": [0.996, 1.0], "beta": 1.0},
     "inpainting": {"fill": 0.0},  # the mean colour, once normalised
 }
 

@@ -105,11 +105,15 @@ def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
     return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
 
 
+# what pydantic adds to a place where a value may be of several types
+TAGS = {"[key]", "constrained-int", "constrained-float", "int", "float", "str"}
+
+
 def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     """Say the first fault of a failed validation in one sentence with file:line."""
     faults = error.errors()  # a misspelt key is also a missing one: say the first
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    place = tuple(part for part in fault["loc"] if part != "[key]")
+    place = tuple(part for part in fault["loc"] if part not in TAGS and "[" not in str(part))
     where, name = source.where(place), ".".join(map(str, place))
     if fault["type"] == "extra_forbidden":
         known = known_keys(place[:-1])

@@ -36,6 +36,7 @@ from sslpipe.evaluate.subsets import mean_of_draws
 from sslpipe.train.run import lr_scale
 from sslpipe.train.world import keyed
 
+from ..view_specs import square
 from .toy_sets import Means, pack_colours, small_vit, subject
 
 CPU = torch.device("cpu")
@@ -174,7 +175,7 @@ def test_vits_learn_with_all_that_mae_does(colours):
 
 def narrow_resnet():
     with keyed("test", seed=2):
-        return cifar_resnet("cifar_resnet", 16, width=4, blocks=(1, 1, 1, 1))
+        return cifar_resnet("cifar_resnet", square(16), width=4, blocks=(1, 1, 1, 1))
 
 
 def test_resnets_learn_on_few_labels_with_an_interval(colours):

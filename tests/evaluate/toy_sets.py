@@ -12,6 +12,8 @@ from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
 from sslpipe.train.world import keyed
 
+from ..view_specs import square
+
 RECIPE = """\
 modality: image
 stream: {batch_size: 8, seed: 0}
@@ -56,7 +58,12 @@ def small_vit(*, embed_dim=16):
     """Three blocks, of width 16, on 16 x 16 px."""
     with keyed("test", seed=1):
         return vit(
-            "vit_tiny_patch16_224", 16, patch_size=8, embed_dim=embed_dim, depth=3, num_heads=2
+            "vit_tiny_patch16_224",
+            square(16),
+            patch_size=8,
+            embed_dim=embed_dim,
+            depth=3,
+            num_heads=2,
         )
 
 

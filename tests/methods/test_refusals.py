@@ -16,7 +16,7 @@ from .every_method import SETTINGS, SOUND, TEXT, encoder_of, make_spec
 
 OTHERS = {
     "autoencoder", "beit", "colorization", "data2vec2", "ijepa", "inpainting", "jigsaw", "mae",
-    "relative_patch", "rotation", "simmim", *SOUND, *TEXT,
+    "relative_patch", "rotation", "simmim", "clip", "siglip", *SOUND, *TEXT,
 }  # fmt: skip
 COMPARE_VIEWS = sorted(SETTINGS.keys() - OTHERS)
 SHARES = (  # in [0, 1]
@@ -25,9 +25,9 @@ SHARES = (  # in [0, 1]
 )  # fmt: skip
 OFF = (  # may be 0
     "weight", "noise", "overlap", "redundancy", "invariance", "variance", "covariance",
-    "feature_grad", *SHARES,
+    "feature_grad", "beta", *SHARES,
 )  # fmt: skip
-ANY = ("fill",)  # a colour
+ANY = ("fill", "decoder_mask", "bias")  # a colour, a name, any number
 
 
 @pytest.fixture(params=sorted(SETTINGS))
@@ -51,7 +51,7 @@ def numbers(name):
     return {
         setting: default
         for setting, (_, default) in known.items()
-        if not isinstance(default, bool | str) and setting not in ANY
+        if not isinstance(default, bool | str | dict) and setting not in ANY
     }
 
 

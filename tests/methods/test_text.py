@@ -62,7 +62,7 @@ def test_a_head_beside_mlm_adds_the_loss_of_its_rows(name):
     """By the trained classes alone: the last of four rows of sop has none."""
     method, batch = made(name)
     states = method.encoder.hidden(batch.views["tokens"][0], batch.segments["tokens"])
-    alone = method.guessed(states, batch)
+    alone = method.judged(method.guessed(states, batch), batch)
     classes, losses, right = batch.targets[name][0], [], []
     for state, label in zip(states, classes.tolist(), strict=True):
         if label != IGNORED:

@@ -76,7 +76,10 @@ def test_milestones_of_a_recipe_are_its_epochs():
         (["schedule=multistep", "milestones=[5]", "final_lr=0.1"], "train.final_lr=.* is for cos"),
         (["warmup_epochs=11"], "train.warmup_epochs=.* = 11: .*must not be longer than the run"),
         (["epochs=2", "warmup_epochs=2.5"], "train.warmup_epochs = 2.5: .*longer than the run"),
-        (["schedule=cosin"], "train.schedule=.*'cosine', 'cosine_per_epoch' or 'multistep'"),
+        (
+            ["schedule=cosin"],
+            "train.schedule=.*'cosine', 'cosine_per_epoch', 'linear' or 'multistep'",
+        ),
         (["lr_rule=cubic"], "train.lr_rule = 'cubic'"),
         (["gamma=1.5"], "train.gamma = 1.5"),
         (["schedule_stretch=0.8"], "train.schedule_stretch = 0.8"),

@@ -135,7 +135,9 @@ def sentiment(subject: Subject, shards: Path) -> Numbers:
     with central_batches(subject.recipe, shards=shards, device="cpu", batch_size=50) as batches:
         assert subject.untrained is not None
         encoders = {"trained": subject.encoder, "untrained": subject.untrained()}
-        found = extract_all({**encoders, "counts": baseline_of(subject.encoder)[1]}, batches, "cpu")
+        found = extract_all(
+            {**encoders, "counts": baseline_of(subject.encoder, "text")[1]}, batches, "cpu"
+        )
     with SampleFinder(shards) as finder:
         keys = [sample.key for sample in finder.samples(found["trained"].uids.numpy())]
     fold_N = torch.tensor([fold_of(key) for key in keys])

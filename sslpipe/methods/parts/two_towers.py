@@ -64,7 +64,7 @@ class TwoTowers(Method):
     ) -> None:
         super().__init__()
         spec.require(method, views={"global": 1})
-        positive(dim=dim, scale=scale, chunk=chunk or 1)
+        positive(dim=dim, scale=scale, chunk=1 if chunk is None else chunk)
         self.group, self.chunk, self.visible = caption_group(method, spec), chunk, 0
         if HIDDEN in spec.masks:
             mask = patch_mask(method, encoder, spec, HIDDEN)

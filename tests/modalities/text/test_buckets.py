@@ -177,10 +177,10 @@ def plain_rows(shards, count, *overrides, rank=0, world_size=1, start=0):
 
 def test_rows_are_the_same_for_any_batch_any_ranks_any_prefetch_and_from_any_row(shards):
     """Batches of 1 and 7, 16, 24: the stream of rows is one, over ends of epochs."""
-    truth = plain_rows(shards, 336, "stream.batch_size=1", "stream.order=sequential")
+    truth = plain_rows(shards, 336, "stream.batch_size=1", "stream.order=global")
     for size, prefetch, workers in ((7, 0, 0), (16, 3, 0), (24, 1, 0)):
         settings = (
-            f"stream.batch_size={size}", "stream.order=sequential",
+            f"stream.batch_size={size}", "stream.order=global",
             f"run.prefetch={prefetch}", f"run.workers={workers}",
         )  # fmt: skip
         assert plain_rows(shards, 336, *settings) == truth
