@@ -7,6 +7,8 @@ from sslpipe.recipe import load_recipe, parse_recipe
 from sslpipe.recipe.names import Entry, bind, call, choose
 from sslpipe.train.checkpoint import recipe_text
 
+from .conftest import RECIPE
+
 TEXT = """\
 modality: image
 stream: {batch_size: 256, seed: 0}
@@ -232,3 +234,22 @@ def test_an_override_that_is_none_is_one_line(override):
 def test_merge_keys_of_yaml_still_work():
     text = "stream: {batch_size: 8}\nviews:\n  a: &a {count: 1, ops: [Normalize]}\n  b: {<<: *a}"
     assert parse_recipe(text).views["b"].count == 1
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        ("[2, 0, 8]", r"masks.random.patch_size.1 = 0: input should be greater than 0"),
+        ("[]", r"masks.random.patch_size = \[\]: .*at least 1 item"),
+        ("0", r"masks.random.patch_size = 0: input should be greater than 0"),
+        ("x", r"masks.random.patch_size = 'x': input should be a valid integer"),
+    ],
+)
+def test_a_value_of_several_types_is_told_as_the_one_that_it_is(patch, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(RECIPE, overrides=[f"masks.random.patch_size={patch}"])
+
+
+def test_a_section_is_no_number():
+    with pytest.raises(RecipeError, match=r"stream = 3: is a section; write its keys"):
+        parse_recipe(RECIPE, overrides=["stream=3"])

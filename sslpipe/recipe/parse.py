@@ -112,7 +112,8 @@ TAGS = {"[key]", "constrained-int", "constrained-float", "int", "float", "str"}
 def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     """Say the first fault of a failed validation in one sentence with file:line."""
     faults = error.errors()  # a misspelt key is also a missing one: say the first
-    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    # and of a value that may be of several types, what is wrong with it as the one that it is
+    fault = min(faults, key=lambda f: (f["type"] != "extra_forbidden", "_type" in f["type"]))
     place = tuple(part for part in fault["loc"] if part not in TAGS and "[" not in str(part))
     where, name = source.where(place), ".".join(map(str, place))
     if fault["type"] == "extra_forbidden":
@@ -120,6 +121,8 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
         return f"{where}: unknown key {place[-1]!r}; {suggest(str(place[-1]), known)}"
     if fault["type"] == "missing":
         return f"{where}: {name} is missing; add it (see pipelines/README.md)"
+    if fault["type"] in ("model_type", "dict_type"):
+        return f"{where}: {name} = {fault['input']!r}: is a section; write its keys"
     return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
 
 
