@@ -24,6 +24,7 @@ from torch import Tensor
 from .errors import ContractError
 
 AXES = frozenset("CTFHWL")
+IGNORED = -100  # a target that no loss looks at, as in torch.nn.functional.cross_entropy
 I64 = npt.NDArray[np.int64]
 
 

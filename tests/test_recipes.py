@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.batch import IGNORED
 from sslpipe.encoders import build_encoder
-from sslpipe.methods.parts.tokens import IGNORED
 from sslpipe.modalities.text.vocabulary import VOCABULARIES
 from sslpipe.modalities.video.codec import VideoCodec
 from sslpipe.recipe import find_recipe, load_recipe

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..batch import IGNORED
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
 from ..methods import METHODS, Method
 from ..methods.parts.heads import at_least_fp32
-from ..methods.parts.tokens import IGNORED, TokenMethod
+from ..methods.parts.tokens import TokenMethod
 from ..modalities.text.decider import TextDecider, tokens_of, vocabulary_of
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe

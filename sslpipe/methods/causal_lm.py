@@ -10,18 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec
+from ..batch import IGNORED, Batch, BatchSpec
 from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
 from .method import Output
-from .parts.tokens import (
-    IGNORED,
-    Guesses,
-    TokenMethod,
-    mean_over_tokens,
-    one_text_group,
-    tokens_a_rank,
-)
+from .parts.tokens import Guesses, TokenMethod, mean_over_tokens, one_text_group, tokens_a_rank
 
 
 class CausalLM(TokenMethod):

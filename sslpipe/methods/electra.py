@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec
+from ..batch import IGNORED, Batch, BatchSpec
 from ..encoders.text import BERT, BERTLayer, through_layers
 from ..encoders.tokens import start_bert
 from ..errors import ContractError
@@ -18,7 +18,6 @@ from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive
 from .parts.heads import at_least_fp32
 from .parts.tokens import (
-    IGNORED,
     MaskedTokenHead,
     accuracy,
     at_least_one,

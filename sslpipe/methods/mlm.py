@@ -8,12 +8,11 @@ import math
 
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec
+from ..batch import IGNORED, Batch, BatchSpec
 from ..encoders.tokens import TokenEncoder
 from ..errors import ContractError
 from .method import Output
 from .parts.tokens import (
-    IGNORED,
     Guesses,
     MaskedTokenHead,
     TokenMethod,

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec
+from ..batch import IGNORED, Batch, BatchSpec
 from ..encoders.t5 import T5
 from ..encoders.tokens import PAD
 from ..errors import ContractError
 from .method import Output
 from .parts.tokens import (
-    IGNORED,
     Guesses,
     TokenMethod,
     accuracy,

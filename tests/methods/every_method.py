@@ -13,13 +13,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslpipe import methods
-from sslpipe.batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
+from sslpipe.batch import IGNORED, Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.encoders.albert import ALBERT
 from sslpipe.encoders.t5 import T5
 from sslpipe.encoders.text import BERT, GPT
 from sslpipe.encoders.wav2vec2 import Wav2Vec2Encoder
-from sslpipe.methods.parts.tokens import IGNORED
 from sslpipe.recipe.names import Entry
 from tests.view_specs import square
 

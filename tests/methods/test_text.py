@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslpipe.batch import ViewSpec
+from sslpipe.batch import IGNORED, ViewSpec
 from sslpipe.encoders.text import BERT, GPT
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.methods.electra import replaced_loss, sampled
-from sslpipe.methods.parts.tokens import IGNORED, chosen_tokens, mean_over_tokens, states_at
+from sslpipe.methods.parts.tokens import chosen_tokens, mean_over_tokens, states_at
 from sslpipe.methods.simcse import simcse_loss
 from sslpipe.methods.t5 import shifted
 from sslpipe.train.world import keyed

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sslpipe.batch import ViewSpec
+from sslpipe.batch import IGNORED, ViewSpec
 from sslpipe.encoders.t5 import T5
 from sslpipe.encoders.text import BERT, GPT
-from sslpipe.methods.parts.tokens import IGNORED, MaskedTokenHead
+from sslpipe.methods.parts.tokens import MaskedTokenHead
 
 from .every_method import LENGTH, TEXT, VOCABULARY, WRITTEN, build, make_batch, make_spec
 

@@ -11,8 +11,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from sslpipe.batch import IGNORED
 from sslpipe.methods import Method, Output
-from sslpipe.methods.parts.tokens import IGNORED, mean_over_tokens, tokens_a_rank
+from sslpipe.methods.parts.tokens import mean_over_tokens, tokens_a_rank
 from sslpipe.train import train
 
 from ..conftest import ROOT

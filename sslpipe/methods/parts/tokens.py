@@ -8,14 +8,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...batch import Batch, BatchSpec
+from ...batch import IGNORED, Batch, BatchSpec
 from ...errors import ContractError
 from ...process import group_ranks
 from ..method import Method
 from .checks import check_axes
 from .heads import at_least_fp32
-
-IGNORED = -100  # a target that is not asked for, as F.cross_entropy has it
 
 
 class Guesses(NamedTuple):
@@ -48,11 +46,20 @@ def one_text_group(method: str, spec: BatchSpec) -> str:
     Raises:
         ContractError: there is none, or several.
     """
+    remedy = "Write modality: text and views: {tokens: {ops: [Tokens: {length: 256}]}}"
+    return one_group_of(method, spec, "tokens", remedy)
+
+
+def one_group_of(method: str, spec: BatchSpec, what: str, remedy: str) -> str:
+    """The one view group of axes "L", which holds `what`.
+
+    Raises:
+        ContractError: there is none, or several; ends with the remedy.
+    """
     groups = [name for name, view in spec.views.items() if view.axes == "L"]
     if len(groups) != 1:
         raise ContractError(
-            f"{method} needs one group of tokens; this recipe has {len(groups)}. Write modality: "
-            "text and views: {tokens: {ops: [Tokens: {length: 256}]}}"
+            f"{method} needs one group of {what}; this recipe has {len(groups)}. {remedy}"
         )
     return groups[0]
 

@@ -17,7 +17,6 @@ from ...encoders.monitors import embedding_std
 from ...encoders.patches import visible_first
 from ...encoders.protocols import PatchEncoder
 from ...encoders.text_tower import TextTower
-from ...errors import ContractError
 from ...process import group_ranks
 from ...recipe.names import Entry, call
 from ..method import Method, Numbers, Sign
@@ -25,6 +24,7 @@ from .checks import positive
 from .collapse import LEAST_EMBEDDING_STD, embeddings_alike, spread_sign
 from .heads import at_least_fp32, feature_dim
 from .patches import hidden_patches, patch_mask
+from .tokens import one_group_of
 
 HIDDEN = "random"  # the mask of FLIP
 
@@ -110,13 +110,8 @@ def caption_group(method: str, spec: BatchSpec) -> str:
     Raises:
         ContractError: there is none, or several.
     """
-    groups = [name for name, view in spec.views.items() if view.axes == "L"]
-    if len(groups) != 1:
-        raise ContractError(
-            f"{method} needs one group of captions beside the pictures; this recipe has "
-            f"{len(groups)}. Add views.text: {{modality: text, ops: [Captions: {{length: 32}}]}}"
-        )
-    return groups[0]
+    remedy = "Add views.text: {modality: text, ops: [Captions: {length: 32}]}"
+    return one_group_of(method, spec, "captions beside the pictures", remedy)
 
 
 def text_tower(entry: Entry, view: ViewSpec, causal: bool) -> TextTower:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ...batch import Batch, MaskSpec, TargetSpec, ViewSpec
+from ...batch import IGNORED, Batch, MaskSpec, TargetSpec, ViewSpec
 from ...device.ragged import Ragged
 from ...errors import RecipeError
 from ...recipe import Recipe
@@ -18,7 +18,6 @@ from ...stream.packed_rows import RowLayout
 from .. import Made, Raw, Tables
 from .captions import CaptionDecode, Captions
 from .sheet import LINE, MARGIN, cells, draw_lines, font, in_lines
-from .tasks import IGNORED
 from .trained import open_vocabulary
 
 I64 = npt.NDArray[np.int64]

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...batch import TargetSpec, ViewSpec
+from ...batch import IGNORED, TargetSpec, ViewSpec
 from ...rng import Keys
 from .pieces import Pieces
-from .tasks import IGNORED, KEEP, NOTHING, Asked, LaidRows
+from .tasks import KEEP, NOTHING, Asked, LaidRows
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]

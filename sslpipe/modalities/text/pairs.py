@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...batch import TargetSpec, ViewSpec
+from ...batch import IGNORED, TargetSpec, ViewSpec
 from ...rng import Keys
 from .marks import LAST, MARKS, SENTENCE
 from .pieces import Pieces
-from .tasks import IGNORED, Asked, LaidRows
+from .tasks import Asked, LaidRows
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ...batch import Batch
+from ...batch import IGNORED, Batch
 from .decider import TextDecider
-from .tasks import IGNORED
 from .vocabulary import Vocabulary, document_of
 
 LINE = 18  # pixels

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...batch import TargetSpec, ViewSpec
+from ...batch import IGNORED, TargetSpec, ViewSpec
 from ...rng import Keys
 from .pieces import Pieces
 from .vocabulary import Vocabulary
@@ -21,7 +21,6 @@ from .vocabulary import Vocabulary
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 NOTHING, KEEP = -1, -2  # a step that is not asked for; one that is, and stays as it is
-IGNORED = -100  # a target that no loss looks at, as in torch.nn.functional.cross_entropy
 
 
 class LaidRows(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from sslpipe.batch import IGNORED
 from sslpipe.modalities.text.marks import (
     LAST,
     MARKS,
@@ -17,7 +18,7 @@ from sslpipe.modalities.text.marks import (
     with_ends,
 )
 from sslpipe.modalities.text.masked import OPENS, PUT_BITS, MaskedTokens
-from sslpipe.modalities.text.tasks import IGNORED, KEEP, NOTHING, LaidRows
+from sslpipe.modalities.text.tasks import KEEP, NOTHING, LaidRows
 from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary
 from sslpipe.modalities.text.vocabulary import Bytes
 

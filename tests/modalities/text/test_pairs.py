@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.batch import IGNORED
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.text.codec import TextCodec
-from sslpipe.modalities.text.tasks import IGNORED
 from sslpipe.modalities.text.vocabulary import Bytes
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import sample_id

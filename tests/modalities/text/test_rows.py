@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.batch import IGNORED
 from sslpipe.errors import RecipeError, SampleError, StateError
 from sslpipe.modalities.text.codec import TextCodec
-from sslpipe.modalities.text.tasks import IGNORED
 from sslpipe.modalities.text.vocabulary import Bytes, document_of
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack

@@ -9,13 +9,14 @@ import torch
 from scipy import stats
 
 import sslpipe
+from sslpipe.batch import IGNORED
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.text.corruption import SpanCorruption, cut_out
 from sslpipe.modalities.text.denoisers import DenoiserMixture
 from sslpipe.modalities.text.pieces import Pieces
 from sslpipe.modalities.text.sheet import ACROSS, Cell, in_lines, strips
 from sslpipe.modalities.text.spans import MaskedSpans
-from sslpipe.modalities.text.tasks import IGNORED, KEEP, NOTHING, LaidRows
+from sslpipe.modalities.text.tasks import KEEP, NOTHING, LaidRows
 from sslpipe.modalities.text.vocabulary import Bytes
 from sslpipe.recipe import parse_recipe
 from sslpipe.stream.source import Column

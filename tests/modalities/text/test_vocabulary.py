@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import sslpipe
+from sslpipe.batch import IGNORED
 from sslpipe.errors import RecipeError, SampleError, StateError
 from sslpipe.modalities.text import tokens
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens
-from sslpipe.modalities.text.tasks import IGNORED, replacements
+from sslpipe.modalities.text.tasks import replacements
 from sslpipe.modalities.text.tokens import TokenDecode
 from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary, open_vocabulary
 from sslpipe.modalities.text.training import TrainSettings, byte_sign, train_vocabulary
