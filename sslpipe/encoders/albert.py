@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import ViewSpec
-from .tokens import TokenEncoder, allowed, attend, start_bert, types_of, vocabulary_of
+from .tokens import TokenEncoder, allowed, attend, bert_embeddings, embedded_as_bert, start_bert
 
 
 class ALBERTLayer(nn.Module):
@@ -57,14 +57,7 @@ class ALBERT(TokenEncoder):
         super().__init__()
         self.dim, self.depth, self.drop = dim, depth, nn.Dropout(dropout)
         self.length = view.size("L")
-        self.embeddings = nn.ModuleDict(
-            {
-                "word_embeddings": nn.Embedding(vocabulary_of(view), embedding),
-                "position_embeddings": nn.Embedding(view.size("L"), embedding),
-                "token_type_embeddings": nn.Embedding(2, embedding),
-                "LayerNorm": nn.LayerNorm(embedding, eps=1e-12),
-            }
-        )
+        self.embeddings = bert_embeddings(view, embedding)
         layer = nn.ModuleDict(
             {"albert_layers": nn.ModuleList([ALBERTLayer(dim, heads, dropout=dropout)])}
         )
@@ -90,10 +83,9 @@ class ALBERT(TokenEncoder):
 
     def hidden(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the hidden states after the last pass, (B, L, D)."""
-        parts, layer = self.embeddings, self.layer
-        x_BLE = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
-        x_BLE = x_BLE + parts["token_type_embeddings"](types_of(segments_2BL))
-        x_BLD = self.encoder["embedding_hidden_mapping_in"](self.drop(parts["LayerNorm"](x_BLE)))
+        layer = self.layer
+        x_BLE = self.drop(embedded_as_bert(self.embeddings, tokens_BL, segments_2BL))
+        x_BLD = self.encoder["embedding_hidden_mapping_in"](x_BLE)
         mask = allowed(segments_2BL[0], causal=False)
         for _ in range(self.depth):
             x_BLD = layer(x_BLD, mask)

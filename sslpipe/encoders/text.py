@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from ..batch import ViewSpec
 from .albert import ALBERT
 from .t5 import T5
-from .tokens import TokenEncoder, allowed, attend, start_bert, types_of, vocabulary_of
+from .tokens import (
+    TokenEncoder,
+    allowed,
+    attend,
+    bert_embeddings,
+    embedded_as_bert,
+    start_bert,
+    vocabulary_of,
+)
 
 
 class Linear1D(nn.Module):
@@ -137,14 +145,7 @@ class BERT(TokenEncoder):
         super().__init__()
         self.dim, self.heads, self.drop = dim, heads, nn.Dropout(dropout)
         wide = embedding or dim
-        self.embeddings = nn.ModuleDict(
-            {
-                "word_embeddings": nn.Embedding(vocabulary_of(view), wide),
-                "position_embeddings": nn.Embedding(view.size("L"), wide),
-                "token_type_embeddings": nn.Embedding(2, wide),
-                "LayerNorm": nn.LayerNorm(wide, eps=1e-12),
-            }
-        )
+        self.embeddings = bert_embeddings(view, wide)
         self.embeddings_project = nn.Identity() if wide == dim else nn.Linear(wide, dim)
         layers = nn.ModuleList(BERTLayer(dim, heads, dropout=dropout) for _ in range(depth))
         self.encoder = nn.ModuleDict({"layer": layers})
@@ -179,10 +180,7 @@ class BERT(TokenEncoder):
 
     def embedded(self, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
         """Give the embeddings, (B, L, E): as wide as the layers, or what is projected to that."""
-        parts = self.embeddings
-        x_BLE = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
-        x_BLE = parts["LayerNorm"](x_BLE + parts["token_type_embeddings"](types_of(segments_2BL)))
-        dropped: Tensor = self.drop(x_BLE)
+        dropped: Tensor = self.drop(embedded_as_bert(self.embeddings, tokens_BL, segments_2BL))
         return dropped
 
 

@@ -103,6 +103,26 @@ def types_of(segments_2BL: Tensor) -> Tensor:
     return segments_2BL[2] if len(segments_2BL) > 2 else torch.zeros_like(segments_2BL[0])
 
 
+def bert_embeddings(view: ViewSpec, width: int) -> nn.ModuleDict:
+    """Make BERT's embeddings, of words, positions and the two texts of a row, and their norm."""
+    return nn.ModuleDict(
+        {
+            "word_embeddings": nn.Embedding(vocabulary_of(view), width),
+            "position_embeddings": nn.Embedding(view.size("L"), width),
+            "token_type_embeddings": nn.Embedding(2, width),
+            "LayerNorm": nn.LayerNorm(width, eps=1e-12),
+        }
+    )
+
+
+def embedded_as_bert(parts: nn.ModuleDict, tokens_BL: Tensor, segments_2BL: Tensor) -> Tensor:
+    """Add the three embeddings of each token, and normalise: (B, L, E)."""
+    x_BLE = parts["word_embeddings"](tokens_BL) + parts["position_embeddings"](segments_2BL[1])
+    x_BLE = x_BLE + parts["token_type_embeddings"](types_of(segments_2BL))
+    normed: Tensor = parts["LayerNorm"](x_BLE)
+    return normed
+
+
 def start_bert(module: nn.Module) -> None:
     """Draw all weights as BERT does: normal numbers of .02, cut at two deviations; biases 0."""
     for part in module.modules():

@@ -2,16 +2,11 @@
 
 from torch import nn
 
-import sslpipe
 from sslpipe.methods import Method, Output
 from sslpipe.recipe import parse_recipe
 
 from ..conftest import RECIPE
-
-
-def load(shards, *overrides, rank=0, world_size=1):
-    recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
-    return sslpipe.load(recipe, shards=shards, device="cpu", rank=rank, world_size=world_size)
+from ..streaming import load
 
 
 def small(overrides=()):

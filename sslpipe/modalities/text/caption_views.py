@@ -17,6 +17,7 @@ from ...rng import Keys, Place
 from ...stream.packed_rows import RowLayout
 from .. import Made, Raw, Tables
 from .captions import CaptionDecode, Captions
+from .maker import padded_rows
 from .sheet import LINE, MARGIN, cells, draw_lines, font, in_lines
 from .trained import open_vocabulary
 
@@ -112,18 +113,13 @@ class CaptionMaker:
 
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
         """Rows (1, B, L) int64, their lengths and segments."""
-        sizes = np.array([len(a) for a in arrays]) if not isinstance(arrays, Ragged) else None
-        found = arrays.shapes_BD[:, 0] if isinstance(arrays, Ragged) else sizes
-        assert found is not None
-        length, rows, device = self._decider.settings.length, len(found), arrays[0].device
-        real_BL = np.arange(length) < found[:, None]
-        places = torch.from_numpy(np.flatnonzero(real_BL)).to(device, non_blocking=True)
-        tokens = torch.full((rows * length,), self._decider.vocabulary.pad, device=device)
-        tokens[places] = torch.cat([array.long() for array in arrays])
+        pieces = arrays if isinstance(arrays, Ragged) else Ragged.of(arrays)
+        length, device = self._decider.settings.length, pieces.flat_N.device
+        real_BL = np.arange(length) < pieces.shapes_BD[:, :1]
         real = torch.from_numpy(real_BL).to(device, non_blocking=True).long()
         group, positions = self._decider.group, torch.arange(length, device=device)
         return Made(
-            views={group: tokens.view(1, rows, length)},
+            views={group: padded_rows(pieces, length, self._decider.vocabulary.pad)[None]},
             targets={},
             lengths={group: real.sum(1)[None]},
             segments={group: torch.stack([real - 1, positions * real])},

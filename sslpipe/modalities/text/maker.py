@@ -49,7 +49,7 @@ class TextMaker:
             tokens_BL & ~MARKS,
             laid,
             tokens_BL & MARKS if self._decider.marked else NOTHING_LAID,
-            partner_rows(partners, length) if self._decider.partners else NOTHING_LAID,
+            padded_rows(partners, length, 0) if self._decider.partners else NOTHING_LAID,
         )
         return self._asked(made, whole, targets)
 
@@ -72,13 +72,13 @@ def flat(steps: int, value: int, device: torch.device) -> Tensor:
     return torch.full((steps,), value, dtype=torch.int64, device=device)
 
 
-def partner_rows(partners: Ragged, length: int) -> Tensor:
-    """Partners of the one piece of each row, a row each, marked, 0 behind them: (B, L)."""
-    device, found = partners.flat_N.device, partners.shapes_BD[:, 0]
-    rows = flat(len(partners) * length, 0, device)
+def padded_rows(pieces: Ragged, length: int, value: int) -> Tensor:
+    """A row for each piece, `value` behind it: (B, L) int64."""
+    device, found = pieces.flat_N.device, pieces.shapes_BD[:, 0]
+    rows = flat(len(pieces) * length, value, device)
     places = np.flatnonzero(np.arange(length) < found[:, None])
-    rows[torch.from_numpy(places).to(device)] = partners.joined().long()
-    return rows.view(len(partners), length)
+    rows[torch.from_numpy(places).to(device, non_blocking=True)] = pieces.joined().long()
+    return rows.view(len(pieces), length)
 
 
 class Steps:
