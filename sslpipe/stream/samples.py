@@ -86,9 +86,7 @@ class SampleStream:
         corpus = self.source.corpora[int(found.corpora[0])]
         shard, row = int(found.shards[0]), int(found.rows[0])
         tar = corpus.store.open(shard)
-        place = wanted(
-            tar.index, row, file=corpus.files[shard], members=frozenset(tar.index.extensions)
-        )
+        place = wanted(tar.index, row, file=corpus.files[shard], members=tar.index.extensions)
         return read_sample(tar, place)
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...batch import IGNORED, TargetSpec, ViewSpec
+from ...batch import IGNORED
 from ...rng import Keys
 from .marks import WORD
 from .pieces import Pieces
-from .tasks import KEEP, NOTHING, Asked, LaidRows, check_shares, replacements
+from .tasks import KEEP, NOTHING, Asked, HidingTask, LaidRows, check_shares, replacements
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ ROUNDS = 8  # in which words are passed over that would be too many; no text was
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedTokens:
+class MaskedTokens(HidingTask):
     """BERT's masked tokens: an exact share of each piece, chosen by the piece's own key.
 
     Devlin et al. 2019, section 3.1, and create_pretraining_data.py: words are taken in a random
@@ -52,25 +52,15 @@ class MaskedTokens:
                 "without words: true"
             )
 
-    def specs(
-        self, view: ViewSpec, vocabulary: Vocabulary, *, around: bool
-    ) -> tuple[ViewSpec, TargetSpec]:
-        """Rows as they were, and a target for each token."""
-        return view, TargetSpec(view.group, 1, view.vocabulary, view.shape)
-
-    def draw(
-        self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary, length: int
+    def put(
+        self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
     ) -> I64:
-        """(B, L) of each step its turn and what is put there; NOTHING: it is no text."""
-        keys = Keys(seed, pieces.epochs, pieces.ids, np.zeros(1, dtype=np.int64))
-        open_mL = pieces.open_steps()
+        """(m, longest) of each step its turn and what is put there; NOTHING: it is no text."""
         drawn = keys.uniforms(stream, 3 * open_mL.shape[1])[0].reshape(*open_mL.shape, 3)
         put = replacements(self.mask, self.random, drawn[..., 1], drawn[..., 2], vocabulary)
         turn = (drawn[..., 0] * 2**TURN_BITS).astype(np.int64)
         table = turn << PUT_BITS | put - KEEP | self._opens(keys, stream, open_mL.shape[1])
-        table_mL = np.where(open_mL, table, NOTHING)
-        inside_mL = np.arange(open_mL.shape[1]) < pieces.lengths[:, None]
-        return pieces.laid(table_mL[inside_mL], NOTHING, length)
+        return np.where(open_mL, table, NOTHING)
 
     def _opens(self, keys: Keys, stream: str, longest: int) -> I64:
         """OPENS at the numbers of words where a group begins, (m, longest), else 0."""

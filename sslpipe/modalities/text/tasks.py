@@ -79,7 +79,8 @@ class TokenTask(Protocol):
 class HidingTask:
     """A task that hides some tokens of each piece and asks for them.
 
-    Its table is (B, L): NOTHING, KEEP, or the id to put there.
+    Its table is (B, L), of one for each piece: NOTHING, KEEP, or the id to put there; tasks that
+    choose on the device keep there what they choose by.
     """
 
     def specs(
@@ -102,7 +103,7 @@ class HidingTask:
     def put(
         self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
     ) -> I64:
-        """What is to stand at the steps of each piece, (m, longest); `open_mL`: may be hidden."""
+        """The tables of pieces, (m, longest); `open_mL`: steps that may be hidden."""
 
     def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """How many tokens of each row are hidden or kept, (B,)."""
