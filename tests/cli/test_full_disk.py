@@ -54,3 +54,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(run, packed, tm
     left = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     left = {str(path.relative_to(tmp_path)) for path in left if ".pack" not in path.parts}
     assert {name for name in left if "events.out" not in name} <= whole, err
+
+
+def test_ids_of_tokens_say_what_to_do_and_the_same_command_goes_on(run, tmp_path):  # noqa: F811
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "long.txt").write_text("ids of bytes " * 3_000)  # 78 kB of ids
+    shards = tmp_path / "texts"
+    run("pack", tmp_path / "books", shards, "--modality", "text", code=0)
+    run("tokenizer", "train", shards, "--kind", "bytes", code=0)
+    words = ("tokenizer", "count", shards, "--tokenizer", shards / "tokenizer.json", "--ids")
+    with room(20_000):
+        _, err = run(*words, code=2)
+    line = err.strip().splitlines()[-1]
+    assert "File too large; make room" in line
+    assert "copy it again" not in line
+    run(*words, code=0)

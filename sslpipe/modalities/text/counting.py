@@ -180,8 +180,14 @@ def count_shard(job: CountJob) -> ShardCounted:
     except ShardError as error:
         return ShardCounted(0, (), str(error))
     except OSError as error:
-        where = error.filename or job.manifest.tar_place(job.shard)
-        return ShardCounted(0, (), f"{where}: {error.strerror or error}; copy it again")
+        tar = str(job.manifest.tar_place(job.shard))
+        where = error.filename or tar
+        remedy = (
+            "copy it again"
+            if str(where) == tar
+            else "make room and see that it can be written, and the same command goes on"
+        )
+        return ShardCounted(0, (), f"{where}: {error.strerror or error}; {remedy}")
 
 
 def write_counts(job: CountJob) -> ShardCounted:
