@@ -243,7 +243,8 @@ class Keys:
         owners = np.repeat(np.arange(len(blocks)), blocks)
         inside = np.arange(len(owners)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
         mask, shift = np.uint64(MASK), np.uint64(32)
-        key = np.broadcast_to(mix(self.seed, self.epochs), len(blocks))[owners]
+        key = mix(self.seed, self.epochs)
+        key = key[owners] if (key != key[:1]).any() else key[:1]  # a batch has one epoch, mostly
         uid = self.uids.astype(np.uint64)[owners]
         stream_view = np.uint64(stream_id(stream)) << np.uint64(16) | self.views[:1].astype(
             np.uint64

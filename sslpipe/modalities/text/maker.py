@@ -1,13 +1,15 @@
 """DO for text: pieces of documents become rows, on the device."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...device.buffers import Buffers, Memory
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import TextDecider
@@ -23,6 +25,7 @@ class TextMaker:
 
     def __init__(self, decider: TextDecider) -> None:
         self._decider = decider
+        self._memory = Buffers()
         self.blank = Raw(np.zeros(0, dtype=np.int32), (0,))
 
     def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
@@ -31,9 +34,9 @@ class TextMaker:
         own = len(segments)  # behind these pieces come their partners
         pieces = arrays if isinstance(arrays, Ragged) else Ragged.of(arrays)
         shape = int(segments[:, 0].max()) + 1, int(tables.extents[0, 5])
-        steps = steps_of(segments, pieces.between(0, own), shape)
+        steps = steps_of(segments, pieces.between(0, own), shape, self._memory)
         device, group = pieces.flat_N.device, self._decider.group
-        ids_BL = pieces.elements(steps.places.reshape(shape)).long()
+        ids_BL = self._empty(shape, device).copy_(ids_at(pieces, steps.places.reshape(shape)))
         laid_2BL = torch.from_numpy(steps.laid.reshape(2, *shape)).to(device, non_blocking=True)
         filled = torch.from_numpy(steps.filled)[None].to(device, non_blocking=True)
         if len(steps.empty):
@@ -48,6 +51,12 @@ class TextMaker:
             padded_rows(partners, shape[1], 0) if self._decider.partners else NOTHING_LAID,
         )
         return self._asked(Made({}, {}, {group: filled}, {}), whole, targets)
+
+    def _empty(self, shape: tuple[int, int], device: torch.device) -> Tensor:
+        """Memory for rows, int64: torch keeps that of a device, that of the host is kept here."""
+        if device.type != "cpu":
+            return torch.empty(shape, dtype=torch.int64, device=device)
+        return torch.from_numpy(self._memory.empty(shape, np.int64))
 
     def _asked(self, made: Made, rows: LaidRows, targets: Mapping[str, Tensor]) -> Made:
         """Do the tasks, each on what the one before left."""
@@ -68,8 +77,15 @@ def padded_rows(pieces: Ragged, length: int, value: int) -> Tensor:
     device, found = pieces.flat_N.device, pieces.shapes_BD[:, 0]
     there_BL = np.arange(length) < found[:, None]
     begins = pieces.offsets_B // pieces.dtype.itemsize
-    rows = pieces.elements(np.where(there_BL, begins[:, None] + np.arange(length), 0)).long()
+    rows = ids_at(pieces, np.where(there_BL, begins[:, None] + np.arange(length), 0)).long()
     return torch.where(torch.from_numpy(there_BL).to(device, non_blocking=True), rows, value)
+
+
+def ids_at(pieces: Ragged, places: I64) -> Tensor:
+    """The ids at places of the buffer, int32; 0 where all pieces are bad and there is none."""
+    if not pieces.shapes_BD.any():
+        return torch.zeros(places.shape, dtype=torch.int32, device=pieces.flat_N.device)
+    return pieces.elements(places)
 
 
 class Steps(NamedTuple):
@@ -85,7 +101,7 @@ class Steps(NamedTuple):
     filled: I64
 
 
-def steps_of(segments: I64, pieces: Ragged, shape: tuple[int, int]) -> Steps:
+def steps_of(segments: I64, pieces: Ragged, shape: tuple[int, int], memory: Memory) -> Steps:
     """Lay out pieces; of one that is bad nothing came, and its place stays empty.
 
     Rows are runs: what is empty before a piece, the piece, and so on. Repeating numbers of runs
@@ -99,18 +115,27 @@ def steps_of(segments: I64, pieces: Ragged, shape: tuple[int, int]) -> Steps:
     runs = np.stack([gaps[:-1], sizes], axis=1).ravel()
     begins = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])  # the first piece of each row
     documents = np.arange(len(rows)) - np.repeat(begins, np.diff(np.r_[begins, len(rows)]))
-    here, empty = np.arange(steps), several(ends, gaps)
+    empty = several(ends, gaps)
 
-    def of_runs(values: I64) -> I64:
-        whole = np.stack([np.full_like(values, -1), values], axis=1).ravel()
-        return np.repeat(np.r_[whole, -1], np.r_[runs, gaps[-1]])
+    def of_runs(values: I64, like: npt.DTypeLike) -> npt.NDArray[Any]:
+        whole = np.full(2 * len(values) + 1, -1, dtype=like)
+        whole[1::2] = values
+        return np.repeat(whole, np.r_[runs, gaps[-1]])
 
-    laid = np.empty((2, steps), dtype=np.int64)
-    laid[0] = of_runs(documents)
-    np.subtract(here, of_runs(starts), out=laid[1])
-    places = laid[1] + of_runs(pieces.offsets_B // pieces.dtype.itemsize)
+    here = numbers(steps)
+    laid, places = memory.empty((2, steps), np.int64), memory.empty((steps,), np.int64)
+    laid[0] = of_runs(documents, np.int32)  # half the memory, fresh pages of which cost most
+    np.subtract(here, of_runs(starts, np.int32), out=laid[1])
+    begins = pieces.offsets_B // pieces.dtype.itemsize
+    np.add(here, of_runs(begins - starts, np.int64), out=places)
     laid[1][empty] = places[empty] = 0
     return Steps(places, laid, empty, np.bincount(rows, weights=sizes).astype(np.int64))
+
+
+@lru_cache(maxsize=8)
+def numbers(count: int) -> npt.NDArray[np.int32]:
+    """The numbers below a count, for reading; batches have few sizes."""
+    return np.arange(count, dtype=np.int32)
 
 
 def several(starts: I64, sizes: I64) -> I64:

@@ -70,15 +70,15 @@ class MaskedTokens(HidingTask):
         return counts.astype(np.int64)
 
     def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
-        """Put ids where the table says; a bad document is not asked for."""
+        """Put ids where the table says, in place; a bad document is not asked for."""
         tokens_BL, (places_BS, put_BS) = rows.tokens_BL, table.unbind(1)
         was_BS = tokens_BL.gather(1, places_BS)
         asked_BS = (put_BS != NOTHING) & (rows.segments_2BL[0].gather(1, places_BS) >= 0)
         now_BS = torch.where(asked_BS & (put_BS != KEEP), put_BS, was_BS)
         targets_BL = torch.full_like(tokens_BL, IGNORED)
         targets_BL.scatter_(1, places_BS, torch.where(asked_BS, was_BS, IGNORED))
-        placed_BL = tokens_BL.scatter(1, places_BS, now_BS)
-        return Asked(rows._replace(tokens_BL=placed_BL), targets_BL, None)
+        tokens_BL.scatter_(1, places_BS, now_BS)  # fresh pages would cost as much as all above
+        return Asked(rows, targets_BL, None)
 
     def hidden(self, candidates: I64) -> I64:
         """How many of so many tokens are hidden: rounded half to even, at least one of any."""
@@ -97,13 +97,13 @@ class MaskedTokens(HidingTask):
 def by_row(values: I64, rows: I64, count: int) -> I64:
     """Put values (2, n), whose `rows` ascend, side by side: (count, 2, S), as `draw` says."""
     sizes = np.bincount(rows, minlength=count)
-    first = np.cumsum(sizes) - sizes
-    table = np.empty((count, 2, max(1, int(sizes.max()))), dtype=np.int64)
-    some = np.flatnonzero(sizes)
-    table[sizes == 0] = np.array([[0], [NOTHING]])
-    table[some] = values[:, first[some]].T[:, :, None]
-    table[rows, :, np.arange(len(rows)) - first[rows]] = values.T
-    return table
+    first, widest = np.cumsum(sizes) - sizes, max(1, int(sizes.max()))
+    padding = np.full((2, count), NOTHING)
+    padding[0], padding[:, sizes > 0] = 0, values[:, first[sizes > 0]]
+    table = np.repeat(padding.T.ravel(), widest)
+    at = rows * (2 * widest) + np.arange(len(rows)) - first[rows]
+    table[at], table[at + widest] = values
+    return table.reshape(count, 2, widest)
 
 
 class Distinct(NamedTuple):

@@ -54,7 +54,7 @@ def applied(task, table, lengths, width, special=False):
             if special:
                 tokens[row, [first, last - 1]] = PLAIN.end
     rows = LaidRows(tokens, torch.stack([documents, documents * 0]))
-    return tokens, task.apply(rows, torch.from_numpy(table), PLAIN)
+    return tokens.clone(), task.apply(rows, torch.from_numpy(table), PLAIN)
 
 
 @pytest.mark.parametrize("settings", [{}, {"share": 0.9}, {"share": 0.3, "random": 0.2}])
@@ -128,7 +128,7 @@ def test_a_bad_document_is_not_asked_for():
     task = MaskedTokens()
     table = torch.from_numpy(task.draw(pieces([[40, 40]]), STREAM, SEED, PLAIN, 80))
     tokens, documents = torch.full((1, 80), 50), torch.tensor([[-1] * 40 + [1] * 40])
-    rows = LaidRows(tokens, torch.stack([documents, documents * 0]))
+    rows = LaidRows(tokens.clone(), torch.stack([documents, documents * 0]))
     asked = task.apply(rows, table, PLAIN)
     hidden = asked.targets_BL[0] != IGNORED
     assert hidden[:40].sum() == 0
