@@ -235,6 +235,23 @@ class Keys:
             for (stream, count), start in zip(counts.items(), starts[:-1].tolist(), strict=True)
         }
 
+    def ragged(self, stream: str, blocks: npt.NDArray[np.int64]) -> U64:
+        """Draw the first `blocks` (B,) blocks of each id: (sum of blocks, 4) u32, held in uint64.
+
+        Those of an id are what `words` draws of the first view; ids lie behind each other.
+        """
+        owners = np.repeat(np.arange(len(blocks)), blocks)
+        inside = np.arange(len(owners)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        mask, shift = np.uint64(MASK), np.uint64(32)
+        key = mix(self.seed, self.epochs)
+        key = key[owners] if (key != key[:1]).any() else key[:1]  # a batch has one epoch, mostly
+        uid = self.uids.astype(np.uint64)[owners]
+        stream_view = np.uint64(stream_id(stream)) << np.uint64(16) | self.views[:1].astype(
+            np.uint64
+        )
+        counter = inside.astype(np.uint64), stream_view, uid & mask, uid >> shift
+        return np.stack(philox(counter, (key & mask, key >> shift)), axis=1)
+
     def words(self, stream: str, count: int) -> U64:
         """Draw (V, B, count) u32, held in uint64."""
         return words(

@@ -50,11 +50,14 @@ class Output:
     weight: where the loss is a mean over tokens of all ranks, their number by the number of ranks,
     a float32 scalar, equal on all ranks. Accumulated batches then weigh by it, so that the step is
     of the mean over all its tokens. None: they weigh alike.
+    terms: where the loss is a sum of means over different numbers, the summands, (K,), with
+    gradient; `weight` is then (K,), too, and each term is averaged over its own. None: it is one.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     weight: Tensor | None = None
+    terms: Tensor | None = None
 
 
 class Sign(NamedTuple):
@@ -116,6 +119,15 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Give the loss of one batch; under DDP, of this rank's share."""
+
+    def term_weights(self, batch: Batch) -> Tensor | None:
+        """Tell what `Output.weight` of a batch will be, (K,), if its loss has several terms.
+
+        The gradients of terms cannot be told apart, so each must be divided by the number of the
+        whole step before it goes backward: accumulated batches are counted first, and held until
+        then. None, by default: one term, which is divided at the end of the step, or none.
+        """
+        return None
 
     def after_step(self, progress: float) -> None:
         """Do what follows an optimizer step (EMA teachers); by default nothing.

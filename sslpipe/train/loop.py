@@ -6,15 +6,14 @@ step, the position in the stream and the states of method, optimizer and scaler,
 checkpoint. Everything else, rates and dropout included, is a function of the step.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ..batch import Batch
 from ..device.handoff import find_device
@@ -25,6 +24,7 @@ from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
 from ..stream.open_source import Shards
+from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .log import LoggedRow
 from .monitoring import Monitor
 from .optimizers import clip_per_parameter, set_rates
@@ -211,51 +211,24 @@ def optimizer_step(
     run.optimizer.zero_grad()
     outputs: list[Output] = []
     seed, rank = run.recipe.stream.seed, run.pipeline.rank
+    taken, totals = step_batches(run.method, batches, count)
     with keyed("step", seed=seed, step=step, rank=rank, device=run.device):
-        for index, batch in enumerate(islice(batches, count)):
+        for index, batch in enumerate(taken):
             with run.reduction(last=index == count - 1):
                 with run.autocast():
                     output: Output = run.replica(run.suited(batch))
-                share = loss_share(output, [*outputs, output], count)
+                share = loss_share(output, [*outputs, output], count, totals)
                 run.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
             guard.watch(step + 1, output.loss, batch.keys)
-            outputs.append(Output(output.loss.detach(), output.metrics, output.weight))
-        divide_by_weights(run, outputs)
+            outputs.append(detached(output))
+        if totals is None:
+            divide_by_weights(run.method, outputs)
         clip(run)
         # a step that the fp16 scaler skips still counts: the run has a fixed length
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.method.after_step((step + 1) / plan.total)
     return outputs, batch
-
-
-def loss_share(output: Output, outputs: Sequence[Output], count: int) -> Tensor:
-    """What of a batch's loss is sent backward, of `count` batches of the step.
-
-    Losses with weights are multiplied by them; by what to divide is known at the end only, see
-    `divide_by_weights`. Until then by a power of two near the first weight, for the range of fp16.
-    """
-    if output.weight is None or count == 1:
-        return output.loss / count
-    return output.loss * (output.weight / reference_weight(outputs))
-
-
-def divide_by_weights(run: TrainRun, outputs: Sequence[Output]) -> None:
-    """Make the gradients of accumulated batches those of the mean over all their tokens."""
-    weights = [output.weight for output in outputs if output.weight is not None]
-    if len(weights) < 2:
-        return
-    total = torch.stack(weights).sum() / reference_weight(outputs)
-    gradients = [p.grad for p in run.method.parameters() if p.grad is not None]
-    torch._foreach_div_(gradients, torch.where(total > 0, total, 1.0))
-
-
-def reference_weight(outputs: Sequence[Output]) -> Tensor:
-    """The power of two above the first weight: it divides any weight without rounding."""
-    first = outputs[0].weight
-    assert first is not None
-    weight = torch.where(first > 0, first, 1.0)
-    return weight / torch.frexp(weight).mantissa
 
 
 def clip(run: TrainRun) -> None:

@@ -233,7 +233,8 @@ def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Si
 def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
     """Average loss and metrics over the batches of a step and over the ranks; waits once.
 
-    Batches weigh as their outputs say.
+    Batches weigh as their outputs say; of several terms each has its own weights, and metrics those
+    of the first.
     """
     names = ["loss", *outputs[0].metrics]
     rows = [
@@ -241,8 +242,14 @@ def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]
         for o in outputs
     ]
     weights = [o.weight for o in outputs if o.weight is not None]
+    terms = [o.terms.float() for o in outputs if o.terms is not None]
     table = torch.stack(rows)
-    means = weighted(table, torch.stack(weights)) if weights else table.mean(dim=0)
+    if terms:
+        pairs = zip(torch.stack(terms).T, torch.stack(weights).T, strict=True)
+        means = weighted(table, torch.stack(weights)[:, 0])
+        means[0] = sum(weighted(term, weight) for term, weight in pairs)
+    else:
+        means = weighted(table, torch.stack(weights)) if weights else table.mean(dim=0)
     if world_size > 1:
         dist.all_reduce(means)
         means /= world_size

@@ -1,7 +1,7 @@
 """DECIDE for text: what a row is, and which of its tokens a task changes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -19,6 +19,7 @@ from .codec import TextCodec
 from .corruption import SpanCorruption
 from .denoisers import DenoiserMixture
 from .masked import MaskedTokens
+from .masked_words import MaskedWords
 from .pairs import BITS, SPECIAL, NextSentence, SentenceOrder, SentencePairs
 from .pieces import Pieces, pieces_of, whole_rows
 from .spans import MaskedSpans
@@ -103,6 +104,8 @@ class TextDecider:
             RecipeError: unknown task or setting, rows that do not suit it, or another task.
         """
         task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
+        if isinstance(task, MaskedTokens) and (task.words or self.pairs):
+            task = MaskedWords(**asdict(task))
         view, around = self.views[self.group], self.tokens.begin or self.tokens.end
         try:
             left, spec = task.specs(view, self.vocabulary, around=around)

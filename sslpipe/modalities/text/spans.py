@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...rng import Keys
+from .pieces import Pieces
 from .tasks import NOTHING, HidingTask, check_shares, replacements
 from .vocabulary import Vocabulary
 
@@ -39,6 +40,13 @@ class MaskedSpans(HidingTask):
             raise ValueError(f"geometric = {self.geometric}; it lies between 0 and 1")
         if self.longest < 1:
             raise ValueError(f"longest = {self.longest}; a span has one token or more")
+
+    def draw(
+        self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary, length: int
+    ) -> I64:
+        """Each piece by its own key: (seed, epoch, uid, start)."""
+        put_mL = self.put(pieces.keys(seed), stream, pieces.open_steps(), vocabulary)
+        return pieces.laid(put_mL, NOTHING, length)
 
     def put(
         self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
