@@ -133,9 +133,7 @@ def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Po
     return Processes(workers) if workers > 1 else open_threads(1)
 
 
-def open_ray(
-    workers: int | None, address: str, *, gpus: int = 0
-) -> AbstractContextManager[Pool]:
+def open_ray(workers: int | None, address: str, *, gpus: int = 0) -> AbstractContextManager[Pool]:
     """The actors of a Ray cluster, with a core and so many GPUs each.
 
     `workers`: how many; None: as many as the cluster can hold. An actor that is lost is started
