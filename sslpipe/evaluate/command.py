@@ -11,7 +11,8 @@ from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
 from .classes import difference, join
 from .encoding import BASELINES
-from .feature_cache import ExtractSettings, cached_features
+from .feature_cache import cached_features
+from .feature_parts import ExtractSettings
 from .features import Features
 from .labelling import labelled_by
 from .perplexity import Part, guesses_tokens, perplexity

@@ -178,8 +178,8 @@ class PackedRows(Packed):
         with self._lock:  # the look-ahead asks, too
             return self.rows.at(self.picks(step).positions.tolist())
 
-    def _shards(self, corpus: int, step: int) -> I64:
-        return self.corpora[corpus].shards(self._segments(step).positions)
+    def _shards_of(self, corpus: int) -> Callable[[int], I64]:
+        return lambda step: self.corpora[corpus].shards(self._segments(step).positions)
 
     def substitutes(self, wants: Wants, attempt: int) -> Any:
         """Refuse: no other document fits where a bad one was."""
