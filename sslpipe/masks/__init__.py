@@ -160,13 +160,14 @@ def draw_masks(
 
 
 def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) -> dict[str, Masker]:
-    """Build the masks of a recipe and try each on one sample.
+    """Build the masks of a recipe that cover these views, and try each on some samples.
 
     Raises:
         RecipeError: unknown sampler or setting, patches that do not fit the view, a count that
             the sampler does not make, or a mask that hides nothing or everything.
     """
-    built = {name: masker(name, mask, views[mask.view]) for name, mask in masks.items()}
+    mine = {name: mask for name, mask in masks.items() if mask.view in views}
+    built = {name: masker(name, mask, views[mask.view]) for name, mask in mine.items()}
     check_agreement(masks, built)
     return built
 
