@@ -93,8 +93,8 @@ def check_kind(author: object, what: str, found: object, wanted: type) -> None:
     """
     if not isinstance(found, wanted):
         raise ContractError(
-            f"{class_of(author)}: {what} a {type(found).__name__}, not a {wanted.__name__}; "
-            f"return a {wanted.__module__}.{wanted.__name__}"
+            f"{class_of(author)}: {what} a {type(found).__name__}, where a {wanted.__name__} is "
+            "wanted; return one"
         )
 
 
@@ -133,12 +133,56 @@ def check_views(
         check_type(author, what, views[name].dtype, spec.dtype)
 
 
+def check_image(author: object, found: object, given: Tensor) -> None:
+    """Compare the images that an op returned with those that it was given.
+
+    Raises:
+        ContractError: they are no tensor, or of another shape, type or device.
+    """
+    what = "apply() returned images"
+    check_kind(author, "apply() returned", found, type(given))
+    assert isinstance(found, type(given))
+    check_shape(author, what, found.shape, given.shape)
+    for kind in ("dtype", "device"):
+        wanted, is_now = getattr(given, kind), getattr(found, kind)
+        if is_now != wanted:
+            raise ContractError(
+                f"{class_of(author)}: {what} of {kind} {is_now}, and was given {wanted}; leave the "
+                f"{kind} as it is"
+            )
+
+
+def check_finite(author: object, what: str, found: Tensor) -> None:
+    """Whether all numbers are finite; `what`: what returned them, "apply()".
+
+    Raises:
+        ContractError: some are not.
+    """
+    if not found.isfinite().all():
+        raise ContractError(
+            f"{class_of(author)}: {what} returned NaN or infinity, given images in [0, 1]; "
+            "return finite numbers"
+        )
+
+
+def check_keyed(author: object, what: str, same: bool) -> None:
+    """Whether two calls alike returned the same.
+
+    Raises:
+        ContractError: they did not.
+    """
+    if not same:
+        raise ContractError(
+            f"{class_of(author)}: {what} returned other values when it was called again; take all "
+            "that is random from the keys that draw() is given, so that a run can be resumed"
+        )
+
+
 def check_tables(decider: Decider, tables: Tables, rows: int) -> None:
     """Compare the tables of a batch of `rows` with the specs of its groups, masks and tasks.
 
     Raises:
-        ContractError: a mask or target is missing, or a shape or type is another, or a mask hides
-            another number of patches than all must.
+        ContractError: a mask or target is missing, or a shape or type is another.
     """
     check_kind(decider, "decide() returned", tables, Tables)
     for what, found, wanted in (
@@ -158,13 +202,6 @@ def check_tables(decider: Decider, tables: Tables, rows: int) -> None:
         drawn, what = tables.masks[name], f"decide() returned masks {name!r}"
         check_type(decider, what, drawn.dtype, np.dtype(np.bool_))
         check_shape(decider, what, drawn.shape, (mask.count, rows, mask.patches))
-        counts = drawn.sum(-1)
-        if mask.hidden is not None and (counts != mask.hidden).any():
-            raise ContractError(
-                f"{class_of(decider)}: masks {name!r} hide {counts.min()} to {counts.max()} "
-                f"patches, where its spec says {mask.hidden} in every one; hide as many, or let "
-                "hidden() return None"
-            )
 
 
 def check_targets(author: object, targets: Tensor, spec: TargetSpec, samples: int) -> None:

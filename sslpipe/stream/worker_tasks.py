@@ -235,8 +235,9 @@ def decoded(
         kind = type(data).__name__
         if isinstance(data, np.ndarray):
             kind = f"{data.dtype} of {data.ndim} axes and the extent {tuple(extent)}"
+        author = f"{type(decode).__module__}:{type(decode).__qualname__}"
         raise ContractError(
-            f"{type(decode).__module__}:{type(decode).__qualname__}: {sample.key}: returned {kind}; "
+            f"{author}: {sample.key}: returned {kind}; "
             f"return Raw(array, extent): up to four axes of {', '.join(SENT)}, and one to four "
             "whole numbers, as the codec names them"
         )
