@@ -29,7 +29,7 @@ from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode, decoded
 from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
 from .messages import class_of
-from .returned import check_groups, check_kind, check_tables, check_views, given
+from .returned import check_groups, check_made, check_tables, check_views, checked_modality, given
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -209,7 +209,7 @@ def find_modality(name: str, where: str = "modality") -> Modality:
     if ":" in name:
         thing = imported(Entry(name, where=where))
         made = thing if not isinstance(thing, type) else given(f"{where}: {name}", Modality, thing)
-        return cast(Modality, given(f"{where}: {name}", Modality, lambda: made))
+        return checked_modality(made, f"{where}: {name}", shipped_modalities())
     if name not in shipped_modalities():
         raise RecipeError(
             f"{where}: unknown modality {name!r}; {suggest(name, shipped_modalities())}, or your "
@@ -264,7 +264,7 @@ def make_parts(
         for part, column, table in zip(parts, arrays, tables, strict=True)
     ]
     for part, views in zip(parts, made, strict=True):
-        check_kind(part.maker, "make() returned", views, Made)
+        check_made(part.maker, views)
         check_views(part.maker, views.views, part.decider.views, len(labels))
     whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
     return whole, dict(zip(masks, masks_there, strict=True)), labels

@@ -7,12 +7,14 @@ NumPy spreads one drawn column over all of an op's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from ..errors import ContractError, RecipeError
-from .messages import Tables, class_of
+from ..shards.codec import EXTENTS, Codec
+from . import Modality
+from .messages import Made, Tables, class_of
 
 if TYPE_CHECKING:  # what workers import leads here, and must not wait for torch
     from torch import Tensor
@@ -47,6 +49,33 @@ def given(author: str, kind: Any, make: Callable[[], T]) -> T:
             f"sslpipe.modalities.{name}"
         )
     return made
+
+
+def checked_modality(made: object, author: str, shipped: Sequence[str]) -> Modality:
+    """Something of a user's as a modality; `author`: where it is named, for messages.
+
+    Raises:
+        RecipeError: it is none, or its codec packs what no recipe can name, or nothing.
+    """
+    modality = cast(Modality, given(author, Modality, lambda: made))
+    codec: Codec = given(author, Codec, lambda: modality.codec)
+    extensions, who = codec.extensions, f"{author}: {class_of(codec)}"
+    if not 0 < len(codec.extents) <= EXTENTS:
+        raise RecipeError(
+            f"{who}: extents = {codec.extents!r}; name one to {EXTENTS} numbers that say how large "
+            "a sample is"
+        )
+    if ":" not in codec.modality and codec.modality not in shipped:
+        raise RecipeError(
+            f"{who}: modality = {codec.modality!r} can be found by nobody; write the name that "
+            "recipes have for it, package.module:Thing"
+        )
+    if not isinstance(extensions, frozenset) or any(e.lower().strip(".") != e for e in extensions):
+        raise RecipeError(
+            f"{who}: extensions = {extensions!r}; write a frozenset of lower-case names without "
+            "dots, such as frozenset({'csv'})"
+        )
+    return modality
 
 
 def check_groups(recipe: Recipe, decider: Decider, groups: Sequence[str]) -> None:
@@ -109,6 +138,22 @@ def check_type(author: object, what: str, found: object, wanted: object) -> None
             f"{class_of(author)}: {what} of {found}, where its spec says {wanted}; "
             "correct one of them"
         )
+
+
+def check_made(author: object, made: object) -> None:
+    """Whether a maker returned dicts of tensors.
+
+    Raises:
+        ContractError: it did not.
+    """
+    from torch import Tensor
+
+    check_kind(author, "make() returned", made, Made)
+    assert isinstance(made, Made)
+    for field, tensors in made._asdict().items():
+        check_kind(author, f"make() returned as {field}", tensors, dict)
+        for name, tensor in tensors.items():
+            check_kind(author, f"make() returned as {field}[{name!r}]", tensor, Tensor)
 
 
 def check_views(

@@ -9,12 +9,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SampleError
+from ..errors import ContractError, SampleError
 
 Extent = tuple[int, ...]  # up to EXTENTS numbers from 0 to 2**32 - 1; all 0: not known
 Inspect = Callable[[bytes], Extent]  # of a payload; SampleError with the reason
@@ -23,6 +23,7 @@ U32 = npt.NDArray[np.uint32]
 EXTENTS = 4  # numbers of an extent in an index
 
 
+@runtime_checkable
 class Codec(Protocol):
     """What packing, indexing and verifying know of a modality. Picklable: it goes to workers.
 
@@ -97,6 +98,27 @@ class Codec(Protocol):
     def perceptual_hash(self, data: bytes) -> int:
         """64 bits, of which similar payloads share most; SampleError with the reason."""
         raise SampleError(f"samples of {self.modality} have no hash; use --dedupe exact")
+
+
+def payload_extent(codec: Codec, data: bytes, *, decode: bool) -> Extent:
+    """The extent of a payload, by decoding all of it or by its first bytes.
+
+    Raises:
+        SampleError: the codec refuses the payload.
+        ContractError: what the codec returns is not what its `extents` name.
+    """
+    found = codec.inspect(data) if decode else codec.extent(data)
+    names, whole = (
+        codec.extents,
+        isinstance(found, tuple) and all(isinstance(n, int) for n in found),
+    )
+    if not whole or len(found) != len(names) or not all(0 <= n < 2**32 for n in found):
+        raise ContractError(
+            f"{type(codec).__module__}:{type(codec).__qualname__}: "
+            f"{'inspect' if decode else 'extent'}() returned {found!r}; return a tuple of whole "
+            f"numbers: {', '.join(names)}"
+        )
+    return found
 
 
 def histogram(codec: Codec, extents: U32) -> dict[str, int]:

@@ -231,10 +231,11 @@ def decoded(
     made = decode(sample, instructions, memory)
     data, extent = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
     sent = isinstance(data, np.ndarray) and data.dtype.name in SENT and data.ndim <= 4
-    if not sent or not 0 < len(extent) <= 4:
+    whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
+    if not sent or not whole or not 0 < len(extent) <= 4:
         kind = type(data).__name__
         if isinstance(data, np.ndarray):
-            kind = f"{data.dtype} of {data.ndim} axes and the extent {tuple(extent)}"
+            kind = f"{data.dtype} of {data.ndim} axes and the extent {extent!r}"
         author = f"{type(decode).__module__}:{type(decode).__qualname__}"
         raise ContractError(
             f"{author}: {sample.key}: returned {kind}; "
