@@ -6,6 +6,7 @@ NumPy spreads one drawn column over all of an op's.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -35,6 +36,9 @@ def given(author: str, kind: Any, make: Callable[[], T]) -> T:
         RecipeError: it is none, or lacks a member that has no default.
     """
     name = kind.__name__
+    if inspect.isabstract(make):
+        lacking = ", ".join(sorted(vars(make)["__abstractmethods__"]))
+        raise RecipeError(f"{author} lacks {lacking}; write it, as in sslpipe.modalities.{name}")
     try:
         made = make()
     except TypeError as error:
@@ -122,8 +126,7 @@ def check_kind(author: object, what: str, found: object, wanted: type) -> None:
     """
     if not isinstance(found, wanted):
         raise ContractError(
-            f"{class_of(author)}: {what} a {type(found).__name__}, where a {wanted.__name__} is "
-            "wanted; return one"
+            f"{class_of(author)}: {what} {type(found).__name__}, not {wanted.__name__}; return one"
         )
 
 
