@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..batch import ViewSpec
 from ..errors import RecipeError
@@ -80,7 +81,28 @@ def own_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
             f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no module with "
             "dim, the number of features; derive it from sslpipe.encoders.Encoder and set dim"
         )
+    if view.dtype.is_floating_point:
+        try_encoder(made, entry, view)
     return cast(Encoder, made)
+
+
+def try_encoder(encoder: nn.Module, entry: names.Entry, view: ViewSpec) -> None:
+    """Encode two blank views with the user's own encoder.
+
+    Raises:
+        RecipeError: what it gives is not (2, dim) numbers.
+    """
+    training, dim = encoder.training, declared_dim(encoder)
+    with torch.no_grad():
+        found = encoder.eval()(torch.zeros(2, *view.shape))
+    encoder.train(training)
+    tensor = isinstance(found, Tensor)
+    if not tensor or found.shape != (2, dim) or not found.is_floating_point():
+        kind = f"{found.dtype} of {tuple(found.shape)}" if tensor else f"a {type(found).__name__}"
+        raise RecipeError(
+            f"{entry.where}: {entry.name} gives {kind} for 2 views of {view.shown}; return "
+            f"features (2, {dim}), as its dim says, of a floating type"
+        )
 
 
 def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:

@@ -106,6 +106,10 @@ def build_method(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
             f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no method; "
             "derive it from sslpipe.methods.Method"
         )
+    try:
+        made.encoder  # noqa: B018  what it keeps is asked for at the end of a run, too
+    except NotImplementedError as error:
+        raise RecipeError(f"{entry.where}: {error}") from error
     return made
 
 

@@ -38,6 +38,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..errors import ContractError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,30 @@ class Output:
     metrics: dict[str, Tensor]
     weight: Tensor | None = None
     terms: Tensor | None = None
+
+
+def check_output(method: nn.Module, output: object) -> None:
+    """Whether a method gave what it should; it costs nothing that waits for the device.
+
+    Raises:
+        ContractError: no Output, a loss that cannot be minimised, or metrics that are no scalars.
+    """
+    name = f"{type(method).__module__}:{type(method).__qualname__}"
+    if not isinstance(output, Output):
+        raise ContractError(
+            f"{name}: forward() returned a {type(output).__name__}; return Output(loss, metrics)"
+        )
+    for what, value in {"loss": output.loss, **output.metrics}.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            kind = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ContractError(
+                f"{name}: forward() returned {what} as {kind}; return a tensor without axes, "
+                "such as a mean"
+            )
+        if value.requires_grad != (what == "loss" and value is output.loss):
+            mend = "detach no part that is to learn" if what == "loss" else "write .detach()"
+            with_grad = "with" if value.requires_grad else "without"
+            raise ContractError(f"{name}: forward() returned {what} {with_grad} gradient; {mend}")
 
 
 class Sign(NamedTuple):

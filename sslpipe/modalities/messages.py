@@ -65,3 +65,8 @@ class Made(NamedTuple):
     targets: dict[str, Tensor]
     lengths: dict[str, Tensor]
     segments: dict[str, Tensor]
+
+
+def class_of(author: object) -> str:
+    """The class of an instance, as a recipe would name it."""
+    return f"{type(author).__module__}:{type(author).__qualname__}"

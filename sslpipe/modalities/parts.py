@@ -4,6 +4,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -25,9 +26,10 @@ from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
-from ..stream.worker_tasks import PartDecode
+from ..stream.worker_tasks import PartDecode, decoded
 from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
-from .returned import check_views
+from .messages import class_of
+from .returned import check_groups, check_made, check_tables, check_views, checked_modality, given
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -91,6 +93,7 @@ class Part:
 
         Raises:
             SampleError: the reason, without the place.
+            ContractError: the decoder returns no Raw.
         """
         mine = self.worker_side.of(sample)
         (row,) = self.decider.instructions(
@@ -98,11 +101,18 @@ class Part:
             uids=np.array([mine.uid]),
             extents=np.array([self.decode.extent(mine)]),
         )
-        return self.decode(mine, row.tolist())
+        data, extent = decoded(self.decode, mine, row.tolist(), None)
+        return Raw(data, tuple(extent))
 
     def decide(self, column: Column, *, epochs: I64, uids: I64, place: Place) -> Tables:
-        """The tables of the samples of a batch."""
-        return self.decider.decide(epochs=epochs, uids=uids, place=place, extents=column.extents)
+        """The tables of the samples of a batch.
+
+        Raises:
+            ContractError: they are not what the decider's specs say.
+        """
+        tables = self.decider.decide(epochs=epochs, uids=uids, place=place, extents=column.extents)
+        check_tables(self.decider, tables, len(uids))
+        return tables
 
 
 def parts_of(
@@ -148,12 +158,16 @@ def build_part(
 ) -> Part:
     """Ask the modality called `name` for all that some view groups of it need."""
     modality = find_modality(name, recipe.path)
-    decider, decode = modality.decider(recipe, groups), modality.decoder(recipe)
+    who = class_of(modality)
+    decider = given(who, Decider, lambda: modality.decider(recipe, groups))
+    check_groups(recipe, decider, groups)
+    decode = given(who, Decode, lambda: modality.decoder(recipe))
+    make = partial(modality.maker, recipe, decider, device=device, threads=threads)
     return Part(
         modality,
         decider,
         decode,
-        modality.maker(recipe, decider, device=device, threads=threads),
+        given(who, Maker, make),
         modality.share_decoder(recipe, decode, device=device),
         owns_payload=name == recipe.modality,
         members=modality.members(recipe, groups),
@@ -190,11 +204,12 @@ def find_modality(name: str, where: str = "modality") -> Modality:
     A class is made an instance without arguments.
 
     Raises:
-        RecipeError: there is no such modality; says which there are.
+        RecipeError: there is no such modality, or it is none; says which there are.
     """
     if ":" in name:
         thing = imported(Entry(name, where=where))
-        return cast(Modality, thing() if isinstance(thing, type) else thing)
+        made = thing if not isinstance(thing, type) else given(f"{where}: {name}", Modality, thing)
+        return checked_modality(made, f"{where}: {name}", shipped_modalities())
     if name not in shipped_modalities():
         raise RecipeError(
             f"{where}: unknown modality {name!r}; {suggest(name, shipped_modalities())}, or your "
@@ -249,6 +264,7 @@ def make_parts(
         for part, column, table in zip(parts, arrays, tables, strict=True)
     ]
     for part, views in zip(parts, made, strict=True):
+        check_made(part.maker, views)
         check_views(part.maker, views.views, part.decider.views, len(labels))
     whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
     return whole, dict(zip(masks, masks_there, strict=True)), labels

@@ -20,6 +20,7 @@ from ..device.handoff import find_device
 from ..errors import RecipeError, StateError
 from ..memory import check, raise_file_limit
 from ..methods import Method, Output
+from ..methods.method import check_output
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
@@ -217,6 +218,7 @@ def optimizer_step(
             with run.reduction(last=index == count - 1):
                 with run.autocast():
                     output: Output = run.replica(run.suited(batch))
+                check_output(run.method, output)
                 share = loss_share(output, [*outputs, output], count, totals)
                 run.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
             guard.watch(step + 1, output.loss, batch.keys)

@@ -31,8 +31,7 @@ class AudioDecider:
     def __init__(self, recipe: Recipe, groups: Sequence[str]) -> None:
         self.seed = recipe.stream.seed
         self.policies = {name: sound_policy(name, recipe.views[name]) for name in groups}
-        mine = {name: mask for name, mask in recipe.masks.items() if mask.view in groups}
-        self.maskers = maskers(mine, self.views)
+        self.maskers = maskers(recipe.masks, self.views)
         self.tasks: dict[str, tuple[SoundTask, TargetSpec]] = {}
         for name, target in recipe.targets.items():
             if target.view in groups:

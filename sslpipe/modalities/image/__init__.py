@@ -38,7 +38,7 @@ class ImageModality(Modality):
     lighter = "shrink pictures once with pack --resize or at every read with decode.size"
 
     @property
-    def codec(self) -> ImageCodec:  # type: ignore[override]
+    def codec(self) -> ImageCodec:
         """What packing, indexing and verifying know of images."""
         from .codec import ImageCodec
 

@@ -50,7 +50,7 @@ class VideoModality(Modality):
     """What `modality: video` is: mp4, webm, mkv and avi to views of axes "CTHW"."""
 
     @property
-    def codec(self) -> VideoCodec:  # type: ignore[override]
+    def codec(self) -> VideoCodec:
         """What packing, indexing and verifying know of videos."""
         from .codec import VideoCodec
 
