@@ -22,9 +22,9 @@ from .batch import Batch
 from .device.handoff import send_groups
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
-from .memory import check, raise_file_limit, workers_of
+from .memory import check, raise_file_limit
 from .modalities import Tables
-from .modalities.loading import shares_ahead
+from .modalities.loading import shares_ahead, shares_waiting
 from .modalities.parts import merged, tensors
 from .pipeline import Pipeline, load
 from .recipe import Recipe
@@ -85,7 +85,7 @@ def measure(
             step=step_rates[0],
             step_beside=step_rates[1],
             cpu_us=pipeline.cpu * 1e6,
-            workers=workers_of(pipe),
+            workers=pipe.workers,
             device=pipe.device.type,
             scaled=pipe.summary,
             memory=memory,
@@ -192,7 +192,8 @@ def together(pipe: Pipeline, step: Step, seconds: float) -> Timing:
 
 def ahead_of(pipe: Pipeline) -> int:
     """How many batches the pipeline is ahead at most."""
-    return 2 * pipe.recipe.run.prefetch + shares_ahead(workers_of(pipe)) + 1
+    prefetch = pipe.recipe.run.prefetch
+    return prefetch + shares_waiting(pipe.workers, prefetch) + shares_ahead(pipe.workers) + 1
 
 
 def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:

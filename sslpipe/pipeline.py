@@ -24,7 +24,7 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
-from .modalities.loading import open_loading
+from .modalities.loading import open_loading, shares_waiting, worker_count
 from .modalities.parts import (
     batch_spec,
     find_modality,
@@ -119,14 +119,18 @@ class Pipeline:
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
-        self.loading = open_loading(recipe, self.source, self.parts, device=device)
+        self.workers = worker_count(recipe, self.source)  # processes that decode; 0: this one does
+        self.loading = open_loading(
+            recipe, self.source, self.parts, device=device, count=self.workers
+        )
         self.handoff = handoff(device)
         stream = recipe.stream
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
         depth = recipe.run.prefetch
-        self._shares = Prefetch(self._ahead, depth=depth, name="load")
+        waiting = shares_waiting(self.workers, depth)
+        self._shares = Prefetch(self._ahead, depth=waiting, name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
         self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
         self.step = 0  # batches handed out since the start of the run

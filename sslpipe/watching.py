@@ -158,7 +158,6 @@ class Watching:
             together,
         )  # methods and trainer, which batches do not need
         from .diagnosis import Stages, consistent
-        from .memory import workers_of
 
         pipe, state = self._pipe, self._pipe.state_dict()
         rates = alone(pipe, None, seconds)
@@ -172,7 +171,7 @@ class Watching:
         step, step_beside = found.pop("step"), found.pop("step_beside")
         return Stages(
             **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6,
-            workers=workers_of(pipe), device=pipe.device.type, scaled=pipe.summary, memory="",
+            workers=pipe.workers, device=pipe.device.type, scaled=pipe.summary, memory="",
             unit=pipe.units.sample, steps=pipe.units.steps, steps_each=steps_each(pipe),
             lighter=pipe.units.lighter,
         ).verdict  # fmt: skip

@@ -208,9 +208,9 @@ def share_of(loaded: Sequence[Loaded[tuple[Raw, ...]]], blanks: Sequence[Raw]) -
 
 
 def open_loading(
-    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device
+    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device, count: int
 ) -> Loading:
-    """What loads the shares of a source.
+    """What loads the shares of a source; with `count` workers, if it is packed.
 
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
@@ -225,7 +225,6 @@ def open_loading(
         return ForeignLoading(source, parts)
     assert isinstance(source, Packed)
     parts = [part.over(source.manifests) for part in parts]
-    count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
     rows, partners = isinstance(source, PackedRows), partner_count(parts)
@@ -262,8 +261,13 @@ def open_crew(
     return Workers(stores, decoders, slots, count=count, patience=recipe.run.patience)
 
 
-def worker_count(recipe: Recipe, source: Packed) -> int:
-    """How many workers this rank has; none for sets that are read before workers have started."""
+def worker_count(recipe: Recipe, source: Source) -> int:
+    """How many workers this rank has; none for sets that are read before workers have started.
+
+    None for an iterable, which reads its bytes itself.
+    """
+    if not isinstance(source, Packed):
+        return 0
     if recipe.run.workers != "auto":
         return recipe.run.workers
     samples, bytes_ = source.rank_epoch
@@ -284,3 +288,12 @@ def shares_ahead(count: int) -> int:
     over 2,000 of them. Many workers are done with a share sooner than the next can be handed out.
     """
     return min(1, count) if count <= FEW_CORES else 2
+
+
+def shares_waiting(count: int, prefetch: int) -> int:
+    """How many shares of `count` workers wait, decoded, until they are made.
+
+    Batches that are made wait behind them, `prefetch` of those, so few workers keep one: it costs
+    what a share ahead costs.
+    """
+    return min(1, prefetch) if count <= FEW_CORES else prefetch
