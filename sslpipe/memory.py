@@ -83,7 +83,7 @@ def check(pipe: Pipeline, encoder: nn.Module | None = None) -> Need:
     """
     check_files(pipe)
     need = estimate(pipe, encoder)
-    remedy = "a smaller stream.batch_size or run.prefetch, or pack --resize and decode.size"
+    remedy = f"a smaller stream.batch_size or run.prefetch, or {pipe.advice('memory')}"
     for where, data, free in need.pairs:
         if data > free:
             raise RecipeError(

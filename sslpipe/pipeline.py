@@ -24,6 +24,7 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
+from .modalities import Costs
 from .modalities.loading import open_loading, shares_waiting, worker_count
 from .modalities.parts import (
     batch_spec,
@@ -31,6 +32,7 @@ from .modalities.parts import (
     make_parts,
     members_of,
     merged,
+    owner_of,
     parts_of,
     tensors,
     units_of,
@@ -107,8 +109,8 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.device = recipe, device
         self.rank, self.world_size = rank, world_size
-        threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sslpipe")  # for the CPU
+        self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
+        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
@@ -153,7 +155,7 @@ class Pipeline:
             batch, faults = self._next()
             self._report(faults, step=batch.step)
             yield batch
-        log.info("epoch done; %s", self.summary)
+        log.info("; ".join(filter(None, ["epoch done", self.summary])))
 
     def _next(self) -> tuple[Batch, list[Fault]]:
         """The next batch, and the bad samples that were met in it.
@@ -210,8 +212,13 @@ class Pipeline:
 
     @property
     def summary(self) -> str:
-        """How often it was of use to know the views before decoding."""
+        """How often it was of use to know the views before decoding; "": it never was."""
         return self.loading.summary
+
+    def advice(self, what: Costs) -> str:
+        """How samples cost less, in words of their modality."""
+        modality = owner_of(self.parts).modality
+        return modality.advice(self.recipe, what, cuda=self.device.type == "cuda")
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""

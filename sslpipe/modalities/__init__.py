@@ -34,7 +34,7 @@ class Negatives(ImageModality):  # photos of negatives become positives before a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import RecipeError
 from .messages import Made, Partners, Raw, Tables
@@ -63,8 +63,11 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
 
     I64 = npt.NDArray[np.int64]
 
+Costs = Literal["decoding", "making", "memory"]
+
 __all__ = [
-    "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw", "ShareDecode", "Tables",
+    "Costs", "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw", "ShareDecode",
+    "Tables",
 ]  # fmt: skip
 
 
@@ -167,14 +170,24 @@ class Modality(Protocol):
 
     Subclassing it is not needed, but gives the defaults of what few modalities have.
 
-    unit: what people call a sample of it, for rates: image, clip. steps: what `Batch.lengths`
-    counts, in the plural: tokens; "": nothing. lighter: how a set costs less to decode, for advice.
+    unit: what people call a sample of it, for rates: image, recording. steps: what `Batch.lengths`
+    counts, in the plural: tokens; "": nothing.
     """
 
     codec: Codec
     unit: str = "sample"
     steps: str = ""
-    lighter: str = "pack smaller samples"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """How samples cost less, as the end of "To change: ...".
+
+        cuda: whether views are made on such a device.
+        """
+        return {
+            "decoding": "pack smaller samples",
+            "making": "use smaller or fewer views",
+            "memory": "smaller samples or views",
+        }[what]
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> Decider:
         """Check some view groups of a recipe, with their masks and tasks, and decide for them.

@@ -48,13 +48,13 @@ class Loading(Protocol):
         """This rank's samples of global batch `step`."""
         ...
 
-    def load_ahead(self, step: int) -> Share:
-        """The same, for steps that follow each other; another step starts anew there."""
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
+        """The same, for steps that follow each other; another step or kind starts anew there."""
         ...
 
     @property
     def summary(self) -> str:
-        """How often samples were decoded at a smaller scale."""
+        """How often samples were decoded at a smaller scale; "": never."""
         ...
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class PackedLoading:
 
     def __init__(self, loader: Loader, crew: Crew, slots: Slots, *, ahead: int) -> None:
         self._loader, self.crew, self.slots, self._ahead = loader, crew, slots, ahead
-        self._flights: deque[tuple[int, Flight]] = deque()
+        self._flights: deque[tuple[tuple[int, Kind], Flight]] = deque()
         self._loaded = self._reduced = 0
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
@@ -78,13 +78,13 @@ class PackedLoading:
         """The samples in some places of a share."""
         return self._loader.load_some(step, places, kind)
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same as `load`, of steps that follow each other; from one thread."""
-        if self._flights and self._flights[0][0] != step:
+        if self._flights and self._flights[0][0] != (step, kind):
             self._flights.clear()  # their slots come back when their tasks are done
         while len(self._flights) <= self._ahead:
             coming = step + len(self._flights)
-            self._flights.append((coming, self._loader.submit(coming)))
+            self._flights.append(((coming, kind), self._loader.submit(coming, kind)))
         return self._counted(self._loader.finish(self._flights.popleft()[1]))
 
     def _counted(self, share: Share) -> Share:
@@ -98,6 +98,8 @@ class PackedLoading:
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
+        if not self._reduced:
+            return ""
         told = f"{self._reduced:,} of {self._loaded:,} samples were decoded"
         return f"{told} at a smaller scale or in part"
 
@@ -124,9 +126,10 @@ class DeviceLoading:
         share = self._packed.load(step, kind)
         return self._finished(share, step) if kind == DECODE else share
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same, for steps that follow each other."""
-        return self._finished(self._packed.load_ahead(step), step)
+        share = self._packed.load_ahead(step, kind)
+        return self._finished(share, step) if kind == DECODE else share
 
     def _finished(self, share: Share, step: int) -> Share:
         """Decode what workers left to the device; what it cannot do, workers do after all."""
@@ -178,9 +181,9 @@ class ForeignLoading:
         loaded = self._source.load(step, decode)
         return share_of(loaded, [part.maker.blank for part in self._parts])
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same: an iterable is asked for no more than is needed."""
-        return self.load(step)
+        return self.load(step, kind)
 
     def _decode(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
         return tuple(part.load(sample, epoch) for part in self._parts)
