@@ -22,11 +22,12 @@ from .batch import Batch
 from .device.handoff import send_groups
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
-from .memory import check, raise_file_limit, workers_of
+from .memory import check, raise_file_limit
 from .modalities import Tables
-from .modalities.loading import shares_ahead
+from .modalities.loading import shares_ahead, shares_waiting
 from .modalities.parts import merged, tensors
 from .pipeline import Pipeline, load
+from .process import cores
 from .recipe import Recipe
 from .rng import Place
 from .stream.open_source import Shards
@@ -85,15 +86,26 @@ def measure(
             step=step_rates[0],
             step_beside=step_rates[1],
             cpu_us=pipeline.cpu * 1e6,
-            workers=workers_of(pipe),
-            device=pipe.device.type,
-            scaled=pipe.summary,
             memory=memory,
-            unit=pipe.units.sample,
-            steps=pipe.units.steps,
-            steps_each=steps_each(pipe),
-            lighter=pipe.units.lighter,
+            precision=pipe.recipe.train.precision if pipe.recipe.train and run else "",
+            **costs(pipe),
         )
+
+
+def costs(pipe: Pipeline) -> dict[str, Any]:
+    """What stages say of a pipeline itself: its words, its hands, its advice."""
+    return {
+        "workers": pipe.workers,
+        "threads": pipe.threads,
+        "cores": cores(),
+        "device": pipe.device.type,
+        "scaled": pipe.summary,
+        "unit": pipe.units.sample,
+        "steps": pipe.units.steps,
+        "steps_each": steps_each(pipe),
+        "lighter": pipe.advice("decoding"),
+        "quicker": pipe.advice("making"),
+    }
 
 
 def steps_each(pipe: Pipeline) -> float:
@@ -111,7 +123,7 @@ def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]
     def run(work: Callable[[], object]) -> float:
         return rate(pipe, work, seconds).rate
 
-    rates = {"read": run(each_step(lambda step: pipe.loading.load(step, READ)))}
+    rates = {"read": run(each_step(lambda step: pipe.loading.load_ahead(step, READ)))}
     rates["decode"] = run(each_step(pipe.loading.load_ahead))
     share = pipe.load_share(0)  # behind what was loaded ahead, so workers are idle from now on
     rates["decide"] = run(each_step(lambda step: decide(pipe, share, step)))
@@ -192,7 +204,8 @@ def together(pipe: Pipeline, step: Step, seconds: float) -> Timing:
 
 def ahead_of(pipe: Pipeline) -> int:
     """How many batches the pipeline is ahead at most."""
-    return 2 * pipe.recipe.run.prefetch + shares_ahead(workers_of(pipe)) + 1
+    prefetch = pipe.recipe.run.prefetch
+    return prefetch + shares_waiting(pipe.workers, prefetch) + shares_ahead(pipe.workers) + 1
 
 
 def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from .batch import BatchSpec, whole_group
+from .device.handoff import SLOTS
 from .errors import RecipeError
-from .modalities.loading import shares_ahead, worker_count
+from .modalities.loading import shares_ahead, shares_waiting
 from .pipeline import Pipeline
 from .shards.read.store import open_files
 from .stream.packed import Packed
@@ -82,7 +83,7 @@ def check(pipe: Pipeline, encoder: nn.Module | None = None) -> Need:
     """
     check_files(pipe)
     need = estimate(pipe, encoder)
-    remedy = "a smaller stream.batch_size or run.prefetch, or pack --resize and decode.size"
+    remedy = f"a smaller stream.batch_size or run.prefetch, or {pipe.advice('memory')}"
     for where, data, free in need.pairs:
         if data > free:
             raise RecipeError(
@@ -104,7 +105,9 @@ def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
     """Estimate the bytes of a pipeline and, if there is an encoder to train on a CPU, its step."""
     spec, ahead, cuda = pipe.spec, pipe.recipe.run.prefetch, pipe.device.type == "cuda"
     canvases, views = share_bytes(pipe), view_bytes(spec)
-    shares = shares_ahead(workers_of(pipe)) + 1 + ahead + 1
+    # decoded, waiting, and one that views are made of
+    shares = shares_ahead(pipe.workers) + shares_waiting(pipe.workers, ahead) + 1
+    shares += SLOTS if cuda else 0  # whose copies may still run
     batches = ahead + 2  # one is made, one is trained on
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     free = free_host()
@@ -117,11 +120,6 @@ def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
         free=None if free is None else free // ranks,
         device_free=torch.cuda.mem_get_info(pipe.device)[0] if cuda else None,
     )
-
-
-def workers_of(pipe: Pipeline) -> int:
-    """How many processes read and decode; 0: this one."""
-    return worker_count(pipe.recipe, pipe.source) if isinstance(pipe.source, Packed) else 0
 
 
 def share_bytes(pipe: Pipeline) -> int:
@@ -240,7 +238,7 @@ def check_files(pipe: Pipeline) -> None:
     if not isinstance(pipe.source, Packed):
         return
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    corpora, workers = pipe.source.corpora, workers_of(pipe)
+    corpora, workers = pipe.source.corpora, pipe.workers
     shards = sum(len(corpus.files) for corpus in corpora)
     tars = min(shards, (len(corpora) + workers) * open_files())
     need = tars + 2 * workers + FILES

@@ -24,13 +24,15 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
-from .modalities.loading import open_loading
+from .modalities import Costs
+from .modalities.loading import open_loading, shares_waiting, worker_count
 from .modalities.parts import (
     batch_spec,
     find_modality,
     make_parts,
     members_of,
     merged,
+    owner_of,
     parts_of,
     tensors,
     units_of,
@@ -107,8 +109,8 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.device = recipe, device
         self.rank, self.world_size = rank, world_size
-        threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sslpipe")  # for the CPU
+        self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
+        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
@@ -119,14 +121,18 @@ class Pipeline:
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
-        self.loading = open_loading(recipe, self.source, self.parts, device=device)
+        self.workers = worker_count(recipe, self.source)  # processes that decode; 0: this one does
+        self.loading = open_loading(
+            recipe, self.source, self.parts, device=device, count=self.workers
+        )
         self.handoff = handoff(device)
         stream = recipe.stream
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
         depth = recipe.run.prefetch
-        self._shares = Prefetch(self._ahead, depth=depth, name="load")
+        waiting = shares_waiting(self.workers, depth)
+        self._shares = Prefetch(self._ahead, depth=waiting, name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
         self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
         self.step = 0  # batches handed out since the start of the run
@@ -149,7 +155,7 @@ class Pipeline:
             batch, faults = self._next()
             self._report(faults, step=batch.step)
             yield batch
-        log.info("epoch done; %s", self.summary)
+        log.info("; ".join(filter(None, ["epoch done", self.summary])))
 
     def _next(self) -> tuple[Batch, list[Fault]]:
         """The next batch, and the bad samples that were met in it.
@@ -206,8 +212,13 @@ class Pipeline:
 
     @property
     def summary(self) -> str:
-        """How often it was of use to know the views before decoding."""
+        """How often it was of use to know the views before decoding; "": it never was."""
         return self.loading.summary
+
+    def advice(self, what: Costs) -> str:
+        """How samples cost less, in words of their modality."""
+        modality = owner_of(self.parts).modality
+        return modality.advice(self.recipe, what, cuda=self.device.type == "cuda")
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""

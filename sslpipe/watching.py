@@ -151,14 +151,9 @@ class Watching:
 
         Each stage of the pipeline is measured for about `seconds`; batches go on as they would.
         """
-        from .bench import (
-            alone,
-            ignore,
-            steps_each,
-            together,
-        )  # methods and trainer, which batches do not need
+        # methods and trainer, which batches do not need
+        from .bench import alone, costs, ignore, together
         from .diagnosis import Stages, consistent
-        from .memory import workers_of
 
         pipe, state = self._pipe, self._pipe.state_dict()
         rates = alone(pipe, None, seconds)
@@ -171,8 +166,5 @@ class Watching:
         })  # fmt: skip
         step, step_beside = found.pop("step"), found.pop("step_beside")
         return Stages(
-            **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6,
-            workers=workers_of(pipe), device=pipe.device.type, scaled=pipe.summary, memory="",
-            unit=pipe.units.sample, steps=pipe.units.steps, steps_each=steps_each(pipe),
-            lighter=pipe.units.lighter,
+            **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6, **costs(pipe)
         ).verdict  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sslpipe import load, memory
+from sslpipe.device.slots import PAGE
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.memory import check, estimate, free_host, group_free, kept_bytes, view_bytes
@@ -29,6 +30,21 @@ def test_views_and_canvases_are_those_of_a_batch(pipe):
     assert memory.share_bytes(pipe) == sum(
         array.nbytes for array in pipe.load_share(0).columns[0].arrays
     )
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_no_more_shares_are_held_than_counted(recipe, packed, prefetch):
+    run = recipe.run.model_copy(update={"workers": 1, "prefetch": prefetch})
+    changed = recipe.model_copy(update={"run": run})
+    with load(changed, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
+        shares = estimate(pipe, None).host - (prefetch + 2) * view_bytes(pipe.spec)
+        shares /= memory.share_bytes(pipe)
+        for _ in range(3):
+            next(iter(pipe))
+            with pipe.resting():  # all is made that is made ahead
+                pass
+        slots = pipe.loading.slots.bytes / PAGE  # arrays are small: each slot takes one page
+    assert 1 <= slots <= shares <= prefetch + 3
 
 
 def test_the_step_is_tried_on_a_copy_and_no_generator_moves(pipe):

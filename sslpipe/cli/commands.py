@@ -150,7 +150,7 @@ def bench(
     from dataclasses import asdict
 
     from ..bench import measure
-    from ..diagnosis import RATES
+    from ..diagnosis import RATES, rounded
     from ..recipe import find_recipe, load_recipe
     from ..stream.open_source import parse_shards
 
@@ -172,7 +172,7 @@ def bench(
     )
     table = Table("stage", *each)
     for name, value in stages.rates.items():
-        table.add_row(name.replace("_", " "), *(f"{value * n:,.0f}" for n in each.values()))
+        table.add_row(name.replace("_", " "), *(rounded(value * n) for n in each.values()))
     console.print(table)
     console.print(
         f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per {stages.unit}"

@@ -2,15 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SslpipeError
-from ..shards.manifest import Manifest
 from .paths import finite, in_a_folder
 from .shards import print_problems
 from .terminal import bar, console, notes, stopped
+
+if TYPE_CHECKING:
+    from ..shards.manifest import Manifest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -143,7 +145,7 @@ def count(
         raise typer.Exit(1)
 
 
-def say_size(manifest: Manifest, tokenizer: str) -> None:
+def say_size(manifest: "Manifest", tokenizer: str) -> None:
     """Print what the files of `count --ids` would take."""
     from ..modalities.text.expected_size import expected_size
 

@@ -36,7 +36,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -66,8 +66,11 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
 
     I64 = npt.NDArray[np.int64]
 
+Costs = Literal["decoding", "making", "memory"]
+
 __all__ = [
-    "Codec", "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw", "ShareDecode",
+    "Codec", "Costs", "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw",
+    "ShareDecode",
     "Tables",
 ]  # fmt: skip
 
@@ -175,13 +178,23 @@ class Modality(Protocol):
 
     What is not abstract has the defaults of what few modalities have.
 
-    unit: what people call a sample of it, for rates: image, clip. steps: what `Batch.lengths`
-    counts, in the plural: tokens; "": nothing. lighter: how a set costs less to decode, for advice.
+    unit: what people call a sample of it, for rates: image, recording. steps: what `Batch.lengths`
+    counts, in the plural: tokens; "": nothing.
     """
 
     unit: str = "sample"
     steps: str = ""
-    lighter: str = "pack smaller samples"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """How samples cost less, as the end of "To change: ...".
+
+        cuda: whether views are made on such a device.
+        """
+        return {
+            "decoding": "pack smaller samples",
+            "making": "use smaller or fewer views",
+            "memory": "smaller samples or views",
+        }[what]
 
     @property
     @abstractmethod

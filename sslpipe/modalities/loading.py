@@ -48,13 +48,13 @@ class Loading(Protocol):
         """This rank's samples of global batch `step`."""
         ...
 
-    def load_ahead(self, step: int) -> Share:
-        """The same, for steps that follow each other; another step starts anew there."""
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
+        """The same, for steps that follow each other; another step or kind starts anew there."""
         ...
 
     @property
     def summary(self) -> str:
-        """How often samples were decoded at a smaller scale."""
+        """How often samples were decoded at a smaller scale; "": never."""
         ...
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class PackedLoading:
 
     def __init__(self, loader: Loader, crew: Crew, slots: Slots, *, ahead: int) -> None:
         self._loader, self.crew, self.slots, self._ahead = loader, crew, slots, ahead
-        self._flights: deque[tuple[int, Flight]] = deque()
+        self._flights: deque[tuple[tuple[int, Kind], Flight]] = deque()
         self._loaded = self._reduced = 0
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
@@ -78,13 +78,13 @@ class PackedLoading:
         """The samples in some places of a share."""
         return self._loader.load_some(step, places, kind)
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same as `load`, of steps that follow each other; from one thread."""
-        if self._flights and self._flights[0][0] != step:
+        if self._flights and self._flights[0][0] != (step, kind):
             self._flights.clear()  # their slots come back when their tasks are done
         while len(self._flights) <= self._ahead:
             coming = step + len(self._flights)
-            self._flights.append((coming, self._loader.submit(coming)))
+            self._flights.append(((coming, kind), self._loader.submit(coming, kind)))
         return self._counted(self._loader.finish(self._flights.popleft()[1]))
 
     def _counted(self, share: Share) -> Share:
@@ -98,6 +98,8 @@ class PackedLoading:
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
+        if not self._reduced:
+            return ""
         told = f"{self._reduced:,} of {self._loaded:,} samples were decoded"
         return f"{told} at a smaller scale or in part"
 
@@ -124,9 +126,10 @@ class DeviceLoading:
         share = self._packed.load(step, kind)
         return self._finished(share, step) if kind == DECODE else share
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same, for steps that follow each other."""
-        return self._finished(self._packed.load_ahead(step), step)
+        share = self._packed.load_ahead(step, kind)
+        return self._finished(share, step) if kind == DECODE else share
 
     def _finished(self, share: Share, step: int) -> Share:
         """Decode what workers left to the device; what it cannot do, workers do after all."""
@@ -178,9 +181,9 @@ class ForeignLoading:
         loaded = self._source.load(step, decode)
         return share_of(loaded, [part.maker.blank for part in self._parts])
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same: an iterable is asked for no more than is needed."""
-        return self.load(step)
+        return self.load(step, kind)
 
     def _decode(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
         return tuple(part.load(sample, epoch) for part in self._parts)
@@ -208,9 +211,9 @@ def share_of(loaded: Sequence[Loaded[tuple[Raw, ...]]], blanks: Sequence[Raw]) -
 
 
 def open_loading(
-    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device
+    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device, count: int
 ) -> Loading:
-    """What loads the shares of a source.
+    """What loads the shares of a source; with `count` workers, if it is packed.
 
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
@@ -225,7 +228,6 @@ def open_loading(
         return ForeignLoading(source, parts)
     assert isinstance(source, Packed)
     parts = [part.over(source.manifests) for part in parts]
-    count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
     rows, partners = isinstance(source, PackedRows), partner_count(parts)
@@ -262,8 +264,13 @@ def open_crew(
     return Workers(stores, decoders, slots, count=count, patience=recipe.run.patience)
 
 
-def worker_count(recipe: Recipe, source: Packed) -> int:
-    """How many workers this rank has; none for sets that are read before workers have started."""
+def worker_count(recipe: Recipe, source: Source) -> int:
+    """How many workers this rank has; none for sets that are read before workers have started.
+
+    None for an iterable, which reads its bytes itself.
+    """
+    if not isinstance(source, Packed):
+        return 0
     if recipe.run.workers != "auto":
         return recipe.run.workers
     samples, bytes_ = source.rank_epoch
@@ -284,3 +291,12 @@ def shares_ahead(count: int) -> int:
     over 2,000 of them. Many workers are done with a share sooner than the next can be handed out.
     """
     return min(1, count) if count <= FEW_CORES else 2
+
+
+def shares_waiting(count: int, prefetch: int) -> int:
+    """How many shares of `count` workers wait, decoded, until they are made.
+
+    Batches that are made wait behind them, `prefetch` of those, so few workers keep one: it costs
+    what a share ahead costs.
+    """
+    return min(1, prefetch) if count <= FEW_CORES else prefetch

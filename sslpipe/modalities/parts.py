@@ -182,14 +182,17 @@ class Units(NamedTuple):
 
     sample: str  # in the singular; of packed documents: row
     steps: str = ""  # of samples of several lengths, in the plural: tokens; "": there are none
-    lighter: str = ""  # how a set costs less to decode
 
 
 def units_of(parts: Sequence[Part]) -> Units:
     """Those of the modality whose payloads the samples are."""
-    part = next((part for part in parts if part.owns_payload), parts[0])
-    unit = "row" if part.layout else part.modality.unit
-    return Units(unit, part.modality.steps, part.modality.lighter)
+    part = owner_of(parts)
+    return Units("row" if part.layout else part.modality.unit, part.modality.steps)
+
+
+def owner_of(parts: Sequence[Part]) -> Part:
+    """The part whose payloads the samples are."""
+    return next((part for part in parts if part.owns_payload), parts[0])
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
     from ...stream.source import Column
+    from .. import Costs
     from .clips import WaveDecode
     from .decider import AudioDecider
     from .maker import AudioMaker
@@ -45,6 +46,16 @@ class AudioModality(Modality):
     """What `modality: audio` is: WAV, FLAC, Ogg, Opus and MP3."""
 
     codec = AudioCodec()
+    unit = "recording"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """Other files; shorter crops."""
+        return {
+            "decoding": "store recordings as WAV at the rate of the crops: neither decoding nor "
+            "resampling is left",
+            "making": "use shorter crops or fewer views",
+            "memory": "shorter crops or fewer views",
+        }[what]
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> AudioDecider:
         """Crops, ops, masks, and distractors."""

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RecipeError
 from .. import Modality
+from ..image import faster_executor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
     from ...stream.source import Column
+    from .. import Costs
     from .codec import VideoCodec
     from .decider import VideoDecider
     from .decode import ClipDecode
@@ -48,6 +50,16 @@ if TYPE_CHECKING:
 
 class VideoModality(Modality):
     """What `modality: video` is: mp4, webm, mkv and avi to views of axes "CTHW"."""
+
+    unit = "video"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """Other files; smaller frames; executors, which are those of images."""
+        if what == "making":
+            return f"{faster_executor(cuda=cuda)}use shorter, smaller or fewer clips"
+        if what == "memory":
+            return "decode.size, or shorter or fewer clips"
+        return "encode videos no larger than views need and with more key frames"
 
     @property
     def codec(self) -> VideoCodec:
