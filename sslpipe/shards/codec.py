@@ -39,6 +39,13 @@ class Codec(Protocol):
         """Extensions of files that are payloads: lower case, without dot."""
 
     @property
+    def refused_options(self) -> Mapping[str, str]:
+        """Options of packing that make no sense, as they are typed, each with what to do instead.
+
+        Known: `--resize`, `--dedupe near` and `--fps`.
+        """
+
+    @property
     def shrunk_extension(self) -> str:
         """The extension of what `shrink` makes."""
 
