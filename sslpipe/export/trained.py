@@ -35,11 +35,11 @@ class Trained:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image that the encoder was built for, (C, H, W), or one row of tokens, (L,)."""
+        """Of what the encoder was built for: (C, H, W), a clip's (C, T, H, W), or a row's (L,)."""
         return tuple(self.view["shape"])
 
     def examples(self, count: int) -> Tensor:
-        """Noise in the shape of images, (B, C, H, W), the same each time."""
+        """Noise in the shape of images, (B, C, H, W), or of clips, the same each time."""
         generator = torch.Generator().manual_seed(count)
         return torch.randn(count, *self.shape, generator=generator)
 
@@ -63,10 +63,11 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     content = read_checkpoint(path)
     name, state = chosen(path, content, branch)
     encoder, recipe = encoder_of(path, replace(content, encoder=state))
-    if content.view["axes"] not in ("CHW", "L"):
+    if content.view["axes"] not in ("CHW", "CTHW", "L"):
         raise SslpipeError(
             f"{path}: its encoder takes {content.view['axes']}, and exports are of encoders of "
-            "images, CHW, and text, L; take its weights with sslpipe.train.load_encoder"
+            "images, CHW, clips, CTHW, and text, L; take its weights with "
+            "sslpipe.train.load_encoder"
         )
     return Trained(
         path=path,

@@ -70,8 +70,7 @@ Costs = Literal["decoding", "making", "memory"]
 
 __all__ = [
     "Codec", "Costs", "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw",
-    "ShareDecode",
-    "Tables",
+    "ShareDecode", "Tables",
 ]  # fmt: skip
 
 

@@ -56,6 +56,18 @@ class Codec(Protocol):
         return MappingProxyType({})
 
     @property
+    def refused_options(self) -> Mapping[str, str]:
+        """Options of packing that make no sense, as they are typed, each with what to do instead.
+
+        Known: `--resize`, `--dedupe near` and `--fps`.
+        """
+        return {
+            "--resize": "leave it out; they are not resized",
+            "--dedupe near": "use --dedupe exact; they have no hash",
+            "--fps": "leave it out; they are no pictures in a row",
+        }
+
+    @property
     def shrunk_extension(self) -> str:
         """The extension of what `shrink` makes."""
         return min(self.extensions)

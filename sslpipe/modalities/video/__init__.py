@@ -19,7 +19,8 @@ One draw is for all frames of a clip, unless the sampling names an op in `per_fr
 are several clips of a video; all of them are decoded in one pass over it. Set `decode.size` where
 frames are much larger than views: they are shrunk in the worker, before they take up memory.
 
-A worker needs `decode` alone, not torch. Folders of frames are no videos: pack them as mp4.
+A worker needs `decode` alone, not torch. A folder of numbered pictures is packed as one video,
+the pictures as they are (shards/make/frames.py).
 """
 
 from __future__ import annotations

@@ -141,6 +141,8 @@ def listed(container: InputContainer) -> Film:
         raise SampleError(f"has no video stream, only {kinds or 'nothing'}")
     stream = streams[0]
     stream.codec_context.thread_count = 1  # the workers are as many as there are cores
+    if stream.codec_context.name == "mjpeg":  # else it shows what is left of a damaged picture
+        stream.codec_context.options = {"err_detect": "explode"}
     stream.codec_context.open(strict=False)  # now: dav1d keeps what it is told to skip by then
     packets = [packet for packet in container.demux(stream) if packet.size]
     shown = [packet for packet in packets if not packet.is_discard]  # an edit list leaves some out

@@ -17,6 +17,7 @@ from ..codec import Codec, Extent, histogram, payload_extent
 from ..index import Index, file_sha256, index_path, write_index
 from ..manifest import Shard
 from .documents import document_at
+from .frames import film_at
 from .plan import NAMES, PackSettings, ShardJob
 from .source import InputFile, Note, Origin, read
 from .writer import ShardWriter
@@ -198,6 +199,8 @@ def readable(what: bytes | Origin) -> bytes:
     if isinstance(what, bytes):
         return what
     try:
+        if what.frames is not None:
+            return film_at(what)
         return read(what) if what.column is None else document_at(what)
     except OSError as error:
         raise SampleError(f"cannot be read: {error.strerror or error}") from error
