@@ -61,8 +61,9 @@ class AudioModality(Modality):
         return WaveDecode([(crop_of(name, view.ops), view.count) for name, view in views.items()])
 
     def partners(self, recipe: Recipe, decider: AudioDecider) -> Partners | None:
-        """One for each sample, if an op mixes."""
-        return Partners(1, decider.partner_instructions) if decider.mixes else None
+        """One for each view into which an op mixes it."""
+        count = decider.partners
+        return Partners(count, decider.partner_instructions) if count else None
 
     def files(self, recipe: Recipe, decider: AudioDecider) -> str:
         """What resamples: other versions make other samples."""

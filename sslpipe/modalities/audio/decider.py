@@ -54,9 +54,20 @@ class AudioDecider:
         return {name: spec for name, (_, spec) in self.tasks.items()}
 
     @property
-    def mixes(self) -> bool:
-        """Whether a partner of each sample is wanted."""
-        return any(policy.mixes for policy in self.policies.values())
+    def turns(self) -> dict[str, I64]:
+        """Which of a sample's partners each view of the groups that mix one in has, (V,) from 0."""
+        found, first = {}, 0
+        for name, policy in self.policies.items():
+            if policy.mixes:
+                count = 1 if policy.shared else policy.count
+                found[name] = np.resize(np.arange(first, first + count), policy.count)
+                first += count
+        return found
+
+    @property
+    def partners(self) -> int:
+        """How many partners of each sample are wanted: one for each view that is mixed."""
+        return 1 + max((int(turns[-1]) for turns in self.turns.values()), default=-1)
 
     @property
     def summaries(self) -> dict[str, str]:
@@ -72,8 +83,16 @@ class AudioDecider:
         return self._words(epochs, uids, "")
 
     def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
-        """The same of partners, by the keys of the samples that they are for."""
-        return self._words(epochs, uids, "/partner")
+        """The same of partners, by the keys of the samples that they are for; -1: not wanted.
+
+        turns: (B,), which partner each is. Of it those views are decoded that it is mixed into.
+        """
+        words = self._words(epochs, uids, "/partner")
+        own, none = self.turns, np.array([-1])
+        wanted = [
+            own.get(name, none.repeat(policy.count)) for name, policy in self.policies.items()
+        ]
+        return np.where(turns[:, None] == np.concatenate(wanted), words, -1)
 
     def _words(self, epochs: I64, uids: I64, of: str) -> I64:
         words = [
