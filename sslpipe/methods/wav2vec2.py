@@ -24,6 +24,7 @@ from .parts.heads import at_least_fp32
 from .parts.patches import hidden_patches
 from .parts.quantizer import GumbelQuantizer, Quantised, code_perplexity, perplexity
 from .parts.tokens import at_least_one, tokens_a_rank
+from .parts.waves import check_frames, conv_features, of_waves, real_frames
 
 
 def contrastive_logits(
@@ -102,21 +103,6 @@ def always_right(row: Numbers, _: Numbers) -> Sign | None:
     return Sign("accuracy", row["accuracy"] > 0.995, said)
 
 
-class ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied (fairseq's GradMultiply)."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
-        """Give x."""
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        """Scale."""
-        return grads[0] * ctx.scale, None  # type: ignore[attr-defined]
-
-
 class Wav2Vec2(Method):
     """Needs waveforms, one mask 'spans' over their frames, targets 'distractors'; uses view 0.
 
@@ -167,9 +153,10 @@ class Wav2Vec2(Method):
         if gumbel[2] > 1:
             raise ValueError(f"gumbel = {gumbel}; set its last number, a factor, to 1 or less")
         spec.require("wav2vec2", views={}, masks=("spans",), targets=("distractors",))
-        self.encoder, mask = of_waves(encoder), spec.masks["spans"]
-        self.group, self.hidden = mask.view, hidden_patches("wav2vec2", mask, "spans")
-        check_spans(self.encoder, spec, mask)
+        self.encoder, self.mask = of_waves("wav2vec2", encoder), spec.masks["spans"]
+        self.hidden = hidden_patches("wav2vec2", self.mask, "spans")
+        check_frames("wav2vec2", self.encoder, spec, self.mask)
+        check_distractors(spec, self.mask)
         self.temperature, self.gumbel = temperature, gumbel
         self.diversity_weight, self.penalty_weight = diversity_weight, penalty_weight
         self.feature_grad = feature_grad
@@ -191,8 +178,9 @@ class Wav2Vec2(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Hide frames from the transformer, and look for them among their quantised features."""
-        hidden_BN, real_BN = batch.masks["spans"][0], self.real_frames(batch)
-        features_BNC = self.features(batch.views[self.group][0])
+        hidden_BN, real_BN = batch.masks["spans"][0], real_frames(self.encoder, batch, self.mask)
+        waves_BT = batch.views[self.mask.view][0]
+        features_BNC = conv_features(self.encoder, waves_BT, self.feature_grad)
         normed_BNC = self.encoder.normed(features_BNC)
         places_BM = visible_first(~hidden_BN)[:, : self.hidden]
         real_BM = (torch.ones_like(hidden_BN) if real_BN is None else real_BN).gather(1, places_BM)
@@ -204,18 +192,6 @@ class Wav2Vec2(Method):
             temperature=self.temperature,
         )  # fmt: skip
         return self.judged(logits_BMX, found, real_BM, at_least_fp32(features_BNC).square().mean())
-
-    def features(self, waves_BT: Tensor) -> Tensor:
-        """What the convolutions make; their gradients are scaled."""
-        scaled: Tensor = ScaledGradient.apply(self.encoder.features(waves_BT), self.feature_grad)
-        return scaled
-
-    def real_frames(self, batch: Batch) -> Tensor | None:
-        """Which frames see no padding, (B, N) bool; None: all."""
-        if self.group not in batch.lengths:
-            return None
-        frames = batch.masks["spans"].shape[2]
-        return self.encoder.real_frames(batch.lengths[self.group][0], frames)
 
     def judged(
         self, logits_BMX: Tensor, found: Quantised, real_BM: Tensor, penalty: Tensor
@@ -245,25 +221,8 @@ def share_of_first(logits_BMX: Tensor, real_BM: Tensor) -> Tensor:
     return right_BM.sum() / real_BM.sum().clamp_min(1)
 
 
-def of_waves(encoder: nn.Module) -> Wav2Vec2Encoder:
-    """Raise a ContractError unless the encoder is one of waveforms that shows its frames."""
-    if not isinstance(encoder, Wav2Vec2Encoder):
-        raise ContractError(
-            f"wav2vec2: a {type(encoder).__name__} makes no frames of waveforms that can be "
-            "hidden; set train.backbone to wav2vec2"
-        )
-    return encoder
-
-
-def check_spans(encoder: Wav2Vec2Encoder, spec: BatchSpec, mask: MaskSpec) -> None:
-    """Raise a ContractError unless the mask is over the frames that the encoder makes."""
-    samples = spec.views[mask.view].size("T")
-    if mask.grid != (encoder.frames(samples),):
-        raise ContractError(
-            f"wav2vec2: masks.spans covers {mask.patches} steps, but the encoder makes "
-            f"{encoder.frames(samples)} frames of {samples} samples; set its patch_size to "
-            f"{encoder.hop} and receptive_field to {encoder.field}"
-        )
+def check_distractors(spec: BatchSpec, mask: MaskSpec) -> None:
+    """Raise a ContractError unless distractors are chosen among the steps that the mask hides."""
     choices = spec.targets["distractors"]
     if choices.view != mask.view or choices.shape[:1] != (mask.hidden,):
         raise ContractError(

@@ -66,10 +66,11 @@ class AudioModality(Modality):
         return Partners(count, decider.partner_instructions) if count else None
 
     def files(self, recipe: Recipe, decider: AudioDecider) -> str:
-        """What resamples: other versions make other samples."""
+        """What resamples, as other versions make other samples; and files of labels."""
         from .clips import resampler
 
-        return f"resampling {resampler()}"
+        read = (task.files for task, _ in decider.tasks.values())
+        return " ".join([f"resampling {resampler()}", *filter(None, read)])
 
     def maker(
         self,

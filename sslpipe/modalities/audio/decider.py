@@ -13,11 +13,21 @@ from ...recipe.schema import TargetSection, ViewSection
 from ...rng import Keys, Place
 from .. import Tables
 from .op import I64
-from .policy import CROP, sound_policy
-from .tasks import TASKS, SoundTask
+from .policy import CROP, SoundPolicy, sound_policy
+from .tasks import TASKS, Cropped, SoundTask
 
 FIXED = frozenset(
-    {"Fbank", "MelSpectrogram", "Normalize", "PadFrames", "RemoveMean", "Standardize", "WhisperMel"}
+    {
+        "Fbank",
+        "MFCC",
+        "MelSpectrogram",
+        "Normalize",
+        "PadFrames",
+        "RemoveBandMean",
+        "RemoveMean",
+        "Standardize",
+        "WhisperMel",
+    }
 )  # ops that draw nothing
 
 
@@ -36,7 +46,7 @@ class AudioDecider:
         self.tasks: dict[str, tuple[SoundTask, TargetSpec]] = {}
         for name, target in recipe.targets.items():
             if target.view in groups:
-                self.tasks[name] = sound_task(target, self.masks)
+                self.tasks[name] = sound_task(target, self.policies[target.view], self.masks)
 
     @property
     def views(self) -> dict[str, ViewSpec]:
@@ -117,25 +127,34 @@ class AudioDecider:
                 for name, masker in self.maskers.items()
             },
             targets={
-                name: task.draw(Keys(seed, epochs, uids, np.arange(1)), f"targets/{name}", spec)
+                name: task.draw(
+                    Keys(seed, epochs, uids, np.arange(1)), f"targets/{name}", spec,
+                    self._cropped(spec.view, epochs, uids, own),
+                )
                 for name, (task, spec) in self.tasks.items()
             },
             extents=extents,
-        )
+        )  # fmt: skip
+
+    def _cropped(self, group: str, epochs: I64, uids: I64, extents: I64) -> Cropped:
+        """Where the views of a group lie in recordings of these (B, 3) extents."""
+        policy, (frames, rates) = self.policies[group], extents[:, :2].T
+        words = policy.words(policy.keys(seed=self.seed, epochs=epochs, uids=uids))
+        return Cropped(policy.crop, policy.crop.start(words, frames, rates), rates)
 
 
 def sound_task(
-    target: TargetSection, masks: Mapping[str, MaskSpec]
+    target: TargetSection, policy: SoundPolicy, masks: Mapping[str, MaskSpec]
 ) -> tuple[SoundTask, TargetSpec]:
     """A task and what it asks for.
 
     Raises:
-        RecipeError: unknown task or setting, or masks that do not suit it.
+        RecipeError: unknown task or setting, or a crop, masks or a file that do not suit it.
     """
     entry = target.task
     task: SoundTask = call(choose(entry, TASKS, "task on audio"), entry)
     try:
-        return task, task.spec(target.view, masks)
+        return task, task.spec(target.view, policy.crop, masks)
     except ValueError as error:
         raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
 

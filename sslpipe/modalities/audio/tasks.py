@@ -1,28 +1,44 @@
-"""Tasks on sound. The one there is chooses wav2vec 2.0's distractors: a table, no samples."""
+"""Tasks on sound: tables, no samples. wav2vec 2.0's distractors, and HuBERT's labels of frames."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ...batch import MaskSpec, TargetSpec
+from ...errors import ShardError
 from ...rng import Keys
+from .crop import SoundCrop
+from .frame_labels import LabelledFrames, read_frame_labels
 
 I64 = npt.NDArray[np.int64]
 MOST = 16_384  # hidden steps, of which a word can choose two: 7 minutes of wav2vec 2.0's frames
 
 
-class SoundTask(Protocol):
-    """Decides a target from the keys of samples alone."""
+class Cropped(NamedTuple):
+    """Where the views of a group lie in their recordings."""
 
-    def spec(self, view: str, masks: Mapping[str, MaskSpec]) -> TargetSpec:
-        """What it asks for; a ValueError says why the masks of the recipe do not suit."""
+    crop: SoundCrop
+    start_VB: I64  # samples of the recording, at its own rate
+    rate_B: I64
+
+
+class SoundTask(Protocol):
+    """Decides a target from the keys of samples, and from where their views begin."""
+
+    @property
+    def files(self) -> str:
+        """What files that it reads hash to; "": none."""
         ...
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
+    def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+        """What it asks for; a ValueError says why crop or masks of the recipe do not suit."""
+        ...
+
+    def draw(self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped) -> I64:
         """The target, (count, B, *shape)."""
         ...
 
@@ -38,12 +54,13 @@ class Distractors:
 
     count: int = 100
     mask: str = "spans"
+    files: ClassVar = ""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count = {self.count}; a step has one distractor or more")
 
-    def spec(self, view: str, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+    def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
         """Ids of hidden steps."""
         if self.mask not in masks:
             raise ValueError(
@@ -64,7 +81,7 @@ class Distractors:
             )
         return TargetSpec(view, 1, hidden, (hidden, self.count))
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
+    def draw(self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped) -> I64:
         """Uniform over the others: one number less, moved past the step itself.
 
         A random word makes two of them, the first digits of a fraction in base M - 1, as all that
@@ -80,4 +97,59 @@ class Distractors:
         return other + (other >= np.arange(steps)[:, None])
 
 
-TASKS: Mapping[str, type[SoundTask]] = MappingProxyType({"distractors": Distractors})
+@dataclass(frozen=True, kw_only=True)
+class FrameLabels:
+    """The label of each frame of view 0, out of a file that `sslpipe frame-labels` made.
+
+    HuBERT's targets (arXiv:2106.07447, 3.1). The target is (1, B, N) int64, N the frames of the
+    mask; IGNORED behind the last whole frame of a recording. Crops begin where frames do (`align`),
+    so a label is of exactly the samples that its frame sees.
+    """
+
+    file: str
+    mask: str = "spans"
+
+    @property
+    def labels(self) -> LabelledFrames:
+        """What the file holds."""
+        return read_frame_labels(self.file)
+
+    @property
+    def files(self) -> str:
+        """The digest of the file."""
+        return f"frame labels {self.labels.digest}"
+
+    def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+        """Classes of the frames of a mask."""
+        try:
+            grid = self.labels.grid
+        except ShardError as error:
+            raise ValueError(str(error)) from error
+        if self.mask not in masks or masks[self.mask].view != view:
+            raise ValueError(
+                f"labels the frames that a mask covers, and masks.{self.mask} is none over "
+                f"{view!r}; add it, or set mask to another one"
+            )
+        mask = masks[self.mask]
+        if (grid.rate, grid.shift) != (crop.rate, mask.patch[0]):
+            raise ValueError(
+                f"{self.file} has a label every {grid.shift} samples at {grid.rate:,} Hz, and "
+                f"masks.{self.mask} a frame every {mask.patch[0]} at {crop.rate:,}; make labels "
+                f"with --rate {crop.rate} --shift {mask.patch[0]}"
+            )
+        if crop.align % grid.shift and crop.place != "start":
+            raise ValueError(
+                f"views begin anywhere between two frames; write align: {grid.shift} in Crop"
+            )
+        return TargetSpec(view, 1, grid.classes, mask.grid)
+
+    def draw(self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped) -> I64:
+        """Look them up."""
+        grid, (crop, start_VB, rate_B) = self.labels.grid, views
+        first_B = start_VB[0] * crop.rate // np.maximum(rate_B, 1) // grid.shift
+        return self.labels.at(keys.uids, first_B, *spec.shape)[None]
+
+
+TASKS: Mapping[str, type[SoundTask]] = MappingProxyType(
+    {"distractors": Distractors, "frame_labels": FrameLabels}
+)
