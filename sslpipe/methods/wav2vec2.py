@@ -110,7 +110,8 @@ class Wav2Vec2(Method):
     gumbel: temperature at first, at last, and its factor of each step. feature_grad: of the
     gradient that reaches the convolutions. penalty_weight: of the mean square of their features,
     before the norm (0 in the large model). dropout: of the features that are quantised.
-    Padding (Batch.lengths) is neither asked for nor attended to; officially there is none.
+    Padding (Batch.lengths) is neither asked for nor attended to; officially there is none. Masks
+    that go by lengths (spans of `counts: real`) hide less of what is shorter.
 
     `chance_loss` is of eq. 3 alone, without the other two terms.
     Metrics: `code_perplexity`, entries in use of G Q; `accuracy` among K + 1; `contrast` of eq. 3.
@@ -154,9 +155,9 @@ class Wav2Vec2(Method):
             raise ValueError(f"gumbel = {gumbel}; set its last number, a factor, to 1 or less")
         spec.require("wav2vec2", views={}, masks=("spans",), targets=("distractors",))
         self.encoder, self.mask = of_waves("wav2vec2", encoder), spec.masks["spans"]
-        self.hidden = hidden_patches("wav2vec2", self.mask, "spans")
+        self.hidden = self.mask.most or hidden_patches("wav2vec2", self.mask, "spans")
         check_frames("wav2vec2", self.encoder, spec, self.mask)
-        check_distractors(spec, self.mask)
+        check_distractors(spec, self.mask, self.hidden)
         self.temperature, self.gumbel = temperature, gumbel
         self.diversity_weight, self.penalty_weight = diversity_weight, penalty_weight
         self.feature_grad = feature_grad
@@ -183,12 +184,13 @@ class Wav2Vec2(Method):
         features_BNC = conv_features(self.encoder, waves_BT, self.feature_grad)
         normed_BNC = self.encoder.normed(features_BNC)
         places_BM = visible_first(~hidden_BN)[:, : self.hidden]
-        real_BM = (torch.ones_like(hidden_BN) if real_BN is None else real_BN).gather(1, places_BM)
+        asked_BN = hidden_BN if real_BN is None else hidden_BN & real_BN
+        real_BM = asked_BN.gather(1, places_BM)  # the others fill up a row that hides fewer
         found = self.quantizer(self.drop(take(normed_BNC, places_BM)), self.gumbel_temperature)
         context_BND = self.encoder.context(normed_BNC, hidden_BN=hidden_BN, real_BN=real_BN)
         logits_BMX = contrastive_logits(
             self.project_hid(take(context_BND, places_BM)), self.project_q(found.vectors_BMD),
-            found.codes_BMG, batch.targets["distractors"][0], real_BM,
+            found.codes_BMG, batch.targets["distractors"][0][:, : places_BM.shape[1]], real_BM,
             temperature=self.temperature,
         )  # fmt: skip
         return self.judged(logits_BMX, found, real_BM, at_least_fp32(features_BNC).square().mean())
@@ -221,11 +223,11 @@ def share_of_first(logits_BMX: Tensor, real_BM: Tensor) -> Tensor:
     return right_BM.sum() / real_BM.sum().clamp_min(1)
 
 
-def check_distractors(spec: BatchSpec, mask: MaskSpec) -> None:
+def check_distractors(spec: BatchSpec, mask: MaskSpec, hidden: int) -> None:
     """Raise a ContractError unless distractors are chosen among the steps that the mask hides."""
     choices = spec.targets["distractors"]
-    if choices.view != mask.view or choices.shape[:1] != (mask.hidden,):
+    if choices.view != mask.view or choices.shape[:1] != (hidden,):
         raise ContractError(
             f"wav2vec2: targets.distractors is about {choices.shape[0]} steps of {choices.view!r}, "
-            f"but masks.spans hides {mask.hidden} of {mask.view!r}; set mask: spans, and its view"
+            f"but masks.spans hides {hidden} of {mask.view!r}; set mask: spans, and its view"
         )

@@ -42,7 +42,7 @@ def check_views(
                 "which its decider names; make them"
             )
         found, wanted = tuple(views[name].shape), (spec.count, rows, *spec.shape)
-        if spec.axes == "L" and found[-1] < wanted[-1]:  # a batch of a bucket is shorter
+        if spec.axes in ("L", "T") and found[-1] < wanted[-1]:  # a batch of a bucket is shorter
             found = (*found[:-1], wanted[-1])
         check_shape(author, f"make() returned views {name!r}", found, wanted)
         if views[name].dtype != spec.dtype:

@@ -30,10 +30,11 @@ def conv_features(encoder: Wav2Vec2Encoder, waves_BT: Tensor, grad: float) -> Te
 
 
 def real_frames(encoder: Wav2Vec2Encoder, batch: Batch, mask: MaskSpec) -> Tensor | None:
-    """Which frames see no padding, (B, N) bool; None: all."""
+    """Which frames see no padding, (B, N) bool; None: all. A batch of a bucket has fewer frames."""
     if mask.view not in batch.lengths:
         return None
-    return encoder.real_frames(batch.lengths[mask.view][0], mask.patches)
+    frames = encoder.frames(batch.views[mask.view].shape[-1])
+    return encoder.real_frames(batch.lengths[mask.view][0], frames)
 
 
 def of_waves(method: str, encoder: nn.Module) -> Wav2Vec2Encoder:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ...batch import Batch, BatchSpec
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
+    from ...stream.by_length import LengthBuckets
     from ...stream.source import Column
     from .clips import WaveDecode
     from .decider import AudioDecider
@@ -64,6 +65,10 @@ class AudioModality(Modality):
         """One for each view into which an op mixes it."""
         count = decider.partners
         return Partners(count, decider.partner_instructions) if count else None
+
+    def buckets(self, recipe: Recipe, decider: AudioDecider) -> LengthBuckets | None:
+        """Lengths of waveforms, from the longest that a crop may be down."""
+        return decider.buckets(recipe) if recipe.stream.bucket else None
 
     def files(self, recipe: Recipe, decider: AudioDecider) -> str:
         """What resamples, as other versions make other samples; and files of labels."""

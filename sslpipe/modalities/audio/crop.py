@@ -25,9 +25,9 @@ class SoundCrop:
     says how much is real; `repeat` plays it again. channels: their mean, taken before anything that
     is not linear, or the first one alone (Kaldi's and so AudioMAE's rule).
 
-    So all views of a group are equally long, whatever their neighbours in the batch are. There are
-    no buckets by length: fairseq crops a batch to its shortest recording, which makes a crop depend
-    on others. `place: start` with `short: pad` is Whisper's rule. align: views begin at a multiple
+    So all views of a group are equally long, whatever their neighbours in the batch are; with
+    `stream.bucket` zeros behind the longest of a batch are cut off again, which changes no sample.
+    fairseq crops a batch to its shortest recording, so a crop depends on others. `place: start` with `short: pad` is Whisper's rule. align: views begin at a multiple
     of so many samples at `rate`, at which the frames begin that labels of frames are of.
     """
 

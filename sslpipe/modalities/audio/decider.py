@@ -11,6 +11,7 @@ from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...recipe.schema import TargetSection, ViewSection
 from ...rng import Keys, Place
+from ...stream.by_length import LengthBuckets
 from .. import Tables
 from .op import I64
 from .policy import CROP, SoundPolicy, sound_policy
@@ -30,6 +31,8 @@ FIXED = frozenset(
     }
 )  # ops that draw nothing
 
+BUCKETS = (3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # of the crop
+
 
 class AudioDecider:
     """All that a recipe decides of its groups of sound, checked and ready.
@@ -43,6 +46,7 @@ class AudioDecider:
         self.policies = {name: sound_policy(name, recipe.views[name]) for name in groups}
         mine = {name: mask for name, mask in recipe.masks.items() if mask.view in groups}
         self.maskers = maskers(mine, self.views)
+        self.fields = {name: mask.receptive_field for name, mask in mine.items()}
         self.tasks: dict[str, tuple[SoundTask, TargetSpec]] = {}
         for name, target in recipe.targets.items():
             if target.view in groups:
@@ -84,6 +88,39 @@ class AudioDecider:
         """How many views of which size each group has, and its ops."""
         return {name: policy.summary for name, policy in self.policies.items()}
 
+    def buckets(self, recipe: Recipe) -> LengthBuckets:
+        """How long recordings are as waveforms, and how long batches of similar ones may be.
+
+        Eight lengths at most, as many shapes; each is a half or a third more than the one before.
+
+        Raises:
+            RecipeError: there are several groups of sound, or spectrograms, whose encoders want
+                one size.
+        """
+        where, (policy, *others) = f"{recipe.path}: stream.bucket", [*self.policies.values()]
+        if others or policy.spec.axes != "T":
+            raise RecipeError(
+                f"{where} cuts batches to the length of what is in them, which suits one group of "
+                f"waveforms; views are {', '.join(self.policies)}, of axes {policy.spec.axes}: "
+                "leave it out"
+            )
+        for name, spec in self.masks.items():
+            if spec.most is None:
+                raise RecipeError(
+                    f"{where} cuts off padding, where masks.{name} may hide steps; let it know of "
+                    "lengths: sampler: {spans: {counts: real}}"
+                )
+        crop, least = policy.crop, max([1, *(field or 1 for field in self.fields.values())])
+        lengths = {round(crop.size * share) for share in BUCKETS}
+        return LengthBuckets(
+            lambda extents: np.asarray(
+                crop.real(
+                    extents[:, 0].astype(np.int64), np.maximum(extents[:, 1], 1).astype(np.int64)
+                )
+            ),
+            tuple(sorted({*(length for length in lengths if length >= least), crop.size})),
+        )
+
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """(B, views of all groups): the random word by which a view begins where it does.
 
@@ -116,25 +153,45 @@ class AudioDecider:
 
         Those of partners may stand behind them; nothing else is drawn for them.
         """
-        seed, own = self.seed, extents[: len(uids)]
+        seed, own, length = self.seed, extents[: len(uids)], place.row_length
+        masks = {
+            name: masker.draw(
+                seed=seed, epochs=epochs, uids=uids, place=place, real_B=self._real(name, own)
+            )[..., : self._patches(name, length)]
+            for name, masker in self.maskers.items()
+        }
         return Tables(
+            length=place.row_length,
             params={
                 name: policy.draw(policy.keys(seed=seed, epochs=epochs, uids=uids), own)
                 for name, policy in self.policies.items()
             },
-            masks={
-                name: masker.draw(seed=seed, epochs=epochs, uids=uids, place=place)
-                for name, masker in self.maskers.items()
-            },
+            masks=masks,
             targets={
                 name: task.draw(
                     Keys(seed, epochs, uids, np.arange(1)), f"targets/{name}", spec,
-                    self._cropped(spec.view, epochs, uids, own),
+                    self._cropped(spec.view, epochs, uids, own), masks,
                 )
                 for name, (task, spec) in self.tasks.items()
             },
             extents=extents,
         )  # fmt: skip
+
+    def _real(self, name: str, extents: I64) -> I64 | None:
+        """How many patches of a mask hold no padding, (B,), 1 at least; None: it does not look."""
+        spec = self.maskers[name].spec
+        if spec.most is None:
+            return None
+        real = self.policies[spec.view].real_steps(extents)[-1]
+        field = self.fields[name] or spec.patch[0]
+        return np.clip((real - field) // spec.patch[0] + 1, 1, spec.patches)
+
+    def _patches(self, name: str, length: int) -> int:
+        """How many patches of a mask views of a length have; 0: as long as views may be."""
+        spec = self.maskers[name].spec
+        if not length:
+            return spec.patches
+        return (length - (self.fields[name] or spec.patch[0])) // spec.patch[0] + 1
 
     def _cropped(self, group: str, epochs: I64, uids: I64, extents: I64) -> Cropped:
         """Where the views of a group lie in recordings of these (B, 3) extents."""

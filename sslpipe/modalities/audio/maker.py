@@ -71,7 +71,8 @@ def views_of(
             made = step.op.mixed(own, others, rows)
         else:
             made = step.op.apply(made, SoundRows(table, real_VB.flatten(), step.before))
-    return grouped(made, views).to(policy.dtype), real_SVB[-1]
+    cut = tables.length or policy.after.steps
+    return grouped(made, views)[..., :cut].to(policy.dtype), real_SVB[-1].clamp_max(cut)
 
 
 def with_partners(views: int, batch: int, turns_V: I64 | None) -> I64:

@@ -15,6 +15,7 @@ from .crop import SoundCrop
 from .frame_labels import LabelledFrames, read_frame_labels
 
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 MOST = 16_384  # hidden steps, of which a word can choose two: 7 minutes of wav2vec 2.0's frames
 
 
@@ -38,8 +39,10 @@ class SoundTask(Protocol):
         """What it asks for; a ValueError says why crop or masks of the recipe do not suit."""
         ...
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped) -> I64:
-        """The target, (count, B, *shape)."""
+    def draw(
+        self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
+    ) -> I64:
+        """The target, (count, B, *shape); masks: those of the batch, (M, B, N)."""
         ...
 
 
@@ -48,7 +51,8 @@ class Distractors:
     """For each hidden step, `count` others of the same utterance, with repeats (wav2vec 2.0, 3.2).
 
     The target is (1, B, M, K) int64 in [0, M): which of the M hidden steps of the mask, in their
-    order; never the step itself. fairseq, models/wav2vec/wav2vec2.py, sample_negatives. Keyed by
+    order; never the step itself. Where masks hide different numbers, of m hidden steps the first m
+    rows count, and lie in [0, m). fairseq, models/wav2vec/wav2vec2.py, sample_negatives. Keyed by
     sample: officially the global generator of the process draws them.
     """
 
@@ -67,7 +71,7 @@ class Distractors:
                 f"chooses among the steps that masks.{self.mask} hides, which this recipe has not; "
                 "add it, or set mask to another one"
             )
-        hidden = masks[self.mask].hidden
+        hidden = masks[self.mask].hidden or masks[self.mask].most
         if hidden is None or masks[self.mask].count != 1 or masks[self.mask].view != view:
             raise ValueError(
                 f"needs one mask over {view!r} that hides the same number of steps in all samples; "
@@ -81,7 +85,9 @@ class Distractors:
             )
         return TargetSpec(view, 1, hidden, (hidden, self.count))
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped) -> I64:
+    def draw(
+        self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
+    ) -> I64:
         """Uniform over the others: one number less, moved past the step itself.
 
         A random word makes two of them, the first digits of a fraction in base M - 1, as all that
@@ -89,12 +95,24 @@ class Distractors:
         another by 1 part in 26,000 at most.
         """
         steps, count = spec.shape
-        base, pairs = np.uint64(steps - 1), -(-steps * count // 2)
-        product = keys.words(stream, pairs) * base
-        digits = np.stack([product, (product & np.uint64(0xFFFFFFFF)) * base], axis=-1)
-        flat = (digits >> np.uint64(32)).astype(np.int64).reshape(1, len(keys.uids), -1)
-        other = flat[..., : steps * count].reshape(1, -1, steps, count)
-        return other + (other >= np.arange(steps)[:, None])
+        words_BW = keys.words(stream, -(-steps * count // 2))[0].astype(np.uint64, copy=False)
+        hidden_B = masks[self.mask][0].sum(-1)
+        found = np.empty((1, len(words_BW), 2 * words_BW.shape[1]), dtype=np.int64)
+        for words_W, out, hidden in zip(words_BW, found[0], hidden_B.tolist(), strict=True):
+            digits(words_W, max(hidden - 1, 0), out.view(np.uint64))  # of one: they stay in a cache
+        other = found[..., : steps * count].reshape(1, -1, steps, count)
+        other += other >= np.arange(steps)[:, None]
+        return other
+
+
+def digits(words_W: npt.NDArray[np.uint64], base: int, out: npt.NDArray[np.uint64]) -> None:
+    """Write the first two digits in `base` of fractions, words by 2**32, into `out` (2 W,)."""
+    digit, rest = out[0::2], out[1::2]
+    product = words_W * np.uint64(base)
+    np.right_shift(product, np.uint64(32), out=digit)
+    product &= np.uint64(0xFFFFFFFF)
+    product *= np.uint64(base)
+    np.right_shift(product, np.uint64(32), out=rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +161,14 @@ class FrameLabels:
             )
         return TargetSpec(view, 1, grid.classes, mask.grid)
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped) -> I64:
+    def draw(
+        self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
+    ) -> I64:
         """Look them up."""
         grid, (crop, start_VB, rate_B) = self.labels.grid, views
         first_B = start_VB[0] * crop.rate // np.maximum(rate_B, 1) // grid.shift
-        return self.labels.at(keys.uids, first_B, *spec.shape)[None]
+        frames = masks[self.mask].shape[-1]  # fewer of a batch of short recordings
+        return self.labels.at(keys.uids, first_B, frames)[None]
 
 
 TASKS: Mapping[str, type[SoundTask]] = MappingProxyType(
