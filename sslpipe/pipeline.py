@@ -117,6 +117,7 @@ class Pipeline:
             rank, world_size, self._threads,
             modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),
             layout=next((part.layout for part in self.parts if part.layout), None),
+            buckets=next((part.buckets for part in self.parts if part.buckets), None),
         )  # fmt: skip
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import evaluation, export, features, pseudo_label, recipes, shards, tars, tokenizer
+from . import (
+    evaluation,
+    export,
+    features,
+    frame_labels,
+    pseudo_label,
+    recipes,
+    shards,
+    tars,
+    tokenizer,
+)
 from .faults import one_line
 from .paths import check_words, finite, picture, run_folder
 from .terminal import console, notes
@@ -29,6 +39,7 @@ app.command()(tars.index)
 app.command()(tars.inspect)
 app.command(name="pseudo-label")(pseudo_label.pseudo_label)
 app.command()(features.features)
+app.command(name="frame-labels")(frame_labels.frame_labels)
 app.command(name="recipes")(recipes.list_recipes)
 app.add_typer(tokenizer.app, name="tokenizer")
 

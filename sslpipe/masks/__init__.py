@@ -70,6 +70,24 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class WithinReal(Protocol):
+    """A sampler whose masks may lie in what is no padding: `spans`."""
+
+    def most(self, grid: Grid) -> int | None:
+        """Return how many patches a mask hides at most, if it looks at lengths; None: it does not.
+
+        Masks of full length hide as many.
+        """
+        ...
+
+    def draw_within(
+        self, keys: Keys, stream: str, grid: Grid, real_B: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Draw (M, B, N) bool, of which the first `real_B` patches of each sample may be hidden."""
+        ...
+
+
+@runtime_checkable
 class PartOfOneDraw(Protocol):
     """A sampler of which several masks of a view group are parts: I-JEPA's context and targets."""
 
@@ -129,14 +147,20 @@ class Masker:
         epochs: npt.NDArray[np.int64],
         uids: npt.NDArray[np.int64],
         place: Place,
+        real_B: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Draw (M, B, N) bool for the samples of a batch.
+
+        real_B: how many patches of each are no padding, for samplers that look at it; None: all.
 
         Raises:
             ContractError: they hide another number of patches than the sampler said.
         """
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
-        drawn = self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
+        stream, grid = f"masks/{self.name}", self.spec.grid
+        if real_B is not None and isinstance(self.sampler, WithinReal) and self.spec.most:
+            return self.sampler.draw_within(keys, stream, grid, real_B)
+        drawn = self.sampler.draw(keys, place, stream, grid)
         if self.spec.hidden is not None and (drawn.sum(-1) != self.spec.hidden).any():
             kind = type(self.sampler)
             raise ContractError(
@@ -204,10 +228,11 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
             f"{entry.where}: masks.{name} hides {hidden!r} of {math.prod(grid)} patches; "
             f"change the settings of {entry.name}, or the patch_size"
         )
+    most = sampler.most(grid) if isinstance(sampler, WithinReal) else None
     built = Masker(
         name,
         sampler,
-        MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden),
+        MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden, most),
     )
     try_masks(sampler.draw, built.spec, name=name, entry=entry)
     return built

@@ -24,6 +24,7 @@ from .deepcluster import DeepClusterV2
 from .dino import DINO
 from .dinov2 import DINOv2
 from .electra import ELECTRA
+from .hubert import HuBERT
 from .ibot import IBOT
 from .ijepa import IJEPA
 from .inpainting import Inpainting
@@ -65,6 +66,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "dino": DINO,
         "dinov2": DINOv2,
         "electra": ELECTRA,
+        "hubert": HuBERT,
         "ibot": IBOT,
         "ijepa": IJEPA,
         "inpainting": Inpainting,

@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..rng import Place
     from ..shards.manifest import Manifest, Shard
     from ..shards.verification import Problem
+    from ..stream.by_length import LengthBuckets
     from ..stream.packed_rows import RowLayout
     from ..stream.reader import Sample
     from ..stream.source import Column
@@ -275,6 +276,19 @@ class Modality(Protocol):
             raise RecipeError(
                 f"{recipe.path}: stream.rows packs documents, which modality = "
                 f"{recipe.modality!r} does not have; leave it out"
+            )
+        return None
+
+    def buckets(self, recipe: Recipe, decider: Any) -> LengthBuckets | None:
+        """How long batches of samples of similar lengths may be; None: all are equally long.
+
+        Raises:
+            RecipeError: `stream.bucket` does not suit the modality.
+        """
+        if recipe.stream.bucket:
+            raise RecipeError(
+                f"{recipe.path}: stream.bucket sorts samples by length, which those of modality = "
+                f"{recipe.modality!r} do not have; leave it out (rows of text: stream.rows.bucket)"
             )
         return None
 

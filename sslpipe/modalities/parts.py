@@ -22,6 +22,7 @@ from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
 from ..shards.manifest import Manifest
+from ..stream.by_length import LengthBuckets
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
@@ -49,6 +50,7 @@ class Part:
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
     partners: Partners | None  # other samples that it wants beside each; None: none
+    buckets: LengthBuckets | None  # of batches of similar lengths; None: all are equally long
     reads_payload: bool = True  # False: files beside the tars hold what its decoder needs
 
     @property
@@ -174,6 +176,7 @@ def build_part(
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
         files=modality.files(recipe, decider),
         partners=modality.partners(recipe, decider),
+        buckets=modality.buckets(recipe, decider) if name == recipe.modality else None,
     )
 
 

@@ -175,7 +175,7 @@ def check_views(
             )
         what = f"make() returned views {name!r}"
         found, wanted = tuple(views[name].shape), (spec.count, rows, *spec.shape)
-        if spec.axes == "L" and found[-1] < wanted[-1]:  # a batch of a bucket is shorter
+        if spec.axes in ("L", "T") and found[-1] < wanted[-1]:  # a batch of a bucket is shorter
             found = (*found[:-1], wanted[-1])
         check_shape(author, what, found, wanted)
         check_type(author, what, views[name].dtype, spec.dtype)

@@ -59,6 +59,12 @@ class RowsSection(Section):
         return value
 
 
+class BucketSection(Section):
+    """Says that batches are of samples of similar lengths, padded to the longest."""
+
+    window: Positive = 1024  # samples that are sorted together
+
+
 class HoldoutSection(Section):
     """Says which share of the samples is kept apart, by their uids alone, and which part comes.
 
@@ -77,6 +83,7 @@ class StreamSection(Section):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     order: Literal["lanes", "global", "sequential"] = "lanes"
     rows: RowsSection | None = None  # of text: None: each document is a sample
+    bucket: BucketSection | None = None  # of sound; None: batches are as long as a view may be
     holdout: HoldoutSection | None = None  # None: all samples come
     lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
     window: Positive = 4  # shards per window of a lane
@@ -244,7 +251,7 @@ class Recipe(Section):
 # what a view group need not say hashes as before it could be said
 UNSAID = (
     ("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None),
-    ("bucket", False), ("holdout", None),
+    ("bucket", False), ("bucket", None), ("holdout", None),
 )  # fmt: skip
 
 

@@ -85,6 +85,19 @@ def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
         )
 
 
+def check_bucket(recipe: Recipe, given: str) -> None:
+    """Batches of similar lengths are of one packed set, whose index knows them.
+
+    Raises:
+        RecipeError: something else was given.
+    """
+    if recipe.stream.bucket:
+        raise RecipeError(
+            f"{recipe.path}: stream.bucket sorts the samples of one packed set by the lengths in "
+            f"its index, and {given} was given; pack into one set, or leave stream.bucket out"
+        )
+
+
 def check_world(recipe: Recipe, rank: int, world_size: int) -> None:
     """Every rank gets the same number of samples of every batch.
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import permutation
+from .by_length import groups_by_length
 from .packing import Packer, Segments
 
 I64 = npt.NDArray[np.int64]
@@ -157,21 +158,13 @@ def permuted(packed: Segments, *, seed: int, window: int) -> Segments:
 def grouped(packed: Segments, *, seed: int, window: int, first: int, size: int) -> Segments:
     """Sort the rows of a window by length, cut them into batches of `size`, and shuffle these.
 
-    first: the number of the first row, which may lie inside a batch: that batch, and the last one,
-    are shared with the windows around and get the shortest rows, so both have similar ones. Rows
-    of one length stay in the order that they had.
+    first: the number of the first row; see `groups_by_length`.
     """
-    count = packed.row_count
-    lengths = np.bincount(packed.rows, weights=packed.lengths, minlength=count)
-    by_length = np.argsort(lengths, kind="stable")
-    before = min(-first % size, count)
-    groups, behind = divmod(count - before, size)
-    whole = by_length[before + behind :].reshape(groups, size)
-    if groups:
-        whole = whole[permutation(groups, seed=seed, epoch=window, stream="rows/groups")]
-    return ordered(
-        packed, np.r_[by_length[:before], whole.ravel(), by_length[before : before + behind]]
+    lengths = np.bincount(packed.rows, weights=packed.lengths, minlength=packed.row_count)
+    order = groups_by_length(
+        lengths, size=size, first=first, seed=seed, window=window, stream="rows/groups"
     )
+    return ordered(packed, order)
 
 
 def ordered(packed: Segments, order: I64) -> Segments:

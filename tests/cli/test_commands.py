@@ -57,7 +57,7 @@ def run(monkeypatch, capfd):
 def test_help_has_an_example_for_every_command(run):
     out, _ = run("--help")
     commands = ["pack", "index", "verify", "inspect", "show", "bench", "train", "eval", "export"]
-    commands += ["pseudo-label", "recipes", "features"]
+    commands += ["pseudo-label", "recipes", "features", "frame-labels"]
     for command in commands:
         assert command in out
         assert "Example" in run(command, "--help")[0]

@@ -5,7 +5,7 @@ Letters: f frequencies of a Fourier transform, W samples of a window.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ class Fbank(Plain):
     With these defaults those of AST and AudioMAE (`fbank(htk_compat=True, use_energy=False,
     window_type="hanning", dither=0, num_mel_bins=128, frame_shift=10)` at 16 kHz): each window of
     `window` samples loses its mean, is pre-emphasised, and padded to a power of two; windows that
-    stick out of the recording are left out: 1 + (n - window) // shift frames.
+    stick out of the recording are left out: 1 + (n - window) // shift frames. taper: Kaldi's
+    `window_type`; its own default is povey, a Hann window to the power of 0.85.
     """
 
     mels: int = 128
@@ -34,6 +35,7 @@ class Fbank(Plain):
     low: float = 20.0  # Hz
     high: float | None = None  # Hz; None: half the rate
     preemphasis: float = 0.97
+    taper: Literal["hanning", "povey"] = "hanning"
 
     def __post_init__(self) -> None:
         check_windows(self.window, self.shift, self.mels)
@@ -74,7 +76,8 @@ class Fbank(Plain):
         torch.mul(frames_RTW[..., :-1], self.preemphasis, out=out_RTW[..., 1:])
         torch.mul(frames_RTW[..., 0], self.preemphasis, out=out_RTW[..., 0])
         torch.sub(frames_RTW, out_RTW, out=out_RTW)
-        out_RTW *= torch.hann_window(self.window, periodic=False, device=views_RT.device)
+        hann_W = torch.hann_window(self.window, periodic=False, device=views_RT.device)
+        out_RTW *= hann_W if self.taper == "hanning" else hann_W.pow(0.85)
         power_Nf = squared(torch.fft.rfft(padded)).flatten(0, 1)
         parts = [power_Nf[:, band.start : band.end] @ band.weights_fF for band in bands]
         return torch.cat(parts, dim=1).clamp_min_(EPS).log_()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from transformers import WhisperFeatureExtractor
 
 from sslpipe.modalities.audio.fbank import Fbank, MelSpectrogram, WhisperMel
+from sslpipe.modalities.audio.mfcc import MFCC
 from sslpipe.modalities.audio.mixing import Mix, MixLog
 from sslpipe.modalities.audio.op import SoundRows, SoundShape
 from sslpipe.modalities.audio.spectrograms import (
@@ -189,3 +190,18 @@ def test_mixtures_are_of_waves_or_of_energies():
     found = Mix().mixed(x, z, rows_of(SoundShape("T", (96,), 16_000), real, share))
     torch.testing.assert_close(found[0], 0.9 * x[0] + 0.1 * z[0])
     assert (found[1, 50:] == x[1, 50:]).all()
+
+
+def test_mfcc_is_kaldi_s_with_slopes_as_hubert_takes_them():
+    wave, real = waves(0.2)
+    found = applied(MFCC(), wave)[0, 0]
+    np.testing.assert_allclose(found.numpy(), ORACLE["mfcc"], rtol=0, atol=2e-4)
+    padded, real = waves(0.2, 0.3)  # behind zeros the slopes are those of the sound alone
+    both = applied(MFCC(), padded, real)[0, 0]
+    frames = found.shape[1]
+    torch.testing.assert_close(both[:, :frames], found, rtol=0, atol=2e-4)
+    every = applied(MFCC(shift=320, every=2), padded, real)[0, 0]
+    assert torch.equal(every, both[:, ::2])
+    before = SoundShape("T", (padded.shape[1],), 16_000)
+    steps = MFCC(shift=320, every=2).steps(real.numpy(), before)
+    assert steps.tolist() == [1 + (n - 400) // 320 for n in real.tolist()]
