@@ -22,6 +22,7 @@ from ..recipe.names import bind, choose
 from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
 from . import checkpoint, optimizers
+from .joint_norm import join_norms
 from .schedules import RatePlan
 from .warm_start import WarmStart, check_same, fill, fill_method
 from .world import keyed
@@ -235,7 +236,7 @@ def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
     """Wrap for data parallel training where the pipeline is one of several ranks.
 
     Raises:
-        SslpipeError: there is no process group.
+        SslpipeError: there is no process group, or a batch norm that cannot be joined.
     """
     if pipeline.world_size == 1:
         return module
@@ -244,14 +245,11 @@ def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
             f"train: the pipeline is rank {pipeline.rank} of {pipeline.world_size}, but there is "
             "no process group; start with torchrun and train inside sslpipe.train.start_world"
         )
-    if pipeline.device.type == "cuda":
-        # torch has no SyncBatchNorm on the CPU: there, statistics are those of each rank's share
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    replica = DistributedDataParallel(module)
+    replica = DistributedDataParallel(join_norms(module, pipeline.device))
     # All ranks begin with rank 0's buffers; from then on none travels. Queues, centres and memories
-    # are equal by construction (method.py), as are SyncBatchNorm's statistics, and a megabyte to a
-    # gigabyte at every forward pass. Statistics of unsynchronised norms are each rank's own; rank 0
-    # writes the checkpoints and monitors, so what counts is what DDP would have broadcast.
+    # are equal by construction (method.py), as are the statistics of joined norms, and a megabyte to
+    # a gigabyte at every forward pass. Those of MoCo's groups are each rank's own; rank 0 writes the
+    # checkpoints and monitors, so what counts is what DDP would have broadcast.
     # Set and not passed: as an argument it would exclude buffers from the start, too.
     replica.broadcast_buffers = False
     return replica
