@@ -35,7 +35,7 @@ class JointBatchNorm(_BatchNorm):
             setattr(self, name, getattr(norm, name))
         self.train(norm.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         """Take (B, C) and (B, C, ...)."""
         assert input.ndim >= 2, input.shape
 
