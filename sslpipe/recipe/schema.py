@@ -198,7 +198,11 @@ class TrainSection(Rates):
     accumulate: Positive = 1  # batches per optimizer step
     clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
     clip: Literal["global", "per_module", "per_parameter"] = "global"
-    monitor: MonitorSection | None = None  # not under the fingerprint: it only looks
+    # these are not under the fingerprint: they change no result but by rounding
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # a copy on each rank, or a part of each parameter
+    checkpoint_activations: bool = False  # of blocks: computed again in backward, not kept
+    compile: bool = False  # the forward pass, by torch.compile
+    monitor: MonitorSection | None = None  # it only looks
 
     @pydantic.field_validator("clip")
     @classmethod
@@ -224,7 +228,7 @@ class RunSection(Section):
 
 
 class Recipe(Section):
-    """A validated recipe. `fingerprint` covers everything but `run` and `train.monitor`."""
+    """A validated recipe. `fingerprint` covers everything but `run` and FREE of `train`."""
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
     modality: str = "image"  # a folder of modalities/, or package.module:Thing
@@ -244,10 +248,12 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a result: all but `run` and `train.monitor`."""
+        """Hash of everything that can change a result: all but `run` and FREE of `train`."""
         return digest(self, exclude={"run"})
 
 
+# keys of `train` that change no result, as none of `run` does
+FREE = ("parallel", "checkpoint_activations", "compile", "monitor")
 # what a view group need not say hashes as before it could be said
 UNSAID = (
     ("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None),
@@ -261,7 +267,8 @@ def digest(recipe: Recipe, exclude: set[str]) -> str:
     del data["stream"]["allow_repeats"]  # it refuses batches, and changes none
     del data["stream"]["labels"]  # what the file holds is part of the source's identity, as shards
     if data.get("train"):
-        del data["train"]["monitor"]  # it evaluates, and changes nothing
+        for name in FREE:
+            del data["train"][name]
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

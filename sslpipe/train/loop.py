@@ -30,8 +30,10 @@ from .log import LoggedRow
 from .monitoring import Monitor
 from .optimizers import clip_per_parameter, set_rates
 from .record import Every, Guard, RunRecord
+from .replicas import reduction
 from .report import Bar, Reporter, Silent
-from .run import TrainRun, initial_method, prepare, restore_run
+from .run import TrainRun, initial_method, prepare
+from .saving import restore_run
 from .schedules import ended_epoch
 from .warm_start import read_weights
 from .world import keyed, rank_device, start_world, stop_requests
@@ -105,6 +107,9 @@ def train(
                 outputs, batch = optimizer_step(run, batches, step, record.guard)
             step += 1
             show.step(step)
+            said = run.graphs.message() if run.graphs else None
+            if said:
+                show.message(said)
             stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
             done = step == end or stop > 0
             if done or record.due(step):
@@ -215,9 +220,8 @@ def optimizer_step(
     taken, totals = step_batches(run.method, batches, count)
     with keyed("step", seed=seed, step=step, rank=rank, device=run.device):
         for index, batch in enumerate(taken):
-            with run.reduction(last=index == count - 1):
-                with run.autocast():
-                    output: Output = run.replica(run.suited(batch))
+            with reduction(run.replica, last=index == count - 1):
+                output = run.forward(batch)
                 check_output(run.method, output)
                 share = loss_share(output, [*outputs, output], count, totals)
                 run.scaler.scale(share).backward()  # type: ignore[no-untyped-call]

@@ -10,7 +10,6 @@ import functools
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslpipe import methods
 from sslpipe.batch import IGNORED, Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
@@ -214,12 +213,3 @@ def mask(counts, size, normal) -> torch.Tensor:
     """(M, B, N) bool with random places."""
     counts_MB = torch.tensor(counts)[:, torch.arange(size) % len(counts[0])]
     return normal(len(counts), size, PATCHES).argsort(-1).argsort(-1) < counts_MB[..., None]
-
-
-def without_batch_norm(module: nn.Module) -> nn.Module:
-    """For processes on CPUs, which have no SyncBatchNorm; MoCo's groups, which need none, stay."""
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            setattr(module, name, nn.Identity())
-        without_batch_norm(child)
-    return module

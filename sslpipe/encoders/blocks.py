@@ -1,0 +1,44 @@
+"""The repeated layers of a model: what is sharded one by one, and computed again in the backward.
+
+They are found by what they are: the members of one class, of none of torch's, of a list of modules.
+So ours, timm's and torchvision's are found alike, in encoders, their teachers and decoders.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+LISTS = (nn.ModuleList, nn.Sequential)
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the innermost blocks within a module, in its order; each is called as a whole."""
+    members = list(module.children())
+    alike = isinstance(module, LISTS) and len({type(member) for member in members}) == 1
+    for member in members:
+        inner = list(blocks_of(member))
+        foreign = not type(member).__module__.startswith("torch.nn.")
+        if alike and foreign and not inner and any(True for _ in member.parameters()):
+            yield member
+        yield from inner
+
+
+def recompute_blocks(module: nn.Module) -> int:
+    """Have blocks that train keep their inputs only, and compute themselves again in backward.
+
+    Names in state_dict stay, and so do gradients: dropout draws the same again (Chen et al. 2016,
+    arXiv:1604.06174; torch's checkpoint, not reentrant). Blocks with a batch norm are left as they
+    are: its running statistics would move twice. Costs a second forward pass of the blocks.
+    Returns how many there are.
+    """
+    count = 0
+    for block in blocks_of(module):
+        trains = any(p.requires_grad for p in block.parameters())
+        if trains and not any(isinstance(part, _BatchNorm) for part in block.modules()):
+            # a bound method, and no closure: a deep copy of the block then computes itself
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            count += 1
+    return count
