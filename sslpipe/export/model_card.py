@@ -5,7 +5,6 @@ that `sslpipe eval --json` printed. The head is Hugging Face's YAML, written by 
 """
 
 import importlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..encoders.library_encoders import ViT
 from ..errors import SslpipeError
+from ..shards.side_files import parse_json
 from .formats import blueprint_of
 from .preprocessing import CentralView, central_view
 from .trained import Trained
@@ -73,7 +73,7 @@ def read_measures(path: Path) -> tuple[CardRow, ...]:
         SslpipeError: it is no such file, or a number is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         return tuple(rows(content[TRAINED]))
     except OSError as error:
         raise SslpipeError(f"{path}: cannot be read ({error.strerror}); name a file") from error
