@@ -49,19 +49,33 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
     """Read what torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; 0 of 1 without them.
 
     Raises:
-        RecipeError: one is no number, or there are several processes and no RANK.
+        RecipeError: one is no number, there are several processes and no RANK, or too few for it.
     """
     found = Ranks(
         rank=number_in(environ, "RANK", 0),
         size=number_in(environ, "WORLD_SIZE", 1),
         local_rank=number_in(environ, "LOCAL_RANK", 0),
     )
+    if "WORLD_SIZE" in environ and found.rank >= found.size:
+        raise RecipeError(
+            f"ranks: RANK={found.rank} is not below WORLD_SIZE={found.size}; start with torchrun, "
+            "or correct them"
+        )
     if found.size > 1 and "RANK" not in environ:
         raise RecipeError(
             f"ranks: WORLD_SIZE={found.size} without RANK, so each process would read the same "
             "data as rank 0; start with torchrun, or set both"
         )
     return found
+
+
+def local_size() -> int:
+    """How many ranks of the run are on this machine, as torchrun says it; 1 without it.
+
+    Raises:
+        RecipeError: LOCAL_WORLD_SIZE is no number.
+    """
+    return max(1, number_in(os.environ, "LOCAL_WORLD_SIZE", 1))
 
 
 def number_in(environ: Mapping[str, str], name: str, default: int) -> int:

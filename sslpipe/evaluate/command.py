@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..device.handoff import find_device
 from ..errors import SslpipeError
+from ..shards.contents import labels_kept
 from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
 from .classes import difference, join
@@ -27,6 +30,8 @@ ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of
 Say = Callable[[str, ByEncoder | str], object]
 # of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
 NEEDED = ("label_free", "knn", "linear")
+# of protocols, what needs no labels
+UNLABELLED = ("label_free", GUESSING, "cross_retrieval")
 Progress = Callable[[int, int], None]  # samples that are encoded, of how many
 
 
@@ -78,6 +83,12 @@ def evaluate(
     subject = open_subject(name)
     if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
         chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
+    needed = needed_of(chosen, settings)
+    check_options(chosen, settings)
+    if settings.labels is None:
+        check_labels(shards, needed, classes=2)
+    if test is not None:
+        check_labels(test, needed, classes=1)
     bank, queries = Path(shards), None if test is None else Path(test)
     train = encoded(subject, bank, settings, progress)
     tested = encoded(subject, queries, settings, progress) if queries else {}
@@ -85,24 +96,39 @@ def evaluate(
         table = read_labels(settings.labels)
         train = {encoder: labelled_by(found, table) for encoder, found in train.items()}
     tested, note = joined(train, tested, strict=settings.strict)
-    measures: ByEncoder = dict.fromkeys(train, ())
+
+    def run(protocol: str) -> ByEncoder:
+        if protocol in FROZEN:
+            return on_features(protocol, train, tested)
+        return on_shards(protocol, subject, bank, queries, settings)
+
+    measures, skipped = measured(chosen, needed, run, say)
+    return Evaluation(
+        subject, bank, queries, train, dict.fromkeys(train, ()) | measures, tested, note, skipped
+    )
+
+
+def measured(
+    chosen: Sequence[str], needed: Sequence[str], run: Callable[[str], ByEncoder], say: Say
+) -> tuple[ByEncoder, dict[str, str]]:
+    """What each protocol measures, and why those that were left out were.
+
+    Raises:
+        SslpipeError: the set is not for one of `needed`.
+    """
+    measures: ByEncoder = {}
     skipped: dict[str, str] = {}
     for protocol in chosen:
         try:
-            if protocol in FROZEN:
-                found = on_features(protocol, train, tested)
-            else:
-                found = on_shards(protocol, subject, bank, queries, settings)
+            found = run(protocol)
         except SslpipeError as error:
-            # documents without labels are measured by what their model makes of them
-            needed = () if GUESSING in chosen else NEEDED
-            if protocol in (*settings.protocols, *needed):
+            if protocol in needed:
                 raise
             skipped[protocol], found = str(error), {}
         for encoder, more in found.items():
-            measures[encoder] += more
+            measures[encoder] = (*measures.get(encoder, ()), *more)
         say(protocol, found or skipped[protocol])
-    return Evaluation(subject, bank, queries, train, measures, tested, note, skipped)
+    return measures, skipped
 
 
 def on_shards(
@@ -178,6 +204,60 @@ def joined(
         for encoder, features in tested.items()
     }
     return same, found.said
+
+
+def needed_of(chosen: Sequence[str], settings: EvalSettings) -> list[str]:
+    """The protocols that are errors where a set is not for them; the others are left out then.
+
+    Of `quick` and `all` these are few; documents without labels have none, since they are measured
+    by what their model makes of them.
+    """
+    needed = () if GUESSING in chosen else NEEDED
+    return [name for name in chosen if name in (*settings.protocols, *needed)]
+
+
+def check_options(chosen: Sequence[str], settings: EvalSettings) -> None:
+    """Refuse an option that no protocol among `chosen` reads: a user would think that it counted.
+
+    Raises:
+        SslpipeError: there is one.
+    """
+    read: tuple[tuple[str, object, Sequence[str]], ...] = (
+        ("epochs", settings.epochs, tuple(TRAINED)),
+        ("part", settings.part, (GUESSING,)),
+        ("templates", settings.templates, ("zero_shot",)),
+    )
+    for name, value, readers in read:
+        if value is not None and not {*readers} & {*chosen}:
+            raise SslpipeError(
+                f"--{name} {value}: is for {', '.join(readers)}, and --protocols "
+                f"{','.join(settings.protocols)} has none of these; name one, or leave it out"
+            )
+
+
+def check_labels(shards: str | Path, protocols: Sequence[str], *, classes: int) -> None:
+    """Look for labels of so many classes in the indexes, before anything is encoded, if need be.
+
+    Raises:
+        ShardError: the set or an index is missing or damaged.
+        SslpipeError: there are fewer, and some of `protocols` need them.
+    """
+    labelled = [name for name in protocols if name not in UNLABELLED]
+    if not labelled:
+        return
+    manifest = read_manifest(shards)
+    labels = np.concatenate([labels_kept(manifest, shard) for shard in manifest.shards])
+    known = labels[labels >= 0]
+    if len(np.unique(known)) < classes:
+        found = (
+            f"the {len(known):,} labels are all the same"
+            if len(known)
+            else f"none of the {len(labels):,} samples has a label"
+        )
+        raise SslpipeError(
+            f"{shards}: {found}, which is not enough for {', '.join(labelled)}; name other "
+            f"protocols ({', '.join(UNLABELLED)}), give --labels, or pack from class folders"
+        )
 
 
 def check_classes(shards: str | Path, test: str | Path, *, strict: bool) -> None:

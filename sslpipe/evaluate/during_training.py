@@ -19,7 +19,7 @@ from ..recipe import Recipe
 from ..recipe.names import suggest
 from ..recipe.schema import MonitorSection
 from ..rng import words64
-from ..shards.contents import index_of
+from ..shards.contents import index_of, labels_kept
 from ..shards.manifest import Manifest, open_manifest
 from ..stream.open_source import Shards
 from .classes import difference, join
@@ -150,12 +150,9 @@ def labelled_part(path: str | Path, count: int) -> tuple[Manifest, str]:
         SslpipeError: fewer than two samples have labels, or all of them the same.
     """
     manifest = open_manifest(path)
-    tables = [index_of(manifest, shard).samples for shard in manifest.shards]
-    labels = [table["label"].astype(np.int64) for table in tables]
-    for shard, column in zip(manifest.shards, labels, strict=True):
-        column[list(manifest.exclude.get(shard.file, ()))] = -1
-    uids = np.concatenate([table["uid"] for table in tables])
-    keep, all_labels = chosen(uids, np.concatenate(labels), count), np.concatenate(labels)
+    uids = np.concatenate([index_of(manifest, s).samples["uid"] for s in manifest.shards])
+    all_labels = np.concatenate([labels_kept(manifest, shard) for shard in manifest.shards])
+    keep = chosen(uids, all_labels, count)
     if len(np.unique(all_labels[keep])) < 2:
         known = int((all_labels >= 0).sum())
         raise SslpipeError(
@@ -163,7 +160,7 @@ def labelled_part(path: str | Path, count: int) -> tuple[Manifest, str]:
             f"{', all the same' if known > 1 else ''}; give a labelled set of two classes or more "
             "(--monitor SHARDS), or take train.monitor out"
         )
-    ends = np.cumsum([len(table) for table in tables])[:-1]
+    ends = np.cumsum([shard.samples for shard in manifest.shards])[:-1]
     left_out = [np.flatnonzero(~part) for part in np.split(keep, ends)]
     exclude = {
         shard.file: tuple(rows.tolist())

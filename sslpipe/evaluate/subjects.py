@@ -22,11 +22,10 @@ from ..methods import Method
 from ..modalities.parts import Part, batch_spec, files_of, parts_of
 from ..recipe import Entry, Recipe
 from ..recipe.schema import StreamSection, ViewSection
-from ..train.checkpoint import Checkpoint, encoder_of, read_checkpoint, weights_digest
+from ..train.checkpoint import LAST, Checkpoint, encoder_of, read_checkpoint, weights_digest
 from ..train.run import initial_method
 from ..train.world import keyed
 
-LAST = "last.pt"  # of a run's folder
 KINDS = (
     "the last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME "
     "(timm:vit_small_patch16_224.dino)"

@@ -5,7 +5,6 @@ that `sslpipe eval --json` printed. The head is Hugging Face's YAML, written by 
 """
 
 import importlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ..encoders.library_encoders import ViT
 from ..errors import SslpipeError
 from ..recipe import Recipe
 from .clip_weights import is_of_clips, pools_patches
+from ..shards.side_files import parse_json
 from .formats import blueprint_of
 from .preprocessing import CentralView, central_view, clip_frames
 from .trained import Trained
@@ -85,7 +85,7 @@ def read_measures(path: Path) -> tuple[CardRow, ...]:
         SslpipeError: it is no such file, or a number is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         return tuple(rows(content[TRAINED]))
     except OSError as error:
         raise SslpipeError(f"{path}: cannot be read ({error.strerror}); name a file") from error

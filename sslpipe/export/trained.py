@@ -12,9 +12,7 @@ from ..errors import SslpipeError, StateError
 from ..methods import METHODS, Method
 from ..recipe import Recipe, parse_recipe
 from ..recipe.names import choose
-from ..train.checkpoint import Checkpoint, encoder_of, read_checkpoint
-
-LAST = "last.pt"
+from ..train.checkpoint import Checkpoint, encoder_of, in_run, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
         StateError: the checkpoint is missing or damaged, or its encoder cannot be rebuilt.
         SslpipeError: the method has no such branch.
     """
-    path = path / LAST if path.is_dir() else path
+    path = in_run(path)
     content = read_checkpoint(path)
     name, state = chosen(path, content, branch)
     encoder, recipe = encoder_of(path, replace(content, encoder=state))

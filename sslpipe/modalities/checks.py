@@ -1,9 +1,10 @@
 """Whether what a recipe's parts ask of a source can be had of it, before anything is read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..errors import RecipeError
 from ..recipe import Recipe
+from ..shards.index import Index
 from ..stream.packed import Packed
 from ..stream.source import Source
 from .parts import Part
@@ -25,6 +26,32 @@ def check_device_decoding(recipe: Recipe, source: Source, parts: Sequence[Part])
         raise RecipeError(
             f"{device}: decodes recipes of one modality; write decode: {{device: cpu}}"
         )
+
+
+def check_members(recipe: Recipe, source: Packed, parts: Sequence[Part]) -> None:
+    """Whether sets have the members that are read beside the payload, a caption's say.
+
+    Of a set that has them the first index says it; only one without any is asked for all.
+
+    Raises:
+        RecipeError: no sample of a set has one, so none of it is good.
+    """
+    for part in (part for part in parts if not part.owns_payload):
+        for corpus in source.corpora:
+            store = corpus.store
+            indexes = (store.index(shard) for shard in range(store.shards))
+            if not any(has_member(index, part.members) for index in indexes):
+                wanted = ", .".join(sorted(part.members))
+                raise RecipeError(
+                    f"{recipe.path}: views.{', '.join(part.decider.views)} needs a member "
+                    f".{wanted} beside each payload, and no sample of {store.place} has one; pack "
+                    "the files with theirs beside them, or give other shards"
+                )
+
+
+def has_member(index: Index, extensions: Collection[str]) -> bool:
+    """Whether any sample of a shard has such a member; `name.json` ends in json, too."""
+    return any(ext.rpartition(".")[2] in extensions for ext in index.extensions)
 
 
 def partner_count(parts: Sequence[Part]) -> int:

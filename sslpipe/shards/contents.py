@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ShardError
 from ..rng import sample_id
@@ -105,6 +106,13 @@ def index_of(manifest: Manifest, shard: Shard) -> Index:
     """The index of a shard, wherever it lies."""
     place = manifest.index_place(shard)
     return parse_index(read_whole(place, Patience()), str(place))
+
+
+def labels_kept(manifest: Manifest, shard: Shard) -> npt.NDArray[np.int64]:
+    """The label of each sample of a shard, by its index; -1: it has none, or is left out."""
+    labels = index_of(manifest, shard).samples["label"].astype(np.int64)
+    labels[list(manifest.exclude.get(shard.file, ()))] = -1
+    return labels
 
 
 def list_keys(manifest: Manifest) -> Iterator[str]:

@@ -129,8 +129,8 @@ class Loader:
             self._note(landed, faults)
         last = faults[int(places[-1])][-1]
         raise ShardError(
-            f"{last.shard}: {SUBSTITUTES} bad samples in a row, the last: {last.reason}; run "
-            "`sslpipe verify` on the shards"
+            f"{last.shard}: {SUBSTITUTES} bad samples in a row, the last: {last.reason}; mend "
+            "them or leave them out (`sslpipe verify` finds those that do not decode)"
         )
 
     def _others(self, wants: Wants, bad: I64, attempt: int) -> tuple[I64, Wants]:

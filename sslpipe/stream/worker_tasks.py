@@ -76,7 +76,8 @@ class PartDecode(NamedTuple):
         for ext in found:
             if ext.rpartition(".")[2] in self.extensions:
                 return Sample(sample.uid, sample.key, sample.label, sample.members[ext])
-        raise SampleError(f"has no member .{', .'.join(sorted(self.extensions))}")
+        wanted = ", .".join(sorted(self.extensions))
+        raise SampleError(f"has no member .{wanted}; put one beside it, or leave the sample out")
 
 
 class ShardFile(NamedTuple):

@@ -23,6 +23,7 @@ from ..shards.side_files import written_whole
 
 State = dict[str, Any]  # of a method or an optimizer
 FORMAT = 2
+LAST = "last.pt"  # of a run's folder
 LATER = {"start", "parts"}  # fields that checkpoints of this format did not have at first
 
 
@@ -227,13 +228,20 @@ def flat(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, data
 
 
+def in_run(path: Path) -> Path:
+    """Name the last checkpoint in the folder of a run; a file stays what it is."""
+    return path / LAST if path.is_dir() else path
+
+
 def load_encoder(path: str | Path) -> tuple[nn.Module, Recipe]:
-    """Rebuild the encoder of a checkpoint, on the CPU, with the recipe that trained it.
+    """Rebuild the encoder of a checkpoint, or of a run's folder, with the recipe that trained it.
+
+    The encoder is on the CPU.
 
     Raises:
         StateError: the checkpoint is missing or damaged, or the encoder is not the recipe's.
     """
-    path = Path(path)
+    path = in_run(Path(path))
     return encoder_of(path, read_checkpoint(path))
 
 

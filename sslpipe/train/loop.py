@@ -26,6 +26,7 @@ from ..recipe import Recipe
 from ..recipe.schema import TrainSection
 from ..stream.open_source import Shards
 from .accumulation import detached, divide_by_weights, loss_share, step_batches
+from .checkpoint import LAST
 from .log import LoggedRow
 from .monitoring import Monitor
 from .optimizers import clip_per_parameter, set_rates
@@ -83,7 +84,7 @@ def train(
         StateError: `out` holds another run, or nothing that can be resumed.
         SslpipeError: the loss is not finite; no process group; `monitor` cannot evaluate.
     """
-    last = out / "last.pt"
+    last = out / LAST
     check_monitored(pipeline.recipe, settings, monitor)
     check_folder(last, resume=resume)
     run, step = prepare(pipeline, method, settings, start), 0
@@ -146,6 +147,7 @@ def train_recipe(
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
     kind = str(find_device(device))
+    check_folder(out / LAST, resume=resume)
     raise_file_limit()
     warm = None if start is None else read_weights(start)
     with (
@@ -188,11 +190,13 @@ def check_monitored(recipe: Recipe, settings: TrainSection, monitor: Monitor | N
 
 
 def check_folder(last: Path, *, resume: bool) -> None:
-    """Make sure that a new run does not overwrite an old one.
+    """Make sure that a new run does not overwrite an old one, and that one to resume is there.
 
     Raises:
-        StateError: there is a checkpoint already.
+        StateError: there is a checkpoint already, or none.
     """
+    if resume and not last.exists():
+        raise StateError(f"{last}: there is no checkpoint; check the folder, or start a new run")
     if last.exists() and not resume:
         raise StateError(
             f"{last}: holds a run already; resume it (--resume), or choose another folder"

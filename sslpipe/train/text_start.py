@@ -5,7 +5,6 @@ the recipe's backbone: the number of heads, say, stands in no shape. Positions m
 rows are long. A vocabulary of another size is refused; one of the same size is held to be the same.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..encoders.text_weights import (
     unlike,
 )
 from ..errors import StateError
+from ..shards.side_files import parse_json
 
 CONFIG = "config.json"
 
@@ -38,7 +38,7 @@ def text_config(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         kind = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise StateError(f"{path}: is no JSON object ({error}); restore it") from error

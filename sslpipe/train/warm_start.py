@@ -131,7 +131,8 @@ def of_torch(path: Path) -> Mapping[str, Any]:
             "state dict alone"
         ) from error
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise StateError(f"{path}: damaged ({error}); restore it") from error
+        why = str(error).partition(". ")[0]  # what follows advises to load it unsafely, too
+        raise StateError(f"{path}: no weights can be read ({why}); name another file") from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return check_format(path, content).encoder
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):

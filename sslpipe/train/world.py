@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +19,10 @@ import torch.distributed as dist
 
 from .. import rng
 from ..device.handoff import find_device
-from ..process import Ranks, launcher_ranks
+from ..errors import RecipeError
+from ..process import Ranks, launcher_ranks, number_in
+
+PORTS = 2**16 - 1
 
 
 @contextmanager
@@ -28,6 +31,7 @@ def start_world(kind: str) -> Iterator[Ranks]:
 
     Raises:
         SslpipeError: this machine has no such device, or fewer of them than ranks.
+        RecipeError: what the environment says of ranks is wrong.
     """
     world = launcher_ranks(os.environ)
     device = find_device(rank_device(world, str(find_device(kind))))
@@ -36,6 +40,7 @@ def start_world(kind: str) -> Iterator[Ranks]:
     if world.size == 1:
         yield world
         return
+    check_meeting(os.environ)
     if device.type == "cuda":
         dist.init_process_group("nccl", device_id=device)
     else:
@@ -46,6 +51,25 @@ def start_world(kind: str) -> Iterator[Ranks]:
     finally:
         gc.collect()  # DDP lies in reference cycles; what it holds of the group must go first
         dist.destroy_process_group()
+
+
+def check_meeting(environ: Mapping[str, str]) -> None:
+    """Check where the ranks are to meet, as torchrun says it in MASTER_ADDR and MASTER_PORT.
+
+    Raises:
+        RecipeError: one is missing, or the port is no number below 65536.
+    """
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not environ.get(name):
+            size = environ.get("WORLD_SIZE")
+            raise RecipeError(
+                f"ranks: WORLD_SIZE={size} without {name}, so they cannot meet; start with "
+                "torchrun, or set it"
+            )
+    if number_in(environ, "MASTER_PORT", 0) > PORTS:
+        raise RecipeError(
+            f"ranks: MASTER_PORT={environ['MASTER_PORT']} is no port; set it to {PORTS} or less"
+        )
 
 
 def rank_device(ranks: Ranks, kind: str) -> torch.device:

@@ -11,7 +11,6 @@ views:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import SampleError
+from ...shards.side_files import parse_json
 from .. import Raw
 from .vocabulary import Vocabulary, text_of
 
@@ -141,7 +141,7 @@ def texts_in(data: bytes, field: str) -> list[str]:
         SampleError: it is no object, or has something else there.
     """
     try:
-        found: Any = json.loads(text_of(data))
+        found: Any = parse_json(text_of(data))
     except ValueError as error:
         raise SampleError(f"its .json does not parse ({error}); write it anew") from error
     value = found.get(field) if isinstance(found, Mapping) else None

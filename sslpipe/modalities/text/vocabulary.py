@@ -6,7 +6,6 @@ no text. A `.json` member is an object whose "text" is the document.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import SampleError
+from ...shards.side_files import parse_json
 from .marks import byte_marks
 
 I32 = npt.NDArray[np.int32]
@@ -141,7 +141,7 @@ def is_object(data: bytes) -> bool:
     if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
     try:
-        return isinstance(json.loads(data), dict)
+        return isinstance(parse_json(data), dict)
     except ValueError:
         return False
 
@@ -152,7 +152,7 @@ def text_in(line: str) -> str:
     Raises:
         SampleError: it has none.
     """
-    found = json.loads(line).get(FIELD)
+    found = parse_json(line).get(FIELD)
     if not isinstance(found, str):
         raise SampleError(f"its JSON object has no {FIELD!r} that is a text; name the field so")
     try:

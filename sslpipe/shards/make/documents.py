@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ...errors import ExtraError, SampleError, ShardError
+from ..side_files import parse_json
 from .source import Origin, is_local, open_input, read
 
 ROWS = 1024  # of a table that are converted at once
@@ -170,7 +171,7 @@ def parsed(line: bytes) -> dict[str, Any]:
         SampleError: it is none.
     """
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = parse_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SampleError(f"byte {error.start} of the line is not UTF-8; convert it") from error
     except ValueError as error:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
+from ...process import local_size
 from ..index import Index, parse_index, said_of_tar
 from ..manifest import MISSING, Manifest, Shard, cut_fault
 from .cache import Distant, NodeCache
@@ -232,7 +233,7 @@ def open_store(
         return ShardStore(manifest, None, room=0, patience=patience)
     budget = None if cache_gb is None else int(cache_gb * 1e9)
     node = NodeCache(Path(cache).expanduser(), budget=budget, patience=patience)
-    parts = corpora * (processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    parts = corpora * (processes or local_size())
     share = node.budget // parts
     return ShardStore(manifest, node, room=share, patience=patience)
 
