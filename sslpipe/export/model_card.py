@@ -14,8 +14,8 @@ from typing import Any
 from ..encoders.library_encoders import ViT
 from ..errors import SslpipeError
 from ..recipe import Recipe
-from .clip_weights import is_of_clips, pools_patches
 from ..shards.side_files import parse_json
+from .clip_weights import is_of_clips, pools_patches
 from .formats import blueprint_of
 from .preprocessing import CentralView, central_view, clip_frames
 from .trained import Trained
