@@ -46,7 +46,9 @@ class Section(pydantic.BaseModel):
 class RowsSection(Section):
     """Says how documents are packed in rows, which are what a batch is then made of."""
 
-    packing: Literal["one", "split", "overlap", "concat", "best_fit"] = "best_fit"
+    packing: Literal[
+        "one", "split", "overlap", "concat", "best_fit", "sentences", "doc_sentences"
+    ] = "best_fit"
     window: Positive = 1024  # documents that are packed together
     bucket: bool = False  # batches of rows of similar length, padded to the longest; one and split
 

@@ -117,7 +117,12 @@ class TextModality(Modality):
 
     def layout(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> RowLayout | None:
         """As `stream.rows` says."""
-        return decider.layout(recipe)
+        from .caption_views import CaptionDecider
+        from .layout import row_layout
+
+        if isinstance(decider, CaptionDecider):
+            return decider.layout(recipe)
+        return row_layout(recipe, decider)
 
     def files(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> str:
         """The vocabulary's."""

@@ -13,9 +13,7 @@ from ...errors import RecipeError
 from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...rng import Keys, Place
-from ...stream.packed_rows import Counts, RowLayout
 from .. import Tables
-from .codec import TextCodec
 from .corruption import SpanCorruption
 from .denoisers import DenoiserMixture
 from .masked import MaskedTokens
@@ -164,35 +162,6 @@ class TextDecider:
         tokens = self.tokens
         return {self.group: f"rows of {tokens.length} tokens, vocabulary {tokens.vocabulary}"}
 
-    def layout(self, recipe: Recipe) -> RowLayout | None:
-        """How documents are laid in rows; None: each document is a row, cut off or padded."""
-        rows = recipe.stream.rows
-        if rows is None:
-            return None
-        where = f"{recipe.path}: stream.rows"
-        if self.pairs and rows.packing not in ("one", "split"):
-            raise RecipeError(
-                f"{where}: packing = {rows.packing!r} lays several documents in a row, which is to "
-                f"be one of two texts ({next(iter(self.tasks))}); write packing: split"
-            )
-        if rows.bucket and (self.pairs or self.views[self.group].shape != (self.tokens.length,)):
-            raise RecipeError(
-                f"{where}.bucket: {', '.join(self.tasks)} makes rows of one length of whatever "
-                "comes, so batches cannot have another; leave bucket out"
-            )
-        buckets = bucket_lengths(self.tokens.length) if rows.bucket else ()
-        return RowLayout(
-            self.room, rows.packing, rows.window, self.lengths, where, self.counts(), buckets
-        )  # fmt: skip
-
-    def counts(self) -> Counts | None:
-        """Which counts of the index rows need; None: they are of bytes, which packing counts."""
-        name, vocabulary = self.tokens.vocabulary, self.vocabulary
-        if not vocabulary.fingerprint:
-            return None
-        command = f"sslpipe tokenizer count SHARDS --tokenizer {name}"
-        return Counts(TextCodec.extents[vocabulary.counted], vocabulary.fingerprint, command)
-
     def lengths(self, extents: npt.NDArray[np.uint32]) -> I64:
         """Tokens of documents, with those around them; 0 of one whose tokens are not counted."""
         known = extents[:, self.vocabulary.counted].astype(np.int64)
@@ -241,19 +210,6 @@ class TextDecider:
         """(1, B, ...) of a task, over the rows."""
         stream = f"targets/{made.name}"
         return made.task.draw(pieces, stream, self.seed, self.vocabulary, length)[None]
-
-
-def bucket_lengths(length: int) -> tuple[int, ...]:
-    """The lengths that batches of similar rows may have: eight at most, so as many shapes.
-
-    Each is a half or a third more than the one before it, so less than a third of a batch is
-    padding but where all are short; multiples of 8, as matrix units want them.
-    """
-    shares = (3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
-    return (
-        *sorted({b for s in shares if (b := -(-int(length * s) // 8) * 8 or 8) < length}),
-        length,
-    )
 
 
 def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:

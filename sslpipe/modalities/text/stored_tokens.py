@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import ShardError
 from .. import Raw
 from .token_file import OPENED, SUFFIX, TokenFileOf, open_tokens, token_faults, token_path
 from .tokens import IDS, TokenDecode
@@ -90,9 +91,18 @@ def check_few(manifest: Manifest, vocabulary: str) -> None:
 
 
 def stored_faults(manifest: Manifest, shard: Shard) -> Iterator[Problem]:
-    """What is wrong with the token file of a shard, if its set has them."""
+    """What is wrong with the files of tokens and sentences of a shard, if its set has them."""
     from ...shards.verification import Problem  # workers do without it
+    from .sentence_file import COUNTED, SentenceFile, sentence_path
 
+    sentences = manifest.counted.get(COUNTED)
+    if sentences is not None:
+        try:
+            SentenceFile(
+                sentence_path(manifest.folder / shard.file), TokenFileOf(sentences, shard.sha256)
+            )
+        except ShardError as error:
+            yield Problem(shard.file, "", str(error), None)
     vocabulary = manifest.counted.get(STORED)
     if vocabulary is None:
         return
