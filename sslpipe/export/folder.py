@@ -10,12 +10,13 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..encoders.libraries import library
 from ..encoders.tokens import TokenEncoder
+from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import SslpipeError
 from .checks import check_in_runtime, check_in_timm, check_in_torchvision
 from .clip_weights import FOLDER, is_of_clips, write_transformers
@@ -24,6 +25,7 @@ from .model_card import CardRow, card
 from .preprocessing import central_view, clip_frames
 from .text_folder import write_text
 from .trained import Trained, read_trained
+from .wave_folder import write_waves
 from .writers import is_export, metadata, write_config, write_onnx, write_tensors
 
 
@@ -70,14 +72,20 @@ def export_checkpoint(
     part = place.with_name(f".{place.name}.part-{os.getpid()}")
     part.mkdir()
     try:
-        write = write_text if isinstance(trained.encoder, TokenEncoder) else write_all
-        unchecked = write(part, place.name, trained, formats, settings)
+        unchecked = writer_of(trained)(part, place.name, trained, formats, settings)
         put_in_place(part, place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    told = settings.formats is None and not isinstance(trained.encoder, TokenEncoder)
+    told = settings.formats is None and writer_of(trained) is write_all
     left_out = obstacles(trained.encoder) if told else {}
     return Exported(out, trained.branch, formats, left_out, unchecked)
+
+
+def writer_of(trained: Trained) -> Callable[..., tuple[str, ...]]:
+    """What writes the files of an encoder: of text, of waveforms, or of images."""
+    if isinstance(trained.encoder, TokenEncoder):
+        return write_text
+    return write_waves if isinstance(trained.encoder, Wav2Vec2Encoder) else write_all
 
 
 def check_place(out: Path, *, overwrite: bool) -> None:

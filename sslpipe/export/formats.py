@@ -14,6 +14,7 @@ from ..encoders.libraries import Blueprint
 from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.text_weights import sizes_of
 from ..encoders.tokens import TokenEncoder
+from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import ExtraError, SslpipeError
 from ..recipe.names import suggest
 from .clip_weights import clip_obstacles, is_of_clips
@@ -39,6 +40,8 @@ def obstacles(encoder: nn.Module) -> dict[str, str]:
         return text_obstacles(encoder)
     if is_of_clips(encoder):
         return {**clip_obstacles(encoder), **missing_packages()}
+    if isinstance(encoder, Wav2Vec2Encoder):
+        return dict.fromkeys(("timm", "torchvision", "onnx"), "it is an encoder of waveforms")
     made, found = blueprint_of(encoder), {}
     if made is None:
         no_name = "no name and arguments of {} make this model"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import SslpipeError, StateError
 from ..methods import METHODS, Method
 from ..recipe import Recipe, parse_recipe
@@ -61,10 +62,12 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     content = read_checkpoint(path)
     name, state = chosen(path, content, branch)
     encoder, recipe = encoder_of(path, replace(content, encoder=state))
-    if content.view["axes"] not in ("CHW", "CTHW", "L"):
+    exported = content.view["axes"] in ("CHW", "CTHW", "L")
+    if not exported and not isinstance(encoder, Wav2Vec2Encoder):
         raise SslpipeError(
             f"{path}: its encoder takes {content.view['axes']}, and exports are of encoders of "
-            "images, CHW, clips, CTHW, and text, L; take its weights with "
+            "images, CHW, clips, CTHW, text, L, and of wav2vec2's of waveforms, T; take its "
+            "weights with "
             "sslpipe.train.load_encoder"
         )
     return Trained(

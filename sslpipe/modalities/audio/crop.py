@@ -29,7 +29,7 @@ class SoundCrop:
     `stream.bucket` zeros behind the longest of a batch are cut off again, which changes no sample.
     fairseq crops a batch to its shortest recording, so a crop depends on others. `place: start`
     with `short: pad` is Whisper's rule. align: views begin at a multiple of so many samples at
-    `rate`, where the frames begin that labels of frames are of.
+    `rate`, at which the frames begin that labels of frames are of.
     """
 
     rate: int  # samples per second that recordings are brought to
