@@ -54,7 +54,13 @@ Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", 
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
 NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
 Fps = Annotated[
-    float | None, typer.Option(help="Frames per second of folders of pictures; default: 25.")
+    float | None,
+    typer.Option(
+        help="Frames per second of folders of pictures; default: 25.",
+        min=0.01,
+        max=100_000,
+        callback=finite,
+    ),
 ]
 LabelsFile = Annotated[
     Path | None, typer.Option("--labels", help="A CSV file of labels by key, which go first.")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ def clip_obstacles(encoder: nn.Module) -> dict[str, str]:
     found = {"timm": "timm has no models of clips"}
     if not isinstance(encoder, ClipResNet):
         found["torchvision"] = f"torchvision has no model like {type(encoder).__name__}"
-        if encoder.model.patch_embed.grid_size[-2] != encoder.model.patch_embed.grid_size[-1]:  # type: ignore[union-attr]
+        rows, columns = cast(Any, encoder.model).patch_embed.grid_size[-2:]
+        if rows != columns:
             found["hf"] = "transformers has such models of square frames alone"
         if any(name.endswith(".ls1.gamma") for name in encoder.state_dict()):
             found["hf"] = "transformers has no layer scale in such models"
@@ -78,7 +79,7 @@ def write_transformers(folder: Path, trained: Trained) -> bool:
     """
     folder.mkdir()
     kind = "vivit" if isinstance(trained.encoder, ClipViT) else "timesformer"
-    state = renamed(trained.encoder.model.state_dict(), kind)  # type: ignore[operator, union-attr]
+    state = renamed(cast(nn.Module, trained.encoder.model).state_dict(), kind)
     write_tensors(folder / "model.safetensors", state, metadata(trained))
     text = json.dumps(config_of_clips(trained, kind), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
@@ -107,7 +108,7 @@ def config_of_clips(trained: Trained, kind: str) -> dict[str, Any]:
     model: Any = trained.encoder.model
     first = model.blocks[0]
     channels, frames, height, _ = trained.shape
-    patch: tuple[int, ...] = trained.encoder.patch_size  # type: ignore[assignment]
+    patch = cast(tuple[int, ...], trained.encoder.patch_size)
     of_kind = {
         "vivit": {"architectures": ["VivitModel"], "tubelet_size": list(patch)},
         "timesformer": {

@@ -76,7 +76,7 @@ class PackSettings:
         if not 0 <= self.near_bits <= MAX_NEAR_BITS:
             raise ShardError(f"near_bits = {self.near_bits}: must be between 0 and {MAX_NEAR_BITS}")
         if self.fps is not None and not MIN_FPS <= self.fps <= MAX_FPS:
-            raise ShardError(f"fps = {self.fps:g}: must be between {MIN_FPS} and {MAX_FPS:,.0f}")
+            raise ShardError(f"--fps {self.fps:g}: must be between {MIN_FPS} and {MAX_FPS:,.0f}")
         self.check_options()
 
     def check_options(self) -> None:

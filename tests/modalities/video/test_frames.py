@@ -211,7 +211,7 @@ def test_options_that_make_no_sense_are_refused_before_inputs_are_looked_at(
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_rate_that_is_none_is_refused(fps):
-    with pytest.raises(ShardError, match=r"^fps = "):
+    with pytest.raises(ShardError, match=r"^--fps "):
         PackSettings(**SETTINGS, fps=fps)
 
 
