@@ -80,7 +80,6 @@ VARIANTS = {
         dino("parallel: fsdp\n  checkpoint_activations: true\n  monitor: {}"), "dino",
     ),
     "mae compiled": (mae("compile: true\n  checkpoint_activations: true"), "mae"),
-    "vicreg compiled": (vicreg("compile: true"), "vicreg"),
     "mae compiled and sharded": (mae("compile: true\n  parallel: fsdp"), "mae"),
 }  # fmt: skip
 SHARDED, WHOLE = VARIANTS["dino sharded"][0], ALIKE["dino"]
