@@ -1,7 +1,9 @@
 """The command that says what an encoder is worth."""
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +15,7 @@ from .paths import run_folder
 from .terminal import bar, console, notes, stopped
 
 if TYPE_CHECKING:
+    from ..evaluate import EvalSettings
     from ..evaluate.results import Measure
 
 # columns, in this order
@@ -89,6 +92,8 @@ def eval_subject(
     Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
     name. Features are kept, so that the next protocol needs none.
 
+    Several GPUs share the encoding: `torchrun --nproc-per-node 8 -m sslpipe eval runs/a cifar`
+
     Example: `sslpipe eval runs/cifar cifar/train --test cifar/test --report report`
     """
     from ..evaluate import EvalSettings, evaluate
@@ -100,8 +105,10 @@ def eval_subject(
         templates=templates,
     )  # fmt: skip
     say = (lambda protocol, found: None) if as_json else show_measures
-    found = []
-    for name in (subject, *(beside or ())):
+    found, names = [], (subject, *(beside or ()))
+    if not encoded_by_ranks(names, shards, test, settings):
+        return
+    for name in names:
         if beside and not as_json:
             console.print(f"\n{name}", markup=False, highlight=False)
         with stopped("stopped; features that are done are kept"), Encoding() as progress:
@@ -117,6 +124,23 @@ def eval_subject(
 
         page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
         notes.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def encoded_by_ranks(
+    names: Sequence[str], shards: Path, test: Path | None, settings: "EvalSettings"
+) -> bool:
+    """Have the ranks of torchrun share what is encoded; tell whether this one goes on, alone."""
+    from ..device.handoff import find_device
+    from ..evaluate import encode
+    from ..train.world import rank_device, start_world
+
+    kind = str(find_device(settings.device))
+    with start_world(kind) as ranks, stopped("stopped; features that are done are kept"):
+        own = replace(settings, device=str(rank_device(ranks, kind)))
+        for name in names if ranks.size > 1 else ():
+            with Encoding() as progress:
+                encode(name, shards, test, own, progress=progress)
+    return ranks.rank == 0
 
 
 class Encoding:

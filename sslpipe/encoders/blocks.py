@@ -26,19 +26,19 @@ def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
         yield from inner
 
 
-def recompute_blocks(module: nn.Module) -> int:
-    """Have blocks that train keep their inputs only, and compute themselves again in backward.
+def can_recompute(block: nn.Module) -> bool:
+    """Tell whether a block trains, and has no batch norm, whose statistics would move twice."""
+    trains = any(parameter.requires_grad for parameter in block.parameters())
+    return trains and not any(isinstance(part, _BatchNorm) for part in block.modules())
+
+
+def recompute_blocks(module: nn.Module) -> None:
+    """Have blocks keep their inputs only, and compute themselves again in backward.
 
     Names in state_dict stay, and so do gradients: dropout draws the same again (Chen et al. 2016,
-    arXiv:1604.06174; torch's checkpoint, not reentrant). Blocks with a batch norm are left as they
-    are: its running statistics would move twice. Costs a second forward pass of the blocks.
-    Returns how many there are.
+    arXiv:1604.06174; torch's checkpoint, not reentrant). Costs a second forward pass of the blocks.
     """
-    count = 0
-    for block in blocks_of(module):
-        trains = any(p.requires_grad for p in block.parameters())
-        if trains and not any(isinstance(part, _BatchNorm) for part in block.modules()):
-            # a bound method, and no closure: a deep copy of the block then computes itself
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-            count += 1
-    return count
+    for block in filter(can_recompute, blocks_of(module)):
+        # a bound method, and no closure: a deep copy of the block then computes itself
+        again = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = again

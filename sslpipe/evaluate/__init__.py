@@ -1,6 +1,6 @@
 """What a representation is worth: features once, then protocols. Labels are read here only."""
 
-from .command import EvalSettings, evaluate
+from .command import EvalSettings, encode, evaluate
 from .features import Features, extract
 from .knn import KNN, knn, leave_one_out
 from .linear import Linear, cross_validated, linear
@@ -16,6 +16,7 @@ __all__ = [
     "Measure",
     "Subject",
     "cross_validated",
+    "encode",
     "evaluate",
     "extract",
     "knn",

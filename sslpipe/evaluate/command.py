@@ -131,6 +131,27 @@ def measured(
     return measures, skipped
 
 
+def encode(
+    name: str | Path,
+    shards: str | Path,
+    test: str | Path | None = None,
+    settings: EvalSettings = EvalSettings(),
+    *,
+    progress: Progress = quiet,
+) -> None:
+    """Extract and keep the features that `evaluate` starts from: of several ranks, each its share.
+
+    All ranks call it, then one of them `evaluate`, which finds them.
+
+    Raises:
+        SslpipeError: as `evaluate`, of the subject and the shards.
+    """
+    subject = open_subject(name)
+    for part in (shards, test):
+        if part is not None:
+            encoded(subject, Path(part), settings, progress)
+
+
 def on_shards(
     protocol: str, subject: Subject, bank: Path, queries: Path | None, settings: EvalSettings
 ) -> ByEncoder:

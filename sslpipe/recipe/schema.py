@@ -206,6 +206,20 @@ class TrainSection(Rates):
     compile: bool = False  # the forward pass, by torch.compile
     monitor: MonitorSection | None = None  # it only looks
 
+    @pydantic.field_validator("parallel")
+    @classmethod
+    def _can_be_cut(cls, value: str, info: Info) -> str:
+        """Some ways to train do not work on parts of parameters."""
+        optimizer = info.data.get("optimizer")
+        if value == "fsdp" and info.data.get("precision") == "fp16":
+            raise ValueError("fsdp trains in bf16 or fp32; set precision, or parallel: ddp")
+        if value == "fsdp" and optimizer is not None and optimizer.name == "adafactor":
+            raise ValueError(
+                "fsdp cuts what adafactor takes rows and columns of; choose another optimizer, "
+                "or parallel: ddp"
+            )
+        return value
+
     @pydantic.field_validator("clip")
     @classmethod
     def _has_a_norm(cls, value: str, info: pydantic.ValidationInfo) -> str:

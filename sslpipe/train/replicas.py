@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..batch import Batch
 from ..encoders.blocks import blocks_of
-from ..errors import SslpipeError
+from ..encoders.t5 import T5
+from ..errors import RecipeError, SslpipeError
 from ..methods import Output
 from ..pipeline import Pipeline
 from .joint_norm import join_norms
@@ -48,6 +49,22 @@ def check_group(pipeline: Pipeline) -> None:
         raise SslpipeError(
             f"train: the pipeline is rank {pipeline.rank} of {pipeline.world_size}, but there is "
             "no process group; start with torchrun and train inside sslpipe.train.start_world"
+        )
+
+
+def check_shardable(method: nn.Module, where: str) -> None:
+    """Make sure that `shard` can cut a method.
+
+    Raises:
+        RecipeError: it has a parameter that is one number, or reads one outside of its block.
+    """
+    scalars = [name for name, parameter in method.named_parameters() if parameter.ndim == 0]
+    kept = f"{where}: train.parallel = 'fsdp' cannot cut {type(method).__name__.lower()}"
+    if scalars:
+        raise RecipeError(f"{kept}, whose {scalars[0]} is one number; set parallel: ddp")
+    if any(isinstance(part, T5) for part in method.modules()):
+        raise RecipeError(
+            f"{kept}: t5 reads the positions of its first block outside of it; set parallel: ddp"
         )
 
 

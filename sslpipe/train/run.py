@@ -9,7 +9,7 @@ from torch import nn
 
 from ..batch import Batch, BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
-from ..encoders.blocks import recompute_blocks
+from ..encoders.blocks import blocks_of, can_recompute, recompute_blocks
 from ..encoders.image import check_encoder
 from ..errors import RecipeError, SslpipeError
 from ..methods import METHODS, Method, Output, build_method
@@ -20,7 +20,7 @@ from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
 from . import optimizers
 from .compiling import Graphs, compile_forward
-from .replicas import Sharded, gathered, replicate, shard
+from .replicas import Sharded, check_shardable, gathered, replicate, shard
 from .schedules import RatePlan
 from .warm_start import WarmStart, fill, fill_method
 from .world import keyed
@@ -149,6 +149,7 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     scale = lr_scale(settings, spec.global_size)
     optimizers.build_optimizer(settings.optimizer, method, scale=scale)
     optimizers.parameters_to_clip(settings.clip, method, recipe.path)
+    check_memory(method, settings, recipe.path)
 
 
 def encoded_view(spec: BatchSpec) -> ViewSpec:
@@ -182,12 +183,9 @@ def prepare(
             "stream.remainder make a short last batch; set stream.remainder to wrap or drop"
         )
     method.train()
-    if settings.checkpoint_activations and not recompute_blocks(method):
-        raise RecipeError(
-            f"{pipeline.recipe.path}: train.checkpoint_activations: backbone "
-            f"{settings.backbone.name!r} has no blocks without batch norm, whose statistics would "
-            "move twice; set it to false, or choose a ViT or a transformer"
-        )
+    check_memory(method, settings, pipeline.recipe.path)
+    if settings.checkpoint_activations:
+        recompute_blocks(method)
     graphs = compile_forward(method) if settings.compile else None
     replica = placed(method, pipeline, settings)
     scale = lr_scale(settings, pipeline.spec.global_size)
@@ -205,6 +203,22 @@ def prepare(
         start=start,
         graphs=graphs,
     )
+
+
+def check_memory(method: Method, settings: TrainSection, where: str) -> None:
+    """Check that a method can be sharded and computed again, where settings ask for it.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    if settings.parallel == "fsdp":
+        check_shardable(method, where)
+    if settings.checkpoint_activations and not any(map(can_recompute, blocks_of(method))):
+        raise RecipeError(
+            f"{where}: train.checkpoint_activations: backbone {settings.backbone.name!r} has no "
+            "blocks without batch norm, whose statistics would move twice; set it to false, or "
+            "choose a ViT or another transformer"
+        )
 
 
 def placed(method: Method, pipeline: Pipeline, settings: TrainSection) -> nn.Module:
