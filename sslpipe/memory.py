@@ -10,7 +10,6 @@ Data that cannot fit is refused. The step is only warned of: methods differ in w
 import copy
 import logging
 import math
-import os
 import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -25,6 +24,7 @@ from .batch import BatchSpec, whole_group
 from .errors import RecipeError
 from .modalities.loading import shares_ahead, worker_count
 from .pipeline import Pipeline
+from .process import node_ranks
 from .shards.read.store import open_files
 from .stream.packed import Packed
 from .stream.tasks import DECODE
@@ -106,7 +106,7 @@ def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
     canvases, views = share_bytes(pipe), view_bytes(spec)
     shares = shares_ahead(workers_of(pipe)) + 1 + ahead + 1
     batches = ahead + 2  # one is made, one is trained on
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ranks = node_ranks()
     free = free_host()
     train = pipe.recipe.train
     low = train is not None and train.precision != "fp32"

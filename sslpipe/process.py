@@ -121,3 +121,8 @@ def refuse_foreign_launcher(environ: Mapping[str, str]) -> None:
 def cores() -> int:
     """Count the CPU cores that this process may use, which a container may make fewer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def node_ranks() -> int:
+    """Count the processes of this run on this machine, as the launcher says; 1 without one."""
+    return number_in(os.environ, "LOCAL_WORLD_SIZE", 1)

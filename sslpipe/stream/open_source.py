@@ -17,7 +17,7 @@ from ..rng import sample_id
 from ..shards.manifest import Manifest, open_manifest
 from ..shards.read.store import open_store
 from . import order
-from .checks import check_mixture, check_repeats, check_short, remainder_of
+from .checks import check_mixture, check_repeats, check_short, remainder_of, say_shared_lanes
 from .foreign import Foreign, epoch_length
 from .holdout import beside
 from .mixture import Mixture, turns_of
@@ -99,6 +99,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
+    say_shared_lanes(recipe, lanes, corpus.store, reading.world_size)
     if reading.layout:
         check_counts(manifest, reading.layout)
         return rows_of(recipe, corpus, reading, reading.layout)
