@@ -1,6 +1,6 @@
 """64 nodes as processes: does an epoch hold, through deaths, resumption and uneven speed?
 
-    python tools/bench/nodes.py [--nodes 64] [--lost 8] [--steps 24] [--ms 10]
+    python tools/bench/nodes.py [--nodes 64] [--lost 8] [--steps 24] [--ms 20] [--skip-uneven]
 
 A node is a process with a cache of its own, a store that sleeps (latency, bandwidth, 2 % of all
 requests fail) and a decoder that sleeps `ms` a sample; a barrier stands for the gradients' sum.
@@ -10,7 +10,7 @@ epoch      the samples of all nodes in one epoch: each of the set once?
 lost       some nodes are killed inside a step, the others go on from the state: anything lost, or
            twice, in the epoch? And are the batches those of the undisturbed run?
 uneven     seconds of a global step where all nodes are alike, and where one is 4 times as slow
-downloads  shards that a node downloads in an epoch, for each order, beside what scale_page.py says
+downloads  shards that a node downloads in an epoch, for each order, beside what scale_run.py says
 mixture    three sets by weight: the counts over all nodes, at every step
 """
 
@@ -31,7 +31,7 @@ from fractions import Fraction
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -43,9 +43,10 @@ from sslpipe.shards import PackSettings, open_manifest, pack
 from sslpipe.stream.open_source import ReadingRank, open_source
 from sslpipe.stream.packed import Packed
 from sslpipe.stream.samples import SampleStream
+from sslpipe.stream.shard_lookahead import AHEAD as LOOKED_AHEAD
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scale_page import shards_of_node
+from scale_run import shards_of_node
 
 Row = dict[str, Any]
 Records = dict[int, list[int]]  # step -> uids, in the order of a node's slots
@@ -59,7 +60,7 @@ class SleepingStore(fsspec.AbstractFileSystem):
     """Files of this machine, as if they lay far away, of a store that fails now and then."""
 
     protocol = "sleeping"
-    tars: list[str] = []  # that this process has downloaded
+    tars: ClassVar[list[str]] = []  # that this process has downloaded
 
     def cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **_: Any
@@ -85,17 +86,24 @@ class Trial:
     batch: int
     ms: float  # of decoding a sample
     order: str = "lanes"
+    tar: float = 0.0  # bytes of one, on average
     state: Mapping[str, Any] | None = None
     deaths: Mapping[int, int] = field(default_factory=dict)  # node -> step in which it dies
     slow: int = -1  # a node that is SLOWER times as slow
 
     def recipe(self, node: int) -> Recipe:
-        """With a cache of the node's own, and lanes that divide among all numbers of nodes."""
+        """With a cache of the node's own, and lanes that divide among all numbers of nodes.
+
+        Half of a cache is for what comes: here as much as a node needs in an epoch.
+        """
         stream = {
             "batch_size": self.batch, "order": self.order, "seed": 1, "window": 2,
             "lanes": self.batch, "remainder": "wrap",
         }  # fmt: skip
-        run = {"cache": str(self.folder / f"cache{node}"), "cache_gb": 0.1}
+        samples = self.batch * self.steps
+        needed = shards_of_node(self.order, samples, SHARD, self.nodes, self.batch)
+        room = 1.2 * needed * self.tar / LOOKED_AHEAD / 1e9
+        run = {"cache": str(self.folder / f"cache{node}"), "cache_gb": room}
         sections = {"modality": "text", "stream": stream, "views": {}, "run": run}
         return parse_recipe(yaml.safe_dump(sections), path="nodes")
 
@@ -105,34 +113,37 @@ def main() -> None:
     options.add_argument("--nodes", type=int, default=64)
     options.add_argument("--lost", type=int, default=8)
     options.add_argument("--steps", type=int, default=24, help="of an epoch")
-    options.add_argument("--ms", type=float, default=10, help="of decoding a sample")
+    options.add_argument("--ms", type=float, default=20, help="of decoding a sample")
+    options.add_argument("--skip-uneven", action="store_true", help="what only a clock tells")
     chosen = options.parse_args()
     left = chosen.nodes - chosen.lost
     batch = int(np.lcm(chosen.nodes, left))  # both numbers of nodes divide it
     fsspec.register_implementation("sleeping", SleepingStore)
     with tempfile.TemporaryDirectory() as name:
         url = packed(Path(name), batch * chosen.steps)
-        trial = Trial(url, Path(name), chosen.nodes, chosen.steps, batch, chosen.ms)
+        tar = float(np.mean([shard.bytes for shard in open_manifest(url).shards]))
+        trial = Trial(url, Path(name), chosen.nodes, chosen.steps, batch, chosen.ms, tar=tar)
         wrong = False
-        for row in rows(trial, left):
+        for row in rows(trial, left, uneven=not chosen.skip_uneven):
             print(json.dumps(row), flush=True)
             wrong |= bool(row.get("wrong"))
     raise SystemExit(wrong)
 
 
-def rows(trial: Trial, left: int) -> Iterator[Row]:
+def rows(trial: Trial, left: int, *, uneven: bool) -> Iterator[Row]:
     """All that is shown, the cheapest first."""
     yield mixture(trial)
     alike, whole, ends = run(moved(trial, "alike"))
     yield epoch(trial, whole)
     yield downloads(trial, "lanes", alike)
     yield lost(trial, left, whole)
-    _, _, slow_ends = run(moved(trial, "slow", slow=1))
-    yield {
-        "case": "uneven", "nodes": trial.nodes, "one_slower_by": SLOWER,
-        "step_s_alike": step_seconds(ends), "step_s_uneven": step_seconds(slow_ends),
-        "decoding_alone_s": trial.batch / trial.nodes * trial.ms / 1e3,
-    }  # fmt: skip
+    if uneven:
+        _, _, slow_ends = run(moved(trial, "slow", slow=1))
+        yield {
+            "case": "uneven", "nodes": trial.nodes, "one_slower_by": SLOWER,
+            "step_s_alike": step_seconds(ends), "step_s_uneven": step_seconds(slow_ends),
+            "decoding_alone_s": trial.batch / trial.nodes * trial.ms / 1e3,
+        }  # fmt: skip
     for order in ("global", "sequential"):
         shards, uids, _ = run(moved(trial, order, order=order, ms=0.0))
         yield {**downloads(trial, order, shards), "wrong": epoch(trial, uids)["wrong"]}
