@@ -25,7 +25,7 @@ from .device.handoff import SLOTS
 from .errors import RecipeError
 from .modalities.loading import shares_ahead, shares_waiting
 from .pipeline import Pipeline
-from .process import local_size
+from .process import node_ranks
 from .shards.read.store import open_files
 from .stream.packed import Packed
 from .stream.tasks import DECODE
@@ -109,7 +109,7 @@ def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
     shares = shares_ahead(pipe.workers) + shares_waiting(pipe.workers, ahead) + 1
     shares += SLOTS if cuda else 0  # whose copies may still run
     batches = ahead + 2  # one is made, one is trained on
-    ranks = local_size()
+    ranks = node_ranks()
     free = free_host()
     train = pipe.recipe.train
     low = train is not None and train.precision != "fp32"

@@ -69,15 +69,6 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
     return found
 
 
-def local_size() -> int:
-    """How many ranks of the run are on this machine, as torchrun says it; 1 without it.
-
-    Raises:
-        RecipeError: LOCAL_WORLD_SIZE is no number.
-    """
-    return max(1, number_in(os.environ, "LOCAL_WORLD_SIZE", 1))
-
-
 def number_in(environ: Mapping[str, str], name: str, default: int) -> int:
     """A number in the environment; RecipeError: it is none."""
     text = environ.get(name, str(default))
@@ -135,3 +126,12 @@ def refuse_foreign_launcher(environ: Mapping[str, str]) -> None:
 def cores() -> int:
     """Count the CPU cores that this process may use, which a container may make fewer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def node_ranks() -> int:
+    """Count the processes of this run on this machine, as the launcher says; 1 without one.
+
+    Raises:
+        RecipeError: LOCAL_WORLD_SIZE is no number.
+    """
+    return max(1, number_in(os.environ, "LOCAL_WORLD_SIZE", 1))

@@ -19,7 +19,7 @@ from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import RecipeError
-from ..process import cores, local_size
+from ..process import cores, node_ranks
 from ..recipe import Recipe
 from ..stream.flights import Flight
 from ..stream.foreign import Foreign, Loaded
@@ -276,7 +276,7 @@ def worker_count(recipe: Recipe, source: Source) -> int:
     samples, bytes_ = source.rank_epoch
     if samples < SMALL_SAMPLES and bytes_ < SMALL_BYTES:
         return 0
-    share = cores() // local_size()
+    share = cores() // node_ranks()
     # beside an H200 with 16 virtual cores, 8 workers fed a ResNet-18 with 22,000 images/s of 32 px,
     # and 16 with 13,000 to 16,000: they took the time of the thread that trains
     wanted = share if share <= FEW_CORES else max(FEW_CORES, share // 2)

@@ -18,7 +18,14 @@ from ..shards.manifest import Manifest, open_manifest
 from ..shards.read.store import open_store
 from . import order
 from .by_length import LengthBuckets, PackedByLength
-from .checks import check_bucket, check_mixture, check_repeats, check_short, remainder_of
+from .checks import (
+    check_bucket,
+    check_mixture,
+    check_repeats,
+    check_short,
+    remainder_of,
+    say_shared_lanes,
+)
 from .foreign import Foreign, epoch_length
 from .holdout import beside
 from .mixture import Mixture, turns_of
@@ -101,6 +108,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
+    say_shared_lanes(recipe, lanes, corpus.store, reading.world_size)
     if reading.layout:
         check_counts(manifest, reading.layout)
         return rows_of(recipe, corpus, reading, reading.layout)
