@@ -31,14 +31,15 @@ class Module(lightning.LightningModule):
 
 
 class Kill(Callback):
-    """Ends all ranks as a machine that is lost does, behind step `after`."""
+    """Ends all ranks behind step `after`, as a machine that is lost does."""
 
     def __init__(self, after):
         self.after = after
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.after:
-            trainer.strategy.barrier()
+        if trainer.is_global_zero and trainer.global_step == self.after:
+            for process in trainer.strategy.launcher.procs:  # which this rank has started
+                process.kill()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
