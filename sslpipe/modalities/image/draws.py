@@ -21,7 +21,7 @@ from ..returned import check_shape
 from . import ops
 from .ops import Draw, Op
 from .ops.foreign import foreign
-from .ops.tried import try_op
+from .tried import try_op
 
 OPS: Mapping[str, type[Op]] = MappingProxyType({
     name: getattr(ops, name)

@@ -37,21 +37,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from ....batch import TargetSpec, ViewSpec
 from ....errors import RecipeError
 from ....recipe.names import Entry, call, choose
 from ....rng import Keys
-from ...returned import (
-    check_finite,
-    check_keyed,
-    check_kind,
-    check_shape,
-    check_targets,
-    check_type,
-)
+from ...returned import check_kind, check_shape
+from ..tried import try_task
 from .colorization import ColorizationTask
 from .jigsaw import JigsawTask
 from .relative_patch import RelativePatchTask
@@ -160,23 +153,3 @@ def pretext(
     if ":" in entry.name:
         try_task(made, spec)
     return made
-
-
-def try_task(made: Pretext, spec: ViewSpec) -> None:
-    """Try a user's own task on views of noise; `spec`: of the group before it.
-
-    Raises:
-        ContractError: what it returns is not what it said, or is random without a key.
-    """
-    uids = np.arange(4, dtype=np.int64)
-    table, again = (made.draw(seed=0, epochs=uids * 0, uids=uids) for _ in range(2))
-    noise = torch.rand(spec.count, 4, *spec.shape, generator=torch.Generator().manual_seed(0))
-    with torch.random.fork_rng(devices=[]):  # a task that uses torch's generator is refused below
-        (views, targets), (other, _) = (
-            made.apply(noise.clone(), table, torch.from_numpy(table)) for _ in range(2)
-        )
-    check_targets(made.task, targets, made.spec, 4)
-    check_type(made.task, "apply() returned views", views.dtype, torch.float32)
-    check_finite(made.task, "apply()", views)
-    check_keyed(made.task, "draw()", np.array_equal(table, again))
-    check_keyed(made.task, "apply()", torch.equal(views, other))
