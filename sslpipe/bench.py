@@ -69,7 +69,7 @@ def measure(
     raise_file_limit()
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trained(pipe) if with_method else None
-        memory = check(pipe, run.method.encoder if run else None).line
+        memory = check(pipe, run.method if run else None).line
         say(memory)
         step = stepper(run) if run else None
         rates = alone(pipe, step, seconds)

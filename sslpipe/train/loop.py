@@ -162,7 +162,7 @@ def train_recipe(
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         method = initial_method(recipe, pipeline.spec, warm, show.message)
-        show.message(check(pipeline, method.encoder).line)
+        show.message(check(pipeline, method).line)
         return train(
             pipeline,
             method,
