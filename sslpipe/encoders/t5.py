@@ -193,8 +193,6 @@ class T5(TokenEncoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim = {dim} is no multiple of heads = {heads}; set one")
         self.dim, self.heads, self.width = dim, heads, width or 4 * dim
         self.shared = nn.Embedding(vocabulary_of(view), dim)  # a normal of 1, as torch starts it
         self.length = view.size("L")

@@ -258,10 +258,10 @@ def check_wave(view: ViewSpec, kernels: Sequence[int], strides: Sequence[int]) -
             f"views {view.group!r} are {view.shown} of axes {view.axes}, not waveforms of axes T; "
             "choose a backbone for them"
         )
-    if len(kernels) != len(strides) or min(*kernels, *strides, 1) < 1:
+    if len(kernels) != len(strides):
         raise ValueError(
             f"kernels = {list(kernels)} and strides = {list(strides)}; give each convolution one "
-            "of both, 1 or more"
+            "of both"
         )
     if not conv_frames(view.size("T"), kernels, strides):
         raise ValueError(

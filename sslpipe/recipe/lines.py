@@ -26,10 +26,11 @@ class YamlFile:
 
     def where(self, path: KeyPath) -> str:
         """Name file:line of the nearest known ancestor of `path`, or the override that set it."""
-        while path and path not in self.lines and path not in self.overrides:
-            path = path[:-1]
-        if path in self.overrides:
-            return f"--set {self.overrides[path]}"
+        above = [path[:size] for size in range(len(path), 0, -1)]
+        for place in above:  # what it set hides the lines that stood below
+            if place in self.overrides:
+                return f"--set {self.overrides[place]}"
+        path = next((place for place in above if place in self.lines), ())
         return f"{self.path}:{self.lines.get(path, 1)}"
 
 
@@ -85,12 +86,19 @@ def override(data: Any, text: str) -> KeyPath:
     if not equals:
         raise RecipeError(f"--set {text}: write key=value, e.g. stream.batch_size=64")
     place: KeyPath = tuple(int(part) if PLACE.fullmatch(part) else part for part in path.split("."))
+    known = 0  # keys of the path that lead somewhere
     try:
         for part in place[:-1]:
             data = data[part]
+            known += data is not None
         data[place[-1]] = yaml.safe_load(value)
     except (KeyError, IndexError, TypeError):
-        raise RecipeError(f"--set {text}: the recipe has no {path!r}; check the path") from None
+        hint = "check the path"
+        if 0 < known < len(place) - 1:
+            whole = "".join(f"{{{key}: " for key in place[known + 1 :]) + value
+            whole += "}" * len(place[known + 1 :])
+            hint += f", or write the section: '{'.'.join(map(str, place[: known + 1]))}={whole}'"
+        raise RecipeError(f"--set {text}: the recipe has no {path!r}; {hint}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"--set {text}: the value is not YAML; quote it") from error
     return place

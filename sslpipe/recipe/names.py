@@ -80,10 +80,11 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
     Numbers that YAML reads as strings (`1e-4`) and lists for tuples are accepted.
 
     Raises:
-        RecipeError: unknown or missing setting, or a wrong type; names it and what is known.
+        RecipeError: unknown or missing setting, a wrong type, or a number that is infinite or none;
+            names it and what is known.
     """
     fields = keyword_settings(function)
-    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     model = pydantic.create_model("Settings", __config__=config, **fields)
     try:
         checked = model.model_validate(dict(entry.settings))

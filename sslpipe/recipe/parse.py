@@ -122,8 +122,17 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     if fault["type"] == "missing":
         return f"{where}: {name} is missing; add it (see pipelines/README.md)"
     if fault["type"] in ("model_type", "dict_type"):
-        return f"{where}: {name} = {fault['input']!r}: is a section; write its keys"
-    return f"{where}: {name} = {fault['input']!r}: {fault['msg'].lower()}; correct the value"
+        return f"{where}: {name} = {typed(fault['input'])!r}: is a section; write its keys"
+    return f"{where}: {name} = {typed(fault['input'])!r}: {fault['msg'].lower()}; correct the value"
+
+
+def typed(value: Any) -> Any:
+    """Give a value as the user wrote it: entries are ours."""
+    if isinstance(value, Entry):
+        return {value.name: value.settings} if value.settings else value.name
+    if isinstance(value, list | tuple):  # which may hold itself, so no deeper
+        return [typed(item) if isinstance(item, Entry) else item for item in value]
+    return value
 
 
 def known_keys(place: KeyPath) -> list[str]:

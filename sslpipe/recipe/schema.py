@@ -28,19 +28,22 @@ def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
     raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
 
 
-Positive = Annotated[int, pydantic.Field(gt=0)]
+MOST = 2**48  # of whole numbers, whose products stay below 2**63
+Positive = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 Count = Annotated[int, pydantic.Field(gt=0, le=1000)]  # of views, or masks, of a sample
 Fraction = Annotated[float, pydantic.Field(ge=0)]
 Info = pydantic.ValidationInfo
 Always = pydantic.Field(validate_default=True)
 Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
-Weight = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, pydantic.Field(gt=0)]
 
 
 class Section(pydantic.BaseModel):
     """The base of all sections: they are frozen, and an unknown key is an error."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
 class RowsSection(Section):
@@ -82,7 +85,7 @@ class StreamSection(Section):
     """Says which samples come, in which order, and what becomes of bad ones."""
 
     batch_size: Positive  # global, over all ranks
-    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
     order: Literal["lanes", "global", "sequential"] = "lanes"
     rows: RowsSection | None = None  # of text: None: each document is a sample
     bucket: BucketSection | None = None  # of sound; None: batches are as long as a view may be
@@ -113,7 +116,7 @@ class ViewSection(Section):
     count: Count = 1
     draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the finished views
-    ops: tuple[Named, ...]
+    ops: Annotated[tuple[Named, ...], pydantic.Field(min_length=1)]
 
 
 class MaskSection(Section):
@@ -232,13 +235,13 @@ class TrainSection(Rates):
 class RunSection(Section):
     """Decides speed only: no key may change a result, but an executor rounds pixels its own way."""
 
-    workers: Annotated[int, pydantic.Field(ge=0)] | Literal["auto"] = (
+    workers: Annotated[int, pydantic.Field(ge=0, le=1024)] | Literal["auto"] = (
         "auto"  # processes that read and decode; 0: this one does
     )
     patience: Weight = 120.0  # seconds that a worker may take over one sample
     threads: Positive | Literal["auto"] = "auto"  # to augment on a CPU; auto: one per core
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
-    prefetch: Annotated[int, pydantic.Field(ge=0)] = 2  # batches made ahead
+    prefetch: Annotated[int, pydantic.Field(ge=0, le=MOST)] = 2  # batches made ahead
     cache: str | None = None  # folder on this node for shards that lie elsewhere; None: none
     cache_gb: Annotated[float, pydantic.Field(gt=0)] | None = None  # None: 0.9 of the free disk
 
@@ -250,7 +253,7 @@ class Recipe(Section):
     modality: str = "image"  # a folder of modalities/, or package.module:Thing
     stream: StreamSection
     decode: DecodeSection = DecodeSection()
-    views: dict[str, ViewSection]
+    views: Annotated[dict[str, ViewSection], pydantic.Field(min_length=1)]
     masks: dict[str, MaskSection] = {}
     targets: dict[str, TargetSection] = {}
     method: Named | None = None
@@ -305,5 +308,5 @@ def plain(value: Any) -> Any:
 SECTIONS: Mapping[str, type[Section]] = {
     "stream": StreamSection, "decode": DecodeSection, "views": ViewSection,
     "masks": MaskSection, "targets": TargetSection, "train": TrainSection, "run": RunSection,
-    "train.monitor": MonitorSection,
+    "train.monitor": MonitorSection, "stream.rows": RowsSection, "stream.holdout": HoldoutSection,
 }  # fmt: skip

@@ -187,7 +187,7 @@ def test_a_narrow_resnet_takes_spectrograms():
         ("wav2vec2", {}, MELS, "not waveforms of axes T; choose a backbone"),
         ("wav2vec2", {}, ViewSpec("wave", 1, "T", (399,)), "views 'wave' of 399 samples are too"),
         ("wav2vec2", {"kernels": [3, 3], "strides": [2]}, WAVES, r"kernels = \[3, 3\] and strides"),
-        ("wav2vec2", {"kernels": [3], "strides": [0]}, WAVES, r"strides = \[0\]; give each"),
+        ("wav2vec2", {"kernels": [3], "strides": [0]}, WAVES, r"strides = \(0,\): is below 1"),
         ("wav2vec2", {"heads": 5}, WAVES, "dim = 768 is no multiple of heads = 5"),
         ("audio_ntt", {}, square(32), "not spectrograms of axes CFT; choose a backbone"),
         ("audio_ntt", {}, ViewSpec("a", 1, "CFT", (1, 7, 48)), "smaller than 8 x 8"),
@@ -196,7 +196,7 @@ def test_a_narrow_resnet_takes_spectrograms():
     ],
 )
 def test_backbones_refuse_views_of_another_kind(name, settings, view, message):
-    with pytest.raises(RecipeError, match=rf"r\.yaml:3: {name}: .*{message}"):
+    with pytest.raises(RecipeError, match=rf"r\.yaml:3: {name}(: .*|\.){message}"):
         build_encoder(Entry(name, settings, "r.yaml:3"), view)
 
 
