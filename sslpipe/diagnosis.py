@@ -8,6 +8,7 @@ it is exact where stages overlap entirely, and where they share one core.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 RATES = (
     "read", "decode", "decide", "copy", "make", "augment", "pipeline", "step", "step_beside",
@@ -163,12 +164,12 @@ def rounded(rate: float) -> str:
     return f"{rate:,.{digits}f}"
 
 
-def consistent(rates: Mapping[str, float]) -> dict[str, float]:
+def consistent(rates: Mapping[str, float]) -> dict[str, Any]:
     """The same rates, none below that of a whole that it is part of.
 
     What a stage did inside the whole it can do alone; noise says otherwise by a few per cent.
     """
-    found = dict(rates)
+    found: dict[str, Any] = dict(rates)  # floats, that become fields of Stages
     for whole, part in (
         ("end_to_end", "step_beside"), ("step_beside", "step"), ("end_to_end", "pipeline"),
         ("pipeline", "decode"), ("pipeline", "augment"), ("decode", "read"),

@@ -26,15 +26,13 @@ from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
 from .modalities import Costs
 from .modalities.loading import open_loading, shares_waiting, worker_count
+from .modalities.making import make_batch
 from .modalities.parts import (
     batch_spec,
     find_modality,
-    make_parts,
     members_of,
-    merged,
     owner_of,
     parts_of,
-    tensors,
     units_of,
 )
 from .process import cores, process_ranks
@@ -230,30 +228,14 @@ class Pipeline:
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
         self._require_open()
-        rows = share.in_rows()
-        slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
+        slots = self.source.slots[: share.rows]  # all of them but in a short last batch
         size, length = self.spec.global_size, self.source.row_length(step)
         place = Place(step, slots, size, share.segments, length)
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)
         ]
-        given = torch.from_numpy(rows.labels)
-        made, masks, labels = make_parts(
-            self.parts, share.columns, tables, given, handoff=self.handoff
-        )
-        return Batch(
-            **made._asdict(),
-            masks=masks,
-            hidden=merged(table.hidden for table in tables),
-            labels=labels,
-            params=tensors(merged(table.params for table in tables)),
-            uids=torch.from_numpy(rows.uids),
-            keys=rows.keys,
-            valid=torch.from_numpy(rows.valid),
-            epoch=int(rows.epochs[0]),
-            step=step,
-        )
+        return make_batch(self.parts, share, tables, step=step, handoff=self.handoff)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: the same on all ranks, and for any number of them.

@@ -9,7 +9,7 @@ import pytest
 from .conftest import ROOT
 
 PACKAGE = ROOT / "sslpipe"
-GROUND = {"errors", "rng", "batch", "process"}
+GROUND = {"errors", "rng", "permutations", "batch", "process"}
 DATA = {
     *GROUND,
     "recipe",
@@ -23,6 +23,7 @@ MODEL = {"encoders", "methods"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
     "rng": set(),
+    "permutations": {"rng"},
     "batch": {"errors"},
     "process": {"errors"},
     "recipe": {"errors"},

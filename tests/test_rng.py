@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe import rng
+from sslpipe import permutations, rng
 
 # Random123's known answers for philox4x32-10: counter, key, output
 KNOWN = [
@@ -77,9 +77,9 @@ def test_epochs_and_ids_broadcast_per_sample():
 
 
 def test_permutations_are_permutations_and_differ():
-    a = rng.permutation(1000, seed=0, epoch=0, stream="x")
-    b = rng.permutation(1000, seed=0, epoch=1, stream="x")
-    c = rng.permutation(1000, seed=0, epoch=0, stream="x", item=1)
+    a = permutations.permutation(1000, seed=0, epoch=0, stream="x")
+    b = permutations.permutation(1000, seed=0, epoch=1, stream="x")
+    c = permutations.permutation(1000, seed=0, epoch=0, stream="x", item=1)
     assert (np.sort(a) == np.arange(1000)).all()
     assert (a == b).mean() < 0.02
     assert (a == c).mean() < 0.02

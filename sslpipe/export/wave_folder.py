@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..encoders.wav2vec2 import PlaceConv, Wav2Vec2Encoder, WaveConv, WaveLayer
 from ..modalities.audio.policy import crop_of
 from ..recipe.schema import ViewSection
-from .checks import check_alike
+from .checks import check_alike, loaded
 from .model_card import head, origins, results
-from .text_folder import loaded, write_json
+from .text_folder import write_json
 from .trained import Trained
 from .writers import metadata, write_tensors
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..batch import BatchSpec
-from ..device.handoff import Handoff, send_groups
 from ..device.ragged import Ragged
 from ..errors import RecipeError
 from ..recipe import Entry, Recipe
@@ -28,9 +27,9 @@ from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode, decoded
-from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from . import Decider, Decode, Maker, Modality, Partners, Raw, ShareDecode, Tables
 from .messages import class_of
-from .returned import check_groups, check_made, check_tables, check_views, checked_modality, given
+from .returned import check_groups, check_tables, checked_modality, given
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -243,37 +242,6 @@ def batch_spec(
         merged(part.decider.targets for part in parts),
         epoch_size=batches * size,
     )
-
-
-def make_parts(
-    parts: Sequence[Part],
-    columns: Sequence[Column],
-    tables: Sequence[Tables],
-    labels: Tensor,
-    *,
-    handoff: Handoff,
-) -> tuple[Made, dict[str, Tensor], Tensor]:
-    """What all makers make of a batch, its masks and its labels.
-
-    Arrays cross to the device where they lie, in one copy a part; the rest in one more.
-    columns, tables: of each part, the samples' arrays and what was decided for them.
-    """
-    arrays = [handoff.send_arrays(column.arrays) for column in columns]
-    masks = tensors(merged(table.masks for table in tables))
-    targets = tensors(merged(table.targets for table in tables))
-    masks_there, targets_there, (labels,) = send_groups(
-        handoff.send, [*masks.values()], [*targets.values()], [labels]
-    )
-    there = dict(zip(targets, targets_there, strict=True))
-    made = [
-        part.maker.make(column, table, there)
-        for part, column, table in zip(parts, arrays, tables, strict=True)
-    ]
-    for part, views in zip(parts, made, strict=True):
-        check_made(part.maker, views)
-        check_views(part.maker, views.views, part.decider.views, len(labels))
-    whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
-    return whole, dict(zip(masks, masks_there, strict=True)), labels
 
 
 def column_of(raws: Sequence[Raw]) -> Column:

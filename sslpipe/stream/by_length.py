@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..rng import permutation
+from ..permutations import permutation
 from .packed import Corpus, Packed
 from .plan import Picks, Single, picked
 

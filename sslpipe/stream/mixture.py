@@ -15,8 +15,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from .. import rng
 from ..errors import RecipeError
+from ..permutations import places_of_permutations
 from .plan import I64, Picks
 
 AHEAD = 1 << 14  # slots permuted in one go, of as many steps as there are in them
@@ -64,7 +64,7 @@ class Mixture:
         first, kept = step // steps * steps, self._permuted
         if kept is None or kept.first != first or not np.array_equal(kept.slots, slots):
             epochs = np.arange(first, first + steps)
-            found = rng.places_of_permutations(
+            found = places_of_permutations(
                 self.size, slots, seed=self.seed, epochs=epochs, stream="order/mix"
             )
             kept = self._permuted = Permuted(first, slots, found)

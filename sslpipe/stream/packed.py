@@ -16,10 +16,9 @@ from ..shards.labels_file import Relabelled
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
 from .order import I64, Located, Order
-from .plan import Picks, Plan
+from .plan import Picks, Plan, StepsInARow
 from .records import Records, RecordTable
 from .shard_lookahead import ShardLookahead
-from .steps_in_a_row import StepsInARow
 
 
 @dataclass(frozen=True, slots=True)

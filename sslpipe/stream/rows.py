@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..rng import permutation
+from ..permutations import permutation
 from .by_length import groups_by_length
 from .packing import Segments
 

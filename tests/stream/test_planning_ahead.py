@@ -5,11 +5,11 @@ from copy import copy
 import numpy as np
 import pytest
 
-from sslpipe import rng
+from sslpipe import permutations, rng
 from sslpipe.stream import order
 from sslpipe.stream.mixture import Mixture
 from sslpipe.stream.packed import Corpus, Packed
-from sslpipe.stream.steps_in_a_row import AHEAD, StepsInARow
+from sslpipe.stream.plan import AHEAD, StepsInARow
 
 SIZES = np.full(1000, 1281, dtype=np.int64)
 KINDS = ("lanes", "global", "sequential")
@@ -90,20 +90,24 @@ def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
     given = {"seed": 4, "epochs": np.arange(5), "stream": "order/mix"}
 
     def check(n):
-        whole = rng.permutations(n, **given)
+        whole = permutations.permutations(n, **given)
         for places in (
             np.arange(n),
             np.arange(n // 4, n // 2),
             np.array([n - 1]),
             np.array([3, 1]),
         ):
-            assert np.array_equal(rng.places_of_permutations(n, places, **given), whole[:, places])
+            assert np.array_equal(
+                permutations.places_of_permutations(n, places, **given), whole[:, places]
+            )
         return whole
 
     distinct = check(64)
-    drawn = rng.permutation_keys
+    drawn = permutations.permutation_keys
     monkeypatch.setattr(
-        rng, "permutation_keys", lambda *told, **words: drawn(*told, **words) >> np.uint64(60)
+        permutations,
+        "permutation_keys",
+        lambda *told, **words: drawn(*told, **words) >> np.uint64(60),
     )
     assert not np.array_equal(check(64), distinct)  # 16 words among 64: many are equal
 
