@@ -45,11 +45,9 @@ class Loading(Protocol):
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`."""
-        ...
 
     def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same, for steps that follow each other; another step or kind starts anew there."""
-        ...
 
     @property
     def summary(self) -> str:

@@ -13,37 +13,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from .names import Entry
-
-
-def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
-    """Make an Entry of `name` or `{name: {...}}`; its place is filled in by `located`."""
-    if isinstance(value, Entry):
-        return value
-    if isinstance(value, str):
-        return Entry(value)
-    if isinstance(value, dict) and len(value) == 1:
-        ((name, settings),) = value.items()
-        if isinstance(name, str) and (settings is None or isinstance(settings, dict)):
-            return Entry(name, settings or {})
-    raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
-
-
-MOST = 2**48  # of whole numbers, whose products stay below 2**63
-Positive = Annotated[int, pydantic.Field(gt=0, le=MOST)]
-Count = Annotated[int, pydantic.Field(gt=0, le=1000)]  # of views, or masks, of a sample
-Fraction = Annotated[float, pydantic.Field(ge=0)]
-Info = pydantic.ValidationInfo
-Always = pydantic.Field(validate_default=True)
-Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
-Weight = Annotated[float, pydantic.Field(gt=0)]
-
-
-class Section(pydantic.BaseModel):
-    """The base of all sections: they are frozen, and an unknown key is an error."""
-
-    model_config = pydantic.ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
-    )
+from .sections import MOST, Always, Count, Fraction, Info, Named, Positive, Section, Weight
 
 
 class RowsSection(Section):
@@ -254,8 +224,8 @@ class Recipe(Section):
     stream: StreamSection
     decode: DecodeSection = DecodeSection()
     views: Annotated[dict[str, ViewSection], pydantic.Field(min_length=1)]
-    masks: dict[str, MaskSection] = {}
-    targets: dict[str, TargetSection] = {}
+    masks: dict[str, MaskSection] = pydantic.Field(default_factory=dict)
+    targets: dict[str, TargetSection] = pydantic.Field(default_factory=dict)
     method: Named | None = None
     train: TrainSection | None = None
     run: RunSection = RunSection()

@@ -17,8 +17,8 @@ from ..batch import ViewSpec
 from ..encoders import build_encoder
 from ..errors import RecipeError, StateError
 from ..recipe import Recipe, parse_recipe
-from ..recipe.names import Entry
-from ..recipe.schema import FREE, Section
+from ..recipe.schema import FREE
+from ..recipe.sections import yaml_data
 from ..shards.side_files import written_whole
 
 State = dict[str, Any]  # of a method or an optimizer
@@ -271,25 +271,6 @@ def view_record(view: ViewSpec) -> dict[str, Any]:
         "group": view.group, "count": view.count, "axes": view.axes, "shape": view.shape,
         "vocabulary": view.vocabulary,
     }  # fmt: skip
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """Write a recipe as YAML, without comments, that parses back to the same fingerprint."""
-    return yaml.safe_dump(yaml_data(recipe), sort_keys=False)
-
-
-def yaml_data(value: Any) -> Any:
-    """Turn sections, entries and containers back into the data that YAML gave."""
-    if isinstance(value, Entry):
-        return {value.name: yaml_data(value.settings)}
-    if isinstance(value, Section):
-        names = [name for name in type(value).model_fields if name != "path"]
-        return {n: yaml_data(getattr(value, n)) for n in names if getattr(value, n) is not None}
-    if isinstance(value, Mapping):
-        return {key: yaml_data(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [yaml_data(item) for item in value]
-    return value
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -17,9 +17,9 @@ from ..batch import Batch, whole_group
 from ..encoders.monitors import monitor
 from ..errors import SslpipeError
 from ..methods import Output
+from ..recipe.sections import recipe_text
 from ..shards.side_files import written_whole
 from .alarm import Alarm
-from .checkpoint import recipe_text
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
 from .monitoring import Monitor, Watch
 from .report import Reporter

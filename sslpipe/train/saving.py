@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StateError
+from ..recipe.sections import recipe_text
 from . import checkpoint
 from .run import TrainRun, encoded_view
 from .warm_start import check_same
@@ -46,7 +47,7 @@ def save_run(run: TrainRun, step: int, path: Path, parts: dict[str, str] | None 
         _, (method, optimizer) = checkpoint.taken_apart(states["method"], states["optimizer"])
         states = {"encoder": {}, "method": method, "optimizer": optimizer}
     content = checkpoint.Checkpoint(
-        recipe=checkpoint.recipe_text(run.recipe),
+        recipe=recipe_text(run.recipe),
         fingerprint=run.recipe.fingerprint,
         view=checkpoint.view_record(encoded_view(run.pipeline.spec)),
         step=step,

@@ -10,8 +10,9 @@ from sslpipe.batch import BatchSpec, ViewSpec
 from sslpipe.errors import SslpipeError
 from sslpipe.export import ExportSettings, export_checkpoint
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.train import initial_method
-from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record, write_checkpoint
+from sslpipe.train.checkpoint import Checkpoint, view_record, write_checkpoint
 
 RECIPE = """
 modality: video

@@ -16,9 +16,10 @@ from sslpipe.modalities.text.trained import TrainedVocabulary
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.modalities.text.vocabulary import VOCABULARIES
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.shards.manifest import open_manifest
 from sslpipe.train import initial_method
-from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record, write_checkpoint
+from sslpipe.train.checkpoint import Checkpoint, view_record, write_checkpoint
 from sslpipe.train.warm_start import fill, read_weights
 
 LENGTH = 24

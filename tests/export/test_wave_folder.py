@@ -8,8 +8,9 @@ from sslpipe.encoders import build_encoder
 from sslpipe.errors import SslpipeError
 from sslpipe.export import ExportSettings, export_checkpoint, wave_folder
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.train import initial_method
-from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record, write_checkpoint
+from sslpipe.train.checkpoint import Checkpoint, view_record, write_checkpoint
 from sslpipe.train.warm_start import fill, read_weights
 
 SAMPLES, FRAMES, HIDDEN = 2_000, 24, 11
