@@ -15,6 +15,7 @@ from sslpipe.modalities.text.vocabulary import VOCABULARIES
 from sslpipe.modalities.video.codec import VideoCodec
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.shards.make.pack import PackSettings, pack
+from sslpipe.stream.packing import SENTENCE_PACKERS
 from sslpipe.train import initial_method
 from sslpipe.train.run import check_training, prepare
 
@@ -72,7 +73,10 @@ def untrained(name):
     """Bytes for a vocabulary that the recipe's reader trains on documents of his own."""
     (op,) = load_recipe(find_recipe(name)).views["tokens"].ops if name in TEXT else (None,)
     known = op is None or op.settings["vocabulary"] in VOCABULARIES
-    return [] if known else [f"{TOKENS}.vocabulary=bytes_t5"]
+    rows = load_recipe(find_recipe(name)).stream.rows
+    uncounted = rows is not None and rows.packing in SENTENCE_PACKERS  # its sentences, too
+    packing = ["stream.rows.packing=best_fit"] if uncounted else []
+    return [] if known else [f"{TOKENS}.vocabulary=bytes_t5", *packing]
 
 
 def shallow(name):

@@ -25,6 +25,7 @@ from .tasks import TokenTask
 from .tokens import OWN
 from .trained import open_vocabulary
 from .vocabulary import Vocabulary
+from .word_spans import MaskedWordSpans
 
 I64 = npt.NDArray[np.int64]
 TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
@@ -104,6 +105,8 @@ class TextDecider:
         task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
         if isinstance(task, MaskedTokens) and (task.words or self.pairs):
             task = MaskedWords(**asdict(task))
+        if isinstance(task, MaskedSpans) and task.words:
+            task = MaskedWordSpans(**asdict(task))
         view, around = self.views[self.group], self.tokens.begin or self.tokens.end
         try:
             left, spec = task.specs(view, self.vocabulary, around=around)
@@ -119,10 +122,10 @@ class TextDecider:
                 f"{entry.where}: targets.{name} parts the rows that {', '.join(self.tasks)} would "
                 "have changed already; write it first, and only one such task"
             )
-        if self.pairs and isinstance(task, MaskedSpans):
+        if self.pairs and isinstance(task, MaskedSpans) and not task.words:
             raise RecipeError(
                 f"{entry.where}: targets.{name}: spans are laid before rows are parted in two "
-                "texts; write mlm: {words: true, most: 3}, which hides runs of words"
+                "texts; write spans: {words: true}, which are laid behind that"
             )
         self.views[self.group] = left
         self.tasks[name] = NamedTask(name, task, spec)
@@ -138,7 +141,8 @@ class TextDecider:
         """Whether a task must know where words or sentences begin."""
         tasks = [made.task for made in self.tasks.values()]
         return any(
-            isinstance(t, SentencePairs) or (isinstance(t, MaskedTokens) and t.words) for t in tasks
+            isinstance(t, SentencePairs) or (isinstance(t, MaskedTokens | MaskedSpans) and t.words)
+            for t in tasks
         )
 
     @property

@@ -40,24 +40,12 @@ class MaskedWords(MaskedTokens):
         """Each piece by its own key: (seed, epoch, uid, start)."""
         keys, steps = pieces.keys(seed), int(pieces.lengths.max())
         turn = keys.words(stream, steps)[0] >> np.uint64(32 - TURN_BITS)
-        table = turn.astype(np.int64) << PUT_BITS | self._opens(keys, stream, steps)
+        odds = 1 / np.arange(1, self.most + 1)
+        table = turn.astype(np.int64) << PUT_BITS | opens(keys, stream, steps, odds)
         most = int(self.hidden(pieces.lengths).max())
         put = self.put_there(keys.words(f"{stream}/put", most)[0], vocabulary)
         table[:, :most] |= put - KEEP
         return pieces.laid(table, NOTHING, length)
-
-    def _opens(self, keys: Keys, stream: str, longest: int) -> I64:
-        """OPENS at the numbers of words where a group begins, (m, longest), else 0."""
-        if self.most == 1:
-            return np.full((len(keys.uids), longest), OPENS)
-        shares = 1 / np.arange(1, self.most + 1)
-        ends = np.cumsum(shares / shares.sum())[:-1]
-        drawn = keys.uniforms(f"{stream}/groups", longest)[0]
-        begins = np.cumsum(np.searchsorted(ends, drawn, side="right") + 1, axis=1)
-        opens = np.zeros((len(begins), longest + 1), dtype=np.int64)
-        np.put_along_axis(opens, np.minimum(begins, longest), OPENS, axis=1)
-        opens[:, 0] = OPENS
-        return opens[:, :longest]
 
     def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
         """Hide whole words; a bad document is not asked for, nor are special tokens."""
@@ -67,6 +55,7 @@ class MaskedWords(MaskedTokens):
         if self.words:
             begins_BL = rows.marks_BL & WORD != 0
         words = words_of(text_BL, documents_BL, begins_BL, table)
+        words = words._replace(heads_BL=words.groups_BL)  # groups are hidden whole
         rounds = ROUNDS if self.words else 1
         chosen_BL = chosen(words, self._budgets(words.texts_BL), rounds=rounds)
         put_BL = put_at(chosen_BL, words.firsts_BL, table)
@@ -78,6 +67,22 @@ class MaskedWords(MaskedTokens):
         """As `hidden`, on the device."""
         wanted = (self.share * candidates.double()).round().long()
         return wanted.clamp_min(1).minimum(candidates)
+
+
+def opens(keys: Keys, stream: str, longest: int, odds: npt.NDArray[np.float64]) -> I64:
+    """OPENS at the numbers of words where a group begins, (m, longest), else 0.
+
+    odds: of groups of one word, of two, and so on.
+    """
+    if len(odds) == 1:
+        return np.full((len(keys.uids), longest), OPENS)
+    ends = np.cumsum(odds / odds.sum())[:-1]
+    drawn = keys.uniforms(f"{stream}/groups", longest)[0]
+    begins = np.cumsum(np.searchsorted(ends, drawn, side="right") + 1, axis=1)
+    found = np.zeros((len(begins), longest + 1), dtype=np.int64)
+    np.put_along_axis(found, np.minimum(begins, longest), OPENS, axis=1)
+    found[:, 0] = OPENS
+    return found[:, :longest]
 
 
 def put_at(chosen_BL: Tensor, firsts_BL: Tensor, table: Tensor) -> Tensor:
@@ -97,14 +102,14 @@ def is_text(tokens_BL: Tensor, vocabulary: Vocabulary) -> Tensor:
 class Words(NamedTuple):
     """Of each token, (B, L): its document's and its word's facts. `text_BL`: the others are none.
 
-    heads_BL: place of its word's first token; sizes_BL: tokens of the word; turns_BL: its turn;
-    documents_BL: from 0, padding has the number behind the last; texts_BL: tokens of text in it;
-    firsts_BL: place of its first token.
+    heads_BL: place of the first token of its word, of which there are hidden all or none, groups_BL
+    of its group of words, and turns_BL the group's turn; documents_BL: from 0, padding has the
+    number behind the last; texts_BL: tokens of text in it; firsts_BL: place of its first token.
     """
 
     text_BL: Tensor
     heads_BL: Tensor
-    sizes_BL: Tensor
+    groups_BL: Tensor
     turns_BL: Tensor
     documents_BL: Tensor
     texts_BL: Tensor
@@ -129,13 +134,13 @@ def words_of(text_BL: Tensor, documents_BL: Tensor, begins_BL: Tensor, table: Te
     number_BL = count_BL - count_BL.gather(1, first_BL) + begins_BL.gather(1, first_BL).long() - 1
     step_BL = (first_BL + number_BL).clamp(0, width - 1)
     opens_BL = begins_BL & ((table.gather(1, step_BL) & OPENS != 0) | cut_BL)
-    heads_BL = torch.where(opens_BL, places_BL, 0).cummax(1).values
+    groups_BL = torch.where(opens_BL, places_BL, 0).cummax(1).values
     documents_BL = torch.where(documents_BL < 0, width, documents_BL)
     return Words(
         text_BL,
-        heads_BL,
-        sums(text_BL.long(), heads_BL, width),
-        (table >> PUT_BITS & (1 << TURN_BITS) - 1).gather(1, heads_BL),
+        torch.where(begins_BL, places_BL, 0).cummax(1).values,
+        groups_BL,
+        (table >> PUT_BITS & (1 << TURN_BITS) - 1).gather(1, groups_BL),
         documents_BL,
         sums(text_BL.long(), documents_BL, width + 1),
         first_BL,
@@ -159,8 +164,9 @@ def chosen(words: Words, budgets_BL: Tensor, *, rounds: int) -> Tensor:
     head_BL = words.text_BL & (words.heads_BL == places_BL)
     key_BL = (words.documents_BL * 2 + ~head_BL) << TURN_BITS | words.turns_BL
     order_BL = key_BL.argsort(dim=1, stable=True)
+    tokens_BL = sums(words.text_BL.long(), words.heads_BL, width)  # of each word
     sizes_BL, documents_BL, left_BL, free_BL = (
-        x.gather(1, order_BL) for x in (words.sizes_BL, words.documents_BL, budgets_BL, head_BL)
+        x.gather(1, order_BL) for x in (tokens_BL, words.documents_BL, budgets_BL, head_BL)
     )
     new_BL = torch.ones_like(free_BL)
     new_BL[:, 1:] = documents_BL[:, 1:] != documents_BL[:, :-1]
