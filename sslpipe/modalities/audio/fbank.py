@@ -63,14 +63,22 @@ class Fbank(Plain):
         frames, high = self.shape(rows.before).steps, self.high or rows.before.rate / 2
         bands = kaldi_bands(self.mels, self.fft, rows.before.rate, self.low, high, views.device)
         together = len(views) if views.is_cuda else max(1, CACHED // frames)
-        parts = [self.logs(part, bands) for part in views.split(together)]  # type: ignore[no-untyped-call]
-        return torch.cat(parts).view(len(views), frames, self.mels).mT[:, None]
+        made_RTF = views.new_empty(len(views), frames, self.mels)
+        padded = views.new_zeros(min(together, len(views)), frames, self.fft)
+        for first in range(0, len(views), together):
+            part = slice(first, first + together)
+            self.logs(views[part], bands, padded[: len(views[part])], made_RTF[part])
+        return made_RTF.mT[:, None]
 
-    def logs(self, views_RT: Tensor, bands: Sequence[Band]) -> Tensor:
-        """(frames of all rows, F) log energies, by the steps of Kaldi, rounded as there."""
+    def logs(
+        self, views_RT: Tensor, bands: Sequence[Band], padded: Tensor, made_RTF: Tensor
+    ) -> None:
+        """Write log energies, by the steps of Kaldi, rounded as there.
+
+        padded: (R, T, fft), zeros behind the window; frames are put there.
+        """
         frames_RTW = views_RT.unfold(1, self.window, self.shift)
         frames_RTW = frames_RTW - frames_RTW.mean(2, keepdim=True)
-        padded = frames_RTW.new_zeros(*frames_RTW.shape[:2], self.fft)
         out_RTW = padded[..., : self.window]
         # each sample less a share of the one before, the first less a share of itself
         torch.mul(frames_RTW[..., :-1], self.preemphasis, out=out_RTW[..., 1:])
@@ -79,8 +87,10 @@ class Fbank(Plain):
         hann_W = torch.hann_window(self.window, periodic=False, device=views_RT.device)
         out_RTW *= hann_W if self.taper == "hanning" else hann_W.pow(0.85)
         power_Nf = squared(torch.fft.rfft(padded)).flatten(0, 1)
-        parts = [power_Nf[:, band.start : band.end] @ band.weights_fF for band in bands]
-        return torch.cat(parts, dim=1).clamp_min_(EPS).log_()
+        columns = made_RTF.flatten(0, 1).split([band.weights_fF.shape[1] for band in bands], dim=1)  # type: ignore[no-untyped-call]
+        for band, column in zip(bands, columns, strict=True):
+            torch.mm(power_Nf[:, band.start : band.end], band.weights_fF, out=column)
+        made_RTF.clamp_min_(EPS).log_()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +176,10 @@ def power(views_RT: Tensor, fft: int, shift: int) -> Tensor:
 
 
 def squared(found: Tensor) -> Tensor:
-    """Squared magnitudes; `abs` takes roots, and costs three times as much."""
-    return torch.addcmul(found.real.square(), found.imag, found.imag)
+    """Squared magnitudes, in the memory of `found`; `abs` takes roots, which costs more."""
+    parts = torch.view_as_real(found)
+    parts.square_()
+    return parts[..., 0] + parts[..., 1]
 
 
 def centred_steps(before: SoundShape, fft: int) -> int:
