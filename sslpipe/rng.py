@@ -202,33 +202,6 @@ def in_order(keys: U64) -> npt.NDArray[np.int64]:
     return order
 
 
-def places_of_permutations(
-    n: int,
-    places: npt.NDArray[np.int64],
-    *,
-    seed: int,
-    epochs: npt.NDArray[np.int64],
-    stream: str,
-) -> npt.NDArray[np.int64]:
-    """Give `permutations(...)[:, places]`, (k, places).
-
-    Of places near each other only these are sorted: one rank's of 64 cost half as much.
-    """
-    keys = permutation_keys(n, seed=seed, epochs=epochs, stream=stream)
-    low, high = int(places.min()), int(places.max())
-    ends = [max(low - 1, 0), min(high + 1, n - 1)]  # a word beyond, to see whether it is equal
-    if ends == [0, n - 1]:
-        return in_order(keys)[:, places]
-    part = keys.argpartition(ends, -1)[:, ends[0] : ends[1] + 1]
-    found = np.take_along_axis(keys, part, -1)
-    order = found.argsort(-1)
-    found = np.take_along_axis(found, order, -1)
-    if (found[:, 1:] == found[:, :-1]).any():
-        return in_order(keys)[:, places]
-    taken: npt.NDArray[np.int64] = np.take_along_axis(part, order, -1)[:, places - ends[0]]
-    return taken
-
-
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The identity of a batch for drawing: who (uids), when (seed, epochs) and which views.

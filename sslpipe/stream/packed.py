@@ -15,11 +15,11 @@ from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
+from .mixture import StepsInARow
 from .order import I64, Located, Order
 from .plan import Picks, Plan
 from .records import Records, RecordTable
 from .shard_lookahead import ShardLookahead
-from .steps_in_a_row import StepsInARow
 
 
 @dataclass(frozen=True, slots=True)

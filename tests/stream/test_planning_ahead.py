@@ -7,9 +7,8 @@ import pytest
 
 from sslpipe import rng
 from sslpipe.stream import order
-from sslpipe.stream.mixture import Mixture
+from sslpipe.stream.mixture import PLANNED, Mixture, StepsInARow, permuted
 from sslpipe.stream.packed import Corpus, Packed
-from sslpipe.stream.steps_in_a_row import AHEAD, StepsInARow
 
 SIZES = np.full(1000, 1281, dtype=np.int64)
 KINDS = ("lanes", "global", "sequential")
@@ -87,17 +86,17 @@ def test_a_mixture_permutes_many_steps_at_once(generator_calls):
 
 def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
     """And finds what the whole permutation says, where words are equal too."""
-    given = {"seed": 4, "epochs": np.arange(5), "stream": "order/mix"}
+    given = {"seed": 4, "epochs": np.arange(5)}
 
     def check(n):
-        whole = rng.permutations(n, **given)
+        whole = rng.permutations(n, **given, stream="order/mix")
         for places in (
             np.arange(n),
             np.arange(n // 4, n // 2),
             np.array([n - 1]),
             np.array([3, 1]),
         ):
-            assert np.array_equal(rng.places_of_permutations(n, places, **given), whole[:, places])
+            assert np.array_equal(permuted(n, places, **given), whole[:, places])
         return whole
 
     distinct = check(64)
@@ -111,7 +110,7 @@ def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
 def test_steps_in_a_row_are_found_together_and_others_alone():
     asked = []
     found = StepsInARow(lambda steps: asked.append(list(steps)) or [s * s for s in steps],
-                        samples=AHEAD // 4)  # fmt: skip
+                        samples=PLANNED // 4)  # fmt: skip
     steps = [7, 3, 4, 5, 6, 7, 8, 2, 9, 10, 5]
     assert [found(step) for step in steps] == [step * step for step in steps]
     # 8 follows 7 and is the first that is not there; 2 and 5 are other steps
