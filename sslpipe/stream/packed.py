@@ -15,8 +15,9 @@ from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
+from .mixture import StepsInARow
 from .order import I64, Located, Order
-from .plan import Picks, Plan, StepsInARow
+from .plan import Picks, Plan
 from .records import Records, RecordTable
 from .shard_lookahead import ShardLookahead
 

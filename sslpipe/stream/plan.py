@@ -10,9 +10,9 @@ What happens where the samples of an epoch do not fill the last batch (`remainde
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,6 @@ from ..errors import RecipeError, StateError
 
 I64 = npt.NDArray[np.int64]
 Remainder = Literal["wrap", "drop", "pad", "short"]
-T = TypeVar("T")
-# samples that are planned in one go, 0.5 MB: NumPy takes as long for 32 positions as for a thousand
-AHEAD = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +125,3 @@ def checked_step(state: Any, mine: dict[str, Any]) -> int:
                 "with what it was, or start a new run from the weights alone"
             )
     return step
-
-
-class StepsInARow(Generic[T]):
-    """Answer for a step; where two steps follow each other, find those behind them too.
-
-    `find(steps)`: the answers for some steps; a function of these alone, `samples` for each step.
-    One thread may ask.
-    """
-
-    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
-        self._find, self._count = find, max(1, AHEAD // max(1, samples))
-        self._kept: dict[int, T] = {}
-        self._last = -1
-
-    def __call__(self, step: int) -> T:
-        in_a_row, self._last = step == self._last + 1, step
-        if step in self._kept:
-            return self._kept[step]
-        if not in_a_row:
-            return self._find([step])[0]
-        steps = range(step, step + self._count)
-        self._kept = dict(zip(steps, self._find(steps), strict=True))
-        return self._kept[step]

@@ -7,9 +7,8 @@ import pytest
 
 from sslpipe import permutations, rng
 from sslpipe.stream import order
-from sslpipe.stream.mixture import Mixture
+from sslpipe.stream.mixture import PLANNED, Mixture, StepsInARow
 from sslpipe.stream.packed import Corpus, Packed
-from sslpipe.stream.plan import AHEAD, StepsInARow
 
 SIZES = np.full(1000, 1281, dtype=np.int64)
 KINDS = ("lanes", "global", "sequential")
@@ -97,9 +96,8 @@ def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
             np.array([n - 1]),
             np.array([3, 1]),
         ):
-            assert np.array_equal(
-                permutations.places_of_permutations(n, places, **given), whole[:, places]
-            )
+            found = permutations.permuted_places(n, places, **given)
+            assert np.array_equal(found, whole[:, places])
         return whole
 
     distinct = check(64)
@@ -115,7 +113,7 @@ def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
 def test_steps_in_a_row_are_found_together_and_others_alone():
     asked = []
     found = StepsInARow(lambda steps: asked.append(list(steps)) or [s * s for s in steps],
-                        samples=AHEAD // 4)  # fmt: skip
+                        samples=PLANNED // 4)  # fmt: skip
     steps = [7, 3, 4, 5, 6, 7, 8, 2, 9, 10, 5]
     assert [found(step) for step in steps] == [step * step for step in steps]
     # 8 follows 7 and is the first that is not there; 2 and 5 are other steps
