@@ -28,12 +28,16 @@ class Ranks(NamedTuple):
 
 
 def group_ranks() -> Ranks:
-    """Ask torch.distributed's default group for the rank; 0 of 1 where none is initialised."""
+    """Ask torch.distributed's default group for the rank; 0 of 1 where none is initialised.
+
+    A group needs no RANK: Lightning starts processes by itself, with WORLD_SIZE alone.
+    """
     if not in_group():
         return Ranks()
     import torch.distributed as dist
 
-    return launcher_ranks(os.environ)._replace(rank=dist.get_rank(), size=dist.get_world_size())
+    local = number_in(os.environ, "LOCAL_RANK", 0)
+    return Ranks(dist.get_rank(), dist.get_world_size(), local)
 
 
 def in_group() -> bool:
