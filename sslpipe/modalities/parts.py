@@ -26,7 +26,7 @@ from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode
-from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from . import Costs, Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
 from .returned import check_views
 
 I64 = npt.NDArray[np.int64]
@@ -161,6 +161,11 @@ def build_part(
         files=modality.files(recipe, decider),
         partners=modality.partners(recipe, decider),
     )
+
+
+def advice(recipe: Recipe, parts: Sequence[Part], what: Costs, *, device: torch.device) -> str:
+    """How samples cost less, in words of their modality."""
+    return owner_of(parts).modality.advice(recipe, what, cuda=device.type == "cuda")
 
 
 class Units(NamedTuple):
