@@ -24,8 +24,8 @@ from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
 from .memory import check, raise_file_limit
 from .modalities import Tables
-from .modalities.loading import shares_ahead, shares_waiting
-from .modalities.parts import merged, tensors
+from .modalities.crews import shares_ahead, shares_waiting
+from .modalities.parts import advice, merged, tensors
 from .pipeline import Pipeline, load
 from .process import cores
 from .recipe import Recipe
@@ -79,7 +79,7 @@ def measure(
             batch = pipe.make_batch(pipe.load_share(0), 0)
             rates["step_beside"] = beside(pipe, step, batch, seconds)
         rates["end_to_end"] = together(pipe, step, seconds).rate if step else pipeline.rate
-        found = consistent(rates)
+        found: dict[str, Any] = {**consistent(rates)}
         step_rates = found.pop("step", None), found.pop("step_beside", None)
         return Stages(
             **found,
@@ -103,8 +103,8 @@ def costs(pipe: Pipeline) -> dict[str, Any]:
         "unit": pipe.units.sample,
         "steps": pipe.units.steps,
         "steps_each": steps_each(pipe),
-        "lighter": pipe.advice("decoding"),
-        "quicker": pipe.advice("making"),
+        "lighter": advice(pipe.recipe, pipe.parts, "decoding", device=pipe.device),
+        "quicker": advice(pipe.recipe, pipe.parts, "making", device=pipe.device),
     }
 
 

@@ -23,7 +23,8 @@ from torch import nn
 from .batch import BatchSpec
 from .device.handoff import SLOTS
 from .errors import RecipeError
-from .modalities.loading import shares_ahead, shares_waiting
+from .modalities.crews import shares_ahead, shares_waiting
+from .modalities.parts import advice
 from .pipeline import Pipeline
 from .process import node_ranks
 from .shards.read.store import open_files
@@ -92,7 +93,8 @@ def check(pipe: Pipeline, method: nn.Module | None = None) -> Need:
     """
     check_files(pipe)
     need = estimate(pipe, None)
-    remedy = f"a smaller stream.batch_size or run.prefetch, or {pipe.advice('memory')}"
+    words = advice(pipe.recipe, pipe.parts, "memory", device=pipe.device)
+    remedy = f"a smaller stream.batch_size or run.prefetch, or {words}"
     for where, data, free in need.pairs:
         if data > free:
             raise RecipeError(

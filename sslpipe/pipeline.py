@@ -24,14 +24,23 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
+<<<<<<< HEAD
 from .modalities import Costs
 from .modalities.loading import open_loading, shares_waiting, worker_count
 from .modalities.making import make_batch
+=======
+from .modalities.crews import shares_waiting, worker_count
+from .modalities.loading import open_loading
+>>>>>>> v_wall
 from .modalities.parts import (
     batch_spec,
     find_modality,
     members_of,
+<<<<<<< HEAD
     owner_of,
+=======
+    merged,
+>>>>>>> v_wall
     parts_of,
     units_of,
 )
@@ -120,22 +129,17 @@ class Pipeline:
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
-        self.workers = worker_count(recipe, self.source)  # processes that decode; 0: this one does
-        self.loading = open_loading(
-            recipe, self.source, self.parts, device=device, count=self.workers
-        )
+        count = self.workers = worker_count(recipe, self.source)  # processes that decode; or 0
+        self.loading = open_loading(recipe, self.source, self.parts, device=device, count=count)
         self.handoff = handoff(device)
-        stream = recipe.stream
+        stream, depth = recipe.stream, recipe.run.prefetch
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
-        depth = recipe.run.prefetch
-        waiting = shares_waiting(self.workers, depth)
-        self._shares = Prefetch(self._ahead, depth=waiting, name="load")
+        self._shares = Prefetch(self._ahead, depth=shares_waiting(count, depth), name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
         self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
-        self.step = 0  # batches handed out since the start of the run
-        self.wait_seconds = 0.0  # time that the consumer waited for batches
+        self.step, self.wait_seconds = 0, 0.0  # batches handed out; time that they were waited for
         self.observers: list[Observer] = []  # such as sslpipe.watch
 
     def __len__(self) -> int:
@@ -154,7 +158,7 @@ class Pipeline:
             batch, faults = self._next()
             self._report(faults, step=batch.step)
             yield batch
-        log.info("; ".join(filter(None, ["epoch done", self.summary])))
+        log.info("epoch done; %s", self.summary or "no sample was decoded in part")
 
     def _next(self) -> tuple[Batch, list[Fault]]:
         """The next batch, and the bad samples that were met in it.
@@ -213,11 +217,6 @@ class Pipeline:
     def summary(self) -> str:
         """How often it was of use to know the views before decoding; "": it never was."""
         return self.loading.summary
-
-    def advice(self, what: Costs) -> str:
-        """How samples cost less, in words of their modality."""
-        modality = owner_of(self.parts).modality
-        return modality.advice(self.recipe, what, cuda=self.device.type == "cuda")
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
         """A batch, the bad samples that were met in it, and the mark that it is made."""

@@ -22,6 +22,7 @@ from .stream.source import ROW
 from .stream.tasks import DECODE
 
 FEW, MORE = 2, 4  # samples
+ON_THE_WAY = 1.25  # times what is kept: gradients of activations, optimizer's temporaries
 COPIES = 3  # of weights that are trained: their gradients, and two moments at most
 
 
@@ -44,7 +45,8 @@ def step_bytes(pipe: Pipeline, method: nn.Module) -> int:
     except Exception:  # a method that wants whole batches, or memory that it was not given yet
         return 0
     each = (more_bytes - few_bytes) / max(1, more - few)
-    return int(few_bytes + max(0.0, each) * (pipe.spec.size - few)) + COPIES * weights
+    kept = few_bytes + max(0.0, each) * (pipe.spec.size - few)
+    return int(ON_THE_WAY * kept) + COPIES * weights
 
 
 def small_batch(pipe: Pipeline, count: int) -> Batch:

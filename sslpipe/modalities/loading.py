@@ -18,8 +18,11 @@ import torch
 from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
+<<<<<<< HEAD
 from ..errors import RecipeError
 from ..process import cores, node_ranks
+=======
+>>>>>>> v_wall
 from ..recipe import Recipe
 from ..stream.flights import Flight
 from ..stream.foreign import Foreign, Loaded
@@ -30,14 +33,17 @@ from ..stream.partners import PartnerDraw
 from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
 from ..stream.tasks import ALONE, DECODE, READ, Kind
-from ..stream.workers import Crew, InProcess, Workers
+from ..stream.workers import Crew
 from . import Raw, ShareDecode
+<<<<<<< HEAD
 from .checks import check_device_decoding, check_members, check_partners, partner_count
+=======
+from .checks import check_device_decoding, check_partners, partner_count
+from .crews import open_crew, shares_ahead
+>>>>>>> v_wall
 from .parts import Part, column_of, tensor_of
 
 I64 = npt.NDArray[np.int64]
-FEW_CORES = 4
-SMALL_SAMPLES, SMALL_BYTES = 2_000, 30_000_000  # of a rank's epoch: sooner done than workers start
 
 
 class Loading(Protocol):
@@ -238,6 +244,7 @@ def open_loading(
     )  # fmt: skip
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))
     return DeviceLoading(packed, devices[0]) if devices else packed
+<<<<<<< HEAD
 
 
 def open_crew(
@@ -298,3 +305,5 @@ def shares_waiting(count: int, prefetch: int) -> int:
     what a share ahead costs.
     """
     return min(1, prefetch) if count <= FEW_CORES else prefetch
+=======
+>>>>>>> v_wall

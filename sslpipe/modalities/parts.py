@@ -26,10 +26,16 @@ from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
+<<<<<<< HEAD
 from ..stream.worker_tasks import PartDecode, decoded
 from . import Decider, Decode, Maker, Modality, Partners, Raw, ShareDecode, Tables
 from .messages import class_of
 from .returned import check_groups, check_tables, checked_modality, given
+=======
+from ..stream.worker_tasks import PartDecode
+from . import Costs, Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from .returned import check_views
+>>>>>>> v_wall
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -177,6 +183,11 @@ def build_part(
         partners=modality.partners(recipe, decider),
         buckets=modality.buckets(recipe, decider) if name == recipe.modality else None,
     )
+
+
+def advice(recipe: Recipe, parts: Sequence[Part], what: Costs, *, device: torch.device) -> str:
+    """How samples cost less, in words of their modality."""
+    return owner_of(parts).modality.advice(recipe, what, cuda=device.type == "cuda")
 
 
 class Units(NamedTuple):

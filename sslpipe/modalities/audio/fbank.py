@@ -3,7 +3,7 @@
 Letters: f frequencies of a Fourier transform, W samples of a window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -62,6 +62,7 @@ class Fbank(Plain):
         """(R, 1, F, T) log energies, not below the log of float32's epsilon."""
         frames, high = self.shape(rows.before).steps, self.high or rows.before.rate / 2
         bands = kaldi_bands(self.mels, self.fft, rows.before.rate, self.low, high, views.device)
+<<<<<<< HEAD
         together = len(views) if views.is_cuda else max(1, CACHED // frames)
         made_RTF = views.new_empty(len(views), frames, self.mels)
         padded = views.new_zeros(min(together, len(views)), frames, self.fft)
@@ -69,6 +70,10 @@ class Fbank(Plain):
             part = slice(first, first + together)
             self.logs(views[part], bands, padded[: len(views[part])], made_RTF[part])
         return made_RTF.mT[:, None]
+=======
+        logs = in_parts(views, frames, lambda part: self.logs(part, bands))
+        return logs.view(len(views), frames, self.mels).mT[:, None]
+>>>>>>> v_wall
 
     def logs(
         self, views_RT: Tensor, bands: Sequence[Band], padded: Tensor, made_RTF: Tensor
@@ -128,7 +133,11 @@ class MelSpectrogram(Plain):
         bank_fF = mel_bank(
             self.mels, self.fft, rate, self.low, self.high or rate / 2, self.scale, views.device
         )
-        return (power(views, self.fft, self.shift).mT @ bank_fF + EPS).log().mT[:, None]
+
+        def logs(part: Tensor) -> Tensor:
+            return (power(part, self.fft, self.shift).mT @ bank_fF + EPS).log()
+
+        return in_parts(views, self.shape(rows.before).steps, logs).mT[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +172,23 @@ class WhisperMel(Plain):
         bank_fF = mel_bank(
             self.mels, self.fft, self.rate, 0.0, self.rate / 2, "slaney", views.device
         )
-        power_RfT = power(views, self.fft, self.shift)[..., :-1]
-        log_RTF = (power_RfT.mT @ bank_fF).clamp_min(1e-10).log10()
+
+        def logs(part: Tensor) -> Tensor:
+            power_RfT = power(part, self.fft, self.shift)[..., :-1]
+            return (power_RfT.mT @ bank_fF).clamp_min(1e-10).log10()
+
+        log_RTF = in_parts(views, self.shape(rows.before).steps, logs)
         floor_R11 = log_RTF.amax((1, 2), keepdim=True) - 8.0
         return ((torch.maximum(log_RTF, floor_R11) + 4.0) / 4.0).mT[:, None]
+
+
+def in_parts(views_RT: Tensor, frames: int, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """`work` on as many rows together as stay in a CPU's cache; on a GPU on all.
+
+    Windows and their transforms take fifty times the memory of the spectrogram.
+    """
+    together = len(views_RT) if views_RT.is_cuda else max(1, CACHED // frames)
+    return torch.cat([work(part) for part in views_RT.split(together)])  # type: ignore[no-untyped-call]
 
 
 def power(views_RT: Tensor, fft: int, shift: int) -> Tensor:
