@@ -24,23 +24,13 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
-<<<<<<< HEAD
-from .modalities import Costs
-from .modalities.loading import open_loading, shares_waiting, worker_count
-from .modalities.making import make_batch
-=======
 from .modalities.crews import shares_waiting, worker_count
 from .modalities.loading import open_loading
->>>>>>> v_wall
+from .modalities.making import make_batch
 from .modalities.parts import (
     batch_spec,
     find_modality,
     members_of,
-<<<<<<< HEAD
-    owner_of,
-=======
-    merged,
->>>>>>> v_wall
     parts_of,
     units_of,
 )

@@ -26,16 +26,10 @@ from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
-<<<<<<< HEAD
 from ..stream.worker_tasks import PartDecode, decoded
-from . import Decider, Decode, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from . import Costs, Decider, Decode, Maker, Modality, Partners, Raw, ShareDecode, Tables
 from .messages import class_of
 from .returned import check_groups, check_tables, checked_modality, given
-=======
-from ..stream.worker_tasks import PartDecode
-from . import Costs, Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
-from .returned import check_views
->>>>>>> v_wall
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")

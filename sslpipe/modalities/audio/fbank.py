@@ -62,7 +62,6 @@ class Fbank(Plain):
         """(R, 1, F, T) log energies, not below the log of float32's epsilon."""
         frames, high = self.shape(rows.before).steps, self.high or rows.before.rate / 2
         bands = kaldi_bands(self.mels, self.fft, rows.before.rate, self.low, high, views.device)
-<<<<<<< HEAD
         together = len(views) if views.is_cuda else max(1, CACHED // frames)
         made_RTF = views.new_empty(len(views), frames, self.mels)
         padded = views.new_zeros(min(together, len(views)), frames, self.fft)
@@ -70,10 +69,6 @@ class Fbank(Plain):
             part = slice(first, first + together)
             self.logs(views[part], bands, padded[: len(views[part])], made_RTF[part])
         return made_RTF.mT[:, None]
-=======
-        logs = in_parts(views, frames, lambda part: self.logs(part, bands))
-        return logs.view(len(views), frames, self.mels).mT[:, None]
->>>>>>> v_wall
 
     def logs(
         self, views_RT: Tensor, bands: Sequence[Band], padded: Tensor, made_RTF: Tensor
