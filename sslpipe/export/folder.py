@@ -16,6 +16,7 @@ from pathlib import Path
 from ..encoders.libraries import library
 from ..encoders.tokens import TokenEncoder
 from ..errors import SslpipeError
+from ..shards.side_files import disk_fault
 from .checks import check_in_runtime, check_in_timm, check_in_torchvision
 from .formats import blueprint_of, chosen_formats, library_module, obstacles
 from .model_card import CardRow, card
@@ -58,6 +59,7 @@ def export_checkpoint(
         StateError: the checkpoint is missing or damaged.
         ExtraError: a package is missing that writes safetensors, or a format that was asked for.
         SslpipeError: `out` is something else, or a branch or a format is not to be had.
+        OSError: the disk is full; it names `out`.
     """
     settings = settings or ExportSettings()
     library("safetensors")
@@ -71,6 +73,10 @@ def export_checkpoint(
         write = write_text if isinstance(trained.encoder, TokenEncoder) else write_all
         unchecked = write(part, place.name, trained, formats, settings)
         put_in_place(part, place)
+    except Exception as error:
+        if fault := disk_fault(error):
+            raise OSError(fault.errno, fault.strerror, str(out)) from error
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     told = settings.formats is None and not isinstance(trained.encoder, TokenEncoder)
