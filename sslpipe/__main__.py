@@ -1,5 +1,19 @@
-"""`python -m sslpipe`, which torchrun starts."""
+"""The start of the command line: of `sslpipe`, and of `python -m sslpipe`, as torchrun wants it."""
 
-from .cli.commands import main
+import sys
 
-main()
+
+def main() -> None:
+    """Import the commands, which takes up to a second, and run the one that was typed.
+
+    A Ctrl-C on the way ends with 130, as shells count it, and leaves no trace.
+    """
+    try:
+        from .cli.commands import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -22,8 +22,8 @@ from . import (
     tokenizer,
 )
 from .faults import one_line
-from .paths import check_words, finite, picture, run_folder
-from .terminal import console, notes
+from .paths import check_words, finite, picture, run_folder, save_picture
+from .terminal import console, notes, write_any_sign
 
 app = typer.Typer(
     name="sslpipe",
@@ -62,6 +62,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if 
 
 def main() -> None:
     """Run a command; a user's mistake, and what disks and stores refuse, is one line and code 2."""
+    write_any_sign()
     try:
         check_words(sys.argv[1:])
         app()
@@ -118,6 +119,7 @@ def show(
     from ..modalities.sheets import draw_sheet, files_beside
     from ..pipeline import load
     from ..recipe import find_recipe, load_recipe
+    from ..shards.side_files import replace_file
     from ..stream.open_source import parse_shards
     from ..train.run import check_names, check_training
 
@@ -130,14 +132,15 @@ def show(
         check_training(whole, pipe.spec)
         share = pipe.load_share(step)
         batch = pipe.make_batch(share, step)
-        draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows).save(out)
+        sheet = draw_sheet(pipe.parts, batch, pipe.spec, share.columns, rows=rows)
+        save_picture(sheet, out)
         files = files_beside(pipe.parts, batch, pipe.spec, share.columns, rows=rows)
         for part in pipe.parts:
             for group, summary in part.decider.summaries.items():
                 text = f"{group}: {summary}"
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
     for end, data in files.items():
-        out.with_suffix(f".{end}").write_bytes(data)
+        replace_file(out.with_suffix(f".{end}"), data)
     written = [out, *(out.with_suffix(f".{end}") for end in files)]
     console.print(f"wrote {', '.join(map(str, written))}")
 

@@ -1,6 +1,7 @@
 """Errors that a user can mend, as one line: ours, those of disks, and those of distant stores."""
 
 from ..errors import SslpipeError
+from ..shards.side_files import disk_fault
 
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
 
@@ -26,6 +27,7 @@ def one_line(error: Exception) -> str | None:
         return f"memory: {words}; make batches, views or the model smaller"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, its rights and free space"
-    if isinstance(error, OSError) and error.errno:
-        return f"{error.strerror}; check the rights and the free space of the outputs"
+    fault = error if isinstance(error, OSError) and error.errno else disk_fault(error)
+    if fault is not None:
+        return f"{fault.strerror}; check the rights and the free space of the outputs"
     return None

@@ -5,10 +5,15 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import SslpipeError
+from ..shards.side_files import written_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -80,6 +85,18 @@ def picture(out: Path | None) -> Path | None:
             f"{out}: {out.suffix!r} is no format that pictures are written in; write .png or .jpg"
         ) from None
     return in_a_folder(out)
+
+
+def save_picture(image: "Image.Image", out: Path) -> None:
+    """Write a picture in the format of its name, whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the folder closed; it names the file.
+    """
+    from PIL import Image
+
+    with written_whole(out) as part:
+        image.save(part, Image.registered_extensions()[out.suffix.lower()])
 
 
 def run_folder(out: Path | None) -> Path | None:

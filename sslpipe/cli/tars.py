@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import in_a_folder, picture, run_folder
+from .paths import in_a_folder, picture, run_folder, save_picture
 from .terminal import ModalityOption, bar, console, notes, stopped
 
 AGAIN = "stopped; the same command goes on where it stopped: finished indexes are kept"
@@ -168,9 +168,9 @@ def show_set(contents: Any, as_json: bool) -> None:
 def histogram(title: str, numbers: dict[str, int]) -> Table:
     """Names, numbers, and bars as long as the largest one allows; the first MOST."""
     table = Table(title, "samples", "")
-    most = max(numbers.values(), default=1)
+    most, mark = max(numbers.values(), default=1), "#" if console.options.ascii_only else "█"
     for name, number in list(numbers.items())[:MOST]:
-        table.add_row(str(name), f"{number:,}", "█" * round(30 * number / most))
+        table.add_row(str(name), f"{number:,}", mark * round(30 * number / most))
     if len(numbers) > MOST:
         rest = sum(list(numbers.values())[MOST:])
         table.add_row(f"{len(numbers) - MOST:,} more", f"{rest:,}", "")
@@ -215,5 +215,5 @@ def draw_sheet(manifest: Any, path: Path, count: int) -> None:
         known = 0 <= label < len(manifest.classes)
         name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"
         items.append((data, (key, name)))
-    find_modality(manifest.modality, str(path)).thumbnails(items).save(path)
+    save_picture(find_modality(manifest.modality, str(path)).thumbnails(items), path)
     console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples", soft_wrap=True)

@@ -1,7 +1,9 @@
 """What all commands show things with: the console, notes on stderr, progress bars, tables."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,15 @@ ModalityOption = Annotated[
 ]
 console = Console()
 notes = Console(stderr=True)
+
+
+def write_any_sign() -> None:
+    """Let stdout take what its encoding has no sign for, escaped, as Python does with stderr alone.
+
+    So under LANG=C tables are printed, and everywhere keys that are no UTF-8.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):  # not where a notebook or a test has put its own
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..encoders.libraries import library
 from ..encoders.tokens import TokenEncoder
 from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import SslpipeError
+from ..shards.side_files import disk_fault
 from .checks import check_in_runtime, check_in_timm, check_in_torchvision
 from .clip_weights import FOLDER, is_of_clips, write_transformers
 from .formats import blueprint_of, chosen_formats, library_module, obstacles
@@ -62,6 +63,7 @@ def export_checkpoint(
         StateError: the checkpoint is missing or damaged.
         ExtraError: a package is missing that writes safetensors, or a format that was asked for.
         SslpipeError: `out` is something else, or a branch or a format is not to be had.
+        OSError: the disk is full; it names `out`.
     """
     settings = settings or ExportSettings()
     library("safetensors")
@@ -74,6 +76,10 @@ def export_checkpoint(
     try:
         unchecked = writer_of(trained)(part, place.name, trained, formats, settings)
         put_in_place(part, place)
+    except Exception as error:
+        if fault := disk_fault(error):
+            raise OSError(fault.errno, fault.strerror, str(out)) from error
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     told = settings.formats is None and writer_of(trained) is write_all

@@ -14,6 +14,7 @@ from ..errors import ExtraError
 from ..evaluate import Features
 from ..evaluate.results import Evaluation
 from ..modalities.image.decode import Pixels
+from ..shards.side_files import written_whole
 from .maps import stratified
 from .neighbours import left_out
 from .pictures import SampleFinder
@@ -43,7 +44,7 @@ def names_for(numbers: Sequence[int], classes: Sequence[str]) -> list[str]:
 
 def write_csv(path: Path, maps: Sequence[PlacedSamples]) -> None:
     """Write a row per checkpoint and sample; what `maps.read_map` reads."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(FIELDS)
         for placed in maps:

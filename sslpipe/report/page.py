@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ExtraError, SslpipeError
 from ..evaluate.results import Evaluation
+from ..shards.side_files import replace_file
 from .embedding import write_csv
 from .facts import facts
 from .pictures import SampleFinder
@@ -129,7 +130,7 @@ def written(out: Path, page: str, drawn: Scatter) -> Path:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / PAGE).write_text(page, encoding="utf-8", newline="\n")
+        replace_file(out / PAGE, page.encode())
         write_csv(out / TABLE, drawn.placed)
     except OSError as error:
         raise SslpipeError(

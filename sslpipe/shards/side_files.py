@@ -3,13 +3,20 @@
 What is no JSON any more is an error that says where, never a trace.
 """
 
+import errno
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
+
+# a disk that is full (of bytes, of a user's, of a file's size), read-only, or breaking
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust end their words
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -66,12 +73,27 @@ def replace_file(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
+def disk_fault(error: BaseException) -> OSError | None:
+    """What a disk refused, by the name of no file, behind an error that a library made of it.
+
+    torch says `unexpected pos`, safetensors `I/O error: ... (os error 28)`.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        told = OS_ERROR.search(str(found))
+        number = found.errno if isinstance(found, OSError) else int(told[1]) if told else None
+        if number in DISK_FAULTS:
+            return OSError(number, os.strerror(number))
+        found = found.__cause__ or found.__context__
+    return None
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """The place beside `path` to write to, which takes its name at the end; or nothing is left.
 
     Raises:
-        OSError: as `replace_file`.
+        OSError: as `replace_file`, whatever the library that writes makes of it.
     """
     if path.exists() and not path.is_file():  # a pipe or /dev/stdout takes what comes
         yield path
@@ -85,6 +107,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         if error.filename is None:  # a full disk has no name
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if fault := disk_fault(error):
+            raise OSError(fault.errno, fault.strerror, str(path)) from error
         raise

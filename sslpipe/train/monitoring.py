@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import SslpipeError
 from ..recipe.schema import MonitorSection
-from ..shards.side_files import written_whole
+from ..shards.side_files import replace_file, written_whole
 from .log import LoggedRow
 from .report import Reporter
 from .run import TrainRun
@@ -84,7 +84,7 @@ class Watch:
             SslpipeError: it cannot be evaluated; better now than after an epoch.
         """
         compared = self._goes_on()
-        (self._out / NOTE).write_text(self._monitor.line + "\n", encoding="utf-8")
+        replace_file(self._out / NOTE, f"{self._monitor.line}\n".encode())
         if step == 0:
             numbers = self._numbers(step, encoder)
             self._show.message(f"monitor: {self._monitor.line}; untrained: {words(numbers)}")

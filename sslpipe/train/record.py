@@ -18,7 +18,7 @@ from ..encoders.monitors import monitor
 from ..errors import SslpipeError
 from ..methods import Output
 from ..recipe.sections import recipe_text
-from ..shards.side_files import written_whole
+from ..shards.side_files import replace_file, written_whole
 from .alarm import Alarm
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
 from .monitoring import Monitor, Watch
@@ -238,7 +238,7 @@ def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:
 def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Sink]:
     """Open the files that take rows, closed by `stack`; also write the recipe beside them."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(recipe_text(run.recipe), encoding="utf-8")
+    replace_file(out / "recipe.yaml", recipe_text(run.recipe).encode())
     lines = stack.enter_context(closing(JsonLines(out / METRICS, step=step)))
     board = stack.enter_context(closing(TensorBoard(out, step=step)))
     return [lines, board]
