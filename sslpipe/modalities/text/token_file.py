@@ -94,6 +94,7 @@ class TokenWriter:
 
     def add(self, row: int, ids: I32) -> None:
         """Write the ids of a document; of one that is never added, none can be read."""
+        assert not len(ids) or ids.max() <= np.iinfo(self._kind).max  # else it would wrap
         data = ids.astype(self._kind).tobytes()
         block = b"".join(crcs_of(data, self._kind.itemsize)) + data
         self._table[row] = self._end, len(ids)
