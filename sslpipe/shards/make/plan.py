@@ -84,7 +84,7 @@ class PackSettings:
         asked = {
             f"--resize {self.resize}": self.resize is not None,
             "--dedupe near": self.dedupe == "near",
-            f"--fps {self.fps}": self.fps is not None,
+            f"--fps {self.fps or 0:g}": self.fps is not None,
         }
         for option, is_asked in asked.items():
             for refused, reason in self.codec.refused_options.items():
