@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sslpipe.shards.read.download import BLOCK, Patience
 from sslpipe.stream import order
 from tests.conftest import ROOT, load_tool
 
@@ -49,6 +50,25 @@ def test_the_tables_of_the_page_follow_from_the_constants():
     text = page.PAGE.read_text()
     assert text == page.written(text), "run tools/bench/scale_page.py --write"
     assert text.count("<!-- table: ") == len(page.TABLES)
+
+
+def test_the_numbers_in_the_words_of_the_page():
+    text = " ".join(load_tool("scale_page").PAGE.read_text().split())
+    run, nodes = load_tool("scale_run").RUN, load_tool("nodes")
+    assert 14_336 % run.ranks == 14_336 % (56 * run.ranks_a_node) == 0
+    said = (
+        (
+            f"{run.nodes} nodes of {run.ranks_a_node} GPUs, a batch of {run.batch:,}, shards of "
+            f"{run.shard:,} images (1 GB), {run.gbit:.0f} Gbit/s a node"
+        ),
+        f"14,336 holds {run.ranks} and {56 * run.ranks_a_node} of them (64 and 56 nodes)",
+        f"blocks of {BLOCK >> 20} MiB; a request that fails is tried {Patience().attempts} times",
+        f"latency of {1e3 * nodes.LATENCY:.0f} ms of which {100 * nodes.FAILING:.0f} % of all",
+        f"{24 * 448:,} samples in {-(-24 * 448 // nodes.SHARD)} shards",
+    )
+    assert run.shard_bytes == 10**9
+    for words in said:
+        assert words in text, words
 
 
 @pytest.mark.parametrize(("nodes", "lanes"), [(16, 128), (16, 32), (14, 32), (14, 224)])

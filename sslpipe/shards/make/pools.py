@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -153,12 +154,21 @@ def open_ray(workers: int | None, address: str, *, gpus: int = 0) -> AbstractCon
     each = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
     restarts = {"max_restarts": -1, "max_task_retries": RETRIES}
     with connected(address, workers):
-        from ray.util.multiprocessing import Pool as RayPool
+        import ray.util.multiprocessing
 
-        pool: AbstractContextManager[Pool] = RayPool(
-            workers or held, ray_remote_args=each | restarts
+        pool: AbstractContextManager[Pool] = ray.util.multiprocessing.Pool(
+            workers or held,
+            initializer=work_in,
+            initargs=(Path.cwd(),),
+            ray_remote_args=each | restarts,
         )
     return pool
+
+
+def work_in(folder: Path) -> None:
+    """Let relative names mean what they do where the command was given, if that folder is here."""
+    if folder.is_dir():
+        os.chdir(folder)
 
 
 def cluster_gpus(address: str, workers: int | None = None) -> int:
@@ -173,14 +183,14 @@ def cluster_gpus(address: str, workers: int | None = None) -> int:
 
 
 @contextmanager
-def connected(address: str, cores: int | None) -> Iterator[None]:
-    """Connect to a Ray cluster; `cores`: of one that "local" starts. The errors of `open_ray`."""
+def connected(address: str, own: int | None) -> Iterator[None]:
+    """Connect to a Ray cluster; `own`: cores of one that "local" starts. Errors of `open_ray`."""
     try:
-        import ray
+        import ray.util.multiprocessing
 
         if not ray.is_initialized():
             # what workers print would tear the progress bar; Ray keeps it in its own logs
-            size = {"num_cpus": cores} if address == "local" else {}
+            size = {"num_cpus": own} if address == "local" else {}
             ray.init(address=address, log_to_driver=False, **size)
         yield
     except ImportError as error:
