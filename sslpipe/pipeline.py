@@ -126,9 +126,8 @@ class Pipeline:
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
-        depth = recipe.run.prefetch
-        self._shares = Prefetch(self._ahead, depth=depth, name="load")
-        self._batches = Prefetch(self._make, depth=depth, name="augment")
+        self._shares = Prefetch(self._ahead, depth=recipe.run.prefetch, name="load")
+        self._batches = Prefetch(self._make, depth=recipe.run.prefetch, name="augment")
         self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
         self.step = 0  # batches handed out since the start of the run
         self.wait_seconds = 0.0  # time that the consumer waited for batches
