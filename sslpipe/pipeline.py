@@ -113,8 +113,8 @@ class Pipeline:
         reading = ReadingRank(
             rank, world_size, self._threads,
             modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),
-            layout=next((part.layout for part in self.parts if part.layout), None),
-            buckets=next((part.buckets for part in self.parts if part.buckets), None),
+            layout=next(filter(None, (part.layout for part in self.parts)), None),
+            buckets=next(filter(None, (part.buckets for part in self.parts)), None),
         )  # fmt: skip
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)

@@ -46,6 +46,7 @@ SMALLER = {
         f"moco_{name}": ["method.moco.bn_groups=2"] for name in ("v1", "v2", "v1_cifar", "v2_cifar")
     },
     "barlow_twins": ["method.barlow_twins.projector=[512, 512, 512]"],
+    "data2vec_audio": ["masks.inverse.count=1", "method.data2vec2.top_k=2"],
     "data2vec2": ["masks.inverse.count=2", "method.data2vec2.top_k=2"],
     "data2vec2_cifar": ["method.data2vec2.top_k=2"],
     "dinov2": DINOV2,

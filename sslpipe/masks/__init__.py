@@ -46,7 +46,7 @@ from .grids import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
-from .spans import Bands, Spans
+from .spans import Bands, Spans, WithinReal
 from .subsets import Centre, RandomPatches, SimMIMUnits
 from .tried import try_masks
 from .tube_blocks import TubeBlocks
@@ -66,24 +66,6 @@ class Sampler(Protocol):
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> npt.NDArray[np.bool_]:
         """Draw (M, B, N) bool; M = len(keys.views) unless the sampler makes its own number."""
-        ...
-
-
-@runtime_checkable
-class WithinReal(Protocol):
-    """A sampler whose masks may lie in what is no padding: `spans`."""
-
-    def most(self, grid: Grid) -> int | None:
-        """Return how many patches a mask hides at most, if it looks at lengths; None: it does not.
-
-        Masks of full length hide as many.
-        """
-        ...
-
-    def draw_within(
-        self, keys: Keys, stream: str, grid: Grid, real_B: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
-        """Draw (M, B, N) bool, of which the first `real_B` patches of each sample may be hidden."""
         ...
 
 

@@ -6,7 +6,7 @@ Letters: M masks per sample, B samples, T steps, S places where a span can begin
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,22 @@ from ..rng import U64, Keys, Place
 from .grids import Bools, Grid, check_fraction, choose
 
 I64 = npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class WithinReal(Protocol):
+    """A sampler whose masks may lie in what is no padding: `spans`."""
+
+    def most(self, grid: Grid) -> int | None:
+        """Return how many patches a mask hides at most, if it looks at lengths; None: it does not.
+
+        Masks of full length hide as many.
+        """
+        ...
+
+    def draw_within(self, keys: Keys, stream: str, grid: Grid, real_B: I64) -> Bools:
+        """Draw (M, B, N) bool, of which the first `real_B` patches of each sample may be hidden."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,8 +89,9 @@ def test_ranks_have_the_same_labels(ramps):
             with load(text, shards, rank=rank, world_size=ranks) as pipe:
                 for batch in steps(pipe, 3):
                     labels = batch.targets["frame_labels"][0].tolist()
-                    rows |= dict(zip(batch.uids.tolist(), labels, strict=True))
-        found.append(rows)
+                    for uid, row in zip(batch.uids.tolist(), labels, strict=True):
+                        rows.setdefault((batch.step, uid), []).append(row)
+        found.append({key: sorted(each) for key, each in rows.items()})
     assert found[0] == found[1]
 
 
