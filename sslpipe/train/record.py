@@ -212,8 +212,7 @@ class RunRecord:
                 shutil.copyfile(last, part)
         if self._watch:
             self._watch.keep(step)
-        if parts is not None:
-            remove_unnamed(self._out)
+        remove_unnamed(self._out)
 
     def farewell(self, step: int) -> str:
         """Say how the run ended, and how to go on."""
