@@ -236,12 +236,12 @@ def test_a_rank_is_killed_and_two_go_on_where_three_were(text, root, packed, tmp
     """As two launches: an agent that forms a new group of fewer ranks does no more than that."""
     out = tmp_path / "killed"
     run = {"out": str(out), "recipe": text, "max_steps": STEPS}
-    code, said = torchrun(tmp_path, 3, packed, [{**run, "kill": [1, 6]}])
+    code, said = torchrun(tmp_path, 3, packed, [{**run, "kill": [1, 7]}])
     assert code != 0
     assert "SIGKILL" in said or "-9" in said
     kept = read_stored(out / "last.pt")
     before = [batch for batch in global_batches(out, 3) if batch[0] < kept.step]
-    assert 0 < kept.step < 6
+    assert 0 < kept.step < 7
     code, said = torchrun(tmp_path, 2, packed, [{**run, "resume": True}])
     assert code == 0, said
     assert [*before, *global_batches(out, 2)] == global_batches(root / "dino-1", 1)
