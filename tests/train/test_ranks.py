@@ -168,9 +168,9 @@ def root(tmp_path_factory, packed):
     return folder
 
 
-def check_losses(out, expected):
+def check_losses(out, expected, rtol=1e-5):
     assert [row["step"] for row in rows(out) if "loss" in row] == [*range(1, len(expected) + 1)]
-    torch.testing.assert_close(column(out), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(column(out), expected, rtol=rtol, atol=0)
 
 
 @pytest.mark.slow
@@ -245,4 +245,5 @@ def test_a_rank_is_killed_and_two_go_on_where_three_were(text, root, packed, tmp
     code, said = torchrun(tmp_path, 2, packed, [{**run, "resume": True}])
     assert code == 0, said
     assert [*before, *global_batches(out, 2)] == global_batches(root / "dino-1", 1)
-    check_losses(out, column(root / "dino-1"))
+    # a third is no binary number, so means over three ranks round where those of two do not
+    check_losses(out, column(root / "dino-1"), rtol=2e-4)
