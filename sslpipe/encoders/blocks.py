@@ -1,7 +1,15 @@
 """The repeated layers of a model: what is sharded one by one, and computed again in the backward.
 
 They are found by what they are: the members of one class, of none of torch's, of a list of modules.
-So ours, timm's and torchvision's are found alike, in encoders, their teachers and decoders.
+So ours, timm's and torchvision's are found alike, in encoders, their teachers and decoders:
+
+    timm's ViT      model.blocks: a Block each
+    GPT, BERT       h, encoder.layer: a GPTBlock, a BERTLayer each
+    T5              block.N.layer: each layer of a block, since the blocks are torch's ModuleDicts
+    a ResNet        the BasicBlocks or Bottlenecks of its stages
+    MAE's decoder   as the ViT
+
+What stands between them (embeddings, norms, heads) is no block.
 """
 
 from collections.abc import Iterator

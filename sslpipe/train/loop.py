@@ -108,9 +108,7 @@ def train(
                 outputs, batch = optimizer_step(run, batches, step, record.guard)
             step += 1
             show.step(step)
-            said = run.graphs.message() if run.graphs else None
-            if said:
-                show.message(said)
+            record.tell_compiled()
             stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
             done = step == end or stop > 0
             if done or record.due(step):

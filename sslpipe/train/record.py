@@ -167,6 +167,12 @@ class RunRecord:
             self._show.message(message)
         return row
 
+    def tell_compiled(self) -> None:
+        """Say after a step what there is to say of what it compiled."""
+        said = self._run.graphs.message() if self._run.graphs else None
+        if said:
+            self._show.message(said)
+
     def _looked_at(self, step: int, epoch: float, batch: Batch) -> dict[str, float]:
         """What rank 0 finds of the encoder, which all ranks give it."""
         found: dict[str, float] = {}
@@ -212,8 +218,7 @@ class RunRecord:
                 shutil.copyfile(last, part)
         if self._watch:
             self._watch.keep(step)
-        if parts is not None:
-            remove_unnamed(self._out)
+        remove_unnamed(self._out)
 
     def farewell(self, step: int) -> str:
         """Say how the run ended, and how to go on."""

@@ -63,9 +63,12 @@ def save_run(run: TrainRun, step: int, path: Path, parts: dict[str, str] | None 
 
 def remove_unnamed(out: Path) -> None:
     """Remove the folders of tensors that no checkpoint in `out` names any more."""
-    named = {stored.parts["folder"] for stored in map(checkpoint.read_stored, out.glob("*.pt"))
-             if stored.parts}  # fmt: skip
-    for folder in out.glob(FOLDERS):
+    folders = list(out.glob(FOLDERS))
+    if not folders:
+        return
+    stored = map(checkpoint.read_stored, out.glob("*.pt"))
+    named = {content.parts["folder"] for content in stored if content.parts}
+    for folder in folders:
         if folder.name not in named:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -43,12 +43,13 @@ def test_two_ranks_measure_and_write_what_one_does(tmp_path, packed):
         file, cache = tmp_path / f"{name}.safetensors", tmp_path / name
         return [
             ["features", trained, packed, "--out", file, "--batch-size", 4],
-            ["eval", trained, packed, "--protocols", "knn,few_shot", "--json", "--cache", cache],
+            ["eval", trained, packed, "--protocols", "knn,clustering", "--json", "--cache", cache],
         ]
 
     alone = run([training, *looks("one")], tmp_path)
     two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    several = run(looks("two"), tmp_path, *two)
+    # a launch each: the store of torchrun's agent serves one process group after the other badly
+    several = "".join(run([words], tmp_path, *two) for words in looks("two"))
     files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("one", "two")]
     assert files[0] == files[1]
     assert len(list((tmp_path / "one").iterdir())) == 1

@@ -23,7 +23,7 @@ from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 from sslpipe.methods.siglip import siglip_loss
 from sslpipe.methods.simcse import simcse_loss
 from sslpipe.process import group_ranks
-from sslpipe.train import run
+from sslpipe.train import replicas
 
 from .every_method import build, make_batch, make_spec
 
@@ -49,7 +49,7 @@ class Grouped(nn.Sequential):
 
 def wrap(module, rank, size, device="cpu"):
     """As the trainer does for that device."""
-    return run.replicate(
+    return replicas.replicate(
         module, SimpleNamespace(rank=rank, world_size=size, device=torch.device(device))
     )
 
@@ -258,7 +258,7 @@ def test_on_gpus_batch_norm_is_synchronised_and_moco_s_groups_stay(monkeypatch):
     method = build("moco", make_spec(SIZE, 2), Grouped())
     method.query[1].append(nn.BatchNorm1d(8))
     # there is no DDP of SyncBatchNorm without GPUs
-    monkeypatch.setattr(run, "DistributedDataParallel", lambda module: SimpleNamespace())
+    monkeypatch.setattr(replicas, "DistributedDataParallel", lambda module: SimpleNamespace())
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     wrap(method, 0, 2, device="cuda")
     norms = [type(norm).__name__ for norm in (method.query[0][2], method.query[1][-1])]

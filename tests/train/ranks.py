@@ -28,8 +28,8 @@ class Mean:
     settings, line = MonitorSection(every_epochs=1), "the mean of what an encoder makes of ones"
 
     def __call__(self, encoder):
-        with torch.no_grad():
-            return {"mean": encoder.eval()(torch.ones(2, 3, 16, 16)).abs().mean().item()}
+        with torch.no_grad():  # of a ViT, which does not change its mode for it
+            return {"mean": encoder(torch.ones(2, 3, 16, 16)).abs().mean().item()}
 
 
 class Seen:

@@ -117,9 +117,11 @@ def column(out, name="loss"):
 
 
 def global_batches(out, count):
-    """The number and the uids of each batch, over the ranks in their order."""
+    """The number and the uids of each batch that all ranks had, over the ranks in their order."""
     files = [out / f"{rank}-of-{count}.uids" for rank in range(count)]
     parts = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    had = min(map(len, parts))
+    parts = [part[:had] for part in parts]
     assert len({tuple(number for number, _ in part) for part in parts}) == 1
     return [
         (row[0][0], [uid for _, uids in row for uid in uids]) for row in zip(*parts, strict=True)
@@ -166,9 +168,9 @@ def root(tmp_path_factory, packed):
     return folder
 
 
-def check_losses(out, expected):
+def check_losses(out, expected, rtol=1e-5):
     assert [row["step"] for row in rows(out) if "loss" in row] == [*range(1, len(expected) + 1)]
-    torch.testing.assert_close(column(out), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(column(out), expected, rtol=rtol, atol=0)
 
 
 @pytest.mark.slow
@@ -208,8 +210,9 @@ def test_teachers_encoders_and_monitors_of_a_sharded_run_are_those_of_one_proces
     assert any(name.startswith("teacher.") for name in parts.method)
     encoder, _ = load_encoder(several / "last.pt")
     torch.testing.assert_close(encoder.state_dict(), parts.encoder)
-    for name in ("eval/mean", "feature_std"):
-        expected = column(alone, name)
+    # label-free numbers are of rank 0's share, so of as many ranks
+    for name, other in (("eval/mean", alone), ("feature_std", root / f"dino-{count}")):
+        expected = column(other, name)
         assert len(expected) > 1
         torch.testing.assert_close(column(several, name), expected, rtol=1e-4, atol=1e-6)
 
@@ -219,11 +222,12 @@ def test_a_run_goes_on_on_other_ranks_sharded_or_not(root):
     expected = column(root / "dino-1")
     for name in ("cut, cut, whole", "whole, cut"):
         check_losses(root / name, expected)
-    assert not list((root / "cut, cut, whole").glob("parts-*"))  # the last one was whole
-    named = {read_stored(file).parts["folder"] for file in (root / "whole, cut").glob("last.pt")}
-    best = read_stored(root / "whole, cut" / "best.pt").parts
-    named |= {best["folder"]} if best else set()
-    assert {folder.name for folder in (root / "whole, cut").glob("parts-*")} == named
+        files = [read_stored(file).parts for file in (root / name).glob("*.pt")]
+        assert len(files) == 2
+        named = {parts["folder"] for parts in files if parts}
+        assert {folder.name for folder in (root / name).glob("parts-*")} == named
+    assert read_stored(root / "cut, cut, whole" / "last.pt").parts is None
+    read_checkpoint(root / "whole, cut" / "best.pt")
 
 
 @pytest.mark.slow
@@ -232,13 +236,14 @@ def test_a_rank_is_killed_and_two_go_on_where_three_were(text, root, packed, tmp
     """As two launches: an agent that forms a new group of fewer ranks does no more than that."""
     out = tmp_path / "killed"
     run = {"out": str(out), "recipe": text, "max_steps": STEPS}
-    code, said = torchrun(tmp_path, 3, packed, [{**run, "kill": [1, 6]}])
+    code, said = torchrun(tmp_path, 3, packed, [{**run, "kill": [1, 7]}])
     assert code != 0
     assert "SIGKILL" in said or "-9" in said
     kept = read_stored(out / "last.pt")
     before = [batch for batch in global_batches(out, 3) if batch[0] < kept.step]
-    assert 0 < kept.step < 6
+    assert 0 < kept.step < 7
     code, said = torchrun(tmp_path, 2, packed, [{**run, "resume": True}])
     assert code == 0, said
     assert [*before, *global_batches(out, 2)] == global_batches(root / "dino-1", 1)
-    check_losses(out, column(root / "dino-1"))
+    # a third is no binary number, so means over three ranks round where those of two do not
+    check_losses(out, column(root / "dino-1"), rtol=2e-4)
