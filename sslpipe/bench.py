@@ -44,10 +44,11 @@ FEW = 4  # batches that tell how long samples are
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Samples/s, and seconds of CPU that this process took for each of them."""
+    """Samples/s, seconds of CPU that this process took for each of them, and batches timed."""
 
     rate: float
     cpu: float
+    batches: int
 
 
 def measure(
@@ -78,7 +79,8 @@ def measure(
         if step:
             batch = pipe.make_batch(pipe.load_share(0), 0)
             rates["step_beside"] = beside(pipe, step, batch, seconds)
-        rates["end_to_end"] = together(pipe, step, seconds).rate if step else pipeline.rate
+        whole = together(pipe, step, seconds) if step else pipeline
+        rates["end_to_end"] = whole.rate
         found: dict[str, Any] = {**consistent(rates)}
         step_rates = found.pop("step", None), found.pop("step_beside", None)
         return Stages(
@@ -87,6 +89,7 @@ def measure(
             step_beside=step_rates[1],
             cpu_us=pipeline.cpu * 1e6,
             memory=memory,
+            batches=whole.batches,
             precision=pipe.recipe.train.precision if pipe.recipe.train and run else "",
             **costs(pipe),
         )
@@ -256,7 +259,9 @@ def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: in
     settle(pipe.device)
     samples = done * pipe.spec.size
     return Timing(
-        samples / (time.perf_counter() - start), (time.process_time() - cpu) / max(samples, 1)
+        samples / (time.perf_counter() - start),
+        (time.process_time() - cpu) / max(samples, 1),
+        done,
     )
 
 

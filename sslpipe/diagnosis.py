@@ -17,6 +17,7 @@ RATES = (
 LOAD, MAKE = ("reading", "decoding"), ("deciding", "copying", "making")
 NEVER = float("inf")
 LITTLE = 0.02  # of the time of the whole: less is noise
+ENOUGH = 5  # batches: fewer are timed too roughly
 Times = dict[str, float]
 
 ADVICE: Mapping[str, str] = MappingProxyType({
@@ -66,6 +67,7 @@ class Stages:
     threads: int = 1  # that make views on a CPU
     cores: int = 1  # that this process may use
     precision: str = ""  # of the step, as in a recipe; "": not known
+    batches: int = ENOUGH  # that were timed end to end
 
     @property
     def rates(self) -> dict[str, float]:
@@ -144,12 +146,16 @@ class Stages:
     def verdict(self) -> str:
         """Name the bottleneck, what it costs and what to change."""
         name = self.bottleneck
+        binds = self.without(name) > (1 + LITTLE) * self.end_to_end
+        lead = "The bottleneck is" if binds else "No stage alone is the bottleneck; the longest is"
         scaled = f" {self.scaled}." if self.scaled else ""
+        rough = f" Only {self.batches} batches were timed end to end; raise --seconds."
         return (
-            f"The bottleneck is {name}: {self.times[name] * 1e6:,.0f} of "
+            f"{lead} {name}: {self.times[name] * 1e6:,.0f} of "
             f"{1e6 / self.end_to_end:,.0f} us per {self.unit}. The whole runs at "
             f"{self.said(self.end_to_end)}; at about {rounded(self.without(name))} if {name} took "
             f"no time. To change: {self.advice}.{scaled}"
+            f"{rough if self.batches < ENOUGH else ''}"
         )
 
     def said(self, rate: float) -> str:

@@ -25,6 +25,14 @@ def test_decoding_binds_and_making_is_next():
     assert "use more cores (run.workers = 4 has all of them)" in replace(DATA, workers=4).verdict
 
 
+def test_a_verdict_does_not_say_more_than_was_measured():
+    even = replace(DATA, make=1000, augment=1000)
+    assert even.verdict.startswith("No stage alone is the bottleneck; the longest is making: ")
+    assert DATA.verdict.startswith("The bottleneck is decoding: ")
+    assert "Only 2 batches were timed" in replace(DATA, batches=2).verdict
+    assert "timed" not in DATA.verdict
+
+
 def test_stages_that_share_cores_leave_their_sum():
     shared = replace(DATA, decode=2000, make=2000, augment=2000, pipeline=1000, end_to_end=1000)
     assert shared.without("making") == pytest.approx(2000)
