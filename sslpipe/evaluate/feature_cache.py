@@ -58,7 +58,7 @@ class Work:
     part: int  # samples of a part, whole batches
 
     def path(self, number: int) -> Path:
-        """Where a part lies."""
+        """Name the file of part `number`."""
         return self.folder / f"{number:07d}.safetensors"
 
     def share(self, ranks: Ranks) -> range:
