@@ -21,24 +21,10 @@ from statistics import median
 from types import TracebackType
 from typing import Self
 
-import torch
-
+from .device.handoff import settle
 from .errors import RecipeError, SslpipeError
 from .pipeline import Pipeline
-
-FIRST = (5, 6, 8)  # steps that rest: what is made once is made by then
-SELDOM = 500  # and every so many
-
-
-def is_rested(step: int) -> bool:
-    """Whether the step after `step` done ones of this process is taken at rest."""
-    return step in FIRST or (step > 0 and step % SELDOM == 0)
-
-
-def settle(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+from .stream.prefetch import is_rested
 
 
 def watch(pipe: Pipeline, *, batches_per_step: int = 1) -> Watching:

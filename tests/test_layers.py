@@ -34,7 +34,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "pipeline": DATA,
     "augment": DATA,
     "memory": {*DATA, "pipeline"},
-    "watching": {*GROUND, "pipeline", "bench", "diagnosis", "memory"},
+    "watching": {*DATA, "pipeline", "bench", "diagnosis", "memory"},
     "integrations": {*DATA, "pipeline", "methods"},
     "diagnosis": set(),
     "encoders": {"batch", "errors", "recipe"},

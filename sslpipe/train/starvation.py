@@ -16,7 +16,8 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from ..watching import is_rested, settle
+from ..device.handoff import settle
+from ..stream.prefetch import is_rested
 from .run import TrainRun
 
 MANY = 5  # steps whose mean is no accident

@@ -4,15 +4,17 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from types import ModuleType
 
 import pytest
 
 from sslpipe import __main__, load
 from sslpipe.cli.faults import one_line
-from sslpipe.errors import RecipeError
+from sslpipe.errors import RecipeError, StateError
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards.side_files import written_whole
+from sslpipe.train.record import hold_folder
 
 from ..conftest import RECIPE
 from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
@@ -92,3 +94,13 @@ def test_ctrl_c_while_modules_are_imported_leaves_no_trace(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         __main__.main()
     assert ended.value.code == 130
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    with ExitStack() as first:
+        hold_folder(tmp_path, first)
+        with pytest.raises(StateError, match="another process trains in this folder now"):
+            hold_folder(tmp_path, ExitStack())
+    with ExitStack() as second:
+        hold_folder(tmp_path, second)
+    assert not [*tmp_path.iterdir()]
