@@ -90,7 +90,7 @@ def test_ctrl_c_while_modules_are_imported_leaves_no_trace(monkeypatch):
         def __getattr__(self, name):
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "sslpipe.cli.commands", Slow("commands"))
+    monkeypatch.setitem(sys.modules, "sslpipe.cli", Slow("cli"))
     with pytest.raises(SystemExit) as ended:
         __main__.main()
     assert ended.value.code == 130
