@@ -9,10 +9,10 @@ def main() -> None:
     A Ctrl-C on the way ends with 130, as shells count it, and leaves no trace.
     """
     try:
-        from .cli.commands import main as run
+        from .cli import commands
     except KeyboardInterrupt:
         sys.exit(130)
-    run()
+    commands.main()
 
 
 if __name__ == "__main__":

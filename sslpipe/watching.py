@@ -21,13 +21,10 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
+from .device.handoff import settle
 from .errors import RecipeError, SslpipeError
 from .pipeline import Pipeline
-
-FIRST = (5, 6, 8)  # steps that rest: what is made once is made by then
-SELDOM = 500  # and every so many
+from .stream.prefetch import is_rested
 
 
 def watch(pipe: Pipeline, *, batches_per_step: int = 1) -> Watching:
@@ -83,7 +80,7 @@ class Watching:
             if self._taken > self._each:  # the first step makes much that is made once
                 self._busy, self._steps = self._busy + now - self._begun, self._steps + 1
         else:
-            self._settle()
+            settle(self._pipe.device)
             self._own.append(time.perf_counter() - self._begun)
             self._rest.close()
             self._resting = False
@@ -96,14 +93,10 @@ class Watching:
             self._waiting += time.perf_counter() - self._asked_at
         step, inside = divmod(self._taken, self._each)
         self._taken += 1
-        if inside == 0 and (step in FIRST or (step and step % SELDOM == 0)):
+        if inside == 0 and is_rested(step):
             self._rest.enter_context(self._pipe.resting())
-            self._settle()
+            settle(self._pipe.device)
             self._resting, self._begun = True, time.perf_counter()
-
-    def _settle(self) -> None:
-        if self._pipe.device.type == "cuda":
-            torch.cuda.synchronize(self._pipe.device)
 
     @property
     def waited(self) -> float:

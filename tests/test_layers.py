@@ -36,7 +36,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "augment": DATA,
     "memory": {*DATA, "pipeline", "step_memory"},
     "step_memory": {*DATA, "pipeline"},
-    "watching": {*GROUND, "pipeline", "bench", "diagnosis", "memory"},
+    "watching": {*DATA, "pipeline", "bench", "diagnosis", "memory"},
     "integrations": {*DATA, "pipeline", "methods"},
     "diagnosis": set(),
     "encoders": {"batch", "errors", "recipe"},

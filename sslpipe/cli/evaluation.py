@@ -23,7 +23,7 @@ ENCODERS = ("trained", "untrained", "pixels", "counts", "spectrogram", "frame")
 
 
 class Documents(StrEnum):
-    """Which documents perplexity is of."""
+    """Names the documents of `stream.holdout` that perplexity is of."""
 
     held_out = "held_out"
     train = "train"
@@ -197,7 +197,7 @@ def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]] | str") 
 
 
 def shown(measure: "Measure | None") -> str:
-    """A number with its interval."""
+    """Write a number with its interval, if it has one; None: nothing."""
     if measure is None:
         return ""
     digits = 3 if abs(measure.value) < 10 else 1

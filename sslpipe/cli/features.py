@@ -20,7 +20,7 @@ AGAIN = "stopped; the same command goes on where it stopped"
 
 
 class Precision(StrEnum):
-    """Of the forward pass."""
+    """Names the numbers that the forward pass calculates with."""
 
     fp32 = "fp32"
     bf16 = "bf16"

@@ -22,7 +22,7 @@ SHOWN = ("k-NN", "linear")  # in the table; the files and --json have all number
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One recipe of the list.
+    """Holds what the list says of one recipe.
 
     `measured`: what its head states -> (share in [0, 1], the same of the untrained encoder); empty:
     it was not run yet, or its head states nothing in this form.

@@ -38,7 +38,7 @@ class Check(StrEnum):
 
 
 class Dedupe(StrEnum):
-    """What counts as a repetition."""
+    """Names what counts as a repetition of a sample."""
 
     none = "none"
     exact = "exact"

@@ -140,7 +140,7 @@ def inspect(
 
 
 def show_set(contents: Any, as_json: bool) -> None:
-    """Tables of totals and histograms."""
+    """Print totals and histograms of a set, or one JSON object."""
     from dataclasses import asdict
 
     if as_json:

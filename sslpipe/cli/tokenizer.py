@@ -23,7 +23,7 @@ Set = Annotated[Path, typer.Argument(help="A packed folder of text.")]
 
 
 class KindOption(StrEnum):
-    """What can be trained."""
+    """Names the kinds of vocabularies that can be trained."""
 
     bpe = "bpe"
     wordpiece = "wordpiece"

@@ -234,6 +234,12 @@ def send_groups(send: Send, *groups: Sequence[Tensor]) -> list[list[Tensor]]:
     return [list(islice(sent, len(group))) for group in groups]
 
 
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def find_device(name: str | torch.device | None) -> torch.device:
     """Find a device by the name that a user gives it; None: CUDA if there is one, else the CPU.
 

@@ -24,11 +24,11 @@ class Labelled(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """Class numbers."""
+        """The class number of each sample, (N,) int64; -1: it has none."""
 
     @property
     def classes(self) -> Names:
-        """What the numbers mean."""
+        """The names of the numbers 0, 1, ...; empty: they are plain numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ def protocol_of(settings: ClusteringSettings, clusters: int, count: int, inertia
 
 
 def judgement(clusters: I64, labels: I64, how: str) -> tuple[Measure, ...]:
-    """All measures of a partition."""
+    """Compare a partition with labels, both (N,): NMI, AMI, ARI, and the accuracy as matched."""
     from sklearn import metrics
 
     share = float(np.unique(labels, return_counts=True)[1].max() / len(labels))

@@ -49,7 +49,7 @@ def captions_before(images_ND: Tensor, captions_MD: Tensor, owners_M: Tensor) ->
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Slices of ROWS rows."""
+    """Cut `count` rows into slices of ROWS; the last one may reach beyond the end."""
     return (slice(start, start + ROWS) for start in range(0, count, ROWS))
 
 

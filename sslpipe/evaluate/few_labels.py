@@ -53,7 +53,7 @@ def few_labels(
 
 
 def check(settings: FewLabelsSettings) -> None:
-    """Refuse settings that mean nothing.
+    """Refuse settings of which no draw could be made.
 
     Raises:
         SslpipeError: no draws, or a fraction outside (0, 1].

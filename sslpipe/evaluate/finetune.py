@@ -55,7 +55,7 @@ class Classifier(nn.Module):
         self.mean_patches = mean_patches
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Score images."""
+        """Score images (B, C, H, W): (B, classes)."""
         if self.mean_patches and isinstance(self.encoder, BlockEncoder):
             features_BD = self.encoder.last_blocks(images_BCHW, 1).patches.mean(dim=1)
         else:
@@ -177,7 +177,7 @@ def optimizer_of(
 
 
 def stream_recipe(recipe: Recipe, settings: TuneSettings, *, part: int, seed: int) -> Recipe:
-    """What is learned from."""
+    """Make the recipe of the augmented stream, `part` samples a batch, that a model is tuned on."""
     return augmented(
         recipe, batch_size=part, seed=seed, remainder="drop", resample=settings.resample,
         jitter=settings.jitter, erase=settings.erase,
@@ -196,7 +196,7 @@ def learn(
     autocast: torch.dtype | None,
     state: Path | None,
 ) -> None:
-    """Train the model in place."""
+    """Train the model in place, as the course says; `state`: the file that it can go on from."""
     device = next(model.parameters()).device
     recipe = stream_recipe(subject.recipe, settings, part=course.part, seed=seed)
     optimizer = optimizer_of(model, settings, course)
@@ -248,7 +248,7 @@ def accuracy(recipe: Recipe, split: Split, model: Classifier, device: torch.devi
 
 
 def protocol_line(settings: TuneSettings, course: Course, split: Split) -> str:
-    """The protocol in one line."""
+    """Say in one line all that the accuracy depends on, as reports print it."""
     train, optimizer = course.train, course.train.optimizer
     head = f", {settings.head_lr:g} of the head" if settings.head_lr else ""
     mixing = settings.mixing
@@ -271,7 +271,7 @@ def protocol_line(settings: TuneSettings, course: Course, split: Split) -> str:
 
 
 def draws_said(settings: TuneSettings) -> str:
-    """How few labels were drawn."""
+    """Say which share of the labels was drawn, and how often; empty where all are used."""
     if settings.fraction == 1:
         return ""
     how = f" ({settings.fraction:.0%}, balanced, keyed by uid"

@@ -162,7 +162,7 @@ def jittered(images_BCHW: Tensor) -> Tensor:
 
 
 def accuracy(model: nn.Module, test: Images, device: torch.device) -> float:
-    """The share of right answers."""
+    """Give the share of test images, in [0, 1], whose highest score is that of their label."""
     right = 0
     with evaluating(model):
         for rows in torch.split(torch.arange(len(test.labels)), 256):

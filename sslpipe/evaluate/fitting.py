@@ -155,7 +155,7 @@ def require_finite(run: Fit, epoch: int | None) -> None:
 
 
 def save(run: Fit, step: int, path: Path) -> None:
-    """Write all that changes, atomically."""
+    """Write all that changes while it learns, whole or not at all."""
     content = {
         "identity": run.identity,
         "step": step,

@@ -52,7 +52,7 @@ class LabelledSamples:
         return len(self.labels)
 
     def at(self, keep_N: Tensor) -> "LabelledSamples":
-        """The samples of a mask."""
+        """Take the samples where the mask, (N,) bool, is true."""
         keep = keep_N.numpy()
         columns = (self.labels[keep_N], self.uids[keep_N], self.contents[keep_N])
         return LabelledSamples(self.manifest, self.shards[keep], self.rows[keep], *columns)

@@ -135,7 +135,7 @@ def together(known: Features, others: Features) -> Features:
 
 
 def rows_of(found: PseudoLabels, keys: dict[int, str]) -> Iterator[LabelRow]:
-    """The rows of a table."""
+    """Yield the row of each predicted sample; `keys` names the samples by uid."""
     columns = found.uids.tolist(), found.labels.tolist(), found.confidences.tolist()
     for uid, label, confidence in zip(*columns, strict=True):
         name = found.classes[label] if found.classes else str(label)

@@ -237,7 +237,7 @@ def path(
 
 
 def protocol_of(found: Sequence[Answered], settings: LogisticSettings, data: str) -> str:
-    """The protocol in one line."""
+    """Say in one line all that the accuracy depends on, as reports print it."""
     chosen = sorted({each.c for each in found})
     c = f"C={chosen[0]:g}" + (f" to {chosen[-1]:g}" if len(chosen) > 1 else "")
     grid = sorted(settings.grid)

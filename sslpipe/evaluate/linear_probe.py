@@ -158,7 +158,7 @@ def learn(
     seed: int,
     state: Path | None,
 ) -> None:
-    """Train the head in place."""
+    """Train the head in place on frozen features; `state`: the file that it can go on from."""
     device = next(head.parameters()).device
     recipe = augmented(
         subject.recipe, batch_size=course.part, seed=seed, remainder="wrap",
@@ -235,7 +235,7 @@ def head_of(
 
 
 def protocol_line(settings: ProbeSettings, course: Course, split: Split, seen: str) -> str:
-    """The protocol in one line."""
+    """Say in one line all that the accuracy depends on, as reports print it."""
     train, optimizer = course.train, course.train.optimizer
     norm = "batch norm, " if settings.normalised else ""
     lr = optimizer.settings["lr"]

@@ -69,7 +69,7 @@ class DocumentNats:
 
     @property
     def per_token(self) -> float:
-        """The mean over all tokens."""
+        """Give the mean nats over all tokens that were asked for."""
         return float(self.nats_D.sum() / self.asked_D.sum())
 
     def means(self) -> Tensor:

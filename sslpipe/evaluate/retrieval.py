@@ -235,7 +235,7 @@ def summary(
 
 
 def protocol_of(useful: Bools, places: int, copies: str, *, same_set: bool) -> str:
-    """The protocol in one line."""
+    """Say in one line who was asked for whom, as reports print it."""
     whose = "all other samples" if same_set else "the training samples"
     how = f"retrieval by cosine, {useful.sum():,} queries among {whose} ({places:,})"
     if not useful.all():

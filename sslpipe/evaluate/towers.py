@@ -122,7 +122,7 @@ def embedded_images(pair: TowerPair, shards: Path, device: torch.device) -> dict
 def embedded_texts(
     method: TwoTowers, tokens: tuple[Tensor, Tensor], device: torch.device
 ) -> Tensor:
-    """(n, D) on the CPU."""
+    """Embed n rows of tokens in the common space: (n, D) float32, on the CPU."""
     tokens_BL, segments_2BL = (each.to(device) for each in tokens)
     with evaluating(method.to(device)):
         found = [

@@ -18,7 +18,7 @@ EXAMPLES = 3  # unlike the batch that an ONNX graph is made with
 
 
 def check_in_timm(folder: Path, trained: Trained) -> None:
-    """Load a folder by `timm.create_model("local-dir:...")`.
+    """Have timm load the folder, and compare its features with those of the encoder.
 
     Raises:
         SslpipeError: the features differ, so this timm makes another model of the same name.
@@ -72,7 +72,7 @@ def check_module(model: nn.Module, trained: Trained, what: str) -> None:
 
 
 def check_alike(theirs_BD: Tensor, ours_BD: Tensor, what: str, path: Path) -> None:
-    """Compare features.
+    """Compare features (B, D) of another library, `what`, with ours, by the largest difference.
 
     Raises:
         SslpipeError: they differ by more than rounding, or have another shape.

@@ -43,7 +43,7 @@ class ExportSettings:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written."""
+    """Says what was written, and which formats could not be, or were not checked."""
 
     folder: Path
     branch: str

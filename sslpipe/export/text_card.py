@@ -81,7 +81,7 @@ def about(trained: Trained, use: TextUse) -> str:
 
 
 def usage(trained: Trained, folder: str, use: TextUse) -> Iterator[str]:
-    """How the folder is loaded."""
+    """Yield the lines of the model card that say how the folder is loaded."""
     asked = "input_ids=batch['input_ids'], attention_mask=batch['attention_mask']"
     call = f"model.get_encoder()({asked})" if use.kind == "t5" else f"model({asked})"
     dim = trained.encoder.dim

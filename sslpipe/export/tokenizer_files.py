@@ -39,7 +39,7 @@ def vocabulary_of_run(trained: Trained) -> tuple[Tokens, Vocabulary | None, str]
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, tokens: Tokens) -> None:
-    """Write tokenizer.json and tokenizer_config.json.
+    """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer reads, into a folder.
 
     Raises:
         ExtraError: `tokenizers` is missing.

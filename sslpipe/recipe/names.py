@@ -47,7 +47,7 @@ def choose(entry: Entry, known: Mapping[str, Any], kind: str) -> Any:
 
 
 def imported(entry: Entry) -> Any:
-    """Import the user's own `package.module:Thing`.
+    """Import the user's own `package.module:Thing`, which runs its module.
 
     Raises:
         RecipeError: the module or the attribute does not exist.

@@ -72,7 +72,7 @@ class StreamSection(Section):
 
 
 class DecodeSection(Section):
-    """Says how bytes become canvases."""
+    """Says how large canvases are that bytes become, and what decodes them."""
 
     size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
     scaled: Literal["auto", "never"] = "auto"  # auto: no finer than the views of a sample can show

@@ -19,7 +19,7 @@ class ClassScore:
 
     @property
     def share(self) -> float:
-        """Recall, in [0, 1]."""
+        """Give the recall of the class, in [0, 1]."""
         return self.right / self.samples
 
 

@@ -77,7 +77,7 @@ def log_evaluation(
 
 
 def summary_writer(folder: Path) -> Any:
-    """TensorBoard's writer.
+    """Open TensorBoard's writer on a folder, which is made if need be.
 
     Raises:
         ExtraError: tensorboard is not installed.

@@ -65,7 +65,7 @@ def facts(evaluations: Sequence[Evaluation]) -> Facts:
 
 
 def subject_of(evaluation: Evaluation) -> SubjectFacts:
-    """Describe one checkpoint."""
+    """Describe the encoder of an evaluation: name, weights, width of its features, recipe."""
     subject = evaluation.subject
     return SubjectFacts(
         subject.name,
@@ -77,7 +77,7 @@ def subject_of(evaluation: Evaluation) -> SubjectFacts:
 
 
 def data_of(role: str, shards: Path, samples: int) -> DataFacts:
-    """Describe one shard set.
+    """Describe a shard set in its role, of which `samples` were evaluated.
 
     Raises:
         ShardError: there is no manifest.

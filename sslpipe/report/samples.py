@@ -109,7 +109,7 @@ def look_at(evaluation: Evaluation, uids: Tensor, encoder: str = "trained") -> L
 
 
 def rows_of_uids(features: Features, uids: Tensor, name: str) -> Tensor:
-    """The row of each uid.
+    """Find the row that each uid has among the features: int64, in the order of `uids`.
 
     Raises:
         SslpipeError: one is not there.

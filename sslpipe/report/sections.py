@@ -187,7 +187,7 @@ def patch_rows(
 
 
 def size_of(maps: Tensor) -> str:
-    """Height and width, in words."""
+    """Say height and width of maps (..., H, W): `14 x 14`."""
     return f"{maps.shape[-2]} x {maps.shape[-1]}"
 
 

@@ -6,6 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+FIRST = (5, 6, 8)  # steps that rest: what is made once is made by then
+SELDOM = 500  # and every so many
+
+
+def is_rested(step: int) -> bool:
+    """Whether the step after `step` done ones of a process is taken with nothing made ahead.
+
+    So what steps cost beside the pipeline is known, and by that what it takes from the others.
+    """
+    return step in FIRST or (step > 0 and step % SELDOM == 0)
 
 
 class Observer(Protocol):

@@ -3,6 +3,9 @@
 Both are guarded: a loss that is not finite is noticed before anything is written.
 """
 
+import fcntl
+import logging
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, whole_group
 from ..encoders.monitors import monitor
-from ..errors import SslpipeError
+from ..errors import SslpipeError, StateError
 from ..methods import Output
 from ..recipe.sections import recipe_text
 from ..shards.side_files import replace_file, written_whole
@@ -29,6 +32,7 @@ from .schedules import ended_epoch
 from .starvation import Starvation
 
 METRICS = "metrics.jsonl"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +244,34 @@ def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:
     return alarm
 
 
+def hold_folder(out: Path, stack: ExitStack) -> None:
+    """Keep the folder of a run to this process until `stack` ends; it leaves no file behind.
+
+    Of file systems that know no locks it keeps nothing.
+
+    Raises:
+        StateError: another process has it, whose rows and checkpoints would mix with ours.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    stack.callback(os.close, folder)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StateError(
+            f"{out}: another process trains in this folder now; wait for its end, or choose another"
+        ) from None
+    except OSError:
+        log.debug("%s: cannot be locked", out)
+
+
 def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Sink]:
-    """Open the files that take rows, closed by `stack`; also write the recipe beside them."""
+    """Open the files that take rows, closed by `stack`; also write the recipe beside them.
+
+    Raises:
+        StateError: another process trains there now.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    hold_folder(out, stack)
     replace_file(out / "recipe.yaml", recipe_text(run.recipe).encode())
     lines = stack.enter_context(closing(JsonLines(out / METRICS, step=step)))
     board = stack.enter_context(closing(TensorBoard(out, step=step)))

@@ -16,10 +16,10 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
+from ..device.handoff import settle
+from ..stream.prefetch import is_rested
 from .run import TrainRun
 
-FIRST = (5, 6, 8)  # steps of this process that rest: what is made once is made by then
-SELDOM = 500  # and every so many
 MANY = 5  # steps whose mean is no accident
 
 
@@ -46,8 +46,7 @@ class Starvation:
         """Take the step after `step` done ones, at rest if it is its turn."""
         taken = step - self._start
         run = self._run
-        due = taken in FIRST or (taken and taken % SELDOM == 0)
-        if not due or run.pipeline.recipe.run.prefetch < run.settings.accumulate:
+        if not is_rested(taken) or run.pipeline.recipe.run.prefetch < run.settings.accumulate:
             yield
             return
         begin = time.perf_counter()
@@ -55,7 +54,7 @@ class Starvation:
             self._meet()
             start = time.perf_counter()
             yield
-            self._settle()
+            settle(run.device)
             end = time.perf_counter()
         if ready >= run.settings.accumulate:
             if not self._own:
@@ -67,11 +66,7 @@ class Starvation:
         """Have all ranks begin at the same time, with nothing left to do."""
         if self._run.pipeline.world_size > 1:
             dist.all_reduce(torch.zeros((), device=self._run.device))
-        self._settle()
-
-    def _settle(self) -> None:
-        if self._run.device.type == "cuda":
-            torch.cuda.synchronize(self._run.device)
+        settle(self._run.device)
 
     @contextmanager
     def left_out(self) -> Iterator[None]:

@@ -73,6 +73,15 @@ SETS = {  # an override -> what the answer names
     "train.backbone={resnet18: {steam: cifar}}": "did you mean 'stem'",
     "train.epochs=0": "train.epochs = 0: ",
     "train.precision=fp8": "train.precision = 'fp8': ",
+    "stream.seed=99999999999999999999": "stream.seed = 99999999999999999999: ",
+    "stream.epoch_samples=99999999999999999999": "stream.epoch_samples = 99999999999999999999: ",
+    "stream.holdout={frac: 0.1}": "did you mean 'fraction'",
+    "stream.holdout.fraction=0.1": "write the section: 'stream.holdout={fraction: 0.1}'",
+    "views={}": "views = {}: ",
+    "views.global.ops=[]": "views.global.ops = []: ",
+    "views.global.ops=Normalize": "views.global.ops = 'Normalize': ",
+    "run.workers=100000": "run.workers = 100000: ",
+    "train.final_lr=.nan": "train.final_lr = nan: ",
     "trian.epochs=1": "the recipe has no 'trian.epochs'; check the path",
 }
 OF_SHOW = ("stream.batch_size", "stream.allow_repeats")
@@ -92,6 +101,7 @@ LINES = {  # what is typed -> what the answer holds
     ("pack", "none*.tar", "out"): "none*.tar: matches nothing; check the pattern",
     ("pack", "x.tar.gz", "out"): "x.tar.gz: is compressed",
     ("pack", "a{0..1", "out"): "a{0..1: ",
+    ("pack", "deep.jsonl", "out", "--modality", "text"): "is nested too deeply",
     ("pack", "where.csv", "out"): "--columns path=NAME",
     ("pack", "broken.zip", "out"): "broken.zip: no zip, or a damaged one",
     ("pack", "x.tar", "out"): "x.tar: no plain tar",
@@ -134,6 +144,15 @@ LINES = {  # what is typed -> what the answer holds
     ("show", "{recipe}", "--shards", "a=x", "--shards", "b"): "need a name each",
     (*SHOW_TRAIN, "train.optimizer={sgdd: {lr: 1}}"): "did you mean 'sgd'",
     (*SHOW_TRAIN, "train.optimizer={sgd: {lrr: 1}}"): "sgd has no setting 'lrr'; did you mean 'lr'",
+    (
+        *SHOW_TRAIN,
+        "train.optimizer={sgd: {lr: .inf}}",
+    ): "--set train.optimizer={sgd: {lr: .inf}}: sgd",
+    (
+        *SHOW_TRAIN,
+        "train.backbone={gpt: {dim: 30, heads: 4}}",
+    ): "dim = 30 is no multiple of heads = 4",
+    (*SHOW_TRAIN, "train.backbone={gpt: {depth: 0}}"): "gpt.depth = 0: is below 1",
     (*SHOW_TRAIN, "views.global.count=1"): "simclr needs 2 'global' views; this recipe makes 1",
     (*SHOW_TRAIN, "train.backbone={resnet18: {stemm: cifar}}"): "no setting 'stemm'",
     (*SHOW_TRAIN, "train.monitor={protocols: [knnn]}"): "did you mean 'knn'",
@@ -185,6 +204,7 @@ def typed(run, packed, tmp_path):  # noqa: F811
     for name in ("empty", "file", "x.tar", "x.tar.gz", "broken.zip"):
         (tmp_path / name).mkdir() if name == "empty" else (tmp_path / name).write_bytes(b"no")
     (tmp_path / "where.csv").write_text("where\nphotos/class0/000.jpg\n")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "list.txt").write_text("nowhere.jpg\n")
     (tmp_path / "recipe.yaml").write_text(RECIPE)

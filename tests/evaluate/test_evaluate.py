@@ -2,11 +2,13 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sslpipe.errors import SslpipeError
 from sslpipe.evaluate import EvalSettings, evaluate
+from sslpipe.evaluate.command import check_labels, check_options
 from sslpipe.evaluate.features import central_batches, extract
 from sslpipe.evaluate.knn import neighbours
 from sslpipe.evaluate.linear import logistic
@@ -128,5 +130,17 @@ def test_what_a_set_is_not_for_is_told_or_refused_if_it_was_asked_for(run, packe
 def test_a_set_without_labels_is_refused(run, tmp_path):
     write_images(tmp_path / "photos", 6, classes=1)
     pack(tmp_path / "photos" / "class0", tmp_path / "shards", PackSettings(codec=ImageCodec()))
+    said = []
     with pytest.raises(SslpipeError, match="none of the 6 samples has a label"):
-        evaluate(run, tmp_path / "shards", settings=KNN)
+        evaluate(run, tmp_path / "shards", settings=KNN, progress=lambda *done: said.append(done))
+    with pytest.raises(SslpipeError, match="not enough for knn; name other protocols"):
+        check_labels(tmp_path / "shards", ["label_free", "knn"], classes=1)
+    check_labels(tmp_path / "shards", ["label_free"], classes=2)
+    assert not said  # before anything was encoded
+
+
+def test_options_that_no_protocol_reads_are_refused():
+    for name, value in {"epochs": 3, "part": "all", "templates": Path("t.txt")}.items():
+        with pytest.raises(SslpipeError, match=f"--{name} {value}: is for "):
+            check_options(("knn",), EvalSettings(protocols=("knn",), **{name: value}))
+    check_options(("probe_mae",), EvalSettings(protocols=("probe_mae",), epochs=3))

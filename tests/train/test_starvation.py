@@ -8,6 +8,7 @@ import torch
 
 from sslpipe import load
 from sslpipe.recipe import parse_recipe
+from sslpipe.stream import prefetch
 from sslpipe.train import starvation, train
 from sslpipe.train.run import initial_method
 from sslpipe.train.starvation import Starvation
@@ -67,7 +68,7 @@ def test_steps_that_are_slow_beside_the_pipeline_count_as_lost(clock):
     found = Starvation(run_of(Pipe(clock)), step=100)
     for step in range(100, 110):
         with found.resting(step):
-            clock.now += 1.0 if step - 100 in starvation.FIRST else 4.0
+            clock.now += 1.0 if step - 100 in prefetch.FIRST else 4.0
         with found.left_out():
             clock.now += 50.0
     assert found.own == 1.0
@@ -99,7 +100,7 @@ def test_rest_changes_neither_losses_nor_weights(packed, tmp_path, monkeypatch):
 
     losses, weights, rows = trained(tmp_path / "rested")
     assert all(row["data_wait"] <= row["data_lost"] <= 1 for row in rows)
-    monkeypatch.setattr(starvation, "FIRST", ())
+    monkeypatch.setattr(prefetch, "FIRST", ())
     plain_losses, plain_weights, _ = trained(tmp_path / "plain")
     assert losses == plain_losses
     assert all(torch.equal(weights[name], plain_weights[name]) for name in weights)

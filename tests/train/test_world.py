@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sslpipe.errors import RecipeError
-from sslpipe.process import Ranks, launcher_ranks
+from sslpipe.process import Ranks, launcher_ranks, local_size
 from sslpipe.train import Every, start_world, train
-from sslpipe.train.world import rank_device
+from sslpipe.train.world import check_meeting, rank_device
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -101,9 +101,33 @@ def test_two_processes_are_one_on_the_joined_batch(toy, tmp_path):
      ({"WORLD_SIZE": "x", "RANK": "0"}, "WORLD_SIZE='x' is no number"),
      ({"WORLD_SIZE": "2", "RANK": ""}, "RANK='' is no number"),
      ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK='-1' is no number"),
+     ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
+     ({"WORLD_SIZE": "0"}, "RANK=0 is not below WORLD_SIZE=0"),
      ({"RANK": "0", "LOCAL_RANK": "a"}, "LOCAL_RANK='a' is no number")],
     ids=str,
 )  # fmt: skip
 def test_half_of_what_torchrun_says_is_refused(environ, message):
     with pytest.raises(RecipeError, match=message):
         launcher_ranks(environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [({}, "without MASTER_ADDR"),
+     ({"MASTER_ADDR": "a"}, "WORLD_SIZE=2 without MASTER_PORT"),
+     ({"MASTER_ADDR": "a", "MASTER_PORT": "b"}, "MASTER_PORT='b' is no number"),
+     ({"MASTER_ADDR": "a", "MASTER_PORT": "65536"}, "MASTER_PORT=65536 is no port")],
+    ids=str,
+)  # fmt: skip
+def test_ranks_that_cannot_meet_are_refused_before_they_wait(environ, message):
+    with pytest.raises(RecipeError, match=message):
+        check_meeting({"WORLD_SIZE": "2", **environ})
+
+
+def test_ranks_of_a_machine_are_counted_as_torchrun_says(monkeypatch):
+    for text, count in (("3", 3), ("0", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
+        assert local_size() == count
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "x")
+    with pytest.raises(RecipeError, match="LOCAL_WORLD_SIZE='x' is no number"):
+        local_size()

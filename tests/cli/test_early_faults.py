@@ -1,0 +1,106 @@
+"""Kinds of faults that users meet before, around and behind the work: each is one line or none."""
+
+import errno
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from types import ModuleType
+
+import pytest
+
+from sslpipe import __main__, load
+from sslpipe.cli.faults import one_line
+from sslpipe.errors import RecipeError, StateError
+from sslpipe.recipe import parse_recipe
+from sslpipe.shards.side_files import written_whole
+from sslpipe.train.record import hold_folder
+
+from ..conftest import RECIPE
+from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
+
+CAPTIONED = RECIPE.replace(
+    "masks:",
+    "  text: {modality: text, ops: [Captions: {length: 8, field: captions}]}\nmasks:",
+)
+
+
+def test_a_set_without_captions_is_refused_before_a_sample_is_read(packed, captioned):
+    recipe = parse_recipe(CAPTIONED, path="c.yaml")
+    with pytest.raises(RecipeError, match=r"views.text needs a member .json .* no sample of"):
+        load(recipe, shards=packed, device="cpu")
+    with load(recipe, shards=captioned, device="cpu") as pipe:
+        assert len(next(iter(pipe)).views["text"][0]) == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("unexpected pos 64 vs 0"), ValueError("I/O error: no space (os error 28)")],
+    ids=["torch", "safetensors"],
+)
+def test_a_full_disk_is_one_whatever_a_library_makes_of_it(tmp_path, error):
+    def write(part):
+        part.write_bytes(b"half")
+        try:
+            raise OSError(errno.ENOSPC, "full") if isinstance(error, RuntimeError) else error
+        except OSError:
+            raise error  # noqa: B904 - as torch does
+
+    (tmp_path / "last.pt").write_bytes(b"old")
+    with (
+        pytest.raises(OSError, match="No space left") as told,
+        written_whole(tmp_path / "last.pt") as p,
+    ):
+        write(p)
+    assert told.value.filename == str(tmp_path / "last.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert (tmp_path / "last.pt").read_bytes() == b"old"
+    assert "last.pt: No space left on device; check" in one_line(told.value)
+
+
+def test_faults_of_the_program_stay_traces_and_short_memory_does_not():
+    assert one_line(RuntimeError("a bug")) is None
+    assert one_line(ValueError("no (os error 2)")) is None
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory. More")):
+        assert one_line(error).startswith("memory: ")
+        assert one_line(error).endswith("; make batches, views or the model smaller")
+
+
+def test_a_run_s_folder_is_checked_before_the_model_is_made(run, packed, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "last.pt").write_bytes(b"")
+    monkeypatch.setattr("sslpipe.train.loop.load", None)  # would be a trace
+    words = ("train", "train.yaml", "--shards", packed, "--device", "cpu", "--out")
+    assert "old/last.pt: holds a run already" in run(*words, "old", code=2, cwd=tmp_path)[1]
+    assert "new/last.pt: there is no" in run(*words, "new", "--resume", code=2, cwd=tmp_path)[1]
+
+
+def test_a_terminal_that_knows_ascii_alone_takes_every_table(packed):
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-m", "sslpipe", "inspect", str(packed)]
+    done = subprocess.run(words, env=environ, capture_output=True, check=True)
+    assert b"class2" in done.stdout
+    assert done.stdout.isascii()
+    assert b"#####" in done.stdout
+
+
+def test_ctrl_c_while_modules_are_imported_leaves_no_trace(monkeypatch):
+    class Slow(ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "sslpipe.cli", Slow("cli"))
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 130
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    with ExitStack() as first:
+        hold_folder(tmp_path, first)
+        with pytest.raises(StateError, match="another process trains in this folder now"):
+            hold_folder(tmp_path, ExitStack())
+    with ExitStack() as second:
+        hold_folder(tmp_path, second)
+    assert not [*tmp_path.iterdir()]
