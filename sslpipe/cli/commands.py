@@ -21,9 +21,8 @@ from . import (
     tars,
     tokenizer,
 )
-from .faults import one_line
 from .paths import check_words, finite, picture, run_folder, save_picture
-from .terminal import console, notes, write_any_sign
+from .terminal import console, notes, one_line, write_any_sign
 
 app = typer.Typer(
     name="sslpipe",

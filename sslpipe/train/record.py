@@ -22,6 +22,7 @@ from ..errors import SslpipeError, StateError
 from ..methods import Output
 from ..recipe.sections import recipe_text
 from ..shards.side_files import replace_file, written_whole
+from .accumulation import read_metrics
 from .alarm import Alarm
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
 from .monitoring import Monitor, Watch
@@ -276,35 +277,3 @@ def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Si
     lines = stack.enter_context(closing(JsonLines(out / METRICS, step=step)))
     board = stack.enter_context(closing(TensorBoard(out, step=step)))
     return [lines, board]
-
-
-def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
-    """Average loss and metrics over the batches of a step and over the ranks; waits once.
-
-    Batches weigh as their outputs say; of several terms each has its own weights, and metrics those
-    of the first.
-    """
-    names = ["loss", *outputs[0].metrics]
-    rows = [
-        torch.stack([o.loss.detach().float(), *map(Tensor.float, o.metrics.values())])
-        for o in outputs
-    ]
-    weights = [o.weight for o in outputs if o.weight is not None]
-    terms = [o.terms.float() for o in outputs if o.terms is not None]
-    table = torch.stack(rows)
-    if terms:
-        pairs = zip(torch.stack(terms).T, torch.stack(weights).T, strict=True)
-        means = weighted(table, torch.stack(weights)[:, 0])
-        means[0] = sum(weighted(term, weight) for term, weight in pairs)
-    else:
-        means = weighted(table, torch.stack(weights)) if weights else table.mean(dim=0)
-    if world_size > 1:
-        dist.all_reduce(means)
-        means /= world_size
-    return dict(zip(names, means.tolist(), strict=True))
-
-
-def weighted(rows: Tensor, weights: Tensor) -> Tensor:
-    """Average rows (N, ...) by their weights (N,); alike where all are 0."""
-    shares = torch.where(weights.sum() > 0, weights, 1.0)
-    return (shares / shares.sum()) @ rows

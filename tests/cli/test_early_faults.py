@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from sslpipe import __main__, load
-from sslpipe.cli.faults import one_line
+from sslpipe.cli.terminal import one_line
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards.side_files import written_whole
