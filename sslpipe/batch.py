@@ -142,6 +142,7 @@ class MaskSpec:
     patch:  tuple[int, ...]  # steps of a patch along each of them: (16, 16)
     grid:   tuple[int, ...]  # patches along each of them: (14, 14)
     hidden: int | None       # patches that every mask hides; None: they differ, Batch.hidden counts
+    most:   int | None = None  # patches that no mask hides more of, where they differ; None: N
 # fmt: on
 
     @property

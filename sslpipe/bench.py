@@ -22,11 +22,12 @@ from .batch import Batch
 from .device.handoff import send_groups
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
-from .memory import check, raise_file_limit, workers_of
+from .memory import check, raise_file_limit
 from .modalities import Tables
-from .modalities.loading import shares_ahead
-from .modalities.parts import merged, tensors
+from .modalities.crews import shares_ahead, shares_waiting
+from .modalities.parts import advice, merged, tensors
 from .pipeline import Pipeline, load
+from .process import cores
 from .recipe import Recipe
 from .rng import Place
 from .stream.open_source import Shards
@@ -43,10 +44,11 @@ FEW = 4  # batches that tell how long samples are
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Samples/s, and seconds of CPU that this process took for each of them."""
+    """Samples/s, seconds of CPU that this process took for each of them, and batches timed."""
 
     rate: float
     cpu: float
+    batches: int
 
 
 def measure(
@@ -68,7 +70,7 @@ def measure(
     raise_file_limit()
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trained(pipe) if with_method else None
-        memory = check(pipe, run.method.encoder if run else None).line
+        memory = check(pipe, run.method if run else None).line
         say(memory)
         step = stepper(run) if run else None
         rates = alone(pipe, step, seconds)
@@ -77,23 +79,36 @@ def measure(
         if step:
             batch = pipe.make_batch(pipe.load_share(0), 0)
             rates["step_beside"] = beside(pipe, step, batch, seconds)
-        rates["end_to_end"] = together(pipe, step, seconds).rate if step else pipeline.rate
-        found = consistent(rates)
+        whole = together(pipe, step, seconds) if step else pipeline
+        rates["end_to_end"] = whole.rate
+        found: dict[str, Any] = {**consistent(rates)}
         step_rates = found.pop("step", None), found.pop("step_beside", None)
         return Stages(
             **found,
             step=step_rates[0],
             step_beside=step_rates[1],
             cpu_us=pipeline.cpu * 1e6,
-            workers=workers_of(pipe),
-            device=pipe.device.type,
-            scaled=pipe.summary,
             memory=memory,
-            unit=pipe.units.sample,
-            steps=pipe.units.steps,
-            steps_each=steps_each(pipe),
-            lighter=pipe.units.lighter,
+            batches=whole.batches,
+            precision=pipe.recipe.train.precision if pipe.recipe.train and run else "",
+            **costs(pipe),
         )
+
+
+def costs(pipe: Pipeline) -> dict[str, Any]:
+    """What stages say of a pipeline itself: its words, its hands, its advice."""
+    return {
+        "workers": pipe.workers,
+        "threads": pipe.threads,
+        "cores": cores(),
+        "device": pipe.device.type,
+        "scaled": pipe.summary,
+        "unit": pipe.units.sample,
+        "steps": pipe.units.steps,
+        "steps_each": steps_each(pipe),
+        "lighter": advice(pipe.recipe, pipe.parts, "decoding", device=pipe.device),
+        "quicker": advice(pipe.recipe, pipe.parts, "making", device=pipe.device),
+    }
 
 
 def steps_each(pipe: Pipeline) -> float:
@@ -111,7 +126,7 @@ def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]
     def run(work: Callable[[], object]) -> float:
         return rate(pipe, work, seconds).rate
 
-    rates = {"read": run(each_step(lambda step: pipe.loading.load(step, READ)))}
+    rates = {"read": run(each_step(lambda step: pipe.loading.load_ahead(step, READ)))}
     rates["decode"] = run(each_step(pipe.loading.load_ahead))
     share = pipe.load_share(0)  # behind what was loaded ahead, so workers are idle from now on
     rates["decide"] = run(each_step(lambda step: decide(pipe, share, step)))
@@ -192,7 +207,8 @@ def together(pipe: Pipeline, step: Step, seconds: float) -> Timing:
 
 def ahead_of(pipe: Pipeline) -> int:
     """How many batches the pipeline is ahead at most."""
-    return 2 * pipe.recipe.run.prefetch + shares_ahead(workers_of(pipe)) + 1
+    prefetch = pipe.recipe.run.prefetch
+    return prefetch + shares_waiting(pipe.workers, prefetch) + shares_ahead(pipe.workers) + 1
 
 
 def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:
@@ -243,7 +259,9 @@ def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: in
     settle(pipe.device)
     samples = done * pipe.spec.size
     return Timing(
-        samples / (time.perf_counter() - start), (time.process_time() - cpu) / max(samples, 1)
+        samples / (time.perf_counter() - start),
+        (time.process_time() - cpu) / max(samples, 1),
+        done,
     )
 
 

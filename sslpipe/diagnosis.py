@@ -8,6 +8,7 @@ it is exact where stages overlap entirely, and where they share one core.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 RATES = (
     "read", "decode", "decide", "copy", "make", "augment", "pipeline", "step", "step_beside",
@@ -16,20 +17,21 @@ RATES = (
 LOAD, MAKE = ("reading", "decoding"), ("deciding", "copying", "making")
 NEVER = float("inf")
 LITTLE = 0.02  # of the time of the whole: less is noise
+ENOUGH = 5  # batches: fewer are timed too roughly
 Times = dict[str, float]
 
 ADVICE: Mapping[str, str] = MappingProxyType({
-    "reading": "put the shards on a faster disk, set run.cache, or raise run.workers",
-    "decoding": "raise run.workers (now {workers}), {lighter}{gpu}",
+    "reading": "put the shards on a faster disk, set run.cache, or {workers}",
+    "decoding": "{workers}, or {lighter}",
     "deciding": "it is Python of the main process: use fewer view groups and masks, or more ranks",
     "copying": "send less: smaller samples, or smaller and fewer views",
-    "making": "{making}, or use smaller or fewer views",
+    "making": "{threads}{quicker}",
     "Python's lock": "the step waits for the pipeline's Python: use a larger stream.batch_size per "
-    "step, decode in workers (run.workers, now {workers}), or more ranks",
-    "sharing the cores": "lower run.workers (now {workers}) and run.threads, or use more cores",
+    "step, decode in workers (run.workers, now {count}), or more ranks",
+    "sharing the cores": "use more cores, or lower run.workers (now {count}) and run.threads",
     "sharing the GPU": "make views smaller or of half precision, or leave decoding to the CPU",
-    "the method's step": "data keeps up; use train.precision: bf16, a smaller backbone, or more "
-    "devices; a larger stream.batch_size helps only where the device is not busy",
+    "the method's step": "data keeps up; use {precision}a smaller backbone, or more devices; a "
+    "larger stream.batch_size helps only where the device is not busy",
 })  # fmt: skip
 
 
@@ -55,12 +57,17 @@ class Stages:
     cpu_us: float  # per sample
     workers: int
     device: str  # "cpu" or "cuda"
-    scaled: str  # how often samples were decoded at a smaller scale or in part
+    scaled: str  # how often samples were decoded at a smaller scale or in part; "": never
     memory: str = ""  # what they need, see memory.py
     unit: str = "sample"  # what a sample is called: image, row
     steps: str = ""  # what a sample has several of, in the plural: tokens; "": nothing
     steps_each: float = 0.0  # how many of them a sample has, on average
-    lighter: str = "pack smaller samples"  # how a set costs less to decode
+    lighter: str = "pack smaller samples"  # how they cost less to decode
+    quicker: str = "use smaller or fewer views"  # how they cost less to make
+    threads: int = 1  # that make views on a CPU
+    cores: int = 1  # that this process may use
+    precision: str = ""  # of the step, as in a recipe; "": not known
+    batches: int = ENOUGH  # that were timed end to end
 
     @property
     def rates(self) -> dict[str, float]:
@@ -118,40 +125,57 @@ class Stages:
     @property
     def advice(self) -> str:
         """What to change about the bottleneck."""
-        cuda = self.device == "cuda"
-        pictures = self.unit == "image"
+        more_threads = self.device == "cpu" and self.threads < self.cores
         return ADVICE[self.bottleneck].format(
-            workers=self.workers,
+            workers=self.more_workers,
+            count=self.workers,
             lighter=self.lighter,
-            gpu=", or set decode.device: cuda" if cuda and pictures else "",
-            making="set run.executor: auto and views' dtype: bfloat16"
-            if cuda
-            else "raise run.threads, install sslpipe[cpu] for the fast executor",
+            threads=f"raise run.threads (now {self.threads}), or " if more_threads else "",
+            quicker=self.quicker,
+            precision="train.precision: bf16, " if self.precision == "fp32" else "",
         )
+
+    @property
+    def more_workers(self) -> str:
+        """What more hands would take: workers, as long as there are cores for them."""
+        if self.workers < self.cores:
+            return f"raise run.workers (now {self.workers}, of {self.cores} cores)"
+        return f"use more cores (run.workers = {self.workers} has all of them)"
 
     @property
     def verdict(self) -> str:
         """Name the bottleneck, what it costs and what to change."""
         name = self.bottleneck
+        binds = self.without(name) > (1 + LITTLE) * self.end_to_end
+        lead = "The bottleneck is" if binds else "No stage alone is the bottleneck; the longest is"
+        scaled = f" {self.scaled}." if self.scaled else ""
+        rough = f" Only {self.batches} batches were timed end to end; raise --seconds."
         return (
-            f"The bottleneck is {name}: {self.times[name] * 1e6:,.0f} of "
+            f"{lead} {name}: {self.times[name] * 1e6:,.0f} of "
             f"{1e6 / self.end_to_end:,.0f} us per {self.unit}. The whole runs at "
-            f"{self.said(self.end_to_end)}; at about {self.without(name):,.0f} if {name} took no "
-            f"time. To change: {self.advice}. {self.scaled}."
+            f"{self.said(self.end_to_end)}; at about {rounded(self.without(name))} if {name} took "
+            f"no time. To change: {self.advice}.{scaled}"
+            f"{rough if self.batches < ENOUGH else ''}"
         )
 
     def said(self, rate: float) -> str:
         """A rate in samples, and in their steps if they have any: 900 rows/s, 57,000 tokens/s."""
-        steps = f", {rate * self.steps_each:,.0f} {self.steps}/s" if self.steps_each else ""
-        return f"{rate:,.0f} {self.unit}s/s{steps}"
+        steps = f", {rounded(rate * self.steps_each)} {self.steps}/s" if self.steps_each else ""
+        return f"{rounded(rate)} {self.unit}s/s{steps}"
 
 
-def consistent(rates: Mapping[str, float]) -> dict[str, float]:
+def rounded(rate: float) -> str:
+    """A rate in three figures at least: 3.41, 34.1, 341, 3,412."""
+    digits = 0 if rate >= 100 else 1 if rate >= 10 else 2
+    return f"{rate:,.{digits}f}"
+
+
+def consistent(rates: Mapping[str, float]) -> dict[str, Any]:
     """The same rates, none below that of a whole that it is part of.
 
     What a stage did inside the whole it can do alone; noise says otherwise by a few per cent.
     """
-    found = dict(rates)
+    found: dict[str, Any] = dict(rates)  # floats, that become fields of Stages
     for whole, part in (
         ("end_to_end", "step_beside"), ("step_beside", "step"), ("end_to_end", "pipeline"),
         ("pipeline", "decode"), ("pipeline", "augment"), ("decode", "read"),

@@ -2,39 +2,41 @@
 
     canvases   the decoded samples of a share, by the index, in every share that is in flight
     views      of a batch, by the spec, in every batch that is made ahead
-    step       on a CPU: what the encoder keeps for backward, measured on two samples, and weights
+    step       on a CPU: what the method keeps for backward, tried on a few samples, and gradients
 
-Data that cannot fit is refused. The step is only warned of: methods differ in what they keep.
+To these comes what the process has taken already. Data that cannot fit is refused. The step is
+only warned of: methods differ in what they keep.
 """
 
-import copy
 import logging
 import math
 import resource
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .batch import BatchSpec, whole_group
+from .batch import BatchSpec
+from .device.handoff import SLOTS
 from .errors import RecipeError
-from .modalities.loading import shares_ahead, worker_count
+from .modalities.crews import shares_ahead, shares_waiting
+from .modalities.parts import advice
 from .pipeline import Pipeline
-from .process import local_size
+from .process import node_ranks
 from .shards.read.store import open_files
+from .step_memory import step_bytes
 from .stream.packed import Packed
 from .stream.tasks import DECODE
 
 log = logging.getLogger(__name__)
-GB = 1e9
+MB, GB = 1e6, 1e9
 CLOSE = 0.9  # of what is free
-TRIED = 2  # samples
-COPIES = 4  # of the weights: gradients and two moments beside them
 EXPANSION = 10  # bytes of a decoded picture per byte of its file, where no index tells
+WORKER = 25_000_000  # bytes of its own that a worker takes: NumPy, decoders
 FILES = 64  # that are open anyway
 MOST_FILES = 65_536
 CGROUPS = (  # root, limit, usage; versions 2 and 1
@@ -52,16 +54,20 @@ class Need:
     step: int
     free: int | None  # on the host for this rank; None: not known
     device_free: int | None
+    taken: int = 0  # by this process and its workers, before the first batch
 
     @property
     def line(self) -> str:
         """All of it, for people."""
-        step = f", the step about {self.step / GB:.1f} GB" if self.step else ""
-        host = f"memory: data {self.host / GB:.1f} GB{step}"
-        host += "" if self.free is None else f", of {self.free / GB:.1f} GB free"
+        parts = [f"data {sized(self.host)}"]
+        parts += [f"the step about {sized(self.step)}"] if self.step else []
+        parts += [f"taken already {sized(self.taken)}"] if self.taken else []
+        whole = sized(self.host + self.step + self.taken)
+        host = f"memory: about {whole} in all ({', '.join(parts)})"
+        host += "" if self.free is None else f", {sized(self.free)} more are free"
         if self.device_free is None:
             return host
-        device = f"on the device {self.device / GB:.1f} of {self.device_free / GB:.1f} GB free"
+        device = f"on the device {sized(self.device)} of {sized(self.device_free)} free"
         return f"{host}; {device}, without the step"
 
     @property
@@ -74,54 +80,57 @@ class Need:
         return [(where, need, free) for where, need, free in places if free is not None]
 
 
-def check(pipe: Pipeline, encoder: nn.Module | None = None) -> Need:
-    """Estimate what a pipeline, and with an encoder its training, needs; refuse what cannot fit.
+def sized(count: float) -> str:
+    """Bytes for people: 58 MB, 1.3 GB."""
+    return f"{count / GB:,.1f} GB" if count >= 0.95 * GB else f"{count / MB:,.0f} MB"
+
+
+def check(pipe: Pipeline, method: nn.Module | None = None) -> Need:
+    """Estimate what a pipeline, and with a method its training, needs; refuse what cannot fit.
 
     Raises:
         RecipeError: the data alone needs more memory than is free, or too many open files.
     """
     check_files(pipe)
-    need = estimate(pipe, encoder)
-    remedy = "a smaller stream.batch_size or run.prefetch, or pack --resize and decode.size"
+    need = estimate(pipe, None)
+    words = advice(pipe.recipe, pipe.parts, "memory", device=pipe.device)
+    remedy = f"a smaller stream.batch_size or run.prefetch, or {words}"
     for where, data, free in need.pairs:
         if data > free:
             raise RecipeError(
-                f"{pipe.recipe.path}: the data alone needs {data / GB:.1f} GB and {where} has "
-                f"{free / GB:.1f} GB free; set {remedy}"
+                f"{pipe.recipe.path}: the data alone needs {sized(data)} and {where} has "
+                f"{sized(free)} free; set {remedy}"
             )
+    need = estimate(pipe, method)  # which takes the first samples: only if the data fits
     total = need.host + need.step
     if need.free is not None and total > CLOSE * need.free:
         much = "more than is free" if total > need.free else "close to all that is free"
         log.warning(
-            "%s: %.1f GB is %s, and the system may kill this process: set "
+            "%s: %s is %s, and the system may kill this process: set "
             "%s, or a smaller backbone",
-            need.line, total / GB, much, remedy,
+            need.line, sized(total), much, remedy,
         )  # fmt: skip
     return need
 
 
-def estimate(pipe: Pipeline, encoder: nn.Module | None) -> Need:
-    """Estimate the bytes of a pipeline and, if there is an encoder to train on a CPU, its step."""
+def estimate(pipe: Pipeline, method: nn.Module | None) -> Need:
+    """Estimate the bytes of a pipeline and, if there is a method to train on a CPU, its step."""
     spec, ahead, cuda = pipe.spec, pipe.recipe.run.prefetch, pipe.device.type == "cuda"
     canvases, views = share_bytes(pipe), view_bytes(spec)
-    shares = shares_ahead(workers_of(pipe)) + 1 + ahead + 1
-    batches = ahead + 2  # one is made, one is trained on
-    ranks = local_size()
+    # decoded, waiting, and one that views are made of
+    shares = shares_ahead(pipe.workers) + shares_waiting(pipe.workers, ahead) + 1
+    shares += SLOTS if cuda else 0  # whose copies may still run
+    batches = ahead + 1  # one is trained on
+    ranks = node_ranks()
     free = free_host()
-    train = pipe.recipe.train
-    low = train is not None and train.precision != "fp32"
     return Need(
         host=shares * canvases + (0 if cuda else batches * views),
         device=2 * canvases + batches * views if cuda else 0,
-        step=0 if cuda or encoder is None else step_bytes(encoder, spec, low=low),
+        step=0 if cuda or method is None else step_bytes(pipe, method),
         free=None if free is None else free // ranks,
         device_free=torch.cuda.mem_get_info(pipe.device)[0] if cuda else None,
+        taken=resident() + WORKER * pipe.workers,
     )
-
-
-def workers_of(pipe: Pipeline) -> int:
-    """How many processes read and decode; 0: this one."""
-    return worker_count(pipe.recipe, pipe.source) if isinstance(pipe.source, Packed) else 0
 
 
 def share_bytes(pipe: Pipeline) -> int:
@@ -148,40 +157,12 @@ def view_bytes(spec: BatchSpec) -> int:
     return spec.size * sum(each)
 
 
-def step_bytes(encoder: nn.Module, spec: BatchSpec, *, low: bool) -> int:
-    """Bytes of weights, gradients, moments and what backward needs of all views, on a CPU.
-
-    The encoder is copied and tried on two samples of the group that it is built for; views of other
-    sizes count by their pixels. 0 where it cannot be tried.
-    """
-    whole = spec.views[whole_group(spec.views)]
-    weights = sum(p.nbytes for p in encoder.parameters())
-    tried = 0
-    with suppress(RuntimeError, TypeError, ValueError):  # an encoder of the user's own
-        tried = kept_bytes(copy.deepcopy(encoder).cpu(), whole.shape, low=low)
-    pixels = sum(v.count * math.prod(v.shape) for v in spec.views.values())
-    samples = spec.size * pixels / math.prod(whole.shape)
-    return int(tried / TRIED * samples) + COPIES * weights
-
-
-def kept_bytes(encoder: nn.Module, shape: tuple[int, ...], *, low: bool) -> int:
-    """Bytes that backward needs of TRIED samples, counted once each; no generator moves on."""
-    kept: dict[int, Tensor] = {}
-    known = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = tensor
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    precision: AbstractContextManager[object] = (
-        torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
-    )
-    with torch.random.fork_rng(devices=()), hooks, precision:
-        encoder(torch.zeros((TRIED, *shape)))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+def resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    return 0
 
 
 def free_host() -> int | None:
@@ -240,7 +221,7 @@ def check_files(pipe: Pipeline) -> None:
     if not isinstance(pipe.source, Packed):
         return
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    corpora, workers = pipe.source.corpora, workers_of(pipe)
+    corpora, workers = pipe.source.corpora, pipe.workers
     shards = sum(len(corpus.files) for corpus in corpora)
     tars = min(shards, (len(corpora) + workers) * open_files())
     need = tars + 2 * workers + FILES

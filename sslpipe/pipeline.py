@@ -24,15 +24,14 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
+from .modalities.crews import shares_waiting, worker_count
 from .modalities.loading import open_loading
+from .modalities.making import make_batch
 from .modalities.parts import (
     batch_spec,
     find_modality,
-    make_parts,
     members_of,
-    merged,
     parts_of,
-    tensors,
     units_of,
 )
 from .process import cores, process_ranks
@@ -107,30 +106,30 @@ class Pipeline:
         check_world(recipe, rank, world_size)
         self.recipe, self.device = recipe, device
         self.rank, self.world_size = rank, world_size
-        threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sslpipe")  # for the CPU
+        self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
+        self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = find_modality(recipe.modality, recipe.path).codec
         reading = ReadingRank(
             rank, world_size, self._threads,
             modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),
-            layout=next((part.layout for part in self.parts if part.layout), None),
+            layout=next(filter(None, (part.layout for part in self.parts)), None),
+            buckets=next(filter(None, (part.buckets for part in self.parts)), None),
         )  # fmt: skip
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
-        self.loading = open_loading(recipe, self.source, self.parts, device=device)
+        count = self.workers = worker_count(recipe, self.source)  # processes that decode; or 0
+        self.loading = open_loading(recipe, self.source, self.parts, device=device, count=count)
         self.handoff = handoff(device)
-        stream = recipe.stream
+        stream, depth = recipe.stream, recipe.run.prefetch
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
-        depth = recipe.run.prefetch
-        self._shares = Prefetch(self._ahead, depth=depth, name="load")
+        self._shares = Prefetch(self._ahead, depth=shares_waiting(count, depth), name="load")
         self._batches = Prefetch(self._make, depth=depth, name="augment")
         self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
-        self.step = 0  # batches handed out since the start of the run
-        self.wait_seconds = 0.0  # time that the consumer waited for batches
+        self.step, self.wait_seconds = 0, 0.0  # batches handed out; time that they were waited for
         self.observers: list[Observer] = []  # such as sslpipe.watch
 
     def __len__(self) -> int:
@@ -149,7 +148,7 @@ class Pipeline:
             batch, faults = self._next()
             self._report(faults, step=batch.step)
             yield batch
-        log.info("epoch done; %s", self.summary)
+        log.info("epoch done; %s", self.summary or "no sample was decoded in part")
 
     def _next(self) -> tuple[Batch, list[Fault]]:
         """The next batch, and the bad samples that were met in it.
@@ -206,7 +205,7 @@ class Pipeline:
 
     @property
     def summary(self) -> str:
-        """How often it was of use to know the views before decoding."""
+        """How often it was of use to know the views before decoding; "": it never was."""
         return self.loading.summary
 
     def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
@@ -218,30 +217,14 @@ class Pipeline:
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
         self._require_open()
-        rows = share.in_rows()
-        slots = self.source.slots[: len(rows.uids)]  # all of them but in a short last batch
+        slots = self.source.slots[: share.rows]  # all of them but in a short last batch
         size, length = self.spec.global_size, self.source.row_length(step)
         place = Place(step, slots, size, share.segments, length)
         tables = [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
             for part, column in zip(self.parts, share.columns, strict=True)
         ]
-        given = torch.from_numpy(rows.labels)
-        made, masks, labels = make_parts(
-            self.parts, share.columns, tables, given, handoff=self.handoff
-        )
-        return Batch(
-            **made._asdict(),
-            masks=masks,
-            hidden=merged(table.hidden for table in tables),
-            labels=labels,
-            params=tensors(merged(table.params for table in tables)),
-            uids=torch.from_numpy(rows.uids),
-            keys=rows.keys,
-            valid=torch.from_numpy(rows.valid),
-            epoch=int(rows.epochs[0]),
-            step=step,
-        )
+        return make_batch(self.parts, share, tables, step=step, handoff=self.handoff)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: the same on all ranks, and for any number of them.

@@ -28,12 +28,16 @@ class Ranks(NamedTuple):
 
 
 def group_ranks() -> Ranks:
-    """Ask torch.distributed's default group for the rank; 0 of 1 where none is initialised."""
+    """Ask torch.distributed's default group for the rank; 0 of 1 where none is initialised.
+
+    A group needs no RANK: Lightning starts processes by itself, with WORLD_SIZE alone.
+    """
     if not in_group():
         return Ranks()
     import torch.distributed as dist
 
-    return launcher_ranks(os.environ)._replace(rank=dist.get_rank(), size=dist.get_world_size())
+    local = number_in(os.environ, "LOCAL_RANK", 0)
+    return Ranks(dist.get_rank(), dist.get_world_size(), local)
 
 
 def in_group() -> bool:
@@ -67,15 +71,6 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
             "data as rank 0; start with torchrun, or set both"
         )
     return found
-
-
-def local_size() -> int:
-    """How many ranks of the run are on this machine, as torchrun says it; 1 without it.
-
-    Raises:
-        RecipeError: LOCAL_WORLD_SIZE is no number.
-    """
-    return max(1, number_in(os.environ, "LOCAL_WORLD_SIZE", 1))
 
 
 def number_in(environ: Mapping[str, str], name: str, default: int) -> int:
@@ -135,3 +130,12 @@ def refuse_foreign_launcher(environ: Mapping[str, str]) -> None:
 def cores() -> int:
     """Count the CPU cores that this process may use, which a container may make fewer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def node_ranks() -> int:
+    """Count the processes of this run on this machine, as the launcher says; 1 without one.
+
+    Raises:
+        RecipeError: LOCAL_WORLD_SIZE is no number.
+    """
+    return max(1, number_in(os.environ, "LOCAL_WORLD_SIZE", 1))

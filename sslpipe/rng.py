@@ -169,28 +169,6 @@ def words64(ids: npt.ArrayLike, *, seed: int, stream: str, epoch: npt.ArrayLike 
     return drawn[..., 0] << np.uint64(32) | drawn[..., 1]
 
 
-def permutation(
-    n: int, *, seed: int, epoch: int, stream: str, item: int = 0
-) -> npt.NDArray[np.int64]:
-    """Permute range(n), for each `item` otherwise: by the order of n keyed 64-bit words."""
-    epochs = np.array([epoch])
-    (found,) = permutations(n, seed=seed, epochs=epochs, stream=stream, item=item)
-    return np.asarray(found, dtype=np.int64)
-
-
-def permutations(
-    n: int, *, seed: int, epochs: npt.NDArray[np.int64], stream: str, item: npt.ArrayLike = 0
-) -> npt.NDArray[np.int64]:
-    """Make the `permutation` of each epoch and item, which are broadcast to (k,): (k, n)."""
-    raw = words(2 * n, seed=seed, epoch=epochs, stream=stream, ids=item)
-    keys = raw[:, 0::2] << np.uint64(32) | raw[:, 1::2]
-    order: npt.NDArray[np.int64] = keys.argsort(-1)
-    ordered = np.take_along_axis(keys, order, -1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():  # equal words, one in 1e19: the first goes first
-        order = keys.argsort(-1, kind="stable")
-    return order
-
-
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The identity of a batch for drawing: who (uids), when (seed, epochs) and which views.
@@ -234,6 +212,23 @@ class Keys:
             stream: drawn[..., start : start + count]
             for (stream, count), start in zip(counts.items(), starts[:-1].tolist(), strict=True)
         }
+
+    def ragged(self, stream: str, blocks: npt.NDArray[np.int64]) -> U64:
+        """Draw the first `blocks` (B,) blocks of each id: (sum of blocks, 4) u32, held in uint64.
+
+        Those of an id are what `words` draws of the first view; ids lie behind each other.
+        """
+        owners = np.repeat(np.arange(len(blocks)), blocks)
+        inside = np.arange(len(owners)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        mask, shift = np.uint64(MASK), np.uint64(32)
+        key = mix(self.seed, self.epochs)
+        key = key[owners] if (key != key[:1]).any() else key[:1]  # a batch has one epoch, mostly
+        uid = self.uids.astype(np.uint64)[owners]
+        stream_view = np.uint64(stream_id(stream)) << np.uint64(16) | self.views[:1].astype(
+            np.uint64
+        )
+        counter = inside.astype(np.uint64), stream_view, uid & mask, uid >> shift
+        return np.stack(philox(counter, (key & mask, key >> shift)), axis=1)
 
     def words(self, stream: str, count: int) -> U64:
         """Draw (V, B, count) u32, held in uint64."""

@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from statistics import median
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from .device.handoff import settle
 from .errors import RecipeError, SslpipeError
@@ -144,28 +144,20 @@ class Watching:
 
         Each stage of the pipeline is measured for about `seconds`; batches go on as they would.
         """
-        from .bench import (
-            alone,
-            ignore,
-            steps_each,
-            together,
-        )  # methods and trainer, which batches do not need
+        # methods and trainer, which batches do not need
+        from .bench import alone, costs, ignore, together
         from .diagnosis import Stages, consistent
-        from .memory import workers_of
 
         pipe, state = self._pipe, self._pipe.state_dict()
         rates = alone(pipe, None, seconds)
         pipeline = together(pipe, ignore, seconds)
         pipe.load_state_dict(state)
         beside = (self._busy - self._waiting) / (self._steps * self._each * pipe.spec.size)
-        found = consistent({
+        found: dict[str, Any] = {**consistent({
             **rates, "pipeline": pipeline.rate, "step": self.possible, "step_beside": 1 / beside,
             "end_to_end": self.rate,
-        })  # fmt: skip
+        })}  # fmt: skip
         step, step_beside = found.pop("step"), found.pop("step_beside")
         return Stages(
-            **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6,
-            workers=workers_of(pipe), device=pipe.device.type, scaled=pipe.summary, memory="",
-            unit=pipe.units.sample, steps=pipe.units.steps, steps_each=steps_each(pipe),
-            lighter=pipe.units.lighter,
+            **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6, **costs(pipe)
         ).verdict  # fmt: skip

@@ -1,15 +1,19 @@
 """From rates to the bottleneck, where it is known what binds."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from sslpipe.diagnosis import NEVER, Stages, consistent
+from sslpipe.modalities import Costs
+from sslpipe.modalities.parts import find_modality, shipped_modalities
+from sslpipe.recipe import parse_recipe
 
 DATA = Stages(
     read=20_000, decode=1000, decide=15_000, copy=NEVER, make=4000, augment=3000, pipeline=1000,
     step=None, step_beside=None, end_to_end=1000, cpu_us=300, workers=2, device="cpu", scaled="",
-    unit="image", lighter="shrink pictures once with pack --resize",
+    unit="image", lighter="shrink pictures once with pack --resize", cores=4,
 )  # fmt: skip
 
 
@@ -17,9 +21,16 @@ def test_decoding_binds_and_making_is_next():
     assert DATA.bottleneck == "decoding"
     assert DATA.without("decoding") == pytest.approx(3000)
     assert "pack --resize" in DATA.verdict
-    assert "run.workers (now 2)" in DATA.verdict
-    assert "decode.device" not in DATA.verdict
-    assert "decode.device: cuda" in replace(DATA, device="cuda").verdict
+    assert "run.workers (now 2, of 4 cores)" in DATA.verdict
+    assert "use more cores (run.workers = 4 has all of them)" in replace(DATA, workers=4).verdict
+
+
+def test_a_verdict_does_not_say_more_than_was_measured():
+    even = replace(DATA, make=1000, augment=1000)
+    assert even.verdict.startswith("No stage alone is the bottleneck; the longest is making: ")
+    assert DATA.verdict.startswith("The bottleneck is decoding: ")
+    assert "Only 2 batches were timed" in replace(DATA, batches=2).verdict
+    assert "timed" not in DATA.verdict
 
 
 def test_stages_that_share_cores_leave_their_sum():
@@ -61,5 +72,32 @@ def test_rates_are_named_by_the_modality_and_tokens_stand_beside_rows():
     assert "us per row. The whole runs at 1,000 rows/s, 60,000 tokens/s; at about" in rows.verdict
     assert "keep ids" in rows.verdict
     assert "image" not in rows.verdict
-    assert "decode.device" not in replace(rows, device="cuda").verdict
     assert DATA.said(1000) == "1,000 images/s"
+    assert DATA.said(3.14159) == "3.14 images/s"
+
+
+def test_advice_is_of_what_is_not_done_yet():
+    made = replace(DATA, make=800, augment=750, pipeline=700, decode=2000, end_to_end=700)
+    assert made.bottleneck == "making"
+    assert "To change: raise run.threads (now 1), or use smaller" in made.verdict
+    assert "To change: use smaller" in replace(made, threads=4).verdict
+    assert "To change: use smaller" in replace(made, device="cuda").verdict
+    slow = replace(DATA, step=100, step_beside=98, end_to_end=98)
+    assert "bf16" in replace(slow, precision="fp32").verdict
+    assert "bf16" not in replace(slow, precision="bf16").verdict
+    assert "bf16" not in slow.verdict  # of a trainer that is not ours
+
+
+@pytest.mark.parametrize("name", shipped_modalities())
+@pytest.mark.parametrize("cuda", [False, True])
+def test_advice_is_of_the_modality(name, cuda):
+    """What another modality lacks is no advice: sound is not resized, text has no scale."""
+    recipe = parse_recipe(
+        f"modality: {name}\nstream: {{batch_size: 1}}\nviews: {{}}", path="t.yaml"
+    )
+    told = " ".join(find_modality(name).advice(recipe, what, cuda=cuda) for what in get_args(Costs))
+    assert ("--resize" in told) == (name == "image")
+    assert ("decode.size" in told) == (name in ("image", "video"))
+    assert ("tokenizer count" in told) == (name == "text")
+    assert ("WAV" in told) == (name == "audio")
+    assert ("decode.device: cuda" in told) == (name == "image" and cuda)

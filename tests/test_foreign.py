@@ -108,8 +108,23 @@ def test_a_pipeline_that_never_ends_has_new_views_of_a_sample_in_every_epoch(pac
 
 
 def test_a_key_that_comes_twice_in_an_epoch_gets_the_same_views(packed):
-    batch = walk([dicts(packed)[0]] * 8, count=1)[0]
-    assert torch.equal(batch.views["global"][:, 0], batch.views["global"][:, 7])
+    batch = walk(dicts(packed)[:2] * 4, count=1)[0]
+    assert torch.equal(batch.views["global"][:, 0], batch.views["global"][:, 6])
+
+
+def test_samples_that_all_have_one_key_are_refused(packed):
+    same = [{**sample, "__key__": None} for sample in dicts(packed)[:8]]
+    with pytest.raises(ShardError, match="gave 8 samples with the one key 'None'; give each its"):
+        walk(same, count=1)
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [(5, "shards=5 is no folder, manifest or iterable"), ([], "says 0 samples; give one")],
+)
+def test_what_is_no_iterable_of_samples_is_refused_at_once(shards, message):
+    with pytest.raises(RecipeError, match=message):
+        load(shards)
 
 
 def test_each_rank_takes_what_its_own_iterable_gives(packed):

@@ -5,11 +5,15 @@ import logging
 import pytest
 import torch
 
-from sslpipe import load, memory
+from sslpipe import load, memory, step_memory
+from sslpipe.device.slots import PAGE
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
-from sslpipe.memory import check, estimate, free_host, group_free, kept_bytes, view_bytes
+from sslpipe.memory import check, estimate, free_host, group_free, sized, view_bytes
+from sslpipe.methods import build_method
 from sslpipe.recipe import Entry
+from sslpipe.step_memory import kept_by, kept_bytes, small_batch, step_bytes
+from sslpipe.train import initial_method
 
 
 @pytest.fixture
@@ -18,9 +22,10 @@ def pipe(recipe, packed):
         yield pipe
 
 
-def encoder_of(pipe):
+def method_of(pipe):
     backbone = Entry("cifar_resnet", {"width": 8, "blocks": [1, 1, 1, 1]})
-    return build_encoder(backbone, pipe.spec.views["global"])
+    encoder = build_encoder(backbone, pipe.spec.views["global"])
+    return build_method(Entry("simclr", {"projector": [16, 8]}), encoder, pipe.spec)
 
 
 def test_views_and_canvases_are_those_of_a_batch(pipe):
@@ -31,39 +36,82 @@ def test_views_and_canvases_are_those_of_a_batch(pipe):
     )
 
 
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_no_more_shares_are_held_than_counted(recipe, packed, prefetch):
+    run = recipe.run.model_copy(update={"workers": 1, "prefetch": prefetch})
+    changed = recipe.model_copy(update={"run": run})
+    with load(changed, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
+        shares = estimate(pipe, None).host - (prefetch + 1) * view_bytes(pipe.spec)
+        shares /= memory.share_bytes(pipe)
+        for _ in range(3):
+            next(iter(pipe))
+            with pipe.resting():  # all is made that is made ahead
+                pass
+        slots = pipe.loading.slots.bytes / PAGE  # arrays are small: each slot takes one page
+    assert 1 <= slots <= shares <= prefetch + 3
+
+
 def test_the_step_is_tried_on_a_copy_and_no_generator_moves(pipe):
-    encoder = encoder_of(pipe)
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    method = method_of(pipe)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    need = estimate(pipe, encoder)
+    need = estimate(pipe, method)
     assert torch.equal(torch.rand(3), expected)
-    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
     assert need.step > estimate(pipe, None).step == 0
 
 
 def test_what_backward_keeps_is_counted_once():
     layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-    floats = memory.TRIED * (8 + 16)  # the input, and the output of ReLU, kept by two
-    assert kept_bytes(layers, (8,), low=False) == 4 * floats
+    floats = 2 * (8 + 16)  # the input, and the output of ReLU, kept by two
+    assert kept_by(layers, lambda: layers(torch.zeros(2, 8))) == 4 * floats
+
+
+def test_the_step_of_a_batch_is_that_of_a_few_samples_drawn_out(pipe):
+    """All that the few lack are the pairs of a batch: SimCLR's logits, 16 x 16 twice or thrice."""
+    method = method_of(pipe)
+    batch = pipe.make_batch(pipe.load_share(0), 0)
+    gradients = step_memory.COPIES * sum(p.nbytes for p in method.parameters())
+    whole = step_memory.ON_THE_WAY * kept_bytes(method, batch, low=False) + gradients
+    assert step_bytes(pipe, method) == pytest.approx(whole, abs=10 * 4 * 16**2)
+
+
+def test_rows_of_text_are_tried_with_their_heads(texts):
+    with load("gpt_bytes", shards=texts, device="cpu", rank=0, world_size=1) as pipe:
+        batch = small_batch(pipe, 2)
+        assert len(batch.uids) == 2
+        method = initial_method(pipe.recipe, pipe.spec)
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+        whole = step_memory.ON_THE_WAY * kept_bytes(method, batch, low=False)
+        gradients = step_memory.COPIES * sum(p.nbytes for p in method.parameters())
+        assert step_bytes(pipe, method) == pytest.approx(whole + gradients, rel=0.02)
+
+
+def test_what_cannot_be_tried_is_left_out(pipe):
+    assert step_bytes(pipe, torch.nn.Linear(2, 2)) == 0
+
+
+def test_sizes_are_said_in_what_people_read():
+    assert [sized(n) for n in (0, 57_600_000, 1_340_000_000)] == ["0 MB", "58 MB", "1.3 GB"]
 
 
 def test_data_that_cannot_fit_is_refused_with_numbers_and_a_remedy(pipe, monkeypatch):
     monkeypatch.setattr(memory, "free_host", lambda: 100_000)
-    with pytest.raises(RecipeError, match=r"0\.0 GB free; set a smaller stream\.batch_size"):
+    with pytest.raises(RecipeError, match=r"0 MB free; set a smaller stream\.batch_size"):
         check(pipe)
 
 
 def test_what_is_close_is_warned_of(pipe, monkeypatch, caplog):
-    need = estimate(pipe, encoder_of(pipe))
+    need = estimate(pipe, method_of(pipe))
     monkeypatch.setattr(memory, "free_host", lambda: need.host + need.step)
     with caplog.at_level(logging.WARNING):
-        check(pipe, encoder_of(pipe))
+        check(pipe, method_of(pipe))
     assert "is close to all that is free, and the system may kill" in caplog.text
     monkeypatch.setattr(memory, "free_host", lambda: 2 * (need.host + need.step))
     caplog.clear()
-    assert "GB free" in check(pipe, encoder_of(pipe)).line
+    assert "are free" in check(pipe, method_of(pipe)).line
     assert not caplog.text
 
 

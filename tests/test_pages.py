@@ -39,6 +39,17 @@ def test_blocks_of_trainers_run(name, tmp_path):
     run(BLOCKS[name], tmp_path)
 
 
+def test_the_block_of_stable_pretraining_runs_where_it_is_installed(tmp_path):
+    """It changes every Trainer of an environment, so that of these tests does not have it."""
+    pytest.importorskip("stable_pretraining", reason="wants an environment of its own")
+    (block,) = re.findall(r"<!-- where it is installed -->\n```py\n(.*?)```", PAGE, re.DOTALL)
+    run([block], tmp_path)
+
+
+def test_every_block_of_python_is_run():
+    assert PAGE.count("```py") == sum(map(len, BLOCKS.values())) + 1
+
+
 def test_the_script_for_slurm_is_a_script():
     (script,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     done = subprocess.run(["bash", "-n"], input=script, text=True, check=False, capture_output=True)

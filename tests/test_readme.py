@@ -123,14 +123,26 @@ def test_there_are_four_trips_of_three_lines():
     assert len(TRIPS) == 12
 
 
-def test_links_lead_somewhere():
-    for page in (
-        ROOT / "README.md",
-        ROOT / "pipelines" / "README.md",
-        ROOT / "shards" / "README.md",
-    ):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page}: {target}"
+PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", ROOT / "shards" / "README.md"]
+PAGES += sorted((ROOT / "pipelines").glob("*.md"))
+
+
+def anchors(page):
+    """What its headings are called in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(there), f"{page}: {target}"
+    for file in re.findall(r"`((?:sslpipe|tests|tools|pipelines|shards)/[\w/.]+\.\w+)`", text):
+        assert (ROOT / file).exists(), f"{page}: {file}"
 
 
 def test_commands_are_commands():

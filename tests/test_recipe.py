@@ -5,7 +5,7 @@ import pytest
 from sslpipe.errors import RecipeError
 from sslpipe.recipe import load_recipe, parse_recipe
 from sslpipe.recipe.names import Entry, bind, call, choose
-from sslpipe.train.checkpoint import recipe_text
+from sslpipe.recipe.sections import recipe_text
 
 from .conftest import RECIPE
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe import rng
+from sslpipe import permutations, rng
 
 # Random123's known answers for philox4x32-10: counter, key, output
 KNOWN = [
@@ -77,9 +77,9 @@ def test_epochs_and_ids_broadcast_per_sample():
 
 
 def test_permutations_are_permutations_and_differ():
-    a = rng.permutation(1000, seed=0, epoch=0, stream="x")
-    b = rng.permutation(1000, seed=0, epoch=1, stream="x")
-    c = rng.permutation(1000, seed=0, epoch=0, stream="x", item=1)
+    a = permutations.permutation(1000, seed=0, epoch=0, stream="x")
+    b = permutations.permutation(1000, seed=0, epoch=1, stream="x")
+    c = permutations.permutation(1000, seed=0, epoch=0, stream="x", item=1)
     assert (np.sort(a) == np.arange(1000)).all()
     assert (a == b).mean() < 0.02
     assert (a == c).mean() < 0.02
@@ -88,3 +88,14 @@ def test_permutations_are_permutations_and_differ():
 def test_ids_are_part_of_the_format_and_never_change():
     assert rng.sample_id("animal/chelsea") == -3013158419716197888
     assert rng.stream_id("views/global/ColorJitter") == 49334
+
+
+def test_ragged_draws_are_those_of_words():
+    uids, epochs = np.array([5, -7, 2**62, 9]), np.array([0, 1, 0, 3])
+    keys = rng.Keys(4, epochs, uids, np.array([2]))
+    blocks = np.array([3, 0, 1, 2])
+    found = keys.ragged("x", blocks)
+    assert found.shape == (6, 4)
+    whole = keys.words("x", 12)[0].reshape(4, 3, 4)
+    expected = [whole[place, :count] for place, count in enumerate(blocks)]
+    assert (found == np.concatenate(expected)).all()

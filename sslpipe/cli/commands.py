@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import evaluation, export, features, pseudo_label, recipes, shards, tars, tokenizer
+from . import (
+    evaluation,
+    export,
+    features,
+    frame_labels,
+    pseudo_label,
+    recipes,
+    shards,
+    tars,
+    tokenizer,
+)
 from .faults import one_line
 from .options import (
     AsJson,
@@ -43,6 +53,7 @@ app.command()(tars.index)
 app.command()(tars.inspect)
 app.command(name="pseudo-label")(pseudo_label.pseudo_label)
 app.command()(features.features)
+app.command(name="frame-labels")(frame_labels.frame_labels)
 app.command(name="recipes")(recipes.list_recipes)
 app.add_typer(tokenizer.app, name="tokenizer")
 
@@ -154,7 +165,7 @@ def bench(
     from dataclasses import asdict
 
     from ..bench import measure
-    from ..diagnosis import RATES
+    from ..diagnosis import RATES, rounded
     from ..recipe import find_recipe, load_recipe
     from ..stream.open_source import parse_shards
 
@@ -176,7 +187,7 @@ def bench(
     )
     table = Table("stage", *each)
     for name, value in stages.rates.items():
-        table.add_row(name.replace("_", " "), *(f"{value * n:,.0f}" for n in each.values()))
+        table.add_row(name.replace("_", " "), *(rounded(value * n) for n in each.values()))
     console.print(table)
     console.print(
         f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per {stages.unit}"

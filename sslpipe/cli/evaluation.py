@@ -1,7 +1,10 @@
 """The command that says what an encoder is worth."""
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -27,8 +30,7 @@ from .options import (
 from .terminal import bar, console, notes, stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from ..evaluate import EvalSettings
     from ..evaluate.results import Evaluation, Measure
 
 # columns, in this order
@@ -63,6 +65,8 @@ def eval_subject(
     Without `--test` samples are left out in turn, or a part is held out. Classes are matched by
     name. Features are kept, so that the next protocol needs none.
 
+    Several GPUs share the encoding: `torchrun --nproc-per-node 8 -m sslpipe eval runs/a cifar`
+
     Example: `sslpipe eval runs/cifar cifar/train --test cifar/test --report report`
     """
     from ..evaluate import EvalSettings, evaluate
@@ -74,8 +78,10 @@ def eval_subject(
         templates=templates,
     )  # fmt: skip
     say = (lambda protocol, found: None) if as_json else show_measures
-    found = []
-    for name in (subject, *(beside or ())):
+    found, names = [], (subject, *(beside or ()))
+    if not encoded_by_ranks(names, shards, test, settings):
+        return
+    for name in names:
         if beside and not as_json:
             console.print(f"\n{name}", markup=False, highlight=False)
         with stopped("stopped; features that are done are kept"), Encoding() as progress:
@@ -83,7 +89,7 @@ def eval_subject(
     for note in {evaluation.note for evaluation in found if evaluation.note}:
         notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        print_json((subject, *(beside or ())), found)
+        print_json(names, found)
     if report is not None:
         from ..report import write_report
 
@@ -91,12 +97,29 @@ def eval_subject(
         notes.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_json(names: "Sequence[str]", found: "Sequence[Evaluation]") -> None:
+def print_json(names: Sequence[str], found: "Sequence[Evaluation]") -> None:
     """Print what was measured as one object: by encoder, and of several subjects by their names."""
     rows = [{e: as_rows(m) for e, m in each.measures.items()} for each in found]
     console.print_json(
         json.dumps(rows[0] if len(rows) == 1 else dict(zip(names, rows, strict=True)))
     )
+
+
+def encoded_by_ranks(
+    names: Sequence[str], shards: Path, test: Path | None, settings: "EvalSettings"
+) -> bool:
+    """Have the ranks of torchrun share what is encoded; tell whether this one goes on, alone."""
+    from ..device.handoff import find_device
+    from ..evaluate import encode
+    from ..train.world import rank_device, start_world
+
+    kind = str(find_device(settings.device))
+    with start_world(kind) as ranks, stopped("stopped; features that are done are kept"):
+        own = replace(settings, device=str(rank_device(ranks, kind)))
+        for name in names if ranks.size > 1 else ():
+            with Encoding() as progress:
+                encode(name, shards, test, own, progress=progress)
+    return ranks.rank == 0
 
 
 class Encoding:

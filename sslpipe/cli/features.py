@@ -1,14 +1,20 @@
 """The command of frozen features: any encoder, any shards, one file."""
 
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import SslpipeError
 from .paths import in_a_folder
 from .terminal import bar, console, stopped
+
+if TYPE_CHECKING:  # they import torch
+    from ..evaluate.feature_parts import ExtractSettings
+    from ..evaluate.features import Features
 
 AGAIN = "stopped; the same command goes on where it stopped"
 
@@ -42,6 +48,10 @@ def features(
     precision: Annotated[
         Precision, typer.Option(help="Of the forward pass; bf16 is faster on GPUs.")
     ] = Precision.fp32,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray; default: one per GPU, or per core.", min=1)
+    ] = None,
+    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
 ) -> None:
     """Encode every sample once, and keep what the protocols of evaluation start from.
 
@@ -50,29 +60,68 @@ def features(
     by the same command, and a finished file is kept if weights, shards and settings are the same.
 
     Several GPUs: `torchrun --nproc-per-node 8 -m sslpipe features runs/a cifar --out a.safetensors`
+    A cluster: `--ray auto`; all machines must see SUBJECT, SHARDS and the folder of OUT.
 
     Example: `sslpipe features runs/cifar/last.pt cifar/train --out train.safetensors`
     """
-    from ..device.handoff import find_device
-    from ..evaluate.feature_cache import ExtractSettings, features_at
-    from ..evaluate.subjects import open_subject
-    from ..train.world import rank_device, start_world
+    from ..evaluate.feature_parts import ExtractSettings
 
-    kind = str(find_device(device))
-    with start_world(kind) as ranks, stopped(AGAIN), bar("samples") as update:
-        settings = ExtractSettings(
-            untrained=untrained,
-            pixels=pixels,
-            batch_size=batch_size,
-            precision=precision.value,
-            device=rank_device(ranks, kind),
+    settings = ExtractSettings(
+        untrained=untrained,
+        pixels=pixels,
+        batch_size=batch_size,
+        precision=precision.value,
+        device=device,
+    )
+    if ray is None and workers is not None:
+        raise SslpipeError(
+            f"--workers {workers}: is for --ray; without it, torchrun starts several processes"
         )
-        chosen, shown = open_subject(subject), ExtractProgress(update)
-        made = features_at(out, chosen, shards, settings, progress=shown)
-    if ranks.rank == 0:
+    with stopped(AGAIN), bar("samples") as update:
+        shown = ExtractProgress(update)
+        if ray is None:
+            made = on_ranks(out, subject, shards, settings, shown)
+        else:
+            made = on_ray(out, subject, shards, settings, shown, workers, ray)
+    if made:
         rows, width = made["trained"].features.shape
         told = f"{out}: {', '.join(made)} features of {rows:,} samples, {width} wide; {shown.rate}"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def on_ranks(
+    out: Path, subject: str, shards: Path, settings: "ExtractSettings", shown: "ExtractProgress"
+) -> dict[str, "Features"]:
+    """Extract here, or on the processes of torchrun; empty on all of these but rank 0."""
+    from ..device.handoff import find_device
+    from ..evaluate.feature_cache import features_at
+    from ..evaluate.subjects import open_subject
+    from ..train.world import rank_device, start_world
+
+    kind = str(find_device(settings.device))
+    with start_world(kind) as ranks:
+        own = replace(settings, device=rank_device(ranks, kind))
+        made = features_at(out, open_subject(subject), shards, own, progress=shown)
+        return {} if ranks.rank else made
+
+
+def on_ray(
+    out: Path,
+    subject: str,
+    shards: Path,
+    settings: "ExtractSettings",
+    shown: "ExtractProgress",
+    workers: int | None,
+    address: str,
+) -> dict[str, "Features"]:
+    """Extract by the actors of a cluster, on its GPUs if it has some."""
+    from ..evaluate.feature_pool import features_in_pool
+    from ..shards.make.pools import cluster_gpus, open_ray
+
+    kind = settings.device or ("cuda" if cluster_gpus(address, workers) else "cpu")
+    with open_ray(workers, address, gpus=int(kind == "cuda")) as pool:
+        own = replace(settings, device=kind)
+        return features_in_pool(out, subject, shards, own, pool, progress=shown)
 
 
 class ExtractProgress:

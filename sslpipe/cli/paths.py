@@ -27,13 +27,13 @@ def check_words(words: Sequence[str]) -> None:
         raise SslpipeError(f"{before} '': an argument is empty; write a path or a name, or set it")
 
 
-def finite(value: float) -> float:
-    """Refuse infinity and what is no number, which every range lets through.
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and what is no number, which every range lets through; None: not typed.
 
     Raises:
         BadParameter: as typer names the option.
     """
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number that can be used; write one like 64")
     return value
 

@@ -4,15 +4,16 @@ import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
-from ..recipe import Recipe, load_recipe
-from ..recipe.parse import recipes
 from .terminal import console
+
+if TYPE_CHECKING:  # the schema takes a quarter of a second of each command's start
+    from ..recipe import Recipe
 
 MEASURED = re.compile(r"^# measured: (.+)$", re.MULTILINE)  # a line in the head of a recipe
 NUMBER = re.compile(r"(.+?) (\d\.\d+) \(untrained (\d\.\d+)\)")
@@ -48,6 +49,8 @@ def list_recipes(
 
     Example: `sslpipe recipes`
     """
+    from ..recipe import recipes
+
     found = [listed(name, path) for name, path in recipes().items()]
     if as_json:
         console.print_json(json.dumps([asdict(row) for row in found]))
@@ -78,6 +81,8 @@ def listed(name: str, path: Path) -> Listed:
     Raises:
         RecipeError: it is not valid.
     """
+    from ..recipe import load_recipe
+
     recipe = load_recipe(path)
     assert recipe.method is not None
     assert recipe.train is not None  # as all that ship have
@@ -94,7 +99,7 @@ def listed(name: str, path: Path) -> Listed:
     )
 
 
-def views_of(recipe: Recipe) -> dict[str, tuple[int, tuple[int, ...]]]:
+def views_of(recipe: "Recipe") -> dict[str, tuple[int, tuple[int, ...]]]:
     """Count and shape of the views as batches hold them, pretext tasks applied."""
     from ..modalities.parts import find_modality, groups_of
 
@@ -106,7 +111,7 @@ def views_of(recipe: Recipe) -> dict[str, tuple[int, tuple[int, ...]]]:
     return found
 
 
-def with_any_vocabulary(recipe: Recipe) -> Recipe:
+def with_any_vocabulary(recipe: "Recipe") -> "Recipe":
     """The same with bytes for vocabularies that nobody has trained here: rows are as long."""
     from ..modalities.text.vocabulary import VOCABULARIES
 

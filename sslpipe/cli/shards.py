@@ -53,6 +53,15 @@ Megabytes = Annotated[
 Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
 NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        help="Frames per second of folders of pictures; default: 25.",
+        min=0.01,
+        max=100_000,
+        callback=finite,
+    ),
+]
 LabelsFile = Annotated[
     Path | None, typer.Option("--labels", help="A CSV file of labels by key, which go first.")
 ]
@@ -101,6 +110,7 @@ def pack(
     ] = Dedupe.none,
     near_bits: NearBits = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
+    fps: Fps = None,
     modality: ModalityOption = "image",
     workers: Workers = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
@@ -113,8 +123,9 @@ def pack(
     Killed? The same command goes on where it stopped and ends in the same bytes. Every image is
     decoded once to see that it can be (`--check header` looks at its header alone); what cannot
     is listed in `report.jsonl`, and the exit code is 1. Without `--resize` the original bytes are
-    kept. `--dedupe exact` drops equal files, `near` also those that look alike. With `--ray`
-    all machines must see the inputs and OUT.
+    kept. With `--modality video` a folder of numbered pictures is one sample. `--dedupe exact`
+    drops equal files, `near` also those that look alike. With `--ray` all machines must see the
+    inputs and OUT.
 
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
@@ -127,7 +138,7 @@ def pack(
         codec=codec, name=name or "", resize=resize, quality=quality, check=check.value,
         shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
         columns=shards.parse_columns(columns), labels=labels, dedupe=dedupe.value,
-        near_bits=near_bits, keep_names=keep_names,
+        near_bits=near_bits, keep_names=keep_names, fps=fps,
     )  # fmt: skip
     if dry_run:
         show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)

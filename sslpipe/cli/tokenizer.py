@@ -2,15 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SslpipeError
-from ..shards.manifest import Manifest
 from .paths import finite, in_a_folder
 from .shards import print_problems
 from .terminal import bar, console, notes, stopped
+
+if TYPE_CHECKING:
+    from ..shards.manifest import Manifest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +100,9 @@ def count(
     ids: Annotated[
         bool, typer.Option("--ids", help="Keep the ids, too: no run tokenises them again.")
     ] = False,
+    sentences: Annotated[
+        bool, typer.Option("--sentences", help="Count those of sentences, for rows of whole ones.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how large the ids would be, and stop.")
     ] = False,
@@ -106,7 +111,9 @@ def count(
     """Write how many tokens each document has into the indexes of a set; rows are planned from it.
 
     With `--ids` a file X.tar.tok beside each tar has the ids, two bytes each, four in a vocabulary
-    of more than 65,536. The tars stay as they are. Do not count while a run reads the set.
+    of more than 65,536; with `--sentences` X.tar.sent has the tokens of each sentence, four bytes
+    each, for `packing: sentences`. The tars stay as they are. Do not count while a run reads the
+    set.
 
     Example: `sslpipe tokenizer count shards/books --ids`
     """
@@ -129,8 +136,9 @@ def count(
             update(completed=done[0])
 
         found = count_tokens(
-            shards, str(file), pool=pool, ids=ids, rebuild=rebuild, progress=progress
-        )
+            shards, str(file), pool=pool, ids=ids, sentences=sentences, rebuild=rebuild,
+            progress=progress,
+        )  # fmt: skip
     print_problems(found.problems[:10])
     rate = found.text_bytes / max(1, found.tokens)
     console.print(
@@ -143,7 +151,7 @@ def count(
         raise typer.Exit(1)
 
 
-def say_size(manifest: Manifest, tokenizer: str) -> None:
+def say_size(manifest: "Manifest", tokenizer: str) -> None:
     """Print what the files of `count --ids` would take."""
     from ..modalities.text.expected_size import expected_size
 

@@ -49,10 +49,14 @@ class Ragged(Sequence[Tensor]):
         """All elements, array after array, in one gather: a view of each would cost 10 us."""
         counts_B = self.shapes_BD.prod(1)
         begins_B = self.offsets_B // self.dtype.itemsize - (np.cumsum(counts_B) - counts_B)
-        places = np.arange(int(counts_B.sum())) + np.repeat(begins_B, counts_B)
+        return self.elements(np.arange(int(counts_B.sum())) + np.repeat(begins_B, counts_B))
+
+    def elements(self, places: I64) -> Tensor:
+        """Gather elements by their places in the buffer, counted in elements: of their shape."""
         whole = len(self.flat_N) // self.dtype.itemsize * self.dtype.itemsize
-        elements = self.flat_N[:whole].view(self.dtype)
-        return elements[torch.from_numpy(places).to(self.flat_N.device, non_blocking=True)]
+        there = torch.from_numpy(places).to(self.flat_N.device, non_blocking=True)
+        found = self.flat_N[:whole].view(self.dtype).index_select(0, there.flatten())
+        return found.view(there.shape)
 
     def between(self, start: int, end: int) -> "Ragged":
         """The arrays of some places, in the same buffer."""

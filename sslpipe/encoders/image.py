@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..batch import ViewSpec
 from ..errors import RecipeError
@@ -20,7 +21,7 @@ from ..recipe import names
 from .audio import AUDIO_ENCODERS
 from .libraries import Blueprint, library, timm_blueprint, timm_create
 from .library_encoders import ResNet, TimmModel, ViT
-from .patches import Resample, sincos
+from .patches import Resample, check_whole, grid_size, plane_patch, sincos
 from .protocols import Encoder, declared_dim
 from .starts import Start, start_like
 from .text import TEXT_ENCODERS
@@ -102,7 +103,28 @@ def own_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:
             f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no module with "
             "dim, the number of features; derive it from sslpipe.encoders.Encoder and set dim"
         )
+    if view.dtype.is_floating_point:
+        try_encoder(made, entry, view)
     return cast(Encoder, made)
+
+
+def try_encoder(encoder: nn.Module, entry: names.Entry, view: ViewSpec) -> None:
+    """Encode two blank views with the user's own encoder.
+
+    Raises:
+        RecipeError: what it gives is not (2, dim) numbers.
+    """
+    training, dim = encoder.training, declared_dim(encoder)
+    with torch.no_grad():
+        found = encoder.eval()(torch.zeros(2, *view.shape))
+    encoder.train(training)
+    tensor = isinstance(found, Tensor)
+    if not tensor or found.shape != (2, dim) or not found.is_floating_point():
+        kind = f"{found.dtype} of {tuple(found.shape)}" if tensor else f"a {type(found).__name__}"
+        raise RecipeError(
+            f"{entry.where}: {entry.name} gives {kind} for 2 views of {view.shown}; return "
+            f"features (2, {dim}), as its dim says, of a floating type"
+        )
 
 
 def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
@@ -132,17 +154,6 @@ def builder(name: str, entry: names.Entry) -> Callable[..., Encoder]:
             "and every name of timm"
         )
     return vit if VIT_NAME.fullmatch(name) else timm_model
-
-
-def grid_size(view: ViewSpec) -> int | tuple[int, int]:
-    """Tell timm's img_size: the height of images, frequencies and frames of spectrograms.
-
-    Raises:
-        ContractError: the views are neither.
-    """
-    if view.axes == "CTHW":
-        return view.size("H"), view.size("W")
-    return (view.size("F"), view.size("T")) if view.axes == "CFT" else view.size("H")
 
 
 def other_channels(view: ViewSpec) -> int | None:
@@ -250,31 +261,6 @@ def vit(
         return ClipViT(model, model.embed_dim, patch_size=patch)
     made = timm_blueprint(name, **settings)
     return ViT(model, model.embed_dim, made, patch_size=patch[0], resample=pos_resample)
-
-
-def plane_patch(patch_size: int | tuple[int, ...] | None, view: ViewSpec) -> int | None:
-    """Tell timm's patch_size: of pictures as it is, of clips that of one frame.
-
-    Raises:
-        ValueError: several sizes, and the views are no clips.
-    """
-    if patch_size is None or isinstance(patch_size, int):
-        return patch_size
-    if view.axes != "CTHW":
-        raise ValueError(
-            f"patch_size = {list(patch_size)}: views {view.group!r} of axes {view.axes} have "
-            "square patches; write one number"
-        )
-    return patch_size[-1]
-
-
-def check_whole(view: ViewSpec, patch: tuple[int, ...]) -> None:
-    """Raise a ValueError unless the views are whole patches."""
-    sides = tuple(view.size(axis) for axis in view.grid_axes)
-    if any(side % step for side, step in zip(sides, patch, strict=True)):
-        size = view.shape[1:] if view.axes == "CTHW" else grid_size(view)
-        steps = patch[0] if len(set(patch)) == 1 else list(patch)
-        raise ValueError(f"image size {size} is no multiple of patch_size {steps}; set one")
 
 
 def timm_model(name: str, view: ViewSpec, *, drop_path_rate: float | None = None) -> Encoder:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..batch import ViewSpec
+
 # how positions are brought to the grid of smaller crops; the two without antialias are official
 Resample = Literal["antialias", "bicubic", "bicubic_offset"]
 OFFSET = 0.1  # patches; facebookresearch/dino, issue 8
@@ -100,3 +102,39 @@ def visible_first(hidden_BN: Tensor) -> Tensor:
 def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
     """Take tokens in the order of `index_BN`."""
     return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
+
+
+def grid_size(view: ViewSpec) -> int | tuple[int, int]:
+    """Tell timm's img_size: the height of images, frequencies and frames of spectrograms.
+
+    Raises:
+        ContractError: the views are neither.
+    """
+    if view.axes == "CTHW":
+        return view.size("H"), view.size("W")
+    return (view.size("F"), view.size("T")) if view.axes == "CFT" else view.size("H")
+
+
+def plane_patch(patch_size: int | tuple[int, ...] | None, view: ViewSpec) -> int | None:
+    """Tell timm's patch_size: of pictures as it is, of clips that of one frame.
+
+    Raises:
+        ValueError: several sizes, and the views are no clips.
+    """
+    if patch_size is None or isinstance(patch_size, int):
+        return patch_size
+    if view.axes != "CTHW":
+        raise ValueError(
+            f"patch_size = {list(patch_size)}: views {view.group!r} of axes {view.axes} have "
+            "square patches; write one number"
+        )
+    return patch_size[-1]
+
+
+def check_whole(view: ViewSpec, patch: tuple[int, ...]) -> None:
+    """Raise a ValueError unless the views are whole patches."""
+    sides = tuple(view.size(axis) for axis in view.grid_axes)
+    if any(side % step for side, step in zip(sides, patch, strict=True)):
+        size = view.shape[1:] if view.axes == "CTHW" else grid_size(view)
+        steps = patch[0] if len(set(patch)) == 1 else list(patch)
+        raise ValueError(f"image size {size} is no multiple of patch_size {steps}; set one")

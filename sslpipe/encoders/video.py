@@ -51,7 +51,8 @@ class ClipViT(ViT):
     def placed(self, x_BhwD: Tensor) -> Tensor:
         """Lay tubelets (B, t, h, w, D) in raster order behind the class token, with positions."""
         tokens_BND = x_BhwD.flatten(1, 3)
-        class_B1D = self.model.cls_token.expand(len(tokens_BND), -1, -1)
+        # not len(), which an exported graph would keep as a number
+        class_B1D = self.model.cls_token.expand(tokens_BND.shape[0], -1, -1)
         return torch.cat([class_B1D, tokens_BND], dim=1) + cast(Tensor, self.model.pos_embed)
 
 

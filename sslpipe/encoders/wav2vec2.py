@@ -181,12 +181,17 @@ class Wav2Vec2Encoder(Encoder):
         return features
 
     def context(
-        self, normed_BNC: Tensor, *, hidden_BN: Tensor | None = None, real_BN: Tensor | None = None
+        self,
+        normed_BNC: Tensor,
+        *,
+        hidden_BN: Tensor | None = None,
+        real_BN: Tensor | None = None,
+        layers: int | None = None,
     ) -> Tensor:
         """Give what the transformer makes of `normed` features, (B, N, D).
 
         `hidden_BN`, bool: the learned vector stands for these frames. `real_BN`, bool: False is
-        padding; it is set to 0 and no frame attends to it.
+        padding; it is set to 0 and no frame attends to it. `layers`: the states after so many.
         """
         x_BND: Tensor = self.drop(self.feature_projection["projection"](normed_BNC))
         if hidden_BN is not None:
@@ -196,7 +201,7 @@ class Wav2Vec2Encoder(Encoder):
         x_BND = x_BND + self.encoder["pos_conv_embed"](x_BND)
         x_BND = self.drop(self.encoder["layer_norm"](x_BND))
         seen_B11N = None if real_BN is None else real_BN[:, None, None]
-        for layer in cast(nn.ModuleList, self.encoder["layers"]):
+        for layer in cast(nn.ModuleList, self.encoder["layers"])[:layers]:
             x_BND = self.passed_by(layer(x_BND, seen_B11N), x_BND)
         return x_BND
 

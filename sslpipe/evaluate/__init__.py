@@ -1,10 +1,11 @@
 """What a representation is worth: features once, then protocols. Labels are read here only."""
 
-from .command import EvalSettings, evaluate
+from .command import encode, evaluate
 from .features import Features, extract
 from .knn import KNN, knn, leave_one_out
 from .linear import Linear, cross_validated, linear
 from .results import Evaluation, Measure
+from .settings import EvalSettings
 from .subjects import Subject, open_subject
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Measure",
     "Subject",
     "cross_validated",
+    "encode",
     "evaluate",
     "extract",
     "knn",

@@ -2,24 +2,29 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from ..device.handoff import find_device
 from ..errors import SslpipeError
-from ..shards.contents import labels_kept
 from ..shards.labels_file import read_labels
-from ..shards.manifest import read_manifest
-from .classes import difference, join
+from .classes import join
 from .encoding import BASELINES
-from .feature_cache import ExtractSettings, cached_features
+from .feature_cache import cached_features
+from .feature_parts import ExtractSettings
 from .features import Features
 from .labelling import labelled_by
-from .perplexity import Part, guesses_tokens, perplexity
+from .perplexity import guesses_tokens, perplexity
 from .protocols import FROZEN, GUESSING, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
+from .settings import (
+    AS_SHIPPED,
+    EvalSettings,
+    check_classes,
+    check_labels,
+    check_options,
+    needed_of,
+)
 from .subjects import Subject, open_subject
 from .towers import PAIRED, open_towers
 from .zero_shot import TEMPLATES, read_templates
@@ -27,27 +32,7 @@ from .zero_shot import TEMPLATES, read_templates
 ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of BASELINES
 # a protocol and what it measured, as soon as it has; or why the set is not for it
 Say = Callable[[str, ByEncoder | str], object]
-# of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
-NEEDED = ("label_free", "knn", "linear")
-# of protocols, what needs no labels
-UNLABELLED = ("label_free", GUESSING, "cross_retrieval")
 Progress = Callable[[int, int], None]  # samples that are encoded, of how many
-
-
-@dataclass(frozen=True, slots=True)
-class EvalSettings:
-    """What is measured, and beside what; `cache` is the folder that features are kept in."""
-
-    protocols: Sequence[str] = ("quick",)
-    untrained: bool = True
-    pixels: bool = True
-    strict: bool = False  # refuse sets whose classes are not the same
-    labels: Path | None = None  # of samples of the shards, before their own
-    device: str | None = None
-    cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
-    epochs: int | None = None  # of protocols that train; None: as officially
-    part: Part | None = None  # documents that perplexity is of; None: those that were held out
-    templates: Path | None = None  # of zero_shot, one a line; None: TEMPLATES
 
 
 def quiet(done: int, total: int) -> None:
@@ -58,7 +43,7 @@ def evaluate(
     name: str | Path,
     shards: str | Path,
     test: str | Path | None = None,
-    settings: EvalSettings = EvalSettings(),
+    settings: EvalSettings = AS_SHIPPED,
     *,
     say: Say = lambda protocol, found: None,
     progress: Progress = quiet,
@@ -128,6 +113,27 @@ def measured(
             measures[encoder] = (*measures.get(encoder, ()), *more)
         say(protocol, found or skipped[protocol])
     return measures, skipped
+
+
+def encode(
+    name: str | Path,
+    shards: str | Path,
+    test: str | Path | None = None,
+    settings: EvalSettings = AS_SHIPPED,
+    *,
+    progress: Progress = quiet,
+) -> None:
+    """Extract and keep the features that `evaluate` starts from: of several ranks, each its share.
+
+    All ranks call it, then one of them `evaluate`, which finds them.
+
+    Raises:
+        SslpipeError: as `evaluate`, of the subject and the shards.
+    """
+    subject = open_subject(name)
+    for part in (shards, test):
+        if part is not None:
+            encoded(subject, Path(part), settings, progress)
 
 
 def on_shards(
@@ -203,72 +209,6 @@ def joined(
         for encoder, features in tested.items()
     }
     return same, found.said
-
-
-def needed_of(chosen: Sequence[str], settings: EvalSettings) -> list[str]:
-    """The protocols that are errors where a set is not for them; the others are left out then.
-
-    Of `quick` and `all` these are few; documents without labels have none, since they are measured
-    by what their model makes of them.
-    """
-    needed = () if GUESSING in chosen else NEEDED
-    return [name for name in chosen if name in (*settings.protocols, *needed)]
-
-
-def check_options(chosen: Sequence[str], settings: EvalSettings) -> None:
-    """Refuse an option that no protocol among `chosen` reads: a user would think that it counted.
-
-    Raises:
-        SslpipeError: there is one.
-    """
-    read: tuple[tuple[str, object, Sequence[str]], ...] = (
-        ("epochs", settings.epochs, tuple(TRAINED)),
-        ("part", settings.part, (GUESSING,)),
-        ("templates", settings.templates, ("zero_shot",)),
-    )
-    for name, value, readers in read:
-        if value is not None and not {*readers} & {*chosen}:
-            raise SslpipeError(
-                f"--{name} {value}: is for {', '.join(readers)}, and --protocols "
-                f"{','.join(settings.protocols)} has none of these; name one, or leave it out"
-            )
-
-
-def check_labels(shards: str | Path, protocols: Sequence[str], *, classes: int) -> None:
-    """Look for labels of so many classes in the indexes, before anything is encoded, if need be.
-
-    Raises:
-        ShardError: the set or an index is missing or damaged.
-        SslpipeError: there are fewer, and some of `protocols` need them.
-    """
-    labelled = [name for name in protocols if name not in UNLABELLED]
-    if not labelled:
-        return
-    manifest = read_manifest(shards)
-    labels = np.concatenate([labels_kept(manifest, shard) for shard in manifest.shards])
-    known = labels[labels >= 0]
-    if len(np.unique(known)) < classes:
-        found = (
-            f"the {len(known):,} labels are all the same"
-            if len(known)
-            else f"none of the {len(labels):,} samples has a label"
-        )
-        raise SslpipeError(
-            f"{shards}: {found}, which is not enough for {', '.join(labelled)}; name other "
-            f"protocols ({', '.join(UNLABELLED)}), give --labels, or pack from class folders"
-        )
-
-
-def check_classes(shards: str | Path, test: str | Path, *, strict: bool) -> None:
-    """Compare the classes of two sets before any image is read, where both have names.
-
-    Raises:
-        ShardError: there is no manifest.
-        SslpipeError: as `difference`.
-    """
-    bank, queries = (read_manifest(path).classes for path in (shards, test))
-    if bank and queries:
-        difference(bank, queries, strict=strict)
 
 
 def cache_of(subject: Subject) -> Path:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..errors import SslpipeError
-from ..rng import permutations, uniforms
+from ..permutations import permutations
+from ..rng import uniforms
 from .features import Features
 from .results import Measure
 from .subsets import copies_said, of_large_classes

@@ -1,86 +1,41 @@
 """Features are extracted once: shared by ranks, resumed after a kill, cached by their origin.
 
-    F.safetensors.parts/0000000.safetensors ...    a few batches each, written while they are made
-    F.safetensors                                  all of them; then the parts go
-
-Ranks take whole batches of the one sequence, since the kernels of a batch round by its size: the
-file is the same to the byte for any number of ranks and after any kill. Ranks see one file system.
+Ranks take parts (feature_parts.py): the file is the same to the byte for any number of ranks and
+after any kill. Ranks see one file system.
 """
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Literal
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
-from ..batch import Batch
-from ..device.handoff import find_device
 from ..errors import SslpipeError, StateError
-from ..pipeline import Pipeline
 from ..process import Ranks, process_ranks
 from ..shards.manifest import open_manifest
-from ..stream.open_source import kept
-from .classes import class_names
 from .encoding import baseline_of
-from .feature_file import FeatureOrigin, read_features, read_origin, write_features
-from .features import Features, central, central_batches, contents_of, extract_all, joined
+from .feature_file import FeatureOrigin, read_features, read_origin
+from .feature_parts import (
+    DEFAULTS,
+    Extraction,
+    ExtractSettings,
+    PartsWork,
+    encoders_of,
+    is_made_of,
+    join_parts,
+    open_views,
+    parts_work,
+)
+from .features import Features, central
 from .subjects import Subject
-
-PART = 8192  # samples of a part, about: seconds on a GPU, a minute on a CPU
-PRECISIONS: Mapping[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractSettings:
-    """What is extracted, and how; `device` decides rounding only."""
-
-    untrained: bool = True  # also the encoder as it was before training, if that is known
-    pixels: bool = False  # also the baseline: raw pixels, counts of tokens, a spectrogram
-    batch_size: int = 256
-    precision: Literal["fp32", "bf16"] = "fp32"
-    device: torch.device | str | None = None  # None: CUDA if there is one
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """The parts of an extraction, and where they lie."""
-
-    folder: Path
-    origin: FeatureOrigin
-    samples: int
-    part: int  # samples of a part, whole batches
-
-    def path(self, number: int) -> Path:
-        """Name the file of part `number`."""
-        return self.folder / f"{number:07d}.safetensors"
-
-    def share(self, ranks: Ranks) -> range:
-        """Give a rank its parts: as many to each, and those of a rank behind each other."""
-        count = -(-self.samples // self.part)
-        first, last = (count * r // ranks.size for r in (ranks.rank, ranks.rank + 1))
-        return range(first, last)
-
-    def size(self, number: int) -> int:
-        """How many samples a part has."""
-        return min(self.part, self.samples - number * self.part)
-
-    def missing(self, numbers: range) -> list[int]:
-        """Which of some parts are not there, or were made of something else."""
-        return [number for number in numbers if not is_made_of(self.path(number), self.origin)]
 
 
 def cached_features(
     subject: Subject,
     shards: str | Path,
     cache: Path,
-    settings: ExtractSettings = ExtractSettings(),
+    settings: ExtractSettings = DEFAULTS,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Features]:
@@ -102,7 +57,7 @@ def features_at(
     path: Path,
     subject: Subject,
     shards: str | Path,
-    settings: ExtractSettings = ExtractSettings(),
+    settings: ExtractSettings = DEFAULTS,
     *,
     rank: int | None = None,
     world_size: int | None = None,
@@ -125,7 +80,8 @@ def features_at(
     origin = origin_of(subject, shards, settings)
     check_ours(path)
     if not is_made_of(path, origin):
-        work = extract_share(path, origin, subject, shards, settings, ranks, progress)
+        work = parts_work(path, origin, shards, settings)
+        extract_share(work, subject, shards, settings, ranks, progress)
         wait_for_ranks()
         if ranks.rank == 0:
             join_parts(path, work)
@@ -170,107 +126,29 @@ def check_ours(path: Path) -> None:
         ) from error
 
 
-def is_made_of(path: Path, origin: FeatureOrigin) -> bool:
-    """Tell whether a file is there, whole, and made of what is wanted."""
-    try:
-        return path.exists() and read_origin(path) == origin
-    except StateError:
-        return False
-
-
-def encoders_of(subject: Subject, origin: FeatureOrigin) -> dict[str, nn.Module]:
-    """Make the encoders that are wanted."""
-    name, baseline = baseline_of(subject.encoder, subject.recipe.modality)
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "trained": lambda: subject.encoder,
-        name: lambda: baseline,
-    }
-    if subject.untrained is not None:
-        makers["untrained"] = subject.untrained
-    return {name: makers[name]() for name in origin.encoders}
-
-
 def extract_share(
-    path: Path,
-    origin: FeatureOrigin,
+    work: PartsWork,
     subject: Subject,
     shards: str | Path,
     settings: ExtractSettings,
     ranks: Ranks,
     progress: Callable[[int, int], None],
-) -> Work:
+) -> None:
     """Extract the parts of a rank that are not there."""
-    device = find_device(settings.device)
-    size = settings.batch_size
-    folder = path.with_name(path.name + ".parts")
-    folder.mkdir(exist_ok=True)
-    with central_batches(subject.recipe, shards=shards, device=device, batch_size=size) as pipe:
-        work = Work(folder, origin, kept(open_manifest(shards)), max(1, PART // size) * size)
-        missing = work.missing(work.share(ranks))
-        encoders = encoders_of(subject, origin) if missing else {}
-        total, done = sum(map(work.size, missing)), 0
-        contents, classes = contents_of(pipe), class_names(pipe)
+    missing = work.missing(work.share(ranks))
+    if not missing:
+        return
+    total, done = sum(map(work.size, missing)), 0
 
-        def count(samples: int) -> None:
-            nonlocal done
-            done += samples
-            progress(done, total)
+    def count(samples: int) -> None:
+        nonlocal done
+        done += samples
+        progress(done, total)
 
+    with open_views(subject, shards, settings) as pipe:
+        extraction = Extraction(work, pipe, encoders_of(subject, work.origin), settings)
         for number in missing:
-            found = extract_all(
-                encoders,
-                section(pipe, number * work.part // size, work.part // size),
-                device,
-                autocast=PRECISIONS[settings.precision],
-                classes=classes,
-                contents=contents,
-                progress=count,
-            )
-            write_features(work.path(number), found, origin)
-    return work
-
-
-def section(pipeline: Pipeline, first: int, count: int) -> Iterator[Batch]:
-    """Give some batches of the one epoch."""
-    if pipeline.step != first:
-        pipeline.load_state_dict({**pipeline.state_dict(), "step": first})
-    return islice(pipeline, count)
-
-
-def join_parts(path: Path, work: Work) -> None:
-    """Make one file of all parts, and remove them.
-
-    Raises:
-        StateError: one is missing, so another rank failed.
-    """
-    everything = work.share(Ranks())
-    missing = work.missing(everything)
-    if missing:
-        raise StateError(
-            f"{work.folder}: part {missing[0]} is missing ({len(missing)} of {len(everything)}); "
-            "run the same command again, on ranks that see one file system"
-        )
-    parts = [read_features(work.path(number)) for number in everything]
-    found = {name: together([part[name] for part in parts]) for name in work.origin.encoders}
-    write_features(path, found, work.origin)
-    shutil.rmtree(work.folder)
-
-
-def together(parts: list[Features]) -> Features:
-    """Put the features of several parts behind each other."""
-
-    def column(of: Callable[[Features], Tensor]) -> Tensor:
-        return joined([of(part) for part in parts])
-
-    return replace(
-        parts[0],
-        features=column(lambda f: f.features),
-        labels=column(lambda f: f.labels),
-        uids=column(lambda f: f.uids),
-        contents=column(lambda f: f.contents),
-        blocks=column(lambda f: f.blocks),
-        patches=column(lambda f: f.patches),
-    )
+            extraction.make(number, count)
 
 
 def wait_for_ranks() -> None:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +85,18 @@ def check_alike(theirs_BD: Tensor, ours_BD: Tensor, what: str, path: Path) -> No
             f"{path}: in {what} its features differ by {worst:.2g} of the largest; nothing was "
             "exported. Leave this format out (--format), and report it"
         )
+
+
+def loaded(transformers: Any, folder: Path) -> Any:
+    """The model of a folder, without a word about heads that nobody asks for."""
+    says = transformers.logging
+    level, bars = says.get_verbosity(), says.is_progress_bar_enabled()
+    says.set_verbosity_error()
+    says.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
+            return transformers.AutoModel.from_pretrained(folder).eval()
+    finally:
+        says.set_verbosity(level)
+        if bars:
+            says.enable_progress_bar()

@@ -1,28 +1,32 @@
 """`sslpipe export`: a checkpoint's encoder as a folder that needs nothing of ours.
 
 Always: model.safetensors under the library's own names, preprocessing.json, recipe.yaml, README.md.
-By format: config.json (timm and Hugging Face), torchvision.safetensors, model.onnx. Every format is
-loaded and compared with the encoder before the folder gets its name.
+By format: config.json (timm and Hugging Face), torchvision.safetensors, model.onnx; of clips
+a folder `transformers`, whose names of weights are others. Every format is loaded and compared with
+the encoder before the folder gets its name.
 """
 
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..encoders.libraries import library
 from ..encoders.tokens import TokenEncoder
+from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import SslpipeError
 from ..shards.side_files import disk_fault
 from .checks import check_in_runtime, check_in_timm, check_in_torchvision
+from .clip_weights import FOLDER, is_of_clips, write_transformers
 from .formats import blueprint_of, chosen_formats, library_module, obstacles
 from .model_card import CardRow, card
-from .preprocessing import central_view
+from .preprocessing import central_view, clip_frames
 from .text_folder import write_text
 from .trained import Trained, read_trained
+from .wave_folder import write_waves
 from .writers import is_export, metadata, write_config, write_onnx, write_tensors
 
 
@@ -70,8 +74,7 @@ def export_checkpoint(
     part = place.with_name(f".{place.name}.part-{os.getpid()}")
     part.mkdir()
     try:
-        write = write_text if isinstance(trained.encoder, TokenEncoder) else write_all
-        unchecked = write(part, place.name, trained, formats, settings)
+        unchecked = writer_of(trained)(part, place.name, trained, formats, settings)
         put_in_place(part, place)
     except Exception as error:
         if fault := disk_fault(error):
@@ -79,9 +82,16 @@ def export_checkpoint(
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    told = settings.formats is None and not isinstance(trained.encoder, TokenEncoder)
+    told = settings.formats is None and writer_of(trained) is write_all
     left_out = obstacles(trained.encoder) if told else {}
     return Exported(out, trained.branch, formats, left_out, unchecked)
+
+
+def writer_of(trained: Trained) -> Callable[..., tuple[str, ...]]:
+    """What writes the files of an encoder: of text, of waveforms, or of images."""
+    if isinstance(trained.encoder, TokenEncoder):
+        return write_text
+    return write_waves if isinstance(trained.encoder, Wav2Vec2Encoder) else write_all
 
 
 def check_place(out: Path, *, overwrite: bool) -> None:
@@ -113,11 +123,14 @@ def write_all(
     """
     state, said = library_module(trained.encoder).state_dict(), metadata(trained)
     write_tensors(part / "model.safetensors", state, said)
-    view = asdict(central_view(trained.recipe))
+    view = {**clip_frames(trained.recipe), **asdict(central_view(trained.recipe))}
     (part / "preprocessing.json").write_text(json.dumps(view, indent=2) + "\n", encoding="utf-8")
     (part / "recipe.yaml").write_text(trained.recipe_yaml, encoding="utf-8")
     blueprint, unchecked = blueprint_of(trained.encoder), []
-    if blueprint is not None and {"timm", "hf"} & {*formats}:
+    is_clips = is_of_clips(trained.encoder)
+    if is_clips and "hf" in formats and not write_transformers(part / FOLDER, trained):
+        unchecked.append("hf")
+    if blueprint is not None and not is_clips and {"timm", "hf"} & {*formats}:
         write_config(part / "config.json", trained, blueprint, settings.license_name)
         check_in_timm(part, trained)
     if blueprint is not None and "torchvision" in formats:

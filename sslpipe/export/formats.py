@@ -14,8 +14,10 @@ from ..encoders.libraries import Blueprint
 from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.text_weights import sizes_of
 from ..encoders.tokens import TokenEncoder
+from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import ExtraError, SslpipeError
 from ..recipe.names import suggest
+from .clip_weights import clip_obstacles, is_of_clips
 
 FORMATS = ("timm", "hf", "torchvision", "onnx")
 ONNX_MODULES = ("onnx", "onnxscript")
@@ -36,6 +38,10 @@ def obstacles(encoder: nn.Module) -> dict[str, str]:
     """Why formats cannot be written, by format; those that can be are missing."""
     if isinstance(encoder, TokenEncoder):
         return text_obstacles(encoder)
+    if is_of_clips(encoder):
+        return {**clip_obstacles(encoder), **missing_packages()}
+    if isinstance(encoder, Wav2Vec2Encoder):
+        return dict.fromkeys(("timm", "torchvision", "onnx"), "it is an encoder of waveforms")
     made, found = blueprint_of(encoder), {}
     if made is None:
         no_name = "no name and arguments of {} make this model"
@@ -43,10 +49,13 @@ def obstacles(encoder: nn.Module) -> dict[str, str]:
         found["torchvision"] = no_name.format("torchvision")
     elif made.library == "timm":
         found["torchvision"] = f"{made.name} is a model of timm"
+    return {**found, **missing_packages()}
+
+
+def missing_packages() -> dict[str, str]:
+    """As `obstacles`: which packages are not there that write a format."""
     missing = [name for name in ONNX_MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        found["onnx"] = f"{' and '.join(missing)} not installed ({EXTRA})"
-    return found
+    return {"onnx": f"{' and '.join(missing)} not installed ({EXTRA})"} if missing else {}
 
 
 def text_obstacles(encoder: TokenEncoder) -> dict[str, str]:

@@ -13,13 +13,15 @@ from typing import Any
 
 from ..encoders.library_encoders import ViT
 from ..errors import SslpipeError
+from ..recipe import Recipe
 from ..shards.side_files import parse_json
+from .clip_weights import is_of_clips, pools_patches
 from .formats import blueprint_of
-from .preprocessing import CentralView, central_view
+from .preprocessing import CentralView, central_view, clip_frames
 from .trained import Trained
 
 TRAINED = "trained"  # the encoder among those that are measured beside it
-IMAGES = "image-feature-extraction"  # the task, as model hubs name it
+IMAGES, CLIPS = "image-feature-extraction", "feature-extraction"  # tasks, as model hubs name them
 TAGS = ("self-supervised", "sslpipe")
 
 HOW = {
@@ -50,8 +52,18 @@ model.fc = torch.nn.Identity()  # fc.weight and fc.bias are all that is missing
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
-(features,) = session.run(["features"], {{"images": images}})  # (B, 3, {height}, {width}) float32
+(features,) = session.run(["features"], {{"images": images}})  # (B, {shape}) float32
 ```""",
+}
+CLIPS_HOW = {
+    "hf": """```python
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{folder}/transformers").eval()
+hidden = model(clips.transpose(1, 2)).last_hidden_state  # clips: (B, {shape})
+features = hidden{pooled}  # (B, {dim})
+```""",
+    "torchvision": HOW["torchvision"].replace("models.{name}()", "models.video.{name}()"),
 }
 
 
@@ -107,16 +119,15 @@ def card(
     measures: Sequence[CardRow],
 ) -> str:
     """Write the card of the model `name`, which is the name of its folder."""
-    view = central_view(trained.recipe)
+    view, library = central_view(trained.recipe), "timm" if "timm" in formats else None
+    task = CLIPS if is_of_clips(trained.encoder) else IMAGES
     parts = [
-        head(
-            name, license_name, measures, task=IMAGES, library="timm" if "timm" in formats else None
-        ),
+        head(name, license_name, measures, task=task, library=library),
         f"# {name}",
         about(trained),
         *usage(trained, name, formats),
         "## Pictures",
-        pictures(view),
+        frames_words(trained.recipe) + pictures(view),
         *results(measures),
         "## Recipe",
         "The same as `recipe.yaml`; `sslpipe train recipe.yaml --shards SHARDS` trains it again.",
@@ -162,10 +173,11 @@ def about(trained: Trained) -> str:
     recipe = trained.recipe
     assert recipe.method is not None
     assert recipe.train is not None
+    shown = "clips" if is_of_clips(trained.encoder) else "images"
     return (
         f"A {recipe.train.backbone.name} without a classifier, pretrained without labels by "
         f"sslpipe: method `{recipe.method.name}` ({trained.branch}), after {trained.step:,} "
-        f"steps of {recipe.stream.batch_size * recipe.train.accumulate} images. "
+        f"steps of {recipe.stream.batch_size * recipe.train.accumulate} {shown}. "
         f"Features have {trained.features(trained.examples(1)).shape[1]} numbers.\n\n"
         f"{origins(trained)}"
     )
@@ -190,12 +202,14 @@ def usage(trained: Trained, folder: str, formats: Sequence[str]) -> Iterator[str
         "folder": folder,
         "name": made.name if made else "",
         "dim": trained.features(trained.examples(1)).shape[1],
-        "height": trained.shape[1],
-        "width": trained.shape[2],
+        "shape": ", ".join(map(str, trained.shape)),
+        "pooled": "[:, 1:].mean(1)" if pools_patches(trained) else "[:, 0]",
     }
     yield "## Use"
+    clips = is_of_clips(trained.encoder)
     for name in formats:
-        yield HOW[name].format(**words)
+        how = {**HOW, **CLIPS_HOW} if clips else HOW
+        yield how[name].format(**words)
     encoder = trained.encoder
     if isinstance(encoder, ViT) and encoder.resample != "antialias":
         yield (
@@ -203,6 +217,13 @@ def usage(trained: Trained, folder: str, formats: Sequence[str]) -> Iterator[str
             f"`{encoder.resample}`: there, features differ a little."
         )
     yield f"`sslpipe train RECIPE --shards SHARDS --from {folder}` starts from these weights."
+
+
+def frames_words(recipe: Recipe) -> str:
+    """Which frames of a video are shown; empty: pictures are no clips."""
+    clip = clip_frames(recipe)
+    words = "{frames} frames about the middle of a video, {stride} from one to the next. "
+    return words.format(**clip) if clip else ""
 
 
 def pictures(view: CentralView) -> str:

@@ -7,8 +7,9 @@ from ..errors import SslpipeError
 from ..modalities.image.ops.colour import Normalize
 from ..modalities.image.ops.crops import CenterCrop, Resize
 from ..modalities.parts import find_modality
+from ..modalities.video.clips import CLIPS
 from ..recipe import Recipe
-from ..recipe.names import call
+from ..recipe.names import Entry, call
 
 Channels = tuple[float, float, float]
 CROPS = {kind.__name__: kind for kind in (CenterCrop, Resize)}
@@ -39,24 +40,38 @@ class CentralView:
         return share
 
 
+def evaluation_ops(recipe: Recipe) -> tuple[Entry, ...]:
+    """The ops of the one view on which encoders of a recipe are evaluated."""
+    (view,) = find_modality(recipe.modality, recipe.path).evaluation_views(recipe).values()
+    return tuple(view.ops)
+
+
+def clip_frames(recipe: Recipe) -> dict[str, int]:
+    """Frames of a clip about the middle of a video, and the stride; {}: they are no clips."""
+    first = evaluation_ops(recipe)[0]
+    if first.name not in CLIPS:
+        return {}
+    sampling = call(CLIPS[first.name], first)
+    return {"frames": sampling.frames, "stride": sampling.stride}
+
+
 def central_view(recipe: Recipe) -> CentralView:
     """The view on which encoders of a recipe are evaluated, with the mean and std of training.
 
     Raises:
         SslpipeError: a modality of the user's evaluates on something else than a central crop.
     """
-    views = find_modality(recipe.modality, recipe.path).evaluation_views(recipe)
-    (view,) = views.values()
-    names = [op.name for op in view.ops]
-    if names[0] not in CROPS or names[1:] not in ([], ["Normalize"]):
+    ops = [op for op in evaluation_ops(recipe) if op.name not in CLIPS]
+    names = [op.name for op in ops]
+    if not names or names[0] not in CROPS or names[1:] not in ([], ["Normalize"]):
         raise SslpipeError(
             f"{recipe.path}: encoders of modality {recipe.modality!r} are evaluated on "
             f"{', '.join(names)}; libraries can be told of {' or '.join(CROPS)}, then Normalize"
         )
-    crop = call(CROPS[names[0]], view.ops[0])
+    crop = call(CROPS[names[0]], ops[0])
     resize = (crop.resize or max(crop.size)) if isinstance(crop, CenterCrop) else None
     mean, std = UNCHANGED
-    for op in view.ops[1:]:
+    for op in ops[1:]:
         normalize = call(Normalize, op)
         mean, std = normalize.mean, normalize.std
     return CentralView(crop.size, resize, mean, std, crop.resample)

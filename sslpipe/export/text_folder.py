@@ -19,7 +19,7 @@ from torch import Tensor
 from ..encoders.t5 import T5
 from ..encoders.text_weights import PREFIXES, config_of, kind_of
 from ..encoders.tokens import TokenEncoder
-from .checks import check_alike
+from .checks import check_alike, loaded
 from .text_card import TextUse, text_card
 from .tokenizer_files import vocabulary_of_run, write_tokenizer
 from .trained import Trained
@@ -179,21 +179,6 @@ def check_in_transformers(folder: Path, trained: Trained) -> bool:
     theirs_BLD = model(**asked).last_hidden_state
     check_alike(theirs_BLD[real_BL], ours_BLD[real_BL], what, trained.path)
     return True
-
-
-def loaded(transformers: Any, folder: Path) -> Any:
-    """The model of a folder, without a word about heads that nobody asks for."""
-    says = transformers.logging
-    level, bars = says.get_verbosity(), says.is_progress_bar_enabled()
-    says.set_verbosity_error()
-    says.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
-            return transformers.AutoModel.from_pretrained(folder).eval()
-    finally:
-        says.set_verbosity(level)
-        if bars:
-            says.enable_progress_bar()
 
 
 def examples(trained: Trained) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..encoders.wav2vec2 import Wav2Vec2Encoder
 from ..errors import SslpipeError, StateError
 from ..methods import METHODS, Method
 from ..recipe import Recipe, parse_recipe
@@ -33,11 +34,11 @@ class Trained:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image that the encoder was built for, (C, H, W), or one row of tokens, (L,)."""
+        """Of what the encoder was built for: (C, H, W), a clip's (C, T, H, W), or a row's (L,)."""
         return tuple(self.view["shape"])
 
     def examples(self, count: int) -> Tensor:
-        """Noise in the shape of images, (B, C, H, W), the same each time."""
+        """Noise in the shape of images, (B, C, H, W), or of clips, the same each time."""
         generator = torch.Generator().manual_seed(count)
         return torch.randn(count, *self.shape, generator=generator)
 
@@ -61,10 +62,13 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     content = read_checkpoint(path)
     name, state = chosen(path, content, branch)
     encoder, recipe = encoder_of(path, replace(content, encoder=state))
-    if content.view["axes"] not in ("CHW", "L"):
+    exported = content.view["axes"] in ("CHW", "CTHW", "L")
+    if not exported and not isinstance(encoder, Wav2Vec2Encoder):
         raise SslpipeError(
             f"{path}: its encoder takes {content.view['axes']}, and exports are of encoders of "
-            "images, CHW, and text, L; take its weights with sslpipe.train.load_encoder"
+            "images, CHW, clips, CTHW, text, L, and of wav2vec2's of waveforms, T; take its "
+            "weights with "
+            "sslpipe.train.load_encoder"
         )
     return Trained(
         path=path,

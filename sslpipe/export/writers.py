@@ -1,6 +1,8 @@
 """The files of an export that others read: weights, timm's config, ONNX graph."""
 
 import json
+import os
+import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -25,9 +27,18 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], said: Mapping[str, st
 
     Raises:
         ExtraError: safetensors is not installed.
+        OSError: the disk is full or the folder closed; safetensors tells it in words alone.
     """
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
-    library("safetensors.torch").save_file(tensors, str(path), dict(said))
+    failed = library("safetensors").SafetensorError
+    try:
+        library("safetensors.torch").save_file(tensors, str(path), dict(said))
+    except failed as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def metadata(trained: Trained) -> dict[str, str]:

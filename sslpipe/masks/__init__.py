@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..batch import MaskSpec, ViewSpec
-from ..errors import RecipeError
+from ..errors import ContractError, RecipeError
 from ..recipe.names import Entry, call, choose
 from ..rng import Keys, Place
 from .blockwise import Blockwise, DINOv2Blocks, IBotBlocks
@@ -46,12 +46,14 @@ from .grids import Grid
 from .inverse import InverseBlock
 from .multiblock import Multiblock
 from .regions import RandomRegion
-from .spans import Bands, Spans
+from .spans import Bands, Spans, WithinReal
 from .subsets import Centre, RandomPatches, SimMIMUnits
+from .tried import try_masks
 from .tube_blocks import TubeBlocks
 from .tubes import RunningCell, Tube
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Draws masks, from the keys of the samples or, where it couples them, from their place.
 
@@ -127,10 +129,28 @@ class Masker:
         epochs: npt.NDArray[np.int64],
         uids: npt.NDArray[np.int64],
         place: Place,
+        real_B: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.bool_]:
-        """Draw (M, B, N) bool for the samples of a batch."""
+        """Draw (M, B, N) bool for the samples of a batch.
+
+        real_B: how many patches of each are no padding, for samplers that look at it; None: all.
+
+        Raises:
+            ContractError: they hide another number of patches than the sampler said.
+        """
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
-        return self.sampler.draw(keys, place, f"masks/{self.name}", self.spec.grid)
+        stream, grid = f"masks/{self.name}", self.spec.grid
+        if real_B is not None and isinstance(self.sampler, WithinReal) and self.spec.most:
+            return self.sampler.draw_within(keys, stream, grid, real_B)
+        drawn = self.sampler.draw(keys, place, stream, grid)
+        if self.spec.hidden is not None and (drawn.sum(-1) != self.spec.hidden).any():
+            kind = type(self.sampler)
+            raise ContractError(
+                f"{kind.__module__}:{kind.__qualname__}: masks.{self.name} hides "
+                f"{drawn.sum(-1).min()} to {drawn.sum(-1).max()} patches, where hidden() says "
+                f"{self.spec.hidden}; hide as many, or return None from hidden()"
+            )
+        return drawn
 
 
 def draw_masks(
@@ -160,13 +180,14 @@ def draw_masks(
 
 
 def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) -> dict[str, Masker]:
-    """Build the masks of a recipe and try each on one sample.
+    """Build the masks of a recipe that cover these views, and try each on some samples.
 
     Raises:
         RecipeError: unknown sampler or setting, patches that do not fit the view, a count that
             the sampler does not make, or a mask that hides nothing or everything.
     """
-    built = {name: masker(name, mask, views[mask.view]) for name, mask in masks.items()}
+    mine = {name: mask for name, mask in masks.items() if mask.view in views}
+    built = {name: masker(name, mask, views[mask.view]) for name, mask in mine.items()}
     check_agreement(masks, built)
     return built
 
@@ -174,24 +195,28 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     """Build one mask, and raise a RecipeError if it does not suit its views."""
     entry = mask.sampler
-    sampler: Sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
+    sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
+    if not isinstance(sampler, Sampler):
+        raise RecipeError(f"{entry.where}: {entry.name} needs hidden(grid) and draw(...); add them")
     patch = patch_of(name, mask, view)
     grid = grid_of(name, mask, view, patch)
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
         raise RecipeError(f"{entry.where}: masks.{name}: {error}") from error
-    if hidden is not None and not 0 < hidden < math.prod(grid):
+    whole = isinstance(hidden, int | np.integer)  # hidden() may be a user's own
+    if hidden is not None and not (whole and 0 < hidden < math.prod(grid)):
         raise RecipeError(
-            f"{entry.where}: masks.{name} hides {hidden} of {math.prod(grid)} patches; "
+            f"{entry.where}: masks.{name} hides {hidden!r} of {math.prod(grid)} patches; "
             f"change the settings of {entry.name}, or the patch_size"
         )
+    most = sampler.most(grid) if isinstance(sampler, WithinReal) else None
     built = Masker(
         name,
         sampler,
-        MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden),
+        MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden, most),
     )
-    check_count(built, entry)
+    try_masks(sampler.draw, built.spec, name=name, entry=entry)
     return built
 
 
@@ -237,32 +262,6 @@ def grid_of(name: str, mask: MaskSettings, view: ViewSpec, patch: Sequence[int])
             "choose longer views"
         )
     return tuple((side - field) // step + 1 for side, step in steps)
-
-
-TRIED = 64  # samples that a sampler is tried on
-
-
-def check_count(masker: Masker, entry: Entry) -> None:
-    """Raise a RecipeError if a sampler makes other masks than it or the recipe says."""
-    uids = np.arange(TRIED)
-    drawn = masker.draw(seed=0, epochs=uids % 2, uids=uids, place=Place(0, uids, TRIED))
-    spec, what = masker.spec, f"{entry.where}: {entry.name}"
-    if len(drawn) != spec.count:
-        raise RecipeError(
-            f"{what} makes {len(drawn)} masks per sample, but masks.{masker.name}."
-            f"count is {spec.count}; set it to {len(drawn)}"
-        )
-    if drawn.shape[1:] != (TRIED, spec.patches) or drawn.dtype != np.bool_:
-        raise RecipeError(
-            f"{what} draws {drawn.dtype} of {drawn.shape} for {TRIED} samples; return bool of "
-            f"(M, B, N) = {(spec.count, TRIED, spec.patches)}, True = hidden"
-        )
-    counts = np.unique(drawn.sum(-1))
-    if spec.hidden is not None and counts.tolist() != [spec.hidden]:
-        raise RecipeError(
-            f"{what}: hidden() says {spec.hidden} of {spec.patches} patches, but draw() hides "
-            f"{counts[0]} to {counts[-1]}; correct one of them, or return None from hidden()"
-        )
 
 
 def check_agreement(masks: Mapping[str, MaskSettings], built: Mapping[str, Masker]) -> None:

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..rng import Keys, Place, permutation
+from ..permutations import permutation
+from ..rng import Keys, Place
 from .grids import Bools, Grid, boxes, check_plane, choose
 
 Floats = npt.NDArray[np.float64]

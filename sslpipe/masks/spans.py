@@ -5,7 +5,8 @@ Letters: M masks per sample, B samples, T steps, S places where a span can begin
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,22 @@ from ..rng import U64, Keys, Place
 from .grids import Bools, Grid, check_fraction, choose
 
 I64 = npt.NDArray[np.int64]
+
+
+@runtime_checkable
+class WithinReal(Protocol):
+    """A sampler whose masks may lie in what is no padding: `spans`."""
+
+    def most(self, grid: Grid) -> int | None:
+        """Return how many patches a mask hides at most, if it looks at lengths; None: it does not.
+
+        Masks of full length hide as many.
+        """
+        ...
+
+    def draw_within(self, keys: Keys, stream: str, grid: Grid, real_B: I64) -> Bools:
+        """Draw (M, B, N) bool, of which the first `real_B` patches of each sample may be hidden."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +46,13 @@ class Spans:
     what is left; where none does (in 3 of 100,000 masks over 49 steps), the next one without its
     trailing steps. Deviation: officially the rows of a batch are made equal by showing single
     steps of them, which leaves runs of 4 to 7 and hides less; here a mask is its sample's own.
+    `real`: as `equal`, of the steps that are no padding (`Batch.lengths`), so every sample hides as
+    large a part of its sound; one that is too short for spans hides one span of that part.
     """
 
     mask_prob: float = 0.65  # steps of all spans, overlaps counted twice, per step of the view
     mask_length: int = 10
-    counts: Literal["equal", "free"] = "equal"
+    counts: Literal["equal", "free", "real"] = "equal"
 
     def __post_init__(self) -> None:
         check_fraction("mask_prob", self.mask_prob)
@@ -41,13 +60,17 @@ class Spans:
             raise ValueError(f"mask_length = {self.mask_length}; a span has one step or more")
 
     def hidden(self, grid: Grid) -> int | None:
-        """Round the mean number of hidden steps to whole steps; None where counts are free.
+        """Round the mean number of hidden steps to whole steps; None where counts differ.
 
         Raises:
             ValueError: the grid has more than one axis, or is too short for two spans.
         """
         steps = self.steps(grid)
         return round(self.mean(steps)) if self.counts == "equal" else None
+
+    def most(self, grid: Grid) -> int | None:
+        """Tell what a sample without padding hides, where counts go by what is real."""
+        return round(self.mean(self.steps(grid))) if self.counts == "real" else None
 
     def steps(self, grid: Grid) -> int:
         """Tell how many steps a grid has.
@@ -61,7 +84,7 @@ class Spans:
                 "or random"
             )
         most = int(np.floor(self.starts(grid[0]))) + 1
-        if grid[0] - self.mask_length <= most:
+        if not self.has_room(grid[0]):
             raise ValueError(
                 f"{most} spans of {self.mask_length} steps find no room in {grid[0]}; make the "
                 "views longer, or mask_length shorter"
@@ -85,7 +108,7 @@ class Spans:
         """Take the spans with the smallest random words."""
         steps = self.steps(grid)
         order_MBS = distinct(keys.words(stream, steps - self.mask_length))
-        if self.counts == "equal":
+        if self.counts != "free":
             return self.equal(order_MBS, steps, round(self.mean(steps)))
         u_MB1 = keys.uniforms(f"{stream}/starts", 1)
         spans_MB1 = np.floor(self.starts(steps) + u_MB1 * (self.starts(steps) > 2)).astype(np.int64)
@@ -118,6 +141,36 @@ class Spans:
         span_MBT = (step >= start_MB1) & (step < start_MB1 + self.mask_length) & ~hidden_MBT
         whole: Bools = hidden_MBT | span_MBT & (span_MBT.cumsum(-1) <= left_MB1)
         return whole
+
+    def draw_within(self, keys: Keys, stream: str, grid: Grid, real_B: I64) -> Bools:
+        """Take the spans with the smallest random words among those that end in what is real.
+
+        As `draw` of a grid of `real_B` steps; samples of one length are drawn together.
+        """
+        order_MBS = distinct(keys.words(stream, self.steps(grid) - self.mask_length))
+        hidden_MBT = np.zeros((*order_MBS.shape[:2], *grid), dtype=np.bool_)
+        for real in np.unique(real_B).tolist():
+            here, count = real_B == real, self.within(grid[0], real)
+            if self.has_room(real):
+                part = self.equal(order_MBS[:, here, : real - self.mask_length], real, count)
+            else:
+                word_MB1 = order_MBS[:, here, :1] >> np.uint64(31)  # without its index
+                start_MB1 = word_MB1 % np.uint64(max(real - count, 1))
+                step = np.arange(real)
+                part = (step >= start_MB1) & (step < start_MB1 + np.uint64(count))
+            hidden_MBT[:, here, :real] = part
+        return hidden_MBT
+
+    def has_room(self, steps: int) -> bool:
+        """Tell whether so many steps have room for as many spans as are begun in them."""
+        return steps - self.mask_length > math.floor(self.starts(steps)) + 1
+
+    @lru_cache(maxsize=4096)  # noqa: B019  frozen settings; a mean of 800 steps takes 0.1 ms
+    def within(self, steps: int, real: int) -> int:
+        """Count what is hidden of `real` steps; of too few for spans the share of a whole grid."""
+        if self.has_room(real):
+            return round(self.mean(real))
+        return min(real - 1, round(real * self.mean(steps) / steps))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from .deepcluster import DeepClusterV2
 from .dino import DINO
 from .dinov2 import DINOv2
 from .electra import ELECTRA
+from .hubert import HuBERT
 from .ibot import IBOT
 from .ijepa import IJEPA
 from .inpainting import Inpainting
@@ -65,6 +66,7 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
         "dino": DINO,
         "dinov2": DINOv2,
         "electra": ELECTRA,
+        "hubert": HuBERT,
         "ibot": IBOT,
         "ijepa": IJEPA,
         "inpainting": Inpainting,
@@ -106,6 +108,10 @@ def build_method(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
             f"{entry.where}: {entry.name} made a {type(made).__name__}, which is no method; "
             "derive it from sslpipe.methods.Method"
         )
+    try:
+        made.encoder  # noqa: B018  what it keeps is asked for at the end of a run, too
+    except NotImplementedError as error:
+        raise RecipeError(f"{entry.where}: {error}") from error
     return made
 
 

@@ -34,7 +34,9 @@ def koleo_loss(features_BD: Tensor, *, eps: float = 1e-8) -> Tensor:
     with torch.autocast(features_BD.device.type, enabled=False):
         x_BD = F.normalize(at_least_fp32(features_BD), dim=1, eps=eps)
         cosines_BB = (x_BD @ x_BD.T).detach()
-        nearest_B = cosines_BB.fill_diagonal_(-2.0).argmax(1)
+        own_BB = torch.eye(len(cosines_BB), dtype=torch.bool, device=cosines_BB.device)
+        # not in place: torch.compile refuses that on a part of a batch
+        nearest_B = cosines_BB.masked_fill(own_BB, -2.0).argmax(1)
         distance_B = F.pairwise_distance(x_BD, x_BD.index_select(0, nearest_B), eps=eps)
         return -(distance_B + eps).log().mean()
 

@@ -29,11 +29,14 @@ from .parts.tokens import (
 )
 
 
-def replaced_loss(scores_BL: Tensor, replaced_BL: Tensor, real_BL: Tensor) -> Tensor:
+def replaced_loss(
+    scores_BL: Tensor, replaced_BL: Tensor, real_BL: Tensor, *, weight: Tensor | None = None
+) -> Tensor:
     """Average the binary cross entropy over the real tokens of all ranks; a scalar.
 
     scores: above 0 where a token is held to be replaced; replaced_BL, real_BL: bool, False in
     real_BL: padding. The mean over ranks, which DDP takes, is the sum over all by their number.
+    weight: what `tokens_a_rank` says of real_BL, where it is known already.
     """
     check_axes("replaced_loss", scores_BL=scores_BL, replaced_BL=replaced_BL, real_BL=real_BL)
     with torch.autocast(scores_BL.device.type, enabled=False):
@@ -41,7 +44,8 @@ def replaced_loss(scores_BL: Tensor, replaced_BL: Tensor, real_BL: Tensor) -> Te
         errors_BL = F.binary_cross_entropy_with_logits(
             wide_BL, replaced_BL.to(wide_BL.dtype), reduction="none"
         )
-        return (errors_BL * real_BL).sum() / at_least_one(tokens_a_rank(real_BL))
+        count = tokens_a_rank(real_BL) if weight is None else weight
+        return (errors_BL * real_BL).sum() / at_least_one(count)
 
 
 def sampled(logits_NK: Tensor) -> Tensor:
@@ -80,8 +84,7 @@ class ELECTRA(Method):
     generator: its width and heads, of the encoder's; all layers. weight: of the encoder's loss,
     which is of all tokens, where the generator's is of hidden ones. Embeddings are shared whole:
     words, positions and their norm. A guess that is right by chance is not held to be replaced.
-    Deviation: positions are hidden without replacement. Accumulated batches weigh by their real
-    tokens, the generator's loss too; of those a fixed share is hidden, up to rounding.
+    Deviation: positions are hidden without replacement.
     Metrics: `accuracy` of the generator, the share of tokens that are `fakes`, and of those the
     share that is `found`.
     """
@@ -122,7 +125,8 @@ class ELECTRA(Method):
         logits_NK = self.generator.head(
             states_at(states_BLE, chosen.places_BS), self.encoder.word.weight
         )
-        guessing = mean_over_tokens(logits_NK, chosen.targets_N, weight=chosen.weight)
+        weight_K = self.term_weights(batch)
+        guessing = mean_over_tokens(logits_NK, chosen.targets_N, weight=weight_K[0])
 
         targets_BL, real_BL = batch.targets["mlm"][0], segments_2BL[0] >= 0
         original_BL = torch.where(targets_BL != IGNORED, targets_BL, tokens_BL)
@@ -133,7 +137,7 @@ class ELECTRA(Method):
         replaced_BL = put_BL != original_BL
 
         scores_BL = self.head(self.encoder.hidden(put_BL, segments_2BL))[..., 0]
-        finding = replaced_loss(scores_BL, replaced_BL, real_BL)
+        finding = replaced_loss(scores_BL, replaced_BL, real_BL, weight=weight_K[1])
         found = ((scores_BL > 0) & replaced_BL).sum() / replaced_BL.sum().clamp_min(1)
         metrics = {
             "accuracy": accuracy(logits_NK, chosen.targets_N),
@@ -142,4 +146,10 @@ class ELECTRA(Method):
             "guessing": guessing.detach(),
             "finding": finding.detach(),
         }
-        return Output(guessing + self.weight * finding, metrics, tokens_a_rank(real_BL))
+        terms_K = torch.stack([guessing, self.weight * finding])
+        return Output(terms_K.sum(), metrics, weight_K, terms_K)
+
+    def term_weights(self, batch: Batch) -> Tensor:
+        """Count hidden tokens and real ones, (2,)."""
+        hidden_BL, real_BL = batch.targets["mlm"] != IGNORED, batch.segments[self.group][0] >= 0
+        return torch.stack([tokens_a_rank(hidden_BL), tokens_a_rank(real_BL)])

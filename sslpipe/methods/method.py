@@ -38,6 +38,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..batch import Batch
+from ..errors import ContractError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,38 @@ class Output:
     weight: where the loss is a mean over tokens of all ranks, their number by the number of ranks,
     a float32 scalar, equal on all ranks. Accumulated batches then weigh by it, so that the step is
     of the mean over all its tokens. None: they weigh alike.
+    terms: where the loss is a sum of means over different numbers, the summands, (K,), with
+    gradient; `weight` is then (K,), too, and each term is averaged over its own. None: it is one.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     weight: Tensor | None = None
+    terms: Tensor | None = None
+
+
+def check_output(method: nn.Module, output: object) -> None:
+    """Whether a method gave what it should; it costs nothing that waits for the device.
+
+    Raises:
+        ContractError: no Output, a loss that cannot be minimised, or metrics that are no scalars.
+    """
+    name = f"{type(method).__module__}:{type(method).__qualname__}"
+    if not isinstance(output, Output):
+        raise ContractError(
+            f"{name}: forward() returned a {type(output).__name__}; return Output(loss, metrics)"
+        )
+    for what, value in {"loss": output.loss, **output.metrics}.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            kind = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ContractError(
+                f"{name}: forward() returned {what} as {kind}; return a tensor without axes, "
+                "such as a mean"
+            )
+        if value.requires_grad != (what == "loss" and value is output.loss):
+            mend = "detach no part that is to learn" if what == "loss" else "write .detach()"
+            with_grad = "with" if value.requires_grad else "without"
+            raise ContractError(f"{name}: forward() returned {what} {with_grad} gradient; {mend}")
 
 
 class Sign(NamedTuple):
@@ -116,6 +144,15 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Give the loss of one batch; under DDP, of this rank's share."""
+
+    def term_weights(self, batch: Batch) -> Tensor | None:
+        """Tell what `Output.weight` of a batch will be, (K,), if its loss has several terms.
+
+        The gradients of terms cannot be told apart, so each must be divided by the number of the
+        whole step before it goes backward: accumulated batches are counted first, and held until
+        then. None, by default: one term, which is divided at the end of the step, or none.
+        """
+        return None
 
     def after_step(self, progress: float) -> None:
         """Do what follows an optimizer step (EMA teachers); by default nothing.

@@ -10,14 +10,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch, BatchSpec
+from ..batch import IGNORED, Batch, BatchSpec
 from ..encoders.text import GPT
 from ..encoders.tokens import start_bert
 from ..errors import ContractError
 from .method import Output
 from .mlm import MLM
 from .parts.checks import not_negative
-from .parts.tokens import accuracy, mean_over_tokens
+from .parts.tokens import accuracy, mean_over_tokens, tokens_a_rank
 
 
 class PairHead(nn.Module):
@@ -37,9 +37,9 @@ class PairHead(nn.Module):
 class NSP(MLM):
     """Needs targets 'mlm' and 'nsp', and an encoder in which the first token sees the row.
 
-    weight: of the second loss, the mean cross entropy over the rows of all ranks; officially 1.
-    Accumulated batches weigh by their hidden tokens, the second loss too. Metrics: as `mlm`, the
-    losses `guessing` (of tokens) and `pairing`, and the share of rows that are right, `paired`.
+    weight: of the second loss, the mean cross entropy over the rows of all ranks that are asked
+    for; officially 1. Metrics: as `mlm`, the losses `guessing` (of tokens) and `pairing`, and the
+    share of rows that are right, `paired`.
     """
 
     task: ClassVar[str] = "nsp"
@@ -62,14 +62,21 @@ class NSP(MLM):
         states_BLD = self.encoder.hidden(batch.views[self.group][0], batch.segments[self.group])
         guessed = self.judged(self.guessed(states_BLD, batch), batch)
         logits_BK, classes_B = self.pairs(states_BLD), batch.targets[self.task][0]
-        pairing = mean_over_tokens(logits_BK, classes_B)
+        weight_K = self.term_weights(batch)
+        pairing = mean_over_tokens(logits_BK, classes_B, weight=weight_K[1])
+        terms_K = torch.stack([guessed.loss, self.weight * pairing])
         metrics = {
             **guessed.metrics,
             "guessing": guessed.loss.detach(),
             "pairing": pairing.detach(),
             "paired": accuracy(logits_BK, classes_B),
         }
-        return Output(guessed.loss + self.weight * pairing, metrics, guessed.weight)
+        return Output(terms_K.sum(), metrics, weight_K, terms_K)
+
+    def term_weights(self, batch: Batch) -> Tensor:
+        """Count hidden tokens and rows that have a class, (2,)."""
+        asked = (batch.targets[name] != IGNORED for name in ("mlm", self.task))
+        return torch.stack([tokens_a_rank(each) for each in asked])
 
 
 class SOP(NSP):

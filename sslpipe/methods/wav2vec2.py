@@ -24,6 +24,7 @@ from .parts.heads import at_least_fp32
 from .parts.patches import hidden_patches
 from .parts.quantizer import GumbelQuantizer, Quantised, code_perplexity, perplexity
 from .parts.tokens import at_least_one, tokens_a_rank
+from .parts.waves import check_frames, conv_features, of_waves, real_frames
 
 
 def contrastive_logits(
@@ -102,21 +103,6 @@ def always_right(row: Numbers, _: Numbers) -> Sign | None:
     return Sign("accuracy", row["accuracy"] > 0.995, said)
 
 
-class ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied (fairseq's GradMultiply)."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
-        """Give x."""
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        """Scale."""
-        return grads[0] * ctx.scale, None  # type: ignore[attr-defined]
-
-
 class Wav2Vec2(Method):
     """Needs waveforms, one mask 'spans' over their frames, targets 'distractors'; uses view 0.
 
@@ -124,7 +110,8 @@ class Wav2Vec2(Method):
     gumbel: temperature at first, at last, and its factor of each step. feature_grad: of the
     gradient that reaches the convolutions. penalty_weight: of the mean square of their features,
     before the norm (0 in the large model). dropout: of the features that are quantised.
-    Padding (Batch.lengths) is neither asked for nor attended to; officially there is none.
+    Padding (Batch.lengths) is neither asked for nor attended to; officially there is none. Masks
+    that go by lengths (spans of `counts: real`) hide less of what is shorter.
 
     `chance_loss` is of eq. 3 alone, without the other two terms.
     Metrics: `code_perplexity`, entries in use of G Q; `accuracy` among K + 1; `contrast` of eq. 3.
@@ -167,9 +154,10 @@ class Wav2Vec2(Method):
         if gumbel[2] > 1:
             raise ValueError(f"gumbel = {gumbel}; set its last number, a factor, to 1 or less")
         spec.require("wav2vec2", views={}, masks=("spans",), targets=("distractors",))
-        self.encoder, mask = of_waves(encoder), spec.masks["spans"]
-        self.group, self.hidden = mask.view, hidden_patches("wav2vec2", mask, "spans")
-        check_spans(self.encoder, spec, mask)
+        self.encoder, self.mask = of_waves("wav2vec2", encoder), spec.masks["spans"]
+        self.hidden = self.mask.most or hidden_patches("wav2vec2", self.mask, "spans")
+        check_frames("wav2vec2", self.encoder, spec, self.mask)
+        check_distractors(spec, self.mask, self.hidden)
         self.temperature, self.gumbel = temperature, gumbel
         self.diversity_weight, self.penalty_weight = diversity_weight, penalty_weight
         self.feature_grad = feature_grad
@@ -191,31 +179,21 @@ class Wav2Vec2(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Hide frames from the transformer, and look for them among their quantised features."""
-        hidden_BN, real_BN = batch.masks["spans"][0], self.real_frames(batch)
-        features_BNC = self.features(batch.views[self.group][0])
+        hidden_BN, real_BN = batch.masks["spans"][0], real_frames(self.encoder, batch, self.mask)
+        waves_BT = batch.views[self.mask.view][0]
+        features_BNC = conv_features(self.encoder, waves_BT, self.feature_grad)
         normed_BNC = self.encoder.normed(features_BNC)
         places_BM = visible_first(~hidden_BN)[:, : self.hidden]
-        real_BM = (torch.ones_like(hidden_BN) if real_BN is None else real_BN).gather(1, places_BM)
+        asked_BN = hidden_BN if real_BN is None else hidden_BN & real_BN
+        real_BM = asked_BN.gather(1, places_BM)  # the others fill up a row that hides fewer
         found = self.quantizer(self.drop(take(normed_BNC, places_BM)), self.gumbel_temperature)
         context_BND = self.encoder.context(normed_BNC, hidden_BN=hidden_BN, real_BN=real_BN)
         logits_BMX = contrastive_logits(
             self.project_hid(take(context_BND, places_BM)), self.project_q(found.vectors_BMD),
-            found.codes_BMG, batch.targets["distractors"][0], real_BM,
+            found.codes_BMG, batch.targets["distractors"][0][:, : places_BM.shape[1]], real_BM,
             temperature=self.temperature,
         )  # fmt: skip
         return self.judged(logits_BMX, found, real_BM, at_least_fp32(features_BNC).square().mean())
-
-    def features(self, waves_BT: Tensor) -> Tensor:
-        """What the convolutions make; their gradients are scaled."""
-        scaled: Tensor = ScaledGradient.apply(self.encoder.features(waves_BT), self.feature_grad)
-        return scaled
-
-    def real_frames(self, batch: Batch) -> Tensor | None:
-        """Which frames see no padding, (B, N) bool; None: all."""
-        if self.group not in batch.lengths:
-            return None
-        frames = batch.masks["spans"].shape[2]
-        return self.encoder.real_frames(batch.lengths[self.group][0], frames)
 
     def judged(
         self, logits_BMX: Tensor, found: Quantised, real_BM: Tensor, penalty: Tensor
@@ -245,28 +223,11 @@ def share_of_first(logits_BMX: Tensor, real_BM: Tensor) -> Tensor:
     return right_BM.sum() / real_BM.sum().clamp_min(1)
 
 
-def of_waves(encoder: nn.Module) -> Wav2Vec2Encoder:
-    """Raise a ContractError unless the encoder is one of waveforms that shows its frames."""
-    if not isinstance(encoder, Wav2Vec2Encoder):
-        raise ContractError(
-            f"wav2vec2: a {type(encoder).__name__} makes no frames of waveforms that can be "
-            "hidden; set train.backbone to wav2vec2"
-        )
-    return encoder
-
-
-def check_spans(encoder: Wav2Vec2Encoder, spec: BatchSpec, mask: MaskSpec) -> None:
-    """Raise a ContractError unless the mask is over the frames that the encoder makes."""
-    samples = spec.views[mask.view].size("T")
-    if mask.grid != (encoder.frames(samples),):
-        raise ContractError(
-            f"wav2vec2: masks.spans covers {mask.patches} steps, but the encoder makes "
-            f"{encoder.frames(samples)} frames of {samples} samples; set its patch_size to "
-            f"{encoder.hop} and receptive_field to {encoder.field}"
-        )
+def check_distractors(spec: BatchSpec, mask: MaskSpec, hidden: int) -> None:
+    """Raise a ContractError unless distractors are chosen among the steps that the mask hides."""
     choices = spec.targets["distractors"]
-    if choices.view != mask.view or choices.shape[:1] != (mask.hidden,):
+    if choices.view != mask.view or choices.shape[:1] != (hidden,):
         raise ContractError(
             f"wav2vec2: targets.distractors is about {choices.shape[0]} steps of {choices.view!r}, "
-            f"but masks.spans hides {mask.hidden} of {mask.view!r}; set mask: spans, and its view"
+            f"but masks.spans hides {hidden} of {mask.view!r}; set mask: spans, and its view"
         )

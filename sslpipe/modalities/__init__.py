@@ -33,161 +33,86 @@ class Negatives(ImageModality):  # photos of negatives become positives before a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from ..errors import RecipeError
-from .messages import Made, Partners, Raw, Tables
+import numpy as np
+
+from ..errors import RecipeError, SslpipeError
+from ..shards.codec import Codec
+from .messages import Made, Partners, Raw, Tables, class_of
+from .protocols import Decider, Decode, Maker, ShareDecode
 
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
     from collections.abc import Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
-    import numpy as np
     import numpy.typing as npt
     import torch
     from PIL.Image import Image
-    from torch import Tensor
 
-    from ..batch import Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
-    from ..device.buffers import Memory
+    from ..batch import Batch, BatchSpec
     from ..recipe import Recipe
     from ..recipe.schema import ViewSection
-    from ..rng import Place
-    from ..shards.codec import Codec
     from ..shards.manifest import Manifest, Shard
     from ..shards.verification import Problem
+    from ..stream.by_length import LengthBuckets
     from ..stream.packed_rows import RowLayout
-    from ..stream.reader import Sample
     from ..stream.source import Column
 
     I64 = npt.NDArray[np.int64]
 
+Costs = Literal["decoding", "making", "memory"]
+
 __all__ = [
-    "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw", "ShareDecode", "Tables",
+    "Codec", "Costs", "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw",
+    "ShareDecode", "Tables",
 ]  # fmt: skip
 
 
-class Decider(Protocol):
-    """DECIDE: pure functions of ids and extents. Letters as in batch.py; E numbers of an extent."""
-
-    @property
-    def views(self) -> Mapping[str, ViewSpec]:
-        """What each view group holds, tasks applied."""
-        ...
-
-    @property
-    def masks(self) -> Mapping[str, MaskSpec]:
-        """What each mask covers."""
-        ...
-
-    @property
-    def targets(self) -> Mapping[str, TargetSpec]:
-        """What each pretext task asks of a batch."""
-        ...
-
-    @property
-    def summaries(self) -> Mapping[str, str]:
-        """One line on each view group, for people."""
-        ...
-
-    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
-        """What workers must know before they decode: (B, anything) int64, read by `decode` alone.
-
-        extents: (B, E) of the index; zeros where it does not know them.
-        """
-        ...
-
-    def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
-        """The tables of a batch; extents: (B, E) of its decoded samples."""
-        ...
-
-
-class Decode(Protocol):
-    """Bytes to an array, in workers. It is picklable, and its module imports no torch."""
-
-    def extent(self, sample: Sample) -> tuple[int, ...]:
-        """The extent of a sample whose index does not say it, by a quick look; zeros: not told."""
-        ...
-
-    def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:
-        """How many bytes the array of each sample takes, (B,); 0: not known, the worker will tell.
-
-        extents: (B, 4) of the index; sizes: (B,) bytes of the payloads. It runs in the main
-        process, for many samples at once.
-        """
-        ...
-
-    def __call__(
-        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
-    ) -> Raw:
-        """Decode as told.
-
-        memory: has an `empty` as NumPy's, which gives the place where the array is wanted; an array
-        that lies elsewhere is copied there.
-
-        Raises:
-            SampleError: the reason, without the place, which only the caller knows.
-        """
-        ...
-
-
-class ShareDecode(Protocol):
-    """Decoding of a whole share at once, in two stages: for devices, which are quick with lists."""
-
-    @property
-    def first(self) -> Decode:
-        """In workers: what `finish` needs of a sample, such as its bytes."""
-        ...
-
-    def finish(self, arrays: Sequence[Tensor]) -> Sequence[Raw | None]:
-        """In one thread: the samples of a share, decoded; None: `Decode` must do it."""
-        ...
-
-
-class Maker(Protocol):
-    """DO, on the device: arrays and tables become views and targets."""
-
-    @property
-    def blank(self) -> Raw:
-        """What stands in the place of a sample that is not shown (`stream.on_bad: mask`)."""
-        ...
-
-    def make(self, arrays: Sequence[Tensor], tables: Tables, targets: Mapping[str, Tensor]) -> Made:
-        """The views of a batch.
-
-        arrays: `Raw.data` of each sample, on the device; as a rule a `device.ragged.Ragged`, whose
-        memory is used again once nobody refers to it. targets: `tables.targets`, there too.
-        """
-        ...
-
-
+@runtime_checkable
 class Modality(Protocol):
-    """What a folder offers as MODALITY, and a user's own `package.module:Thing` is.
+    """What a folder offers as MODALITY; a user's own `package.module:Thing` is derived from it.
 
-    Subclassing it is not needed, but gives the defaults of what few modalities have.
+    What is not abstract has the defaults of what few modalities have.
 
-    unit: what people call a sample of it, for rates: image, clip. steps: what `Batch.lengths`
-    counts, in the plural: tokens; "": nothing. lighter: how a set costs less to decode, for advice.
+    unit: what people call a sample of it, for rates: image, recording. steps: what `Batch.lengths`
+    counts, in the plural: tokens; "": nothing.
     """
 
-    codec: Codec
     unit: str = "sample"
     steps: str = ""
-    lighter: str = "pack smaller samples"
 
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """How samples cost less, as the end of "To change: ...".
+
+        cuda: whether views are made on such a device.
+        """
+        return {
+            "decoding": "pack smaller samples",
+            "making": "use smaller or fewer views",
+            "memory": "smaller samples or views",
+        }[what]
+
+    @property
+    @abstractmethod
+    def codec(self) -> Codec:
+        """What packing, indexing and verifying know of it."""
+
+    @abstractmethod
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> Decider:
         """Check some view groups of a recipe, with their masks and tasks, and decide for them.
 
         Raises:
             RecipeError: an op, mask or task that does not exist or does not suit; says file:line.
         """
-        ...
 
+    @abstractmethod
     def decoder(self, recipe: Recipe) -> Decode:
         """What workers decode with."""
-        ...
 
+    @abstractmethod
     def maker(
         self,
         recipe: Recipe,
@@ -201,8 +126,8 @@ class Modality(Protocol):
         Raises:
             RecipeError: `run.executor` does not suit the device or an op.
         """
-        ...
 
+    @abstractmethod
     def sheet(
         self, batch: Batch, spec: BatchSpec, decider: Any, stored: Column, *, rows: int
     ) -> Image:
@@ -211,7 +136,6 @@ class Modality(Protocol):
         stored: the same samples as they were decoded, before anything was done to them. Of a
         modality that stands beside others each sample has a band, all equally high.
         """
-        ...
 
     def beside(
         self, batch: Batch, spec: BatchSpec, decider: Any, stored: Column, *, rows: int
@@ -220,12 +144,22 @@ class Modality(Protocol):
         return {}
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
-        """Stored samples with the captions below them, as a picture for `sslpipe inspect`."""
-        ...
+        """Stored samples with the captions below them, as a picture for `sslpipe inspect`.
+
+        Raises:
+            SslpipeError: the modality draws none.
+        """
+        raise SslpipeError(f"{class_of(self)} has no thumbnails(); write it, or leave --sheet out")
 
     def evaluation_views(self, recipe: Recipe) -> dict[str, ViewSection]:
-        """One group, `global`, of one view in which nothing is random, for evaluation."""
-        ...
+        """One group, `global`, of one view in which nothing is random, for evaluation.
+
+        Raises:
+            SslpipeError: the modality does not say it.
+        """
+        raise SslpipeError(
+            f"{class_of(self)} has no evaluation_views(); write it: what eval and export look at"
+        )
 
     def members(self, recipe: Recipe, groups: Sequence[str]) -> frozenset[str]:
         """Extensions of what these groups are made of where another modality owns the payload."""
@@ -241,6 +175,19 @@ class Modality(Protocol):
             raise RecipeError(
                 f"{recipe.path}: stream.rows packs documents, which modality = "
                 f"{recipe.modality!r} does not have; leave it out"
+            )
+        return None
+
+    def buckets(self, recipe: Recipe, decider: Any) -> LengthBuckets | None:
+        """How long batches of samples of similar lengths may be; None: all are equally long.
+
+        Raises:
+            RecipeError: `stream.bucket` does not suit the modality.
+        """
+        if recipe.stream.bucket:
+            raise RecipeError(
+                f"{recipe.path}: stream.bucket sorts samples by length, which those of modality = "
+                f"{recipe.modality!r} do not have; leave it out (rows of text: stream.rows.bucket)"
             )
         return None
 

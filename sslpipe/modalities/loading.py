@@ -18,8 +18,6 @@ import torch
 from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
-from ..errors import RecipeError
-from ..process import cores, local_size
 from ..recipe import Recipe
 from ..stream.flights import Flight
 from ..stream.foreign import Foreign, Loaded
@@ -30,14 +28,13 @@ from ..stream.partners import PartnerDraw
 from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
 from ..stream.tasks import ALONE, DECODE, READ, Kind
-from ..stream.workers import Crew, InProcess, Workers
+from ..stream.workers import Crew
 from . import Raw, ShareDecode
 from .checks import check_device_decoding, check_members, check_partners, partner_count
+from .crews import open_crew, shares_ahead
 from .parts import Part, column_of, tensor_of
 
 I64 = npt.NDArray[np.int64]
-FEW_CORES = 4
-SMALL_SAMPLES, SMALL_BYTES = 2_000, 30_000_000  # of a rank's epoch: sooner done than workers start
 
 
 class Loading(Protocol):
@@ -45,15 +42,13 @@ class Loading(Protocol):
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`."""
-        ...
 
-    def load_ahead(self, step: int) -> Share:
-        """The same, for steps that follow each other; another step starts anew there."""
-        ...
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
+        """The same, for steps that follow each other; another step or kind starts anew there."""
 
     @property
     def summary(self) -> str:
-        """How often samples were decoded at a smaller scale."""
+        """How often samples were decoded at a smaller scale; "": never."""
         ...
 
     def close(self) -> None:
@@ -66,7 +61,7 @@ class PackedLoading:
 
     def __init__(self, loader: Loader, crew: Crew, slots: Slots, *, ahead: int) -> None:
         self._loader, self.crew, self.slots, self._ahead = loader, crew, slots, ahead
-        self._flights: deque[tuple[int, Flight]] = deque()
+        self._flights: deque[tuple[tuple[int, Kind], Flight]] = deque()
         self._loaded = self._reduced = 0
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
@@ -77,13 +72,13 @@ class PackedLoading:
         """The samples in some places of a share."""
         return self._loader.load_some(step, places, kind)
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same as `load`, of steps that follow each other; from one thread."""
-        if self._flights and self._flights[0][0] != step:
+        if self._flights and self._flights[0][0] != (step, kind):
             self._flights.clear()  # their slots come back when their tasks are done
         while len(self._flights) <= self._ahead:
             coming = step + len(self._flights)
-            self._flights.append((coming, self._loader.submit(coming)))
+            self._flights.append(((coming, kind), self._loader.submit(coming, kind)))
         return self._counted(self._loader.finish(self._flights.popleft()[1]))
 
     def _counted(self, share: Share) -> Share:
@@ -97,6 +92,8 @@ class PackedLoading:
     @property
     def summary(self) -> str:
         """How often it was of use to know the views before decoding."""
+        if not self._reduced:
+            return ""
         told = f"{self._reduced:,} of {self._loaded:,} samples were decoded"
         return f"{told} at a smaller scale or in part"
 
@@ -123,9 +120,10 @@ class DeviceLoading:
         share = self._packed.load(step, kind)
         return self._finished(share, step) if kind == DECODE else share
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same, for steps that follow each other."""
-        return self._finished(self._packed.load_ahead(step), step)
+        share = self._packed.load_ahead(step, kind)
+        return self._finished(share, step) if kind == DECODE else share
 
     def _finished(self, share: Share, step: int) -> Share:
         """Decode what workers left to the device; what it cannot do, workers do after all."""
@@ -177,9 +175,9 @@ class ForeignLoading:
         loaded = self._source.load(step, decode)
         return share_of(loaded, [part.maker.blank for part in self._parts])
 
-    def load_ahead(self, step: int) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
         """The same: an iterable is asked for no more than is needed."""
-        return self.load(step)
+        return self.load(step, kind)
 
     def _decode(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
         return tuple(part.load(sample, epoch) for part in self._parts)
@@ -207,9 +205,9 @@ def share_of(loaded: Sequence[Loaded[tuple[Raw, ...]]], blanks: Sequence[Raw]) -
 
 
 def open_loading(
-    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device
+    recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device, count: int
 ) -> Loading:
-    """What loads the shares of a source.
+    """What loads the shares of a source; with `count` workers, if it is packed.
 
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
@@ -225,7 +223,6 @@ def open_loading(
     assert isinstance(source, Packed)
     check_members(recipe, source, parts)
     parts = [part.over(source.manifests) for part in parts]
-    count = worker_count(recipe, source)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
     rows, partners = isinstance(source, PackedRows), partner_count(parts)
@@ -238,49 +235,3 @@ def open_loading(
     )  # fmt: skip
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))
     return DeviceLoading(packed, devices[0]) if devices else packed
-
-
-def open_crew(
-    recipe: Recipe, source: Packed, parts: Sequence[Part], slots: Slots, count: int
-) -> Crew:
-    """`count` workers, or this process.
-
-    Raises:
-        RecipeError: a decoder is made in the user's script, which workers do not run.
-    """
-    stores = [corpus.store for corpus in source.corpora]
-    decoders = [part.worker_side for part in parts]
-    if not count:
-        return InProcess(stores, decoders)
-    for decoder in decoders:
-        kind = type(decoder.first)
-        if kind.__module__ == "__main__":
-            raise RecipeError(
-                f"{recipe.path}: the decoder {kind.__name__} is defined in the script that runs, "
-                "which workers do not run; move it into a module of its own, or set run.workers: 0"
-            )
-    return Workers(stores, decoders, slots, count=count, patience=recipe.run.patience)
-
-
-def worker_count(recipe: Recipe, source: Packed) -> int:
-    """How many workers this rank has; none for sets that are read before workers have started."""
-    if recipe.run.workers != "auto":
-        return recipe.run.workers
-    samples, bytes_ = source.rank_epoch
-    if samples < SMALL_SAMPLES and bytes_ < SMALL_BYTES:
-        return 0
-    share = cores() // local_size()
-    # beside an H200 with 16 virtual cores, 8 workers fed a ResNet-18 with 22,000 images/s of 32 px,
-    # and 16 with 13,000 to 16,000: they took the time of the thread that trains
-    wanted = share if share <= FEW_CORES else max(FEW_CORES, share // 2)
-    return max(1, min(wanted, len(source.slots)))
-
-
-def shares_ahead(count: int) -> int:
-    """How many shares `count` workers are at, besides the one that is waited for.
-
-    So none of them waits for the last task of another. A slot more costs its pages, which the
-    system clears when they are first written: 70 MB for 128 photos, a fifth of the time of a pass
-    over 2,000 of them. Many workers are done with a share sooner than the next can be handed out.
-    """
-    return min(1, count) if count <= FEW_CORES else 2

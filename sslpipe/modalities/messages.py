@@ -34,6 +34,7 @@ class Tables(NamedTuple):
     targets: dict[str, npt.NDArray[Any]]  # task -> (count, B, ...) as the task draws it
     extents: I64  # (B, E), for which the parameters were drawn
     asked: Mapping[str, I64] = {}  # task -> (count, B): how much of a sample it asks for at most
+    length: int = 0  # steps that views of the batch are cut to, all alike; 0: they are not cut
 
     @property
     def hidden(self) -> dict[str, I64]:
@@ -65,3 +66,8 @@ class Made(NamedTuple):
     targets: dict[str, Tensor]
     lengths: dict[str, Tensor]
     segments: dict[str, Tensor]
+
+
+def class_of(author: object) -> str:
+    """The class of an instance, as a recipe would name it."""
+    return f"{type(author).__module__}:{type(author).__qualname__}"

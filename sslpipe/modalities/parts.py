@@ -4,6 +4,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -14,20 +15,21 @@ import torch
 from torch import Tensor
 
 from ..batch import BatchSpec
-from ..device.handoff import Handoff, send_groups
 from ..device.ragged import Ragged
 from ..errors import RecipeError
 from ..recipe import Entry, Recipe
 from ..recipe.names import imported, suggest
 from ..rng import Place
 from ..shards.manifest import Manifest
+from ..stream.by_length import LengthBuckets
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column
 from ..stream.tasks import DECODE, READ, Kind
-from ..stream.worker_tasks import PartDecode
-from . import Decider, Decode, Made, Maker, Modality, Partners, Raw, ShareDecode, Tables
-from .returned import check_views
+from ..stream.worker_tasks import PartDecode, decoded
+from . import Costs, Decider, Decode, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from .messages import class_of
+from .returned import check_groups, check_tables, checked_modality, given
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -47,6 +49,7 @@ class Part:
     layout: RowLayout | None  # of rows that documents are packed in; None: samples are samples
     files: str  # what those that the recipe names hash to, in words; "": none
     partners: Partners | None  # other samples that it wants beside each; None: none
+    buckets: LengthBuckets | None  # of batches of similar lengths; None: all are equally long
     reads_payload: bool = True  # False: files beside the tars hold what its decoder needs
 
     @property
@@ -91,6 +94,7 @@ class Part:
 
         Raises:
             SampleError: the reason, without the place.
+            ContractError: the decoder returns no Raw.
         """
         mine = self.worker_side.of(sample)
         (row,) = self.decider.instructions(
@@ -98,11 +102,18 @@ class Part:
             uids=np.array([mine.uid]),
             extents=np.array([self.decode.extent(mine)]),
         )
-        return self.decode(mine, row.tolist())
+        data, extent = decoded(self.decode, mine, row.tolist(), None)
+        return Raw(data, tuple(extent))
 
     def decide(self, column: Column, *, epochs: I64, uids: I64, place: Place) -> Tables:
-        """The tables of the samples of a batch."""
-        return self.decider.decide(epochs=epochs, uids=uids, place=place, extents=column.extents)
+        """The tables of the samples of a batch.
+
+        Raises:
+            ContractError: they are not what the decider's specs say.
+        """
+        tables = self.decider.decide(epochs=epochs, uids=uids, place=place, extents=column.extents)
+        check_tables(self.decider, tables, len(uids))
+        return tables
 
 
 def parts_of(
@@ -148,19 +159,29 @@ def build_part(
 ) -> Part:
     """Ask the modality called `name` for all that some view groups of it need."""
     modality = find_modality(name, recipe.path)
-    decider, decode = modality.decider(recipe, groups), modality.decoder(recipe)
+    who = class_of(modality)
+    decider = given(who, Decider, lambda: modality.decider(recipe, groups))
+    check_groups(recipe, decider, groups)
+    decode = given(who, Decode, lambda: modality.decoder(recipe))
+    make = partial(modality.maker, recipe, decider, device=device, threads=threads)
     return Part(
         modality,
         decider,
         decode,
-        modality.maker(recipe, decider, device=device, threads=threads),
+        given(who, Maker, make),
         modality.share_decoder(recipe, decode, device=device),
         owns_payload=name == recipe.modality,
         members=modality.members(recipe, groups),
         layout=modality.layout(recipe, decider) if name == recipe.modality else None,
         files=modality.files(recipe, decider),
         partners=modality.partners(recipe, decider),
+        buckets=modality.buckets(recipe, decider) if name == recipe.modality else None,
     )
+
+
+def advice(recipe: Recipe, parts: Sequence[Part], what: Costs, *, device: torch.device) -> str:
+    """How samples cost less, in words of their modality."""
+    return owner_of(parts).modality.advice(recipe, what, cuda=device.type == "cuda")
 
 
 class Units(NamedTuple):
@@ -168,14 +189,17 @@ class Units(NamedTuple):
 
     sample: str  # in the singular; of packed documents: row
     steps: str = ""  # of samples of several lengths, in the plural: tokens; "": there are none
-    lighter: str = ""  # how a set costs less to decode
 
 
 def units_of(parts: Sequence[Part]) -> Units:
     """Those of the modality whose payloads the samples are."""
-    part = next((part for part in parts if part.owns_payload), parts[0])
-    unit = "row" if part.layout else part.modality.unit
-    return Units(unit, part.modality.steps, part.modality.lighter)
+    part = owner_of(parts)
+    return Units("row" if part.layout else part.modality.unit, part.modality.steps)
+
+
+def owner_of(parts: Sequence[Part]) -> Part:
+    """The part whose payloads the samples are."""
+    return next((part for part in parts if part.owns_payload), parts[0])
 
 
 def members_of(parts: Sequence[Part]) -> frozenset[str]:
@@ -190,11 +214,12 @@ def find_modality(name: str, where: str = "modality") -> Modality:
     A class is made an instance without arguments.
 
     Raises:
-        RecipeError: there is no such modality; says which there are.
+        RecipeError: there is no such modality, or it is none; says which there are.
     """
     if ":" in name:
         thing = imported(Entry(name, where=where))
-        return cast(Modality, thing() if isinstance(thing, type) else thing)
+        made = thing if not isinstance(thing, type) else given(f"{where}: {name}", Modality, thing)
+        return checked_modality(made, f"{where}: {name}", shipped_modalities())
     if name not in shipped_modalities():
         raise RecipeError(
             f"{where}: unknown modality {name!r}; {suggest(name, shipped_modalities())}, or your "
@@ -222,36 +247,6 @@ def batch_spec(
         merged(part.decider.targets for part in parts),
         epoch_size=batches * size,
     )
-
-
-def make_parts(
-    parts: Sequence[Part],
-    columns: Sequence[Column],
-    tables: Sequence[Tables],
-    labels: Tensor,
-    *,
-    handoff: Handoff,
-) -> tuple[Made, dict[str, Tensor], Tensor]:
-    """What all makers make of a batch, its masks and its labels.
-
-    Arrays cross to the device where they lie, in one copy a part; the rest in one more.
-    columns, tables: of each part, the samples' arrays and what was decided for them.
-    """
-    arrays = [handoff.send_arrays(column.arrays) for column in columns]
-    masks = tensors(merged(table.masks for table in tables))
-    targets = tensors(merged(table.targets for table in tables))
-    masks_there, targets_there, (labels,) = send_groups(
-        handoff.send, [*masks.values()], [*targets.values()], [labels]
-    )
-    there = dict(zip(targets, targets_there, strict=True))
-    made = [
-        part.maker.make(column, table, there)
-        for part, column, table in zip(parts, arrays, tables, strict=True)
-    ]
-    for part, views in zip(parts, made, strict=True):
-        check_views(part.maker, views.views, part.decider.views, len(labels))
-    whole = Made(*(merged(dicts) for dicts in zip(*made, strict=True)))
-    return whole, dict(zip(masks, masks_there, strict=True)), labels
 
 
 def column_of(raws: Sequence[Raw]) -> Column:

@@ -7,6 +7,7 @@ from PIL import Image
 from ..batch import Batch, BatchSpec
 from ..stream.source import Column
 from .parts import Part, merged
+from .returned import check_kind
 
 
 def files_beside(
@@ -25,11 +26,16 @@ def draw_sheet(
     """The sheets of all modalities; of several, the bands of a sample stand below each other.
 
     columns: what each part decoded.
+
+    Raises:
+        ContractError: a sheet is no picture.
     """
     sheets = [
         part.modality.sheet(batch, spec, part.decider, column, rows=rows)
         for part, column in zip(parts, columns, strict=True)
     ]
+    for part, sheet in zip(parts, sheets, strict=True):
+        check_kind(part.modality, "sheet() returned", sheet, Image.Image)
     if len(sheets) == 1:
         return sheets[0]
     shown, top = min(rows, len(batch.keys)), 0

@@ -93,6 +93,29 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in fields}
 
 
+def check_callable(
+    function: Callable[..., Any],
+    entry: Entry,
+    arguments: Sequence[Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Whether something of the user's can be called like this at all.
+
+    Raises:
+        RecipeError: it is an abstract class, or takes other arguments.
+    """
+    if inspect.isabstract(function):
+        lacking = ", ".join(sorted(vars(function)["__abstractmethods__"]))
+        raise RecipeError(f"{entry.where}: {entry.name} lacks {lacking}; write it")
+    try:
+        inspect.signature(function).bind(*arguments, **settings)
+    except TypeError as error:
+        raise RecipeError(
+            f"{entry.where}: {entry.name}: {error}; it is called with {len(arguments)} values and "
+            "its settings, which are keyword-only: write them behind a *"
+        ) from None
+
+
 def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]) -> str:
     """Say the first fault of a failed binding in one sentence."""
     faults = error.errors()  # a misspelt setting is also a missing one: say the first
@@ -116,9 +139,11 @@ def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
     """Call `function(*arguments, **settings)`, with settings bound strictly.
 
     Raises:
-        RecipeError: as `bind`; also a ValueError of the function itself, with the place added.
+        RecipeError: as `bind`; also a ValueError of the function itself, with the place added; or
+            a class of the user's that lacks methods, or takes other arguments.
     """
     settings = bind(function, entry)
+    check_callable(function, entry, arguments, settings)
     try:
         return function(*arguments, **settings)
     except ValueError as error:

@@ -9,7 +9,8 @@ import pydantic
 from ..errors import RecipeError
 from .lines import KeyPath, YamlFile, parse_yaml
 from .names import Entry, suggest
-from .schema import SECTIONS, Recipe, parse_entry
+from .schema import SECTIONS, Recipe
+from .sections import parse_entry
 
 
 def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:

@@ -13,43 +13,15 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from .names import Entry
-
-
-def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
-    """Make an Entry of `name` or `{name: {...}}`; its place is filled in by `located`."""
-    if isinstance(value, Entry):
-        return value
-    if isinstance(value, str):
-        return Entry(value)
-    if isinstance(value, dict) and len(value) == 1:
-        ((name, settings),) = value.items()
-        if isinstance(name, str) and (settings is None or isinstance(settings, dict)):
-            return Entry(name, settings or {})
-    raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
-
-
-MOST = 2**48  # of whole numbers, whose products stay below 2**63
-Positive = Annotated[int, pydantic.Field(gt=0, le=MOST)]
-Count = Annotated[int, pydantic.Field(gt=0, le=1000)]  # of views, or masks, of a sample
-Fraction = Annotated[float, pydantic.Field(ge=0)]
-Info = pydantic.ValidationInfo
-Always = pydantic.Field(validate_default=True)
-Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
-Weight = Annotated[float, pydantic.Field(gt=0)]
-
-
-class Section(pydantic.BaseModel):
-    """The base of all sections: they are frozen, and an unknown key is an error."""
-
-    model_config = pydantic.ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
-    )
+from .sections import MOST, Always, Count, Fraction, Info, Named, Positive, Section, Weight
 
 
 class RowsSection(Section):
     """Says how documents are packed in rows, which are what a batch is then made of."""
 
-    packing: Literal["one", "split", "overlap", "concat", "best_fit"] = "best_fit"
+    packing: Literal[
+        "one", "split", "overlap", "concat", "best_fit", "sentences", "doc_sentences"
+    ] = "best_fit"
     window: Positive = 1024  # documents that are packed together
     bucket: bool = False  # batches of rows of similar length, padded to the longest; one and split
 
@@ -60,6 +32,12 @@ class RowsSection(Section):
         if value and info.data.get("packing") not in ("one", "split"):
             raise ValueError("is for packing: one or split; rows of several documents are full")
         return value
+
+
+class BucketSection(Section):
+    """Says that batches are of samples of similar lengths, padded to the longest."""
+
+    window: Positive = 1024  # samples that are sorted together
 
 
 class HoldoutSection(Section):
@@ -80,6 +58,7 @@ class StreamSection(Section):
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
     order: Literal["lanes", "global", "sequential"] = "lanes"
     rows: RowsSection | None = None  # of text: None: each document is a sample
+    bucket: BucketSection | None = None  # of sound; None: batches are as long as a view may be
     holdout: HoldoutSection | None = None  # None: all samples come
     lanes: Positive | None = None  # None: the largest divisor of batch_size up to 256
     window: Positive = 4  # shards per window of a lane
@@ -194,7 +173,25 @@ class TrainSection(Rates):
     accumulate: Positive = 1  # batches per optimizer step
     clip_norm: Annotated[float, pydantic.Field(gt=0)] | None = None
     clip: Literal["global", "per_module", "per_parameter"] = "global"
-    monitor: MonitorSection | None = None  # not under the fingerprint: it only looks
+    # these are not under the fingerprint: they change no result but by rounding
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # a copy on each rank, or a part of each parameter
+    checkpoint_activations: bool = False  # of blocks: computed again in backward, not kept
+    compile: bool = False  # the forward pass, by torch.compile
+    monitor: MonitorSection | None = None  # it only looks
+
+    @pydantic.field_validator("parallel")
+    @classmethod
+    def _can_be_cut(cls, value: str, info: Info) -> str:
+        """Some ways to train do not work on parts of parameters."""
+        optimizer = info.data.get("optimizer")
+        if value == "fsdp" and info.data.get("precision") == "fp16":
+            raise ValueError("fsdp trains in bf16 or fp32; set precision, or parallel: ddp")
+        if value == "fsdp" and optimizer is not None and optimizer.name == "adafactor":
+            raise ValueError(
+                "fsdp cuts what adafactor takes rows and columns of; choose another optimizer, "
+                "or parallel: ddp"
+            )
+        return value
 
     @pydantic.field_validator("clip")
     @classmethod
@@ -220,15 +217,15 @@ class RunSection(Section):
 
 
 class Recipe(Section):
-    """A validated recipe. `fingerprint` covers everything but `run` and `train.monitor`."""
+    """A validated recipe. `fingerprint` covers everything but `run` and FREE of `train`."""
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
     modality: str = "image"  # a folder of modalities/, or package.module:Thing
     stream: StreamSection
     decode: DecodeSection = DecodeSection()
     views: Annotated[dict[str, ViewSection], pydantic.Field(min_length=1)]
-    masks: dict[str, MaskSection] = {}
-    targets: dict[str, TargetSection] = {}
+    masks: dict[str, MaskSection] = pydantic.Field(default_factory=dict)
+    targets: dict[str, TargetSection] = pydantic.Field(default_factory=dict)
     method: Named | None = None
     train: TrainSection | None = None
     run: RunSection = RunSection()
@@ -240,14 +237,16 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that can change a result: all but `run` and `train.monitor`."""
+        """Hash of everything that can change a result: all but `run` and FREE of `train`."""
         return digest(self, exclude={"run"})
 
 
+# keys of `train` that change no result, as none of `run` does
+FREE = ("parallel", "checkpoint_activations", "compile", "monitor")
 # what a view group need not say hashes as before it could be said
 UNSAID = (
     ("modality", None), ("dtype", "float32"), ("rows", None), ("receptive_field", None),
-    ("bucket", False), ("holdout", None),
+    ("bucket", False), ("bucket", None), ("holdout", None),
 )  # fmt: skip
 
 
@@ -257,7 +256,8 @@ def digest(recipe: Recipe, exclude: set[str]) -> str:
     del data["stream"]["allow_repeats"]  # it refuses batches, and changes none
     del data["stream"]["labels"]  # what the file holds is part of the source's identity, as shards
     if data.get("train"):
-        del data["train"]["monitor"]  # it evaluates, and changes nothing
+        for name in FREE:
+            del data["train"][name]
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return "b2:" + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..evaluate.results import Evaluation
+from ..recipe.sections import recipe_text
 from ..shards.manifest import read_manifest
-from ..train.checkpoint import recipe_text
 
 PACKAGES = ("sslpipe", "torch", "timm", "torchvision", "scikit-learn", "kornia", "numpy")
 

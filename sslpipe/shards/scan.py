@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, cast
 
 from ..errors import SampleError, ShardError
 from ..rng import sample_id
-from .codec import Codec, Extent
+from .codec import Codec, Extent, payload_extent
 from .index import MAX_BLOCKS, MAX_BYTES, Index, IndexBuilder, IndexedMember
 from .side_files import parse_json
 from .tar_headers import BLOCK, split_name
@@ -57,7 +57,7 @@ class Rules:
         """The extent of a payload; SampleError: it is refused."""
         if self.look == "none":
             return ()
-        return self.codec.inspect(data) if self.look == "decode" else self.codec.extent(data)
+        return payload_extent(self.codec, data, decode=self.look == "decode")
 
 
 @dataclass(slots=True)

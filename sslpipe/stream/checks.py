@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import RecipeError
+from ..process import node_ranks
 from ..recipe import Recipe
+from ..shards.read.store import ShardStore
 from .plan import Remainder
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,26 @@ def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
         )  # fmt: skip
 
 
+def say_shared_lanes(recipe: Recipe, lanes: int, store: ShardStore, world_size: int) -> None:
+    """Tell where many nodes will download the same shards of a set that lies elsewhere."""
+    together = world_size // math.gcd(lanes, world_size)  # ranks that share lanes
+    if recipe.stream.order == "sequential" or not store.distant:
+        return
+    if recipe.stream.order == "global" and world_size > node_ranks():
+        log.warning(
+            "%s: stream.order = global over shards that lie elsewhere: each of %d ranks reads in "
+            "all of them; stream.order: lanes gives each node shards of its own",
+            recipe.path, world_size,
+        )  # fmt: skip
+    elif recipe.stream.order == "lanes" and together > node_ranks():
+        log.warning(
+            "%s: %d lanes for %d ranks: %d of them share each lane, so several nodes download the "
+            "same shards; set stream.lanes to a multiple of the ranks that divides "
+            "stream.batch_size = %d",
+            recipe.path, lanes, world_size, together, recipe.stream.batch_size,
+        )  # fmt: skip
+
+
 def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
     """The sets that were given are those that are weighed, and a mixture makes sense.
 
@@ -82,6 +104,19 @@ def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
             f"{recipe.path}: stream.order = {stream.order!r} with stream.remainder = "
             f"{stream.remainder!r}: a mixture goes on for ever and has no last batch; use lanes or "
             "global, and leave the remainder out"
+        )
+
+
+def check_bucket(recipe: Recipe, given: str) -> None:
+    """Batches of similar lengths are of one packed set, whose index knows them.
+
+    Raises:
+        RecipeError: something else was given.
+    """
+    if recipe.stream.bucket:
+        raise RecipeError(
+            f"{recipe.path}: stream.bucket sorts the samples of one packed set by the lengths in "
+            f"its index, and {given} was given; pack into one set, or leave stream.bucket out"
         )
 
 

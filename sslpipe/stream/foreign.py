@@ -28,7 +28,7 @@ class Photos:  # the JPEGs of a folder; a run on several ranks gives each rank i
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -97,6 +97,7 @@ class Foreign:
                 self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
             self._next = -1  # an iterator that raises is done for: after an error, begin anew
             loaded = self._decoded(decode, len(self.slots))
+            check_keys(loaded)
             self._next = step + 1
             return loaded
 
@@ -156,6 +157,20 @@ class Foreign:
             return Loaded(without_bytes(sample, -1), None, epoch, (fault,), bad=True)
 
 
+def check_keys(loaded: Sequence[Loaded[Any]]) -> None:
+    """Whether samples have keys of their own: an iterable that counts wrongly gives all the same.
+
+    Raises:
+        ShardError: all samples of a batch have one key.
+    """
+    keys = {each.sample.key for each in loaded}
+    if len(loaded) > 1 and len(keys) == 1:
+        raise ShardError(
+            f"iterable: gave {len(loaded)} samples with the one key {keys.pop()!r}; give each its "
+            "own '__key__', by which its crops and masks are drawn"
+        )
+
+
 def stands_in(loaded: Loaded[T], faults: list[Fault]) -> Loaded[T]:
     """The sample, told which ones it stands in for."""
     return replace(loaded, faults=(*faults, *loaded.faults))
@@ -184,17 +199,24 @@ def epoch_length(samples: Iterable[Any], *, given: int | None, world_size: int, 
     """Samples per epoch and rank: `given` is over all ranks, the iterable's length is this one's.
 
     Raises:
-        RecipeError: nobody says it, or on several ranks only the iterable, of its own part.
+        RecipeError: nobody says it, or on several ranks only the iterable, of its own part; or it
+            is none.
     """
+    if not isinstance(samples, Iterable):
+        raise RecipeError(
+            f"{where}: shards={samples!r} is no folder, manifest or iterable of samples; give one"
+        )
     if given is not None:
         return max(1, given // world_size)
     try:
         length = len(samples)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, ValueError):  # none, or one that Python refuses
         raise RecipeError(
             f"{where}: the iterable has no length; set stream.epoch_samples (over all ranks), or "
             "give the iterable one: dataset.with_length(samples)"
         ) from None
+    if not length:
+        raise RecipeError(f"{where}: the iterable says 0 samples; give one that holds some")
     if world_size > 1:
         raise RecipeError(
             f"{where}: the iterable says {length} samples, of this rank only; set "

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from .. import rng
+from ..permutations import permutation, permutations
 
 I64 = npt.NDArray[np.int64]
 AT_ONCE = 1 << 15  # samples whose places in windows are drawn at once: 4 MB of words
@@ -23,7 +23,7 @@ class Lanes:
 
     def shards(self, epoch: int) -> I64:
         """A permutation of the shards, the epoch's own."""
-        return rng.permutation(len(self.sizes), seed=self.seed, epoch=epoch, stream="order/shards")
+        return permutation(len(self.sizes), seed=self.seed, epoch=epoch, stream="order/shards")
 
     def __call__(self, epoch: int, q: I64) -> I64:
         """Slot q % L walks along its lane; the place inside the window is permuted."""
@@ -59,7 +59,7 @@ class Lanes:
         at_once = max(1, AT_ONCE // max(1, size))
         for start in range(0, len(lanes), at_once):
             some = lanes[start : start + at_once]
-            table[some, :size] = rng.permutations(
+            table[some, :size] = permutations(
                 size,
                 seed=self.seed,
                 epochs=np.array([epoch]),

@@ -23,7 +23,7 @@ from .flights import Flight, Flights, Landed, Planner
 from .packed import Packed, Wants
 from .partners import PartnerDraw, joined, put_wants
 from .source import SUBSTITUTES, Column, Fault, OnBad, Share
-from .tasks import DECODE, READ, Kind
+from .tasks import DECODE, READ, SENT, Kind
 from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
@@ -240,7 +240,6 @@ class Loader:
         return Ragged(torch.from_numpy(memory), starts, shapes, TYPES[arrays[0].dtype.num])
 
 
-NAMES = "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"
 # NumPy's number of a type -> the type, and torch's
-KINDS: dict[int, np.dtype[Any]] = {np.dtype(name).num: np.dtype(name) for name in NAMES}
-TYPES: dict[int, torch.dtype] = {np.dtype(name).num: getattr(torch, name) for name in NAMES}
+KINDS: dict[int, np.dtype[Any]] = {np.dtype(name).num: np.dtype(name) for name in SENT}
+TYPES: dict[int, torch.dtype] = {np.dtype(name).num: getattr(torch, name) for name in SENT}

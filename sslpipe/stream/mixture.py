@@ -9,17 +9,30 @@ where a corpus has less than one sample per batch, its count could go back.
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from .. import rng
 from ..errors import RecipeError
+from ..permutations import permuted_places
 from .plan import I64, Picks
 
-AHEAD = 1 << 13  # slots permuted in one go, of as many steps as there are in them
+T = TypeVar("T")
+PERMUTED = 1 << 14  # slots permuted in one go, of as many steps as there are in them
+PLANNED = 1 << 13  # samples that are planned in one go: 0.5 MB
 PARTS = 1 << 16  # weights with a larger common denominator are rounded to multiples of 1 / PARTS
+
+
+@dataclass(frozen=True, slots=True)
+class Permuted:
+    """What some slots, the same of each of some steps, become."""
+
+    first: int  # of the steps
+    slots: I64
+    found: I64  # (steps, slots)
 
 
 class Mixture:
@@ -34,9 +47,9 @@ class Mixture:
     ) -> None:
         self.size, self.seed, self._epoch = batch_size, seed, epoch_samples
         self.turns = np.array(turns, dtype=np.int64)
-        self.whose = calendar(turns)
+        self.whose, self._turns = calendar(turns), sum(turns)
         self.before = ordinals(self.whose, len(turns))
-        self._permuted: tuple[int, I64] | None = None  # the first of some steps; (steps, slots)
+        self._permuted: Permuted | None = None
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -44,22 +57,46 @@ class Mixture:
 
     def __call__(self, step: int, slots: I64) -> Picks:
         """The samples in some slots of a batch."""
-        rounds, slot = np.divmod(step * self.size + self._permutation(step)[slots], len(self.whose))
+        rounds, slot = np.divmod(step * self.size + self._permuted_slots(step, slots), self._turns)
         corpora = self.whose[slot]
         return Picks(corpora, rounds * self.turns[corpora] + self.before[slot], slots >= 0)
 
-    def _permutation(self, step: int) -> I64:
-        """Permute the slots of a batch; several threads may ask, so what is kept is one tuple."""
-        steps = max(1, AHEAD // self.size)
+    def _permuted_slots(self, step: int, slots: I64) -> I64:
+        """What some slots of a batch become; several threads may ask, so what is kept is one."""
+        steps = max(1, PERMUTED // self.size)
         first, kept = step // steps * steps, self._permuted
-        if kept is None or kept[0] != first:
+        if kept is None or kept.first != first or not np.array_equal(kept.slots, slots):
             epochs = np.arange(first, first + steps)
-            kept = self._permuted = (
-                first,
-                rng.permutations(self.size, seed=self.seed, epochs=epochs, stream="order/mix"),
+            found = permuted_places(
+                self.size, slots, seed=self.seed, epochs=epochs, stream="order/mix"
             )
-        permutation: I64 = kept[1][step - first]
-        return permutation
+            kept = self._permuted = Permuted(first, slots, found)
+        of_step: I64 = kept.found[step - first]
+        return of_step
+
+
+class StepsInARow(Generic[T]):
+    """Answer for a step; where two steps follow each other, find those behind them too.
+
+    `find(steps)`: the answers for some steps; a function of these alone, `samples` for each step.
+    One thread may ask.
+    """
+
+    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
+        self._find, self._count = find, max(1, PLANNED // max(1, samples))
+        self._kept: dict[int, T] = {}
+        self._last = -1
+
+    def __call__(self, step: int) -> T:
+        in_a_row, self._last = step == self._last + 1, step
+        if step in self._kept:
+            return self._kept[step]
+        if not in_a_row:
+            return self._find([step])[0]
+        steps = range(step, step + self._count)
+        found = self._find(steps)
+        self._kept = dict(zip(steps, found, strict=True))
+        return found[0]
 
 
 def turns_of(weights: Mapping[str, float]) -> list[int]:

@@ -17,7 +17,15 @@ from ..rng import sample_id
 from ..shards.manifest import Manifest, open_manifest
 from ..shards.read.store import open_store
 from . import order
-from .checks import check_mixture, check_repeats, check_short, remainder_of
+from .by_length import LengthBuckets, PackedByLength
+from .checks import (
+    check_bucket,
+    check_mixture,
+    check_repeats,
+    check_short,
+    remainder_of,
+    say_shared_lanes,
+)
 from .foreign import Foreign, epoch_length
 from .holdout import beside
 from .mixture import Mixture, turns_of
@@ -41,6 +49,7 @@ class ReadingRank:
     payloads: Collection[str] = ()  # extensions of what an iterable's samples hold to be decoded
     members: Collection[str] = ()  # extensions of what else is read of a sample, captions say
     layout: RowLayout | None = None  # of rows that its documents are packed in; None: samples
+    buckets: LengthBuckets | None = None  # of batches of similar lengths; None: equally long
 
     def slots(self, batch_size: int, lanes: int) -> order.I64:
         """This rank's places in every batch."""
@@ -99,6 +108,7 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     stream = recipe.stream
     lanes = order.lanes_of(stream.lanes, stream.batch_size)
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
+    say_shared_lanes(recipe, lanes, corpus.store, reading.world_size)
     if reading.layout:
         check_counts(manifest, reading.layout)
         return rows_of(recipe, corpus, reading, reading.layout)
@@ -112,6 +122,11 @@ def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
         remainder=remainder,
         epoch_samples=stream.epoch_samples,
     )
+    if stream.bucket and reading.buckets:
+        return PackedByLength(
+            corpus, plan, reading.buckets, reading.slots(stream.batch_size, 1),
+            window=stream.bucket.window, seed=stream.seed,
+        )  # fmt: skip
     return Packed(
         [corpus],
         plan,
@@ -154,6 +169,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
     """Several packed sets by weight; each has an order, a cursor and epochs of its own."""
     stream = recipe.stream
     check_mixture(recipe, paths)
+    check_bucket(recipe, f"a mixture of {len(paths)} sets")
     if reading.layout:
         raise RecipeError(
             f"{reading.layout.where}: rows are packed from one set, not from a mixture of "
@@ -195,6 +211,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
 def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> Foreign:
     """Somebody's iterable: this rank's part of the data, split by its owner."""
     stream = recipe.stream
+    check_bucket(recipe, "an iterable")
     if stream.holdout:
         raise RecipeError(
             f"{recipe.path}: stream.holdout keeps samples apart by the uids of an index, which an "

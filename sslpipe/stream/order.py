@@ -9,6 +9,7 @@ a range of slots touches its own lanes' shards only. It is no global shuffle: pa
 `global`: a Feistel network permutes all N indices; O(1) memory, random reads (local data).
 """
 
+import math
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
@@ -238,11 +239,13 @@ def default_lanes(batch_size: int) -> int:
 def slots(*, batch_size: int, lanes: int, rank: int, world_size: int) -> I64:
     """The places of a rank's share inside every global batch, ascending: batch_size / world_size.
 
-    A rank owns a range of lanes where that is possible, else a slice of the batch. The global
-    batch is the same for every world size.
+    A rank owns a range of lanes where that is possible. Else as few ranks as possible share one,
+    those beside each other, so that a node still reads shards that no other reads; at worst, a rank
+    owns a slice of the batch. The global batch is the same for every world size.
     """
-    places = np.arange(batch_size, dtype=np.int64)
-    if lanes % world_size:
-        return np.split(places, world_size)[rank]
-    width = lanes // world_size
-    return places.reshape(-1, lanes)[:, rank * width : (rank + 1) * width].reshape(-1)
+    groups = math.gcd(lanes, world_size)  # of lanes, and of the ranks that walk them
+    group, member = divmod(rank, world_size // groups)
+    width = lanes // groups
+    places = np.arange(batch_size, dtype=np.int64).reshape(-1, lanes)
+    mine = places[:, group * width : (group + 1) * width].reshape(-1)
+    return np.split(mine, world_size // groups)[member]

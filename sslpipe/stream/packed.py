@@ -2,10 +2,10 @@
 
 import hashlib
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
+from .mixture import StepsInARow
 from .order import I64, Located, Order
 from .plan import Picks, Plan
 from .records import Records, RecordTable
@@ -38,7 +39,7 @@ class Wants:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, places: I64) -> "Wants":
+    def at(self, places: I64 | slice) -> "Wants":
         """The samples in some places of these, in the order that was asked for."""
         return Wants(*(getattr(self, name)[places] for name in self.__slots__))
 
@@ -119,7 +120,11 @@ class Corpus:
 
     def shards(self, positions: I64) -> I64:
         """The shards of some positions, from the thread that looks ahead."""
-        return np.unique(self._ahead.locate(positions).shards)
+        return np.unique(self.ahead(positions))
+
+    def ahead(self, positions: I64) -> I64:
+        """The shard of each position, from the thread that looks ahead."""
+        return self._ahead.locate(positions).shards
 
 
 class Packed:
@@ -140,8 +145,9 @@ class Packed:
         identity: str,
     ) -> None:
         self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
+        self._in_a_row = StepsInARow(self._found, samples=len(slots))
         self._lookaheads = [
-            ShardLookahead(partial(self._shards, number), corpus.store, epoch=len(plan))
+            ShardLookahead(self._shards_of(number), corpus.store, epoch=len(plan))
             for number, corpus in enumerate(corpora)
         ]
 
@@ -165,8 +171,18 @@ class Packed:
         """This rank's samples of global batch `step`; stores begin to fetch what comes next."""
         for lookahead in self._lookaheads:
             lookahead.at(step)
-        picks = self.picks(step)
+        if len(self.corpora) > 1:
+            return self._in_a_row(step)
+        picks = self.picks(step)  # an order sees by itself that steps follow each other
         return self.located(picks.corpora, picks.positions, picks.valid)
+
+    def _found(self, steps: Sequence[int]) -> list[Wants]:
+        """This rank's samples of some steps, found in one go."""
+        picks = [self.picks(step) for step in steps]
+        columns = ([getattr(p, name) for p in picks] for name in Picks.__slots__)
+        wants = self.located(*map(np.concatenate, columns))
+        ends = np.cumsum([len(p.valid) for p in picks]).tolist()
+        return [wants.at(slice(*pair)) for pair in pairwise([0, *ends])]
 
     def substitutes(self, wants: Wants, attempt: int) -> Wants:
         """The samples that stand in for others, in their epochs' draws; the `attempt`-th ones."""
@@ -202,10 +218,20 @@ class Packed:
             samples[here], payloads[here] = found
         return Records(samples, payloads)
 
-    def _shards(self, corpus: int, step: int) -> I64:
-        """The shards of a corpus that this rank needs for a batch."""
-        picks = self.picks(step)
-        return self.corpora[corpus].shards(picks.positions[picks.corpora == corpus])
+    def _shards_of(self, corpus: int) -> Callable[[int], I64]:
+        """Say which shards of a corpus this rank needs for a step; for a thread of its own."""
+        if len(self.corpora) == 1:
+            return lambda step: self.corpora[0].shards(self.picks(step).positions)
+        plan = copy(self.plan)  # it keeps where it is
+
+        def found(steps: Sequence[int]) -> list[I64]:
+            picks = [plan(step, self.slots) for step in steps]
+            positions = [p.positions[p.corpora == corpus] for p in picks]
+            shards = self.corpora[corpus].ahead(np.concatenate(positions))
+            ends = np.cumsum([len(some) for some in positions])[:-1]
+            return [np.unique(some) for some in np.split(shards, ends)]
+
+        return StepsInARow(found, samples=len(self.slots))
 
     def row_length(self, step: int) -> int:
         """None: samples are samples."""

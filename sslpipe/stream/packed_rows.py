@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RecipeError, StateError
+from ..errors import RecipeError, ShardError, StateError
 from ..recipe.schema import HoldoutSection
 from ..shards.manifest import Manifest
+from ..shards.read.store import ShardStore
 from .holdout import lets_through
 from .packed import Corpus, Packed, Wants
-from .packing import PACKERS
+from .packing import PACKERS, SENTENCE_PACKERS, Segments, Sentences
 from .plan import Remainder, Single
 from .rows import Anchor, Rows, RowSegments
 
@@ -42,16 +43,18 @@ class RowLayout:
 
     lengths: steps of documents by their extents in the index, (n, 4) -> (n,); 0: it has none.
     buckets: the lengths, ascending, of which a batch has the smallest that holds its rows, which
-    are then of similar length; (): a batch is as long as a row may be.
+    are then of similar length; (): a batch is as long as a row may be. sentences: of packings that
+    lay whole ones, steps of those of documents, by the store, their shards, their rows in these.
     """
 
     length: int
-    packing: str  # of packing.PACKERS
+    packing: str  # of packing.PACKERS or SENTENCE_PACKERS
     window: int  # documents that are packed together
     lengths: Callable[[npt.NDArray[np.uint32]], I64]
     where: str  # file:line, for messages
     counts: Counts | None = None  # that lengths need; None: packing has counted
     buckets: tuple[int, ...] = ()
+    sentences: Callable[[ShardStore, I64, I64], Sentences] | None = None
 
 
 def check_counts(manifest: Manifest, layout: RowLayout) -> None:
@@ -69,6 +72,26 @@ def check_counts(manifest: Manifest, layout: RowLayout) -> None:
         f"are those of {counts.fingerprint}; run `"
         f"{counts.command.replace('SHARDS', str(manifest.root))}`"
     )
+
+
+def those_of(found: Sentences, lengths: I64, store: ShardStore, shards: I64) -> Sentences:
+    """The sentences of documents that come: others have no `lengths`, (n,).
+
+    Raises:
+        ShardError: the sentences of a document are not as long as it is.
+    """
+    owners = np.repeat(np.arange(len(lengths)), found.counts)
+    sums = np.bincount(owners, weights=found.lengths, minlength=len(lengths)).astype(np.int64)
+    wrong = np.flatnonzero((lengths > 0) & (sums != lengths))
+    if len(wrong):
+        first = int(wrong[0])
+        raise ShardError(
+            f"{store.place}/{store.name(int(shards[first]))}: a document has {lengths[first]} "
+            f"tokens in the index, and sentences of {sums[first]}; run `sslpipe tokenizer count` "
+            "with --sentences --rebuild"
+        )
+    comes = lengths > 0
+    return Sentences(np.where(comes, found.counts, 0), found.lengths[comes[owners]])
 
 
 class PackedRows(Packed):
@@ -96,9 +119,7 @@ class PackedRows(Packed):
         documents = corpus.order.samples
         self.rows = Rows(
             documents,
-            lambda positions: self._lengths(corpus, positions),
-            PACKERS[layout.packing],
-            length=layout.length,
+            lambda positions: self._packed(corpus, positions),
             window=min(layout.window, documents),
             seed=seed,
             bucket=batch_size if layout.buckets else None,
@@ -115,13 +136,22 @@ class PackedRows(Packed):
         )
         super().__init__([corpus], self.plan, slots, identity=identity)
 
-    def _lengths(self, corpus: Corpus, positions: I64) -> I64:
-        located = corpus.locate(positions)
+    def _packed(self, corpus: Corpus, positions: I64) -> Segments:
+        """The rows of a window of documents.
+
+        Raises:
+            ShardError: sentences are not those of the index, or their file is missing or damaged.
+        """
+        layout, located = self._layout, corpus.locate(positions)
         samples = corpus.records.at(located.shards, located.rows).samples
-        lengths = self._layout.lengths(samples["extent"])
-        if self._holdout is None:
-            return lengths
-        return np.where(lets_through(self._holdout, samples["uid"]), lengths, 0)
+        lengths = layout.lengths(samples["extent"])
+        if self._holdout is not None:
+            lengths = np.where(lets_through(self._holdout, samples["uid"]), lengths, 0)
+        if layout.sentences is None:
+            return PACKERS[layout.packing](lengths, layout.length)
+        found = layout.sentences(corpus.store, located.shards, located.rows)
+        come = those_of(found, lengths, corpus.store, located.shards)
+        return SENTENCE_PACKERS[layout.packing](come, layout.length)
 
     def _count(self, documents: int, *, exactly: bool) -> int:
         """Rows of an epoch: counted, or told from the first windows of a large one."""
@@ -178,8 +208,8 @@ class PackedRows(Packed):
         with self._lock:  # the look-ahead asks, too
             return self.rows.at(self.picks(step).positions.tolist())
 
-    def _shards(self, corpus: int, step: int) -> I64:
-        return self.corpora[corpus].shards(self._segments(step).positions)
+    def _shards_of(self, corpus: int) -> Callable[[int], I64]:
+        return lambda step: self.corpora[corpus].shards(self._segments(step).positions)
 
     def substitutes(self, wants: Wants, attempt: int) -> Any:
         """Refuse: no other document fits where a bad one was."""

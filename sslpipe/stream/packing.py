@@ -9,12 +9,16 @@ depends on another, so a row is a function of (manifest, seed, recipe) and its n
     overlap   the same, but a piece begins with the last step of the one before: a model that
               guesses each step from those before it is asked for every step but the first, once
     concat    documents behind each other, cut every `length`               GPT, T5
+    sentences       whole sentences behind each other, until the next one does not fit; a row has
+                    the end of a document and the beginning of the next    RoBERTa, FULL-SENTENCES
+    doc_sentences   the same, but a document begins a row                   RoBERTa, DOC-SENTENCES
     best_fit  whole documents, each in the row that it fills best; only what is longer than a row
               is cut, into pieces of a row, and no step is lost             Ding et al. 2024
 
 "The tightest bin" is a search among the free spaces of open rows; these are bits of one integer.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -42,6 +46,16 @@ class Segments(NamedTuple):
 
 
 Packer = Callable[[I64, int], Segments]
+
+
+class Sentences(NamedTuple):
+    """How many sentences each document has, (n,), and how many steps each of all these, (s,)."""
+
+    counts: I64
+    lengths: I64
+
+
+SentencePacker = Callable[[Sentences, int], Segments]
 
 
 def one(lengths: I64, length: int) -> Segments:
@@ -130,6 +144,52 @@ def pieces_of(lengths: I64, length: int) -> tuple[I64, I64, I64]:
     return documents, starts, np.minimum(lengths[documents] - starts, length)
 
 
+def sentences(found: Sentences, length: int) -> Segments:
+    """Whole sentences in their order, as many as a row holds (Liu et al. 2019, section 4.2)."""
+    return in_whole_sentences(found, length, np.zeros(len(found.counts), dtype=np.int64))
+
+
+def doc_sentences(found: Sentences, length: int) -> Segments:
+    """Whole sentences of one document, as many as a row holds (Liu et al. 2019, section 4.2)."""
+    return in_whole_sentences(found, length, np.arange(len(found.counts)))
+
+
+def in_whole_sentences(found: Sentences, length: int, groups: I64) -> Segments:
+    """Fill rows with sentences; none holds those of documents of two `groups`, (n,).
+
+    A sentence that is longer than a row is cut into pieces of a row; its rest is one as any other.
+    """
+    owners = np.repeat(np.arange(len(found.counts)), found.counts)
+    sentence, _, sizes = pieces_of(found.lengths, length)
+    documents = owners[sentence]
+    rows, ends = filled_rows(sizes, groups[documents], length), np.cumsum(sizes)
+    new_row, new_document = (np.diff(x, prepend=-1) != 0 for x in (rows, documents))
+    begins = np.flatnonzero(new_row | new_document)  # of segments
+    steps = ends - sizes  # before each piece, of all documents
+    first_of = np.maximum.accumulate(np.where(new_document, steps, 0))
+    row_at = np.maximum.accumulate(np.where(new_row, steps, 0))
+    taken = np.diff(steps[begins], append=ends[-1] if len(ends) else 0)
+    return Segments(
+        documents[begins], (steps - first_of)[begins], taken, rows[begins],
+        (steps - row_at)[begins],
+    )  # fmt: skip
+
+
+def filled_rows(sizes: I64, groups: I64, length: int) -> I64:
+    """The row of each piece, as many as fit behind each other, from 0, (p,); groups ascend."""
+    ends, begins = np.cumsum(sizes).tolist(), np.zeros(len(sizes), dtype=np.int64)
+    group_ends = np.searchsorted(groups, groups, side="right").tolist()  # of each piece's group
+    start, before = 0, 0
+    while start < len(ends):
+        begins[start] = 1
+        start = min(bisect_right(ends, before + length, lo=start), group_ends[start])
+        before = ends[start - 1]
+    return np.cumsum(begins) - 1
+
+
 PACKERS: Mapping[str, Packer] = MappingProxyType(
     {"one": one, "split": split, "overlap": overlap, "concat": concat, "best_fit": best_fit}
+)
+SENTENCE_PACKERS: Mapping[str, SentencePacker] = MappingProxyType(
+    {"sentences": sentences, "doc_sentences": doc_sentences}
 )

@@ -18,7 +18,7 @@ from .reader import MemberPlace, Wanted
 
 I64 = npt.NDArray[np.int64]
 Table = npt.NDArray[np.void]
-SHARDS = 1024  # whose indexes are kept: 60 bytes a sample
+ROWS = 1 << 23  # samples that are kept, whatever their shards: 0.5 GB
 
 
 class Records(NamedTuple):
@@ -37,7 +37,7 @@ class RecordTable:
         self._store, self._relabelled = store, relabelled
         self._first: I64 = np.full(shards, -1, dtype=np.int64)  # of each shard in the table
         self._samples, self._payloads = np.empty(0, SAMPLE), np.empty(0, MEMBER)
-        self._used = self._kept = 0
+        self._used = 0
         self._lock = threading.Lock()
 
     def at(self, shards: I64, rows: I64) -> Records:
@@ -54,13 +54,13 @@ class RecordTable:
             return Records(self._samples[places], self._payloads[places])
 
     def _add(self, missing: Sequence[int], needed: Sequence[int]) -> None:
-        """Read indexes; with too many of them, first forget all that are not needed now."""
-        if self._kept + len(missing) > max(SHARDS, len(needed)):
-            self._first[:] = -1
-            self._used = self._kept = 0
-            missing = needed
-        for shard in missing:
-            self._append(shard, self._store.index(shard))
+        """Read indexes; where these are too many samples, first forget all but what is needed."""
+        read = {shard: self._store.index(shard) for shard in missing}
+        if self._used and self._used + sum(map(len, read.values())) > ROWS:
+            self._first[:], self._used = -1, 0
+            read = {shard: self._store.index(shard) for shard in needed}
+        for shard, index in read.items():
+            self._append(shard, index)
 
     def _append(self, shard: int, index: Index) -> None:
         end = self._used + len(index)
@@ -76,7 +76,6 @@ class RecordTable:
             new["label"] = self._relabelled.labels(new["uid"], new["label"])
         self._payloads[self._used : end] = index.payloads
         self._first[shard], self._used = self._used, end
-        self._kept += 1
 
 
 def open_labels(path: str, store: ShardStore) -> Relabelled:

@@ -18,11 +18,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..rng import permutation
-from .packing import Packer, Segments
+from ..permutations import permutation
+from .by_length import groups_by_length
+from .packing import Segments
 
 I64 = npt.NDArray[np.int64]
-Lengths = Callable[[I64], I64]  # steps of the documents at some positions of a corpus's stream
+# how the documents at some positions of a corpus's stream are laid in rows (packing.py)
+Pack = Callable[[I64], Segments]
 KEPT = 8  # windows that are remembered: those of a batch and of the coming ones
 
 
@@ -46,23 +48,21 @@ class Anchor(NamedTuple):
 class Rows:
     """`at(rows)` gives segments. One thread at a time.
 
-    documents: of an epoch. lengths: asked for the positions of a window, in one call. bucket: rows
-    of a batch, which are of similar length; None: rows stand in any order.
+    documents: of an epoch. pack: asked for the positions of a window, in one call. bucket: rows of
+    a batch, which are of similar length; None: rows stand in any order.
     """
 
     def __init__(
         self,
         documents: int,
-        lengths: Lengths,
-        packer: Packer,
+        pack: Pack,
         *,
-        length: int,
         window: int,
         seed: int,
         bucket: int | None = None,
     ) -> None:
-        self._documents, self._lengths, self._packer = documents, lengths, packer
-        self._length, self._window, self._seed, self._bucket = length, window, seed, bucket
+        self._documents, self._pack = documents, pack
+        self._window, self._seed, self._bucket = window, seed, bucket
         self._per_epoch = -(-documents // window)  # windows
         self._packed: OrderedDict[int, Segments] = OrderedDict()
         self._sorted: OrderedDict[int, Segments] = OrderedDict()  # in groups, with `bucket`
@@ -122,7 +122,7 @@ class Rows:
         found = self._packed.get(window)
         if found is None:
             first, last = self._span(window)
-            packed = self._packer(self._lengths(np.arange(first, last)), self._length)
+            packed = self._pack(np.arange(first, last))
             found = self._packed[window] = permuted(packed, seed=self._seed, window=window)
             if len(self._packed) > KEPT:
                 self._packed.popitem(last=False)
@@ -157,21 +157,13 @@ def permuted(packed: Segments, *, seed: int, window: int) -> Segments:
 def grouped(packed: Segments, *, seed: int, window: int, first: int, size: int) -> Segments:
     """Sort the rows of a window by length, cut them into batches of `size`, and shuffle these.
 
-    first: the number of the first row, which may lie inside a batch: that batch, and the last one,
-    are shared with the windows around and get the shortest rows, so both have similar ones. Rows
-    of one length stay in the order that they had.
+    first: the number of the first row; see `groups_by_length`.
     """
-    count = packed.row_count
-    lengths = np.bincount(packed.rows, weights=packed.lengths, minlength=count)
-    by_length = np.argsort(lengths, kind="stable")
-    before = min(-first % size, count)
-    groups, behind = divmod(count - before, size)
-    whole = by_length[before + behind :].reshape(groups, size)
-    if groups:
-        whole = whole[permutation(groups, seed=seed, epoch=window, stream="rows/groups")]
-    return ordered(
-        packed, np.r_[by_length[:before], whole.ravel(), by_length[before : before + behind]]
+    lengths = np.bincount(packed.rows, weights=packed.lengths, minlength=packed.row_count)
+    order = groups_by_length(
+        lengths, size=size, first=first, seed=seed, window=window, stream="rows/groups"
     )
+    return ordered(packed, order)
 
 
 def ordered(packed: Segments, order: I64) -> Segments:

@@ -18,6 +18,8 @@ I64 = npt.NDArray[np.int64]
 Kind = int
 DECODE, ALONE, READ = 0, 1, 2  # decode as the device wants it; decode whole, here; only read
 
+# types of arrays that can be sent, by the names that NumPy and torch have in common
+SENT = "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"
 NEW, DONE, FAULT, SHORT = 0, 1, 2, 3  # status; SHORT: the array needs more room than it was given
 KEY_BYTES = 112  # of a key that fits into a result; a longer one comes as text
 RESULT = np.dtype(

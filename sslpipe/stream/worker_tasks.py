@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..device.buffers import Memory
-from ..errors import SampleError
+from ..errors import ContractError, SampleError
 from .reader import MemberPlace, OpenTar, Sample, TarPlace, Wanted, read_sample
 from .tasks import (
     ALONE,
@@ -33,6 +33,7 @@ from .tasks import (
     RESULT,
     RESULT_HEAD,
     ROW,
+    SENT,
     SHORT,
     SIZE,
     START,
@@ -47,7 +48,9 @@ Array = npt.NDArray[Any]
 class Decoder(Protocol):
     """Bytes to an array, as `modalities.Decode` says."""
 
-    def __call__(self, sample: Sample, instructions: Sequence[int], memory: Memory) -> Any: ...
+    def __call__(
+        self, sample: Sample, instructions: Sequence[int], memory: Memory | None
+    ) -> Any: ...
 
 
 class PartDecode(NamedTuple):
@@ -209,11 +212,38 @@ class Tasks:
             return DONE, *[0] * 12
         room = Room(memory, *task.rooms[row][number])
         decode = part.alone if task.kind == ALONE else part.first
-        data, extent = decode(part.of(sample), task.instructions[number][row], room)
+        mine, told = part.of(sample), task.instructions[number][row]
+        data, extent = decoded(decode, mine, told, room)
         status = DONE if room.put(data) else SHORT
         shape = *data.shape, *[0] * (4 - data.ndim)
         sides = *extent, *[0] * (4 - len(extent))
         return status, data.dtype.num, data.ndim, len(extent), data.nbytes, *shape, *sides
+
+
+def decoded(
+    decode: Decoder, sample: Sample, instructions: Sequence[int], memory: Memory | None
+) -> tuple[Array, Sequence[int]]:
+    """What a decoder returns: an array that can be sent, and the extent of the sample.
+
+    Raises:
+        SampleError: the sample is bad.
+        ContractError: the decoder returns something else.
+    """
+    made = decode(sample, instructions, memory)
+    data, extent = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
+    sent = isinstance(data, np.ndarray) and data.dtype.name in SENT and data.ndim <= 4
+    whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
+    if not sent or not whole or not 0 < len(extent) <= 4:
+        kind = type(data).__name__
+        if isinstance(data, np.ndarray):
+            kind = f"{data.dtype} of {data.ndim} axes and the extent {extent!r}"
+        author = f"{type(decode).__module__}:{type(decode).__qualname__}"
+        raise ContractError(
+            f"{author}: {sample.key}: returned {kind}; "
+            f"return Raw(array, extent): up to four axes of {', '.join(SENT)}, and one to four "
+            "whole numbers, as the codec names them"
+        )
+    return data, extent
 
 
 def write_key(key: str, memory: U8, at: int) -> int:

@@ -5,7 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from ..batch import ViewSpec
 from ..encoders import build_encoder
 from ..errors import RecipeError, StateError
 from ..recipe import Recipe, parse_recipe
-from ..recipe.names import Entry
-from ..recipe.schema import Section
+from ..recipe.schema import FREE
+from ..recipe.sections import yaml_data
 from ..shards.side_files import written_whole
 
+State = dict[str, Any]  # of a method or an optimizer
 FORMAT = 2
 LAST = "last.pt"  # of a run's folder
-LATER = {"start"}  # fields that checkpoints of this format did not have at first
+LATER = {"start", "parts"}  # fields that checkpoints of this format did not have at first
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class Checkpoint:
     torch: str  # version
     format: int = FORMAT
     start: dict[str, str] | None = None  # the weights that it began with: WarmStart.record
+    # of a sharded run: the "folder" beside with all tensors (part_files.py), so that `encoder` is
+    # empty, and how its names begin among the method's, "encoder". None: they are in the file
+    parts: dict[str, str] | None = None
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -66,7 +70,67 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU, with all tensors, wherever they lie.
+
+    Raises:
+        StateError: it is missing, damaged, or of another format.
+    """
+    return joined(path, read_stored(path))
+
+
+def joined(path: Path, stored: Checkpoint) -> Checkpoint:
+    """Give a checkpoint that was read from `path` with its tensors, if they lie beside it.
+
+    Raises:
+        StateError: they are missing or damaged.
+    """
+    if stored.parts is None:
+        return stored
+    from .part_files import read_whole  # a second of imports, which few need
+
+    tensors = read_whole(path.parent / stored.parts["folder"])
+    method, optimizer = put_together(tensors, (stored.method, stored.optimizer))
+    start = stored.parts["encoder"]
+    encoder = {
+        name.removeprefix(start): tensor
+        for name, tensor in method.items()
+        if name.startswith(start)
+    }
+    return replace(stored, encoder=encoder, method=method, optimizer=optimizer, parts=None)
+
+
+def taken_apart(method: State, optimizer: State) -> tuple[dict[str, Tensor], tuple[State, State]]:
+    """Split states into their tensors, `method/NAME` and `optimizer/INDEX/KEY`, and the rest."""
+    found = {f"method/{name}": value for name, value in method.items()} | {
+        f"optimizer/{index}/{key}": value
+        for index, state in optimizer["state"].items()
+        for key, value in state.items()
+    }
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    state = {
+        index: {k: v for k, v in state.items() if not isinstance(v, Tensor)}
+        for index, state in optimizer["state"].items()
+    }
+    others = {name: value for name, value in method.items() if not isinstance(value, Tensor)}
+    return tensors, (others, {**optimizer, "state": state})
+
+
+def put_together(tensors: Mapping[str, Tensor], rest: tuple[State, State]) -> tuple[State, State]:
+    """Undo `taken_apart`."""
+    method, optimizer = dict(rest[0]), rest[1]
+    state = {index: dict(values) for index, values in optimizer["state"].items()}
+    for name, tensor in tensors.items():
+        kind, own = name.split("/", 1)
+        if kind == "method":
+            method[own] = tensor
+        else:
+            index, key = own.split("/", 1)
+            state[int(index)][key] = tensor
+    return method, {**optimizer, "state": state}
+
+
+def read_stored(path: Path) -> Checkpoint:
+    """Read a checkpoint as it was written: that of a sharded run without its tensors.
 
     Raises:
         StateError: it is missing, damaged, or of another format.
@@ -141,7 +205,7 @@ def changes(checkpoint: Checkpoint, recipe: Recipe) -> str:
         old = yaml_data(parse_recipe(checkpoint.recipe))
     except RecipeError:  # of another version
         old = yaml.safe_load(checkpoint.recipe)
-    free = ("run.", "train.monitor")  # may change in a run
+    free = ("run.", *(f"train.{name}" for name in FREE))  # may change in a run
     before, now = (
         {name: value for name, value in flat(data) if not name.startswith(free)}
         for data in (old, yaml_data(recipe))
@@ -207,25 +271,6 @@ def view_record(view: ViewSpec) -> dict[str, Any]:
         "group": view.group, "count": view.count, "axes": view.axes, "shape": view.shape,
         "vocabulary": view.vocabulary,
     }  # fmt: skip
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """Write a recipe as YAML, without comments, that parses back to the same fingerprint."""
-    return yaml.safe_dump(yaml_data(recipe), sort_keys=False)
-
-
-def yaml_data(value: Any) -> Any:
-    """Turn sections, entries and containers back into the data that YAML gave."""
-    if isinstance(value, Entry):
-        return {value.name: yaml_data(value.settings)}
-    if isinstance(value, Section):
-        names = [name for name in type(value).model_fields if name != "path"]
-        return {n: yaml_data(getattr(value, n)) for n in names if getattr(value, n) is not None}
-    if isinstance(value, Mapping):
-        return {key: yaml_data(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [yaml_data(item) for item in value]
-    return value
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -6,32 +6,35 @@ step, the position in the stream and the states of method, optimizer and scaler,
 checkpoint. Everything else, rates and dropout included, is a function of the step.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ..batch import Batch
 from ..device.handoff import find_device
 from ..errors import RecipeError, StateError
 from ..memory import check, raise_file_limit
 from ..methods import Method, Output
+from ..methods.method import check_output
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
 from ..stream.open_source import Shards
+from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .checkpoint import LAST
 from .log import LoggedRow
 from .monitoring import Monitor
 from .optimizers import clip_per_parameter, set_rates
 from .record import Every, Guard, RunRecord
+from .replicas import reduction
 from .report import Bar, Reporter, Silent
-from .run import TrainRun, initial_method, prepare, restore_run
+from .run import TrainRun, initial_method, prepare
+from .saving import restore_run
 from .schedules import ended_epoch
 from .warm_start import read_weights
 from .world import keyed, rank_device, start_world, stop_requests
@@ -105,6 +108,7 @@ def train(
                 outputs, batch = optimizer_step(run, batches, step, record.guard)
             step += 1
             show.step(step)
+            record.tell_compiled()
             stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
             done = step == end or stop > 0
             if done or record.due(step):
@@ -156,7 +160,7 @@ def train_recipe(
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         method = initial_method(recipe, pipeline.spec, warm, show.message)
-        show.message(check(pipeline, method.encoder).line)
+        show.message(check(pipeline, method).line)
         return train(
             pipeline,
             method,
@@ -215,51 +219,24 @@ def optimizer_step(
     run.optimizer.zero_grad()
     outputs: list[Output] = []
     seed, rank = run.recipe.stream.seed, run.pipeline.rank
+    taken, totals = step_batches(run.method, batches, count)
     with keyed("step", seed=seed, step=step, rank=rank, device=run.device):
-        for index, batch in enumerate(islice(batches, count)):
-            with run.reduction(last=index == count - 1):
-                with run.autocast():
-                    output: Output = run.replica(run.suited(batch))
-                share = loss_share(output, [*outputs, output], count)
+        for index, batch in enumerate(taken):
+            with reduction(run.replica, last=index == count - 1):
+                output = run.forward(batch)
+                check_output(run.method, output)
+                share = loss_share(output, [*outputs, output], count, totals)
                 run.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
             guard.watch(step + 1, output.loss, batch.keys)
-            outputs.append(Output(output.loss.detach(), output.metrics, output.weight))
-        divide_by_weights(run, outputs)
+            outputs.append(detached(output))
+        if totals is None:
+            divide_by_weights(run.method, outputs)
         clip(run)
         # a step that the fp16 scaler skips still counts: the run has a fixed length
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.method.after_step((step + 1) / plan.total)
     return outputs, batch
-
-
-def loss_share(output: Output, outputs: Sequence[Output], count: int) -> Tensor:
-    """What of a batch's loss is sent backward, of `count` batches of the step.
-
-    Losses with weights are multiplied by them; by what to divide is known at the end only, see
-    `divide_by_weights`. Until then by a power of two near the first weight, for the range of fp16.
-    """
-    if output.weight is None or count == 1:
-        return output.loss / count
-    return output.loss * (output.weight / reference_weight(outputs))
-
-
-def divide_by_weights(run: TrainRun, outputs: Sequence[Output]) -> None:
-    """Make the gradients of accumulated batches those of the mean over all their tokens."""
-    weights = [output.weight for output in outputs if output.weight is not None]
-    if len(weights) < 2:
-        return
-    total = torch.stack(weights).sum() / reference_weight(outputs)
-    gradients = [p.grad for p in run.method.parameters() if p.grad is not None]
-    torch._foreach_div_(gradients, torch.where(total > 0, total, 1.0))
-
-
-def reference_weight(outputs: Sequence[Output]) -> Tensor:
-    """The power of two above the first weight: it divides any weight without rounding."""
-    first = outputs[0].weight
-    assert first is not None
-    weight = torch.where(first > 0, first, 1.0)
-    return weight / torch.frexp(weight).mantissa
 
 
 def clip(run: TrainRun) -> None:

@@ -77,7 +77,7 @@ class Watch:
         often = epoch is not None and epoch % self._monitor.settings.every_epochs == 0
         return often or step == run.plan.total
 
-    def begin(self, step: int) -> dict[str, float]:
+    def begin(self, step: int, encoder: nn.Module) -> dict[str, float]:
         """Say what is measured, mend best.pt, and before the first step evaluate what is untrained.
 
         Raises:
@@ -86,7 +86,7 @@ class Watch:
         compared = self._goes_on()
         replace_file(self._out / NOTE, f"{self._monitor.line}\n".encode())
         if step == 0:
-            numbers = self._numbers(step)
+            numbers = self._numbers(step, encoder)
             self._show.message(f"monitor: {self._monitor.line}; untrained: {words(numbers)}")
             return {f"eval/{name}": value for name, value in numbers.items()}
         self.keep(step)  # killed between last.pt and best.pt
@@ -94,10 +94,10 @@ class Watch:
         self._show.message(f"monitor: {self._monitor.line}{anew}")
         return {}
 
-    def read(self, step: int, epoch: float) -> dict[str, float]:
+    def read(self, step: int, epoch: float, encoder: nn.Module) -> dict[str, float]:
         """Evaluate; the numbers of a row. What goes wrong is said, and training goes on."""
         try:
-            numbers = self._numbers(step)
+            numbers = self._numbers(step, encoder)
         except SslpipeError as error:
             self._show.message(f"epoch {epoch:.4g}: not evaluated, training goes on: {error}")
             return {}
@@ -114,11 +114,11 @@ class Watch:
         named = {f"eval/{name}": value for name, value in numbers.items()}
         return {**named, VALUE: self._best, STEP: self._best_step}
 
-    def _numbers(self, step: int) -> dict[str, float]:
+    def _numbers(self, step: int, encoder: nn.Module) -> dict[str, float]:
         """Evaluate the encoder that checkpoints hold, behind a fence of torch's generators."""
         run = self._run
         with keyed("monitor", seed=run.recipe.stream.seed, step=step, device=run.device):
-            return dict(self._monitor(run.method.encoder))
+            return dict(self._monitor(encoder))
 
     def _advice(self, name: str) -> str:
         """Say that it gets no better; whether to stop is the user's to decide."""

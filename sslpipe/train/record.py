@@ -14,19 +14,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batch import Batch, whole_group
 from ..encoders.monitors import monitor
 from ..errors import SslpipeError, StateError
 from ..methods import Output
+from ..recipe.sections import recipe_text
 from ..shards.side_files import replace_file, written_whole
 from .alarm import Alarm
-from .checkpoint import recipe_text
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
 from .monitoring import Monitor, Watch
 from .report import Reporter
-from .run import TrainRun, save_run
+from .run import TrainRun
+from .saving import remove_unnamed, save_parts, save_run
 from .schedules import ended_epoch
 from .starvation import Starvation
 
@@ -113,13 +114,14 @@ class RunRecord:
         self._watch = Watch(run, evaluator, out, rows, show) if evaluator else None
         self.alarms: list[str] = []  # of this process, on rank 0
         self.guard = Guard(run.device)
-        if self._main and self._watch:
+        if self._watch:
             self._begin(self._watch, step)
 
     def _begin(self, watch: Watch, step: int) -> None:
         """Write down what the monitor finds before the first step, if this is where the run is."""
         with self.starvation.left_out(), self._meter.left_out():
-            found = watch.begin(step)
+            encoder = self._run.whole_encoder()
+            found = watch.begin(step, encoder) if self._main else {}
         for sink in self._sinks if found else ():
             sink.row({"step": step, "epoch": 0.0, **found})
 
@@ -157,12 +159,10 @@ class RunRecord:
             **speed,
             "data_lost": self.starvation.read(step, speed["data_wait"]),
         }
-        if self._main and self._monitored(step):
-            with self.starvation.left_out():
-                row |= self._monitors(batch)
-        if self._main and self._watch and self._watch.due(step):
-            with self.starvation.left_out(), self._meter.left_out():
-                row |= self._watch.read(step, row["epoch"])
+        if run.graphs is not None:
+            row["recompiles"] = run.graphs.recompiles
+        if self._monitored(step) or self._evaluated(step):
+            row |= self._looked_at(step, row["epoch"], batch)
         self._explain()
         for sink in (*self._sinks, self._show):
             sink.row(row)
@@ -171,17 +171,35 @@ class RunRecord:
             self._show.message(message)
         return row
 
+    def tell_compiled(self) -> None:
+        """Say after a step what there is to say of what it compiled."""
+        said = self._run.graphs.message() if self._run.graphs else None
+        if said:
+            self._show.message(said)
+
+    def _looked_at(self, step: int, epoch: float, batch: Batch) -> dict[str, float]:
+        """What rank 0 finds of the encoder, which all ranks give it."""
+        found: dict[str, float] = {}
+        with self.starvation.left_out():
+            encoder = self._run.whole_encoder()
+            if self._main and self._monitored(step):
+                found |= self._monitors(encoder, batch)
+        if self._main and self._watch and self._watch.due(step):
+            with self.starvation.left_out(), self._meter.left_out():
+                found |= self._watch.read(step, epoch, encoder)
+        return found
+
     def _explain(self) -> None:
         """Say once what the share means that is lost to data."""
         if self.starvation.own is not None and not self._explained:
             self._show.message(self.starvation.explanation())
             self._explained = True
 
-    def _monitors(self, batch: Batch) -> dict[str, float]:
+    def _monitors(self, encoder: nn.Module, batch: Batch) -> dict[str, float]:
         """Compute label-free monitors on the first view of a batch."""
         images_BCHW = self._run.suited(batch).views[whole_group(batch.views)][0]
         with self._run.autocast():
-            values = monitor(self._run.method.encoder, images_BCHW)
+            values = monitor(encoder, images_BCHW)
         return {name: value.item() for name, value in values.items()}
 
     def checkpoint(self, step: int, *, epoch: int | None) -> None:
@@ -191,19 +209,20 @@ class RunRecord:
             SslpipeError: the loss is not finite; last.pt stays as it was.
         """
         self.guard.check(self._run.pipeline.world_size)
-        if not self._main:
-            return
         with self.starvation.left_out():
-            self._write(step, epoch)
+            parts = save_parts(self._run, step, self._out)
+            if self._main:
+                self._write(step, epoch, parts)
 
-    def _write(self, step: int, epoch: int | None) -> None:
+    def _write(self, step: int, epoch: int | None, parts: dict[str, str] | None) -> None:
         last = self._out / "last.pt"
-        save_run(self._run, step, last)
+        save_run(self._run, step, last, parts)
         if epoch is not None and self._every.keep and epoch % self._every.keep == 0:
             with written_whole(self._out / f"epoch-{epoch:04d}.pt") as part:
                 shutil.copyfile(last, part)
         if self._watch:
             self._watch.keep(step)
+        remove_unnamed(self._out)
 
     def farewell(self, step: int) -> str:
         """Say how the run ended, and how to go on."""
@@ -262,7 +281,8 @@ def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Si
 def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]:
     """Average loss and metrics over the batches of a step and over the ranks; waits once.
 
-    Batches weigh as their outputs say.
+    Batches weigh as their outputs say; of several terms each has its own weights, and metrics those
+    of the first.
     """
     names = ["loss", *outputs[0].metrics]
     rows = [
@@ -270,8 +290,14 @@ def read_metrics(outputs: Sequence[Output], world_size: int) -> dict[str, float]
         for o in outputs
     ]
     weights = [o.weight for o in outputs if o.weight is not None]
+    terms = [o.terms.float() for o in outputs if o.terms is not None]
     table = torch.stack(rows)
-    means = weighted(table, torch.stack(weights)) if weights else table.mean(dim=0)
+    if terms:
+        pairs = zip(torch.stack(terms).T, torch.stack(weights).T, strict=True)
+        means = weighted(table, torch.stack(weights)[:, 0])
+        means[0] = sum(weighted(term, weight) for term, weight in pairs)
+    else:
+        means = weighted(table, torch.stack(weights)) if weights else table.mean(dim=0)
     if world_size > 1:
         dist.all_reduce(means)
         means /= world_size

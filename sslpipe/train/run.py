@@ -2,28 +2,27 @@
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..batch import Batch, BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
+from ..encoders.blocks import blocks_of, can_recompute, recompute_blocks
 from ..encoders.image import check_encoder
-from ..errors import RecipeError, SslpipeError, StateError
-from ..methods import METHODS, Method, build_method
+from ..errors import RecipeError, SslpipeError
+from ..methods import METHODS, Method, Output, build_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
 from ..recipe.names import bind, choose
 from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
-from . import checkpoint, optimizers
+from . import optimizers
+from .compiling import Graphs, compile_forward
+from .replicas import Sharded, check_shardable, gathered, replicate, shard
 from .schedules import RatePlan
-from .warm_start import WarmStart, check_same, fill, fill_method
+from .warm_start import WarmStart, fill, fill_method
 from .world import keyed
 
 
@@ -35,12 +34,13 @@ class TrainRun:
     recipe: Recipe
     settings: TrainSection
     method: Method
-    replica: nn.Module  # its DDP wrapper; the method itself where there is one process
+    replica: nn.Module  # its DDP or FSDP wrapper; the method itself where there is one process
     optimizer: torch.optim.Optimizer
     clipped: list[list[nn.Parameter]]  # what `settings.clip` takes together
     scaler: torch.amp.GradScaler
     plan: RatePlan
     start: dict[str, str] | None = None  # the weights that it began with; None: random ones
+    graphs: Graphs | None = None  # of the forward pass that were compiled; None: it is not
 
     @property
     def device(self) -> torch.device:
@@ -56,12 +56,27 @@ class TrainRun:
         """The batch as the forward pass takes it: only autocast takes views of half precision."""
         return batch.in_float32() if self.settings.precision == "fp32" else batch
 
-    def reduction(self, *, last: bool) -> AbstractContextManager[None]:
-        """Average gradients over the ranks with the last batch of a step only."""
-        if last or not isinstance(self.replica, DistributedDataParallel):
-            return nullcontext()
-        context: AbstractContextManager[None] = self.replica.no_sync()
-        return context
+    def forward(self, batch: Batch) -> Output:
+        """Give the method's output, in the precision of the run."""
+        with self.autocast():
+            made = self.replica(self.suited(batch))
+        return made if isinstance(made, Output) else Output(*made)
+
+    @property
+    def sharded(self) -> bool:
+        """Each rank holds a part of each parameter."""
+        return isinstance(self.replica, Sharded)
+
+    def whole_encoder(self) -> nn.Module:
+        """Give what is kept, to be evaluated; of a sharded run a copy, for which all ranks ask."""
+        if not self.sharded:
+            return self.method.encoder
+        state = gathered(self.method.encoder.state_dict())
+        assert self.recipe.train is not None
+        with keyed("init", seed=self.recipe.stream.seed):
+            twin = build_encoder(self.recipe.train.backbone, encoded_view(self.pipeline.spec))
+        twin.load_state_dict(state)
+        return twin.to(self.device)
 
 
 def initial_method(
@@ -134,6 +149,7 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     scale = lr_scale(settings, spec.global_size)
     optimizers.build_optimizer(settings.optimizer, method, scale=scale)
     optimizers.parameters_to_clip(settings.clip, method, recipe.path)
+    check_memory(method, settings, recipe.path)
 
 
 def encoded_view(spec: BatchSpec) -> ViewSpec:
@@ -166,8 +182,12 @@ def prepare(
             f"{pipeline.recipe.path}: methods are built for one batch size, and stream.order and "
             "stream.remainder make a short last batch; set stream.remainder to wrap or drop"
         )
-    move_module(method.train(), pipeline.device)
-    replica = replicate(method, pipeline)
+    method.train()
+    check_memory(method, settings, pipeline.recipe.path)
+    if settings.checkpoint_activations:
+        recompute_blocks(method)
+    graphs = compile_forward(method) if settings.compile else None
+    replica = placed(method, pipeline, settings)
     scale = lr_scale(settings, pipeline.spec.global_size)
     optimizer = optimizers.build_optimizer(settings.optimizer, method, scale=scale)
     return TrainRun(
@@ -181,7 +201,38 @@ def prepare(
         scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
         plan=plan_of(settings, len(pipeline), optimizer),
         start=start,
+        graphs=graphs,
     )
+
+
+def check_memory(method: Method, settings: TrainSection, where: str) -> None:
+    """Check that a method can be sharded and computed again, where settings ask for it.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    if settings.parallel == "fsdp":
+        check_shardable(method, where)
+    if settings.checkpoint_activations and not any(map(can_recompute, blocks_of(method))):
+        raise RecipeError(
+            f"{where}: train.checkpoint_activations: backbone {settings.backbone.name!r} has no "
+            "blocks without batch norm, whose statistics would move twice; set it to false, or "
+            "choose a ViT or another transformer"
+        )
+
+
+def placed(method: Method, pipeline: Pipeline, settings: TrainSection) -> nn.Module:
+    """Put a method on its device, and on all ranks.
+
+    Raises:
+        SslpipeError: there is no process group, or a batch norm that cannot be joined.
+    """
+    if settings.parallel == "fsdp" and pipeline.world_size > 1:
+        # each block moves to the device when it is cut, so that the whole need not fit there;
+        # FSDP takes contiguous weights only
+        return shard(method.to(memory_format=torch.contiguous_format), pipeline)
+    move_module(method, pipeline.device)
+    return replicate(method, pipeline)
 
 
 def move_module(module: nn.Module, device: torch.device) -> None:
@@ -229,68 +280,3 @@ def plan_of(settings: TrainSection, length: int, optimizer: torch.optim.Optimize
         weight_decay=optimizer.defaults["weight_decay"],
         final_weight_decay=settings.final_weight_decay,
     )
-
-
-def replicate(module: nn.Module, pipeline: Pipeline) -> nn.Module:
-    """Wrap for data parallel training where the pipeline is one of several ranks.
-
-    Raises:
-        SslpipeError: there is no process group.
-    """
-    if pipeline.world_size == 1:
-        return module
-    if not dist.is_initialized():
-        raise SslpipeError(
-            f"train: the pipeline is rank {pipeline.rank} of {pipeline.world_size}, but there is "
-            "no process group; start with torchrun and train inside sslpipe.train.start_world"
-        )
-    if pipeline.device.type == "cuda":
-        # torch has no SyncBatchNorm on the CPU: there, statistics are those of each rank's share
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-    replica = DistributedDataParallel(module)
-    # All ranks begin with rank 0's buffers; from then on none travels. Queues, centres and memories
-    # are equal by construction (method.py), as are SyncBatchNorm's statistics, and a megabyte to a
-    # gigabyte at every forward pass. Statistics of unsynchronised norms are each rank's own; rank 0
-    # writes the checkpoints and monitors, so what counts is what DDP would have broadcast.
-    # Set and not passed: as an argument it would exclude buffers from the start, too.
-    replica.broadcast_buffers = False
-    return replica
-
-
-def save_run(run: TrainRun, step: int, path: Path) -> None:
-    """Write a checkpoint of `step` done steps."""
-    content = checkpoint.Checkpoint(
-        recipe=checkpoint.recipe_text(run.recipe),
-        fingerprint=run.recipe.fingerprint,
-        view=checkpoint.view_record(encoded_view(run.pipeline.spec)),
-        step=step,
-        stream=run.pipeline.state_dict(),
-        encoder=run.method.encoder.state_dict(),
-        method=run.method.state_dict(),
-        optimizer=run.optimizer.state_dict(),
-        scaler=run.scaler.state_dict(),
-        torch=str(torch.__version__),
-        start=run.start,
-    )
-    checkpoint.write_checkpoint(path, content)
-
-
-def restore_run(run: TrainRun, path: Path) -> tuple[TrainRun, int]:
-    """Put a run back where a checkpoint was taken; return it and the steps done.
-
-    Raises:
-        StateError: the checkpoint is missing, damaged, or of another run.
-    """
-    content = checkpoint.read_checkpoint(path)
-    checkpoint.check_recipe(path, content, run.recipe)
-    check_same(path, content.start, run.start)
-    run.pipeline.load_state_dict(content.stream)
-    try:
-        run.method.load_state_dict(content.method)
-        run.optimizer.load_state_dict(content.optimizer)
-    except (RuntimeError, ValueError) as error:
-        raise StateError(
-            f"{path}: does not fit this method ({error}); resume with the code that wrote it"
-        ) from error
-    run.scaler.load_state_dict(content.scaler)
-    return replace(run, start=content.start), content.step

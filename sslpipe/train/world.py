@@ -1,7 +1,7 @@
 """What a run sets up in its process and puts back at the end.
 
 These are the process group and the device of each rank, torch's global generators, and the handlers
-of signals that ask it to stop (SIGTERM of a scheduler, Ctrl-C of a person).
+of signals that ask it to stop (SIGTERM or SIGUSR1 of a scheduler, Ctrl-C of a person).
 """
 
 import gc
@@ -23,6 +23,9 @@ from ..errors import RecipeError
 from ..process import Ranks, launcher_ranks, number_in
 
 PORTS = 2**16 - 1
+
+# where there is no SIGUSR1 (Windows), it is not sent
+SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
 
 
 @contextmanager
@@ -105,7 +108,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Yield what SIGTERM or Ctrl-C are noted in; a second signal acts as if we were not here.
+    """Yield what SIGNALS are noted in; a second one acts as if we were not here.
 
     A signal that is ignored (Ctrl-C, by jobs that a script starts with &) stays ignored. Outside
     the main thread, where Python allows no handlers, none is ever noted.
@@ -114,7 +117,7 @@ def stop_requests() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    found = {s: signal.getsignal(s) or signal.SIG_DFL for s in (signal.SIGINT, signal.SIGTERM)}
+    found = {s: signal.getsignal(s) or signal.SIG_DFL for s in SIGNALS}
     before = {s: handler for s, handler in found.items() if handler != signal.SIG_IGN}
 
     def handle(number: int, frame: FrameType | None) -> None:

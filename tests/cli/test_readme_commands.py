@@ -1,5 +1,6 @@
 """The README's commands, literally, in the folder that a reader would stand in."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,8 @@ import pytest
 from sslpipe.train.checkpoint import read_checkpoint
 
 from ..conftest import ROOT, write_images
+from ..modalities.audio.sounds import chirp, encoded
+from ..modalities.video.films import film
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -37,9 +40,22 @@ HERE = [line for line in LINES if elsewhere(line) is None]
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    """A folder with photos, the sample shards and the recipes, as after a clone."""
+    """A folder with files of all kinds, the sample shards and the recipes, as after a clone."""
     folder = tmp_path_factory.mktemp("reader")
     write_images(folder / "photos", 24)
+    write_images(folder / "captioned", 64)
+    for path in (folder / "captioned").rglob("*.jpg"):
+        captions = [f"picture {path.stem}, a {path.parent.name}", f"a {path.parent.name}"]
+        path.with_suffix(".json").write_text(json.dumps({"captions": captions}))
+    made = {
+        "books": ("txt", lambda n: b"a document of some words, " * (20 + n)),
+        "digits": ("wav", lambda n: encoded(chirp(0.7, 8000, seed=n), 8000, "wav")),
+        "clips": ("mp4", lambda n: film(40 + n % 3)),
+    }
+    for name, (ext, data) in made.items():
+        (folder / name).mkdir()
+        for number in range(64):
+            (folder / name / f"{number}.{ext}").write_bytes(data(number))
     (folder / "shards").mkdir()
     (folder / "shards/sample").symlink_to(ROOT / "shards/sample")
     return folder

@@ -30,6 +30,7 @@ RANGES = [  # a command, an option, values that it refuses
     (PACK, "--seed", ("-1", str(2**64), "x")),
     (PACK, "--near-bits", ("-1", "16", "64", "x")),
     (PACK, "--workers", ("0", "-2", "x")),
+    (PACK, "--fps", ("0", "-1", "nan", "inf", "x")),
     (PACK, "--check", ("all", "")),
     (PACK, "--dedupe", ("some", "")),
     (INDEX, "--threads", ("0", "-1", "x")),

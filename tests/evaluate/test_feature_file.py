@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sslpipe.errors import SslpipeError, StateError
-from sslpipe.evaluate import feature_cache
-from sslpipe.evaluate.feature_cache import ExtractSettings, cached_features, features_at
+from sslpipe.evaluate import feature_parts
+from sslpipe.evaluate.feature_cache import cached_features, features_at
 from sslpipe.evaluate.feature_file import read_features, read_origin
+from sslpipe.evaluate.feature_parts import ExtractSettings
 from sslpipe.evaluate.features import central_batches, extract_all
 from sslpipe.evaluate.subjects import Subject
 from sslpipe.pipeline import Pipeline
@@ -48,7 +49,7 @@ def subject(recipe, seed=0):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Two batches a part: three parts of 45 samples."""
-    monkeypatch.setattr(feature_cache, "PART", 16)
+    monkeypatch.setattr(feature_parts, "PART", 16)
 
 
 def test_a_file_holds_what_was_extracted(tmp_path, packed, recipe):
@@ -74,7 +75,7 @@ def test_a_file_holds_what_was_extracted(tmp_path, packed, recipe):
 def test_the_bytes_do_not_depend_on_parts_and_ranks(tmp_path, packed, recipe, monkeypatch):
     contents = set()
     for part, size in ((10_000, 1), (16, 1), (16, 2), (8, 3), (16, 5)):
-        monkeypatch.setattr(feature_cache, "PART", part)
+        monkeypatch.setattr(feature_parts, "PART", part)
         path = tmp_path / f"{part}-{size}.safetensors"
         for rank in reversed(range(size)):
             features_at(path, subject(recipe), packed, SETTINGS, rank=rank, world_size=size)
@@ -94,13 +95,13 @@ RANK = textwrap.dedent(
     import os, signal, sys
     sys.path.insert(0, sys.argv[1])
     from pathlib import Path
-    from sslpipe.evaluate import feature_cache
+    from sslpipe.evaluate import feature_cache, feature_parts
     from sslpipe.recipe import parse_recipe
     from sslpipe.train.world import start_world
     from tests.conftest import RECIPE
     from tests.evaluate.test_feature_file import SETTINGS, subject
 
-    feature_cache.PART = 16
+    feature_parts.PART = 16
     done = []
 
     def progress(samples, total):
@@ -171,7 +172,7 @@ def test_the_cache_is_read_and_never_of_something_else(tmp_path, packed, recipe,
         raise AssertionError("it is in the cache")
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache, "extract_all", refuse)
+        patch.setattr(feature_parts, "extract_all", refuse)
         again = cached_features(subject(recipe), packed, tmp_path, SETTINGS)
     assert again["trained"].features.equal(first["trained"].features)
     others = {

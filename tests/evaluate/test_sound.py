@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sslpipe.errors import SslpipeError
-from sslpipe.evaluate.command import EvalSettings, evaluate
+from sslpipe.evaluate import EvalSettings, evaluate
 from sslpipe.evaluate.encoding import LEAST, PooledSpectrogram
 from sslpipe.modalities.audio.sheet import picture
 from sslpipe.recipe import parse_recipe

@@ -4,8 +4,9 @@ import torch
 
 from sslpipe.batch import BatchSpec, ViewSpec
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.train import initial_method
-from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record, write_checkpoint
+from sslpipe.train.checkpoint import Checkpoint, view_record, write_checkpoint
 
 RECIPE = """
 stream: {{batch_size: 8}}

@@ -16,10 +16,13 @@ from sslpipe.modalities.text.trained import TrainedVocabulary
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.modalities.text.vocabulary import VOCABULARIES
 from sslpipe.recipe import parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.shards.manifest import open_manifest
 from sslpipe.train import initial_method
-from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record, write_checkpoint
+from sslpipe.train.checkpoint import Checkpoint, view_record, write_checkpoint
 from sslpipe.train.warm_start import fill, read_weights
+
+from ..cli.test_full_disk import room
 
 LENGTH = 24
 RECIPE = """
@@ -341,3 +344,12 @@ def test_weights_have_the_names_of_transformers(exports):
     assert "embeddings.LayerNorm.bias" in names["simcse"]
     assert "electra.embeddings_project.weight" in names["electra"]
     assert not [n for n in names["electra"] if "generator" in n]
+
+
+@pytest.mark.parametrize(("size", "told"), [(500, "File too large"), (20_000, r"safetensors'$")])
+def test_a_full_disk_is_an_error_of_the_system_and_nothing_is_left(tmp_path, size, told):
+    """Of the weights, too, which another library writes and fails to in its own words."""
+    saved(tmp_path / "last.pt", "mlm")
+    with room(size), pytest.raises(OSError, match=told):
+        export_checkpoint(tmp_path / "last.pt", tmp_path / "out", HF)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]

@@ -1,7 +1,11 @@
 """Accelerate: the state travels in its checkpoints, from two processes to one."""
 
+import itertools
+import json
 import subprocess
 import sys
+
+import pytest
 
 from .trainers import uids
 
@@ -40,16 +44,21 @@ def launch(script, *arguments, processes):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_saved_on_two_processes_resumed_on_one(packed, tmp_path, monkeypatch):
-    import json
-
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_saved_on_two_processes_resumed_on_one_and_on_two(packed, tmp_path, monkeypatch, processes):
+    """Inside an epoch of five batches."""
     script, folder = tmp_path / "script.py", tmp_path / "state"
     script.write_text(SCRIPT)
     monkeypatch.setenv("PYTHONPATH", ".")
     launch(script, packed, folder, "new", "3", processes=2)
-    launch(script, packed, folder, "resume", "2", processes=1)
-    plain = uids(packed, 5)
-    halves = [json.loads((tmp_path / f"state.{rank}.first").read_text()) for rank in range(2)]
-    for step in range(3):
-        assert sorted(halves[0][step] + halves[1][step]) == sorted(plain[step])
-    assert json.loads((tmp_path / "state.0.resumed").read_text()) == plain[3:5]
+    launch(script, packed, folder, "resume", "2", processes=processes)
+    plain = [sorted(step) for step in uids(packed, 5)]
+    assert seen(tmp_path, "first", 2) == plain[:3]
+    assert seen(tmp_path, "resumed", processes) == plain[3:5]
+
+
+def seen(folder, run, processes):
+    """The uids of all ranks, by step."""
+    files = [folder / f"state.{rank}.{run}" for rank in range(processes)]
+    ranks = [json.loads(file.read_text()) for file in files]
+    return [sorted(itertools.chain(*step)) for step in zip(*ranks, strict=True)]

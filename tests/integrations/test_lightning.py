@@ -1,6 +1,12 @@
 """Lightning: exact after a kill in the middle and at the end of an epoch, on other ranks too."""
 
+import itertools
+import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 
 import lightning
 import pytest
@@ -9,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from sslpipe.integrations.lightning import StreamModule
 
+from ..conftest import ROOT
 from .trainers import Noting, load, small, uids
 
 EPOCH = 5  # batches: 45 images in batches of 8
@@ -82,3 +89,35 @@ def test_a_checkpoint_of_one_rank_goes_on_on_two(packed, tmp_path):
             pipe.load_state_dict(saved)
             seen += next(iter(pipe)).uids.tolist()
     assert sorted(seen) == sorted(uids(packed, 5)[4])
+
+
+def run_ddp(packed, folder, *arguments):
+    """`fit_ddp.py` in processes of its own; the exit status of the first."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.integrations.fit_ddp", packed, folder]
+    done = subprocess.run(
+        [*map(str, command), *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def seen(folder, steps, ranks):
+    """The uids of all ranks, by step."""
+    parts = [
+        json.loads((folder / f"seen.{steps}.{rank}.json").read_text()) for rank in range(ranks)
+    ]
+    return [sorted(itertools.chain(*step)) for step in zip(*parts, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_killed_go_on_exactly_on_two_and_on_one(packed, tmp_path):
+    """Killed behind step 3, inside an epoch of 5; the checkpoint is that of step 2."""
+    plain = [sorted(step) for step in uids(packed, 8)]
+    status, _ = run_ddp(packed, tmp_path, 2, 20, 3)
+    assert status == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == ["step=2.ckpt"]
+    for ranks, steps in ((2, 6), (1, 8)):
+        status, said = run_ddp(packed, tmp_path, ranks, steps, tmp_path / "step=2.ckpt")
+        assert status == 0, said[-3000:]
+        assert seen(tmp_path, steps, ranks) == plain[2:steps]

@@ -11,7 +11,8 @@ import pytest
 
 from sslpipe.masks import Blockwise, DINOv2Blocks, IBotBlocks
 from sslpipe.masks.blockwise import Blocks
-from sslpipe.rng import Keys, Place, permutation
+from sslpipe.permutations import permutation
+from sslpipe.rng import Keys, Place
 
 STREAM = "masks/mine"
 MANY = 4000

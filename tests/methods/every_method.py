@@ -10,7 +10,6 @@ import functools
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslpipe import methods
 from sslpipe.batch import IGNORED, Batch, BatchSpec, MaskSpec, TargetSpec, ViewSpec
@@ -42,6 +41,7 @@ SETTINGS = {
     "dino": PROTOTYPES | FROZEN,
     "dinov2": PROTOTYPES | FROZEN | {"heads": "separate", "centering": "sinkhorn"},
     "electra": {"generator": 0.5},
+    "hubert": {"dim": 8},
     "ibot": PROTOTYPES | FROZEN,
     "ijepa": {"predictor_dim": 16, "predictor_depth": 2, "predictor_heads": 2},
     "inpainting": {"decoder": [4], "overlap": 1},
@@ -73,10 +73,9 @@ TEXT = {  # method on text -> its encoder
     "simcse": functools.partial(BERT, dropout=0.1),
 }  # fmt: skip
 SAMPLES, HOP = 128, 8
-SOUND = {  # method on waveforms -> its encoder, of 16 frames
-    "wav2vec2": functools.partial(Wav2Vec2Encoder, conv_dim=8, kernels=(4, 2), strides=(4, 2),
-                                  position_kernel=4, position_groups=2),
-}  # fmt: skip
+WAVES = functools.partial(Wav2Vec2Encoder, conv_dim=8, kernels=(4, 2), strides=(4, 2),
+                          position_kernel=4, position_groups=2)  # fmt: skip
+SOUND = {"hubert": WAVES, "wav2vec2": WAVES}  # method on waveforms -> its encoder, of 16 frames
 COUNTS = {"global": 2, "local": 3, "target": 1, "anchor": 1, "focal": 2}
 # name -> view, and how many patches each sample hides; samples in turn where they differ
 MASKS = {
@@ -96,6 +95,7 @@ TARGETS = {
     "relative_patch": TargetSpec("global", 1, 8),
     "colorization": TargetSpec("global", 2, None, (2, 4, 4)),
     "distractors": TargetSpec("wave", 1, 6, (6, 5)),
+    "frame_labels": TargetSpec("wave", 1, 5, (16,)),
 }
 WRITINGS = {
     "mlm": TargetSpec("tokens", 1, VOCABULARY, (LENGTH,)),
@@ -213,12 +213,3 @@ def mask(counts, size, normal) -> torch.Tensor:
     """(M, B, N) bool with random places."""
     counts_MB = torch.tensor(counts)[:, torch.arange(size) % len(counts[0])]
     return normal(len(counts), size, PATCHES).argsort(-1).argsort(-1) < counts_MB[..., None]
-
-
-def without_batch_norm(module: nn.Module) -> nn.Module:
-    """For processes on CPUs, which have no SyncBatchNorm; MoCo's groups, which need none, stay."""
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            setattr(module, name, nn.Identity())
-        without_batch_norm(child)
-    return module

@@ -23,9 +23,9 @@ from sslpipe.methods.parts.sinkhorn import sinkhorn_knopp
 from sslpipe.methods.siglip import siglip_loss
 from sslpipe.methods.simcse import simcse_loss
 from sslpipe.process import group_ranks
-from sslpipe.train import run
+from sslpipe.train import replicas
 
-from .every_method import build, make_batch, make_spec, without_batch_norm
+from .every_method import build, make_batch, make_spec
 
 ROOT = Path(__file__).parents[2]
 # draws of their own, which differ from rank to rank as dropout does: their losses are compared
@@ -39,7 +39,7 @@ PER_RANK = {"counts_K"}  # colours counted per rank: half as many on two, in the
 
 
 class Grouped(nn.Sequential):
-    """With a batch norm that MoCo splits into groups; of the others' none could be shared."""
+    """With a batch norm that MoCo splits into groups."""
 
     dim = 6
 
@@ -49,7 +49,7 @@ class Grouped(nn.Sequential):
 
 def wrap(module, rank, size, device="cpu"):
     """As the trainer does for that device."""
-    return run.replicate(
+    return replicas.replicate(
         module, SimpleNamespace(rank=rank, world_size=size, device=torch.device(device))
     )
 
@@ -59,7 +59,7 @@ def steps(name, rank, size):
     torch.manual_seed(rank)  # all must start from rank 0's weights and queues
     encoder = Grouped() if name == "moco" else None
     method = build(name, make_spec(SIZE, size), encoder, **LOCAL.get(name, {}))
-    method = without_batch_norm(method).double()
+    method = method.double()
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
     methods.follow(optimizer, method, total_steps=STEPS)
     model, losses, gradients = wrap(method, rank, size), [], []
@@ -70,7 +70,8 @@ def steps(name, rank, size):
         losses.append(collectives.all_mean(loss))
         gradients.append([p.grad.clone() for p in method.parameters() if p.requires_grad])
         optimizer.step()
-    state = {k: v for k, v in method.state_dict().items() if not k.endswith(RANK_0)}
+    own = RANK_0 if name == "moco" else ()
+    state = {k: v for k, v in method.state_dict().items() if not k.endswith(own)}
     state |= {k: size * state[k] for k in PER_RANK & set(state)}
     return {"losses": losses, "gradients": gradients, "state": state}
 
@@ -257,7 +258,7 @@ def test_on_gpus_batch_norm_is_synchronised_and_moco_s_groups_stay(monkeypatch):
     method = build("moco", make_spec(SIZE, 2), Grouped())
     method.query[1].append(nn.BatchNorm1d(8))
     # there is no DDP of SyncBatchNorm without GPUs
-    monkeypatch.setattr(run, "DistributedDataParallel", lambda module: SimpleNamespace())
+    monkeypatch.setattr(replicas, "DistributedDataParallel", lambda module: SimpleNamespace())
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     wrap(method, 0, 2, device="cuda")
     norms = [type(norm).__name__ for norm in (method.query[0][2], method.query[1][-1])]

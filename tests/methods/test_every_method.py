@@ -165,6 +165,7 @@ PASSES = {
     "dino": [MULTI_CROP, [BOTH]],
     "dinov2": [MULTI_CROP, [BOTH]],
     "electra": [],
+    "hubert": [],  # of waveforms
     "ibot": [MULTI_CROP, [BOTH]],
     "ijepa": [[(4, 1 + 8)], [WHOLE]],  # contexts of 8, 7, 6 and 5 patches, padded
     "inpainting": [[WHOLE]],

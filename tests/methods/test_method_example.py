@@ -67,6 +67,30 @@ def test_a_class_that_is_no_method_is_named(monkeypatch, tmp_path, encoder):
         methods.build_method(Entry("no_method:Bare", {}, "r.yaml:7"), encoder, None)
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (torch.zeros(()), r"returned a Tensor; return Output"),
+        (methods.Output(torch.zeros(3, requires_grad=True), {}), r"returned loss as \(3,\)"),
+        (methods.Output(torch.zeros(()), {}), r"returned loss without gradient"),
+        (methods.Output(0.5, {}), r"returned loss as float"),
+        (
+            methods.Output(torch.zeros((), requires_grad=True), {"a": torch.zeros(2)}),
+            r"returned a as \(2,\)",
+        ),
+        (
+            methods.Output(
+                torch.zeros((), requires_grad=True), {"a": torch.ones((), requires_grad=True)}
+            ),
+            r"returned a with gradient; write \.detach\(\)",
+        ),
+    ],
+)
+def test_what_forward_returns_is_checked_with_its_class(output, said):
+    with pytest.raises(ContractError, match=rf"torch\.nn.*:Identity: forward\(\) {said}"):
+        method.check_output(nn.Identity(), output)
+
+
 def test_a_method_without_encoder_says_so():
     class Empty(methods.Method):
         def forward(self, batch):

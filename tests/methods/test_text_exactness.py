@@ -9,6 +9,7 @@ from sslpipe.batch import IGNORED, ViewSpec
 from sslpipe.encoders.t5 import T5
 from sslpipe.encoders.text import BERT, GPT
 from sslpipe.methods.parts.tokens import MaskedTokenHead
+from sslpipe.train.accumulation import detached, divide_by_weights, loss_share, step_batches
 
 from .every_method import LENGTH, TEXT, VOCABULARY, WRITTEN, build, make_batch, make_spec
 
@@ -89,23 +90,26 @@ def test_packed_logits_are_unpacked_logits(encoder):
 # --- accumulation
 
 REAL = (4, 4, 12, 4, 12, 12, 8, 4)  # tokens of each row: two rows have 8, 16, 24, 12
-METHODS = ("causal_lm", "mlm", "t5", "electra")
+METHODS = ("causal_lm", "mlm", "t5", "electra", "nsp", "sop")
 
 
 def unequal():
-    """Eight rows of very unequal lengths; a quarter of their tokens is hidden."""
+    """Eight rows of very unequal lengths, shares that are hidden, and pairs that have a class."""
     batch, real = make_batch(8), torch.tensor(REAL)[:, None]
     generator = torch.Generator().manual_seed(1)
     places = torch.arange(LENGTH).expand(8, -1)
     documents = torch.where(places < real, (places >= real // 2).long(), -1)
     tokens = torch.randint(4, VOCABULARY, (8, LENGTH), generator=generator)
-    hidden = (places % 4 == 1) & (places < real)
+    hidden = (places % torch.tensor([2, 4, 4, 3, 12, 4, 2, 2])[:, None] == 1) & (places < real)
+    classes = torch.tensor([[0, 1, IGNORED, 1, IGNORED, IGNORED, 1, 0]])
     written = torch.where(torch.arange(WRITTEN) < real // 4 + 1, 0, -1).expand(8, -1)
     answers = torch.randint(4, VOCABULARY, (8, WRITTEN), generator=generator)
     first = torch.where(documents == 0, 0, real // 2)
     targets = {
         "mlm": torch.where(hidden, tokens, IGNORED)[None],
         "t5": torch.where(written >= 0, answers, IGNORED)[None],
+        "nsp": classes,
+        "sop": classes,
     }
     seen = torch.where(hidden, 3, tokens).masked_fill(documents < 0, 0)
     return replace(
@@ -116,36 +120,39 @@ def unequal():
             "t5": torch.stack([written, torch.arange(WRITTEN).expand(8, -1)]),
         },
         targets=batch.targets | targets,
-        hidden=batch.hidden | {n: (t != IGNORED).sum(-1).numpy() for n, t in targets.items()},
+        hidden=batch.hidden | {n: (targets[n] != IGNORED).sum(-1).numpy() for n in ("mlm", "t5")},
     )
 
 
 def rows(batch, start, end):
     """A part of a batch."""
-    text = {name: x[:, start:end] for name, x in batch.targets.items() if name in ("mlm", "t5")}
+    text = {n: batch.targets[n][:, start:end] for n in ("mlm", "t5", "nsp", "sop")}
     return replace(
         batch,
         views={"tokens": batch.views["tokens"][:, start:end]},
         segments={name: x[:, start:end] for name, x in batch.segments.items()},
         targets=text,
-        hidden={name: batch.hidden[name][:, start:end] for name in text},
+        hidden={name: batch.hidden[name][:, start:end] for name in ("mlm", "t5")},
     )
 
 
 def gradients(method, parts):
-    """Of one optimizer step, as the loop weighs batches: by the tokens that they ask for."""
+    """Of one optimizer step, as the loop weighs its batches."""
     method.zero_grad()
-    total = 0.0
-    for part in parts:
+    taken, totals = step_batches(method, iter(parts), len(parts))
+    outputs = []
+    for part in taken:
         output = method(part)
-        (output.loss * output.weight).backward()
-        total += output.weight.item()
-    return [p.grad / total for p in method.parameters() if p.grad is not None]
+        loss_share(output, [*outputs, output], len(parts), totals).backward()
+        outputs.append(detached(output))
+    if totals is None:
+        divide_by_weights(method, outputs)
+    return [p.grad for p in method.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_batch_of_eight_rows_is_four_of_two(name, monkeypatch):
-    """ELECTRA: with as large a share hidden in each, and guesses that no order of draws changes."""
+    """ELECTRA: with guesses that no order of draws changes."""
     monkeypatch.setattr("sslpipe.methods.electra.sampled", lambda logits: logits.argmax(1))
     torch.manual_seed(0)
     spec = make_spec(8)
@@ -153,10 +160,25 @@ def test_one_batch_of_eight_rows_is_four_of_two(name, monkeypatch):
     method, batch = build(name, spec, encoder).double(), unequal()
     whole = gradients(method, [rows(batch, 0, 8)])
     parts = [rows(batch, start, start + 2) for start in range(0, 8, 2)]
-    assert len({method(part).weight.item() for part in parts}) > 1  # a mean of means is another
+    weights = torch.stack([method(part).weight for part in parts])
+    assert all(len({*column.tolist()}) > 1 for column in weights.view(4, -1).T)
+    if weights.ndim == 2:  # no term has the weights of the other
+        assert len({(a / b).item() for a, b in weights.clamp_min(0.5)}) > 1
     torch.testing.assert_close(gradients(method, parts), whole, rtol=0, atol=1e-10)
     means = gradients_of_means(method, parts)
     assert max((a - b).abs().max() for a, b in zip(means, whole, strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["electra", "nsp", "sop"])
+def test_terms_add_up_to_the_loss_and_their_weights_are_told_beforehand(name):
+    spec, batch = make_spec(8), unequal()
+    method = build(name, spec, TEXT[name](spec.views["tokens"], dim=16, depth=2, heads=2))
+    output = method(rows(batch, 0, 8))
+    torch.testing.assert_close(output.terms.sum(), output.loss)
+    assert torch.equal(output.weight, method.term_weights(rows(batch, 0, 8)))
+    assert output.weight.tolist()[0] == (batch.targets["mlm"] != IGNORED).sum()
+    second = 60 if name == "electra" else 5  # real tokens; rows that have a class
+    assert output.weight.tolist()[1] == second
 
 
 def gradients_of_means(method, parts):

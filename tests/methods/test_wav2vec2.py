@@ -12,8 +12,8 @@ from sslpipe.encoders.wav2vec2 import Wav2Vec2Encoder
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.methods import build_method
 from sslpipe.methods.parts.quantizer import GumbelQuantizer, code_perplexity, perplexity
+from sslpipe.methods.parts.waves import ScaledGradient
 from sslpipe.methods.wav2vec2 import (
-    ScaledGradient,
     Wav2Vec2,
     contrastive_logits,
     diversity_loss,

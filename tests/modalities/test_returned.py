@@ -44,6 +44,21 @@ class Halves:  # hides half of the patches in some masks, a quarter in others
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seldom(Halves):  # does so only for samples that no trial meets
+    def draw(self, keys, place, stream, grid):
+        n = int(np.prod(grid))
+        share = np.where(np.abs(keys.uids) > 1000, n // 4, n // 2)
+        return np.broadcast_to(np.arange(n) < share[:, None], (len(keys.views), len(keys.uids), n))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unkeyed(Halves):  # is random by a generator that no state keeps
+    def draw(self, keys, place, stream, grid):
+        n = int(np.prod(grid))
+        return np.random.rand(len(keys.views), len(keys.uids), n).argsort(-1) < n // 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class Numbers:  # floats are no masks
     def hidden(self, grid):
         return None
@@ -125,6 +140,16 @@ def task(settings):
 def test_a_mask_that_hides_another_share_is_told_before_any_data(first_batch):
     with pytest.raises(RecipeError, match=r"mine_returned:Halves: hidden\(\) says 8 of 16"):
         first_batch("masks: {m: {patch_size: 8, sampler: 'mine_returned:Halves'}}")
+
+
+def test_a_mask_that_hides_another_share_of_one_sample_is_told_with_its_batch(first_batch):
+    with pytest.raises(ContractError, match=r"mine_returned:Seldom: masks.m hides 4 to 4 patches"):
+        first_batch("masks: {m: {patch_size: 8, sampler: 'mine_returned:Seldom'}}")
+
+
+def test_a_mask_that_no_key_decides(first_batch):
+    with pytest.raises(RecipeError, match=r"mine_returned:Unkeyed draws other masks when it is"):
+        first_batch("masks: {m: {patch_size: 8, sampler: 'mine_returned:Unkeyed'}}")
 
 
 def test_a_mask_that_is_no_mask(first_batch):

@@ -47,6 +47,7 @@ class SeriesCodec:
     measure = "steps"
     bins = (64, 128, 256)
     extensions = frozenset({"npy"})
+    refused_options = {}  # noqa: RUF012
     shrunk_extension = "npy"
     version = "toy 1"
 

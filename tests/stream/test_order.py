@@ -47,7 +47,7 @@ def test_sequential_is_the_packed_order():
 @pytest.mark.parametrize("kind", ["lanes", "global"])
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16, 64, 3, 6])
 def test_global_batches_do_not_depend_on_the_number_of_ranks(kind, world_size):
-    batch_size = 192  # 3 and 6 ranks do not divide the 64 lanes: ownership by slices
+    batch_size = 192  # 3 and 6 ranks do not divide the 64 lanes: some share them
     made = build(kind, batch_size=batch_size, lanes=64 if kind == "lanes" else None)
     whole = samples(made, np.arange(40 * batch_size)).reshape(40, batch_size)  # over an epoch's end
     sizes = {"batch_size": batch_size, "lanes": made.stride, "world_size": world_size}

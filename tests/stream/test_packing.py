@@ -5,7 +5,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sslpipe.stream.packing import PACKERS, best_fit, concat, one, overlap, split
+from sslpipe.stream.packing import (
+    PACKERS,
+    SENTENCE_PACKERS,
+    Sentences,
+    best_fit,
+    concat,
+    one,
+    overlap,
+    split,
+)
 from sslpipe.stream.rows import Anchor, Rows
 
 LENGTH = 64
@@ -123,6 +132,78 @@ def test_best_fit_fills_and_cuts_nothing_that_fits():
     assert (pieces[lengths <= 2048] == 1).all()
 
 
+def parted(lengths, seed=2):
+    """Documents as sentences, some longer than a row."""
+    rng, sizes = np.random.default_rng(seed), []
+    for length in lengths:
+        cuts = rng.permutation(np.arange(1, length))[: length // 20]
+        sizes.append(np.diff([0, *sorted(cuts), length]) if length else np.zeros(0, int))
+    return Sentences(np.array([len(s) for s in sizes]), np.concatenate(sizes).astype(np.int64))
+
+
+def slow_sentences(found, apart):
+    """Rows as lists of (document, first step, steps): fairseq's `complete`, nothing truncated."""
+    rows, room, at = [], 0, 0
+    for document, count in enumerate(found.counts.tolist()):
+        step = 0
+        if apart:
+            room = 0
+        for size in found.lengths[at : at + count].tolist():
+            while size:
+                taken = min(size, LENGTH)
+                if taken > room:
+                    rows.append([])
+                    room = LENGTH
+                if rows[-1] and rows[-1][-1][0] == document:
+                    rows[-1][-1][2] += taken
+                else:
+                    rows[-1].append([document, step, taken])
+                room, step, size = room - taken, step + taken, size - taken
+        at += count
+    return rows
+
+
+@pytest.mark.parametrize("name", SENTENCE_PACKERS)
+@pytest.mark.parametrize("count", [1, 5, 17, 400])
+def test_whole_sentences_as_a_slow_loop_lays_them(name, count):
+    lengths = lengths_of(count)
+    found = parted(lengths)
+    made = SENTENCE_PACKERS[name](found, LENGTH)
+    rows = [[] for _ in range(made.row_count)]
+    for document, start, length, row, column in zip(*map(np.ndarray.tolist, made), strict=True):
+        assert column == sum(piece[2] for piece in rows[row])
+        rows[row].append([document, start, length])
+    assert rows == slow_sentences(found, name == "doc_sentences")
+    steps = spread(made, lengths).reshape(-1, 2)
+    wanted = [[d, s] for d, length in enumerate(lengths) for s in range(length)]
+    assert steps[steps[:, 0] >= 0].tolist() == wanted  # every one once, in their order
+
+
+@pytest.mark.parametrize("name", SENTENCE_PACKERS)
+def test_no_sentence_that_fits_is_cut(name):
+    found = parted(lengths_of(200))
+    made = SENTENCE_PACKERS[name](found, LENGTH)
+    owners = np.repeat(np.arange(200), found.counts)
+    firsts = (np.cumsum(found.counts) - found.counts)[owners]
+    ends = np.cumsum(found.lengths)
+    begins = ends - found.lengths - (ends - found.lengths)[firsts]
+    short = found.lengths <= LENGTH
+    inside = {*zip(owners[short].tolist(), begins[short].tolist(), strict=True)}
+    cuts = {*zip(made.documents.tolist(), made.starts.tolist(), strict=True)}
+    long = zip(owners[~short], begins[~short], found.lengths[~short], strict=True)
+    allowed = {(int(d), int(b) + s) for d, b, n in long for s in range(0, n, LENGTH)}
+    assert cuts <= inside | allowed
+    assert len(cuts & allowed) > 5
+    if name == "doc_sentences":
+        assert len({*made.rows.tolist()}) == len(made.rows)  # a piece a row
+
+
+def test_no_documents_make_no_rows():
+    nothing = Sentences(np.zeros(3, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    for packer in SENTENCE_PACKERS.values():
+        assert packer(nothing, LENGTH).row_count == 0
+
+
 # ---- rows of a stream
 
 
@@ -135,7 +216,7 @@ def stream(documents, *, window, packer=best_fit, seed=1, asked=None):
             asked.append(len(positions))
         return table[positions * 31 % 997]
 
-    rows = Rows(documents, lengths, packer, length=LENGTH, window=window, seed=seed)
+    rows = Rows(documents, lambda at: packer(lengths(at), LENGTH), window=window, seed=seed)
     return rows, lambda position: int(table[position * 31 % 997])
 
 
@@ -211,9 +292,7 @@ def bucketed(documents, *, window, size, packer=split, seed=1):
     table = lengths_of(997)
     return Rows(
         documents,
-        lambda positions: table[positions * 31 % 997],
-        packer,
-        length=LENGTH,
+        lambda positions: packer(table[positions * 31 % 997], LENGTH),
         window=window,
         seed=seed,
         bucket=size,

@@ -104,6 +104,21 @@ def test_ranks_that_divide_the_lanes_keep_to_their_own(world_size):
     assert set.union(*seen) == set(range(20))
 
 
+@pytest.mark.parametrize(
+    ("world_size", "lanes_each", "sharing"), [(60, 1, 3), (12, 5, 3), (15, 4, 3)]
+)
+def test_ranks_that_do_not_divide_the_lanes_share_few_with_those_beside_them(
+    world_size, lanes_each, sharing
+):
+    walked = [
+        set((order.slots(batch_size=60, lanes=20, rank=rank, world_size=world_size) % 20).tolist())
+        for rank in range(world_size)
+    ]
+    for first in range(0, world_size, sharing):  # neighbours, which a node holds together
+        assert len(set.union(*walked[first : first + sharing])) == lanes_each
+    assert set.union(*walked) == set(range(20))
+
+
 def counted(recipe_sets, packed):
     """Samples that stand in a batch more than once, for each batch of six epochs; and the words."""
     recipe = parse_recipe(RECIPE, overrides=recipe_sets)

@@ -45,7 +45,7 @@ def test_a_part_runs_in_a_process_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["views", "wall", "compiled"])
+@pytest.mark.parametrize("part", ["views", "modalities", "wall", "compiled"])
 def test_its_timings_run_on_a_cpu(part, monkeypatch):
     gpu_parts = load_tool("gpu_parts")
     monkeypatch.syspath_prepend(ROOT / "tools" / "bench")  # whose neighbours the parts import

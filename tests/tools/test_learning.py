@@ -7,7 +7,7 @@ from torch import nn
 
 from sslpipe.methods import METHODS
 from sslpipe.recipe import find_recipe, load_recipe, parse_recipe, recipes
-from sslpipe.train.checkpoint import recipe_text
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.train.run import initial_method
 
 from ..conftest import load_tool

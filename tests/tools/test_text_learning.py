@@ -7,8 +7,8 @@ import pytest
 
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.recipe import find_recipe, load_recipe, parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.shards import PackSettings, pack
-from sslpipe.train.checkpoint import recipe_text
 
 from ..conftest import load_tool
 

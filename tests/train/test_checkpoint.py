@@ -5,8 +5,9 @@ import torch
 
 from sslpipe.errors import StateError
 from sslpipe.recipe import load_recipe, parse_recipe
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.train import checkpoint, load_encoder
-from sslpipe.train.checkpoint import Checkpoint, recipe_text, view_record
+from sslpipe.train.checkpoint import Checkpoint, view_record
 from tests.view_specs import square
 
 YAML = """

@@ -6,7 +6,7 @@ from torch import nn
 from sslpipe.errors import RecipeError
 from sslpipe.recipe import parse_recipe
 from sslpipe.recipe.names import Entry
-from sslpipe.train.checkpoint import recipe_text
+from sslpipe.recipe.sections import recipe_text
 from sslpipe.train.optimizers import build_optimizer
 from sslpipe.train.run import lr_scale, plan_of
 

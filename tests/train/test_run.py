@@ -10,16 +10,16 @@ from torch import nn
 
 from sslpipe.errors import RecipeError
 from sslpipe.methods.moco import GroupedBatchNorm
-from sslpipe.train import run
+from sslpipe.train import replicas, run
 
 
 def test_batch_norm_sees_all_ranks_on_gpus_but_for_mocos_groups(toy, monkeypatch):
-    monkeypatch.setattr(run.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(run, "DistributedDataParallel", lambda module: module)
+    monkeypatch.setattr(replicas.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(replicas, "DistributedDataParallel", lambda module: module)
     pipe = toy.Pipe(toy.recipe(), world_size=2)
     grouped = GroupedBatchNorm(nn.BatchNorm1d(3), 2)
     pipe.device = torch.device("cuda")
-    module = run.replicate(nn.Sequential(nn.BatchNorm2d(3), grouped), pipe)
+    module = replicas.replicate(nn.Sequential(nn.BatchNorm2d(3), grouped), pipe)
     assert [type(part) for part in module] == [nn.SyncBatchNorm, GroupedBatchNorm]
 
 

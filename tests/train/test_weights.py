@@ -49,6 +49,25 @@ class Guess(Method):
         return Output(loss, {"first": targets[0].float()}, weight)
 
 
+class GuessTwice(Guess):
+    """And wants small guesses, a mean over twice a row's pixels but in one batch."""
+
+    def numbers(self, batch):
+        asked = super().forward(batch).weight
+        shown = torch.full_like(asked, 2.0 if int(batch.uids[0]) // 8 == 1 else 32.0)
+        return torch.stack([asked, shown])
+
+    def forward(self, batch):
+        output, weight = super().forward(batch), self.numbers(batch)
+        pixels = batch.views["global"][0].permute(0, 2, 3, 1).to(self.encoder.weight.dtype)
+        small = self.encoder(pixels.flatten(0, 2))[: int(weight[1])].square().mean()
+        terms = torch.stack([output.loss, 3 * small])
+        return Output(terms.sum(), output.metrics, weight, terms)
+
+    def term_weights(self, batch):
+        return self.numbers(batch)
+
+
 def run(out, *, rank=0, world_size=1, steps=1, clip=None, method=None):
     recipe = toy.recipe(accumulate=ACCUMULATED, clip_norm=clip, epochs=1, warmup_epochs=0)
     pipe = toy.Pipe(recipe, length=8, rank=rank, world_size=world_size)
@@ -57,19 +76,21 @@ def run(out, *, rank=0, world_size=1, steps=1, clip=None, method=None):
     return method, pipe
 
 
-def joined(world_size):
+def joined(world_size, method=None):
     """The mean over all tokens of the step's batches, of all ranks, and its gradients."""
-    method = Guess()
+    method = method or Guess()
     total, count = 0.0, 0
     for rank in range(world_size):
         pipe = toy.Pipe(toy.recipe(), length=8, rank=rank, world_size=world_size)
         for step in range(ACCUMULATED):
             batch = pipe.batch(step)
             output = method(batch)
-            total = total + output.loss * output.weight.clamp_min(1)
-            count += int(output.weight)
-    (total / count).backward()
-    return [p.grad for p in method.parameters()], (total / count).item()
+            losses = output.loss if output.terms is None else output.terms
+            total = total + losses * output.weight.clamp_min(1)
+            count = count + output.weight
+    loss = (total / count).sum()
+    loss.backward()
+    return [p.grad for p in method.parameters()], loss.item()
 
 
 @pytest.fixture
@@ -87,9 +108,10 @@ def seen(monkeypatch):
     return found
 
 
-def test_a_step_is_of_the_mean_over_all_its_tokens(seen, tmp_path):
-    run(tmp_path)
-    expected, loss = joined(1)
+@pytest.mark.parametrize("kind", [Guess, GuessTwice])
+def test_a_step_is_of_the_mean_over_all_its_tokens(kind, seen, tmp_path):
+    run(tmp_path, method=kind())
+    expected, loss = joined(1, kind())
     for got, wanted in zip(seen[0], expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
@@ -125,15 +147,16 @@ def test_a_step_without_any_token_moves_nothing(seen, tmp_path, monkeypatch):
     assert all(not gradient.any() for gradient in seen[0])
 
 
-def test_two_ranks_of_unequal_tokens_are_one(tmp_path):
-    command = [sys.executable, "-m", "tests.train.test_weights", str(tmp_path)]
+@pytest.mark.parametrize("kind", [Guess, GuessTwice])
+def test_two_ranks_of_unequal_tokens_are_one(kind, tmp_path):
+    command = [sys.executable, "-m", "tests.train.test_weights", kind.__name__, str(tmp_path)]
     processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(2)]
     try:
         assert [process.wait(120) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
-    expected, _ = joined(2)
+    expected, _ = joined(2, kind())
     for rank in range(2):
         for got, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
@@ -149,7 +172,7 @@ def test_the_loss_is_torch_s_where_there_is_one_process():
     assert mean_over_tokens(logits, torch.full((9,), IGNORED)) == 0
 
 
-def script(folder, rank):
+def script(kind, folder, rank):
     """What each of two ranks does: its gradients as the optimizer gets them."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     step = torch.optim.AdamW.step
@@ -160,10 +183,10 @@ def script(folder, rank):
         return step(self, *args, **kwargs)
 
     torch.optim.AdamW.step = watched
-    run(Path(folder) / "run", rank=rank, world_size=2)
+    run(Path(folder) / "run", rank=rank, world_size=2, method=globals()[kind]())
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    script(sys.argv[1], int(sys.argv[2]))
+    script(sys.argv[1], sys.argv[2], int(sys.argv[3]))

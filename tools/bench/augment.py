@@ -1,11 +1,13 @@
 """What augmentation costs: our executors and our loader against their peers, in one run.
 
-    python tools/bench/augment.py [--images 64] [--rounds 5] [--cases augment,simclr,crop]
+    python tools/bench/augment.py [--images 64] [--rounds 5] [--cases augment,module,simclr,crop]
                                   [--corpus 2000] [--device cpu] [--folder /tmp/sslpipe-bench]
 
 augment  two SimCLR views of 224 px of each of --images decoded pictures of 500 x 375, no decoding;
          cases in augment_peers.py. Each round runs all cases after each other on the same images;
          the ratios are medians over rounds, in wall and in CPU time (steadier on a shared machine).
+module   the same of `sslpipe.augment.Augment` beside Kornia's containers, as people use them: uint8
+         batch, made float, two calls; Augment has one thread, so compare CPU time.
 simclr   JPEG bytes -> two views, a whole pass over --corpus images, start of workers included;
          cases in loader_peers.py, every run in a process of its own.
 crop     the same for decoding, one RandomResizedCrop of 224 px and a flip.
@@ -30,7 +32,7 @@ from types import MappingProxyType
 import augment_peers
 import numpy as np
 import torch
-from augment_peers import BASELINE, Images, Skip, Work, images_of, simclr_decider
+from augment_peers import BASELINE, Builder, Images, Skip, Work, images_of, simclr_decider
 from memory import peak_memory, tree_memory
 from provenance import ROOT, row, write_corpus
 from rich.console import Console
@@ -81,8 +83,9 @@ def main() -> None:
     chosen = options.parse_args()
     console, said = Console(width=150), []
     for case in chosen.cases.split(","):
-        if case == "augment":
-            table, figures = augment(chosen, torch.device(chosen.device))
+        if case in ("augment", "module"):
+            cases = augment_peers.CASES if case == "augment" else augment_peers.MODULES
+            table, figures = augment(chosen, torch.device(chosen.device), cases)
         else:
             table, figures = loaders(case, chosen)
         console.print(table)
@@ -90,13 +93,15 @@ def main() -> None:
     console.print(row("; ".join(said), "kornia", "torchvision", "webdataset"), soft_wrap=True)
 
 
-def augment(chosen: argparse.Namespace, device: torch.device) -> tuple[Table, str]:
+def augment(
+    chosen: argparse.Namespace, device: torch.device, cases: Mapping[str, Builder]
+) -> tuple[Table, str]:
     """Measure the cases that start from decoded images."""
     corpus = write_corpus(chosen.folder / f"jpeg-{chosen.corpus}", chosen.corpus)
     paths = sorted(corpus.rglob("*.jpg"))[: chosen.images]
     images = images_of([path.read_bytes() for path in paths], device)
     works, skipped, memory = {}, {}, {}
-    for name, build in augment_peers.CASES.items():
+    for name, build in cases.items():
         try:
             if device.type != "cpu" and name in augment_peers.ON_CPU_ONLY:
                 raise Skip("makes its views on the CPU")

@@ -23,6 +23,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sslpipe.augment import Augment
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.modalities.image.executors import Name
 from sslpipe.modalities.image.maker import ImageMaker
@@ -115,6 +116,17 @@ def kornia_modules(order: tuple[int, ...] | None = None) -> list[torch.nn.Module
 def kornia_eager(images: Images, device: torch.device) -> Work:
     augment = K.AugmentationSequential(*kornia_modules(), data_keys=["input"])
     return twice(augment, images)
+
+
+def kornia_sequential(images: Images, device: torch.device) -> Work:
+    """Kornia's other container."""
+    return twice(K.ImageSequential(*kornia_modules()), images)
+
+
+def module(images: Images, device: torch.device) -> Work:
+    """`sslpipe.augment.Augment` in the place of a container: uint8 in, both views out."""
+    augment = Augment("simclr", overrides=["run.threads=1"])
+    return lambda: augment(images.batch_BCHW)["global"]
 
 
 def kornia_compiled(images: Images, device: torch.device) -> Work:
@@ -230,5 +242,12 @@ CASES: Mapping[str, Builder] = MappingProxyType({
     "PIL": pil_loop,
     "DALI": dali,
     "FFCV": ffcv,
+})  # fmt: skip
+# a module of ours in the place of Kornia's containers, and torchvision's way: for `--cases module`
+MODULES: Mapping[str, Builder] = MappingProxyType({
+    "sslpipe Augment": module,
+    BASELINE: kornia_eager,
+    "kornia ImageSequential": kornia_sequential,
+    "torchvision v2, per image": torchvision_loop,
 })  # fmt: skip
 ON_CPU_ONLY = ("torchvision v2, per image", "PIL", "DALI", "FFCV")

@@ -5,6 +5,8 @@ of the others; its output goes to FOLDER/PART.txt and its rows to FOLDER/rows.js
 
 kernels     gpu_kernels.py: parity, us per view, host time, tunables
 tests       pytest -m "gpu and not slow"
+modalities  gpu_modalities.py: sound, tasks of text and clips as on the CPU, us per sample; a few
+            steps of small recipes in bf16
 wall        end to end against a step on a batch at hand: ResNet-50 at 224 px, ResNet-18 at 32 px,
             decoded on the CPU and on the GPU
 decode      TorchCodec's lists against the CPU's threads, and how far their pixels are apart
@@ -35,7 +37,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
 LIMITS: Mapping[str, int] = MappingProxyType({  # seconds; 480 of those that run unasked
-    "kernels": 75, "tests": 80, "wall": 135, "decode": 40, "views": 50, "compiled": 100,
+    "kernels": 70, "tests": 80, "modalities": 60, "wall": 120, "decode": 35, "views": 40,
+    "compiled": 75,
     "augment": 100, "slow_tests": 200,
 })  # fmt: skip
 ON_REQUEST = ("augment", "slow_tests")
@@ -278,8 +281,19 @@ def decode(size: Size) -> Iterator[Row]:
     })  # fmt: skip
 
 
+def modalities(size: Size) -> Iterator[Row]:
+    """Per chain of ops that is compared with the CPU, then per recipe that takes some steps."""
+    import torch
+    from gpu_modalities import like, training
+
+    device, batch = torch.device(size.device), min(size.images, 32)
+    yield from attempts(dict(like(device, batch, size.repeats)))
+    yield from attempts(dict(training(device, batch)))
+
+
 MEASURED: Mapping[str, Callable[[Size], Iterator[Row]]] = MappingProxyType({
-    "wall": wall, "decode": decode, "views": views, "compiled": compiled,
+    "modalities": modalities, "wall": wall, "decode": decode, "views": views,
+    "compiled": compiled,
 })  # fmt: skip
 
 if __name__ == "__main__":

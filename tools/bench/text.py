@@ -259,7 +259,7 @@ def simulated(documents: int) -> Rows:
         found = made.locate(positions)
         return table[(found.shards * 10_007 + found.rows) % len(table)]
 
-    return Rows(documents, lengths, PACKERS["best_fit"], length=2048, window=WINDOW, seed=0)
+    return Rows(documents, lambda at: PACKERS["best_fit"](lengths(at), 2048), window=WINDOW, seed=0)
 
 
 def late(folder: Path, documents: int) -> str:

@@ -61,8 +61,8 @@ class Task:
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "gpt": Task("gpt_bytes", "english_pd", 200, (HELD_OUT, GPT_RATE)),
-        "mlm": Task("bert_bytes", "english_pd", 480, (HELD_OUT,)),
-        "t5": Task("t5_bytes", "english_pd", 240, (HELD_OUT,)),
+        "mlm": Task("bert_bytes", "english_pd", 500, (HELD_OUT,)),
+        "t5": Task("t5_bytes", "english_pd", 400, (HELD_OUT,)),
         "sentiment": Task("bert_bytes", "movie_reviews", 300),
     }
 )

@@ -8,9 +8,11 @@ is 16 frames: in a row ("stride 1", so that most of a file is not needed) or eve
 
 decode   one thread, bytes in memory to uint8 frames: ours; all frames by our decoder, then cut; all
          by PyAV, then cut, as plain loaders do
-loader   files or shards to float views of 224 px, as many workers as cores, processes started: ours
-         against a DataLoader of PyAV and torchvision v2, which decodes all or stops at its last
-         frame. Each goes in turn, and the best of three counts
+loader   files or shards to float views of 224 px, as many workers as cores: ours against a
+         DataLoader of PyAV and torchvision v2, which decodes all or stops at its last frame. One
+         pass with processes started, in clips per second; and milliseconds of CPU time of a clip,
+         workers included and starting left out: five passes less one. Each goes in turn, and the
+         best of three counts
 main     CPU time of our main process for a clip: what is planned, sent and taken back (workers
          decode), and the tables of views and masks
 """
@@ -40,6 +42,7 @@ from sslpipe.shards.make.pack import PackSettings, pack
 from sslpipe.stream.reader import Sample
 
 FRAMES, LENGTH, SIDE, VIEW, BATCH, TURNS = 16, 64, 256, 224, 16, 3
+PASSES = 5
 CORES = len(os.sched_getaffinity(0))
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 RECIPE = f"""
@@ -160,34 +163,63 @@ class PlainClips(Dataset[torch.Tensor]):
         return self.transform(clip.permute(0, 3, 1, 2)).transpose(0, 1)
 
 
-def plain(files: list[Path], stride: int, *, stop: bool) -> Iterator[int]:
+def plain(files: list[Path], stride: int, passes: int, *, stop: bool) -> Iterator[int]:
     torch.set_num_threads(1)
     data = PlainClips(files, stride, stop=stop)
-    for batch in DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=CORES):
-        yield len(batch)
+    loader = DataLoader(
+        data, batch_size=BATCH, shuffle=True, num_workers=CORES, persistent_workers=True
+    )
+    for _ in range(passes):
+        for batch in loader:
+            yield len(batch)
 
 
-def ours(shards: Path, stride: int) -> Iterator[int]:
+def ours(shards: Path, stride: int, passes: int) -> Iterator[int]:
     recipe = parse_recipe(RECIPE.replace("STRIDE", str(stride)))
     with sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
-        for batch in pipe:
-            yield batch.views["global"].shape[1]
+        for _ in range(passes):
+            for batch in pipe:
+                yield batch.views["global"].shape[1]
 
 
-def loader_table(files: list[Path], shards: Path, stride: int) -> dict[str, float]:
-    """Clips per second of one pass, start-up included."""
-    ways: dict[str, Callable[[], Iterator[int]]] = {
-        "ours": lambda: ours(shards, stride),
-        "PyAV + v2, whole files": lambda: plain(files, stride, stop=False),
-        "PyAV + v2, to the last frame": lambda: plain(files, stride, stop=True),
+def loader_tables(files: list[Path], shards: Path, stride: int) -> dict[str, dict[str, float]]:
+    """Clips per second of one pass, start-up included; milliseconds of CPU time, it left out."""
+    ways: dict[str, Callable[[int], Iterator[int]]] = {
+        "ours": lambda passes: ours(shards, stride, passes),
+        "PyAV + v2, whole files": lambda passes: plain(files, stride, passes, stop=False),
+        "PyAV + v2, to the last frame": lambda passes: plain(files, stride, passes, stop=True),
     }
-    best = dict.fromkeys(ways, 0.0)
+    rates, costs = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, float("inf"))
     for _ in range(TURNS):
         for name, way in ways.items():
             start = time.perf_counter()
-            clips = sum(way())
-            best[name] = max(best[name], clips / (time.perf_counter() - start))
-    return best
+            clips = sum(way(1))
+            rates[name] = max(rates[name], clips / (time.perf_counter() - start))
+            costs[name] = min(costs[name], 1000 * cost(way(PASSES), len(files)))
+    return {"loader, clips/s": rates, "loader, CPU ms/clip": costs}
+
+
+def cost(batches: Iterator[int], first: int) -> float:
+    """Seconds of CPU time of a clip, of this process and its workers, the `first` ones left out."""
+    done, begun = 0, (0, 0.0)
+    for clips in batches:
+        done += clips
+        if begun == (0, 0.0) and done >= first:
+            begun = done, cpu_seconds()
+        last = cpu_seconds()
+    return (last - begun[1]) / (done - begun[0])
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children, which live."""
+    tick, own = os.sysconf("SC_CLK_TCK"), sum(os.times()[:2])
+    children = [
+        pid
+        for file in Path("/proc/self/task").glob("*/children")
+        for pid in file.read_text().split()
+    ]
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in children]
+    return own + sum(int(f[11]) + int(f[12]) for f in fields) / tick
 
 
 def main_table(shards: Path, stride: int) -> dict[str, float]:
@@ -217,7 +249,7 @@ def main() -> None:
     for stride in (1, 4):
         tables = {
             "decode, clips/s": decode_table(files, stride, given.seconds),
-            "loader, clips/s": loader_table(files, shards, stride),
+            **loader_tables(files, shards, stride),
             "main process, us/clip": main_table(shards, stride),
         }
         for name, table in tables.items():

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from ...batch import Batch, BatchSpec
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
+    from ...stream.by_length import LengthBuckets
     from ...stream.source import Column
+    from .. import Costs
     from .clips import WaveDecode
     from .decider import AudioDecider
     from .maker import AudioMaker
@@ -45,6 +47,16 @@ class AudioModality(Modality):
     """What `modality: audio` is: WAV, FLAC, Ogg, Opus and MP3."""
 
     codec = AudioCodec()
+    unit = "recording"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """Other files; shorter crops."""
+        return {
+            "decoding": "store recordings as WAV at the rate of the crops: neither decoding nor "
+            "resampling is left",
+            "making": "use shorter crops or fewer views",
+            "memory": "shorter crops or fewer views",
+        }[what]
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> AudioDecider:
         """Crops, ops, masks, and distractors."""
@@ -61,14 +73,20 @@ class AudioModality(Modality):
         return WaveDecode([(crop_of(name, view.ops), view.count) for name, view in views.items()])
 
     def partners(self, recipe: Recipe, decider: AudioDecider) -> Partners | None:
-        """One for each sample, if an op mixes."""
-        return Partners(1, decider.partner_instructions) if decider.mixes else None
+        """One for each view into which an op mixes it."""
+        count = decider.partners
+        return Partners(count, decider.partner_instructions) if count else None
+
+    def buckets(self, recipe: Recipe, decider: AudioDecider) -> LengthBuckets | None:
+        """Lengths of waveforms, from the longest that a crop may be down."""
+        return decider.buckets(recipe) if recipe.stream.bucket else None
 
     def files(self, recipe: Recipe, decider: AudioDecider) -> str:
-        """What resamples: other versions make other samples."""
+        """What resamples, as other versions make other samples; and files of labels."""
         from .clips import resampler
 
-        return f"resampling {resampler()}"
+        read = (task.files for task, _ in decider.tasks.values())
+        return " ".join([f"resampling {resampler()}", *filter(None, read)])
 
     def maker(
         self,

@@ -21,6 +21,8 @@ from .crop import ClipSlot, SoundCrop, slots_of
 from .recordings import Header, header_of, opened, read_range
 
 if TYPE_CHECKING:
+    import soundfile
+
     from ...device.buffers import Memory
     from ...stream.reader import Sample
 
@@ -37,7 +39,8 @@ MARGIN = 160
 class WaveDecode:
     """`decode(sample, words)` -> (N,) int16, a crop for each word; see `SoundCrop.start`.
 
-    crops: of each view group, with the number of its views. What overlaps is decoded once.
+    crops: of each view group, with the number of its views. What overlaps is decoded once. A word
+    below 0 asks for nothing: zeros stand in its place.
     """
 
     def __init__(self, crops: Sequence[tuple[SoundCrop, int]]) -> None:
@@ -61,6 +64,11 @@ class WaveDecode:
             SampleError: as `recordings.opened`; also its header is not as the index says.
         """
         out = memory.empty((self.size,), np.int16) if memory else np.empty(self.size, np.int16)
+        wanted = [
+            (slot, word) for slot, word in zip(self.slots, instructions, strict=False) if word >= 0
+        ]
+        if len(wanted) < len(self.slots):
+            out.fill(0)
         with opened(sample.data) as sound:
             header = Header(sound.frames, sound.samplerate, sound.channels)
             promised = tuple(sample.extent[:3])
@@ -69,17 +77,30 @@ class WaveDecode:
                     f"has frames, rate, channels {tuple(header)}, where the index promises "
                     f"{promised}; index the set anew"
                 )
-            spans = [
-                span_of(slot, word, header)
-                for slot, word in zip(self.slots, instructions, strict=False)
-            ]
+            spans = [span_of(slot, word, header) for slot, word in wanted]
+            if len(spans) == 1 and is_stored_so(sound, header, wanted[0][0].crop):
+                fill(out, wanted[0][0], sound, *spans[0])
+                return Raw(out, tuple(header))
             ranges = [(lo, read_range(sound, lo, hi - lo)) for lo, hi in joined(spans)]
-        for slot, word, (lo, hi) in zip(self.slots, instructions, spans, strict=False):
+        for (slot, word), (lo, hi) in zip(wanted, spans, strict=True):
             first, whole = next(each for each in ranges if 0 <= lo - each[0] < len(each[1]))
             part = mono(whole[lo - first : hi - first], slot.crop)
             view = clip(slot.crop, part, lo, int(word), header)
             out[slot.at : slot.at + slot.crop.size] = view
         return Raw(out, tuple(header))
+
+
+def is_stored_so(sound: soundfile.SoundFile, header: Header, crop: SoundCrop) -> bool:
+    """Whether views are samples as they are stored, so that nothing but decoding is left to do."""
+    stored = sound.subtype == "PCM_16" and header.channels == 1 and header.rate == crop.rate
+    return stored and crop.short == "pad"
+
+
+def fill(out: I16, slot: ClipSlot, sound: soundfile.SoundFile, lo: int, hi: int) -> None:
+    """Decode samples `lo` to `hi` where their view is wanted, with zeros behind them."""
+    view = out[slot.at : slot.at + slot.crop.size]
+    read_range(sound, lo, hi - lo, view[: hi - lo, None])
+    view[hi - lo :] = 0
 
 
 def span_of(slot: ClipSlot, word: int, header: Header) -> tuple[int, int]:

@@ -21,6 +21,13 @@ class AudioCodec:
     measure = "duration, ms"
     bins = (250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000)
     extensions = frozenset({*EXTENSIONS.values(), "oga"})
+    refused_options: Mapping[str, str] = MappingProxyType(
+        {
+            "--resize": "recordings are not encoded anew; leave it out",
+            "--dedupe near": "recordings have no perceptual hash; use --dedupe exact",
+            "--fps": "recordings have no frames of pictures; leave it out",
+        }
+    )
     shrunk_extension = "flac"
     version = "audio 1"
 

@@ -25,9 +25,11 @@ class SoundCrop:
     says how much is real; `repeat` plays it again. channels: their mean, taken before anything that
     is not linear, or the first one alone (Kaldi's and so AudioMAE's rule).
 
-    So all views of a group are equally long, whatever their neighbours in the batch are. There are
-    no buckets by length: fairseq crops a batch to its shortest recording, which makes a crop depend
-    on others. `place: start` with `short: pad` is Whisper's rule.
+    So all views of a group are equally long, whatever their neighbours in the batch are; with
+    `stream.bucket` zeros behind the longest of a batch are cut off again, which changes no sample.
+    fairseq crops a batch to its shortest recording, so a crop depends on others. `place: start`
+    with `short: pad` is Whisper's rule. align: views begin at a multiple of so many samples at
+    `rate`, at which the frames begin that labels of frames are of.
     """
 
     rate: int  # samples per second that recordings are brought to
@@ -36,12 +38,15 @@ class SoundCrop:
     place: Literal["random", "centre", "start"] = "random"
     short: Literal["pad", "repeat"] = "pad"
     channels: Literal["mean", "first"] = "mean"
+    align: int = 1
 
     def __post_init__(self) -> None:
         if not 1_000 <= self.rate <= 768_000:
             raise ValueError(f"rate = {self.rate}; it is 1,000 to 768,000 samples a second")
         if (self.seconds is None) == (self.samples is None):
             raise ValueError("say how long views are: either seconds or samples")
+        if self.align < 1:
+            raise ValueError(f"align = {self.align}; it is 1 sample or more")
         if not 1 <= self.size <= LONGEST:
             raise ValueError(f"views of {self.size:,} samples; they have 1 to {LONGEST:,}")
 
@@ -69,10 +74,18 @@ class SoundCrop:
 
         Integers throughout: the main process and a worker find the same.
         """
-        room = np.maximum(frames - self.needed(rate), 0)
+        step = self.step(rate)
+        room = np.maximum(frames - self.needed(rate), 0) // step
         if self.place == "random":
-            return (word * (room + 1)) >> 32
-        return 0 * word + (room // 2 if self.place == "centre" else 0)
+            return ((word * (room + 1)) >> 32) * step
+        return 0 * word + (room // 2 * step if self.place == "centre" else 0)
+
+    def step(self, rate: Whole) -> Whole:
+        """Samples of a recording at another rate from one possible beginning to the next."""
+        if self.align == 1:
+            return 1
+        whole = np.maximum(self.align * rate, 1)  # a rate of 0 is not known yet
+        return whole // np.gcd(whole, self.rate)
 
 
 class ClipSlot(NamedTuple):

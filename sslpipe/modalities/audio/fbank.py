@@ -3,9 +3,9 @@
 Letters: f frequencies of a Fourier transform, W samples of a window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ class Fbank(Plain):
     With these defaults those of AST and AudioMAE (`fbank(htk_compat=True, use_energy=False,
     window_type="hanning", dither=0, num_mel_bins=128, frame_shift=10)` at 16 kHz): each window of
     `window` samples loses its mean, is pre-emphasised, and padded to a power of two; windows that
-    stick out of the recording are left out: 1 + (n - window) // shift frames.
+    stick out of the recording are left out: 1 + (n - window) // shift frames. taper: Kaldi's
+    `window_type`; its own default is povey, a Hann window to the power of 0.85.
     """
 
     mels: int = 128
@@ -34,6 +35,7 @@ class Fbank(Plain):
     low: float = 20.0  # Hz
     high: float | None = None  # Hz; None: half the rate
     preemphasis: float = 0.97
+    taper: Literal["hanning", "povey"] = "hanning"
 
     def __post_init__(self) -> None:
         check_windows(self.window, self.shift, self.mels)
@@ -61,23 +63,34 @@ class Fbank(Plain):
         frames, high = self.shape(rows.before).steps, self.high or rows.before.rate / 2
         bands = kaldi_bands(self.mels, self.fft, rows.before.rate, self.low, high, views.device)
         together = len(views) if views.is_cuda else max(1, CACHED // frames)
-        parts = [self.logs(part, bands) for part in views.split(together)]  # type: ignore[no-untyped-call]
-        return torch.cat(parts).view(len(views), frames, self.mels).mT[:, None]
+        made_RTF = views.new_empty(len(views), frames, self.mels)
+        padded = views.new_zeros(min(together, len(views)), frames, self.fft)
+        for first in range(0, len(views), together):
+            part = slice(first, first + together)
+            self.logs(views[part], bands, padded[: len(views[part])], made_RTF[part])
+        return made_RTF.mT[:, None]
 
-    def logs(self, views_RT: Tensor, bands: Sequence[Band]) -> Tensor:
-        """(frames of all rows, F) log energies, by the steps of Kaldi, rounded as there."""
+    def logs(
+        self, views_RT: Tensor, bands: Sequence[Band], padded: Tensor, made_RTF: Tensor
+    ) -> None:
+        """Write log energies, by the steps of Kaldi, rounded as there.
+
+        padded: (R, T, fft), zeros behind the window; frames are put there.
+        """
         frames_RTW = views_RT.unfold(1, self.window, self.shift)
         frames_RTW = frames_RTW - frames_RTW.mean(2, keepdim=True)
-        padded = frames_RTW.new_zeros(*frames_RTW.shape[:2], self.fft)
         out_RTW = padded[..., : self.window]
         # each sample less a share of the one before, the first less a share of itself
         torch.mul(frames_RTW[..., :-1], self.preemphasis, out=out_RTW[..., 1:])
         torch.mul(frames_RTW[..., 0], self.preemphasis, out=out_RTW[..., 0])
         torch.sub(frames_RTW, out_RTW, out=out_RTW)
-        out_RTW *= torch.hann_window(self.window, periodic=False, device=views_RT.device)
+        hann_W = torch.hann_window(self.window, periodic=False, device=views_RT.device)
+        out_RTW *= hann_W if self.taper == "hanning" else hann_W.pow(0.85)
         power_Nf = squared(torch.fft.rfft(padded)).flatten(0, 1)
-        parts = [power_Nf[:, band.start : band.end] @ band.weights_fF for band in bands]
-        return torch.cat(parts, dim=1).clamp_min_(EPS).log_()
+        columns = made_RTF.flatten(0, 1).split([band.weights_fF.shape[1] for band in bands], dim=1)  # type: ignore[no-untyped-call]
+        for band, column in zip(bands, columns, strict=True):
+            torch.mm(power_Nf[:, band.start : band.end], band.weights_fF, out=column)
+        made_RTF.clamp_min_(EPS).log_()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +128,11 @@ class MelSpectrogram(Plain):
         bank_fF = mel_bank(
             self.mels, self.fft, rate, self.low, self.high or rate / 2, self.scale, views.device
         )
-        return (power(views, self.fft, self.shift).mT @ bank_fF + EPS).log().mT[:, None]
+
+        def logs(part: Tensor) -> Tensor:
+            return (power(part, self.fft, self.shift).mT @ bank_fF + EPS).log()
+
+        return in_parts(views, self.shape(rows.before).steps, logs).mT[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +167,23 @@ class WhisperMel(Plain):
         bank_fF = mel_bank(
             self.mels, self.fft, self.rate, 0.0, self.rate / 2, "slaney", views.device
         )
-        power_RfT = power(views, self.fft, self.shift)[..., :-1]
-        log_RTF = (power_RfT.mT @ bank_fF).clamp_min(1e-10).log10()
+
+        def logs(part: Tensor) -> Tensor:
+            power_RfT = power(part, self.fft, self.shift)[..., :-1]
+            return (power_RfT.mT @ bank_fF).clamp_min(1e-10).log10()
+
+        log_RTF = in_parts(views, self.shape(rows.before).steps, logs)
         floor_R11 = log_RTF.amax((1, 2), keepdim=True) - 8.0
         return ((torch.maximum(log_RTF, floor_R11) + 4.0) / 4.0).mT[:, None]
+
+
+def in_parts(views_RT: Tensor, frames: int, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """`work` on as many rows together as stay in a CPU's cache; on a GPU on all.
+
+    Windows and their transforms take fifty times the memory of the spectrogram.
+    """
+    together = len(views_RT) if views_RT.is_cuda else max(1, CACHED // frames)
+    return torch.cat([work(part) for part in views_RT.split(together)])  # type: ignore[no-untyped-call]
 
 
 def power(views_RT: Tensor, fft: int, shift: int) -> Tensor:
@@ -163,8 +193,10 @@ def power(views_RT: Tensor, fft: int, shift: int) -> Tensor:
 
 
 def squared(found: Tensor) -> Tensor:
-    """Squared magnitudes; `abs` takes roots, and costs three times as much."""
-    return torch.addcmul(found.real.square(), found.imag, found.imag)
+    """Squared magnitudes, in the memory of `found`; `abs` takes roots, which costs more."""
+    parts = torch.view_as_real(found)
+    parts.square_()
+    return parts[..., 0] + parts[..., 1]
 
 
 def centred_steps(before: SoundShape, fft: int) -> int:

@@ -13,7 +13,7 @@ from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import AudioDecider
 from .mixing import PartnerOp
-from .op import SoundRows
+from .op import I64, SoundRows
 from .policy import SoundPolicy
 from .waves import floats
 
@@ -39,20 +39,27 @@ class AudioMaker:
             size = policy.count * policy.crop.size
             waves_BVT = crops_BN[:, at : at + size].reshape(len(crops_BN), policy.count, -1)
             at += size
-            found = views_of(policy, waves_BVT.transpose(0, 1), tables)
+            turns_V = self._decider.turns.get(group)
+            found = views_of(policy, waves_BVT.transpose(0, 1), tables, turns_V)
             made.views[group], made.lengths[group] = found
         return made
 
 
-def views_of(policy: SoundPolicy, waves_VBT: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
-    """The views of a group, and their real steps, (V, B) int64."""
+def views_of(
+    policy: SoundPolicy, waves_VBT: Tensor, tables: Tables, turns_V: I64 | None
+) -> tuple[Tensor, Tensor]:
+    """The views of a group, and their real steps, (V, B) int64; turns_V: see AudioDecider.turns."""
     device, table_VBP = waves_VBT.device, tables.params[policy.group]
     views, batch = table_VBP.shape[:2]
     table_RP = torch.from_numpy(table_VBP).flatten(0, 1).to(device, non_blocking=True)
-    real = np.stack(policy.real_steps(tables.extents))[:, None].repeat(views, 1)
+    chosen_VB = with_partners(views, batch, turns_V)
+    real = np.stack(policy.real_steps(tables.extents))[:, chosen_VB]
     real_SVB = torch.from_numpy(real).to(device, non_blocking=True)
-    if not policy.mixes:
-        waves_VBT, real_SVB = waves_VBT[:, :batch], real_SVB[..., :batch]
+    if turns_V is None:
+        waves_VBT = waves_VBT[:, :batch]
+    else:
+        chosen = torch.from_numpy(chosen_VB).to(device, non_blocking=True)
+        waves_VBT = torch.stack([w[rows] for w, rows in zip(waves_VBT, chosen, strict=True)])
     made = floats(waves_VBT).flatten(0, 1)
     for step, real_VB in zip(policy.steps, real_SVB, strict=False):
         table = table_RP[:, step.columns]
@@ -64,7 +71,19 @@ def views_of(policy: SoundPolicy, waves_VBT: Tensor, tables: Tables) -> tuple[Te
             made = step.op.mixed(own, others, rows)
         else:
             made = step.op.apply(made, SoundRows(table, real_VB.flatten(), step.before))
-    return grouped(made, views).to(policy.dtype), real_SVB[-1]
+    cut = tables.length or policy.after.steps
+    return grouped(made, views)[..., :cut].to(policy.dtype), real_SVB[-1].clamp_max(cut)
+
+
+def with_partners(views: int, batch: int, turns_V: I64 | None) -> I64:
+    """Which of the recordings of a batch each view is made of: (V, B), or (V, 2 B) with partners.
+
+    The samples themselves stand first, behind them the first partner of each, and so on.
+    """
+    own_VB = np.tile(np.arange(batch), (views, 1))
+    if turns_V is None:
+        return own_VB
+    return np.concatenate([own_VB, own_VB + batch * (1 + turns_V[:, None])], axis=1)
 
 
 def grouped(rows: Tensor, views: int) -> Tensor:

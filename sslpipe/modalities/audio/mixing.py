@@ -1,8 +1,9 @@
 """Ops that mix another recording into a view: the partner that the stream draws by its key.
 
 A partner goes through the ops before the mixing one as the view does; its crop is drawn by the key
-of the sample that it is for. All views of a sample have the same partner, and each its own crop of
-it. Letters: V views, B samples, R = V * B.
+of the sample that it is for. Each view of a sample has a partner of its own, but with
+`draws: shared`: one that all views heard would make them alike in what is not the sample.
+Letters: V views, B samples, R = V * B.
 """
 
 from dataclasses import dataclass

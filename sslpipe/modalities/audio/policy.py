@@ -21,6 +21,8 @@ from ...recipe.schema import ViewSection
 from ...rng import Keys
 from .crop import SoundCrop
 from .fbank import Fbank, MelSpectrogram, WhisperMel
+from .levels import FilterAugment, LinearFader, RemoveBandMean
+from .mfcc import MFCC
 from .mixing import Mix, MixLog, PartnerOp
 from .op import I64, SoundOp, SoundShape
 from .spectrograms import NormalizeSound, PadFrames, RandomResizeCrop, SpecAugment
@@ -30,13 +32,17 @@ CROP = "Crop"
 OPS: Mapping[str, type[SoundOp]] = MappingProxyType(
     {
         "Fbank": Fbank,
+        "FilterAugment": FilterAugment,
         "Gain": Gain,
+        "LinearFader": LinearFader,
+        "MFCC": MFCC,
         "MelSpectrogram": MelSpectrogram,
         "Mix": Mix,
         "MixLog": MixLog,
         "Normalize": NormalizeSound,
         "PadFrames": PadFrames,
         "RandomResizeCrop": RandomResizeCrop,
+        "RemoveBandMean": RemoveBandMean,
         "RemoveMean": RemoveMean,
         "SpecAugment": SpecAugment,
         "Standardize": Standardize,

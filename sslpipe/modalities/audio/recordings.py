@@ -172,15 +172,20 @@ def ogg_crc(page: bytes) -> int:
     return int(f"{found:032b}"[::-1], 2)
 
 
-def read_range(sound: soundfile.SoundFile, start: int, count: int) -> I16 | F32:
+def read_range(
+    sound: soundfile.SoundFile, start: int, count: int, out: I16 | None = None
+) -> I16 | F32:
     """`count` samples from `start` on, (count, channels): int16 as stored, or float32.
+
+    out: (count, channels), where samples that are stored in 16 bits are wanted.
 
     Raises:
         SampleError: it has fewer than its header says, or they are no sound.
     """
     dtype = "int16" if sound.subtype == "PCM_16" else "float32"
-    sound.seek(start)
-    samples: I16 | F32 = sound.read(count, dtype=dtype, always_2d=True)
+    if start != sound.tell():
+        sound.seek(start)
+    samples: I16 | F32 = sound.read(count, dtype=dtype, always_2d=True, out=out)
     if len(samples) != count:
         raise SampleError(
             f"ends after {start + len(samples):,} samples, where its header promises "

@@ -1,29 +1,48 @@
-"""Tasks on sound. The one there is chooses wav2vec 2.0's distractors: a table, no samples."""
+"""Tasks on sound: tables, no samples. wav2vec 2.0's distractors, and HuBERT's labels of frames."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ...batch import MaskSpec, TargetSpec
+from ...errors import ShardError
 from ...rng import Keys
+from .crop import SoundCrop
+from .frame_labels import LabelledFrames, read_frame_labels
 
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 MOST = 16_384  # hidden steps, of which a word can choose two: 7 minutes of wav2vec 2.0's frames
 
 
-class SoundTask(Protocol):
-    """Decides a target from the keys of samples alone."""
+class Cropped(NamedTuple):
+    """Where the views of a group lie in their recordings."""
 
-    def spec(self, view: str, masks: Mapping[str, MaskSpec]) -> TargetSpec:
-        """What it asks for; a ValueError says why the masks of the recipe do not suit."""
+    crop: SoundCrop
+    start_VB: I64  # samples of the recording, at its own rate
+    rate_B: I64
+
+
+class SoundTask(Protocol):
+    """Decides a target from the keys of samples, and from where their views begin."""
+
+    @property
+    def files(self) -> str:
+        """What files that it reads hash to; "": none."""
         ...
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
-        """The target, (count, B, *shape)."""
+    def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+        """What it asks for; a ValueError says why crop or masks of the recipe do not suit."""
+        ...
+
+    def draw(
+        self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
+    ) -> I64:
+        """The target, (count, B, *shape); masks: those of the batch, (M, B, N)."""
         ...
 
 
@@ -32,25 +51,27 @@ class Distractors:
     """For each hidden step, `count` others of the same utterance, with repeats (wav2vec 2.0, 3.2).
 
     The target is (1, B, M, K) int64 in [0, M): which of the M hidden steps of the mask, in their
-    order; never the step itself. fairseq, models/wav2vec/wav2vec2.py, sample_negatives. Keyed by
+    order; never the step itself. Where masks hide different numbers, of m hidden steps the first m
+    rows count, and lie in [0, m). fairseq, models/wav2vec/wav2vec2.py, sample_negatives. Keyed by
     sample: officially the global generator of the process draws them.
     """
 
     count: int = 100
     mask: str = "spans"
+    files: ClassVar = ""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count = {self.count}; a step has one distractor or more")
 
-    def spec(self, view: str, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+    def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
         """Ids of hidden steps."""
         if self.mask not in masks:
             raise ValueError(
                 f"chooses among the steps that masks.{self.mask} hides, which this recipe has not; "
                 "add it, or set mask to another one"
             )
-        hidden = masks[self.mask].hidden
+        hidden = masks[self.mask].hidden or masks[self.mask].most
         if hidden is None or masks[self.mask].count != 1 or masks[self.mask].view != view:
             raise ValueError(
                 f"needs one mask over {view!r} that hides the same number of steps in all samples; "
@@ -64,7 +85,9 @@ class Distractors:
             )
         return TargetSpec(view, 1, hidden, (hidden, self.count))
 
-    def draw(self, keys: Keys, stream: str, spec: TargetSpec) -> I64:
+    def draw(
+        self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
+    ) -> I64:
         """Uniform over the others: one number less, moved past the step itself.
 
         A random word makes two of them, the first digits of a fraction in base M - 1, as all that
@@ -72,12 +95,82 @@ class Distractors:
         another by 1 part in 26,000 at most.
         """
         steps, count = spec.shape
-        base, pairs = np.uint64(steps - 1), -(-steps * count // 2)
-        product = keys.words(stream, pairs) * base
-        digits = np.stack([product, (product & np.uint64(0xFFFFFFFF)) * base], axis=-1)
-        flat = (digits >> np.uint64(32)).astype(np.int64).reshape(1, len(keys.uids), -1)
-        other = flat[..., : steps * count].reshape(1, -1, steps, count)
-        return other + (other >= np.arange(steps)[:, None])
+        words_BW = keys.words(stream, -(-steps * count // 2))[0].astype(np.uint64, copy=False)
+        hidden_B = masks[self.mask][0].sum(-1)
+        found = np.empty((1, len(words_BW), 2 * words_BW.shape[1]), dtype=np.int64)
+        for words_W, out, hidden in zip(words_BW, found[0], hidden_B.tolist(), strict=True):
+            digits(words_W, max(hidden - 1, 0), out.view(np.uint64))  # of one: they stay in a cache
+        other = found[..., : steps * count].reshape(1, -1, steps, count)
+        other += other >= np.arange(steps)[:, None]
+        return other
 
 
-TASKS: Mapping[str, type[SoundTask]] = MappingProxyType({"distractors": Distractors})
+def digits(words_W: npt.NDArray[np.uint64], base: int, out: npt.NDArray[np.uint64]) -> None:
+    """Write the first two digits in `base` of fractions, words by 2**32, into `out` (2 W,)."""
+    digit, rest = out[0::2], out[1::2]
+    product = words_W * np.uint64(base)
+    np.right_shift(product, np.uint64(32), out=digit)
+    product &= np.uint64(0xFFFFFFFF)
+    product *= np.uint64(base)
+    np.right_shift(product, np.uint64(32), out=rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameLabels:
+    """The label of each frame of view 0, out of a file that `sslpipe frame-labels` made.
+
+    HuBERT's targets (arXiv:2106.07447, 3.1). The target is (1, B, N) int64, N the frames of the
+    mask; IGNORED behind the last whole frame of a recording. Crops begin where frames do (`align`),
+    so a label is of exactly the samples that its frame sees.
+    """
+
+    file: str
+    mask: str = "spans"
+
+    @property
+    def labels(self) -> LabelledFrames:
+        """What the file holds."""
+        return read_frame_labels(self.file)
+
+    @property
+    def files(self) -> str:
+        """The digest of the file."""
+        return f"frame labels {self.labels.digest}"
+
+    def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
+        """Classes of the frames of a mask."""
+        try:
+            grid = self.labels.grid
+        except ShardError as error:
+            raise ValueError(str(error)) from error
+        if self.mask not in masks or masks[self.mask].view != view:
+            raise ValueError(
+                f"labels the frames that a mask covers, and masks.{self.mask} is none over "
+                f"{view!r}; add it, or set mask to another one"
+            )
+        mask = masks[self.mask]
+        if (grid.rate, grid.shift) != (crop.rate, mask.patch[0]):
+            raise ValueError(
+                f"{self.file} has a label every {grid.shift} samples at {grid.rate:,} Hz, and "
+                f"masks.{self.mask} a frame every {mask.patch[0]} at {crop.rate:,}; make labels "
+                f"with --rate {crop.rate} --shift {mask.patch[0]}"
+            )
+        if crop.align % grid.shift and crop.place != "start":
+            raise ValueError(
+                f"views begin anywhere between two frames; write align: {grid.shift} in Crop"
+            )
+        return TargetSpec(view, 1, grid.classes, mask.grid)
+
+    def draw(
+        self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
+    ) -> I64:
+        """Look them up."""
+        grid, (crop, start_VB, rate_B) = self.labels.grid, views
+        first_B = start_VB[0] * crop.rate // np.maximum(rate_B, 1) // grid.shift
+        frames = masks[self.mask].shape[-1]  # fewer of a batch of short recordings
+        return self.labels.at(keys.uids, first_B, frames)[None]
+
+
+TASKS: Mapping[str, type[SoundTask]] = MappingProxyType(
+    {"distractors": Distractors, "frame_labels": FrameLabels}
+)

@@ -9,6 +9,7 @@ MODALITY imports its parts when they are asked for: a worker needs `canvases` al
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .. import Modality
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
     from ...stream.source import Column
+    from .. import Costs
     from .canvases import CanvasDecode
     from .codec import ImageCodec
     from .decider import ImageDecider
@@ -35,10 +37,19 @@ class ImageModality(Modality):
     """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP to views of axes "CHW"."""
 
     unit = "image"
-    lighter = "shrink pictures once with pack --resize or at every read with decode.size"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """Smaller pictures; decoding on the device; executors."""
+        if what == "memory":
+            return "pack --resize and decode.size"
+        if what == "making":
+            return f"{faster_executor(cuda=cuda)}use smaller or fewer views"
+        smaller = "shrink pictures once with pack --resize or at every read with decode.size"
+        on_cpu = cuda and recipe.decode.device == "cpu"
+        return f"{smaller}, or set decode.device: cuda" if on_cpu else smaller
 
     @property
-    def codec(self) -> ImageCodec:  # type: ignore[override]
+    def codec(self) -> ImageCodec:
         """What packing, indexing and verifying know of images."""
         from .codec import ImageCodec
 
@@ -105,6 +116,13 @@ class ImageModality(Modality):
         from .gpu_decode import GpuDecode, TorchCodec
 
         return GpuDecode(decode, TorchCodec(device), baseline=GPU_JPEG)
+
+
+def faster_executor(*, cuda: bool) -> str:
+    """What executors and types make views faster, to be followed by other advice; "": none."""
+    if cuda:
+        return "set run.executor: auto and views' dtype: bfloat16, or "
+    return "" if find_spec("numba") else "install sslpipe[cpu] for the fast executor, or "
 
 
 MODALITY = ImageModality()

@@ -28,6 +28,7 @@ class ImageCodec:
     measure = "shorter side, px"
     bins = (64, 128, 256, 384, 512, 768, 1024, 2048)
     extensions = frozenset({*FORMATS.values(), "jpeg", "jfif", "tiff"})
+    refused_options = {"--fps": "pictures are single samples; set --modality video for clips"}  # noqa: RUF012
     shrunk_extension = "jpg"
 
     @property

@@ -21,6 +21,7 @@ from ..returned import check_shape
 from . import ops
 from .ops import Draw, Op
 from .ops.foreign import foreign
+from .tried import try_op
 
 OPS: Mapping[str, type[Op]] = MappingProxyType({
     name: getattr(ops, name)
@@ -134,8 +135,8 @@ def build_op(entry: Entry) -> Op:
         op: Op = call(choose(entry, OPS, "op"), entry)
         if entry.name not in OPS and not isinstance(op, ops.OwnPixels):
             raise RecipeError(
-                f"{entry.where}: {entry.name} has no method `apply(images, rows)`; add it: "
-                "an op of your own brings its own pixels"
+                f"{entry.where}: {entry.name} is no op: it needs columns, draw(source) and "
+                "apply(images, rows); add what it lacks"
             )
         return op
     return foreign(entry, OPS)
@@ -158,13 +159,20 @@ def check_op(entry: Entry, op: Op, count: int, *, first: bool) -> None:
 
 
 def check_view(policy: Policy, entries: Sequence[Entry]) -> None:
-    """Every op suits the size of the views."""
+    """Every op suits the size of the views; those of users' own are tried.
+
+    Raises:
+        RecipeError: one does not suit.
+        ContractError: what a user's own returns is not what it said.
+    """
     for step, entry in zip(policy.steps, entries, strict=True):
         if isinstance(step.op, ops.Particular):
             try:
                 step.op.check_view(*policy.crop.size)
             except ValueError as error:
                 raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        if ":" in entry.name:
+            try_op(step.op, views=policy.count, size=policy.crop.size)
 
 
 def check_streams(steps: Sequence[Step], entries: Sequence[Entry]) -> None:

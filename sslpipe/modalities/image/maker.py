@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
-from ..returned import check_shape, check_targets
+from ..returned import check_targets
 from . import executors
 from .decider import ImageDecider
 from .scale import fitted
-from .targets import Pretext
 
 
 class ImageMaker:
@@ -72,20 +71,13 @@ class ImageMaker:
         for name, made in self.decider.pretexts.items():
             there = targets[name]
             group = made.spec.view
-            views[group], guessed[name] = made.task.apply(views[group], tables.targets[name], there)
-            self._check(made, views[group], guessed[name], len(arrays))
+            views[group], guessed[name] = made.apply(views[group], tables.targets[name], there)
+            if name not in self._tried:  # it waits for the ids, so it is done once
+                check_targets(made.task, guessed[name], made.spec, len(arrays))
+                self._tried.add(name)
         for group in asked:
             views[group] = views[group].to(self.decider.policies[group].dtype)
         return Made(views, guessed, {}, {})
-
-    def _check(self, made: Pretext, views: Tensor, targets: Tensor, samples: int) -> None:
-        """What a task returns is what it said; its ids are looked at once, which waits for them."""
-        spec = made.view_spec
-        shape = (spec.count, samples, *spec.shape)
-        check_shape(made.task, f"apply() returned views {spec.group!r}", views.shape, shape)
-        if made.name not in self._tried:
-            check_targets(made.task, targets, made.spec, samples)
-            self._tried.add(made.name)
 
 
 def sides(arrays: Sequence[Tensor]) -> npt.NDArray[np.int64]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ...shards.verification import Problem
     from ...stream.packed_rows import RowLayout
     from ...stream.source import Column
+    from .. import Costs
     from .caption_views import CaptionDecider, CaptionMaker
     from .captions import CaptionDecode
     from .decider import TextDecider
@@ -55,7 +56,15 @@ class TextModality(Modality):
 
     codec = TextCodec()
     unit, steps = "document", "tokens"
-    lighter = "keep ids of a trained vocabulary with `sslpipe tokenizer count --ids`"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """Ids that are kept; shorter rows."""
+        return {
+            "decoding": "keep the ids of a vocabulary that is not bytes beside the tars with "
+            "`sslpipe tokenizer count --ids`",
+            "making": "use shorter rows, fewer tasks or fewer masks",
+            "memory": "shorter rows",
+        }[what]
 
     def members(self, recipe: Recipe, groups: Sequence[str]) -> frozenset[str]:
         """Of captions the one that their settings say."""
@@ -108,7 +117,12 @@ class TextModality(Modality):
 
     def layout(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> RowLayout | None:
         """As `stream.rows` says."""
-        return decider.layout(recipe)
+        from .caption_views import CaptionDecider
+        from .layout import row_layout
+
+        if isinstance(decider, CaptionDecider):
+            return decider.layout(recipe)
+        return row_layout(recipe, decider)
 
     def files(self, recipe: Recipe, decider: TextDecider | CaptionDecider) -> str:
         """The vocabulary's."""

@@ -22,6 +22,13 @@ class TextCodec:
     measure = "bytes of text"
     bins = (64, 256, 1024, 4096, 16384, 65536, 262144)
     extensions = frozenset({"txt", "json"})
+    refused_options: Mapping[str, str] = MappingProxyType(
+        {
+            "--resize": "documents are not resized; leave it out",
+            "--dedupe near": "documents have no perceptual hash; use --dedupe exact",
+            "--fps": "documents have no frames of pictures; leave it out",
+        }
+    )
     shrunk_extension = "txt"
     version = "text 1"
 

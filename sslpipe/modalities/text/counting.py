@@ -1,15 +1,17 @@
 """How many tokens each document has, counted once for a vocabulary and kept in the indexes.
 
 Rows are planned from these counts, so a recipe names the vocabulary that a set was counted by. On
-demand the ids themselves are kept, too, in a file beside each tar (token_file.py).
+demand the ids themselves are kept, too, in a file beside each tar (token_file.py), and the lengths
+of sentences, from which rows of whole ones are planned (sentence_file.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import RecipeError, SampleError, ShardError
 from ...shards.make.pools import Pool
@@ -23,6 +25,8 @@ from ...shards.make.reindex import (
 from ...shards.manifest import Manifest, Shard, read_manifest
 from ...shards.verification import Problem, load_index
 from .codec import TextCodec
+from .marks import MARKS
+from .sentence_file import COUNTED, SentenceFile, sentence_lengths, sentence_path, write_sentences
 from .stored_tokens import STORED
 from .token_file import (
     TokenFileOf,
@@ -36,6 +40,8 @@ from .trained import open_vocabulary
 from .training import texts_of
 from .vocabulary import Vocabulary
 
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 TOKENS = TextCodec.extents.index("tokens")
 
 
@@ -48,6 +54,7 @@ class CountJob:
     vocabulary: Vocabulary
     folder: Path  # for the new index
     ids: bool  # whether the ids are kept
+    sentences: bool  # and the lengths of sentences
 
     @property
     def of(self) -> TokenFileOf:
@@ -59,11 +66,14 @@ class CountJob:
         """Whether a run that was cut short has done it."""
         if not is_staged(self.folder, self.shard):
             return False
-        if self.ids:
-            with suppress(ShardError):
-                open_tokens(token_path(self.folder / self.shard.file), self.of)
-                return True
-        return not self.ids
+        tar = self.folder / self.shard.file
+        with suppress(ShardError):
+            if self.ids:
+                open_tokens(token_path(tar), self.of)
+            if self.sentences:
+                SentenceFile(sentence_path(tar), self.of)
+            return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +106,15 @@ def count_tokens(
     *,
     pool: Pool,
     ids: bool = False,
+    sentences: bool = False,
     rebuild: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> CountedSet:
     """Write the tokens of every document into the indexes, and by what into the manifest.
 
-    ids: also keep the ids, in a file beside each tar; a set that has them keeps them. A set that
-    was counted by the same vocabulary stays as it is, unless `rebuild`. A run that was cut short
-    is gone on with. `progress` gets the documents of each shard.
+    ids, sentences: also keep the ids, and the lengths of sentences, in files beside each tar; a set
+    that has them keeps them. A set that was counted by the same vocabulary stays as it is, unless
+    `rebuild`. A run that was cut short is gone on with. `progress`: of a shard's documents.
 
     Raises:
         RecipeError: there is no such vocabulary, or it is of bytes, which packing counts.
@@ -113,11 +124,11 @@ def count_tokens(
     manifest = text_set(shards)
     finish_reindexing(manifest.folder)
     manifest = read_manifest(shards)
-    had = manifest.counted.get(STORED) == vocabulary.fingerprint
-    is_counted = manifest.counted.get("tokens") == vocabulary.fingerprint
+    asked = ["tokens", *([STORED] if ids else []), *([COUNTED] if sentences else [])]
+    had = [name for name, by in manifest.counted.items() if by == vocabulary.fingerprint]
     problems: list[Problem] = []
-    if rebuild or not is_counted or (ids and not had):
-        done = recounted(manifest, vocabulary, pool, ids=ids or had, rebuild=rebuild)
+    if rebuild or {*asked} - {*had}:
+        done = recounted(manifest, vocabulary, pool, {*asked, *had}, rebuild=rebuild)
         for found in done:
             problems += found.problems
             if progress:
@@ -139,26 +150,31 @@ def countable(tokenizer: str) -> Vocabulary:
 
 
 def recounted(
-    manifest: Manifest, vocabulary: Vocabulary, pool: Pool, *, ids: bool, rebuild: bool
+    manifest: Manifest, vocabulary: Vocabulary, pool: Pool, asked: Collection[str], *, rebuild: bool
 ) -> Iterator["ShardCounted"]:
-    """Count all shards and publish them at the end.
+    """Count all shards and publish them at the end; `asked`: as in `counted` of the manifest.
 
     Raises:
         ShardError: a tar cannot be read, or the disk is full.
     """
     name = vocabulary.fingerprint.removeprefix("b2:")[:16]
-    folder = staged(manifest, f"{name}-ids" if ids else name)
-    jobs = [CountJob(manifest, shard, vocabulary, folder, ids) for shard in manifest.shards]
+    ids, sentences = STORED in asked, COUNTED in asked
+    folder = staged(manifest, "-".join([name, *sorted({*asked} - {"tokens"})]))
+    jobs = [
+        CountJob(manifest, shard, vocabulary, folder, ids, sentences) for shard in manifest.shards
+    ]
     jobs = [job for job in jobs if rebuild or not job.is_done]
     for done in pool.imap_unordered(count_shard, jobs, 1):
         if done.fault:
             raise ShardError(done.fault)
         yield done
-    by = dict.fromkeys(["tokens", STORED] if ids else ["tokens"], vocabulary.fingerprint)
-    publish_indexes(replace(manifest, counted=by), folder)
-    if not ids:  # of another vocabulary
-        for shard in manifest.shards:
-            token_path(manifest.folder / shard.file).unlink(missing_ok=True)
+    publish_indexes(
+        replace(manifest, counted=dict.fromkeys(sorted(asked), vocabulary.fingerprint)), folder
+    )
+    for shard in manifest.shards:  # files of another vocabulary go
+        for kept, place in ((ids, token_path), (sentences, sentence_path)):
+            if not kept:
+                place(manifest.folder / shard.file).unlink(missing_ok=True)
 
 
 def text_set(shards: str | Path) -> Manifest:
@@ -196,17 +212,28 @@ def write_counts(job: CountJob) -> ShardCounted:
     counts, problems = np.zeros(len(index), dtype=np.uint32), []
     skip = set(job.manifest.exclude.get(job.shard.file, ()))
     tar = str(job.manifest.tar_place(job.shard))
+    sentences = [np.zeros(0, dtype=np.int64)] * len(index)
     with kept_ids(job, len(index)) as writer:
         for row, found in texts_of(tar, index, range(len(index))):
             if not isinstance(found, SampleError):
-                ids = job.vocabulary.encode(found)
+                ids, sentences[row] = encoded(job, found)
                 counts[row] = len(ids)
                 if writer:
                     writer.add(row, ids)
             elif row not in skip:
                 problems.append(Problem(job.shard.file, f"sample {row}", str(found), row))
+    if job.sentences:
+        write_sentences(sentence_path(job.folder / job.shard.file), job.of, sentences)
     reindexed(job.manifest, job.shard, job.folder, TOKENS, counts)
     return ShardCounted(len(index), tuple(problems))
+
+
+def encoded(job: CountJob, text: str) -> tuple[I32, I64]:
+    """The ids of a text, and the lengths of its sentences, if they are asked for."""
+    if not job.sentences:
+        return job.vocabulary.encode(text), np.zeros(0, dtype=np.int64)
+    marked = job.vocabulary.encode_marked(text)
+    return marked & np.int32(~MARKS), sentence_lengths(marked)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """DECIDE for text: what a row is, and which of its tokens a task changes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -13,12 +13,11 @@ from ...errors import RecipeError
 from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...rng import Keys, Place
-from ...stream.packed_rows import Counts, RowLayout
 from .. import Tables
-from .codec import TextCodec
 from .corruption import SpanCorruption
 from .denoisers import DenoiserMixture
 from .masked import MaskedTokens
+from .masked_words import MaskedWords
 from .pairs import BITS, SPECIAL, NextSentence, SentenceOrder, SentencePairs
 from .pieces import Pieces, pieces_of, whole_rows
 from .spans import MaskedSpans
@@ -26,6 +25,7 @@ from .tasks import TokenTask
 from .tokens import OWN
 from .trained import open_vocabulary
 from .vocabulary import Vocabulary
+from .word_spans import MaskedWordSpans
 
 I64 = npt.NDArray[np.int64]
 TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
@@ -103,6 +103,10 @@ class TextDecider:
             RecipeError: unknown task or setting, rows that do not suit it, or another task.
         """
         task: TokenTask = call(choose(entry, TASKS, "task of text"), entry)
+        if isinstance(task, MaskedTokens) and (task.words or self.pairs):
+            task = MaskedWords(**asdict(task))
+        if isinstance(task, MaskedSpans) and task.words:
+            task = MaskedWordSpans(**asdict(task))
         view, around = self.views[self.group], self.tokens.begin or self.tokens.end
         try:
             left, spec = task.specs(view, self.vocabulary, around=around)
@@ -118,10 +122,10 @@ class TextDecider:
                 f"{entry.where}: targets.{name} parts the rows that {', '.join(self.tasks)} would "
                 "have changed already; write it first, and only one such task"
             )
-        if self.pairs and isinstance(task, MaskedSpans):
+        if self.pairs and isinstance(task, MaskedSpans) and not task.words:
             raise RecipeError(
                 f"{entry.where}: targets.{name}: spans are laid before rows are parted in two "
-                "texts; write mlm: {words: true, most: 3}, which hides runs of words"
+                "texts; write spans: {words: true}, which are laid behind that"
             )
         self.views[self.group] = left
         self.tasks[name] = NamedTask(name, task, spec)
@@ -137,7 +141,8 @@ class TextDecider:
         """Whether a task must know where words or sentences begin."""
         tasks = [made.task for made in self.tasks.values()]
         return any(
-            isinstance(t, SentencePairs) or (isinstance(t, MaskedTokens) and t.words) for t in tasks
+            isinstance(t, SentencePairs) or (isinstance(t, MaskedTokens | MaskedSpans) and t.words)
+            for t in tasks
         )
 
     @property
@@ -160,35 +165,6 @@ class TextDecider:
         """How long rows are, and of what."""
         tokens = self.tokens
         return {self.group: f"rows of {tokens.length} tokens, vocabulary {tokens.vocabulary}"}
-
-    def layout(self, recipe: Recipe) -> RowLayout | None:
-        """How documents are laid in rows; None: each document is a row, cut off or padded."""
-        rows = recipe.stream.rows
-        if rows is None:
-            return None
-        where = f"{recipe.path}: stream.rows"
-        if self.pairs and rows.packing not in ("one", "split"):
-            raise RecipeError(
-                f"{where}: packing = {rows.packing!r} lays several documents in a row, which is to "
-                f"be one of two texts ({next(iter(self.tasks))}); write packing: split"
-            )
-        if rows.bucket and (self.pairs or self.views[self.group].shape != (self.tokens.length,)):
-            raise RecipeError(
-                f"{where}.bucket: {', '.join(self.tasks)} makes rows of one length of whatever "
-                "comes, so batches cannot have another; leave bucket out"
-            )
-        buckets = bucket_lengths(self.tokens.length) if rows.bucket else ()
-        return RowLayout(
-            self.room, rows.packing, rows.window, self.lengths, where, self.counts(), buckets
-        )  # fmt: skip
-
-    def counts(self) -> Counts | None:
-        """Which counts of the index rows need; None: they are of bytes, which packing counts."""
-        name, vocabulary = self.tokens.vocabulary, self.vocabulary
-        if not vocabulary.fingerprint:
-            return None
-        command = f"sslpipe tokenizer count SHARDS --tokenizer {name}"
-        return Counts(TextCodec.extents[vocabulary.counted], vocabulary.fingerprint, command)
 
     def lengths(self, extents: npt.NDArray[np.uint32]) -> I64:
         """Tokens of documents, with those around them; 0 of one whose tokens are not counted."""
@@ -238,19 +214,6 @@ class TextDecider:
         """(1, B, ...) of a task, over the rows."""
         stream = f"targets/{made.name}"
         return made.task.draw(pieces, stream, self.seed, self.vocabulary, length)[None]
-
-
-def bucket_lengths(length: int) -> tuple[int, ...]:
-    """The lengths that batches of similar rows may have: eight at most, so as many shapes.
-
-    Each is a half or a third more than the one before it, so less than a third of a batch is
-    padding but where all are short; multiples of 8, as matrix units want them.
-    """
-    shares = (3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
-    return (
-        *sorted({b for s in shares if (b := -(-int(length * s) // 8) * 8 or 8) < length}),
-        length,
-    )
 
 
 def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ...rng import Place, piece_ids
+from ...rng import Keys, Place, piece_ids
 
 I64 = npt.NDArray[np.int64]
 
@@ -65,10 +65,14 @@ class Pieces:
         begins = self.segments[:, 0] * length + self.segments[:, 1]
         return np.repeat(begins, self.lengths) + self.inside()
 
-    def laid(self, steps: npt.NDArray[Any], nothing: int, length: int) -> I64:
-        """Values of all steps laid in rows, (B, L); `nothing` where there is no step."""
+    def keys(self, seed: int) -> Keys:
+        """What each piece is drawn by: (seed, epoch, uid, start)."""
+        return Keys(seed, self.epochs, self.ids, np.zeros(1, dtype=np.int64))
+
+    def laid(self, steps_mL: npt.NDArray[Any], nothing: int, length: int) -> I64:
+        """Values of the steps of pieces, (m, longest), in rows, (B, L); elsewhere `nothing`."""
         rows = np.full(self.rows * length, nothing, dtype=np.int64)
-        rows[self.places(length)] = steps
+        rows[self.places(length)] = steps_mL[np.arange(steps_mL.shape[1]) < self.lengths[:, None]]
         return rows.reshape(self.rows, length)
 
 

@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from ...errors import ShardError
 from .. import Raw
 from .token_file import OPENED, SUFFIX, TokenFileOf, open_tokens, token_faults, token_path
 from .tokens import IDS, TokenDecode
@@ -44,16 +44,11 @@ class StoredTokenDecode(TokenDecode):
         total = count + self.begin + self.end
         start, length = self.piece(sample, total, instructions)
         stop = min(start + length, total)
-        text = tokens.read(sample.row, max(0, start - self.begin), min(count, stop - self.begin))
-        return Raw(self._between(text, first=start == 0, last=stop == total), (total,))
-
-    def _between(
-        self, text: npt.NDArray[np.unsignedinteger], *, first: bool, last: bool
-    ) -> npt.NDArray[np.int32]:
-        """Ids of a piece with what stands around the document, if the piece reaches its ends."""
-        begin = [self.vocabulary.begin] * (self.begin and first)
-        end = [self.vocabulary.end] * (self.end and last)
-        return np.concatenate([begin, text, end], dtype=IDS, casting="unsafe")
+        ids, begin, end = np.empty(max(0, stop - start), IDS), self.begin, self.end
+        text = slice(begin and start == 0, len(ids) - (end and stop == total))
+        ids[text] = tokens.read(sample.row, max(0, start - begin), min(count, stop - begin))
+        ids[: text.start], ids[text.stop :] = self.vocabulary.begin, self.vocabulary.end
+        return Raw(ids, (total,))
 
 
 def stored_decode(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokenDecode | None:
@@ -96,9 +91,18 @@ def check_few(manifest: Manifest, vocabulary: str) -> None:
 
 
 def stored_faults(manifest: Manifest, shard: Shard) -> Iterator[Problem]:
-    """What is wrong with the token file of a shard, if its set has them."""
+    """What is wrong with the files of tokens and sentences of a shard, if its set has them."""
     from ...shards.verification import Problem  # workers do without it
+    from .sentence_file import COUNTED, SentenceFile, sentence_path
 
+    sentences = manifest.counted.get(COUNTED)
+    if sentences is not None:
+        try:
+            SentenceFile(
+                sentence_path(manifest.folder / shard.file), TokenFileOf(sentences, shard.sha256)
+            )
+        except ShardError as error:
+            yield Problem(shard.file, "", str(error), None)
     vocabulary = manifest.counted.get(STORED)
     if vocabulary is None:
         return

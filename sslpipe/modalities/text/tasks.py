@@ -5,7 +5,6 @@ tokens are. Those that hide tokens, each piece by its own key, are in `masked.py
 those that make other rows in `corruption.py`, `denoisers.py` and `pairs.py`.
 """
 
-from abc import abstractmethod
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...batch import IGNORED, TargetSpec, ViewSpec
-from ...rng import Keys
 from .pieces import Pieces
 from .vocabulary import Vocabulary
 
@@ -88,22 +86,6 @@ class HidingTask:
     ) -> tuple[ViewSpec, TargetSpec]:
         """Rows as they were, and a target for each token."""
         return view, TargetSpec(view.group, 1, view.vocabulary, view.shape)
-
-    def draw(
-        self, pieces: Pieces, stream: str, seed: int, vocabulary: Vocabulary, length: int
-    ) -> I64:
-        """Each piece by its own key: (seed, epoch, uid, start)."""
-        keys = Keys(seed, pieces.epochs, pieces.ids, np.zeros(1, dtype=np.int64))
-        open_mL = pieces.open_steps()
-        put_mL = self.put(keys, stream, open_mL, vocabulary)
-        inside_mL = np.arange(open_mL.shape[1]) < pieces.lengths[:, None]
-        return pieces.laid(put_mL[inside_mL], NOTHING, length)
-
-    @abstractmethod
-    def put(
-        self, keys: Keys, stream: str, open_mL: npt.NDArray[np.bool_], vocabulary: Vocabulary
-    ) -> I64:
-        """The tables of pieces, (m, longest); `open_mL`: steps that may be hidden."""
 
     def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """How many tokens of each row are hidden or kept, (B,)."""

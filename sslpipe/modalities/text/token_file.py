@@ -94,6 +94,7 @@ class TokenWriter:
 
     def add(self, row: int, ids: I32) -> None:
         """Write the ids of a document; of one that is never added, none can be read."""
+        assert not len(ids) or ids.max() <= np.iinfo(self._kind).max  # else it would wrap
         data = ids.astype(self._kind).tobytes()
         block = b"".join(crcs_of(data, self._kind.itemsize)) + data
         self._table[row] = self._end, len(ids)
@@ -128,7 +129,9 @@ class TokenFile:
         plain = HEADER.pack(MAGIC, version, width, documents, size, *digests, 0)
         if os.fstat(file).st_size != size or crc32(table, crc32(plain)) != crc:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
-        self.table, self._kind = np.frombuffer(table, DOCUMENT), np.dtype(f"<u{width}")
+        rows = np.frombuffer(table, DOCUMENT)
+        self.counts, self._offsets = (np.ascontiguousarray(rows[x]) for x in ("ids", "offset"))
+        self._kind, self._width = np.dtype(f"<u{width}"), width
 
     def count(self, row: int) -> int:
         """Tokens of a document.
@@ -136,7 +139,7 @@ class TokenFile:
         Raises:
             SampleError: it could not be read when they were counted.
         """
-        found = int(self.table["ids"][row])
+        found: int = self.counts.item(row)  # a record would take four times as long
         if found == UNREAD:
             raise SampleError(
                 "could not be read when its tokens were counted; see `sslpipe verify`, and then "
@@ -150,25 +153,32 @@ class TokenFile:
         Raises:
             SampleError: they are damaged, or the document could not be read.
         """
-        count, width = self.count(row), self._kind.itemsize
+        count, width = self.count(row), self._width
         first, last = start // CHUNK, -(-stop // CHUNK)
-        begin = int(self.table["offset"][row])
-        behind = begin + 4 * -(-count // CHUNK)  # the CRCs
+        begin: int = self._offsets.item(row)
+        crcs_size = 4 * -(-count // CHUNK)
         ids_from, ids_to = first * CHUNK, min(count, last * CHUNK)
         size = width * (ids_to - ids_from)
         if first:
             crcs = os.pread(self._file, 4 * (last - first), begin + 4 * first)
-            data = os.pread(self._file, size, behind + width * ids_from)
+            block, at = os.pread(self._file, size, begin + crcs_size + width * ids_from), 0
         else:  # most pieces: one call
-            block = os.pread(self._file, behind - begin + size, begin)
-            crcs, data = block[: 4 * last], block[behind - begin :]
-        if b"".join(crcs_of(data, width)) != crcs or len(data) != size:
+            block, at = os.pread(self._file, crcs_size + size, begin), crcs_size
+            crcs = block[: 4 * last]
+        if len(block) != at + size or not self._intact(memoryview(block)[at:], crcs):
             name = Path(self._path).name
             raise SampleError(f"its tokens in {name} do not have their CRC-32; {AGAIN}")
-        return np.frombuffer(data, self._kind)[start - ids_from : stop - ids_from]
+        at += width * (start - ids_from)
+        return np.frombuffer(block, self._kind, stop - start, at)
+
+    def _intact(self, data: memoryview, crcs: bytes) -> bool:
+        """Whether ids have the CRC-32 of each chunk."""
+        if len(crcs) == CRC.size:  # most documents
+            return bool(crc32(data) == CRC.unpack(crcs)[0])
+        return b"".join(crcs_of(data, self._width)) == crcs
 
 
-def crcs_of(data: bytes, width: int) -> Iterator[bytes]:
+def crcs_of(data: bytes | memoryview, width: int) -> Iterator[bytes]:
     """The CRC-32 of each chunk of ids, as four bytes."""
     step = width * CHUNK
     for at in range(0, len(data), step):
@@ -198,7 +208,7 @@ def token_faults(path: Path, of: TokenFileOf) -> Iterator[tuple[int | None, str]
     except ShardError as error:
         yield None, str(error)
         return
-    for row, count in enumerate(tokens.table["ids"].tolist()):
+    for row, count in enumerate(tokens.counts.tolist()):
         try:
             if count != UNREAD:
                 tokens.read(row, 0, count)
@@ -212,6 +222,7 @@ class TokenFiles:
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
         self._open: OrderedDict[tuple[str, TokenFileOf], TokenFile] = OrderedDict()
+        self._last: tuple[str, TokenFileOf, TokenFile] | None = None
 
     def __call__(self, tar: str, of: TokenFileOf) -> TokenFile:
         """The file beside a tar.
@@ -219,6 +230,14 @@ class TokenFiles:
         Raises:
             ShardError: as `open_tokens`.
         """
+        last = self._last  # pieces come shard by shard
+        if last is not None and last[0] == tar and last[1] == of:
+            return last[2]
+        found = self._find(tar, of)
+        self._last = tar, of, found
+        return found
+
+    def _find(self, tar: str, of: TokenFileOf) -> TokenFile:
         with self._lock:
             found = self._open.get((tar, of))
             if found is None:

@@ -153,12 +153,19 @@ def open_vocabulary(name: str, where: str) -> Vocabulary:
 
 
 def check_specials(vocabulary: TrainedVocabulary) -> None:
-    """Special tokens have the ids that they must have, and no text becomes one.
+    """Special tokens have the ids that they must have, no text becomes one, and no id is left out.
 
     Raises:
         RecipeError: not so.
     """
     tokenizer, size = vocabulary.tokenizer, vocabulary.size
+    ids = {*tokenizer.get_vocab(with_added_tokens=True).values()}
+    if ids != {*range(size)}:  # an embedding has a row for each; two bytes might not hold one
+        raise RecipeError(
+            f"{vocabulary.where}: its {size:,} tokens have {len(ids):,} ids up to "
+            f"{max(ids, default=-1):,}; they must be those from 0 to {size - 1:,}; make a "
+            "vocabulary with `sslpipe tokenizer train`"
+        )
     wanted = dict(enumerate(SPECIALS))
     wanted |= {size - 1 - number: sentinel(number) for number in range(vocabulary.sentinels)}
     for place, name in wanted.items():

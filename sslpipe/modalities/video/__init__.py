@@ -19,7 +19,8 @@ One draw is for all frames of a clip, unless the sampling names an op in `per_fr
 are several clips of a video; all of them are decoded in one pass over it. Set `decode.size` where
 frames are much larger than views: they are shrunk in the worker, before they take up memory.
 
-A worker needs `decode` alone, not torch. Folders of frames are no videos: pack them as mp4.
+A worker needs `decode` alone, not torch. A folder of numbered pictures is packed as one video,
+the pictures as they are (shards/make/frames.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RecipeError
 from .. import Modality
+from ..image import faster_executor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...recipe.schema import ViewSection
     from ...stream.source import Column
+    from .. import Costs
     from .codec import VideoCodec
     from .decider import VideoDecider
     from .decode import ClipDecode
@@ -49,8 +52,18 @@ if TYPE_CHECKING:
 class VideoModality(Modality):
     """What `modality: video` is: mp4, webm, mkv and avi to views of axes "CTHW"."""
 
+    unit = "video"
+
+    def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
+        """Other files; smaller frames; executors, which are those of images."""
+        if what == "making":
+            return f"{faster_executor(cuda=cuda)}use shorter, smaller or fewer clips"
+        if what == "memory":
+            return "decode.size, or shorter or fewer clips"
+        return "encode videos no larger than views need and with more key frames"
+
     @property
-    def codec(self) -> VideoCodec:  # type: ignore[override]
+    def codec(self) -> VideoCodec:
         """What packing, indexing and verifying know of videos."""
         from .codec import VideoCodec
 

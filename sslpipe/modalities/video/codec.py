@@ -30,6 +30,12 @@ class VideoCodec:
     measure = "frames"
     bins = (16, 32, 64, 128, 256, 512, 1024, 4096)
     extensions = frozenset({"mp4", "m4v", "mov", "webm", "mkv", "avi"})
+    refused_options: Mapping[str, str] = MappingProxyType(
+        {
+            "--resize": "videos are not encoded anew; set decode.size in the recipe instead",
+            "--dedupe near": "videos have no perceptual hash; use --dedupe exact",
+        }
+    )
     shrunk_extension = "mp4"
 
     @property
@@ -88,9 +94,7 @@ class VideoCodec:
         Raises:
             SampleError: always.
         """
-        raise SampleError(
-            "videos are not resized; leave --resize out, and set decode.size in the recipe"
-        )
+        raise SampleError(f"--resize: {self.refused_options['--resize']}")
 
     def perceptual_hash(self, data: bytes) -> int:
         """Refuse: similar videos are not found.
@@ -98,7 +102,7 @@ class VideoCodec:
         Raises:
             SampleError: always.
         """
-        raise SampleError("videos have no perceptual hash; use --dedupe exact")
+        raise SampleError(self.refused_options["--dedupe near"])
 
 
 def flags_of(film: Film) -> int:

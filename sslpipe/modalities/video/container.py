@@ -137,10 +137,16 @@ def listed(container: InputContainer) -> Film:
     cover = library().stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+        others = {s.type for s in container.streams if s not in container.streams.video}
+        covers = ["a cover"] if container.streams.video else []
+        kinds = ", ".join([*sorted(others), *covers])
         raise SampleError(f"has no video stream, only {kinds or 'nothing'}")
     stream = streams[0]
+    if stream.codec_context is None:
+        raise SampleError("is of a codec that FFmpeg does not decode; convert it, say to h264")
     stream.codec_context.thread_count = 1  # the workers are as many as there are cores
+    if stream.codec_context.name == "mjpeg":  # else it shows what is left of a damaged picture
+        stream.codec_context.options = {"err_detect": "explode"}
     stream.codec_context.open(strict=False)  # now: dav1d keeps what it is told to skip by then
     packets = [packet for packet in container.demux(stream) if packet.size]
     shown = [packet for packet in packets if not packet.is_discard]  # an edit list leaves some out

@@ -167,7 +167,7 @@ class VideoDecider:
                 )
         return cls(
             {name: recipe.views[name] for name in groups},
-            {name: mask for name, mask in recipe.masks.items() if mask.view in groups},
+            recipe.masks,
             seed=recipe.stream.seed,
         )
 

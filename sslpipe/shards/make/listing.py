@@ -12,6 +12,7 @@ from ...errors import ShardError
 from ...rng import sample_id, words
 from ..index import MAX_BYTES
 from ..labels_file import LabelTable
+from .frames import FPS
 from .inputs.expand import Input, absolute, expand
 from .inputs.found import Columns, Found, Options
 from .source import InputFile, Listing, Note, Origin
@@ -29,19 +30,21 @@ def list_inputs(
     extensions: Collection[str],
     columns: Columns = Columns(),  # noqa: B008 (frozen)
     labels: LabelTable | None = None,
+    fps: float = FPS,
     progress: Callable[[int], None] | None = None,
 ) -> Listing:
     """List what folders, lists, tables, tars and zips offer: shards/README.md says how.
 
     `out` is left out where it lies in a folder to pack. `columns`: of tables. `labels` go before
-    those of the inputs, by key. `progress` gets the number of files found so far.
+    those of the inputs, by key. `fps`: of folders of frames. `progress` gets the number of files
+    found so far.
 
     Raises:
         ShardError: an input that does not exist, holds nothing or is of no known kind; labels
             that do not fit together; two keys with one sample id.
         ExtraError: a client or reader that is not installed.
     """
-    options = Options(frozenset(extensions), absolute(str(out)), columns)
+    options = Options(frozenset(extensions), absolute(str(out)), columns, fps)
     singles = expand(inputs)
     notes: list[Note] = []
     seen: set[Origin] = set()

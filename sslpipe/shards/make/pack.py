@@ -19,6 +19,7 @@ from ...errors import ShardError
 from ...process import cores
 from ..labels_file import read_labels
 from ..manifest import Manifest, write_manifest
+from .frames import FPS
 from .jobs import Tell, do_jobs, find_duplicates, make_jobs
 from .journal import REPORT, Journal, open_journal, writing
 from .listing import list_inputs, shuffled
@@ -91,6 +92,7 @@ def estimate(
         sampled=len(sample),
         seconds=each_takes * len(ordered) / (workers or cores()),
         labels=listing.labels,
+        frame_rate=listing.frame_rate,
     )
 
 
@@ -113,6 +115,7 @@ def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
         extensions=settings.codec.extensions,
         columns=settings.columns,
         labels=read_labels(settings.labels) if settings.labels else None,
+        fps=settings.fps or FPS,
     )
 
 
@@ -169,6 +172,6 @@ def finish(
     )
     write_manifest(manifest)
     journal.remove()
-    kinds = codec.measure, codec.bins
+    kinds, told = (codec.measure, codec.bins), (listing.labels, listing.frame_rate)
     left_out = failures, listing.skipped, repeated
-    return PackReport(manifest, *left_out, tuple(done), *kinds, bytes_in, seconds, listing.labels)
+    return PackReport(manifest, *left_out, tuple(done), *kinds, bytes_in, seconds, *told)

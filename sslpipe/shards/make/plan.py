@@ -24,6 +24,7 @@ Dedupe = Literal["none", "exact", "near"]
 
 NAMES = "name.json"  # extension of the member that keeps the original name
 KEYED_SAMPLE = 64  # sources; where sizes vary by half, the mean of so many is off by about 6 %
+MIN_FPS, MAX_FPS = 0.01, 100_000.0
 MAX_NEAR_BITS = 15  # of 64; beyond, different things are taken for equal
 
 
@@ -40,7 +41,7 @@ class PackSettings:
     columns: of tables. labels: a file of labels by key, which go before those of the inputs.
     keep_names: original names in `.name.json` members.
     dedupe: drop all but the first by key of "exact"ly equal files, or of "near" ones: perceptual
-    hashes that differ in at most `near_bits`.
+    hashes that differ in at most `near_bits`. fps: of folders of frames; None: frames.FPS.
 
     Raises:
         ShardError: a value that makes no sense.
@@ -59,6 +60,7 @@ class PackSettings:
     dedupe: Dedupe = "none"
     near_bits: int = 4
     keep_names: bool = False
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -73,6 +75,21 @@ class PackSettings:
             raise ShardError(f"quality = {self.quality}: must be 100 or less")
         if not 0 <= self.near_bits <= MAX_NEAR_BITS:
             raise ShardError(f"near_bits = {self.near_bits}: must be between 0 and {MAX_NEAR_BITS}")
+        if self.fps is not None and not MIN_FPS <= self.fps <= MAX_FPS:
+            raise ShardError(f"--fps {self.fps:g}: must be between {MIN_FPS} and {MAX_FPS:,.0f}")
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Raise a ShardError for an option that makes no sense for what is packed."""
+        asked = {
+            f"--resize {self.resize}": self.resize is not None,
+            "--dedupe near": self.dedupe == "near",
+            f"--fps {self.fps or 0:g}": self.fps is not None,
+        }
+        for option, is_asked in asked.items():
+            for refused, reason in self.codec.refused_options.items():
+                if is_asked and option.startswith(refused):
+                    raise ShardError(f"{option}: {reason}")
 
 
 LONGEST = 200  # bytes of a name: `-000000.tar.01234567.part.idx.part` follows it

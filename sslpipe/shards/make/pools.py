@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ...errors import ExtraError, ShardError
 from ...process import cores
+
+RETRIES = 2  # of a job whose actor of Ray was lost
 
 
 class Pool(Protocol):
@@ -131,16 +134,68 @@ def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Po
     return Processes(workers) if workers > 1 else open_threads(1)
 
 
-def open_ray(workers: int | None, address: str) -> AbstractContextManager[Pool]:
-    """The actors of a Ray cluster; the errors are those of `open_pool`."""
+def open_ray(workers: int | None, address: str, *, gpus: int = 0) -> AbstractContextManager[Pool]:
+    """The actors of a Ray cluster, with a core and so many GPUs each.
+
+    `workers`: how many; None: as many as the cluster can hold. An actor that is lost is started
+    again and its job with it, `RETRIES` times; then the loss is a result, as all that they raise.
+
+    Raises:
+        ExtraError: Ray is not installed.
+        ShardError: the cluster cannot be reached, or cannot hold so many.
+    """
+    held = cluster_gpus(address, workers) // gpus if gpus else None
+    if held is not None and (workers or 1) > held:
+        raise ShardError(
+            f"--ray {address}: {workers or 1} actors need a GPU each, and the cluster has {held}; "
+            "take fewer workers, or --device cpu"
+        )
+    # one that asks for no core is put anywhere: all of them on one machine
+    each = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+    restarts = {"max_restarts": -1, "max_task_retries": RETRIES}
+    with connected(address, workers):
+        import ray.util.multiprocessing
+
+        pool: AbstractContextManager[Pool] = ray.util.multiprocessing.Pool(
+            workers or held,
+            initializer=work_in,
+            initargs=(Path.cwd(),),
+            ray_remote_args=each | restarts,
+        )
+    return pool
+
+
+def work_in(folder: Path) -> None:
+    """Let relative names mean what they do where the command was given, if that folder is here."""
+    if folder.is_dir():
+        os.chdir(folder)
+
+
+def cluster_gpus(address: str, workers: int | None = None) -> int:
+    """Connect to a Ray cluster, of `workers` cores if it is started here; count its GPUs.
+
+    The errors are those of `open_ray`.
+    """
+    with connected(address, workers):
+        import ray
+
+        return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextmanager
+def connected(address: str, own: int | None) -> Iterator[None]:
+    """Connect to a Ray cluster; `own`: cores of one that "local" starts. Errors of `open_ray`."""
     try:
-        from ray.util.multiprocessing import Pool as RayPool
+        import ray.util.multiprocessing
+
+        if not ray.is_initialized():
+            # what workers print would tear the progress bar; Ray keeps it in its own logs
+            size = {"num_cpus": own} if address == "local" else {}
+            ray.init(address=address, log_to_driver=False, **size)
+        yield
     except ImportError as error:
         raise ExtraError("--ray needs Ray; install it with `pip install sslpipe[ray]`") from error
-    try:
-        pool: AbstractContextManager[Pool] = RayPool(workers, ray_address=address)
     except (ConnectionError, ValueError) as error:
         raise ShardError(
             f"--ray {address}: {error}; start a cluster with `ray start --head` or give its address"
         ) from error
-    return pool

@@ -53,6 +53,7 @@ class PackReport:
     bytes_in: int  # read in this run, not in one that it went on with
     seconds: float
     labels: str  # how they were read
+    frame_rate: str  # what folders of frames are said to have; empty: there are none
 
     @property
     def summary(self) -> dict[str, Table]:
@@ -71,6 +72,7 @@ class PackReport:
                 **counts(totals),
                 "size": f"{size / 1e6:,.1f} MB",
                 "labels": self.labels,
+                **({"frame rate": self.frame_rate} if self.frame_rate else {}),
                 "rate": f"{self.bytes_in / 1e6 / max(self.seconds, 1e-9):,.1f} MB/s read",
             },
             "formats": counts(total(done.formats for done in self.done)),
@@ -91,6 +93,7 @@ class Estimate:
     sampled: int  # samples that were read, and encoded if asked, to know
     seconds: float  # on as many workers as asked, at the rate of the sampled ones
     labels: str  # how they were read
+    frame_rate: str  # as in PackReport
 
     @property
     def summary(self) -> dict[str, Table]:
@@ -103,6 +106,7 @@ class Estimate:
                 "size": f"about {self.bytes_out / 1e6:,.1f} MB",
                 "time": f"about {minutes}:{seconds:02d} min",
                 "labels": self.labels,
+                **({"frame rate": self.frame_rate} if self.frame_rate else {}),
                 "estimated from": f"{self.sampled:,} samples",
             }
         }

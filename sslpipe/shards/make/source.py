@@ -26,14 +26,38 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameRun:
+    """The numbered pictures of one folder, which are the frames of a video; see frames.py."""
+
+    prefix: str
+    digits: int  # of a number, at least
+    suffix: str
+    first: int
+    step: int
+    count: int
+    fps: float
+
+    def name(self, number: int) -> str:
+        """The name of the picture of a number."""
+        return f"{self.prefix}{number:0{self.digits}d}{self.suffix}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all, in their order."""
+        stop = self.first + self.step * self.count
+        return tuple(self.name(number) for number in range(self.first, stop, self.step))
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
-    """Where bytes lie: a file, a member of a zip, a range of an uncompressed tar, or a document."""
+    """Where bytes lie: a file, a member of a zip, a range of a plain tar, a document, or frames."""
 
     url: str  # a local path, or what fsspec opens
     member: str | None = None  # of a zip
     span: tuple[int, int] | None = None  # offset and bytes
     column: str | None = None  # of the line of JSON at `span` whose text it is; see documents.py
     columns: tuple[str, ...] = ()  # of a table that such lines are made of
+    frames: FrameRun | None = None  # pictures whose names begin with `url`, or `member`, and "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +83,12 @@ class Listing:
     classes: tuple[str, ...]
     labels: str = "none"  # how they were read, in a sentence
 
+    @property
+    def frame_rate(self) -> str:
+        """What folders of frames are said to have, for the summary; empty: there are none."""
+        rates = [s.place.frames.fps for s in self.sources if s.place.frames]
+        return f"{rates[0]:g} per second, of {len(rates):,} folders of frames" if rates else ""
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of classes, keys, labels, sizes, places and extras; contents are not read."""
@@ -67,6 +97,8 @@ class Listing:
             place: tuple[object, ...] = (s.place.url, s.place.member, s.place.span)
             if s.place.column is not None:
                 place = (*place, s.place.column, s.place.columns)
+            if s.place.frames is not None:
+                place = (*place, s.place.frames)
             # repr escapes what no encoding takes, and keeps fields apart
             line = repr((s.key, s.ext, s.label, s.size, place, s.extras))
             digest.update(line.encode("utf-8", "surrogatepass"))

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import SampleError
-from ..codec import Codec, Extent, histogram
+from ..codec import Codec, Extent, histogram, payload_extent
 from ..index import Index, file_sha256, index_path, write_index
 from ..manifest import Shard
 from .documents import document_at
+from .frames import film_at
 from .plan import NAMES, PackSettings, ShardJob
 from .source import InputFile, Note, Origin, read
 from .writer import ShardWriter
@@ -185,9 +186,10 @@ def load(source: InputFile, settings: PackSettings) -> LoadedFile:
         extras[NAMES] = json.dumps({"file": source.file}).encode()
     if settings.resize is not None:
         payload = codec.shrink(data, side=settings.resize, quality=settings.quality)
-        ext, extent = codec.shrunk_extension, codec.extent(payload)  # `shrink` decoded everything
+        # `shrink` decoded everything
+        ext, extent = codec.shrunk_extension, payload_extent(codec, payload, decode=False)
     else:
-        extent = (codec.inspect if settings.check == "decode" else codec.extent)(data)
+        extent = payload_extent(codec, data, decode=settings.check == "decode")
         payload, ext = data, codec.extension(data)
     return LoadedFile(source, len(data), payload, ext, extent, codec.flags(payload), extras)
 
@@ -197,6 +199,8 @@ def readable(what: bytes | Origin) -> bytes:
     if isinstance(what, bytes):
         return what
     try:
+        if what.frames is not None:
+            return film_at(what)
         return read(what) if what.column is None else document_at(what)
     except OSError as error:
         raise SampleError(f"cannot be read: {error.strerror or error}") from error

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
-from ...process import local_size
+from ...process import node_ranks
 from ..index import Index, parse_index, said_of_tar
 from ..manifest import MISSING, Manifest, Shard, cut_fault
 from .cache import Distant, NodeCache
@@ -30,7 +30,8 @@ from .download import Patience, is_url, local_path, read_whole
 from .open_tars import DistantTar, LocalTar, RangeReader, ShardTar
 
 log = logging.getLogger(__name__)
-INDEXES = 1024  # kept in memory: 40 bytes per sample, 20 per member
+INDEXES = 1024  # kept in memory at most: 40 bytes per sample, 20 per member
+INDEXED = 1 << 21  # samples of them, about: 126 MB
 MOST_OPEN = 1024
 DOWNLOADS = 4  # at a time: one stream of an object store is slower than a network card
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class ShardStore:
             [s.bytes if cache and is_url(manifest.tar_place(s)) else 0 for s in manifest.shards],
             dtype=np.int64,
         )
-        self._indexes = Recent(self._read_index, INDEXES)
+        self._indexes = Recent(self._read_index, indexes_kept(manifest))
         self._opened: Recent[ShardTar] = Recent(self._open, open_files())
         self._queued: set[int] = set()
         self._wanted: frozenset[int] = frozenset()
@@ -100,6 +101,11 @@ class ShardStore:
     def shards(self) -> int:
         """How many there are."""
         return len(self.manifest.shards)
+
+    @property
+    def distant(self) -> bool:
+        """Whether its first tar lies elsewhere."""
+        return is_url(self.manifest.tar_place(self.manifest.shards[0]))
 
     @property
     def place(self) -> str:
@@ -233,7 +239,7 @@ def open_store(
         return ShardStore(manifest, None, room=0, patience=patience)
     budget = None if cache_gb is None else int(cache_gb * 1e9)
     node = NodeCache(Path(cache).expanduser(), budget=budget, patience=patience)
-    parts = corpora * (processes or local_size())
+    parts = corpora * (processes or node_ranks())
     share = node.budget // parts
     return ShardStore(manifest, node, room=share, patience=patience)
 
@@ -257,6 +263,11 @@ def open_local(path: Path, shard: Shard) -> int:
         os.close(file)
         raise ShardError(f"{path}: {fault}")
     return file
+
+
+def indexes_kept(manifest: Manifest) -> int:
+    """Indexes to keep in memory: fewer where shards are large, but those of a batch's lanes."""
+    return min(INDEXES, max(64, INDEXED * len(manifest.shards) // manifest.samples))
 
 
 def open_files() -> int:

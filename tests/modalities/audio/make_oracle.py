@@ -12,7 +12,7 @@ from .sounds import chirp
 
 
 def main():
-    """Kaldi's and BYOL-A's spectrograms of a chirp, (F, T) float32."""
+    """Kaldi's and BYOL-A's spectrograms of a chirp, and HuBERT's cepstra, (F, T) float32."""
     import torchaudio
 
     wave_1T = torch.from_numpy(chirp(0.2)).T
@@ -25,8 +25,16 @@ def main():
         f_max=7800,
     )  # fmt: skip
     byol_FT = (mel(wave_1T)[0] + torch.finfo().eps).log()
+    cepstra_TC = torchaudio.compliance.kaldi.mfcc(
+        wave_1T, sample_frequency=16_000, use_energy=False, dither=0.0
+    )
+    slopes = [cepstra_TC.T]
+    for _ in range(2):  # fairseq, dump_mfcc_feature.py
+        slopes.append(torchaudio.functional.compute_deltas(slopes[-1]))
     here = Path(__file__).with_name("oracle.npz")
-    np.savez_compressed(here, kaldi=kaldi_TF.T.numpy(), byol=byol_FT.numpy())
+    np.savez_compressed(
+        here, kaldi=kaldi_TF.T.numpy(), byol=byol_FT.numpy(), mfcc=torch.cat(slopes).numpy()
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from transformers import WhisperFeatureExtractor
 
 from sslpipe.modalities.audio.fbank import Fbank, MelSpectrogram, WhisperMel
+from sslpipe.modalities.audio.levels import FilterAugment, LinearFader, RemoveBandMean
+from sslpipe.modalities.audio.mfcc import MFCC
 from sslpipe.modalities.audio.mixing import Mix, MixLog
 from sslpipe.modalities.audio.op import SoundRows, SoundShape
 from sslpipe.modalities.audio.spectrograms import (
@@ -189,3 +191,81 @@ def test_mixtures_are_of_waves_or_of_energies():
     found = Mix().mixed(x, z, rows_of(SoundShape("T", (96,), 16_000), real, share))
     torch.testing.assert_close(found[0], 0.9 * x[0] + 0.1 * z[0])
     assert (found[1, 50:] == x[1, 50:]).all()
+
+
+def test_mfcc_is_kaldi_s_with_slopes_as_hubert_takes_them():
+    wave, real = waves(0.2)
+    found = applied(MFCC(), wave)[0, 0]
+    np.testing.assert_allclose(found.numpy(), ORACLE["mfcc"], rtol=0, atol=2e-4)
+    padded, real = waves(0.2, 0.3)  # behind zeros the slopes are those of the sound alone
+    both = applied(MFCC(), padded, real)[0, 0]
+    frames = found.shape[1]
+    torch.testing.assert_close(both[:, :frames], found, rtol=0, atol=2e-4)
+    every = applied(MFCC(shift=320, every=2), padded, real)[0, 0]
+    assert torch.equal(every, both[:, ::2])
+    before = SoundShape("T", (padded.shape[1],), 16_000)
+    steps = MFCC(shift=320, every=2).steps(real.numpy(), before)
+    assert steps.tolist() == [1 + (n - 400) // 320 for n in real.tolist()]
+
+
+def mels(count=3, seed=0):
+    return torch.randn(count, 1, 12, 20, generator=torch.Generator().manual_seed(seed))
+
+
+def test_band_means_are_removed_where_there_is_sound():
+    views, real = mels(), torch.tensor([20, 7, 1])
+    found = applied(RemoveBandMean(), views.clone(), real)
+    for row, view, count in zip(found[:, 0], views[:, 0], real.tolist(), strict=True):
+        for band, old in zip(row, view, strict=True):
+            torch.testing.assert_close(band[:count], old[:count] - old[:count].mean())
+            assert not band[count:].any()
+    louder = views + torch.randn(1, 1, 12, 1)  # another microphone
+    torch.testing.assert_close(applied(RemoveBandMean(), louder, real), found)
+
+
+def drawn_table(op, views=5_000, shape=(1, 12, 20)):
+    u = np.random.default_rng(0).random((1, views, op.numbers))
+    before = SoundShape("CFT", shape, 16_000)
+    return op.draw(u, before, np.full((1, views), shape[-1]))[0]
+
+
+def test_the_fader_is_a_line_between_two_drawn_ends():
+    op = LinearFader(gain=0.8)
+    table = drawn_table(op)
+    assert np.abs(table).max() <= 0.8
+    assert abs(np.corrcoef(table.T)[0, 1]) < 0.05
+    assert abs(table.std() - 1.6 / np.sqrt(12)) < 0.02
+    added = applied(op, mels(), table=table[:3]) - mels()
+    for row, (head, tail) in zip(added[:, 0], table[:3], strict=True):
+        line = torch.from_numpy(np.linspace(head, tail, 20)).float()
+        torch.testing.assert_close(row, line.expand(12, 20), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("points", [2, 5])
+def test_the_filter_is_a_broken_line_over_frequency(points):
+    op = FilterAugment(gain=0.6, points=points)
+    table = drawn_table(op)
+    places, gains = np.split(table, 2, axis=1)
+    assert (np.diff(places) >= 0).all()
+    assert (places[:, 0] == 0).all()
+    assert (places[:, -1] == 1).all()
+    assert np.abs(gains).max() <= 0.6
+    assert np.abs(gains.mean(0)).max() < 0.02
+    added = applied(op, mels(), table=table[:3]) - mels()
+    for row, place, gain in zip(added[:, 0], places[:3], gains[:3], strict=True):
+        line = torch.from_numpy(np.interp(np.linspace(0, 1, 12), place, gain)).float()
+        torch.testing.assert_close(row, line[:, None].expand(12, 20), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("op", "settings", "words"),
+    [
+        (LinearFader, {"gain": 0.0}, "gain = 0.0 must be above 0"),
+        (FilterAugment, {"points": 1}, "points = 1; a line has 2 to 64"),
+        (MFCC, {"cepstra": 24}, "cepstra = 24 must lie in 1 to mels = 23"),
+        (MFCC, {"shift": 320, "every": 3}, "every = 3 must divide shift = 320"),
+    ],
+)
+def test_impossible_levels_and_cepstra_are_refused(op, settings, words):
+    with pytest.raises(ValueError, match=words):
+        op(**settings)

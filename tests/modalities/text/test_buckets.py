@@ -11,7 +11,7 @@ from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.methods import build_method
 from sslpipe.modalities.text.codec import TextCodec
-from sslpipe.modalities.text.decider import bucket_lengths
+from sslpipe.modalities.text.layout import bucket_lengths
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
 

@@ -17,7 +17,7 @@ from sslpipe.modalities.text.marks import (
     sign_marks,
     with_ends,
 )
-from sslpipe.modalities.text.masked import OPENS, PUT_BITS, MaskedTokens
+from sslpipe.modalities.text.masked_words import OPENS, PUT_BITS, MaskedWords
 from sslpipe.modalities.text.tasks import KEEP, NOTHING, LaidRows
 from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary
 from sslpipe.modalities.text.vocabulary import Bytes
@@ -158,7 +158,7 @@ def slow(task, table, marks, documents, special):
 
 @pytest.mark.parametrize("settings", [{}, {"words": True}, {"words": True, "most": 3}])
 def test_as_a_slow_loop_hides_them(settings):
-    task, rng = MaskedTokens(share=0.2, **settings), np.random.default_rng(0)
+    task, rng = MaskedWords(share=0.2, **settings), np.random.default_rng(0)
     length, count = 96, 40
     laid = [[*rng.integers(3, 40, 2), 8] for _ in range(count)]
     made = pieces(laid, special=True, uids=range(3 * count))
@@ -192,7 +192,7 @@ def test_as_a_slow_loop_hides_them(settings):
 
 def test_words_are_whole_and_tokens_are_80_10_10():
     """80/10/10 is of tokens: a hidden word may have a mask and a random token in it."""
-    task, text = MaskedTokens(words=True), PLAIN.encode_marked(TEXT)
+    task, text = MaskedWords(words=True), PLAIN.encode_marked(TEXT)
     length = len(text)
     count = 400
     made = pieces([[length]] * count)
@@ -221,7 +221,7 @@ def test_words_are_whole_and_tokens_are_80_10_10():
 
 
 def test_groups_of_words_have_odds_of_one_by_n():
-    task = MaskedTokens(words=True, most=3)
+    task = MaskedWords(words=True, most=3)
     table = task.draw(pieces([[128]] * 300), "s", 0, PLAIN, 128)
     sizes = np.concatenate([np.diff(np.flatnonzero(row & OPENS)) for row in table])
     shares = np.bincount(sizes, minlength=4)[1:] / len(sizes)
@@ -229,7 +229,7 @@ def test_groups_of_words_have_odds_of_one_by_n():
 
 
 def test_a_piece_keeps_its_words_in_any_row_and_has_others_in_another_epoch():
-    task, text = MaskedTokens(words=True, most=2), PLAIN.encode_marked(TEXT[:60])
+    task, text = MaskedWords(words=True, most=2), PLAIN.encode_marked(TEXT[:60])
     size = len(text)
 
     def hidden(lengths, uids, at, epoch=0):
@@ -253,14 +253,14 @@ def test_a_piece_keeps_its_words_in_any_row_and_has_others_in_another_epoch():
     assert any(not torch.equal(alone, other) for other in later)
 
 
-def test_what_is_no_step_is_nothing_and_kept_tokens_have_a_value():
-    table = MaskedTokens().draw(pieces([[5]], special=True), "s", 0, PLAIN, 8)
-    assert (table[0, [0, 4, 5, 6, 7]] == NOTHING).all()
-    put = (table[0, 1:4] & (1 << PUT_BITS) - 1) + KEEP
+def test_what_is_no_step_is_nothing_and_what_is_put_has_a_value():
+    table = MaskedWords().draw(pieces([[5]], special=True), "s", 0, PLAIN, 8)
+    assert (table[0, 5:] == NOTHING).all()
+    put = (table[0, :1] & (1 << PUT_BITS) - 1) + KEEP
     assert (put >= KEEP).all()
     assert (put < PLAIN.size).all()
 
 
 def test_a_group_of_words_needs_words():
     with pytest.raises(ValueError, match=r"most = 3 .* words: true"):
-        MaskedTokens(most=3)
+        MaskedWords(most=3)

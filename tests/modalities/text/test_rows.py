@@ -13,7 +13,7 @@ from sslpipe.errors import RecipeError, SampleError, StateError
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.vocabulary import Bytes, document_of
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import PackSettings, pack
+from sslpipe.shards import PackSettings, pack, read_index
 
 LENGTH = 64
 RECIPE = f"""
@@ -189,6 +189,24 @@ def test_a_piece_keeps_its_mask_in_any_row_and_gets_another_in_another_epoch(sha
     assert all(one[text] == other[text] for text in both)
     again = short & one.keys() & later.keys()
     assert sum(one[text] != later[text] for text in again) > len(again) / 2
+
+
+def test_a_batch_of_bad_documents_alone_is_padding(shards, tmp_path):
+    for file in Path(shards).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for tar in tmp_path.glob("*.tar"):
+        data = bytearray(tar.read_bytes())
+        for start in read_index(tar).payloads["offset"].tolist():
+            data[start] ^= 1
+        tar.write_bytes(data)
+    with load(tmp_path) as pipe:  # which would stop the run
+        batch = pipe.make_batch(pipe.load_share(0), 0)
+    assert not batch.valid.any()
+    assert (batch.views["tokens"] == BYTES.pad).all()
+    assert (batch.segments["tokens"][0] == -1).all()
+    assert (batch.segments["tokens"][1] == 0).all()
+    assert (batch.targets["mlm"] == IGNORED).all()
+    assert (batch.lengths["tokens"] == 0).all()
 
 
 def test_a_bad_document_leaves_its_place_empty_and_is_told(shards, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import sslpipe
 from sslpipe.batch import IGNORED
@@ -306,8 +307,6 @@ def test_random_tokens_are_pieces_of_text(shards):
 
 
 def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
-    from tokenizers import Tokenizer, models
-
     with pytest.raises(
         RecipeError, match=r"'bites': is none of bytes, bytes_t5, and no file seen from /"
     ):
@@ -329,3 +328,13 @@ def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
 def test_bytes_say_what_a_vocabulary_says():
     assert VOCABULARIES["bytes"].pieces == range(4, 260)
     assert TrainedVocabulary("t", b"x").fingerprint != TrainedVocabulary("t", b"y").fingerprint
+
+
+def test_ids_that_leave_some_out_are_refused(tmp_path):
+    """Naive error: as many tokens as two bytes hold, but an id that they do not."""
+    vocabulary = {**{name: n for n, name in enumerate(SPECIALS)}, "a": 4, "b": 70_000}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.Punctuation()
+    made.save(str(tmp_path / "holes.json"))
+    with pytest.raises(RecipeError, match=r"its 6 tokens have 6 ids up to 70,000; .* 0 to 5;"):
+        open_vocabulary(str(tmp_path / "holes.json"), "t")

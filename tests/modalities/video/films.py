@@ -9,6 +9,7 @@ import io
 
 import av
 import numpy as np
+from PIL import Image
 
 SIDE = 16  # pixels of a square
 SIDES = (2 * SIDE, 4 * SIDE)  # height, width of a stored frame
@@ -33,6 +34,7 @@ def film(
     *,
     container="mp4",
     codec="mpeg4",
+    pixels="yuv420p",
     gop=12,
     b_frames=0,
     rate=16,
@@ -47,7 +49,7 @@ def film(
     with av.open(out, "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate)
         shape = SIDES if pictures is None else pictures[0].shape[:2]
-        stream.height, stream.width, stream.pix_fmt = *shape, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *shape, pixels
         stream.codec_context.gop_size, stream.codec_context.thread_count = gop, 1
         stream.codec_context.max_b_frames = b_frames
         stream.options = {**(QUIET if codec == "libx264" else {}), **dict(options)}
@@ -57,8 +59,8 @@ def film(
         if times is not None:
             stream.codec_context.time_base = fractions.Fraction(1, 1000)
         for number in range(count):
-            pixels = picture(number) if pictures is None else pictures[number]
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            shown = picture(number) if pictures is None else pictures[number]
+            frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = int(times[number]), fractions.Fraction(1, 1000)
             file.mux(stream.encode(frame))
@@ -84,6 +86,37 @@ def tone(container="mp4"):
         frame.rate = 16_000
         file.mux(stream.encode(frame))
         file.mux(stream.encode())
+    return out.getvalue()
+
+
+def covered(*, sound=False):
+    """A file whose first video stream is the cover, picture 7; then 5 frames, or sound."""
+    out, jpeg = io.BytesIO(), io.BytesIO()
+    Image.fromarray(picture(7)).save(jpeg, "JPEG")
+    with av.open(out, "w", format="mp4") as file:
+        cover = file.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = *SIDES, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        if sound:
+            other = file.add_stream("aac", rate=16_000, layout="mono")
+        else:
+            other = file.add_stream("mpeg4", rate=16)
+            other.height, other.width, other.pix_fmt = *SIDES, "yuv420p"
+        file.start_encoding()
+        packet = av.Packet(jpeg.getvalue())
+        packet.stream, packet.pts, packet.dts = cover, 0, 0
+        packet.time_base = fractions.Fraction(1)
+        file.mux(packet)
+        if sound:
+            silence = av.AudioFrame.from_ndarray(
+                np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
+            )
+            silence.rate = 16_000
+            file.mux(other.encode(silence))
+        for number in range(0 if sound else 5):
+            shown = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            file.mux(other.encode(shown))
+        file.mux(other.encode())
     return out.getvalue()
 
 

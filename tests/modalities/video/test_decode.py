@@ -22,7 +22,7 @@ from sslpipe.modalities.video.decode import ClipDecode, Converter, numbered
 from sslpipe.recipe import parse_recipe
 from sslpipe.stream.reader import Sample
 
-from .films import everything, film, picture, read, tone
+from .films import covered, everything, film, picture, read, tone
 from .test_pipeline import RECIPE
 
 CODEC = VideoCodec()
@@ -170,6 +170,10 @@ BAD = {
     "cut webm": (cut(film(20, container="webm", codec="libvpx"), 0.7), "is cut: its container"),
     "cut avi": (cut(film(20, container="avi"), 0.9), "is cut: its container says"),
     "sound alone": (tone(), "has no video stream, only audio"),
+    "a song": (covered(sound=True), "has no video stream, only audio, a cover"),
+    "a codec of nobody": (
+        film(5, container="avi").replace(b"FMP4", b"XYZW"), "is of a codec that FFmpeg does not",
+    ),
     "a playlist": (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "is no mp4, webm, mkv or avi"),
 }  # fmt: skip
 
@@ -182,6 +186,64 @@ def test_bad_files_are_refused_by_all_who_read_them(name):
             read_it(data)
     assert CODEC.flags(data) == 0
     assert ClipDecode(None).extent(sample(data)) == (0, 0, 0, 0)
+
+
+SMALL = [picture(number)[1:, 1:] for number in range(9)]
+ODD = {  # files that are whole, though few look like them
+    "10 bits": {"codec": "libx264", "pixels": "yuv420p10le"},
+    "16 bits of grey": {"container": "matroska", "codec": "ffv1", "pixels": "gray16le"},
+    "transparent": {"container": "mov", "codec": "png", "pixels": "rgba"},
+    "odd sides": {"container": "matroska", "codec": "ffv1", "pictures": SMALL},
+    "before zero": {"container": "matroska", "times": range(-300, 600, 100)},
+    "long after zero": {"times": range(9_000, 18_000, 1000)},
+    "Motion JPEG": {"container": "mov", "codec": "mjpeg", "pixels": "yuvj420p"},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_have_all_their_frames(name):
+    data = film(9, **ODD[name])
+    assert CODEC.inspect(data)[0] == 9
+    assert read(decoded(data).data) == list(range(9))
+    assert read(decoded(data, (2, 7)).data) == [2, 7]
+
+
+@pytest.mark.parametrize("kind", [{}, {"codec": "libx264", "b_frames": 2}])
+def test_frames_that_an_edit_list_hides_are_not_counted(kind):
+    data = film(9, times=range(-300, 600, 100), **kind)
+    assert b"elst" in data
+    assert CODEC.inspect(data)[0] == 6
+    assert read(decoded(data).data) == read(everything(data)) == list(range(3, 9))
+    assert read(decoded(data, (0, 4)).data) == [3, 7]
+
+
+def test_a_cover_is_no_video():
+    assert read(decoded(covered()).data) == [0, 1, 2, 3, 4]
+
+
+def test_transparency_is_left_out():
+    clear = np.zeros((32, 64, 4), np.uint8)
+    clear[..., 0] = 255  # red that nobody sees
+    out = io.BytesIO()
+    with av.open(out, "w", format="mov") as file:
+        stream = file.add_stream("png", rate=16)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "rgba"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(clear, format="rgba")))
+        file.mux(stream.encode())
+    assert (decoded(out.getvalue()).data == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "offset", "value"),
+    [(b"strh", 24, 0), (b"strh", 20, 0), (b"strf", 4, 0), (b"strf", 4, 100_000), (b"avih", 0, 0)],
+    ids=["no rate", "no scale", "no width", "a huge width", "no microseconds"],
+)
+def test_an_avi_with_a_senseless_header_is_read_by_its_frames(box, offset, value):
+    data = bytearray(film(9, container="avi"))
+    at = data.index(box) + 8 + offset
+    data[at : at + 4] = value.to_bytes(4, "little")
+    assert CODEC.inspect(bytes(data))[:3] == (9, 32, 64)
+    assert read(decoded(bytes(data), (1, 8)).data) == [1, 8]
 
 
 def test_a_file_without_its_cut_end_is_whole():

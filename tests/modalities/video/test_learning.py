@@ -2,8 +2,7 @@
 
 import pytest
 
-from sslpipe.evaluate import evaluate
-from sslpipe.evaluate.command import EvalSettings
+from sslpipe.evaluate import EvalSettings, evaluate
 from sslpipe.recipe import parse_recipe
 from sslpipe.train.loop import train_recipe
 

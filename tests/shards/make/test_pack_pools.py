@@ -69,12 +69,13 @@ def test_pools_of_the_standard_library(mixed, tmp_path, codec, clean):
 
 
 RAY = """
-import sys
+import os, sys
 import ray
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, open_pool, pack
 
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+os.chdir(sys.argv[3])  # as where a cluster was started in another folder
 with open_pool(1, "auto") as pool:  # each actor imports torch
     settings = PackSettings(codec=ImageCodec(), name="p", shard_samples=4,
                             dedupe="near", resize=20, keep_names=True)
@@ -85,7 +86,8 @@ with open_pool(1, "auto") as pool:  # each actor imports torch
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
 def test_a_real_ray_cluster(mixed, tmp_path, clean):
-    words = [sys.executable, "-c", RAY, mixed, tmp_path / "ray"]
+    inputs = os.path.relpath(mixed, tmp_path)
+    words = [sys.executable, "-c", RAY, inputs, "ray", tmp_path]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr

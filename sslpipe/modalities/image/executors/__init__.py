@@ -95,6 +95,8 @@ def choose(
         raise RecipeError(f"run.executor = {name!r}: {reason}, or write executor: auto")
     module = importlib.import_module(f".{name}", __package__)  # each takes a second to import
     if name == "cpu":
+        if threads is not None:
+            threads.submit(module.rehearse, policy)
         return functools.partial(module.execute, threads=threads, buffers=Buffers())
     return functools.partial(run_prepared, module.prepare)
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...returned import check_shape
+from ...returned import check_image
 from .. import ops
 from ..draws import Crop, Policy
 from ..ops import Op
@@ -212,7 +212,7 @@ def own(op: Op, images: Tensor, rows: F32) -> Tensor:
     """A foreign Kornia class, or a user's own op."""
     assert isinstance(op, ops.OwnPixels)
     made = op.apply(images, rows)
-    check_shape(op, "apply() returned images", made.shape, images.shape)
+    check_image(op, made, images)
     return made
 
 

@@ -104,6 +104,15 @@ class OwnPixels(Protocol):
     A user's op is a frozen dataclass with keyword-only settings, named `package.module:Class`.
     """
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """As of an Op."""
+        ...
+
+    def draw(self, source: Draw) -> F64:
+        """As of an Op."""
+        ...
+
     def apply(self, images_RCHW: Tensor, rows_RP: F32) -> Tensor:
         """New images, float in [0, 1] before Normalize, given the rows of the table."""
         ...

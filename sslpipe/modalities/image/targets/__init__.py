@@ -43,6 +43,8 @@ from ....batch import TargetSpec, ViewSpec
 from ....errors import RecipeError
 from ....recipe.names import Entry, call, choose
 from ....rng import Keys
+from ...returned import check_kind, check_shape
+from ..tried import try_task
 from .colorization import ColorizationTask
 from .jigsaw import JigsawTask
 from .relative_patch import RelativePatchTask
@@ -52,6 +54,7 @@ I64 = npt.NDArray[np.int64]
 Table = npt.NDArray[Any]
 
 
+@runtime_checkable
 class TargetTask(Protocol):
     """A pretext task: decide the targets, then apply them to the views."""
 
@@ -103,7 +106,22 @@ class Pretext:
     def draw(self, *, seed: int, epochs: I64, uids: I64) -> Table:
         """What is random for the samples of a batch."""
         keys = Keys(seed, epochs, uids, np.arange(self.spec.count, dtype=np.int64))
-        return self.task.draw(keys, f"targets/{self.name}")
+        drawn = self.task.draw(keys, f"targets/{self.name}")
+        check_kind(self.task, "draw() returned", drawn, np.ndarray)
+        return drawn
+
+    def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:
+        """The views as the task leaves them, as it said, and its targets.
+
+        Raises:
+            ContractError: it returns something else.
+        """
+        made = self.task.apply(views_VBCHW, table, there)
+        check_kind(self.task, "apply() returned", made, tuple)
+        views, targets = made
+        spec, what = self.view_spec, f"apply() returned views {self.view_spec.group!r}"
+        check_shape(self.task, what, views.shape, (spec.count, views_VBCHW.shape[1], *spec.shape))
+        return views, targets
 
 
 def pretext(
@@ -114,10 +132,24 @@ def pretext(
     Raises:
         RecipeError: unknown task or setting, or a view group that does not suit it.
     """
-    task: TargetTask = call(choose(entry, TASKS, "task"), entry)
+    task = call(choose(entry, TASKS, "task"), entry)
+    if not isinstance(task, TargetTask):
+        raise RecipeError(
+            f"{entry.where}: {entry.name} is no task: it needs specs(view, spec), draw(keys, "
+            "stream) and apply(views, table, there); add what it lacks"
+        )
     try:
         if isinstance(task, ParticularTask):
             task.check_ops(view, ops)
-        return Pretext(name, task, *task.specs(view, spec))
+        specs = task.specs(view, spec)
     except ValueError as error:
         raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+    if not isinstance(specs, tuple) or [*map(type, specs)] != [ViewSpec, TargetSpec]:
+        raise RecipeError(
+            f"{entry.where}: {entry.name}: specs() returned {specs!r}; return two, the ViewSpec of "
+            "the group as apply() leaves it and a TargetSpec"
+        )
+    made = Pretext(name, task, *specs)
+    if ":" in entry.name:
+        try_task(made, spec)
+    return made

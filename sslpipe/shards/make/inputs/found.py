@@ -8,13 +8,15 @@ from typing import Any
 from ....errors import ShardError
 from ...scan import whole_number
 from ...tar_headers import escaped
-from ..source import Note, Origin
+from ..frames import film_bytes, origin_of, run_of
+from ..source import FrameRun, Note, Origin
 
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MISSING = frozenset({"nan", "<na>"})  # as pandas and NumPy write what is not there
 PADDED = re.compile("[+-]?0[0-9]")  # 007 is a name
+FILM, FRAMES = "avi", "frames"  # what folders of frames become; one that has no name
 METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
 
 
@@ -49,6 +51,7 @@ class Options:
     extensions: frozenset[str]  # of payloads: lower case, no dot
     away: str  # path or URL of a folder to leave out: the shards
     columns: Columns
+    fps: float  # of folders of frames
 
 
 def split_file(name: str) -> tuple[str, str]:
@@ -91,15 +94,23 @@ def offered(
 ) -> Iterator[Found | Note]:
     """What the files of one folder offer: payloads, with the texts of the same stem beside them.
 
+    Where videos are packed, and there is none, its numbered pictures are one together.
     `here`: the folder, relative to the input; its first part is the class.
+
+    Raises:
+        ShardError: pictures of several names or numberings.
     """
     prefix = f"{here}/" if here else ""
     label = escaped(here.partition("/")[0]) or None
     names = {name: split_file(name) for name in sorted(sizes)}
     payloads = {n: s for n, (s, ext) in names.items() if ext in options.extensions and n[0] != "."}
     texts: dict[str, dict[str, bytes | Origin]] = {stem: {} for stem in payloads.values()}
+    run = None if payloads or FILM not in options.extensions else run_of(names, here, options.fps)
+    if run is not None:
+        yield film_of(here, run, sizes, place)
+    frames = frozenset(run.names if run else ())
     for name, (stem, ext) in names.items():
-        if name in payloads:
+        if name in payloads or name in frames:
             continue
         if name[0] == ".":
             yield Note(prefix + name, "hidden file")
@@ -110,6 +121,16 @@ def offered(
     for name, stem in payloads.items():
         key, extras = safe_key(prefix + stem), tuple(texts[stem].items())
         yield Found(place(name), prefix + name, key, names[name][1], label, sizes[name], extras)
+
+
+def film_of(
+    here: str, run: FrameRun, sizes: Mapping[str, int], place: Callable[[str], Origin]
+) -> Found:
+    """The frames of a folder as one sample; the first folder above it is the class."""
+    above, _, _ = here.rpartition("/")
+    label = escaped(above.partition("/")[0]) or None
+    key = safe_key(here or run.prefix.rstrip("_-. ") or FRAMES)
+    return Found(origin_of(run, place), here or FRAMES, key, FILM, label, film_bytes(run, sizes))
 
 
 def parse_columns(text: str) -> Columns:

@@ -1,0 +1,59 @@
+"""What all sections of a recipe are, the types of their keys, and the way back to YAML."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import pydantic
+import yaml
+
+from .names import Entry
+
+
+def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
+    """Make an Entry of `name` or `{name: {...}}`; its place is filled in by `located`."""
+    if isinstance(value, Entry):
+        return value
+    if isinstance(value, str):
+        return Entry(value)
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, settings),) = value.items()
+        if isinstance(name, str) and (settings is None or isinstance(settings, dict)):
+            return Entry(name, settings or {})
+    raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
+
+
+MOST = 2**48  # of whole numbers, whose products stay below 2**63
+Positive = Annotated[int, pydantic.Field(gt=0, le=MOST)]
+Count = Annotated[int, pydantic.Field(gt=0, le=1000)]  # of views, or masks, of a sample
+Fraction = Annotated[float, pydantic.Field(ge=0)]
+Info = pydantic.ValidationInfo
+Always = pydantic.Field(validate_default=True)
+Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]
+Weight = Annotated[float, pydantic.Field(gt=0)]
+
+
+class Section(pydantic.BaseModel):
+    """The base of all sections: they are frozen, and an unknown key is an error."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+
+def recipe_text(recipe: Section) -> str:
+    """Write a recipe as YAML, without comments, that parses back to the same fingerprint."""
+    return yaml.safe_dump(yaml_data(recipe), sort_keys=False)
+
+
+def yaml_data(value: Any) -> Any:
+    """Turn sections, entries and containers back into the data that YAML gave."""
+    if isinstance(value, Entry):
+        return {value.name: yaml_data(value.settings)}
+    if isinstance(value, Section):
+        names = [name for name in type(value).model_fields if name != "path"]
+        return {n: yaml_data(getattr(value, n)) for n in names if getattr(value, n) is not None}
+    if isinstance(value, Mapping):
+        return {key: yaml_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [yaml_data(item) for item in value]
+    return value
