@@ -21,7 +21,21 @@ from . import (
     tars,
     tokenizer,
 )
-from .paths import check_words, finite, picture, run_folder, save_picture
+from .options import (
+    AsJson,
+    Device,
+    LabelsFile,
+    MaxSteps,
+    MonitorSet,
+    MonitorTest,
+    RecipeArgument,
+    Resume,
+    RunFolder,
+    Sets,
+    Shards,
+    WarmStart,
+)  # fmt: skip
+from .paths import check_words, finite, picture, save_picture
 from .terminal import console, notes, one_line, write_any_sign
 
 app = typer.Typer(
@@ -43,20 +57,7 @@ app.command(name="recipes")(recipes.list_recipes)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
-Shards = Annotated[
-    list[str],
-    typer.Option(help="A packed folder or its manifest.json; several to mix: NAME=PATH, repeated."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting of the recipe: stream.batch_size=64"),
-]
-LabelsFile = Annotated[
-    Path | None, typer.Option("--labels", help="A CSV file of labels by uid: stream.labels.")
-]
 LAST = 2**31 - 1  # of the batches that can be named
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
 
 
 def main() -> None:
@@ -150,7 +151,7 @@ def bench(
     shards: Shards,
     seconds: Annotated[float, typer.Option(help="Per stage.", min=0.01, callback=finite)] = 5.0,
     data_only: Annotated[bool, typer.Option(help="Leave the method out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
     device: Device = None,
     sets: Sets = None,
 ) -> None:
@@ -197,29 +198,13 @@ def bench(
 def train(
     recipe: RecipeArgument,
     shards: Shards,
-    out: Annotated[
-        Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="Weights to start with: a run, an exported folder, a file, timm:NAME, "
-            "torchvision:NAME.",
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(help="Stop there; can be resumed.", min=1)
-    ] = None,
+    out: RunFolder = None,
+    resume: Resume = False,
+    start: WarmStart = None,
+    max_steps: MaxSteps = None,
     labels: LabelsFile = None,
-    monitor: Annotated[
-        str | None,
-        typer.Option(help="Evaluate on this labelled set meanwhile, as train.monitor says."),
-    ] = None,
-    monitor_test: Annotated[
-        str | None, typer.Option(help="And test on this one; default: left out in turn.")
-    ] = None,
+    monitor: MonitorSet = None,
+    monitor_test: MonitorTest = None,
     device: Device = None,
     sets: Sets = None,
 ) -> None:

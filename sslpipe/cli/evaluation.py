@@ -4,83 +4,56 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 
-from .paths import run_folder
+from .options import (
+    AsJson,
+    Beside,
+    Cache,
+    Device,
+    DocumentPart,
+    Epochs,
+    Labelled,
+    Pixels,
+    Protocols,
+    Report,
+    ShardLabels,
+    Strict,
+    Subject,
+    Templates,
+    TestShards,
+    Untrained,
+)  # fmt: skip
 from .terminal import bar, console, notes, stopped
 
 if TYPE_CHECKING:
     from ..evaluate import EvalSettings
-    from ..evaluate.results import Measure
+    from ..evaluate.results import Evaluation, Measure
 
 # columns, in this order
 ENCODERS = ("trained", "untrained", "pixels", "counts", "spectrogram", "frame")
 
 
-class Documents(StrEnum):
-    """Names the documents of `stream.holdout` that perplexity is of."""
-
-    held_out = "held_out"
-    train = "train"
-    all = "all"
-
-
 def eval_subject(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            help="last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME."
-        ),
-    ],
-    shards: Annotated[Path, typer.Argument(help="Labelled shards: what is trained on.")],
-    test: Annotated[
-        Path | None, typer.Option(help="Shards to test on; default: samples are left out.")
-    ] = None,
-    protocols: Annotated[
-        str, typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
-    ] = "quick",
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Also write DIR/report.html.", callback=run_folder),
-    ] = None,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(help="Another checkpoint in the same report; may be repeated."),
-    ] = None,
-    untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[
-        bool,
-        typer.Option(help="Also raw pixels, mean frames, token counts, spectrograms: k-NN, probe."),
-    ] = True,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
-    ] = False,
-    labels: Annotated[
-        Path | None, typer.Option(help="Labels of the shards from a file, before their own.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
-    ] = None,
-    part: Annotated[
-        Documents | None,
-        typer.Option(help="Of stream.holdout, for perplexity; default: what was held out."),
-    ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="Texts of zero_shot: a file, one a line: a photo of a {}.")
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder of features; default: beside the run.", callback=run_folder),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
-    ] = None,
+    subject: Subject,
+    shards: Labelled,
+    test: TestShards = None,
+    protocols: Protocols = "quick",
+    report: Report = None,
+    beside: Beside = None,
+    untrained: Untrained = True,
+    pixels: Pixels = True,
+    strict: Strict = False,
+    labels: ShardLabels = None,
+    epochs: Epochs = None,
+    part: DocumentPart = None,
+    templates: Templates = None,
+    cache: Cache = None,
+    as_json: AsJson = False,
+    device: Device = None,
 ) -> None:
     """Measure an encoder, beside itself untrained, raw pixels and guessing; numbers as they come.
 
@@ -116,14 +89,20 @@ def eval_subject(
     for note in {evaluation.note for evaluation in found if evaluation.note}:
         notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        rows = [{e: as_rows(m) for e, m in each.measures.items()} for each in found]
-        named = dict(zip((subject, *(beside or ())), rows, strict=True))
-        console.print_json(json.dumps(named if beside else rows[0]))
+        print_json(names, found)
     if report is not None:
         from ..report import write_report
 
         page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
         notes.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(names: Sequence[str], found: "Sequence[Evaluation]") -> None:
+    """Print what was measured as one object: by encoder, and of several subjects by their names."""
+    rows = [{e: as_rows(m) for e, m in each.measures.items()} for each in found]
+    console.print_json(
+        json.dumps(rows[0] if len(rows) == 1 else dict(zip(names, rows, strict=True)))
+    )
 
 
 def encoded_by_ranks(

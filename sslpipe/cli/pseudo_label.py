@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .options import Device
 from .paths import in_a_folder
 from .terminal import console
 
@@ -14,7 +15,7 @@ Share = Annotated[
 
 
 def pseudo_label(
-    subject: Annotated[Path, typer.Argument(help="last.pt of a run.")],
+    subject: Annotated[Path, typer.Argument(help="A run's folder, or its last.pt.")],
     shards: Annotated[Path, typer.Argument(help="A packed folder, labelled in part or not.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.", callback=in_a_folder)],
     known: Annotated[
@@ -24,9 +25,7 @@ def pseudo_label(
         Path | None, typer.Option(help="A CSV file of labels of SHARDS that teach as well.")
     ] = None,
     share: Share = 0.5,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Label the samples that have no label by those that have one, and write a file of labels.
 

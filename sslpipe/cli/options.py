@@ -1,0 +1,98 @@
+"""Arguments and options that commands share, or that would hide what a command does."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .paths import run_folder
+
+
+class Documents(StrEnum):
+    """Names the documents of `stream.holdout` that perplexity is of."""
+
+    held_out = "held_out"
+    train = "train"
+    all = "all"
+
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
+Shards = Annotated[
+    list[str],
+    typer.Option(help="A packed folder or its manifest.json; several to mix: NAME=PATH, repeated."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting of the recipe: stream.batch_size=64"),
+]
+LabelsFile = Annotated[
+    Path | None, typer.Option("--labels", help="A CSV file of labels by uid: stream.labels.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+
+# of training
+RunFolder = Annotated[Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)]
+Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint.")]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Weights to start with: a run, an exported folder, a file, timm:NAME, "
+        "torchvision:NAME.",
+    ),
+]
+MaxSteps = Annotated[int | None, typer.Option(help="Stop there; can be resumed.", min=1)]
+MonitorSet = Annotated[
+    str | None, typer.Option(help="Evaluate on this labelled set meanwhile, as train.monitor says.")
+]
+MonitorTest = Annotated[
+    str | None, typer.Option(help="And test on this one; default: left out in turn.")
+]
+
+# of evaluation
+Subject = Annotated[
+    str,
+    typer.Argument(
+        help="last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME."
+    ),
+]
+Labelled = Annotated[Path, typer.Argument(help="Labelled shards: what is trained on.")]
+TestShards = Annotated[
+    Path | None, typer.Option(help="Shards to test on; default: samples are left out.")
+]
+Protocols = Annotated[
+    str, typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
+]
+Report = Annotated[
+    Path | None, typer.Option(help="Also write DIR/report.html.", callback=run_folder)
+]
+Beside = Annotated[
+    list[str] | None, typer.Option(help="Another checkpoint in the same report; may be repeated.")
+]
+Untrained = Annotated[bool, typer.Option(help="Also the same encoder untrained.")]
+Pixels = Annotated[
+    bool,
+    typer.Option(help="Also raw pixels, mean frames, token counts, spectrograms: k-NN, probe."),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse sets whose classes are not the same.")
+]
+ShardLabels = Annotated[
+    Path | None, typer.Option(help="Labels of the shards from a file, before their own.")
+]
+Epochs = Annotated[
+    int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
+]
+DocumentPart = Annotated[
+    Documents | None,
+    typer.Option(help="Of stream.holdout, for perplexity; default: what was held out."),
+]
+Templates = Annotated[
+    Path | None, typer.Option(help="Texts of zero_shot: a file, one a line: a photo of a {}.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder of features; default: beside the run.", callback=run_folder),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
