@@ -3,9 +3,6 @@
 Both are guarded: a loss that is not finite is noticed before anything is written.
 """
 
-import fcntl
-import logging
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -18,13 +15,13 @@ from torch import Tensor, nn
 
 from ..batch import Batch, whole_group
 from ..encoders.monitors import monitor
-from ..errors import SslpipeError, StateError
+from ..errors import SslpipeError
 from ..methods import Output
 from ..recipe.sections import recipe_text
 from ..shards.side_files import replace_file, written_whole
 from .accumulation import read_metrics
 from .alarm import Alarm
-from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, rows_until
+from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, hold_folder, rows_until
 from .monitoring import Monitor, Watch
 from .report import Reporter
 from .run import TrainRun
@@ -33,7 +30,6 @@ from .schedules import ended_epoch
 from .starvation import Starvation
 
 METRICS = "metrics.jsonl"
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,26 +239,6 @@ def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:
     for row in rows:
         alarm.read(row)
     return alarm
-
-
-def hold_folder(out: Path, stack: ExitStack) -> None:
-    """Keep the folder of a run to this process until `stack` ends; it leaves no file behind.
-
-    Of file systems that know no locks it keeps nothing.
-
-    Raises:
-        StateError: another process has it, whose rows and checkpoints would mix with ours.
-    """
-    folder = os.open(out, os.O_RDONLY)
-    stack.callback(os.close, folder)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StateError(
-            f"{out}: another process trains in this folder now; wait for its end, or choose another"
-        ) from None
-    except OSError:
-        log.debug("%s: cannot be locked", out)
 
 
 def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Sink]:

@@ -14,7 +14,7 @@ from sslpipe.cli.terminal import one_line
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards.side_files import written_whole
-from sslpipe.train.record import hold_folder
+from sslpipe.train.log import hold_folder
 
 from ..conftest import RECIPE
 from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
