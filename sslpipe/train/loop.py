@@ -87,14 +87,13 @@ def train(
     last = out / LAST
     check_monitored(pipeline.recipe, settings, monitor)
     check_folder(last, resume=resume)
-    run, step = prepare(pipeline, method, settings, start), 0
-    if resume:
-        run, step = restore_run(run, last)
+    run = prepare(pipeline, method, settings, start)
+    run, step = restore_run(run, last) if resume else (run, 0)
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
     row: LoggedRow = {}
-    stop = 0
+    stop, done = 0, step >= end
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
         if pipeline.rank == 0:
@@ -102,7 +101,6 @@ def train(
         record = RunRecord(run, out, step, every, show, stack, monitor)
         batches = stack.enter_context(closing(endless(pipeline)))
         show.start(step, end)
-        done = step >= end
         while not done:
             with record.starvation.resting(step):
                 outputs, batch = optimizer_step(run, batches, step, record.guard)
