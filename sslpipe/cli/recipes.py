@@ -103,7 +103,7 @@ def views_of(recipe: "Recipe") -> dict[str, tuple[int, tuple[int, ...]]]:
     """Count and shape of the views as batches hold them, pretext tasks applied."""
     from ..modalities.parts import find_modality, groups_of
 
-    recipe = with_any_vocabulary(recipe)
+    recipe = without_labels(with_any_vocabulary(recipe))
     found: dict[str, tuple[int, tuple[int, ...]]] = {}
     for name, groups in groups_of(recipe).items():
         decider = find_modality(name, recipe.path).decider(recipe, groups)
@@ -125,6 +125,12 @@ def with_any_vocabulary(recipe: "Recipe") -> "Recipe":
         ]
         views[name] = view.model_copy(update={"ops": tuple(ops)})
     return recipe.model_copy(update={"views": views})
+
+
+def without_labels(recipe: "Recipe") -> "Recipe":
+    """The same without labels of frames, whose file nobody has made here: they change no view."""
+    targets = {n: each for n, each in recipe.targets.items() if each.task.name != "frame_labels"}
+    return recipe.model_copy(update={"targets": targets})
 
 
 def measured(text: str) -> dict[str, tuple[float, float]]:

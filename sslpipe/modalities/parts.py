@@ -122,8 +122,10 @@ def parts_of(
     """One part for each modality that a view group names.
 
     Raises:
-        RecipeError: an unknown modality, or what its decider and maker refuse.
+        RecipeError: no views, an unknown modality, or what its decider and maker refuse.
     """
+    if not recipe.views:
+        raise RecipeError(f"{recipe.path}: views = {{}}: there are none; write a view group")
     return [
         build_part(name, recipe, names, device=device, threads=threads)
         for name, names in groups_of(recipe).items()

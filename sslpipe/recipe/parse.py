@@ -147,6 +147,11 @@ def check_names(recipe: Recipe, source: YamlFile) -> None:
     """Raise a RecipeError if a mask or a target points at a view group that does not exist."""
     for section, entries in (("masks", recipe.masks), ("targets", recipe.targets)):
         for name, entry in entries.items():
+            if not recipe.views:
+                raise RecipeError(
+                    f"{source.where(('views',))}: views = {{}}: there are none, and "
+                    f"{section}.{name} is of {entry.view!r}; write that view group"
+                )
             if entry.view not in recipe.views:
                 raise RecipeError(
                     f"{source.where((section, name, 'view'))}: {section}.{name}.view = "

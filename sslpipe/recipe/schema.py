@@ -223,7 +223,7 @@ class Recipe(Section):
     modality: str = "image"  # a folder of modalities/, or package.module:Thing
     stream: StreamSection
     decode: DecodeSection = DecodeSection()
-    views: Annotated[dict[str, ViewSection], pydantic.Field(min_length=1)]
+    views: dict[str, ViewSection]
     masks: dict[str, MaskSection] = pydantic.Field(default_factory=dict)
     targets: dict[str, TargetSection] = pydantic.Field(default_factory=dict)
     method: Named | None = None

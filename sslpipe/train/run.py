@@ -20,7 +20,7 @@ from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
 from . import optimizers
 from .compiling import Graphs, compile_forward
-from .replicas import Sharded, check_shardable, gathered, replicate, shard
+from .replicas import Parts, Sharded, check_shardable, gathered, replicate, shard
 from .schedules import RatePlan
 from .warm_start import WarmStart, fill, fill_method
 from .world import keyed
@@ -60,7 +60,7 @@ class TrainRun:
         """Give the method's output, in the precision of the run."""
         with self.autocast():
             made = self.replica(self.suited(batch))
-        return made if isinstance(made, Output) else Output(*made)
+        return Output(*made) if isinstance(made, Parts) else made
 
     @property
     def sharded(self) -> bool:

@@ -132,7 +132,9 @@ def of_torch(path: Path) -> Mapping[str, Any]:
         ) from error
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         why = str(error).partition(". ")[0]  # what follows advises to load it unsafely, too
-        raise StateError(f"{path}: no weights can be read ({why}); name another file") from error
+        raise StateError(
+            f"{path}: damaged, or holds no weights ({why}); name another file"
+        ) from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return check_format(path, content).encoder
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):

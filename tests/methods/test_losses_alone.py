@@ -29,7 +29,7 @@ FUNCTIONS = sorted(
         != "data2vec_error"  # an error per vector, which data2vec_loss takes the mean of
     }
 )
-IDS = ("targets_N", "ids_BS", "index_BHWN", "clusters_B")
+IDS = ("targets_N", "labels_BN", "ids_BS", "index_BHWN", "clusters_B")
 PROBABILITIES = ("p_TBK", "p_XK", "codes_ABK", "weight_BHWN")
 
 

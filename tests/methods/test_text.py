@@ -72,7 +72,7 @@ def test_a_head_beside_mlm_adds_the_loss_of_its_rows(name):
     assert len(losses) == (4 if name == "nsp" else 3)
     output, weight = method(batch), 0.5 if name == "nsp" else 1.0
     torch.testing.assert_close(output.loss, alone.loss + weight * torch.stack(losses).mean())
-    assert output.weight == alone.weight
+    assert output.weight.tolist() == [alone.weight, len(losses)]
     assert output.metrics["paired"].item() == pytest.approx(sum(right) / len(right))
     output.loss.backward()
     assert all(p.grad is not None for p in method.parameters())
@@ -170,7 +170,8 @@ def test_electra_labels_what_differs_and_looks_at_all_real_tokens(monkeypatch):
     monkeypatch.setattr("sslpipe.methods.electra.sampled", lambda logits: guesses)
     seen = {}
 
-    def spy(scores_BL, replaced_BL, real_BL):
+    def spy(scores_BL, replaced_BL, real_BL, *, weight):
+        assert weight == 40
         seen.update(scores=scores_BL, replaced=replaced_BL, real=real_BL)
         return replaced_loss(scores_BL, replaced_BL, real_BL)
 
@@ -192,7 +193,7 @@ def test_electra_labels_what_differs_and_looks_at_all_real_tokens(monkeypatch):
     torch.testing.assert_close(
         output.loss.detach(), output.metrics["guessing"] + 50 * output.metrics["finding"]
     )
-    assert output.weight == 40
+    assert output.weight.tolist() == [10, 40]
 
 
 def test_no_gradient_goes_through_the_sample_and_both_share_the_embeddings():

@@ -15,7 +15,11 @@ SMALL = {
         "train.backbone.t5={dim: 32, depth: 1, heads: 4, width: 64, dropout: 0.1}",
         "train.optimizer={adafactor: {lr: 0.01}}",
     ],
-    "bert_bytes": ["train.backbone.bert.depth=1", "train.backbone.bert.dim=32"],
+    "bert_bytes": [
+        "train.backbone.bert.depth=1",
+        "train.backbone.bert.dim=32",
+        "views.tokens.ops=[{Tokens: {length: 128, vocabulary: bytes, begin: true, end: true}}]",
+    ],
 }
 
 

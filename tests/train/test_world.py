@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sslpipe.errors import RecipeError
-from sslpipe.process import Ranks, launcher_ranks, local_size
+from sslpipe.process import Ranks, launcher_ranks, node_ranks
 from sslpipe.train import Every, start_world, train
 from sslpipe.train.world import check_meeting, rank_device
 
@@ -127,7 +127,7 @@ def test_ranks_that_cannot_meet_are_refused_before_they_wait(environ, message):
 def test_ranks_of_a_machine_are_counted_as_torchrun_says(monkeypatch):
     for text, count in (("3", 3), ("0", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
-        assert local_size() == count
+        assert node_ranks() == count
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "x")
     with pytest.raises(RecipeError, match="LOCAL_WORLD_SIZE='x' is no number"):
-        local_size()
+        node_ranks()

@@ -99,7 +99,7 @@ class Given:
 def sounds(decider: Any, size: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, int]:
     """Rising tones in noise, int16: the crops of all views behind each other."""
     policies = list(decider.policies.values())
-    count = size * (2 if decider.mixes else 1)
+    count = size * (1 + decider.partners)
     steps, rng = sum(p.count * p.crop.size for p in policies), np.random.default_rng(0)
     tone = np.sin(np.cumsum(np.linspace(0.02, 0.9, steps)))
     waves = 9000 * tone + rng.normal(0, 900, (count, steps))

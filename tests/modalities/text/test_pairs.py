@@ -263,7 +263,7 @@ def test_a_bad_document_is_padding_and_as_a_partner_it_is_not_there(shards, docu
         ("sop", "views.tokens.ops=[{Tokens: {length: 4, end: false}}]", "no room for two texts"),
         ("sop", "stream.rows.packing=best_fit", "packing = 'best_fit' .* write packing: split"),
         ("nsp", "targets.nsp.task={nsp: {short: 2}}", "short = 2.0; it lies between 0 and 1"),
-        ("sop", "targets.mlm.task=spans", r"targets.mlm: spans are .* write mlm: \{words: true"),
+        ("sop", "targets.mlm.task=spans", r"targets.mlm: spans are .* write spans: \{words: true"),
         ("sop", "targets.mlm.task=nsp", "targets.mlm parts the rows that sop"),
     ],
 )
