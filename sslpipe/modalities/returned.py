@@ -249,8 +249,9 @@ def check_tables(decider: Decider, tables: Tables, rows: int) -> None:
     for name, mask in decider.masks.items():
         drawn, what = tables.masks[name], f"decide() returned masks {name!r}"
         check_type(decider, what, drawn.dtype, np.dtype(np.bool_))
-        wanted = min(drawn.shape[-1], mask.patches) if mask.most else mask.patches  # of a bucket
-        check_shape(decider, what, drawn.shape, (mask.count, rows, wanted))
+        # of a bucket: fewer
+        patches = min(drawn.shape[-1], mask.patches) if mask.most else mask.patches
+        check_shape(decider, what, drawn.shape, (mask.count, rows, patches))
 
 
 def check_targets(author: object, targets: Tensor, spec: TargetSpec, samples: int) -> None:
