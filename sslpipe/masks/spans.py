@@ -170,7 +170,7 @@ class Spans:
         """Count what is hidden of `real` steps; of too few for spans the share of a whole grid."""
         if self.has_room(real):
             return round(self.mean(real))
-        return min(real - 1, round(real * self.mean(steps) / steps))
+        return max(0, min(real - 1, round(real * self.mean(steps) / steps)))
 
 
 @dataclass(frozen=True, kw_only=True)

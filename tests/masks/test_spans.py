@@ -112,3 +112,11 @@ def test_a_field_that_does_not_fit_is_refused():
     recipe = parse_recipe(FRAMES.replace("SAMPLES", "399"), path="t.yaml")
     with pytest.raises(RecipeError, match=r"t.yaml:5.*receptive_field = 400 is more than views"):
         AudioDecider(recipe, ["wave"])
+
+
+def test_a_sample_without_a_real_frame_hides_nothing():
+    """It is one that was bad and is masked (`stream.on_bad: mask`)."""
+    keys = Keys(0, np.zeros(4, dtype=np.int64), np.arange(4), np.arange(1))
+    hidden_MBT = Spans(counts="real").draw_within(keys, "x", (99,), np.array([0, 1, 2, 99]))
+    assert hidden_MBT.sum(-1)[0, :3].tolist() == [0, 0, 1]
+    assert not hidden_MBT[0, 2, 2:].any()
