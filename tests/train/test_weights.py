@@ -147,6 +147,7 @@ def test_a_step_without_any_token_moves_nothing(seen, tmp_path, monkeypatch):
     assert all(not gradient.any() for gradient in seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Guess, GuessTwice])
 def test_two_ranks_of_unequal_tokens_are_one(kind, tmp_path):
     command = [sys.executable, "-m", "tests.train.test_weights", kind.__name__, str(tmp_path)]
