@@ -19,6 +19,7 @@ from torch import nn
 from ..errors import SslpipeError
 from ..recipe.schema import MonitorSection
 from ..shards.side_files import replace_file, written_whole
+from .checkpoint import LAST
 from .log import LoggedRow
 from .report import Reporter
 from .run import TrainRun
@@ -132,7 +133,7 @@ class Watch:
         """Copy last.pt, of `step`, to best.pt if it is the best: whole or not at all."""
         if step == self._best_step:
             with written_whole(self._out / BEST) as part:
-                shutil.copyfile(self._out / "last.pt", part)
+                shutil.copyfile(self._out / LAST, part)
 
     @property
     def farewell(self) -> str:

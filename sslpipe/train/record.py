@@ -21,6 +21,7 @@ from ..recipe.sections import recipe_text
 from ..shards.side_files import replace_file, written_whole
 from .accumulation import read_metrics
 from .alarm import Alarm
+from .checkpoint import LAST
 from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, hold_folder, rows_until
 from .monitoring import Monitor, Watch
 from .report import Reporter
@@ -212,7 +213,7 @@ class RunRecord:
                 self._write(step, epoch, parts)
 
     def _write(self, step: int, epoch: int | None, parts: dict[str, str] | None) -> None:
-        last = self._out / "last.pt"
+        last = self._out / LAST
         save_run(self._run, step, last, parts)
         if epoch is not None and self._every.keep and epoch % self._every.keep == 0:
             with written_whole(self._out / f"epoch-{epoch:04d}.pt") as part:
@@ -223,7 +224,7 @@ class RunRecord:
 
     def farewell(self, step: int) -> str:
         """Say how the run ended, and how to go on."""
-        last, total = self._out / "last.pt", self._run.plan.total
+        last, total = self._out / LAST, self._run.plan.total
         best = self._watch.farewell if self._watch else ""
         if step == total:
             return f"finished {step} steps; checkpoint: {last}{best}"
