@@ -87,6 +87,13 @@ def check_alike(theirs_BD: Tensor, ours_BD: Tensor, what: str, path: Path) -> No
         )
 
 
+def transformers_here() -> Any:
+    """The library transformers, to compare with; None where it is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    return importlib.import_module("transformers")
+
+
 def loaded(transformers: Any, folder: Path) -> Any:
     """The model of a folder, without a word about heads that nobody asks for."""
     says = transformers.logging

@@ -5,8 +5,6 @@ A `ClipViT` is its VivitModel, which has a class token too (its VideoMAEModel ha
 checkpoints, which versions 4 and 5 read. Both take frames before channels, (B, T, C, H, W).
 """
 
-import importlib
-import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from ..encoders.timesformer import TimeSformer
 from ..encoders.video import ClipResNet, ClipViT
-from .checks import EXAMPLES, check_alike, loaded
+from .checks import EXAMPLES, check_alike, loaded, transformers_here
 from .trained import Trained
 from .writers import metadata, write_tensors
 
@@ -134,9 +132,9 @@ def check_clips(folder: Path, trained: Trained) -> bool:
     Raises:
         SslpipeError: the features differ.
     """
-    if importlib.util.find_spec("transformers") is None:
+    transformers = transformers_here()
+    if transformers is None:
         return False
-    transformers = importlib.import_module("transformers")
     clips_BCTHW = trained.examples(EXAMPLES)
     hidden_BND = loaded(transformers, folder)(clips_BCTHW.transpose(1, 2)).last_hidden_state
     means = pools_patches(trained)

@@ -4,8 +4,6 @@ A method's output layer goes with the encoder where `transformers` has a model o
 GPT's is the embedding. The folder is loaded and its hidden states compared before it has a name.
 """
 
-import importlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +17,7 @@ from torch import Tensor
 from ..encoders.t5 import T5
 from ..encoders.text_weights import PREFIXES, config_of, kind_of
 from ..encoders.tokens import TokenEncoder
-from .checks import check_alike, loaded
+from .checks import check_alike, loaded, transformers_here
 from .text_card import TextUse, text_card
 from .tokenizer_files import vocabulary_of_run, write_tokenizer
 from .trained import Trained
@@ -161,9 +159,9 @@ def check_in_transformers(folder: Path, trained: Trained) -> bool:
     Raises:
         SslpipeError: the hidden states differ.
     """
-    if importlib.util.find_spec("transformers") is None:
+    transformers = transformers_here()
+    if transformers is None:
         return False
-    transformers = importlib.import_module("transformers")
     model, (tokens_BL, segments_2BL) = loaded(transformers, folder), examples(trained)
     real_BL, encoder = segments_2BL[0] >= 0, encoder_of_text(trained)
     asked = {"input_ids": tokens_BL, "attention_mask": real_BL.long()}

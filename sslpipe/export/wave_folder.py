@@ -4,8 +4,6 @@ The encoder's names are those of `transformers` already. The folder is loaded, a
 compared, before it has a name.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from ..encoders.wav2vec2 import PlaceConv, Wav2Vec2Encoder, WaveConv, WaveLayer
 from ..modalities.audio.policy import crop_of
 from ..recipe.schema import ViewSection
-from .checks import check_alike, loaded
+from .checks import check_alike, loaded, transformers_here
 from .model_card import head, origins, results
 from .text_folder import write_json
 from .trained import Trained
@@ -119,9 +117,9 @@ def check_states(folder: Path, trained: Trained) -> bool:
     Raises:
         SslpipeError: the states differ.
     """
-    if importlib.util.find_spec("transformers") is None:
+    transformers = transformers_here()
+    if transformers is None:
         return False
-    transformers = importlib.import_module("transformers")
     encoder, waves_BT = cast(Wav2Vec2Encoder, trained.encoder), trained.examples(EXAMPLES)
     real_B = torch.tensor([waves_BT.shape[1], (waves_BT.shape[1] + encoder.field) // 2])
     normed_BNC = encoder.normed(encoder.features(waves_BT))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sslpipe.batch import BatchSpec, TargetSpec, ViewSpec
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import SslpipeError, StateError
-from sslpipe.export import ExportSettings, export_checkpoint, text_folder
+from sslpipe.export import ExportSettings, checks, export_checkpoint, text_folder
 from sslpipe.modalities.text.trained import TrainedVocabulary
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.modalities.text.vocabulary import VOCABULARIES
@@ -318,9 +318,9 @@ def test_other_states_are_noticed(tmp_path, monkeypatch):
 
 
 def test_without_transformers_nothing_is_checked(tmp_path, monkeypatch):
-    find = text_folder.importlib.util.find_spec
+    find = checks.importlib.util.find_spec
     monkeypatch.setattr(
-        text_folder.importlib.util,
+        checks.importlib.util,
         "find_spec",
         lambda name: None if name == "transformers" else find(name),
     )
