@@ -272,6 +272,7 @@ class Pipeline:
             return  # its threads, workers and memory are the other process's
         self._batches.close()
         self._shares.close()
+        self.handoff.close()
         self.loading.close()
         self._threads.shutdown(cancel_futures=True)
         self.source.close()

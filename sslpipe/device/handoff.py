@@ -84,6 +84,10 @@ class Handoff(Protocol):
         """Let the consumer use these tensors on its current stream from now on."""
         ...
 
+    def close(self) -> None:
+        """Wait until nothing is copied from host memory any more, which may go after that."""
+        ...
+
 
 class Direct:
     """The hand-off of a CPU: a tensor can be used where and as soon as it is made."""
@@ -105,6 +109,9 @@ class Direct:
 
     def receive(self, mark: Mark | None, tensors: Sequence[Tensor]) -> None:
         """Do nothing: there is no mark to wait for."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is copied."""
 
 
 class PinnedSlot:
@@ -181,6 +188,11 @@ class Staged:
         self._streams.wait(mark)
         for tensor in tensors:
             self._streams.keep(tensor)
+
+    def close(self) -> None:
+        """Wait for the copies out of the arena, and let its memory go."""
+        while self._crossing:
+            self._crossing.popleft()[0].synchronize()
 
 
 def place(flat: Tensor, tensor: Tensor, start: int) -> Tensor:

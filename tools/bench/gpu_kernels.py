@@ -43,17 +43,52 @@ IMAGES, SHAPE = 256, (375, 500)
 TILES = ((16, 32, 4), (8, 32, 4), (16, 16, 2), (16, 32, 2), (8, 64, 4), (16, 64, 4), (8, 128, 4))
 FLATS = ((512, 4), (1024, 4), (2048, 8))
 LIMITS = (1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 30)
-FUSED = (
-    ({"CHUNK": 16, "TALL": 64, "WIDE": 32, "num_warps": 4}, None),
-    ({"CHUNK": 32, "TALL": 64, "WIDE": 32, "num_warps": 4}, None),
-    ({"CHUNK": 32, "TALL": 32, "WIDE": 32, "num_warps": 4}, None),
-    (None, {"CHUNK": 32, "TALL": 32, "WIDE": 32, "num_warps": 4}),
-    (None, {"CHUNK": 32, "TALL": 64, "WIDE": 64, "num_warps": 4}),
-    (
-        {"CHUNK": 16, "TALL": 64, "WIDE": 32, "num_warps": 4},
-        {"CHUNK": 32, "TALL": 32, "WIDE": 32, "num_warps": 4},
-    ),
+Kernel = dict[str, int]
+
+
+def kernel(tall: int, wide: int, warps: int = 4, **constants: int) -> Kernel:
+    """The constants of one."""
+    return {"TALL": tall, "WIDE": wide, "num_warps": warps, **constants}
+
+
+CROPS: tuple[dict[str, Kernel], ...] = (
+    {"across": kernel(16, 32, UNROLL=1)},
+    {"across": kernel(16, 32, UNROLL=2)},
+    {"across": kernel(16, 32, UNROLL=4)},
+    {"across": kernel(8, 32, UNROLL=4)},
+    {"across": kernel(16, 32, 2, UNROLL=2)},
+    {"across": kernel(32, 32, CHUNK=32)},
+    {"across": kernel(32, 32, CHUNK=16)},
+    {"across": kernel(64, 32, CHUNK=16)},
+    {"across": kernel(64, 32, CHUNK=32)},
+    {"across": kernel(64, 64, 8, CHUNK=32)},
+    {"across": kernel(64, 32, 8, CHUNK=32)},
+    {"across": kernel(32, 64, CHUNK=32)},
+    {"down": kernel(16, 32, CHUNK=32)},
+    {"down": kernel(16, 64, CHUNK=32)},
+    {"down": kernel(32, 32, CHUNK=32)},
+    {"down": kernel(32, 32, CHUNK=16)},
+    {"down": kernel(64, 32, 8, CHUNK=32)},
+    {"fused": kernel(32, 32, CHUNK=32, ROWS=32)},
+    {"fused": kernel(32, 32, CHUNK=16, ROWS=32)},
+    {"fused": kernel(64, 32, 8, CHUNK=32, ROWS=32)},
+    {"fused": kernel(32, 32, CHUNK=16, ROWS=16)},
 )
+BLURS: tuple[Kernel, ...] = (
+    kernel(16, 32),
+    kernel(32, 32),
+    kernel(8, 128),
+    kernel(32, 32, CHUNK=32, PLANES=1),
+    kernel(32, 32, CHUNK=32, PLANES=3),
+    kernel(32, 32, CHUNK=64, PLANES=1),
+    kernel(32, 32, CHUNK=64, PLANES=3),
+    kernel(64, 32, CHUNK=32, PLANES=1),
+    kernel(64, 32, CHUNK=32, PLANES=3),
+    kernel(32, 32, 2, CHUNK=32, PLANES=1),
+    kernel(64, 64, CHUNK=32, PLANES=1),
+    kernel(64, 64, 8, CHUNK=32, PLANES=1),
+)
+FUSED = (*((crop, None) for crop in CROPS), *((None, blur) for blur in BLURS))
 Row = dict[str, Any]
 
 
@@ -258,18 +293,17 @@ def tuned(case: Case, canvases: Ragged, settings: dict[str, Any]) -> Row:
 def fused(made: list[Case], canvases: Ragged) -> Iterator[Row]:
     import gpu_variants
 
-    for case in (made[0], made[2]):
+    for case, crop, blur in [*((made[0], *f) for f in FUSED), *((made[2], *f) for f in FUSED[::3])]:
         given = (case.policy, canvases, case.table)
         want = executor.prepare(*given, device=CUDA, dtype=torch.float32)()
-        for crop, blur in FUSED:
 
-            def measure(given=given, case=case, want=want, crop=crop, blur=blur) -> Row:
-                make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, crop=crop, blur=blur)
-                row = apart(make(), want, case.policy)
-                kernels = {r["kernel"]: round(r["us"], 3) for r in profile(case, make)}
-                return {"us": replayed(make) / case.views, **row, "kernels": kernels}
+        def measure(given=given, case=case, want=want, crop=crop, blur=blur) -> Row:
+            make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, crop=crop, blur=blur)
+            row = apart(make(), want, case.policy)
+            kernels = {r["kernel"]: round(r["us"], 3) for r in profile(case, make)}
+            return {"us": replayed(make) / case.views, **row, "kernels": kernels}
 
-            yield attempt({"case": case.name, "crop": crop, "blur": blur}, measure)
+        yield attempt({"case": case.name, "crop": crop, "blur": blur}, measure)
 
 
 PARTS = {"parity": parity, "times": times, "host": host, "tune": tune, "fused": fused}

@@ -136,6 +136,15 @@ def test_a_run_on_cuda_has_the_tables_and_pixels_of_a_run_on_the_cpu(packed, exe
         assert difference < 0.2 * LEVEL / 0.224  # Normalize divides by it
 
 
+def test_one_pipeline_after_the_other_pins_its_arena(packed):
+    """Batches that outlive a pipeline keep its memory; the next one may map the same addresses."""
+    recipe = parse_recipe(RECIPE, overrides=["run.workers=1"])
+    kept = []
+    for _ in range(6):
+        with sslpipe.load(recipe, shards=packed, device="cuda", rank=0, world_size=1) as pipe:
+            kept = [pipe.load_share(0), next(iter(pipe)), *kept[:2]]
+
+
 @pytest.mark.slow
 def test_ten_thousand_batches_take_no_more_memory_than_a_thousand(packed):
     recipe = parse_recipe(RECIPE, overrides=["run.executor=triton"])
