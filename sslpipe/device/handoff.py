@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SslpipeError
-from .arena import rung, section_starts
+from .arena import copy_bytes, rung, section_starts
 from .ragged import Ragged
 
 SLOTS = 2  # one is packed while the other one's copy runs
@@ -140,7 +140,7 @@ class Staged:
         slot, size = next(self._ring), rung(starts[-1])
         self._prepare(slot, size)
         for tensor, start in zip(host, starts, strict=False):
-            place(slot.buffer, tensor, start).copy_(tensor)
+            copy_bytes(slot.buffer[start : start + tensor.nbytes], tensor)
         flat = self._streams.room(size)
         flat[: starts[-1]].copy_(slot.buffer[: starts[-1]], non_blocking=True)
         slot.copied = self._streams.mark()

@@ -161,6 +161,16 @@ def test_the_pipeline_hands_every_batch_over(packed, recipe, monkeypatch):
     assert sum(line.startswith("keep") for line in streams.log) == 3 * len(staged)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7), (700, 800)])  # the last is not small
+def test_bytes_are_copied_of_any_tensor(dtype, shape):
+    tensor = (torch.rand(shape) * 9).to(dtype)
+    for given in (tensor, tensor.mT if tensor.ndim == 2 else tensor):
+        into = torch.zeros(given.nbytes, dtype=torch.uint8)
+        arena.copy_bytes(into, given)
+        assert torch.equal(into.view(dtype).view(given.shape), given)
+
+
 def test_a_slot_is_kept_until_its_copy_is_done_at_the_latest_until_close():
     streams, slots = Streams(), Slots()
     staged = Staged(streams)
