@@ -12,6 +12,7 @@ fused    the times with the kernels of gpu_variants.py, and how far they are fro
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -51,44 +52,21 @@ def kernel(tall: int, wide: int, warps: int = 4, **constants: int) -> Kernel:
     return {"TALL": tall, "WIDE": wide, "num_warps": warps, **constants}
 
 
-CROPS: tuple[dict[str, Kernel], ...] = (
-    {"across": kernel(16, 32, UNROLL=1)},
-    {"across": kernel(16, 32, UNROLL=2)},
-    {"across": kernel(16, 32, UNROLL=4)},
-    {"across": kernel(8, 32, UNROLL=4)},
-    {"across": kernel(16, 32, 2, UNROLL=2)},
-    {"across": kernel(32, 32, CHUNK=32)},
-    {"across": kernel(32, 32, CHUNK=16)},
-    {"across": kernel(64, 32, CHUNK=16)},
-    {"across": kernel(64, 32, CHUNK=32)},
-    {"across": kernel(64, 64, 8, CHUNK=32)},
-    {"across": kernel(64, 32, 8, CHUNK=32)},
-    {"across": kernel(32, 64, CHUNK=32)},
-    {"down": kernel(16, 32, CHUNK=32)},
-    {"down": kernel(16, 64, CHUNK=32)},
-    {"down": kernel(32, 32, CHUNK=32)},
-    {"down": kernel(32, 32, CHUNK=16)},
-    {"down": kernel(64, 32, 8, CHUNK=32)},
-    {"fused": kernel(32, 32, CHUNK=32, ROWS=32)},
-    {"fused": kernel(32, 32, CHUNK=16, ROWS=32)},
-    {"fused": kernel(64, 32, 8, CHUNK=32, ROWS=32)},
-    {"fused": kernel(32, 32, CHUNK=16, ROWS=16)},
+FUSED: tuple[dict[str, Kernel], ...] = (  # by kernel, which have others in gpu_variants.py
+    {"across_by": kernel(64, 32, CHUNK=16)},
+    {"across_by": kernel(64, 32, CHUNK=32)},
+    {"across_by": kernel(32, 32, CHUNK=16)},
+    {"down_by": kernel(16, 64, CHUNK=32)},
+    {"down_by": kernel(16, 32, CHUNK=32)},
+    {"blur_by": kernel(64, 32, CHUNK=32, PLANES=1)},
+    {"blur_by": kernel(64, 32, CHUNK=32, PLANES=3)},
+    {"blur_by": kernel(32, 32, CHUNK=32, PLANES=1)},
+    {
+        "across_by": kernel(64, 32, CHUNK=16),
+        "down_by": kernel(16, 64, CHUNK=32),
+        "blur_by": kernel(64, 32, CHUNK=32, PLANES=1),
+    },
 )
-BLURS: tuple[Kernel, ...] = (
-    kernel(16, 32),
-    kernel(32, 32),
-    kernel(8, 128),
-    kernel(32, 32, CHUNK=32, PLANES=1),
-    kernel(32, 32, CHUNK=32, PLANES=3),
-    kernel(32, 32, CHUNK=64, PLANES=1),
-    kernel(32, 32, CHUNK=64, PLANES=3),
-    kernel(64, 32, CHUNK=32, PLANES=1),
-    kernel(64, 32, CHUNK=32, PLANES=3),
-    kernel(32, 32, 2, CHUNK=32, PLANES=1),
-    kernel(64, 64, CHUNK=32, PLANES=1),
-    kernel(64, 64, 8, CHUNK=32, PLANES=1),
-)
-FUSED = (*((crop, None) for crop in CROPS), *((None, blur) for blur in BLURS))
 Row = dict[str, Any]
 
 
@@ -293,17 +271,17 @@ def tuned(case: Case, canvases: Ragged, settings: dict[str, Any]) -> Row:
 def fused(made: list[Case], canvases: Ragged) -> Iterator[Row]:
     import gpu_variants
 
-    for case, crop, blur in [*((made[0], *f) for f in FUSED), *((made[2], *f) for f in FUSED[::3])]:
+    for case, constants in itertools.product((made[0], made[2]), FUSED):
         given = (case.policy, canvases, case.table)
         want = executor.prepare(*given, device=CUDA, dtype=torch.float32)()
 
-        def measure(given=given, case=case, want=want, crop=crop, blur=blur) -> Row:
-            make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, crop=crop, blur=blur)
+        def measure(given=given, case=case, want=want, constants=constants) -> Row:
+            make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, **constants)
             row = apart(make(), want, case.policy)
             kernels = {r["kernel"]: round(r["us"], 3) for r in profile(case, make)}
             return {"us": replayed(make) / case.views, **row, "kernels": kernels}
 
-        yield attempt({"case": case.name, "crop": crop, "blur": blur}, measure)
+        yield attempt({"case": case.name, **constants}, measure)
 
 
 PARTS = {"parity": parity, "times": times, "host": host, "tune": tune, "fused": fused}
