@@ -22,6 +22,7 @@ from ..memory import check, raise_file_limit
 from ..methods import Method, Output
 from ..methods.method import check_output
 from ..pipeline import Pipeline, load
+from ..process import short_turns
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
 from ..stream.open_source import Shards
@@ -96,6 +97,7 @@ def train(
     stop, done = 0, step >= end
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
+        stack.enter_context(short_turns())
         if pipeline.rank == 0:
             stack.callback(show.close)
         record = RunRecord(run, out, step, every, show, stack, monitor)

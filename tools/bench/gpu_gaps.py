@@ -32,6 +32,7 @@ import torch
 from sslpipe.batch import Batch
 from sslpipe.bench import Step, ahead_of, make, stepper, trained
 from sslpipe.pipeline import Pipeline, load
+from sslpipe.process import TURN, short_turns
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.train.loop import endless
 
@@ -43,20 +44,25 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("recipe")
     options.add_argument("shards", type=Path)
-    options.add_argument("--steps", type=int, default=12)
+    options.add_argument("--steps", type=int, default=12, help="that are profiled; 0: none")
     options.add_argument("--seconds", type=float, default=3.0)
     options.add_argument("--set", action="append", default=[], dest="sets")
+    options.add_argument("--turn", type=float, default=TURN, help="seconds of Python's lock")
     chosen = options.parse_args()
     recipe = load_recipe(find_recipe(chosen.recipe), overrides=chosen.sets)
-    said = {"recipe": chosen.recipe, "sets": chosen.sets}
-    with load(recipe, shards=chosen.shards, device="cuda", rank=0, world_size=1) as pipe:
+    said = {"recipe": chosen.recipe, "sets": chosen.sets, "turn": chosen.turn}
+    with (
+        short_turns(chosen.turn),
+        load(recipe, shards=chosen.shards, device="cuda", rank=0, world_size=1) as pipe,
+    ):
         step = stepper(trained(pipe))
         batch = make(pipe, pipe.load_share(0))
         feeds: dict[str, Iterator[Batch]] = {"at hand": repeat(batch), "fed": endless(pipe)}
         for name, batches in feeds.items():
             row = {"what": name, **said, "workers": pipe.workers}
             print(json.dumps({**row, **timed(pipe, step, batches, chosen.seconds)}), flush=True)
-            print(json.dumps({**row, **on_device(step, batches, chosen.steps)}), flush=True)
+            if chosen.steps:
+                print(json.dumps({**row, **on_device(step, batches, chosen.steps)}), flush=True)
 
 
 def timed(pipe: Pipeline, step: Step, batches: Iterator[Batch], seconds: float) -> dict[str, Any]:
