@@ -78,8 +78,8 @@ class Mixture:
 class StepsInARow(Generic[T]):
     """Answer for a step; where two steps follow each other, find those behind them too.
 
-    `find(steps)`: the answers for some steps; a function of these alone, `samples` for each step.
-    One thread may ask.
+    `find(steps)`: the answers for some steps, or for the first of them; a function of these alone,
+    `samples` for each step. One thread may ask.
     """
 
     def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
@@ -95,7 +95,7 @@ class StepsInARow(Generic[T]):
             return self._find([step])[0]
         steps = range(step, step + self._count)
         found = self._find(steps)
-        self._kept = dict(zip(steps, found, strict=True))
+        self._kept = dict(zip(steps, found, strict=False))
         return found[0]
 
 

@@ -32,6 +32,7 @@ from .tasks import (
     READ,
     RESULT,
     RESULT_HEAD,
+    ROOM,
     ROW,
     SENT,
     SHORT,
@@ -157,7 +158,7 @@ class Tasks:
         keys: dict[int, str] = {}
         memory = self._memory(task.slot)
         try:
-            for row in range(len(task.samples)):
+            for row in range(len(task.table)):
                 self._sample(task, row, memory, faults, keys)
         except Exception as error:  # a shard is gone, or a decoder of the user's is wrong
             return TaskReport(task.number, error=error)
@@ -167,7 +168,7 @@ class Tasks:
         self, task: Unpacked, row: int, memory: U8, faults: list[Failed], keys: dict[int, str]
     ) -> None:
         """One sample; a SampleError becomes a fault."""
-        at = task.samples[row][PLACE] * len(self._parts) * RESULT.itemsize
+        at = task.table[row][PLACE] * len(self._parts) * RESULT.itemsize
         sample, key_bytes = None, 0
         try:
             sample = self._read(task, row)
@@ -178,7 +179,7 @@ class Tasks:
                 result = self._decode(task, row, number, part, sample, memory)
                 RESULT_HEAD.pack_into(memory, at + number * RESULT.itemsize, key_bytes, *result)  # type: ignore[arg-type]
         except SampleError as error:
-            name = self._files[task.samples[row][FILE]].name
+            name = self._files[task.files[task.table[row][FILE]]].name
             reason = f"{name} {sample.key}: {error}" if sample else str(error)
             faults.append(Failed(row, reason, sample.key if sample else None))
             for number in range(len(self._parts)):
@@ -186,8 +187,8 @@ class Tasks:
                 RESULT_HEAD.pack_into(memory, at + number * RESULT.itemsize, *failed)  # type: ignore[arg-type]
 
     def _read(self, task: Unpacked, row: int) -> Sample:
-        columns = task.samples[row]
-        file = self._files[columns[FILE]]
+        columns = task.table[row]
+        file = self._files[task.files[columns[FILE]]]
         names = file.extensions
         members = [
             MemberPlace(
@@ -210,9 +211,10 @@ class Tasks:
         """Decode one part of a sample to its place: the rest of RESULT_HEAD."""
         if task.kind == READ:
             return DONE, *[0] * 12
-        room = Room(memory, *task.rooms[row][number])
+        columns, place = task.table[row], ROOM + 2 * number
+        room = Room(memory, columns[place], columns[place + 1])
         decode = part.alone if task.kind == ALONE else part.first
-        mine, told = part.of(sample), task.instructions[number][row]
+        mine, told = part.of(sample), columns[task.told[number]]
         data, extent = decoded(decode, mine, told, room)
         status = DONE if room.put(data) else SHORT
         shape = *data.shape, *[0] * (4 - data.ndim)
