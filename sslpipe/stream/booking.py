@@ -40,6 +40,8 @@ from .tasks import (
 
 I64 = npt.NDArray[np.int64]
 File = tuple[int, int]  # corpus, shard
+# of one task: FEW samples, or up to MANY, if these are MUCH payload and a MESSAGE at most, in bytes
+FEW, MANY, MUCH, MESSAGE = 64, 256, 1 << 20, 1 << 16
 
 
 class Planner(Protocol):
@@ -109,12 +111,11 @@ class Booked:
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """Books the samples of steps. count: of workers. most: samples of a task."""
+    """Books the samples of steps. count: of workers."""
 
     source: Packed
     parts: Sequence[Planner]
     count: int
-    most: int
 
     def __call__(self, steps: Sequence[Wants], kind: Kind, usual: list[int]) -> list[Booked]:
         """Decide what workers must know of the samples of some steps.
@@ -172,7 +173,8 @@ class Booking:
         widths = tuple(told.shape[1] for told in instructions)
         booked = []
         for at, (start, end) in enumerate(pairwise(ends.tolist())):
-            mine, task = slice(start, end), max(1, min(self.most, (end - start) // self.count))
+            mine = slice(start, end)
+            task = task_samples(table[mine], self.count)
             own = members[(members[:, 0] >= start) & (members[:, 0] < end)]
             own[:, 0] -= start
             table[mine, FILE], of_tasks = numbered(number[mine], files, task)
@@ -196,6 +198,16 @@ class Booking:
             wanted, index = corpora[corpus].members, corpora[corpus].store.index(shard)
             found += [(at, *member) for member in others(index, row, wanted)]
         return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
+
+
+def task_samples(table: I64, count: int) -> int:
+    """How many samples of a step a task has: one for each worker, but no more than FEW or MUCH.
+
+    Those who end early are at the next steps already. A task costs the main process 60 us or more.
+    """
+    bytes_ = max(1, int(table[:, SIZE].sum()) // len(table)), 8 * table.shape[1]
+    small = min(MUCH // bytes_[0], MESSAGE // bytes_[1], MANY)
+    return max(1, min(max(FEW, small), len(table) // count))
 
 
 def files_of(wants: Wants, shard: I64, order: I64) -> tuple[list[File], I64]:

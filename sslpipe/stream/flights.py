@@ -21,7 +21,6 @@ from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-TASK = 64  # samples per task at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,7 @@ class Flights:
         self, source: Packed, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
     ) -> None:
         self._crew, self._slots = crew, slots
-        # a task for each worker: those that end early are at the next batches already
-        self._booking = Booking(source, parts, max(1, count), TASK)
+        self._booking = Booking(source, parts, max(1, count))
         self._usual = [1 << 12] * len(parts)  # bytes of the largest array that was short of room
 
     def book(self, steps: Sequence[Wants], kind: Kind) -> list[Booked]:
