@@ -1,6 +1,6 @@
 """Randomness as a function: Philox 4x32-10, keyed by the place of use. Nothing is ever consumed.
 
-Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). The layout:
+The generator is in philox.py. The layout:
 
     key     = (low, high) word of mix(seed, epoch)
     counter = (block, stream << 16 | view, low, high word of the sample id)
@@ -21,66 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .philox import MASK, philox, philox_blocks
+
 if TYPE_CHECKING:  # workers import this module, and must not wait for torch
-    from torch import Tensor
+    pass
 
 U64 = npt.NDArray[np.uint64]
-M0, M1 = 0xD2511F53, 0xCD9E8D57
-W0, W1 = 0x9E3779B9, 0xBB67AE85
-MASK = 0xFFFFFFFF
-ROUNDS = 10
-FACTORS = np.array([M0, M1], dtype=np.uint64)
-WEYL = np.array([W0, W1], dtype=np.uint64)
-
-
-def philox(counter: tuple[U64, U64, U64, U64], key: tuple[U64, U64]) -> tuple[U64, U64, U64, U64]:
-    """Compute Philox 4x32-10 in NumPy; words are u32 held in uint64, all six arrays broadcast.
-
-    Both halves of a round are one array, and what a round makes goes where the last one read: every
-    call that is saved is one less for which a trainer's thread may wait.
-    """
-    shape = np.broadcast_shapes(*(np.shape(each) for each in (*counter, *key)))
-    even, odd, product, high = (np.empty((2, *shape), dtype=np.uint64) for _ in range(4))
-    even[0], odd[0], even[1], odd[1] = counter
-    factors = FACTORS.reshape(2, *[1] * len(shape))
-    mask, shift = np.uint64(MASK), np.uint64(32)
-    for keys in round_keys(key, len(shape)):
-        np.multiply(even, factors, product)
-        np.right_shift(product, shift, high)
-        np.bitwise_xor(high[::-1], odd, even)
-        np.bitwise_xor(even, keys, even)
-        np.bitwise_and(product[::-1], mask, odd)
-    return even[0], odd[0], even[1], odd[1]
-
-
-def round_keys(key: tuple[U64, U64], axes: int) -> U64:
-    """Compute the keys of all rounds, (ROUNDS, 2, ...), which broadcast with arrays of `axes`."""
-    shape = np.broadcast_shapes(*(np.shape(each) for each in key))
-    first = np.empty((2, *[1] * (axes - len(shape)), *shape), dtype=np.uint64)
-    first[0], first[1] = key
-    steps = np.outer(np.arange(ROUNDS, dtype=np.uint64), WEYL)
-    found: U64 = (first + steps.reshape(ROUNDS, 2, *[1] * axes)) & np.uint64(MASK)
-    return found
-
-
-def philox_torch(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the same in torch: u32 words are held in int64, so it runs on every device."""
-
-    def mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-        # 16-bit split: each partial product stays below 2**49, so int64 never overflows
-        low, high = (a & 0xFFFF) * m, (a >> 16) * m
-        t = high + (low >> 16)
-        return (t >> 16) & MASK, ((t & 0xFFFF) << 16) | (low & 0xFFFF)
-
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        (h0, l0), (h1, l1) = mulhilo(c0, M0), mulhilo(c2, M1)
-        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
-        k0, k1 = (k0 + W0) & MASK, (k1 + W1) & MASK
-    return c0, c1, c2, c3
 
 
 def splitmix64(x: U64) -> U64:
@@ -99,12 +45,9 @@ def mix(seed: int, epoch: npt.ArrayLike) -> U64:
 
 
 def key_of(seed: int, epoch: npt.ArrayLike) -> U64:
-    """Make the keys of an array of epochs; one for all, where they are the same: mostly they are.
-
-    A batch of one epoch is drawn in five sixths of the time.
-    """
+    """Make the keys of epochs; one for all where they are the same, which saves a sixth."""
     epochs = np.asarray(epoch)
-    alike = epochs.ndim == 1 and len(epochs) and (epochs == epochs[0]).all()
+    alike = epochs.ndim == 1 and (epochs == epochs[:1]).all()
     return mix(seed, epochs[:1] if alike else epochs)
 
 
@@ -165,10 +108,8 @@ def draw_blocks(
     shape = np.broadcast_shapes(np.shape(epoch), uid.shape, views.shape)
     blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
     mask, shift = np.uint64(MASK), np.uint64(32)
-    counter = (blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift)
-    drawn = np.empty((len(blocks), 4, *shape), dtype=np.uint64)
-    for word, out in enumerate(philox(counter, (key & mask, key >> shift))):
-        drawn[:, word] = out
+    counter = blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift
+    drawn = philox_blocks(counter, (key & mask, key >> shift), shape)
     return drawn.reshape(4 * len(blocks), *shape)
 
 
@@ -189,7 +130,8 @@ def uniforms(
 
 def fractions(raw: U64) -> npt.NDArray[np.float64]:
     """Make float64 in [0, 1), multiples of 2**-24, of u32."""
-    return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
+    made: npt.NDArray[np.float64] = np.multiply(raw >> np.uint64(8), 2.0**-24)
+    return made
 
 
 def words64(ids: npt.ArrayLike, *, seed: int, stream: str, epoch: npt.ArrayLike = 0) -> U64:

@@ -7,7 +7,7 @@ of its calls; where a slot lies is not decided here, so all of this is done once
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -18,9 +18,11 @@ from ..device.arena import ALIGN
 from ..shards.tar_headers import BLOCK
 from .packed import Packed, Wants
 from .records import Records, others
+from .source import Drawn
 from .tasks import (
     COLUMNS,
     CRC,
+    DECODE,
     EXT,
     EXTENT,
     FILE,
@@ -67,6 +69,10 @@ class Planner(Protocol):
         """How many bytes each decoded array takes, (n,); 0: not known. sizes: of the payloads."""
         ...
 
+    def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
+        """What can be drawn before they are decoded; None: nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Booked:
@@ -85,6 +91,7 @@ class Booked:
     task: int  # samples of one; the last may have fewer
     size: int  # bytes of a slot that holds them
     usual: list[int]  # what room was thought to be usual where it is not known
+    drawn: tuple[Drawn | None, ...] = ()  # of each part; (): for substitutes, nothing
 
     @property
     def rooms_at(self) -> int:
@@ -125,7 +132,23 @@ class Booking:
         wants = Wants.joined(steps)
         records = self.source.records(wants)
         instructions, room = self._told(wants, kind, records, usual)
-        return self.tables(steps, kind, records, instructions, room, usual)
+        booked = self.tables(steps, kind, records, instructions, room, usual)
+        drawn = self._drawn(wants, records) if kind == DECODE else []
+        ends = np.cumsum([0, *(len(each) for each in steps)]).tolist()
+        return [
+            replace(each, drawn=tuple(part and part.at(slice(*pair)) for part in drawn))
+            for each, pair in zip(booked, pairwise(ends), strict=True)
+        ]
+
+    def _drawn(self, wants: Wants, records: Records) -> list[Drawn | None]:
+        """What can be drawn of each part before samples are decoded; of whole ones alone."""
+        if wants.turns.any() or wants.segments.shape[1]:
+            return []
+        extents = records.samples["extent"].astype(np.int64)
+        uids = records.samples["uid"].copy()
+        return [
+            part.draw_ahead(epochs=wants.epochs, uids=uids, extents=extents) for part in self.parts
+        ]
 
     def _told(
         self, wants: Wants, kind: Kind, records: Records, usual: list[int]
@@ -205,9 +228,9 @@ def task_samples(table: I64, count: int) -> int:
 
     Those who end early are at the next steps already. A task costs the main process 60 us or more.
     """
-    bytes_ = max(1, int(table[:, SIZE].sum()) // len(table)), 8 * table.shape[1]
-    small = min(MUCH // bytes_[0], MESSAGE // bytes_[1], MANY)
-    return max(1, min(max(FEW, small), len(table) // count))
+    payload, told = max(1, int(table[:, SIZE].sum()) // len(table)), 8 * table.shape[1]
+    most = max(FEW, min(MUCH // payload, MESSAGE // told, MANY))
+    return int(max(1, min(most, len(table) // count)))
 
 
 def files_of(wants: Wants, shard: I64, order: I64) -> tuple[list[File], I64]:

@@ -8,6 +8,7 @@ decoded sample is: that is for the parts of the recipe.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -112,7 +113,7 @@ class Loader:
             self._substitute(landed, flight.kind, faults)
         told = tuple(fault for place in sorted(faults) for fault in faults[place])
         columns = () if flight.kind == READ else self._columns(landed)
-        return self._share(landed, columns, told)
+        return replace(self._share(landed, columns, told), drawn=flight.booked.drawn)
 
     def _note(self, landed: Landed, faults: dict[int, list[Fault]]) -> None:
         """Write down what is wrong with samples.
