@@ -75,7 +75,7 @@ def test_reports_arrive_as_they_were():
 @pytest.mark.parametrize("key", ["a", "b" * KEY_BYTES, "b" * (KEY_BYTES + 1), "ß" * 56, "ß" * 57])
 def test_a_key_stands_in_the_result_if_it_fits(key):
     memory = np.zeros(2 * RESULT.itemsize, np.uint8)
-    size, fits = write_key(key, memory, 0), len(key.encode()) <= KEY_BYTES
+    size, fits = write_key(key, memoryview(memory), 0), len(key.encode()) <= KEY_BYTES
     assert size == (len(key.encode()) if fits else -1)
     assert key_of(table_of(memory, 1, 2)[0, 0]) == (key if fits else None)
 
