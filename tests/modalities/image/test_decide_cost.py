@@ -24,8 +24,10 @@ def decide(decider, samples):
     [("simclr", 1), ("dino", 2), ("mae", 2), ("ijepa", 6), ("beit", 16), ("jigsaw", 2)],
 )
 def test_the_generator_is_called_a_few_times_a_batch(recipe, most, monkeypatch):
-    calls, philox = [], rng.philox
-    monkeypatch.setattr(rng, "philox", lambda *given: calls.append(1) or philox(*given))
+    calls, drawn = [], rng.draw_blocks
+    monkeypatch.setattr(
+        rng, "draw_blocks", lambda *given, **named: calls.append(1) or drawn(*given, **named)
+    )
     made = load_recipe(find_recipe(recipe))
     decider = ImageDecider.of_recipe(made, tuple(made.views))
     for samples in (8, 256):
