@@ -97,11 +97,11 @@ def together(canvases: Sequence[Tensor]) -> tuple[Tensor, npt.NDArray[np.int64]]
     return flat, consecutive(canvases)
 
 
-def pinned(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, flat, in memory from which CUDA copies without the host."""
-    flat_N = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
+def staged(tensor: Tensor, *, pin: bool) -> Tensor:
+    """A copy of a tensor of the host; `pin`: in memory from which CUDA copies by itself."""
+    flat_N = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=pin)
     copy_bytes(flat_N, tensor)
-    return flat_N
+    return flat_N.view(tensor.dtype).view(tensor.shape)
 
 
 def copy_bytes(into_N: Tensor, tensor: Tensor) -> None:

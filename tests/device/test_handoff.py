@@ -169,6 +169,9 @@ def test_bytes_are_copied_of_any_tensor(dtype, shape):
         into = torch.zeros(given.nbytes, dtype=torch.uint8)
         arena.copy_bytes(into, given)
         assert torch.equal(into.view(dtype).view(given.shape), given)
+        staged = arena.staged(given, pin=False)
+        assert staged.dtype == dtype
+        assert torch.equal(staged, given)
 
 
 def test_a_slot_is_kept_until_its_copy_is_done_at_the_latest_until_close():

@@ -190,15 +190,15 @@ def test_tritons_philox_is_ours(tmp_path):
 
 
 TYPES = {
-    "pixels": "*u8", "places": "*i64", "table": "*fp32", "partial": "*fp32", "out": "*bf16",
+    "pixels": "*u8", "places": "*i64", "table": "*fp32", "means": "*fp32", "out": "*bf16",
 }  # fmt: skip
 SHRINKING = {"shrink_across": None, "shrink_down": "*u8", "extremes": "*i32"}
-SHAPE = {"HEIGHT": 224, "WIDTH": 224, "SIZE": 224 * 224, "PARTS": 49, "PARTS_POWER": 64}
+SHAPE = {"HEIGHT": 224, "WIDTH": 224, "SIZE": 224 * 224}
 KERNELS = {
     name: getattr(module, name)
     for module, names in (
         (triton_kernels, ("across", "down", "cut", "blur")),
-        (triton_colour, ("colour", "grey_sums")),
+        (triton_colour, ("colour", "grey")),
         (triton_shrink, ("shrink_across", "shrink_down", "extremes")),
     )
     for name in names

@@ -95,15 +95,14 @@ def crop(policy: Policy, given: Inputs, span: Span, sharp_RCHW: Tensor) -> None:
 def colour(policy: Policy, sharp_RCHW: Tensor, table_RP: Tensor, out_RCHW: Tensor) -> None:
     """Start the colours, into `out_RCHW` or, where a blur comes between, back into `sharp_RCHW`."""
     views, _, height, width = out_RCHW.shape
-    tiles = triton.cdiv(height * width, FLAT)
-    partial_RT = table_RP.new_empty((views, tiles))
-    flat = {"SIZE": height * width, "TILE": FLAT, "num_warps": WARPS}
+    size, means_R = height * width, table_RP.new_empty(views)
+    grid, tile = (triton.cdiv(size, FLAT), views), {"SIZE": size, "TILE": FLAT, "num_warps": WARPS}
     if any(isinstance(step.op, ops.ColorJitter) for step in policy.steps):
-        triton_colour.grey_sums[(tiles, views)](sharp_RCHW, table_RP, partial_RT, **flat)
-    scale, power = normalisation(policy), triton.next_power_of_2(tiles)
-    triton_colour.colour[(tiles, views)](
-        sharp_RCHW, table_RP, partial_RT, out_RCHW, *scale, PARTS=tiles, PARTS_POWER=power, **flat
-    )
+        greys_RN = table_RP.new_empty((views, size))
+        triton_colour.grey[grid](sharp_RCHW, table_RP, greys_RN, **tile)
+        means_R = greys_RN.mean(1)
+    scale = normalisation(policy)
+    triton_colour.colour[grid](sharp_RCHW, table_RP, means_R, out_RCHW, *scale, **tile)
 
 
 def blur(

@@ -101,12 +101,12 @@ def finish(x, row, mean, std):
 
 
 @triton.jit
-def grey_sums(sharp, table, partial, SIZE: tl.constexpr, TILE: tl.constexpr):
-    """The sums of grey of tiles of cropped views, where the contrast turns about the mean.
+def grey(sharp, table, out, SIZE: tl.constexpr, TILE: tl.constexpr):
+    """The grey of cropped views as their contrast finds it, where that turns about the mean.
 
-    Grid (tiles, R). partial: (R, tiles) float32. It reads again what `down` has just stored: within
-    `down` the same sums are wrong on an H200 (Triton 3.6), by up to a level of the mean, where a
-    saturation that clamps and a hue come first. The interpreter gets both right.
+    Grid (tiles, R). out: (R, SIZE) float32; other views' rows are left alone. It is stored, not
+    summed here: sums in a kernel that does not store it were wrong on an H200 (Triton 3.6), by up
+    to a level, where a saturation that clamps and a hue come first. The interpreter gets all right.
     """
     view = tl.program_id(1).to(tl.int64)
     row = table + view * COLUMNS
@@ -117,19 +117,18 @@ def grey_sums(sharp, table, partial, SIZE: tl.constexpr, TILE: tl.constexpr):
         r = tl.load(begin, mask=ok, other=0).to(tl.float32)
         g = tl.load(begin + SIZE, mask=ok, other=0).to(tl.float32)
         b = tl.load(begin + 2 * SIZE, mask=ok, other=0).to(tl.float32)
-        grey = tl.where(ok, grey_before_contrast(r, g, b, row), 0.0)
-        tl.store(partial + view * tl.num_programs(0) + tl.program_id(0), tl.sum(grey, 0))
+        tl.store(out + view * SIZE + at, grey_before_contrast(r, g, b, row), mask=ok)
 
 
 @triton.jit
 def colour(
-    sharp, table, partial, out, mean_r, mean_g, mean_b, std_r, std_g, std_b,
-    SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS_POWER: tl.constexpr, TILE: tl.constexpr,
+    sharp, table, means, out, mean_r, mean_g, mean_b, std_r, std_g, std_b,
+    SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Jitter and grey of cropped views; and the rest, unless a blur comes between.
 
     Grid (tiles, R). A view of SIZE pixels goes from `sharp`, (R, 3, h, w), to `out`, or back to
-    `sharp` where it is to be blurred. partial: (R, PARTS) float32, the sums of grey of its tiles.
+    `sharp` where it is to be blurred. means: (R,) float32, of what `grey` leaves.
     """
     view = tl.program_id(1).to(tl.int64)
     row = table + view * COLUMNS
@@ -142,9 +141,7 @@ def colour(
     if tl.load(row + JITTER) > 0:
         mean = 0.0
         if needs_mean(row):
-            k = tl.arange(0, PARTS_POWER)
-            parts = tl.load(partial + view * PARTS + k, mask=k < PARTS, other=0.0)
-            mean = tl.sum(parts, 0) / SIZE
+            mean = tl.load(means + view)
         r, g, b = adjust_all(r, g, b, row, mean)
     if tl.load(row + GREY) > 0:
         r = luma(r, g, b)

@@ -114,8 +114,9 @@ def inputs(
     resized = not isinstance(policy.crop, ops.RandomCrop)
     heights_R = usual_RP[:, 3].astype(np.int64) * resized
     height, width = policy.crop.size
-    # a view is kept sharp, and soft between the two axes of its blur
-    places_RK[:, 3], spans = plan(heights_R, width, 2 * 3 * height * width, itemsize, limit)
+    # a view is kept sharp, soft between the two axes of its blur, and its grey in float32
+    besides = (2 * 3 + 4 // itemsize) * height * width
+    places_RK[:, 3], spans = plan(heights_R, width, besides, itemsize, limit)
     host = np.concatenate([places_RK.view(np.uint8).ravel(), usual_RP.view(np.uint8).ravel()])
     there = upload(torch.from_numpy(host), device)
     places = there[: places_RK.nbytes].view(torch.int64).view(places_RK.shape)
@@ -139,7 +140,7 @@ def upload(flat_N: Tensor, device: torch.device) -> Tensor:
     """The same bytes on the device; from the host by pinned memory, without waiting for it."""
     if device.type != "cuda" or flat_N.device.type == "cuda":
         return flat_N.to(device)
-    return arena.pinned(flat_N).to(device, non_blocking=True)
+    return arena.staged(flat_N, pin=True).to(device, non_blocking=True)
 
 
 def plan(
