@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..batch import BatchSpec
+from ..encoders.central_view import CentralView
 from ..encoders.pretrained import (
     PREFIXES,
-    Preprocessing,
     is_exported,
     is_library_name,
     pretrained,
@@ -174,9 +174,9 @@ def fresh_model(name: str) -> nn.Module:
         return pretrained(name, weights=False)[0]
 
 
-def recipe_of(name: str, expected: Preprocessing) -> Recipe:
+def recipe_of(name: str, expected: CentralView) -> Recipe:
     """Make a recipe whose only view is what a library's model expects."""
-    size, resample = [expected.size, expected.size], expected.interpolation
+    size, resample = [*expected.size], expected.interpolation
     if expected.resize is None:
         crop = Entry("Resize", {"size": size, "resample": resample})
     else:

@@ -26,8 +26,6 @@ from sslpipe.recipe import parse_recipe
 from sslpipe.shards import read_manifest
 from sslpipe.train.loop import train_recipe
 
-from ..cli.test_commands import run  # noqa: F401  a fixture
-
 RECIPE = """\
 modality: image
 stream: {batch_size: 10, seed: 0}
@@ -211,7 +209,7 @@ def test_all_captions_of_all_samples_are_read(captioned, trained):
     assert (tokens == same).all(1).sum() == 1
 
 
-def test_eval_measures_both_towers_beside_untrained_ones(captioned, trained, run, tmp_path):  # noqa: F811
+def test_eval_measures_both_towers_beside_untrained_ones(captioned, trained, run, tmp_path):
     templates = tmp_path / "templates.txt"
     templates.write_text("a {}\n")
     words = ["eval", trained, captioned, "--json", "--device", "cpu", "--protocols"]
