@@ -37,7 +37,7 @@ from .run import TrainRun, initial_method, prepare
 from .saving import restore_run
 from .schedules import ended_epoch
 from .warm_start import read_weights
-from .world import keyed, rank_device, start_world, stop_requests
+from .world import StopRequest, keyed, rank_device, start_world, stop_requests
 
 EVERY = Every()
 SILENT = Silent()
@@ -92,8 +92,6 @@ def train(
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
-    row: LoggedRow = {}
-    stop, done = 0, step >= end
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
         if pipeline.rank == 0:
@@ -101,21 +99,38 @@ def train(
         record = RunRecord(run, out, step, every, show, stack, monitor)
         batches = stack.enter_context(closing(endless(pipeline)))
         show.start(step, end)
-        while not done:
-            with record.starvation.resting(step):
-                outputs, batch = optimizer_step(run, batches, step, record.guard)
-            step += 1
-            show.step(step)
-            record.tell_compiled()
-            stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
-            done = step == end or stop > 0
-            if done or record.due(step):
-                row = record.row(step, outputs, batch)
-            epoch = ended_epoch(step, accumulate=settings.accumulate, length=len(pipeline))
-            if done or step % every.save == 0 or epoch:
-                record.checkpoint(step, epoch=epoch)
+        step, row, stop = take_steps(run, batches, record, step, end, asked)
         show.message(record.farewell(step))
     return TrainResult(step, total, row, last, tuple(record.alarms), stop)
+
+
+def take_steps(
+    run: TrainRun,
+    batches: Iterator[Batch],
+    record: RunRecord,
+    step: int,
+    end: int,
+    asked: StopRequest,
+) -> tuple[int, LoggedRow, int]:
+    """Take steps after `step` done ones, up to `end` or until a rank is asked to stop.
+
+    Returns the steps done, the last row, and the signal that ended it; 0: none did.
+    """
+    row: LoggedRow = {}
+    stop, done = 0, step >= end
+    while not done:
+        with record.starvation.resting(step):
+            outputs, batch = optimizer_step(run, batches, step, record.guard)
+        step += 1
+        record.show_step(step)
+        stop = 0 if step == end else stop_agreed(run, asked.signal, step, record.every.log)
+        done = step == end or stop > 0
+        if done or record.due(step):
+            row = record.row(step, outputs, batch)
+        epoch = ended_epoch(step, accumulate=run.settings.accumulate, length=len(run.pipeline))
+        if done or step % record.every.save == 0 or epoch:
+            record.checkpoint(step, epoch=epoch)
+    return step, row, stop
 
 
 def train_recipe(
@@ -146,14 +161,10 @@ def train_recipe(
     check_folder(out / LAST, resume=resume)
     raise_file_limit()
     warm = None if start is None else read_weights(start)
+    bad = out / "quarantine.jsonl"
     with (
         start_world(kind) as world,
-        load(
-            recipe,
-            shards=shards,
-            device=rank_device(world, kind),
-            quarantine=out / "quarantine.jsonl",
-        ) as pipeline,
+        load(recipe, shards=shards, device=rank_device(world, kind), quarantine=bad) as pipeline,
     ):
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
