@@ -58,7 +58,7 @@ class PartsWork:
     part: int  # samples of a part, whole batches
 
     def path(self, number: int) -> Path:
-        """Where a part lies."""
+        """The file of a part, whether it is there or not."""
         return self.folder / f"{number:07d}.safetensors"
 
     def share(self, ranks: Ranks) -> range:

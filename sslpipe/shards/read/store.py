@@ -94,12 +94,12 @@ class ShardStore:
 
     @property
     def bytes(self) -> int:
-        """Of all tars."""
+        """The size of all tars together."""
         return sum(shard.bytes for shard in self.manifest.shards)
 
     @property
     def shards(self) -> int:
-        """How many there are."""
+        """How many shards there are; they are numbered from 0."""
         return len(self.manifest.shards)
 
     @property
