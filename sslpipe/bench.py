@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .batch import Batch
-from .device.handoff import send_groups
+from .device.handoff import send_groups, settle
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
 from .memory import check, raise_file_limit
@@ -263,12 +263,6 @@ def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: in
         (time.process_time() - cpu) / max(samples, 1),
         done,
     )
-
-
-def settle(device: torch.device) -> None:
-    """Wait for the device, so that its work is counted."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def trained(pipe: Pipeline) -> TrainRun:

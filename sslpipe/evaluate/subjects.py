@@ -135,14 +135,19 @@ def whole_method(recipe: Recipe, spec: BatchSpec, checkpoint: Path | None) -> Me
     return method
 
 
+def whole_methods(subject: Subject, spec: BatchSpec, *, untrained: bool) -> dict[str, Method]:
+    """Build "trained", the method of a subject's checkpoint, and "untrained", as its run began.
+
+    Raises:
+        StateError: the checkpoint is damaged, or of another method.
+    """
+    files = {"trained": subject.checkpoint, **({"untrained": None} if untrained else {})}
+    return {name: whole_method(subject.recipe, spec, file) for name, file in files.items()}
+
+
 def first_encoder(recipe: Recipe) -> nn.Module:
     """Build the encoder that a run began with; some methods draw parts of it anew."""
-    return first_method(recipe).encoder
-
-
-def first_method(recipe: Recipe) -> Method:
-    """Build the method that a run began with, weight by weight."""
-    return initial_method(recipe, parts_and_spec(recipe)[1])
+    return initial_method(recipe, parts_and_spec(recipe)[1]).encoder
 
 
 def parts_and_spec(recipe: Recipe) -> tuple[list[Part], BatchSpec]:
