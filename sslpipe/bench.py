@@ -22,7 +22,7 @@ from .batch import Batch
 from .device.handoff import send_groups, settle
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
-from .memory import check, raise_file_limit
+from .memory import check_memory, raise_file_limit
 from .modalities import Tables
 from .modalities.crews import shares_ahead, shares_waiting
 from .modalities.parts import advice, merged, tensors
@@ -70,7 +70,7 @@ def measure(
     raise_file_limit()
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
         run = trained(pipe) if with_method else None
-        memory = check(pipe, run.method if run else None).line
+        memory = check_memory(pipe, run.method if run else None).line
         say(memory)
         step = stepper(run) if run else None
         rates = alone(pipe, step, seconds)

@@ -88,7 +88,7 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     """
     checkpoint = read_checkpoint(path)
     encoder, recipe = encoder_of(path, checkpoint)
-    check_files(path, checkpoint, recipe)
+    check_named_files(path, checkpoint, recipe)
     return Subject(
         name,
         encoder,
@@ -100,7 +100,7 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     )
 
 
-def check_files(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
+def check_named_files(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Make sure that the files that a recipe names, a vocabulary, are those of the run.
 
     Raises:

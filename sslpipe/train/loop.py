@@ -18,7 +18,7 @@ from torch import nn
 from ..batch import Batch
 from ..device.handoff import find_device
 from ..errors import RecipeError, StateError
-from ..memory import check, raise_file_limit
+from ..memory import check_memory, raise_file_limit
 from ..methods import Method, Output
 from ..methods.method import check_output
 from ..pipeline import Pipeline, load
@@ -169,7 +169,7 @@ def train_recipe(
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         method = initial_method(recipe, pipeline.spec, warm, show.message)
-        show.message(check(pipeline, method).line)
+        show.message(check_memory(pipeline, method).line)
         return train(
             pipeline,
             method,

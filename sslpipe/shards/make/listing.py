@@ -57,25 +57,6 @@ def list_inputs(
     return relabelled(listing, labels) if labels else listing
 
 
-def relabelled(listing: Listing, table: LabelTable) -> Listing:
-    """The listing with the labels of a table; classes that it brings are numbered with the others.
-
-    Raises:
-        ShardError: a sample of the table is not in the listing.
-    """
-    uids = np.array([source.uid for source in listing.sources], dtype=np.int64)
-    table.check_samples(uids, "the inputs")
-    classes = listing.classes
-    if not {*table.classes} <= {*classes}:
-        classes = tuple(sorted({*classes, *table.classes}))
-    numbers = {name: number for number, name in enumerate(classes)}
-    given = {row.uid: numbers[row.label] for row in table.rows}
-    kept = [*(numbers[name] for name in listing.classes), -1]  # label -1 reads the last entry
-    sources = [replace(s, label=given.get(s.uid, kept[s.label])) for s in listing.sources]
-    said = f"{listing.labels}; {len(given):,} samples by {table.where}"
-    return replace(listing, sources=tuple(sources), classes=classes, labels=said)
-
-
 def gather(
     single: Input,
     named: str,
@@ -229,6 +210,25 @@ def unique_ids(keys: list[str]) -> list[int]:
         first, second = [key for key, i in zip(keys, ids, strict=True) if i == uid][:2]
         raise ShardError(f"{first!r} and {second!r} have the same sample id; rename one file")
     return ids
+
+
+def relabelled(listing: Listing, table: LabelTable) -> Listing:
+    """The listing with the labels of a table; classes that it brings are numbered with the others.
+
+    Raises:
+        ShardError: a sample of the table is not in the listing.
+    """
+    uids = np.array([source.uid for source in listing.sources], dtype=np.int64)
+    table.check_samples(uids, "the inputs")
+    classes = listing.classes
+    if not {*table.classes} <= {*classes}:
+        classes = tuple(sorted({*classes, *table.classes}))
+    numbers = {name: number for number, name in enumerate(classes)}
+    given = {row.uid: numbers[row.label] for row in table.rows}
+    kept = [*(numbers[name] for name in listing.classes), -1]  # label -1 reads the last entry
+    sources = [replace(s, label=given.get(s.uid, kept[s.label])) for s in listing.sources]
+    said = f"{listing.labels}; {len(given):,} samples by {table.where}"
+    return replace(listing, sources=tuple(sources), classes=classes, labels=said)
 
 
 def shuffled(sources: Sequence[InputFile], seed: int) -> list[InputFile]:
