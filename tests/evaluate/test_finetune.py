@@ -38,20 +38,10 @@ from sslpipe.train.world import keyed
 
 from ..view_specs import square
 from .killed import whole_and_resumed
-from .toy_sets import Means, pack_colours, small_vit, subject
+from .toy_sets import Means, small_vit, subject
 
 CPU = torch.device("cpu")
 QUICK_VIT = replace(MAE_BASE, train=transformer(lr=0.1, layer_decay=0.8, epochs=8, warmup=1))
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """Ninety images to learn from and thirty to test on."""
-    folder = tmp_path_factory.mktemp("colours")
-    return (
-        pack_colours(folder / "a", folder / "train", 90),
-        pack_colours(folder / "b", folder / "test", 30, seed=1),
-    )
 
 
 def course(settings, samples=1_281_167, **changed):

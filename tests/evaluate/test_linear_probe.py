@@ -41,16 +41,6 @@ from .toy_sets import Means, pack_colours, small_vit, subject
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """Ninety images to learn from and thirty to test on."""
-    folder = tmp_path_factory.mktemp("colours")
-    return (
-        pack_colours(folder / "a", folder / "train", 90),
-        pack_colours(folder / "b", folder / "test", 30, seed=1),
-    )
-
-
 OFFICIAL = [  # batch, lr of it, epochs, warm-up, schedule, milestones, optimizer
     (MAE, 16384, 6.4, 90, 10, "cosine", (), "lars"),
     (DINO, 1024, 0.004, 100, 0, "cosine_per_epoch", (), "sgd"),

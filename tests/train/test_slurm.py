@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,16 +11,11 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.servers import free_port
 
 from .conftest import TINY_MAE
 
 PAGE = (ROOT / "pipelines" / "TRAINERS.md").read_text()
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def start(count, *words):
