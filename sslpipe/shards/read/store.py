@@ -103,6 +103,11 @@ class ShardStore:
         return len(self.manifest.shards)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of labels 0, 1, ...; empty where the manifest names none."""
+        return self.manifest.classes
+
+    @property
     def distant(self) -> bool:
         """Whether its first tar lies elsewhere."""
         return is_url(self.manifest.tar_place(self.manifest.shards[0]))
@@ -141,11 +146,6 @@ class ShardStore:
         index = self.manifest.index_place(self.manifest.shards[shard])
         found = str(index.absolute()) if isinstance(index, Path) else index
         return found.removesuffix(".idx")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of labels 0, 1, ...; empty where the manifest names none."""
-        return self.manifest.classes
 
     def want(self, shards: Sequence[int]) -> None:
         """Fetch these in this order, in the background; end the leases of all other distant tars.
