@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ShardError
-from ...rng import sample_id, words
+from ...rng import sample_id, words64
 from ..index import MAX_BYTES
 from ..labels_file import LabelTable
 from .frames import FPS
@@ -234,5 +234,5 @@ def relabelled(listing: Listing, table: LabelTable) -> Listing:
 def shuffled(sources: Sequence[InputFile], seed: int) -> list[InputFile]:
     """The sources by the keyed random words of their ids: listing order has no influence."""
     ids = np.array([source.uid for source in sources], np.int64)
-    high, low = words(2, seed=seed, epoch=0, stream="shards/pack", ids=ids).T
-    return [sources[i] for i in np.lexsort((ids, low, high))]
+    keys = words64(ids, seed=seed, stream="shards/pack")
+    return [sources[i] for i in np.lexsort((ids, keys))]
