@@ -27,7 +27,7 @@ from .modalities import Tables
 from .modalities.crews import shares_ahead, shares_waiting
 from .modalities.parts import advice, merged, tensors
 from .pipeline import Pipeline, load
-from .process import cores
+from .process import cores, short_turns
 from .recipe import Recipe
 from .rng import Place
 from .stream.open_source import Shards
@@ -68,7 +68,10 @@ def measure(
         RecipeError: the recipe has no method or train section, or its data does not fit in memory.
     """
     raise_file_limit()
-    with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
+    with (
+        short_turns(),
+        load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe,
+    ):
         run = ready_run(pipe) if with_method else None
         memory = check_memory(pipe, run.method if run else None).line
         say(memory)

@@ -221,8 +221,10 @@ class Pipeline:
         size, length = self.spec.global_size, self.source.row_length(step)
         place = Place(step, slots, size, share.segments, length)
         tables = [
-            part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
-            for part, column in zip(self.parts, share.columns, strict=True)
+            part.decide(column, epochs=share.epochs, uids=share.uids, place=place, drawn=drawn)
+            for part, column, drawn in zip(
+                self.parts, share.columns, share.drawn or [None] * len(self.parts), strict=True
+            )
         ]
         return make_batch(self.parts, share, tables, step=step, handoff=self.handoff)
 
@@ -272,6 +274,7 @@ class Pipeline:
             return  # its threads, workers and memory are the other process's
         self._batches.close()
         self._shares.close()
+        self.handoff.close()
         self.loading.close()
         self._threads.shutdown(cancel_futures=True)
         self.source.close()

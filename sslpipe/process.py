@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from .errors import RecipeError
@@ -17,6 +18,9 @@ FOREIGN_LAUNCHERS = {
     "MPI": ("PMI_RANK", ("PMI_SIZE",)),
     "MVAPICH": ("MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_SIZE",)),
 }
+
+
+TURN = 5e-4  # seconds; Python's own are 5e-3
 
 
 class Ranks(NamedTuple):
@@ -139,3 +143,19 @@ def node_ranks() -> int:
         RecipeError: LOCAL_WORLD_SIZE is no number.
     """
     return max(1, number_in(os.environ, "LOCAL_WORLD_SIZE", 1))
+
+
+@contextmanager
+def short_turns(seconds: float = TURN) -> Iterator[None]:
+    """Have a thread give Python's lock to another that waits after `seconds`.
+
+    Making a batch is some milliseconds of small NumPy calls, which keep the lock. The thread that
+    trains, which starts kernels one by one, would wait for whole turns of Python's 5 ms meanwhile,
+    and the GPU with it.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, seconds))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

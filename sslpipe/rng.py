@@ -1,6 +1,6 @@
 """Randomness as a function: Philox 4x32-10, keyed by the place of use. Nothing is ever consumed.
 
-Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Random123). The layout:
+The generator is in philox.py. The layout:
 
     key     = (low, high) word of mix(seed, epoch)
     counter = (block, stream << 16 | view, low, high word of the sample id)
@@ -13,55 +13,21 @@ float32 and equal on every device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from .philox import MASK, philox, philox_blocks
+
 if TYPE_CHECKING:  # workers import this module, and must not wait for torch
-    from torch import Tensor
+    pass
 
 U64 = npt.NDArray[np.uint64]
-M0, M1 = 0xD2511F53, 0xCD9E8D57
-W0, W1 = 0x9E3779B9, 0xBB67AE85
-MASK = 0xFFFFFFFF
-ROUNDS = 10
-
-
-def philox(counter: tuple[U64, U64, U64, U64], key: tuple[U64, U64]) -> tuple[U64, U64, U64, U64]:
-    """Compute Philox 4x32-10 in NumPy; words are u32 held in uint64, all six arrays broadcast."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    m0, m1, mask, shift = np.uint64(M0), np.uint64(M1), np.uint64(MASK), np.uint64(32)
-    for _ in range(ROUNDS):
-        p0, p1 = c0 * m0, c2 * m1
-        c0, c2 = (p1 >> shift) ^ c1 ^ k0, (p0 >> shift) ^ c3 ^ k1
-        c1, c3 = p1 & mask, p0 & mask
-        k0, k1 = (k0 + np.uint64(W0)) & mask, (k1 + np.uint64(W1)) & mask
-    return c0, c1, c2, c3
-
-
-def philox_torch(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the same in torch: u32 words are held in int64, so it runs on every device."""
-
-    def mulhilo(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-        # 16-bit split: each partial product stays below 2**49, so int64 never overflows
-        low, high = (a & 0xFFFF) * m, (a >> 16) * m
-        t = high + (low >> 16)
-        return (t >> 16) & MASK, ((t & 0xFFFF) << 16) | (low & 0xFFFF)
-
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        (h0, l0), (h1, l1) = mulhilo(c0, M0), mulhilo(c2, M1)
-        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
-        k0, k1 = (k0 + W0) & MASK, (k1 + W1) & MASK
-    return c0, c1, c2, c3
 
 
 def splitmix64(x: U64) -> U64:
@@ -77,6 +43,13 @@ def mix(seed: int, epoch: npt.ArrayLike) -> U64:
     """Make 64-bit keys of a seed and an array of epochs."""
     epochs = np.asarray(epoch, dtype=np.uint64)
     return splitmix64(splitmix64(np.asarray(seed, dtype=np.uint64)) ^ epochs)
+
+
+def key_of(seed: int, epoch: npt.ArrayLike) -> U64:
+    """Make the keys of epochs; one for all where they are the same, which saves a sixth."""
+    epochs = np.asarray(epoch)
+    alike = epochs.ndim == 1 and (epochs == epochs[:1]).all()
+    return mix(seed, epochs[:1] if alike else epochs)
 
 
 @lru_cache(maxsize=1024)
@@ -130,16 +103,14 @@ def draw_blocks(
 
     Samples lie innermost: NumPy is slow where the last axis is short.
     """
-    key = mix(seed, epoch)
+    key = key_of(seed, epoch)
     uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)
     views = np.asarray(view, dtype=np.uint64)
-    shape = np.broadcast_shapes(key.shape, uid.shape, views.shape)
+    shape = np.broadcast_shapes(np.shape(epoch), uid.shape, views.shape)
     blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
     mask, shift = np.uint64(MASK), np.uint64(32)
-    counter = (blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift)
-    drawn = np.empty((len(blocks), 4, *shape), dtype=np.uint64)
-    for word, out in enumerate(philox(counter, (key & mask, key >> shift))):
-        drawn[:, word] = out
+    counter = blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift
+    drawn = philox_blocks(counter, (key & mask, key >> shift), shape)
     return drawn.reshape(4 * len(blocks), *shape)
 
 
@@ -160,7 +131,8 @@ def uniforms(
 
 def fractions(raw: U64) -> npt.NDArray[np.float64]:
     """Make float64 in [0, 1), multiples of 2**-24, of u32."""
-    return (raw >> np.uint64(8)).astype(np.float64) * 2.0**-24
+    made: npt.NDArray[np.float64] = np.multiply(raw >> np.uint64(8), 2.0**-24)
+    return made
 
 
 def words64(ids: npt.ArrayLike, *, seed: int, stream: str, epoch: npt.ArrayLike = 0) -> U64:
@@ -195,22 +167,25 @@ class Keys:
 
     def together(self, counts: Mapping[str, int]) -> dict[str, npt.NDArray[np.float64]]:
         """Draw as `uniforms` does for many streams, stream -> (V, B, count), in one pass."""
-        sizes = [(count + 3) // 4 for count in counts.values()]
-        ids = np.array([stream_id(stream) for stream in counts], dtype=np.uint64)
-        blocks = [np.arange(size, dtype=np.uint64) for size in sizes]
+        drawn = self.blocks({stream: range((count + 3) // 4) for stream, count in counts.items()})
+        return {stream: drawn[stream][..., :count] for stream, count in counts.items()}
+
+    def blocks(self, numbers: Mapping[str, Sequence[int]]) -> dict[str, npt.NDArray[np.float64]]:
+        """Draw some blocks of four uniforms of each of many streams: (V, B, 4 n), in one pass."""
+        sizes = [len(some) for some in numbers.values()]
+        ids = np.array([stream_id(stream) for stream in numbers], dtype=np.uint64)
         raw = draw_blocks(
-            np.concatenate([np.empty(0, np.uint64), *blocks]),
+            np.array([block for some in numbers.values() for block in some], dtype=np.uint64),
             np.repeat(ids, sizes),
             seed=self.seed,
             epoch=self.epochs,
             ids=self.uids,
             view=self.views[:, None],
         )
-        drawn = np.moveaxis(fractions(raw), 0, -1)
-        starts = 4 * np.cumsum([0, *sizes])
+        drawn, ends = np.moveaxis(fractions(raw), 0, -1), list(accumulate(sizes, initial=0))
         return {
-            stream: drawn[..., start : start + count]
-            for (stream, count), start in zip(counts.items(), starts[:-1].tolist(), strict=True)
+            stream: drawn[..., 4 * start : 4 * end]
+            for stream, (start, end) in zip(numbers, pairwise(ends), strict=True)
         }
 
     def ragged(self, stream: str, blocks: npt.NDArray[np.int64]) -> U64:
@@ -221,8 +196,8 @@ class Keys:
         owners = np.repeat(np.arange(len(blocks)), blocks)
         inside = np.arange(len(owners)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
         mask, shift = np.uint64(MASK), np.uint64(32)
-        key = mix(self.seed, self.epochs)
-        key = key[owners] if (key != key[:1]).any() else key[:1]  # a batch has one epoch, mostly
+        key = key_of(self.seed, self.epochs)
+        key = key[owners] if len(key) > 1 else key
         uid = self.uids.astype(np.uint64)[owners]
         stream_view = np.uint64(stream_id(stream)) << np.uint64(16) | self.views[:1].astype(
             np.uint64

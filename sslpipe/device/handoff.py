@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SslpipeError
-from .arena import rung, section_starts
+from .arena import copy_bytes, rung, section_starts
 from .ragged import Ragged
 
 SLOTS = 2  # one is packed while the other one's copy runs
@@ -84,6 +84,10 @@ class Handoff(Protocol):
         """Let the consumer use these tensors on its current stream from now on."""
         ...
 
+    def close(self) -> None:
+        """Wait until nothing is copied from host memory any more, which may go after that."""
+        ...
+
 
 class Direct:
     """The hand-off of a CPU: a tensor can be used where and as soon as it is made."""
@@ -105,6 +109,9 @@ class Direct:
 
     def receive(self, mark: Mark | None, tensors: Sequence[Tensor]) -> None:
         """Do nothing: there is no mark to wait for."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is copied."""
 
 
 class PinnedSlot:
@@ -133,7 +140,7 @@ class Staged:
         slot, size = next(self._ring), rung(starts[-1])
         self._prepare(slot, size)
         for tensor, start in zip(host, starts, strict=False):
-            place(slot.buffer, tensor, start).copy_(tensor)
+            copy_bytes(slot.buffer[start : start + tensor.nbytes], tensor)
         flat = self._streams.room(size)
         flat[: starts[-1]].copy_(slot.buffer[: starts[-1]], non_blocking=True)
         slot.copied = self._streams.mark()
@@ -181,6 +188,11 @@ class Staged:
         self._streams.wait(mark)
         for tensor in tensors:
             self._streams.keep(tensor)
+
+    def close(self) -> None:
+        """Wait for the copies out of the arena, and let its memory go."""
+        while self._crossing:
+            self._crossing.popleft()[0].synchronize()
 
 
 def place(flat: Tensor, tensor: Tensor, start: int) -> Tensor:

@@ -12,7 +12,8 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,9 @@ class Slots:
         self._returned: deque[Range] = deque()
         self._free: list[Range] = []
         self._end = 0  # of the file
+        if unpin:  # who drops this without `close` unmaps what is free; see there
+            free = self._free, self._returned
+            weakref.finalize(self, unpin_all, unpin, *free).atexit = False
         self.bytes = 0  # that the slots take, used or free
 
     def take(self, size: int) -> Slot:
@@ -79,9 +83,22 @@ class Slots:
             found = self._fitting(size) or self._grown(size)
         # its base is no array, so the views that are made of it keep it, and not the mapping
         lease = np.frombuffer(found.memory, np.uint8)
-        # by the garbage collector perhaps, in the middle of `take`: so it may not wait for a lock
-        weakref.finalize(lease, self._returned.append, found).atexit = False
+        weakref.finalize(lease, self._back, found).atexit = False
         return Slot(found.start, lease)
+
+    def _back(self, found: Range) -> None:
+        """Take back a range whose lease is gone; after `close` nobody else lets go of it.
+
+        By the garbage collector perhaps, in the middle of `take`: so it may not wait for a lock.
+        """
+        self._returned.append(found)
+        if self.file < 0:
+            self._let_go_of_returned()
+
+    def _let_go_of_returned(self) -> None:
+        with suppress(IndexError):  # until there are none; another thread may be at it, too
+            while True:
+                self._let_go(self._returned.popleft())
 
     def _fitting(self, size: int) -> Range | None:
         """A free range that is large enough, and not far too large."""
@@ -117,15 +134,25 @@ class Slots:
         self.bytes -= unused.size
 
     def close(self) -> None:
-        """Let go of the file and of all free slots; those in use live as long as their arrays."""
+        """Let go of the file and of all free slots; those in use live as long as their arrays.
+
+        Those are unpinned, too, once they are gone: the next mapping may lie at the same address,
+        which a device refuses to pin twice.
+        """
         with self._lock:
-            self._fitting(0)
-            for unused in self._free:
-                self._let_go(unused)
+            file, self.file = self.file, -1  # from here on what comes back is let go at once
+            if file >= 0:
+                os.close(file)
+            self._returned.extend(self._free)
             self._free.clear()
-            if self.file >= 0:
-                os.close(self.file)
-                self.file = -1
+            self._let_go_of_returned()
+
+
+def unpin_all(unpin: Callable[[int], None], *groups: Iterable[Range]) -> None:
+    """Unpin ranges that nobody gives out any more."""
+    for group in groups:
+        for unused in group:
+            unpin(address_of(unused.memory))
 
 
 def address_of(memory: mmap.mmap) -> int:

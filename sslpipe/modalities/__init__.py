@@ -42,7 +42,7 @@ import numpy as np
 from ..errors import RecipeError, SslpipeError
 from ..shards.codec import Codec
 from .messages import Made, Partners, Raw, Tables, class_of
-from .protocols import Decider, Decode, Maker, ShareDecode
+from .protocols import Decider, Decode, DrawsAhead, Maker, ShareDecode
 
 if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for torch
     from collections.abc import Iterator, Sequence
@@ -66,8 +66,8 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
 Costs = Literal["decoding", "making", "memory"]
 
 __all__ = [
-    "Codec", "Costs", "Decider", "Decode", "Made", "Maker", "Modality", "Partners", "Raw",
-    "ShareDecode", "Tables",
+    "Codec", "Costs", "Decider", "Decode", "DrawsAhead", "Made", "Maker", "Modality", "Partners",
+    "Raw", "ShareDecode", "Tables",
 ]  # fmt: skip
 
 

@@ -24,10 +24,21 @@ from ..shards.manifest import Manifest
 from ..stream.by_length import LengthBuckets
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
-from ..stream.source import Column
+from ..stream.source import Column, Drawn
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode, decoded
-from . import Costs, Decider, Decode, Maker, Modality, Partners, Raw, ShareDecode, Tables
+from . import (
+    Costs,
+    Decider,
+    Decode,
+    DrawsAhead,
+    Maker,
+    Modality,
+    Partners,
+    Raw,
+    ShareDecode,
+    Tables,
+)
 from .messages import class_of
 from .returned import check_groups, check_tables, checked_modality, given
 
@@ -105,13 +116,25 @@ class Part:
         data, extent = decoded(self.decode, mine, row.tolist(), None)
         return Raw(data, tuple(extent))
 
-    def decide(self, column: Column, *, epochs: I64, uids: I64, place: Place) -> Tables:
-        """The tables of the samples of a batch.
+    def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
+        """What can be drawn before samples are decoded; extents (B, 4) of the payloads."""
+        if not (self.owns_payload and isinstance(self.decider, DrawsAhead)):
+            return None
+        return self.decider.draw_ahead(epochs=epochs, uids=uids, extents=extents)
+
+    def decide(
+        self, column: Column, *, epochs: I64, uids: I64, place: Place, drawn: Drawn | None = None
+    ) -> Tables:
+        """The tables of the samples of a batch; drawn: for what samples were thought to be there.
 
         Raises:
             ContractError: they are not what the decider's specs say.
         """
-        tables = self.decider.decide(epochs=epochs, uids=uids, place=place, extents=column.extents)
+        decider, decide, extents = self.decider, self.decider.decide, column.extents
+        if drawn and drawn.are_of(epochs=epochs, uids=uids, extents=extents):
+            assert isinstance(decider, DrawsAhead)
+            decide = partial(decider.decide_drawn, drawn)
+        tables = decide(epochs=epochs, uids=uids, place=place, extents=extents)
         check_tables(self.decider, tables, len(uids))
         return tables
 

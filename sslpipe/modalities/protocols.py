@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..device.buffers import Memory
     from ..rng import Place
     from ..stream.reader import Sample
+    from ..stream.source import Drawn
 
     I64 = npt.NDArray[np.int64]
 
@@ -60,6 +61,22 @@ class Decider(Protocol):
         extents: (B, E) of the index; zeros where it does not know them.
         """
         return np.zeros((len(uids), 0), dtype=np.int64)
+
+
+@runtime_checkable
+class DrawsAhead(Protocol):
+    """A decider that can draw before samples are decoded, for many batches in one go."""
+
+    def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
+        """Draw what `decide` needs of samples; extents: (B, 4) of the index, zeros: not known.
+
+        None: the index does not tell enough of all of them.
+        """
+
+    def decide_drawn(
+        self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
+    ) -> Tables:
+        """What `decide` says of a batch, by what was drawn of just its samples and extents."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Samples on their way through the workers: cut into tasks, and gathered again.
+"""Samples on their way through the workers: sent as tasks, and gathered again.
 
 A flight has a slot of its own. Each array has a place in it, as large as the index lets expect;
 what turns out larger flies once more, in another slot, with the room that it asked for.
@@ -6,80 +6,35 @@ what turns out larger flies once more, in another slot, with the room that it as
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ..device.arena import ALIGN
 from ..device.slots import Slots
-from ..shards.tar_headers import BLOCK
+from .booking import Booked, Booking, Planner
 from .jobs import Done, key_of, table_of
 from .packed import Packed, Wants
-from .records import Records, others
-from .tasks import (
-    COLUMNS,
-    CRC,
-    EXT,
-    EXTENT,
-    FILE,
-    FLAGS,
-    HEADER,
-    LABEL,
-    MEMBER_COLUMNS,
-    PLACE,
-    RESULT,
-    ROW,
-    SHORT,
-    SIZE,
-    START,
-    UID,
-    Kind,
-    Task,
-)  # fmt: skip
+from .records import Records
+from .tasks import PLACE, SHORT, Kind, Task
 from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-TASK = 64  # samples per task at most
-
-
-class Planner(Protocol):
-    """What a part of the recipe decides before its samples are decoded."""
-
-    @property
-    def reads_payload(self) -> bool:
-        """Whether it needs the bytes of the payload; else the tar header alone is read."""
-        ...
-
-    def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
-        """What its decoder must know: (n, anything); extents: (n, 4) of the index, 0: unknown."""
-        ...
-
-    def partner_instructions(self, *, epochs: I64, uids: I64, extents: I64, turns: I64) -> I64:
-        """The same of partners (partners.py), as wide; uids: what those they are for have as keys.
-
-        extents: of the partners. turns: (n,) which partner it is, from 0.
-        """
-        ...
-
-    def room(self, *, kind: Kind, extents: I64, sizes: I64, instructions: I64) -> I64:
-        """How many bytes each decoded array takes, (n,); 0: not known. sizes: of the payloads."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
     """Samples whose tasks were submitted; their arrays will lie in `memory`."""
 
-    wants: Wants
-    kind: Kind
-    records: Records
-    instructions: list[I64]  # of each part
-    rooms: I64  # (n, P, 2): where each array has its place, and its bytes
+    booked: Booked
     memory: U8
     future: "Future[list[Done]]"
+
+    @property
+    def kind(self) -> Kind:
+        """What is done with the samples."""
+        return self.booked.kind
 
 
 @dataclass(slots=True)
@@ -121,72 +76,25 @@ class Flights:
     def __init__(
         self, source: Packed, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
     ) -> None:
-        self._source, self._crew, self._slots, self._parts = source, crew, slots, parts
-        self._count = max(1, count)
+        self._crew, self._slots = crew, slots
+        self._booking = Booking(source, parts, max(1, count))
         self._usual = [1 << 12] * len(parts)  # bytes of the largest array that was short of room
 
-    def depart(self, wants: Wants, kind: Kind) -> Flight:
-        """Decide what workers must know of some samples, and submit them."""
-        records = self._source.records(wants)
-        extents = records.samples["extent"].astype(np.int64)
-        uids, sizes = records.samples["uid"], records.payloads["size"].astype(np.int64)
-        instructions, room = [], np.empty((len(wants), len(self._parts)), dtype=np.int64)
-        for number, part in enumerate(self._parts):
-            told = part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
-            if len(partners := np.flatnonzero(wants.turns)):
-                told = told.copy()
-                told[partners] = part.partner_instructions(
-                    epochs=wants.epochs[partners], uids=wants.owners[partners],
-                    extents=extents[partners], turns=wants.turns[partners] - 1,
-                )  # fmt: skip
-            told = np.hstack([told, wants.segments])  # each decoder is told its segments last
-            known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
-            room[:, number] = np.where(known > 0, known, self._usual[number])
-            instructions.append(told)
-        return self._submit(wants, kind, records, instructions, room)
+    def book(self, steps: Sequence[Wants], kind: Kind) -> list[Booked]:
+        """Decide what workers must know of the samples of some steps."""
+        return self._booking(steps, kind, self._usual)
 
-    def _submit(
-        self, wants: Wants, kind: Kind, records: Records, instructions: list[I64], room: I64
-    ) -> Flight:
-        """Submit samples that have so much room, (n, P) bytes."""
-        head = -(-room.size * RESULT.itemsize // ALIGN) * ALIGN
-        padded = -(-room // ALIGN) * ALIGN
-        ends = head + np.cumsum(padded.ravel()).reshape(room.shape)
-        rooms = np.stack([ends - padded, room], axis=-1)
-        slot = self._slots.take(int(ends[-1, -1]))
-        table_of(slot.memory, *room.shape)[...] = np.zeros((), RESULT)
-        place = slot.start, len(slot.memory)
-        flight = Flight(wants, kind, records, instructions, rooms, slot.memory, Future())
-        tasks = self._tasks(flight, place)
-        return replace(flight, future=self._crew.submit(tasks, slot.memory))
+    def depart(self, booked: Booked) -> Flight:
+        """Submit samples; those that were booked before more room was asked for anew."""
+        if booked.usual != self._usual:
+            (booked,) = self.book([booked.wants], booked.kind)
+        return self._submit(booked)
 
-    def _tasks(self, flight: Flight, slot: tuple[int, int]) -> list[Task]:
-        """The samples of a flight by shard, cut into tasks."""
-        wants = flight.wants
-        order = np.lexsort((wants.rows, wants.shards, wants.corpora))
-        pairs = np.stack([wants.corpora, wants.shards], axis=1)[order]
-        new = np.r_[True, (pairs[1:] != pairs[:-1]).any(1)]
-        files = [(corpus, shard) for corpus, shard in pairs[new].tolist()]
-        samples = sample_table(wants, flight.records)[order]
-        if not any(part.reads_payload for part in self._parts):
-            samples[:, [SIZE, CRC]] = 0  # of no bytes
-        samples[:, FILE] = np.cumsum(new) - 1
-        rooms, told = flight.rooms[order], [each[order] for each in flight.instructions]
-        members = self._members(pairs, samples)
-        # one for each worker: those that end early are at the next batches already
-        size = max(1, min(TASK, len(order) // self._count))
-        whole = Task(flight.kind, slot, files, samples, rooms, told, members)
-        return [whole.part(start, start + size) for start in range(0, len(order), size)]
-
-    def _members(self, pairs: I64, samples: I64) -> I64:
-        """(m, MEMBER_COLUMNS) of the members that are read beside the payloads of a flight."""
-        found: list[tuple[int, ...]] = []
-        corpora = self._source.corpora
-        rows = samples[:, ROW].tolist() if any(corpus.members for corpus in corpora) else []
-        for at, ((corpus, shard), row) in enumerate(zip(pairs.tolist(), rows, strict=False)):
-            wanted, index = corpora[corpus].members, corpora[corpus].store.index(shard)
-            found += [(at, *member) for member in others(index, row, wanted)]
-        return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
+    def _submit(self, booked: Booked) -> Flight:
+        slot = self._slots.take(booked.size)
+        slot.memory[: booked.rooms_at].fill(0)  # the results: NEW
+        tasks = tasks_of(booked, (slot.start, len(slot.memory)))
+        return Flight(booked, slot.memory, self._crew.submit(tasks, slot.memory))
 
     def land(self, flight: Flight) -> Landed:
         """Wait for samples; those that were short of room are sent again.
@@ -198,32 +106,33 @@ class Flights:
         short = (landed.results["status"] == SHORT).any(1)
         if short.any():
             places = np.flatnonzero(short)
-            landed.replace(places, self.land(self._wider(flight, landed, places)))
+            landed.replace(places, self.land(self._wider(flight.booked, landed, places)))
         return landed
 
-    def _wider(self, flight: Flight, landed: Landed, places: I64) -> Flight:
+    def _wider(self, booked: Booked, landed: Landed, places: I64) -> Flight:
         """The samples in some places once more, with the room that they asked for."""
-        asked = np.maximum(landed.results["bytes"][places], flight.rooms[places, :, 1])
+        asked = np.maximum(landed.results["bytes"][places], booked.rooms[places, :, 1])
         self._usual = np.maximum(self._usual, asked.max(0)).tolist()
-        records = Records(*(table[places] for table in flight.records))
-        instructions = [told[places] for told in flight.instructions]
-        return self._submit(flight.wants.at(places), flight.kind, records, instructions, asked)
+        records = Records(*(table[places] for table in booked.records))
+        told = [each[places] for each in booked.instructions]
+        (wider,) = self._booking.tables(
+            [booked.wants.at(places)], booked.kind, records, told, asked, self._usual
+        )
+        return self._submit(wider)
 
 
-def sample_table(wants: Wants, records: Records) -> I64:
-    """(n, COLUMNS) of a task's samples; FILE is filled in by task."""
-    samples, payloads = records
-    table = np.zeros((len(wants), COLUMNS), dtype=np.int64)
-    header = payloads["blocks"].astype(np.int64) * BLOCK
-    offset = payloads["offset"].astype(np.int64)
-    for column, values in {
-        ROW: wants.rows, UID: samples["uid"], LABEL: samples["label"], FLAGS: samples["flags"],
-        START: offset - header, HEADER: header, SIZE: payloads["size"], CRC: payloads["crc"],
-        EXT: payloads["ext"], PLACE: np.arange(len(wants)),
-    }.items():  # fmt: skip
-        table[:, column] = values
-    table[:, EXTENT : EXTENT + 4] = samples["extent"]
-    return table
+def tasks_of(booked: Booked, slot: tuple[int, int]) -> list[Task]:
+    """The samples of a step in tasks."""
+    tasks = []
+    for number, files in enumerate(booked.files):
+        start, end = number * booked.task, (number + 1) * booked.task
+        members = booked.members
+        if len(members):
+            members = members[(members[:, 0] >= start) & (members[:, 0] < end)]
+            members[:, 0] -= start
+        table = booked.table[start:end]
+        tasks.append(Task(booked.kind, slot, files, table, booked.widths, members))
+    return tasks
 
 
 def gathered(flight: Flight) -> Landed:
@@ -231,18 +140,20 @@ def gathered(flight: Flight) -> Landed:
     keys: dict[int, str] = {}
     reasons: dict[int, str] = {}
     for done in flight.future.result():
-        places = done.task.samples[:, PLACE]
+        if not (done.keys or done.faults):
+            continue
+        places = done.task.table[:, PLACE]
         keys |= {int(places[row]): key for row, key in done.keys.items()}
         for failed in done.faults:
             reasons[int(places[failed.row])] = failed.reason
             if failed.key is not None:
                 keys[int(places[failed.row])] = failed.key
-    n, parts = flight.rooms.shape[:2]
+    booked, n = flight.booked, len(flight.booked.table)
     return Landed(
-        flight.wants,
-        flight.records,
-        table_of(flight.memory, n, parts).copy(),
-        flight.rooms[..., 0].copy(),
+        booked.wants,
+        booked.records,
+        table_of(flight.memory[: booked.rooms_at].copy(), n, len(booked.widths)),
+        booked.rooms[..., 0],
         [flight.memory],
         np.zeros(n, dtype=np.int64),
         keys,

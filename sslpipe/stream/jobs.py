@@ -65,12 +65,12 @@ def table_of(memory: U8, samples: int, parts: int) -> Results:
 
 def table_with(task: Task, memory: U8) -> Results:
     """The table of a slot down to the last sample of a task."""
-    return table_of(memory, int(task.samples[:, PLACE].max()) + 1, task.rooms.shape[1])
+    return table_of(memory, int(task.table[:, PLACE].max()) + 1, len(task.widths))
 
 
 def results_of(task: Task, memory: U8) -> Results:
     """(n, P) results of the samples of a task, copied."""
-    return table_with(task, memory)[task.samples[:, PLACE]]
+    return table_with(task, memory)[task.table[:, PLACE]]
 
 
 def done_samples(task: Task, memory: U8) -> int:
@@ -81,8 +81,8 @@ def done_samples(task: Task, memory: U8) -> int:
 
 def forget(task: Task, memory: U8) -> None:
     """Make all results of a task new again."""
-    if len(task.samples):
-        table_with(task, memory)["status"][task.samples[:, PLACE]] = NEW
+    if len(task.table):
+        table_with(task, memory)["status"][task.table[:, PLACE]] = NEW
 
 
 def key_of(result: Any) -> str | None:

@@ -8,6 +8,8 @@ decoded sample is: that is for the parts of the recipe.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,11 +21,13 @@ from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
-from .flights import Flight, Flights, Landed, Planner
+from .booking import Booked, Planner
+from .flights import Flight, Flights, Landed
+from .mixture import StepsInARow
 from .packed import Packed, Wants
-from .partners import PartnerDraw, joined, put_wants
+from .partners import PartnerDraw, put_wants
 from .source import SUBSTITUTES, Column, Fault, OnBad, Share
-from .tasks import DECODE, READ, SENT, Kind
+from .tasks import ALONE, DECODE, READ, SENT, Kind
 from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
@@ -61,20 +65,40 @@ class Loader:
         self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
         self._partners = partners
         self._flights = Flights(source, crew, slots, parts, count=count)
+        self._in_a_row = {
+            kind: StepsInARow(partial(self._booked, kind=kind), samples=len(source.slots))
+            for kind in (DECODE, ALONE, READ)
+        }
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`; as `finish`."""
-        return self.finish(self.submit(step, kind))
+        self._source.arrive(step)
+        return self.finish(self._flights.depart(self._booked([step], kind)[0]))
 
     def load_some(self, step: int, places: Sequence[int], kind: Kind) -> Share:
         """The samples in some places of a share; as `finish`."""
-        wants = self._source.wants(step).at(np.array(places, dtype=np.int64))
-        return self.finish(self._flights.depart(self._partners.beside(wants), kind))
+        (wants,) = self._source.planned([step])
+        some = self._partners.beside(wants.at(np.array(places, dtype=np.int64)))
+        return self.finish(self._sent(some, kind))
 
     def submit(self, step: int, kind: Kind = DECODE) -> Flight:
-        """Have workers begin with a share."""
-        wants = self._partners.beside(self._source.wants(step))
-        return self._flights.depart(wants, kind)
+        """Have workers begin with a share; from one thread."""
+        self._source.arrive(step)
+        return self._flights.depart(self._in_a_row[kind](step))
+
+    def _booked(self, steps: Sequence[int], kind: Kind) -> list[Booked]:
+        """All that is decided of the samples of some steps before they are sent."""
+        wants = [self._partners.beside(each) for each in self._source.planned(steps)]
+        try:
+            return self._flights.book(wants, kind)
+        except ShardError:
+            if len(wants) == 1:
+                raise
+            return self._booked(steps[:1], kind)  # it may be of a later step, whose turn will come
+
+    def _sent(self, wants: Wants, kind: Kind) -> Flight:
+        """Have workers begin with some samples."""
+        return self._flights.depart(self._flights.book([wants], kind)[0])
 
     def finish(self, flight: Flight) -> Share:
         """Wait for a share, and replace what is bad in it.
@@ -89,7 +113,7 @@ class Loader:
             self._substitute(landed, flight.kind, faults)
         told = tuple(fault for place in sorted(faults) for fault in faults[place])
         columns = () if flight.kind == READ else self._columns(landed)
-        return self._share(landed, columns, told)
+        return replace(self._share(landed, columns, told), drawn=flight.booked.drawn)
 
     def _note(self, landed: Landed, faults: dict[int, list[Fault]]) -> None:
         """Write down what is wrong with samples.
@@ -125,7 +149,7 @@ class Loader:
             if attempt == SUBSTITUTES:
                 break
             places, wants = self._others(landed.wants, places, attempt)
-            landed.replace(places, self._flights.land(self._flights.depart(wants, kind)))
+            landed.replace(places, self._flights.land(self._sent(wants, kind)))
             self._note(landed, faults)
         last = faults[int(places[-1])][-1]
         raise ShardError(
@@ -144,7 +168,7 @@ class Loader:
             return owners, found
         whole = put_wants(wants, owners, found).at(partners % count)
         drawn = self._partners.drawn(whole, wants.turns[partners], attempt)
-        return np.concatenate([owners, partners]), joined(found, drawn)
+        return np.concatenate([owners, partners]), Wants.joined([found, drawn])
 
     def _share(
         self, landed: Landed, columns: tuple[Column, ...], faults: tuple[Fault, ...]
@@ -173,12 +197,7 @@ class Loader:
 
     def _keys(self, landed: Landed) -> tuple[str, ...]:
         """The key of every sample; its place where nothing tells the key of a bad one."""
-        first = landed.results[:, 0]
-        blocks, step = first["key"].tobytes(), first["key"].shape[1]
-        keys = [
-            blocks[at * step : at * step + size].decode()
-            for at, size in enumerate(first["key_bytes"].tolist())
-        ]
+        keys = keys_of(landed.results[:, 0])
         for place in {*landed.keys, *landed.reasons}:
             keys[place] = landed.key(place) or self._nameless(landed.wants, place)
         return tuple(keys)
@@ -238,6 +257,18 @@ class Loader:
             place[...] = array
         shapes = np.array([array.shape for array in arrays], dtype=np.int64)
         return Ragged(torch.from_numpy(memory), starts, shapes, TYPES[arrays[0].dtype.num])
+
+
+def keys_of(results: npt.NDArray[np.void]) -> list[str]:
+    """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
+    sizes, blocks = np.maximum(results["key_bytes"], 0), np.ascontiguousarray(results["key"])
+    padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
+    whole = b"\0".join(padded)
+    # a key that holds a zero byte itself makes more of them, or is shorter than it should be
+    if len(whole) == int(sizes.sum()) + len(padded) - 1 and whole.count(0) == len(padded) - 1:
+        return whole.decode().split("\0")
+    pairs = zip(blocks, sizes.tolist(), strict=True)
+    return [block[:size].tobytes().decode() for block, size in pairs]
 
 
 # NumPy's number of a type -> the type, and torch's

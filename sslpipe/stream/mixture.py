@@ -22,7 +22,7 @@ from .plan import I64, Picks
 
 T = TypeVar("T")
 PERMUTED = 1 << 14  # slots permuted in one go, of as many steps as there are in them
-PLANNED = 1 << 13  # samples that are planned in one go: 0.5 MB
+PLANNED = 1 << 12  # samples that are planned in one go: 1 MB with all that is decided of them
 PARTS = 1 << 16  # weights with a larger common denominator are rounded to multiples of 1 / PARTS
 
 
@@ -76,26 +76,27 @@ class Mixture:
 
 
 class StepsInARow(Generic[T]):
-    """Answer for a step; where two steps follow each other, find those behind them too.
+    """Answer for a step; where steps follow each other, find those behind them too, more and more.
 
-    `find(steps)`: the answers for some steps; a function of these alone, `samples` for each step.
-    One thread may ask.
+    `find(steps)`: the answers for some steps, or for the first of them; a function of these alone,
+    `samples` for each step. One thread may ask.
     """
 
     def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
         self._find, self._count = find, max(1, PLANNED // max(1, samples))
         self._kept: dict[int, T] = {}
-        self._last = -1
+        self._last, self._ahead = -1, 1  # the step before; how many steps were found together
 
     def __call__(self, step: int) -> T:
         in_a_row, self._last = step == self._last + 1, step
         if step in self._kept:
             return self._kept[step]
+        self._ahead = min(2 * self._ahead, self._count) if in_a_row else 1
         if not in_a_row:
             return self._find([step])[0]
-        steps = range(step, step + self._count)
+        steps = range(step, step + self._ahead)
         found = self._find(steps)
-        self._kept = dict(zip(steps, found, strict=True))
+        self._kept = dict(zip(steps, found, strict=False))
         return found[0]
 
 

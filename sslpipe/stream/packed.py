@@ -18,7 +18,7 @@ from ..shards.read.store import ShardStore
 from .mixture import StepsInARow
 from .order import I64, Located, Order
 from .plan import Picks, Plan
-from .records import Records, RecordTable
+from .records import ROWS, Records, RecordTable
 from .shard_lookahead import ShardLookahead
 
 
@@ -42,6 +42,14 @@ class Wants:
     def at(self, places: I64 | slice) -> "Wants":
         """The samples in some places of these, in the order that was asked for."""
         return Wants(*(getattr(self, name)[places] for name in self.__slots__))
+
+    @classmethod
+    def joined(cls, some: Sequence["Wants"]) -> "Wants":
+        """Samples behind each other."""
+        if len(some) == 1:
+            return some[0]
+        columns = ([getattr(each, name) for each in some] for name in cls.__slots__)
+        return cls(*(np.concatenate(column) for column in columns))
 
 
 class Corpus:
@@ -145,7 +153,7 @@ class Packed:
         identity: str,
     ) -> None:
         self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
-        self._in_a_row = StepsInARow(self._found, samples=len(slots))
+        self._in_a_row = StepsInARow(self.planned, samples=len(slots))
         self._lookaheads = [
             ShardLookahead(self._shards_of(number), corpus.store, epoch=len(plan))
             for number, corpus in enumerate(corpora)
@@ -169,20 +177,31 @@ class Packed:
 
     def wants(self, step: int) -> Wants:
         """This rank's samples of global batch `step`; stores begin to fetch what comes next."""
+        self.arrive(step)
+        return self._in_a_row(step)
+
+    def arrive(self, step: int) -> None:
+        """Have stores begin to fetch what a step needs, and those behind it."""
         for lookahead in self._lookaheads:
             lookahead.at(step)
-        if len(self.corpora) > 1:
-            return self._in_a_row(step)
-        picks = self.picks(step)  # an order sees by itself that steps follow each other
-        return self.located(picks.corpora, picks.positions, picks.valid)
 
-    def _found(self, steps: Sequence[int]) -> list[Wants]:
-        """This rank's samples of some steps, found in one go."""
+    def planned(self, steps: Sequence[int]) -> list[Wants]:
+        """This rank's samples of some steps, found in one go; at least of the first of them.
+
+        Not of all, where the indexes that they need are more than are kept at a time.
+        """
         picks = [self.picks(step) for step in steps]
         columns = ([getattr(p, name) for p in picks] for name in Picks.__slots__)
         wants = self.located(*map(np.concatenate, columns))
         ends = np.cumsum([len(p.valid) for p in picks]).tolist()
-        return [wants.at(slice(*pair)) for pair in pairwise([0, *ends])]
+        found = [wants.at(slice(*pair)) for pair in pairwise([0, *ends])]
+        return found if len(found) == 1 or self._are_kept(wants) else found[:1]
+
+    def _are_kept(self, wants: Wants) -> bool:
+        """Whether the indexes of samples are read once, even if others are read meanwhile."""
+        used = np.unique(wants.corpora << 32 | wants.shards).tolist()
+        sizes = (self.corpora[each >> 32].order.sizes[each & (1 << 32) - 1] for each in used)
+        return int(sum(sizes)) <= ROWS // 2
 
     def substitutes(self, wants: Wants, attempt: int) -> Wants:
         """The samples that stand in for others, in their epochs' draws; the `attempt`-th ones."""

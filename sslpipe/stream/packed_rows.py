@@ -6,7 +6,7 @@ and would move every row behind it. Its place in the row stays empty, and it is 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,14 +162,12 @@ class PackedRows(Packed):
         told = few * documents // (SAMPLED * min(self._layout.window, documents))
         return told or self.rows.epoch_rows(0)
 
-    def wants(self, step: int) -> Wants:
-        """The segments of this rank's rows of global batch `step`."""
-        for lookahead in self._lookaheads:
-            lookahead.at(step)
-        found = self._segments(step)
+    def planned(self, steps: Sequence[int]) -> list[Wants]:
+        """The segments of this rank's rows of the first of some steps: they are many."""
+        found = self._segments(steps[0])
         wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
         columns = found.rows, found.columns, found.starts, found.lengths
-        return replace(wants, segments=np.stack(columns, axis=1))
+        return [replace(wants, segments=np.stack(columns, axis=1))]
 
     def row_length(self, step: int) -> int:
         """The smallest bucket that holds all rows of a global batch; the same on every rank."""

@@ -33,7 +33,7 @@ class PartnerDraw:
             return wants
         places = np.tile(np.arange(len(wants)), self.count)
         turns = np.repeat(np.arange(1, 1 + self.count), len(wants))
-        return joined(wants, self.drawn(wants.at(places), turns))
+        return Wants.joined([wants, self.drawn(wants.at(places), turns)])
 
     def drawn(self, wants: Wants, turns: I64, attempt: int = 0) -> Wants:
         """The partner of each sample, `turns` (n,) saying which from 1; the `attempt`-th draw."""
@@ -60,12 +60,6 @@ class PartnerDraw:
         )  # fmt: skip
         whole = drawn[..., 0] << np.uint64(31) ^ drawn[..., 1]
         return (whole & np.uint64(2**63 - 1)).astype(np.int64)
-
-
-def joined(one: Wants, other: Wants) -> Wants:
-    """Samples behind each other."""
-    pairs = ((getattr(one, f.name), getattr(other, f.name)) for f in fields(Wants))
-    return Wants(*(np.concatenate(pair) for pair in pairs))
 
 
 def put_wants(wants: Wants, places: I64, other: Wants) -> Wants:

@@ -83,23 +83,29 @@ def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
         ShardError: the tar lies elsewhere and cannot be reached.
     """
     payload = wanted.members[0]
-    where = f"{wanted.file} sample {wanted.row}"
     header, data = tar.read(payload.start, payload.header, payload.size)
     if len(data) != payload.size:
-        raise cut(data, payload, where)
-    key = checked_key(header, wanted.uid, where)
-    check_bytes(data, payload, f"{where} ({key})")
+        raise cut(data, payload, where(wanted))
+    key = checked_key(header, wanted)
+    if crc32(data) != payload.crc:
+        raise damaged(payload, f"{where(wanted)} ({key})")
     members = {payload.ext: data}
     for member in wanted.members[1:]:
         _, other = tar.read(member.start, member.header, member.size)
         if len(other) != member.size:
-            raise cut(other, member, f"{where} ({key})")
-        check_bytes(other, member, f"{where} ({key})")
+            raise cut(other, member, f"{where(wanted)} ({key})")
+        if crc32(other) != member.crc:
+            raise damaged(member, f"{where(wanted)} ({key})")
         members[member.ext] = other
     return Sample(
         wanted.uid, key, wanted.label, data, wanted.flags, wanted.extent, members, wanted.tar,
         wanted.row,
     )  # fmt: skip
+
+
+def where(wanted: Wanted) -> str:
+    """Which sample is meant, for messages."""
+    return f"{wanted.file} sample {wanted.row}"
 
 
 def cut(data: bytes, member: MemberPlace, where: str) -> SampleError:
@@ -110,20 +116,15 @@ def cut(data: bytes, member: MemberPlace, where: str) -> SampleError:
     )
 
 
-def check_bytes(data: bytes, member: MemberPlace, where: str) -> None:
-    """Compare a member with its CRC32.
-
-    Raises:
-        SampleError: they differ.
-    """
-    if crc32(data) != member.crc:
-        raise SampleError(
-            f"{where}: its .{member.ext} does not have the CRC32 of the index; the shard is "
-            "damaged: run `sslpipe verify`, then copy or pack it again"
-        )
+def damaged(member: MemberPlace, where: str) -> SampleError:
+    """The error of a member whose CRC32 is another."""
+    return SampleError(
+        f"{where}: its .{member.ext} does not have the CRC32 of the index; the shard is "
+        "damaged: run `sslpipe verify`, then copy or pack it again"
+    )
 
 
-def checked_key(header: bytes, uid: int, where: str) -> str:
+def checked_key(header: bytes, wanted: Wanted) -> str:
     """The key in a tar header, which must be the one that was indexed.
 
     Raises:
@@ -132,10 +133,10 @@ def checked_key(header: bytes, uid: int, where: str) -> str:
     try:
         key = member_key(header)
     except SampleError as error:
-        raise SampleError(f"{where}: {error}") from error
-    if rng.sample_id(key) != uid:
+        raise SampleError(f"{where(wanted)}: {error}") from error
+    if rng.sample_id(key) != wanted.uid:
         raise SampleError(
-            f"{where}: damaged tar header (it names {key!r}, not the sample that was indexed); "
-            "copy or pack the shard again"
+            f"{where(wanted)}: damaged tar header (it names {key!r}, not the sample that was "
+            "indexed); copy or pack the shard again"
         )
     return key

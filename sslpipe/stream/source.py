@@ -50,6 +50,28 @@ class Column(NamedTuple):
     extents: I64
 
 
+class Drawn(NamedTuple):
+    """Tables of samples that were drawn before these were decoded, for many steps in one go.
+
+    They hold for the ids and extents that were expected; whoever finds others draws anew.
+    """
+
+    epochs: I64  # (n,)
+    uids: I64  # (n,)
+    extents: I64  # (n, E), of decoded samples
+    params: Mapping[str, npt.NDArray[np.float32]]  # view group -> (V, n, P)
+
+    def at(self, places: slice) -> Drawn:
+        """Those of some of the samples, in memory of their own."""
+        params = {name: table[:, places].copy() for name, table in self.params.items()}
+        return Drawn(self.epochs[places], self.uids[places], self.extents[places], params)
+
+    def are_of(self, *, epochs: I64, uids: I64, extents: I64) -> bool:
+        """Whether they hold for these samples."""
+        pairs = (epochs, self.epochs), (uids, self.uids), (extents, self.extents)
+        return all(np.array_equal(one, other) for one, other in pairs)
+
+
 def no_partners() -> I64:
     """Make the table of partners of samples that have none."""
     return np.empty((0, 0), dtype=np.int64)
@@ -70,6 +92,7 @@ class Share:
     segments: I64 = field(default_factory=whole_samples)
     # (k, n) uids of the partners of each (partners.py), whose arrays lie behind its own in columns
     partners: I64 = field(default_factory=no_partners)
+    drawn: tuple[Drawn | None, ...] = ()  # of each part, where all was drawn ahead of decoding
 
     @property
     def rows(self) -> int:

@@ -9,6 +9,7 @@ A slot begins with the table of results, (samples, parts); the arrays lie behind
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,89 +46,77 @@ FILE, ROW, UID, LABEL, FLAGS, EXTENT, START, HEADER, SIZE, CRC, EXT, PLACE = (
     *range(9, 15),
 )
 COLUMNS = 15
+ROOM = COLUMNS  # behind them, for each part: where in the slot its array begins, and its bytes
 # columns of a member that is read beside the payload: the sample's place in the task, then where
 MEMBER_COLUMNS = 6
-HEAD = struct.Struct("<qqqqqqq")  # task, kind, slot start, slot bytes, samples, parts, members
+HEAD = struct.Struct(
+    "<qqqqqqqq"
+)  # task, kind, slot start, slot bytes, samples, parts, members, files
 
 
 @dataclass(slots=True)
 class Task:
     """Some samples of a share, for one worker.
 
-    samples: (n, COLUMNS); FILE counts in `files`, PLACE in the results of the slot.
-    rooms: (n, P, 2) where in the slot each part's array begins, and how many bytes it may take.
-    instructions: for each part (n, anything), read by its decoder alone.
+    table: (n, W) of the samples: COLUMNS of each, of which FILE counts in `files` and PLACE in the
+    results of the slot; then, from ROOM on, the place and the bytes of the array of each part; then
+    the instructions of each part, `widths` numbers, read by its decoder alone.
     members: (m, MEMBER_COLUMNS) of other members that are wanted.
     """
 
     kind: Kind
     slot: tuple[int, int]
     files: list[tuple[int, int]]  # corpus, shard
-    samples: I64
-    rooms: I64
-    instructions: Sequence[I64]
+    table: I64
+    widths: tuple[int, ...]
     members: I64
 
     def packed(self, number: int, files: Sequence[int]) -> bytes:
         """As a message; `files`: what this worker calls the files of the task."""
-        n, parts = self.rooms.shape[:2]
-        samples = self.samples.copy()
-        samples[:, FILE] = np.array(files, dtype=np.int64)[samples[:, FILE]]
-        widths = np.array([table.shape[1] for table in self.instructions], dtype=np.int64)
-        head = HEAD.pack(number, self.kind, *self.slot, n, parts, len(self.members))
-        tables = (widths, samples, self.rooms, *self.instructions, self.members)
-        return head + b"".join(np.ascontiguousarray(table).tobytes() for table in tables)
-
-    def part(self, start: int, end: int) -> "Task":
-        """The samples from `start` to `end`, which are sorted by file."""
-        samples, members = self.samples[start:end].copy(), self.members
-        first, last = int(samples[0, FILE]), int(samples[-1, FILE])
-        samples[:, FILE] -= first
-        inside = members[(members[:, 0] >= start) & (members[:, 0] < end)]
-        inside[:, 0] -= start
-        return Task(
-            self.kind, self.slot, self.files[first : last + 1], samples, self.rooms[start:end],
-            [table[start:end] for table in self.instructions], inside,
-        )  # fmt: skip
+        sizes = len(self.table), len(self.widths), len(self.members), len(files)
+        numbers = struct.pack(f"<{len(self.widths) + len(files)}q", *self.widths, *files)
+        tables = self.table.tobytes(), self.members.tobytes()
+        return b"".join((HEAD.pack(number, self.kind, *self.slot, *sizes), numbers, *tables))
 
     def rest(self, rows: Sequence[int]) -> "Task":
         """The same task of some of its samples."""
         at = np.array(rows, dtype=np.int64)
-        renumbered = np.full(len(self.samples), -1)
+        renumbered = np.full(len(self.table), -1)
         renumbered[at] = np.arange(len(at))
         members = self.members.copy()
         members[:, 0] = renumbered[members[:, 0]] if len(members) else members[:, 0]
-        return Task(
-            self.kind, self.slot, self.files, self.samples[at], self.rooms[at],
-            [table[at] for table in self.instructions], members[members[:, 0] >= 0],
-        )  # fmt: skip
+        kept = members[members[:, 0] >= 0]
+        return Task(self.kind, self.slot, self.files, self.table[at], self.widths, kept)
 
 
 class Unpacked(NamedTuple):
-    """A task as its worker reads it: lists of Python numbers, which are quicker one by one."""
+    """A task as its worker reads it: lists of Python numbers, which are quicker one by one.
+
+    told: where in a row of the table the instructions of each part stand.
+    """
 
     number: int
     kind: Kind
     slot: tuple[int, int]
-    samples: list[list[int]]
-    rooms: list[list[list[int]]]
-    instructions: list[list[list[int]]]
+    table: list[list[int]]
+    told: list[slice]
+    files: list[int]
     members: list[list[int]]
 
 
 def unpacked(message: bytes) -> Unpacked:
     """The task of a message."""
-    number, kind, start, size, n, parts, members = HEAD.unpack_from(message)
+    number, kind, start, size, n, parts, members, files = HEAD.unpack_from(message)
     numbers = np.frombuffer(message, np.int64, offset=HEAD.size)
-    widths = numbers[:parts].tolist()
-    lengths = [parts, n * COLUMNS, n * parts * 2, *(n * width for width in widths)]
-    _, samples, rooms, *rest = np.split(numbers, np.cumsum(lengths))
+    widths, called = numbers[:parts].tolist(), numbers[parts : parts + files].tolist()
+    ends = list(accumulate(widths, initial=COLUMNS + 2 * parts))
+    behind = parts + files + n * ends[-1]
     return Unpacked(
         number,
         kind,
         (start, size),
-        samples.reshape(n, COLUMNS).tolist(),
-        rooms.reshape(n, parts, 2).tolist(),
-        [table.reshape(n, width).tolist() for table, width in zip(rest, widths, strict=False)],
-        rest[-1].reshape(members, MEMBER_COLUMNS).tolist(),
+        numbers[parts + files : behind].reshape(n, ends[-1]).tolist(),
+        [slice(*pair) for pair in pairwise(ends)],
+        called,
+        numbers[behind:].reshape(members, MEMBER_COLUMNS).tolist(),
     )

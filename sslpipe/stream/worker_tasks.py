@@ -32,6 +32,7 @@ from .tasks import (
     READ,
     RESULT,
     RESULT_HEAD,
+    ROOM,
     ROW,
     SENT,
     SHORT,
@@ -43,6 +44,8 @@ from .tasks import (
 
 U8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
+SIZE_OF_RESULT = RESULT.itemsize  # asked of NumPy once
+TYPES = frozenset(np.dtype(name) for name in SENT)
 
 
 class Decoder(Protocol):
@@ -111,22 +114,24 @@ class Room:
 
     def __init__(self, memory: U8, start: int, size: int) -> None:
         self._memory, self._start, self._size = memory, start, size
-        self._given = -1  # address of what was offered
+        self._given: Array | None = None  # what was offered
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """The place itself if it is large enough, else new memory."""
         size = prod(shape) * np.dtype(dtype).itemsize
         if size > self._size:
             return np.empty(shape, dtype)
-        place = np.ndarray(shape, dtype, self._memory, self._start)
-        self._given = address(place)
-        return place
+        self._given = np.ndarray(shape, dtype, self._memory, self._start)
+        return self._given
 
     def put(self, array: Array) -> bool:
         """Have an array there, copied if it is not there yet; False: it does not fit."""
+        if array is self._given:
+            return True
         if array.nbytes > self._size:
             return False
-        if address(array) != self._given or not array.flags.c_contiguous:
+        there = self._given is not None and address(array) == address(self._given)
+        if not there or not array.flags.c_contiguous:
             np.ndarray(array.shape, array.dtype, self._memory, self._start)[...] = array
         return True
 
@@ -156,38 +161,45 @@ class Tasks:
         faults: list[Failed] = []
         keys: dict[int, str] = {}
         memory = self._memory(task.slot)
+        results = memoryview(memory)  # type: ignore[arg-type]
         try:
-            for row in range(len(task.samples)):
-                self._sample(task, row, memory, faults, keys)
+            for row in range(len(task.table)):
+                self._sample(task, row, memory, results, faults, keys)
         except Exception as error:  # a shard is gone, or a decoder of the user's is wrong
             return TaskReport(task.number, error=error)
         return TaskReport(task.number, faults, keys)
 
     def _sample(
-        self, task: Unpacked, row: int, memory: U8, faults: list[Failed], keys: dict[int, str]
+        self,
+        task: Unpacked,
+        row: int,
+        memory: U8,
+        results: memoryview,
+        faults: list[Failed],
+        keys: dict[int, str],
     ) -> None:
-        """One sample; a SampleError becomes a fault."""
-        at = task.samples[row][PLACE] * len(self._parts) * RESULT.itemsize
+        """One sample; a SampleError becomes a fault. results: the memory again."""
+        at = task.table[row][PLACE] * len(self._parts) * SIZE_OF_RESULT
         sample, key_bytes = None, 0
         try:
             sample = self._read(task, row)
-            key_bytes = write_key(sample.key, memory, at)
+            key_bytes = write_key(sample.key, results, at)
             if key_bytes < 0:
                 keys[row] = sample.key
             for number, part in enumerate(self._parts):
                 result = self._decode(task, row, number, part, sample, memory)
-                RESULT_HEAD.pack_into(memory, at + number * RESULT.itemsize, key_bytes, *result)  # type: ignore[arg-type]
+                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, key_bytes, *result)
         except SampleError as error:
-            name = self._files[task.samples[row][FILE]].name
+            name = self._files[task.files[task.table[row][FILE]]].name
             reason = f"{name} {sample.key}: {error}" if sample else str(error)
             faults.append(Failed(row, reason, sample.key if sample else None))
             for number in range(len(self._parts)):
                 failed = key_bytes, FAULT, *[0] * 12
-                RESULT_HEAD.pack_into(memory, at + number * RESULT.itemsize, *failed)  # type: ignore[arg-type]
+                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *failed)
 
     def _read(self, task: Unpacked, row: int) -> Sample:
-        columns = task.samples[row]
-        file = self._files[columns[FILE]]
+        columns = task.table[row]
+        file = self._files[task.files[columns[FILE]]]
         names = file.extensions
         members = [
             MemberPlace(
@@ -210,9 +222,10 @@ class Tasks:
         """Decode one part of a sample to its place: the rest of RESULT_HEAD."""
         if task.kind == READ:
             return DONE, *[0] * 12
-        room = Room(memory, *task.rooms[row][number])
+        columns, place = task.table[row], ROOM + 2 * number
+        room = Room(memory, columns[place], columns[place + 1])
         decode = part.alone if task.kind == ALONE else part.first
-        mine, told = part.of(sample), task.instructions[number][row]
+        mine, told = part.of(sample), columns[task.told[number]]
         data, extent = decoded(decode, mine, told, room)
         status = DONE if room.put(data) else SHORT
         shape = *data.shape, *[0] * (4 - data.ndim)
@@ -231,7 +244,7 @@ def decoded(
     """
     made = decode(sample, instructions, memory)
     data, extent = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
-    sent = isinstance(data, np.ndarray) and data.dtype.name in SENT and data.ndim <= 4
+    sent = isinstance(data, np.ndarray) and data.dtype in TYPES and data.ndim <= 4
     whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
     if not sent or not whole or not 0 < len(extent) <= 4:
         kind = type(data).__name__
@@ -246,12 +259,12 @@ def decoded(
     return data, extent
 
 
-def write_key(key: str, memory: U8, at: int) -> int:
+def write_key(key: str, results: memoryview, at: int) -> int:
     """Put the key of a sample into its first result; its length, or -1 where it is too long."""
     encoded = key.encode()
     if len(encoded) > KEY_BYTES:
         return -1
-    KEY_SIZE.pack_into(memory, at, len(encoded))  # type: ignore[arg-type]
+    KEY_SIZE.pack_into(results, at, len(encoded))
     start = at + KEY_AT
-    memory[start : start + len(encoded)] = np.frombuffer(encoded, np.uint8)
+    results[start : start + len(encoded)] = encoded
     return len(encoded)

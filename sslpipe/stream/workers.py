@@ -232,7 +232,7 @@ class Workers:
             allowed = KILLS if by_others else DEATHS
             self._split(again[0], worker.reason(code, self._patience), allowed)
         with self._lock:
-            self._waiting.extendleft(reversed([job for job in again if len(job.task.samples)]))
+            self._waiting.extendleft(reversed([job for job in again if len(job.task.table)]))
         self._start()
 
     def _split(self, job: Job, reason: str, allowed: int) -> None:
@@ -242,7 +242,7 @@ class Workers:
         """
         reached, results = done_samples(job.task, job.memory), results_of(job.task, job.memory)
         if reached < len(results):
-            place = int(job.task.samples[reached, PLACE])
+            place = int(job.task.table[reached, PLACE])
             job.deaths[place] = job.deaths.get(place, 0) + 1
             if job.deaths[place] >= allowed:
                 key = key_of(results[reached, 0])
@@ -251,13 +251,13 @@ class Workers:
                 table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
                 job.task = job.task.rest([row for row in range(len(results)) if row != reached])
         forget(job.task, job.memory)
-        if not len(job.task.samples):
+        if not len(job.task.table):
             job.flown.add(job.done)
 
     def _named(self, task: Task, row: int, key: str | None) -> str:
         """A sample of a task, as other faults name theirs."""
-        corpus, shard = task.files[task.samples[row, FILE]]
-        known = f"sample {task.samples[row, ROW]}" if key is None else key
+        corpus, shard = task.files[task.table[row, FILE]]
+        known = f"sample {task.table[row, ROW]}" if key is None else key
         return f"{self._stores[corpus].name(shard)} {known}"
 
     def _give_up(self, error: Exception) -> None:

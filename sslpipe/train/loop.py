@@ -22,6 +22,7 @@ from ..memory import check_memory, raise_file_limit
 from ..methods import Method, Output
 from ..methods.method import check_output
 from ..pipeline import Pipeline, load
+from ..process import short_turns
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
 from ..stream.open_source import Shards
@@ -94,6 +95,7 @@ def train(
     show = progress if pipeline.rank == 0 else SILENT
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
+        stack.enter_context(short_turns())
         if pipeline.rank == 0:
             stack.callback(show.close)
         record = RunRecord(run, out, step, every, show, stack, monitor)
@@ -171,16 +173,9 @@ def train_recipe(
         method = initial_method(recipe, pipeline.spec, warm, show.message)
         show.message(check_memory(pipeline, method).line)
         return train(
-            pipeline,
-            method,
-            recipe.train,
-            out=out,
-            resume=resume,
-            start=warm.record if warm else None,
-            progress=bar,
-            max_steps=max_steps,
-            monitor=monitor,
-        )
+            pipeline, method, recipe.train, out=out, resume=resume, progress=bar,
+            start=warm.record if warm else None, max_steps=max_steps, monitor=monitor,
+        )  # fmt: skip
 
 
 def check_monitored(recipe: Recipe, settings: TrainSection, monitor: Monitor | None) -> None:

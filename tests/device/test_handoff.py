@@ -1,6 +1,7 @@
 """The hand-off, with streams that record what was asked of them; the real ones are marked gpu."""
 
 import contextlib
+import gc
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 import sslpipe
 from sslpipe.device import arena
 from sslpipe.device.handoff import SLOTS, CudaStreams, Direct, Staged, handoff
+from sslpipe.device.ragged import Ragged
+from sslpipe.device.slots import Slots
 
 CPU = torch.device("cpu")
 
@@ -156,6 +159,38 @@ def test_the_pipeline_hands_every_batch_over(packed, recipe, monkeypatch):
     made = [line.split()[1] for line in streams.log if line.endswith("on side")][2::3]
     assert [line.split()[-1] for line in streams.log if line.startswith("main waits")] == made
     assert sum(line.startswith("keep") for line in streams.log) == 3 * len(staged)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7), (700, 800)])  # the last is not small
+def test_bytes_are_copied_of_any_tensor(dtype, shape):
+    tensor = (torch.rand(shape) * 9).to(dtype)
+    for given in (tensor, tensor.mT if tensor.ndim == 2 else tensor):
+        into = torch.zeros(given.nbytes, dtype=torch.uint8)
+        arena.copy_bytes(into, given)
+        assert torch.equal(into.view(dtype).view(given.shape), given)
+
+
+def test_a_slot_is_kept_until_its_copy_is_done_at_the_latest_until_close():
+    streams, slots = Streams(), Slots()
+    staged = Staged(streams)
+    starts = []
+    for step in range(SLOTS + 2):
+        slot = slots.take(100)
+        starts.append(slot.start)
+        flat = torch.from_numpy(slot.memory)
+        arrays = Ragged(flat, np.array([0]), np.array([[100]]), torch.uint8)
+        slot.memory[:100] = step
+        (there,) = staged.send_arrays(arrays)
+        del slot, arrays, flat
+        assert torch.equal(there, torch.full((100,), step, dtype=torch.uint8))
+    gc.collect()
+    waits = [f"host waits for {n + 1}" for n in range(SLOTS + 2)]
+    assert [line for line in streams.log if line in waits] == waits[:2]
+    assert len(set(starts[: SLOTS + 1])) == SLOTS + 1
+    assert starts[-1] == starts[0]
+    staged.close()
+    assert [line for line in streams.log if line in waits] == waits
 
 
 @pytest.mark.gpu

@@ -74,18 +74,44 @@ def test_a_much_larger_slot_is_not_spent_on_little(slots):
     assert len(small.memory) < 10 * PAGE
 
 
+class Pins:
+    """Stands for a device, which refuses to pin an address twice."""
+
+    def __init__(self):
+        self.pinned, self.order = {}, []
+
+    def pin(self, address, size):
+        assert address not in self.pinned
+        self.pinned[address] = size
+        self.order.append("pin")
+
+    def unpin(self, address):
+        del self.pinned[address]
+        self.order.append("unpin")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_slots_in_use_at_the_end_are_unpinned_when_they_are_gone(closed):
+    pins = Pins()
+    slots = Slots(pin=pins.pin, unpin=pins.unpin)
+    used, free = slots.take(1000), slots.take(1000)
+    del free
+    if closed:
+        slots.close()
+        assert len(pins.pinned) == 1
+    del slots
+    used.memory[:] = 3  # mapped still
+    assert used.memory.ctypes.data in pins.pinned
+    del used
+    gc.collect()
+    assert pins.pinned == {}
+    assert pins.order == ["pin", "pin", "unpin", "unpin"]
+
+
 def test_memory_that_is_pinned_is_unpinned_before_it_goes():
-    pinned, order = {}, []
-
-    def pin(address, size):
-        pinned[address] = size
-        order.append(("pin", address))
-
-    def unpin(address):
-        del pinned[address]
-        order.append(("unpin", address))
-
-    slots = Slots(pin=pin, unpin=unpin)
+    pins = Pins()
+    pinned = pins.pinned
+    slots = Slots(pin=pins.pin, unpin=pins.unpin)
     first = slots.take(100)
     assert pinned == {first.memory.ctypes.data: PAGE}
     del first
@@ -93,7 +119,7 @@ def test_memory_that_is_pinned_is_unpinned_before_it_goes():
     assert list(pinned.values()) == [100 * PAGE]
     slots.close()
     assert pinned == {}
-    assert [what for what, _ in order] == ["pin", "unpin", "pin", "unpin"]
+    assert pins.order == ["pin", "unpin", "pin", "unpin"]
 
 
 def test_close_leaves_what_is_in_use_whole():

@@ -27,8 +27,10 @@ def same(found, expected):
 
 @pytest.fixture
 def generator_calls(monkeypatch):
-    calls, philox = [], rng.philox
-    monkeypatch.setattr(rng, "philox", lambda *given: calls.append(1) or philox(*given))
+    calls, drawn = [], rng.draw_blocks
+    monkeypatch.setattr(
+        rng, "draw_blocks", lambda *given, **named: calls.append(1) or drawn(*given, **named)
+    )
     return calls
 
 
@@ -116,8 +118,15 @@ def test_steps_in_a_row_are_found_together_and_others_alone():
                         samples=PLANNED // 4)  # fmt: skip
     steps = [7, 3, 4, 5, 6, 7, 8, 2, 9, 10, 5]
     assert [found(step) for step in steps] == [step * step for step in steps]
-    # 8 follows 7 and is the first that is not there; 2 and 5 are other steps
-    assert asked == [[7], [3], [4, 5, 6, 7], [8, 9, 10, 11], [2], [5]]
+    # 4 and 6 follow others and are the first that are not there; 2 and 5 are other steps
+    assert asked == [[7], [3], [4, 5], [6, 7, 8, 9], [2], [10, 11], [5]]
+
+
+def test_of_steps_found_together_only_the_first_may_be_told():
+    asked = []
+    found = StepsInARow(lambda steps: asked.append(list(steps)) or [steps[0]], samples=1)
+    assert [found(step) for step in range(4)] == [0, 1, 2, 3]
+    assert [steps[0] for steps in asked] == [0, 1, 2, 3]
 
 
 class NoStore:

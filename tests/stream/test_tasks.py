@@ -14,6 +14,7 @@ from sslpipe.stream.tasks import (
     MEMBER_COLUMNS,
     PLACE,
     RESULT,
+    ROOM,
     START,
     UID,
     Task,
@@ -26,62 +27,37 @@ from sslpipe.stream.worker_tasks import Failed, Room, TaskReport, write_key
 def make(n=6, parts=2, widths=(1, 3)):
     """A task of random numbers over three files."""
     rng = np.random.default_rng(n)
-    samples = rng.integers(-(2**62), 2**62, (n, COLUMNS))
-    samples[:, FILE] = np.sort(np.arange(n) * 3 // n)
-    samples[:, PLACE] = rng.permutation(n)
-    rooms = rng.integers(0, 2**40, (n, parts, 2))
-    told = [rng.integers(-9, 9, (n, width)) for width in widths]
+    table = rng.integers(-(2**62), 2**62, (n, COLUMNS + 2 * parts + sum(widths)))
+    table[:, FILE] = np.sort(np.arange(n) * 3 // n)
+    table[:, PLACE] = rng.permutation(n)
     members = rng.integers(0, 2**40, (5, MEMBER_COLUMNS))
     members[:, 0] = (0, 1, 1, 4, 5)
-    return Task(DECODE, (4096, 1 << 21), [(0, 7), (0, 9), (1, 2)], samples, rooms, told, members)
-
-
-def same(message, task, files):
-    """Whether a worker reads a task as it is."""
-    read = unpacked(message)
-    assert read.kind == task.kind
-    assert read.slot == task.slot
-    samples = task.samples.copy()
-    samples[:, FILE] = np.array(files)[samples[:, FILE]]
-    assert read.samples == samples.tolist()
-    assert read.rooms == task.rooms.tolist()
-    assert read.instructions == [told.tolist() for told in task.instructions]
-    assert read.members == task.members.tolist()
-    return read
+    files = [(0, 7), (0, 9), (1, 2)]
+    return Task(DECODE, (4096, 1 << 21), files, table, widths, members)
 
 
 @pytest.mark.parametrize(("parts", "widths"), [(1, (0,)), (1, (4,)), (2, (1, 3)), (3, (0, 2, 0))])
 def test_a_worker_reads_what_was_packed(parts, widths):
     task = make(parts=parts, widths=widths)
-    assert same(task.packed(17, [4, 0, 2]), task, [4, 0, 2]).number == 17
-
-
-def test_a_part_of_a_task_has_its_samples_files_and_members():
-    task = make()
-    part = task.part(1, 5)
-    assert part.files == [(0, 7), (0, 9), (1, 2)]
-    assert part.members[:, 0].tolist() == [0, 0, 3]
-    np.testing.assert_array_equal(part.members[:, 1:], task.members[1:4, 1:])
-    last = task.part(4, 6)
-    assert last.files == [(1, 2)]
-    assert last.samples[:, FILE].tolist() == [0, 0]
-    np.testing.assert_array_equal(last.samples[:, UID:], task.samples[4:, UID:])
-    assert last.members[:, 0].tolist() == [0, 1]
-    assert task.members[:, 0].tolist() == [0, 1, 1, 4, 5]  # as it was
-    same(part.packed(0, [3, 1, 2]), part, [3, 1, 2])
-    same(last.packed(0, [8]), last, [8])
+    read = unpacked(task.packed(17, [4, 0, 2]))
+    assert (read.number, read.kind, read.slot, read.files) == (17, DECODE, task.slot, [4, 0, 2])
+    assert read.table == task.table.tolist()
+    assert read.members == task.members.tolist()
+    told = np.split(task.table[:, ROOM + 2 * parts :], np.cumsum(widths)[:-1], axis=1)
+    for part, columns in zip(read.told, told, strict=True):
+        assert [row[part] for row in read.table] == columns.tolist()
 
 
 def test_the_rest_of_a_task_keeps_places_and_members():
     task = make()
     rest = task.rest([1, 4])
     for column in (UID, EXTENT, START, CRC, PLACE):
-        assert rest.samples[:, column].tolist() == task.samples[[1, 4], column].tolist()
+        assert rest.table[:, column].tolist() == task.table[[1, 4], column].tolist()
     assert rest.members[:, 0].tolist() == [0, 0, 1]
     assert rest.members[:, 1:].tolist() == task.members[[1, 2, 3], 1:].tolist()
-    assert rest.rooms.tolist() == task.rooms[[1, 4]].tolist()
+    assert rest.table[:, ROOM:].tolist() == task.table[[1, 4], ROOM:].tolist()
     none = task.rest([])
-    assert len(none.samples) == len(none.members) == 0
+    assert len(none.table) == len(none.members) == 0
 
 
 def test_reports_arrive_as_they_were():
@@ -99,7 +75,7 @@ def test_reports_arrive_as_they_were():
 @pytest.mark.parametrize("key", ["a", "b" * KEY_BYTES, "b" * (KEY_BYTES + 1), "ß" * 56, "ß" * 57])
 def test_a_key_stands_in_the_result_if_it_fits(key):
     memory = np.zeros(2 * RESULT.itemsize, np.uint8)
-    size, fits = write_key(key, memory, 0), len(key.encode()) <= KEY_BYTES
+    size, fits = write_key(key, memoryview(memory), 0), len(key.encode()) <= KEY_BYTES
     assert size == (len(key.encode()) if fits else -1)
     assert key_of(table_of(memory, 1, 2)[0, 0]) == (key if fits else None)
 

@@ -27,10 +27,9 @@ keys = keys_of(group, seed=5, epochs=0 * uids, uids=uids)
 table = draw(group, keys, images.shapes_BD[:, :2])
 want = kornia.execute(group, images, table, device=CPU)
 tile = {"CHUNK": 16, "TALL": 16, "WIDE": 32, "num_warps": 4}
-for crop, blur in ((tile, None), (None, tile), (tile, tile)):
-    make = gpu_variants.prepare(
-        group, images, table, device=CPU, dtype=torch.float16, crop=crop, blur=blur
-    )
+blurs = [{"blur_by": {**tile, "PLANES": planes}} for planes in (1, 3)]
+for constants in ({"across_by": tile}, {"down_by": tile}, *blurs):
+    make = gpu_variants.prepare(group, images, table, device=CPU, dtype=torch.float16, **constants)
     print(gpu_kernels.apart(make(), want, group)["most_levels"])
 """
 
@@ -46,7 +45,7 @@ def test_the_fused_variants_are_within_a_level_of_kornia():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 3
+    assert len(done.stdout.split()) == 4
     assert all(float(levels) < 1 for levels in done.stdout.split())
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sslpipe.errors import RecipeError, SslpipeError, StateError
+from sslpipe.process import TURN
 from sslpipe.train import Every, Silent, train
 from sslpipe.train.schedules import cosine_rate
 
@@ -210,6 +211,14 @@ def test_the_callers_generators_are_left_alone(toy, tmp_path):
     torch.manual_seed(5)
     start(toy, tmp_path, max_steps=3)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_threads_take_short_turns_while_it_trains(toy, tmp_path):
+    seen, method, before = [], toy.Toy(dropout=0.5), sys.getswitchinterval()
+    method.encoder.drop.register_forward_hook(lambda *_: seen.append(sys.getswitchinterval()))
+    start(toy, tmp_path, method=method, max_steps=2)
+    assert seen == [pytest.approx(TURN)] * 2
+    assert sys.getswitchinterval() == before > TURN
 
 
 def test_dropout_is_drawn_anew_at_every_step(toy, tmp_path):

@@ -12,6 +12,7 @@ fused    the times with the kernels of gpu_variants.py, and how far they are fro
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -43,16 +44,28 @@ IMAGES, SHAPE = 256, (375, 500)
 TILES = ((16, 32, 4), (8, 32, 4), (16, 16, 2), (16, 32, 2), (8, 64, 4), (16, 64, 4), (8, 128, 4))
 FLATS = ((512, 4), (1024, 4), (2048, 8))
 LIMITS = (1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 30)
-FUSED = (
-    ({"CHUNK": 16, "TALL": 64, "WIDE": 32, "num_warps": 4}, None),
-    ({"CHUNK": 32, "TALL": 64, "WIDE": 32, "num_warps": 4}, None),
-    ({"CHUNK": 32, "TALL": 32, "WIDE": 32, "num_warps": 4}, None),
-    (None, {"CHUNK": 32, "TALL": 32, "WIDE": 32, "num_warps": 4}),
-    (None, {"CHUNK": 32, "TALL": 64, "WIDE": 64, "num_warps": 4}),
-    (
-        {"CHUNK": 16, "TALL": 64, "WIDE": 32, "num_warps": 4},
-        {"CHUNK": 32, "TALL": 32, "WIDE": 32, "num_warps": 4},
-    ),
+Kernel = dict[str, int]
+
+
+def kernel(tall: int, wide: int, warps: int = 4, **constants: int) -> Kernel:
+    """The constants of one."""
+    return {"TALL": tall, "WIDE": wide, "num_warps": warps, **constants}
+
+
+FUSED: tuple[dict[str, Kernel], ...] = (  # by kernel, which have others in gpu_variants.py
+    {"across_by": kernel(64, 32, CHUNK=16)},
+    {"across_by": kernel(64, 32, CHUNK=32)},
+    {"across_by": kernel(32, 32, CHUNK=16)},
+    {"down_by": kernel(16, 64, CHUNK=32)},
+    {"down_by": kernel(16, 32, CHUNK=32)},
+    {"blur_by": kernel(64, 32, CHUNK=32, PLANES=1)},
+    {"blur_by": kernel(64, 32, CHUNK=32, PLANES=3)},
+    {"blur_by": kernel(32, 32, CHUNK=32, PLANES=1)},
+    {
+        "across_by": kernel(64, 32, CHUNK=16),
+        "down_by": kernel(16, 64, CHUNK=32),
+        "blur_by": kernel(64, 32, CHUNK=32, PLANES=1),
+    },
 )
 Row = dict[str, Any]
 
@@ -258,18 +271,17 @@ def tuned(case: Case, canvases: Ragged, settings: dict[str, Any]) -> Row:
 def fused(made: list[Case], canvases: Ragged) -> Iterator[Row]:
     import gpu_variants
 
-    for case in (made[0], made[2]):
+    for case, constants in itertools.product((made[0], made[2]), FUSED):
         given = (case.policy, canvases, case.table)
         want = executor.prepare(*given, device=CUDA, dtype=torch.float32)()
-        for crop, blur in FUSED:
 
-            def measure(given=given, case=case, want=want, crop=crop, blur=blur) -> Row:
-                make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, crop=crop, blur=blur)
-                row = apart(make(), want, case.policy)
-                kernels = {r["kernel"]: round(r["us"], 3) for r in profile(case, make)}
-                return {"us": replayed(make) / case.views, **row, "kernels": kernels}
+        def measure(given=given, case=case, want=want, constants=constants) -> Row:
+            make = gpu_variants.prepare(*given, device=CUDA, dtype=HALF, **constants)
+            row = apart(make(), want, case.policy)
+            kernels = {r["kernel"]: round(r["us"], 3) for r in profile(case, make)}
+            return {"us": replayed(make) / case.views, **row, "kernels": kernels}
 
-            yield attempt({"case": case.name, "crop": crop, "blur": blur}, measure)
+        yield attempt({"case": case.name, **constants}, measure)
 
 
 PARTS = {"parity": parity, "times": times, "host": host, "tune": tune, "fused": fused}

@@ -14,13 +14,16 @@ from ...masks import MaskSettings, maskers
 from ...recipe import Entry, Recipe
 from ...recipe.schema import ViewSection
 from ...rng import Place
+from ...stream.source import Drawn
 from .. import Tables
 from .draws import draw, keys_of, policy
 from .ops import CenterCrop, Resize
-from .scale import FACTORS, factors, least_box
+from .scale import FACTORS, factors, least_box, nominal
 from .targets import Pretext, pretext
 
+F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
+DRAWN = 2048  # samples in one go: what is drawn on the way is kept in the cache
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 )
@@ -129,18 +132,50 @@ class ImageDecider:
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
         """The tables of a batch; extents: (B, 2) nominal height and width of its canvases."""
-        seed = self.seed
+        params = self._params(epochs, uids, extents)
+        return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
+
+    def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
+        """The parameters of views; None where the index does not know the sides of all images."""
+        if not extents[:, :2].all():
+            return None
+        nominal_B2, starts = nominal(extents[:, :2], self.size), range(0, len(uids), DRAWN)
+        pieces = [
+            self._params(*(each[start : start + DRAWN] for each in (epochs, uids, nominal_B2)))
+            for start in starts
+        ]
+        joined = {
+            name: np.concatenate([piece[name] for piece in pieces], axis=1)
+            for name in self.policies
+        }
+        return Drawn(epochs, uids, nominal_B2, joined)
+
+    def decide_drawn(
+        self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
+    ) -> Tables:
+        """As `decide`."""
+        params = {**drawn.params}
+        return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
+
+    def _params(self, epochs: I64, uids: I64, sides_B2: I64) -> dict[str, F32]:
+        """What is drawn for the views of each group."""
+        return {
+            name: draw(group, keys_of(group, seed=self.seed, epochs=epochs, uids=uids), sides_B2)
+            for name, group in self.policies.items()
+        }
+
+    def _tables(
+        self, params: dict[str, F32], *, epochs: I64, uids: I64, place: Place, extents: I64
+    ) -> Tables:
+        """Those of a batch, given the parameters of its views."""
         return Tables(
-            params={
-                name: draw(group, keys_of(group, seed=seed, epochs=epochs, uids=uids), extents)
-                for name, group in self.policies.items()
-            },
+            params=params,
             masks={
-                name: masker.draw(seed=seed, epochs=epochs, uids=uids, place=place)
+                name: masker.draw(seed=self.seed, epochs=epochs, uids=uids, place=place)
                 for name, masker in self.maskers.items()
             },
             targets={
-                name: made.draw(seed=seed, epochs=epochs, uids=uids)
+                name: made.draw(seed=self.seed, epochs=epochs, uids=uids)
                 for name, made in self.pretexts.items()
             },
             extents=extents,

@@ -56,9 +56,9 @@ class Step:
         return getattr(self.op, "reference_only", True)
 
     @property
-    def numbers(self) -> int:
-        """How many uniforms the op takes, if it says so: all ops' are drawn together."""
-        return getattr(self.op, "numbers", 0)
+    def blocks(self) -> Sequence[int]:
+        """The blocks of four uniforms that the op takes for all, if it says so, or how many."""
+        return getattr(self.op, "blocks", range(-(-getattr(self.op, "numbers", 0) // 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +200,8 @@ def draw(policy: Policy, keys: Keys, sizes_B2: npt.NDArray[np.int64]) -> npt.NDA
 
     Whole numbers (boxes, gates, orders) are exact in float32; factors are rounded once, here.
     """
-    counts = {step.stream: step.numbers for step in policy.steps}
-    drawn, size = keys.together(counts), policy.crop.size
+    blocks = {step.stream: step.blocks for step in policy.steps}
+    drawn, size = keys.blocks(blocks), policy.crop.size
     table = np.empty((len(keys.views), len(keys.uids), len(policy.columns)), dtype=np.float32)
     for step in policy.steps:
         source = Draw(keys, step.stream, sizes_B2, size, drawn.get(step.stream))

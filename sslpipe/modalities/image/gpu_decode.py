@@ -2,7 +2,8 @@
 
 A list fails as a whole on one bad image, so it is halved until the offenders stand alone. What the
 device cannot decode, or decodes to one flat colour though its bytes say otherwise, is left to the
-CPU, which also has the last word on what is bad. Its pixels differ from the CPU's (the inverse DCT,
+CPU, which also has the last word on what is bad. Coefficients that are damaged and valid code it
+does not tell: checksums and `sslpipe verify` do. Its pixels differ from the CPU's (the inverse DCT,
 how colour is enlarged), so which of the two decodes belongs to the recipe, not to `run`.
 
 What goes to the CPU at once is said in `canvases.JpegBytes`.

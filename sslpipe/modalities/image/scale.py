@@ -62,6 +62,8 @@ def factors(
 
 def nominal(sides_B2: I64, size: int | None) -> I64:
     """(B, 2): the sides of nominal canvases; photos of one camera are alike, so each size once."""
+    if size is None:
+        return sides_B2
     pairs = [(height, width) for height, width in sides_B2.tolist()]
     canvases = {pair: canvas_sides(pair, size) for pair in set(pairs)}
     return np.array([canvases[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)

@@ -198,7 +198,7 @@ KERNELS = {
     name: getattr(module, name)
     for module, names in (
         (triton_kernels, ("across", "down", "cut", "blur")),
-        (triton_colour, ("colour",)),
+        (triton_colour, ("colour", "grey_sums")),
         (triton_shrink, ("shrink_across", "shrink_down", "extremes")),
     )
     for name in names
@@ -212,7 +212,7 @@ def test_the_kernels_compile_for_an_h100(name, radius, scratch, tmp_path, monkey
     """Down to machine code, which needs no GPU; the interpreter accepts more than the compiler."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = KERNELS[name]
-    chosen = {"RADIUS": radius, "ANTIALIAS": True, "MEANS": True, "REACH": 11, "DOWN": radius > 1}
+    chosen = {"RADIUS": radius, "ANTIALIAS": True, "REACH": 11, "DOWN": radius > 1}
     sizes = {**executor.TILE, "TILE": executor.FLAT}
     constants = {k: v for k, v in (SHAPE | chosen | sizes).items() if k in kernel.arg_names}
     types = {k: argument_type(name, k, scratch) for k in kernel.arg_names}

@@ -66,48 +66,61 @@ def launch(
     policy: Policy, given: Inputs, span: Span, scratch: torch.dtype, out_RCHW: Tensor
 ) -> None:
     """Start the kernels of a span of views."""
-    found = {type(step.op): step.op for step in policy.steps}
-    (height, width), views = policy.crop.size, len(out_RCHW)
     table_RP = given.table_RP[span.first : span.last]
     sharp_RCHW = torch.empty_like(out_RCHW, dtype=scratch)
-    partial_RT = crop(policy, given, span, sharp_RCHW, means=ops.ColorJitter in found)
-    parts, tiles = partial_RT.shape[1], triton.cdiv(height * width, FLAT)
-    scale = normalisation(policy)
-    triton_colour.colour[(tiles, views)](
-        sharp_RCHW, table_RP, partial_RT, out_RCHW, *scale, SIZE=height * width, PARTS=parts,
-        PARTS_POWER=triton.next_power_of_2(parts), TILE=FLAT, num_warps=WARPS,
-    )  # fmt: skip
-    blurring = found.get(ops.RandomGaussianBlur)
-    if isinstance(blurring, ops.RandomGaussianBlur):
-        soft_RCHW = torch.empty_like(sharp_RCHW)
-        tall, wide = (size // 2 for size in blurring.kernel_size)
-        shape = {"HEIGHT": height, "WIDTH": width, "TILE": FLAT, "num_warps": WARPS}
-        axis = triton_kernels.blur[(tiles, 3 * views)]
-        axis(sharp_RCHW, table_RP, soft_RCHW, *scale, **shape, REACH=wide, DOWN=False)
-        axis(soft_RCHW, table_RP, out_RCHW, *scale, **shape, REACH=tall, DOWN=True)
+    crop(policy, given, span, sharp_RCHW)
+    colour(policy, sharp_RCHW, table_RP, out_RCHW)
+    for step in policy.steps:
+        if isinstance(step.op, ops.RandomGaussianBlur):
+            blur(policy, step.op, sharp_RCHW, table_RP, out_RCHW)
 
 
-def crop(policy: Policy, given: Inputs, span: Span, sharp_RCHW: Tensor, *, means: bool) -> Tensor:
-    """Start the crop of a span into `sharp_RCHW`; (R, tiles) float32, the sums of grey to be."""
+def crop(policy: Policy, given: Inputs, span: Span, sharp_RCHW: Tensor) -> None:
+    """Start the crop of a span into `sharp_RCHW`."""
     op, (height, width), views = policy.crop, policy.crop.size, len(sharp_RCHW)
     places, table = (t[span.first : span.last] for t in (given.places_RK, given.table_RP))
     tiles = tiles_of(height, width)
-    partial_RT = table.new_empty((views, tiles))
-    shape = {"HEIGHT": height, "WIDTH": width, "MEANS": means, **TILE, "num_warps": WARPS}
+    shape = {"HEIGHT": height, "WIDTH": width, **TILE, "num_warps": WARPS}
     if isinstance(op, ops.RandomCrop):
-        triton_kernels.cut[(tiles, views)](
-            given.pixels_N, places, table, sharp_RCHW, partial_RT, **shape
-        )
-        return partial_RT
+        triton_kernels.cut[(tiles, views)](given.pixels_N, places, table, sharp_RCHW, **shape)
+        return
     half_N = sharp_RCHW.new_empty(span.values)
     kernel = {"RADIUS": RADIUS[op.resample], "ANTIALIAS": op.antialias}
     triton_kernels.across[(tiles_of(span.tallest, width), views)](
         given.pixels_N, places, table, half_N, WIDTH=width, **kernel, **TILE, num_warps=WARPS
     )
-    triton_kernels.down[(tiles, views)](
-        half_N, places, table, sharp_RCHW, partial_RT, **kernel, **shape
+    triton_kernels.down[(tiles, views)](half_N, places, table, sharp_RCHW, **kernel, **shape)
+
+
+def colour(policy: Policy, sharp_RCHW: Tensor, table_RP: Tensor, out_RCHW: Tensor) -> None:
+    """Start the colours, into `out_RCHW` or, where a blur comes between, back into `sharp_RCHW`."""
+    views, _, height, width = out_RCHW.shape
+    tiles = triton.cdiv(height * width, FLAT)
+    partial_RT = table_RP.new_empty((views, tiles))
+    flat = {"SIZE": height * width, "TILE": FLAT, "num_warps": WARPS}
+    if any(isinstance(step.op, ops.ColorJitter) for step in policy.steps):
+        triton_colour.grey_sums[(tiles, views)](sharp_RCHW, table_RP, partial_RT, **flat)
+    scale, power = normalisation(policy), triton.next_power_of_2(tiles)
+    triton_colour.colour[(tiles, views)](
+        sharp_RCHW, table_RP, partial_RT, out_RCHW, *scale, PARTS=tiles, PARTS_POWER=power, **flat
     )
-    return partial_RT
+
+
+def blur(
+    policy: Policy,
+    op: ops.RandomGaussianBlur,
+    sharp_RCHW: Tensor,
+    table_RP: Tensor,
+    out_RCHW: Tensor,
+) -> None:
+    """Start both axes of the Gaussian, and what comes after it."""
+    views, _, height, width = out_RCHW.shape
+    soft_RCHW, scale = torch.empty_like(sharp_RCHW), normalisation(policy)
+    tall, wide = (size // 2 for size in op.kernel_size)
+    shape = {"HEIGHT": height, "WIDTH": width, "TILE": FLAT, "num_warps": WARPS}
+    axis = triton_kernels.blur[(triton.cdiv(height * width, FLAT), 3 * views)]
+    axis(sharp_RCHW, table_RP, soft_RCHW, *scale, **shape, REACH=wide, DOWN=False)
+    axis(soft_RCHW, table_RP, out_RCHW, *scale, **shape, REACH=tall, DOWN=True)
 
 
 def tiles_of(height: int, width: int) -> int:

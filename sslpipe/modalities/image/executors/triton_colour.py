@@ -101,6 +101,27 @@ def finish(x, row, mean, std):
 
 
 @triton.jit
+def grey_sums(sharp, table, partial, SIZE: tl.constexpr, TILE: tl.constexpr):
+    """The sums of grey of tiles of cropped views, where the contrast turns about the mean.
+
+    Grid (tiles, R). partial: (R, tiles) float32. It reads again what `down` has just stored: within
+    `down` the same sums are wrong on an H200 (Triton 3.6), by up to a level of the mean, where a
+    saturation that clamps and a hue come first. The interpreter gets both right.
+    """
+    view = tl.program_id(1).to(tl.int64)
+    row = table + view * COLUMNS
+    if needs_mean(row):
+        at = tl.program_id(0) * TILE + tl.arange(0, TILE)
+        ok = at < SIZE
+        begin = sharp + view * (3 * SIZE) + at
+        r = tl.load(begin, mask=ok, other=0).to(tl.float32)
+        g = tl.load(begin + SIZE, mask=ok, other=0).to(tl.float32)
+        b = tl.load(begin + 2 * SIZE, mask=ok, other=0).to(tl.float32)
+        grey = tl.where(ok, grey_before_contrast(r, g, b, row), 0.0)
+        tl.store(partial + view * tl.num_programs(0) + tl.program_id(0), tl.sum(grey, 0))
+
+
+@triton.jit
 def colour(
     sharp, table, partial, out, mean_r, mean_g, mean_b, std_r, std_g, std_b,
     SIZE: tl.constexpr, PARTS: tl.constexpr, PARTS_POWER: tl.constexpr, TILE: tl.constexpr,

@@ -1,8 +1,8 @@
 """Kernels of the triton executor: crop and blur. One program = a tile of one view.
 
-A crop is resized along x into scratch memory (`across`), then along y (`down`), which also sums the
-grey that the contrast turns about; `colour` does the rest, and `blur` one axis for views that drew
-it. Tiles are TALL x WIDE: weights of taps are computed once per column or row, not per pixel.
+A crop is resized along x into scratch memory (`across`), then along y (`down`); `triton_colour` has
+the colours, and `blur` does one axis for views that drew it. Tiles are TALL x WIDE: weights of taps
+are computed once per column or row, not per pixel.
 
 A view's row of parameters holds COLUMNS of `triton_tables`, in that order, and its row of places
 PLACES. Scratch memory is float16 or float32; all arithmetic is float32. The number of taps is each
@@ -14,7 +14,7 @@ box's own. Nothing is summed by atomics, so the same input gives the same bits.
 import triton
 import triton.language as tl
 
-from .triton_colour import BLUR, COLUMNS, SIGMA, finish, grey_before_contrast, needs_mean, unit
+from .triton_colour import BLUR, COLUMNS, SIGMA, finish, unit
 
 X, Y, W, H, HFLIP, VFLIP = (tl.constexpr(i) for i in range(6))
 PLACES, CANVAS, BOTTOM, EDGE, SCRATCH = tl.constexpr(4), *(tl.constexpr(i) for i in range(4))
@@ -100,28 +100,20 @@ def across(
 
 
 @triton.jit
-def keep(
-    r, g, b, i, j, ok, view, row, sharp, partial,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, MEANS: tl.constexpr,
-):  # fmt: skip
-    """Store a tile of the crop, and the sum of its grey where the contrast needs the mean."""
+def keep(r, g, b, i, j, ok, view, sharp, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Store a tile of the crop."""
     size: tl.constexpr = HEIGHT * WIDTH
     to = sharp + view.to(tl.int64) * (3 * size) + i[:, None] * WIDTH + j[None, :]
     tl.store(to, r.to(sharp.dtype.element_ty), mask=ok)
     tl.store(to + size, g.to(sharp.dtype.element_ty), mask=ok)
     tl.store(to + 2 * size, b.to(sharp.dtype.element_ty), mask=ok)
-    if MEANS:  # noqa: SIM102 - the outer one is decided when it is compiled
-        if needs_mean(row):
-            grey = tl.where(ok, grey_before_contrast(r, g, b, row), 0.0)
-            at = view * tl.num_programs(0) + tl.program_id(0)
-            tl.store(partial + at, tl.sum(tl.sum(grey, 1), 0))
 
 
 @triton.jit
 def down(
-    half, places, table, sharp, partial,
+    half, places, table, sharp,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, RADIUS: tl.constexpr, ANTIALIAS: tl.constexpr,
-    MEANS: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
+    TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """What `across` left, resized along y and flipped: (R, 3, HEIGHT, WIDTH). Grid (tiles, R)."""
     view = tl.program_id(1)
@@ -143,14 +135,13 @@ def down(
         total += weight
     level = (1 / total)[:, None]
     r, g, b = unit(r * level), unit(g * level), unit(b * level)
-    keep(r, g, b, i, j, ok, view, row, sharp, partial, HEIGHT, WIDTH, MEANS)
+    keep(r, g, b, i, j, ok, view, sharp, HEIGHT, WIDTH)
 
 
 @triton.jit
 def cut(
-    pixels, places, table, sharp, partial,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, MEANS: tl.constexpr,
-    TALL: tl.constexpr, WIDE: tl.constexpr,
+    pixels, places, table, sharp,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Pixels of the canvas as they are, zero outside, flipped. Grid (tiles, R)."""
     view = tl.program_id(1)
@@ -164,7 +155,7 @@ def cut(
     r = tl.load(at, mask=inside, other=0).to(tl.float32) / 255
     g = tl.load(at + 1, mask=inside, other=0).to(tl.float32) / 255
     b = tl.load(at + 2, mask=inside, other=0).to(tl.float32) / 255
-    keep(r, g, b, i, j, ok, view, row, sharp, partial, HEIGHT, WIDTH, MEANS)
+    keep(r, g, b, i, j, ok, view, sharp, HEIGHT, WIDTH)
 
 
 @triton.jit

@@ -139,7 +139,7 @@ def upload(flat_N: Tensor, device: torch.device) -> Tensor:
     """The same bytes on the device; from the host by pinned memory, without waiting for it."""
     if device.type != "cuda" or flat_N.device.type == "cuda":
         return flat_N.to(device)
-    return flat_N.pin_memory().to(device, non_blocking=True)
+    return arena.pinned(flat_N).to(device, non_blocking=True)
 
 
 def plan(

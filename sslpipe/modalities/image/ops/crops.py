@@ -34,7 +34,9 @@ class RandomResizedCrop:
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
     columns: ClassVar = BOX
-    numbers: ClassVar = 2 * ATTEMPTS + 2
+    # two numbers for each attempt, then two for the place: the first two attempts and the place are
+    # drawn for all, since one box in fifty needs more
+    blocks: ClassVar = (0, 2 * ATTEMPTS // 4)
     reference_only: ClassVar = False
 
     def __post_init__(self) -> None:
@@ -47,13 +49,14 @@ class RandomResizedCrop:
 
     def draw(self, source: Draw) -> F64:
         """Box in pixels of the canvas, whole numbers."""
-        u_VBP = source.uniforms(self.numbers)
+        u_VB8 = source.blocks(self.blocks)
         height, width = source.sizes_B2.T
         w, h, fits = source.proposals(
-            u_VBP[..., :-2], self.scale, self.ratio, height * width, source.sizes_B2[:, ::-1]
-        ).first_fitting()
-        x = np.floor(u_VBP[..., -2] * (width - w + 1))
-        y = np.floor(u_VBP[..., -1] * (height - h + 1))
+            u_VB8[..., :4], self.scale, self.ratio, height * width, source.sizes_B2[:, ::-1],
+            rest=lambda v, b: source.of_some(2 * ATTEMPTS - 4, v, b, first=1),
+        ).first_fitting()  # fmt: skip
+        x = np.floor(u_VB8[..., 4] * (width - w + 1))
+        y = np.floor(u_VB8[..., 5] * (height - h + 1))
         box = np.stack([x, y, w, h], -1)
         if fits.all():
             return box

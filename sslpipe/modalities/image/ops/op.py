@@ -4,7 +4,7 @@ Letters: V views, B samples, P columns, A attempts.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -41,6 +41,20 @@ class Draw:
             return self.drawn[..., :count]
         return self.keys.uniforms(self.stream, count)
 
+    def blocks(self, numbers: Sequence[int]) -> F64:
+        """(V, B, 4 n) float64 in [0, 1): some blocks of four of the stream, which the op names."""
+        if self.drawn is not None:
+            return self.drawn
+        return self.keys.blocks({self.stream: numbers})[self.stream]
+
+    def of_some(self, count: int, v: I64, b: I64, *, first: int) -> F64:
+        """(m, count) uniforms of some views `v` of samples `b`, from block `first` on."""
+        keys = self.keys
+        return uniforms(
+            count, seed=keys.seed, epoch=keys.epochs[b], stream=self.stream, ids=keys.uids[b],
+            view=keys.views[v], first=first,
+        )  # fmt: skip
+
     def common(self, count: int) -> F64:
         """(V, B, count) alike for all samples of an epoch and view: those of a sample with id 0."""
         views, samples = len(self.keys.views), len(self.keys.uids)
@@ -66,13 +80,22 @@ class Draw:
         return stretched
 
     def proposals(
-        self, u_VBP: F64, scale: PerView[Pair], ratio: PerView[Pair], area_B: I64, limits_B2: I64
+        self,
+        u_VBP: F64,
+        scale: PerView[Pair],
+        ratio: PerView[Pair],
+        area_B: I64,
+        limits_B2: I64,
+        rest: Callable[[I64, I64], F64] | None = None,
     ) -> "Proposals":
-        """The boxes that two uniforms for each attempt propose; `ratio` is of long / across."""
+        """The boxes that two uniforms for each attempt propose; `ratio` is of long / across.
+
+        rest: (m, P) uniforms of more attempts at views `v` of samples `b` that need them.
+        """
         views = len(self.keys.views)
-        u_VBA2 = u_VBP.reshape(*u_VBP.shape[:2], ATTEMPTS, 2)
+        u_VBA2 = u_VBP.reshape(*u_VBP.shape[:2], -1, 2)
         scale_V2, log_V2 = (np.broadcast_to(each, (views, 2)) for each in (scale, np.log(ratio)))
-        return Proposals(u_VBA2, scale_V2, log_V2, area_B, limits_B2)
+        return Proposals(u_VBA2, scale_V2, log_V2, area_B, limits_B2, rest)
 
     def whole(self, u: F64, bounds: PerView[tuple[int, int]]) -> F64:
         """Uniforms (V, B) made whole numbers from low to high, both included, equally likely."""
@@ -146,10 +169,11 @@ class Gated:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes as torchvision's `get_params` proposes them, A = ATTEMPTS to a view and sample.
+    """Boxes as torchvision's `get_params` proposes them, A attempts to a view and sample.
 
     u_VBA2: uniforms, for the area and for log(long / across), which lie in `scale` and `log_ratio`.
-    area_B: of what boxes are cut from. limits_B2: the greatest `long` and `across`.
+    area_B: of what boxes are cut from. limits_B2: the greatest `long` and `across`. rest: draws
+    those of more attempts for some.
     """
 
     u_VBA2: F64
@@ -157,23 +181,31 @@ class Proposals:
     log_ratio_V2: F64
     area_B: I64
     limits_B2: I64
+    rest: Callable[[I64, I64], F64] | None = None
 
     def first_fitting(self) -> tuple[F64, F64, Bools]:
         """The first that fits of each: `long`, `across` and whether one fits, (V, B) each."""
         views, samples = self.u_VBA2.shape[:2]
         v, b = np.ogrid[:views, :samples]
-        long, across, fits = self.propose(v, b, 0)
+        found = self.propose(v, b, self.u_VBA2[:, :, 0])
         # most first ones fit: the others are proposed only where they are needed
-        v, b = np.nonzero(~fits)
+        v, b = np.nonzero(~found[2])
         if len(v):
-            rest = self.propose(v[:, None], b[:, None], np.arange(1, ATTEMPTS))
-            first, found = rest[2].argmax(-1), np.arange(len(v))
-            long[v, b], across[v, b], fits[v, b] = (each[found, first] for each in rest)
-        return long, across, fits
+            self._again(found, v, b, self.u_VBA2[v, b, 1:])
+            v, b = np.nonzero(~found[2])
+        if len(v) and self.rest:
+            self._again(found, v, b, self.rest(v, b).reshape(len(v), -1, 2))
+        return found
 
-    def propose(self, v: I64, b: I64, attempt: int | I64) -> tuple[F64, F64, Bools]:
-        """The sides of some attempts at the boxes of views `v` of samples `b`, and which fit."""
-        u_2 = self.u_VBA2[v, b, attempt]
+    def _again(self, found: tuple[F64, F64, Bools], v: I64, b: I64, u_MA2: F64) -> None:
+        """Put the first fitting of more attempts where none was found."""
+        more = self.propose(v[:, None], b[:, None], u_MA2)
+        first, every = more[2].argmax(-1), np.arange(len(v))
+        for each, values in zip(found, more, strict=True):
+            each[v, b] = values[every, first]
+
+    def propose(self, v: I64, b: I64, u_2: F64) -> tuple[F64, F64, Bools]:
+        """The sides of boxes of views `v` of samples `b` by their uniforms, and which fit."""
         portion, log_ratio = (
             low_high[v, 0] + (low_high[v, 1] - low_high[v, 0]) * u_2[..., part]
             for part, low_high in enumerate((self.scale_V2, self.log_ratio_V2))
