@@ -159,11 +159,10 @@ def train_recipe(
     """
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
-    kind = str(find_device(device))
+    kind, bad = str(find_device(device)), out / "quarantine.jsonl"
     check_folder(out / LAST, resume=resume)
     raise_file_limit()
     warm = None if start is None else read_weights(start)
-    bad = out / "quarantine.jsonl"
     with (
         start_world(kind) as world,
         load(recipe, shards=shards, device=rank_device(world, kind), quarantine=bad) as pipeline,
