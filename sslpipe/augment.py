@@ -130,7 +130,7 @@ class Augment(nn.Module):
         return {"seen": self.seen}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on counting there."""
+        """Count on from there: the next images without ids get the numbers that follow."""
         self.seen = state["seen"]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from .batch import Batch
-from .device.handoff import send_groups
+from .device.handoff import send_groups, settle
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
-from .memory import check, raise_file_limit
+from .memory import check_memory, raise_file_limit
 from .modalities import Tables
 from .modalities.crews import shares_ahead, shares_waiting
 from .modalities.parts import advice, merged, tensors
@@ -72,8 +72,8 @@ def measure(
         short_turns(),
         load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe,
     ):
-        run = trained(pipe) if with_method else None
-        memory = check(pipe, run.method if run else None).line
+        run = ready_run(pipe) if with_method else None
+        memory = check_memory(pipe, run.method if run else None).line
         say(memory)
         step = stepper(run) if run else None
         rates = alone(pipe, step, seconds)
@@ -84,12 +84,9 @@ def measure(
             rates["step_beside"] = beside(pipe, step, batch, seconds)
         whole = together(pipe, step, seconds) if step else pipeline
         rates["end_to_end"] = whole.rate
-        found: dict[str, Any] = {**consistent(rates)}
-        step_rates = found.pop("step", None), found.pop("step_beside", None)
+        nothing = {"step": None, "step_beside": None}  # unless there is a method
         return Stages(
-            **found,
-            step=step_rates[0],
-            step_beside=step_rates[1],
+            **(nothing | consistent(rates)),
             cpu_us=pipeline.cpu * 1e6,
             memory=memory,
             batches=whole.batches,
@@ -127,7 +124,7 @@ def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]
     """Samples/s of the stages one by one; the pipeline has not begun to work ahead."""
 
     def run(work: Callable[[], object]) -> float:
-        return rate(pipe, work, seconds).rate
+        return timed(pipe, work, seconds).rate
 
     rates = {"read": run(each_step(lambda step: pipe.loading.load_ahead(step, READ)))}
     rates["decode"] = run(each_step(pipe.loading.load_ahead))
@@ -205,7 +202,7 @@ def maker(pipe: Pipeline, share: Share) -> Callable[[], object]:
 def together(pipe: Pipeline, step: Step, seconds: float) -> Timing:
     """Batches of the pipeline, and a step on each; warmed up by what it had made ahead."""
     batches = endless(pipe)
-    return rate(pipe, lambda: step(next(batches)), seconds, warm=ahead_of(pipe))
+    return timed(pipe, lambda: step(next(batches)), seconds, warm=ahead_of(pipe))
 
 
 def ahead_of(pipe: Pipeline) -> int:
@@ -225,7 +222,7 @@ def beside(pipe: Pipeline, step: Step, batch: Batch, seconds: float) -> float:
     with ThreadPoolExecutor(1, thread_name_prefix="beside") as pool:
         taker: Future[None] = pool.submit(take, pipe, asked, ended)
         try:
-            return rate(pipe, work, seconds, warm=ahead_of(pipe)).rate
+            return timed(pipe, work, seconds, warm=ahead_of(pipe)).rate
         finally:
             ended.set()
             asked.release()
@@ -247,7 +244,7 @@ def other_stream(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
-def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: int = 1) -> Timing:
+def timed(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: int = 1) -> Timing:
     """Measure `work`, which does one batch, after `warm` calls or `seconds` of them."""
     start = time.perf_counter()
     for _ in range(warm):
@@ -268,13 +265,7 @@ def rate(pipe: Pipeline, work: Callable[[], object], seconds: float, *, warm: in
     )
 
 
-def settle(device: torch.device) -> None:
-    """Wait for the device, so that its work is counted."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def trained(pipe: Pipeline) -> TrainRun:
+def ready_run(pipe: Pipeline) -> TrainRun:
     """The recipe's method, ready to train.
 
     Raises:

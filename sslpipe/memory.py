@@ -85,13 +85,13 @@ def sized(count: float) -> str:
     return f"{count / GB:,.1f} GB" if count >= 0.95 * GB else f"{count / MB:,.0f} MB"
 
 
-def check(pipe: Pipeline, method: nn.Module | None = None) -> Need:
+def check_memory(pipe: Pipeline, method: nn.Module | None = None) -> Need:
     """Estimate what a pipeline, and with a method its training, needs; refuse what cannot fit.
 
     Raises:
         RecipeError: the data alone needs more memory than is free, or too many open files.
     """
-    check_files(pipe)
+    check_open_files(pipe)
     need = estimate(pipe, None)
     words = advice(pipe.recipe, pipe.parts, "memory", device=pipe.device)
     remedy = f"a smaller stream.batch_size or run.prefetch, or {words}"
@@ -212,7 +212,7 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def check_files(pipe: Pipeline) -> None:
+def check_open_files(pipe: Pipeline) -> None:
     """See that shards and workers find enough open files.
 
     Raises:

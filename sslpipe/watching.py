@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from .device.handoff import settle
 from .errors import RecipeError, SslpipeError
@@ -153,11 +153,8 @@ class Watching:
         pipeline = together(pipe, ignore, seconds)
         pipe.load_state_dict(state)
         beside = (self._busy - self._waiting) / (self._steps * self._each * pipe.spec.size)
-        found: dict[str, Any] = {**consistent({
+        found = consistent({
             **rates, "pipeline": pipeline.rate, "step": self.possible, "step_beside": 1 / beside,
             "end_to_end": self.rate,
-        })}  # fmt: skip
-        step, step_beside = found.pop("step"), found.pop("step_beside")
-        return Stages(
-            **found, step=step, step_beside=step_beside, cpu_us=pipeline.cpu * 1e6, **costs(pipe)
-        ).verdict  # fmt: skip
+        })  # fmt: skip
+        return Stages(**found, cpu_us=pipeline.cpu * 1e6, **costs(pipe)).verdict

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
+from sslpipe.cli import commands
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.recipe import parse_recipe
@@ -102,6 +104,28 @@ def captioned(tmp_path_factory):
         path.with_suffix(".txt").write_text(f"the text of {path.stem}")
     pack(folder, out, PackSettings(codec=ImageCodec(), shard_bytes=30_000))
     return out
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
+    output, notes = Console(width=400), Console(width=400, stderr=True)
+    for name in [name for name in sys.modules if name.startswith("sslpipe.cli.")]:
+        monkeypatch.setattr(f"{name}.console", output, raising=False)
+        monkeypatch.setattr(f"{name}.notes", notes, raising=False)
+
+    def run(*words, code=0, cwd="."):
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["sslpipe", *map(str, words)])
+            with pytest.raises(SystemExit) as exit_:
+                commands.main()
+        out, err = capfd.readouterr()
+        assert exit_.value.code == code, err
+        return out, err
+
+    return run
 
 
 @pytest.fixture

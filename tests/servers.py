@@ -1,6 +1,7 @@
-"""An HTTP server with byte ranges on loopback, which misbehaves on request."""
+"""An HTTP server with byte ranges on loopback, which misbehaves on request; and free ports."""
 
 import re
+import socket
 import threading
 import time
 import urllib.request
@@ -87,3 +88,10 @@ def serve(folder):
 def reset_moto(host, port):
     """Forget all buckets: moto keeps them per process, not per server."""
     urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
+
+
+def free_port():
+    """A port of loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -7,9 +7,9 @@ from sslpipe.shards import open_manifest, read_index
 from .conftest import RECIPE
 
 
-def load(shards, *overrides, rank=0, world_size=1, **where):
-    """A pipeline of two views at 32 px, batches of 8."""
-    recipe = parse_recipe(RECIPE, path="test.yaml", overrides=overrides)
+def load(shards, *overrides, text=RECIPE, rank=0, world_size=1, **where):
+    """A pipeline; without another `text` of a recipe one of two views at 32 px, batches of 8."""
+    recipe = parse_recipe(text, path="test.yaml", overrides=overrides)
     return sslpipe.load(
         recipe, shards=shards, device="cpu", rank=rank, world_size=world_size, **where
     )

@@ -17,7 +17,6 @@ from sslpipe.errors import SslpipeError
 from sslpipe.recipe import load_recipe
 from sslpipe.train.loop import train_recipe
 
-from .cli.test_commands import run  # noqa: F401  a fixture
 from .conftest import ROOT
 
 PAGE = (ROOT / "pipelines" / "EXTENDING.md").read_text()
@@ -204,7 +203,7 @@ def test_mistakes_say_what_stands_there(part, right, wrong, said, folder):
     assert str(caught.value) == said
 
 
-def test_commands_of_the_page(folder, run):  # noqa: F811
+def test_commands_of_the_page(folder, run):
     """As they stand there; `train` for two steps."""
     shards_of("modality")
     forget()

@@ -9,7 +9,7 @@ from sslpipe import load, memory, step_memory
 from sslpipe.device.slots import PAGE
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
-from sslpipe.memory import check, estimate, free_host, group_free, sized, view_bytes
+from sslpipe.memory import check_memory, estimate, free_host, group_free, sized, view_bytes
 from sslpipe.methods import build_method
 from sslpipe.recipe import Entry
 from sslpipe.step_memory import kept_by, kept_bytes, small_batch, step_bytes
@@ -100,18 +100,18 @@ def test_sizes_are_said_in_what_people_read():
 def test_data_that_cannot_fit_is_refused_with_numbers_and_a_remedy(pipe, monkeypatch):
     monkeypatch.setattr(memory, "free_host", lambda: 100_000)
     with pytest.raises(RecipeError, match=r"0 MB free; set a smaller stream\.batch_size"):
-        check(pipe)
+        check_memory(pipe)
 
 
 def test_what_is_close_is_warned_of(pipe, monkeypatch, caplog):
     need = estimate(pipe, method_of(pipe))
     monkeypatch.setattr(memory, "free_host", lambda: need.host + need.step)
     with caplog.at_level(logging.WARNING):
-        check(pipe, method_of(pipe))
+        check_memory(pipe, method_of(pipe))
     assert "is close to all that is free, and the system may kill" in caplog.text
     monkeypatch.setattr(memory, "free_host", lambda: 2 * (need.host + need.step))
     caplog.clear()
-    assert "are free" in check(pipe, method_of(pipe)).line
+    assert "are free" in check_memory(pipe, method_of(pipe)).line
     assert not caplog.text
 
 
@@ -132,4 +132,4 @@ def test_the_limit_of_a_control_group_counts(tmp_path):
 def test_too_few_open_files_are_told_with_the_number(pipe, monkeypatch):
     monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (32, 32))
     with pytest.raises(RecipeError, match=r"open files, and this process may have 32; run `ulimit"):
-        check(pipe)
+        check_memory(pipe)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..evaluate import EvalSettings
     from ..evaluate.results import Evaluation, Measure
 
+KEPT = "stopped; features that are done are kept"
 # columns, in this order
 ENCODERS = ("trained", "untrained", "pixels", "counts", "spectrogram", "frame")
 
@@ -69,25 +70,17 @@ def eval_subject(
 
     Example: `sslpipe eval runs/cifar cifar/train --test cifar/test --report report`
     """
-    from ..evaluate import EvalSettings, evaluate
+    from ..evaluate import EvalSettings
 
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
         labels=labels, device=device, cache=cache, epochs=epochs,
-        part=None if part is None else part.value,
-        templates=templates,
+        templates=templates, part=None if part is None else part.value,
     )  # fmt: skip
-    say = (lambda protocol, found: None) if as_json else show_measures
-    found, names = [], (subject, *(beside or ()))
+    names = (subject, *(beside or ()))
     if not encoded_by_ranks(names, shards, test, settings):
         return
-    for name in names:
-        if beside and not as_json:
-            console.print(f"\n{name}", markup=False, highlight=False)
-        with stopped("stopped; features that are done are kept"), Encoding() as progress:
-            found.append(evaluate(name, shards, test, settings, say=say, progress=progress))
-    for note in {evaluation.note for evaluation in found if evaluation.note}:
-        notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
+    found = measured_in_turn(names, shards, test, settings, show=not as_json)
     if as_json:
         print_json(names, found)
     if report is not None:
@@ -95,6 +88,24 @@ def eval_subject(
 
         page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
         notes.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def measured_in_turn(
+    names: Sequence[str], shards: Path, test: Path | None, settings: "EvalSettings", *, show: bool
+) -> "list[Evaluation]":
+    """Measure one subject after the other, and show each protocol's numbers as they come."""
+    from ..evaluate import evaluate
+
+    say = show_measures if show else lambda protocol, found: None
+    made = []
+    for name in names:
+        if show and len(names) > 1:
+            console.print(f"\n{name}", markup=False, highlight=False)
+        with stopped(KEPT), Encoding() as progress:
+            made.append(evaluate(name, shards, test, settings, say=say, progress=progress))
+    for note in {evaluation.note for evaluation in made if evaluation.note}:
+        notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
+    return made
 
 
 def print_json(names: Sequence[str], found: "Sequence[Evaluation]") -> None:
@@ -114,7 +125,7 @@ def encoded_by_ranks(
     from ..train.world import rank_device, start_world
 
     kind = str(find_device(settings.device))
-    with start_world(kind) as ranks, stopped("stopped; features that are done are kept"):
+    with start_world(kind) as ranks, stopped(KEPT):
         own = replace(settings, device=str(rank_device(ranks, kind)))
         for name in names if ranks.size > 1 else ():
             with Encoding() as progress:

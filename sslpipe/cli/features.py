@@ -2,56 +2,41 @@
 
 import time
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SslpipeError
-from .paths import in_a_folder
-from .terminal import bar, console, stopped
+from .options import (
+    AnyShards,
+    BatchSize,
+    Device,
+    FeatureFile,
+    ForwardPrecision,
+    Precision,
+    Ray,
+    RayWorkers,
+    Subject,
+    Untrained,
+    WithPixels,
+)  # fmt: skip
+from .terminal import AGAIN, bar, console, stopped
 
 if TYPE_CHECKING:  # they import torch
     from ..evaluate.feature_parts import ExtractSettings
     from ..evaluate.features import Features
 
-AGAIN = "stopped; the same command goes on where it stopped"
-
-
-class Precision(StrEnum):
-    """Names the numbers that the forward pass calculates with."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
 
 def features(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            help="last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME."
-        ),
-    ],
-    shards: Annotated[Path, typer.Argument(help="A packed folder; it need not have labels.")],
-    out: Annotated[
-        Path, typer.Option(help="The file to write, .safetensors.", callback=in_a_folder)
-    ],
-    untrained: Annotated[bool, typer.Option(help="Also the same encoder untrained.")] = True,
-    pixels: Annotated[
-        bool, typer.Option("--pixels", help="Also raw pixels; of text, counts of its tokens.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at a time.", min=1)] = 256,
-    precision: Annotated[
-        Precision, typer.Option(help="Of the forward pass; bf16 is faster on GPUs.")
-    ] = Precision.fp32,
-    workers: Annotated[
-        int | None, typer.Option(help="With --ray; default: one per GPU, or per core.", min=1)
-    ] = None,
-    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
+    subject: Subject,
+    shards: AnyShards,
+    out: FeatureFile,
+    untrained: Untrained = True,
+    pixels: WithPixels = False,
+    device: Device = None,
+    batch_size: BatchSize = 256,
+    precision: ForwardPrecision = Precision.fp32,
+    workers: RayWorkers = None,
+    ray: Ray = None,
 ) -> None:
     """Encode every sample once, and keep what the protocols of evaluation start from.
 

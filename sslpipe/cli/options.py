@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .paths import run_folder
+from .paths import finite, in_a_folder, run_folder
+
+
+class Precision(StrEnum):
+    """Names the numbers that the forward pass calculates with."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 class Documents(StrEnum):
@@ -30,6 +37,8 @@ LabelsFile = Annotated[
     Path | None, typer.Option("--labels", help="A CSV file of labels by uid: stream.labels.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+
+Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")]
 
 # of training
 RunFolder = Annotated[Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)]
@@ -96,3 +105,44 @@ Cache = Annotated[
     typer.Option(help="Folder of features; default: beside the run.", callback=run_folder),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+# of frozen features
+AnyShards = Annotated[Path, typer.Argument(help="A packed folder; it need not have labels.")]
+FeatureFile = Annotated[
+    Path, typer.Option(help="The file to write, .safetensors.", callback=in_a_folder)
+]
+WithPixels = Annotated[
+    bool, typer.Option("--pixels", help="Also raw pixels; of text, counts of its tokens.")
+]
+BatchSize = Annotated[int, typer.Option(help="Samples at a time.", min=1)]
+ForwardPrecision = Annotated[
+    Precision, typer.Option(help="Of the forward pass; bf16 is faster on GPUs.")
+]
+RayWorkers = Annotated[
+    int | None, typer.Option(help="With --ray; default: one per GPU, or per core.", min=1)
+]
+
+# of vocabularies
+TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.")]
+Size = Annotated[int, typer.Option(help="Of the vocabulary, special tokens included; bytes: 260.")]
+Sentinels = Annotated[int, typer.Option(help="On top, at the end; T5: 100.")]
+TextMegabytes = Annotated[
+    float, typer.Option(help="Of text at most, about; else a sample.", callback=finite)
+]
+Holdout = Annotated[
+    float, typer.Option(help="stream.holdout.fraction of recipes to come.", callback=finite)
+]
+VocabularyFile = Annotated[
+    Path | None,
+    typer.Option(help="Default: tokenizer.json beside the shards.", callback=in_a_folder),
+]
+Tokenizer = Annotated[Path | None, typer.Option(help="Default: tokenizer.json beside the shards.")]
+WithIds = Annotated[
+    bool, typer.Option("--ids", help="Keep the ids, too: no run tokenises them again.")
+]
+WithSentences = Annotated[
+    bool, typer.Option("--sentences", help="Count those of sentences, for rows of whole ones.")
+]
+SizeAlone = Annotated[
+    bool, typer.Option("--dry-run", help="Say how large the ids would be, and stop.")
+]

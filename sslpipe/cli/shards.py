@@ -1,7 +1,8 @@
 """The commands of data at rest: pack and verify."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SslpipeError
+from .options import Ray
 from .paths import finite, run_folder
-from .terminal import ModalityOption, bar, console, notes, show_tables, stopped
+from .terminal import AGAIN, ModalityOption, adding, bar, console, notes, show_tables, stopped
 
 if TYPE_CHECKING:  # the package of shards takes a while to import
     from ..shards.verification import Problem
-
-AGAIN = "stopped; the same command goes on where it stopped"
 
 
 def pack_folder(out: Path) -> Path:
@@ -45,13 +45,18 @@ class Dedupe(StrEnum):
     near = "near"
 
 
+Inputs = Annotated[list[str], typer.Argument(help="Folders, tables, tars, zips, .jsonl; s3://...")]
+Out = Annotated[Path, typer.Argument(help="A new folder for the shards.", callback=pack_folder)]
 Resize = Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.", min=1)]
 Quality = Annotated[int, typer.Option(help="JPEG quality when resizing.", min=1, max=100)]
+CheckOption = Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")]
 Megabytes = Annotated[
     float, typer.Option(help="Megabytes per shard, about.", min=0.001, callback=finite)
 ]
 Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
+Columns = Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")]
+DedupeOption = Annotated[Dedupe, typer.Option(help="Drop all but one of equal samples.")]
 NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
 Fps = Annotated[
     float | None,
@@ -66,15 +71,15 @@ LabelsFile = Annotated[
     Path | None, typer.Option("--labels", help="A CSV file of labels by key, which go first.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Default: one per core.", min=1)]
-Out = Annotated[Path, typer.Argument(help="A new folder for the shards.", callback=pack_folder)]
 
 
-def pack_progress(update: Any) -> Any:
-    """What `pack` calls after each shard: samples and megabytes per second, failures."""
+@contextmanager
+def packing_bar() -> Iterator[Any]:
+    """A bar that is told of each shard: samples and megabytes per second of a stage, failures."""
     done: dict[str, list[float]] = {}  # stage -> samples, bytes, failures, time of its start
     last = time.perf_counter()
 
-    def progress(packed: Any) -> None:
+    def tell(packed: Any) -> None:
         nonlocal last
         sums = done.setdefault(packed.stage, [0, 0, 0, last])
         last = time.perf_counter()
@@ -86,34 +91,29 @@ def pack_progress(update: Any) -> Any:
         numbers = f"{packed.stage}: {rates}, {sums[2]:.0f} failed"
         update(completed=sums[0], total=packed.total, numbers=numbers)
 
-    return progress
+    with bar("samples") as update:
+        yield tell
 
 
 def pack(
-    inputs: Annotated[
-        list[str], typer.Argument(help="Folders, tables, tars, zips, .jsonl; s3://...")
-    ],
+    inputs: Inputs,
     out: Out,
     resize: Resize = None,
     quality: Quality = 90,
-    check: Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")] = Check.decode,
+    check: CheckOption = Check.decode,
     shard_mb: Megabytes = 64,
     shard_samples: Samples = None,
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
-    columns: Annotated[
-        str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")
-    ] = "",
+    columns: Columns = "",
     labels: LabelsFile = None,
-    dedupe: Annotated[
-        Dedupe, typer.Option(help="Drop all but one of equal samples.")
-    ] = Dedupe.none,
+    dedupe: DedupeOption = Dedupe.none,
     near_bits: NearBits = 4,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
     fps: Fps = None,
     modality: ModalityOption = "image",
     workers: Workers = None,
-    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or where.")] = None,
+    ray: Ray = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a packing in OUT.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be made; write nothing.")] = False,
 ) -> None:
@@ -121,11 +121,10 @@ def pack(
 
     First-level folders are the classes. Tables are CSV, TSV, Parquet or a list of paths in .txt.
     Killed? The same command goes on where it stopped and ends in the same bytes. Every image is
-    decoded once to see that it can be (`--check header` looks at its header alone); what cannot
-    is listed in `report.jsonl`, and the exit code is 1. Without `--resize` the original bytes are
-    kept. With `--modality video` a folder of numbered pictures is one sample. `--dedupe exact`
-    drops equal files, `near` also those that look alike. With `--ray` all machines must see the
-    inputs and OUT.
+    decoded once (`--check header` looks at its header alone); what cannot be is listed in
+    `report.jsonl`, and the exit code is 1. Without `--resize` the original bytes are kept. With
+    `--modality video` a folder of numbered pictures is one sample. `--dedupe exact` drops equal
+    files, `near` also those that look alike. With `--ray` all machines must see inputs and OUT.
 
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
@@ -143,8 +142,7 @@ def pack(
     if dry_run:
         show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)
         return
-    with stopped(AGAIN), bar("samples") as update, shards.open_pool(workers, ray) as pool:
-        tell = pack_progress(update)
+    with stopped(AGAIN), packing_bar() as tell, shards.open_pool(workers, ray) as pool:
         report = shards.pack(inputs, out, settings, overwrite=overwrite, pool=pool, progress=tell)
     show_packed(report, out)
 
@@ -196,17 +194,12 @@ def verify(
     manifest = read_manifest(shards)
     with bar("samples") as update:
         update(total=manifest.samples)
-        done, left_out = [0], list[Problem]()
-
-        def progress(samples: int) -> None:
-            done[0] += samples
-            update(completed=done[0])
-
+        left_out: list[Problem] = []
         modality = find_modality(manifest.modality, str(shards))
         problems = verify(
             manifest,
             inspect=modality.codec.inspect,
-            progress=progress,
+            progress=adding(update),
             excluded=left_out.append,
         )
         beside = [fault for s in manifest.shards for fault in modality.stored_faults(manifest, s)]

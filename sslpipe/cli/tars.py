@@ -10,9 +10,9 @@ from rich.table import Table
 
 from ..errors import ShardError
 from .paths import in_a_folder, picture, run_folder, save_picture
-from .terminal import ModalityOption, bar, console, notes, stopped
+from .terminal import AGAIN, ModalityOption, bar, console, notes, stopped
 
-AGAIN = "stopped; the same command goes on where it stopped: finished indexes are kept"
+KEPT = f"{AGAIN}: finished indexes are kept"
 MOST = 20  # rows of a table of labels
 
 
@@ -43,7 +43,7 @@ def index(
 
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
-    with stopped(AGAIN):  # the imports take most of the first second
+    with stopped(KEPT):  # the imports take most of the first second
         from ..modalities.parts import find_modality
         from ..shards.make import exports
         from ..shards.make.adopt import adopt
@@ -53,7 +53,7 @@ def index(
     only = ext.lower().lstrip(".") if ext else None
     codec = find_modality(modality, "--modality").codec
     rules = Rules(codec, "decode" if decode else "header", label_key, only)
-    with stopped(AGAIN), bar("tars") as update:
+    with stopped(KEPT), bar("tars") as update:
         made = adopt(
             urls,
             rules=rules,

@@ -1,7 +1,7 @@
 """What all commands show things with: the console, notes on stderr, bars, tables, faults."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ ModalityOption = Annotated[
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
 console = Console()
 notes = Console(stderr=True)
+AGAIN = "stopped; the same command goes on where it stopped"
 
 
 def write_any_sign() -> None:
@@ -57,6 +58,17 @@ def stopped(words: str) -> Iterator[None]:
     except KeyboardInterrupt:
         notes.print(words, markup=False, highlight=False)
         raise typer.Exit(130) from None
+
+
+def adding(update: Any) -> Callable[[float], None]:
+    """What is told how much more is done, of a bar that shows the sum."""
+    done = [0.0]
+
+    def add(more: float) -> None:
+        done[0] += more
+        update(completed=done[0])
+
+    return add
 
 
 def show_tables(tables: Mapping[str, Mapping[str, str]]) -> None:

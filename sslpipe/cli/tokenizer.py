@@ -1,15 +1,25 @@
 """The commands of vocabularies: train one on a set of text, and count its tokens there."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SslpipeError
-from .paths import finite, in_a_folder
+from .options import (
+    Holdout,
+    Sentinels,
+    Size,
+    SizeAlone,
+    TextMegabytes,
+    TextShards,
+    Tokenizer,
+    VocabularyFile,
+    WithIds,
+    WithSentences,
+)  # fmt: skip
 from .shards import print_problems
-from .terminal import bar, console, notes, stopped
+from .terminal import AGAIN, adding, bar, console, notes, stopped
 
 if TYPE_CHECKING:
     from ..shards.manifest import Manifest
@@ -19,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a vocabulary on a set of text; count its tokens there.",
 )
-Set = Annotated[Path, typer.Argument(help="A packed folder of text.")]
 
 
 class KindOption(StrEnum):
@@ -33,22 +42,13 @@ class KindOption(StrEnum):
 
 @app.command()
 def train(
-    shards: Set,
+    shards: TextShards,
     kind: Annotated[KindOption, typer.Option(help="bpe alone loses nothing of a text.")],
-    size: Annotated[
-        int, typer.Option(help="Of the vocabulary, special tokens included; bytes: 260.")
-    ] = 260,
-    sentinels: Annotated[int, typer.Option(help="On top, at the end; T5: 100.")] = 0,
-    megabytes: Annotated[
-        float, typer.Option(help="Of text at most, about; else a sample.", callback=finite)
-    ] = 100.0,
-    holdout: Annotated[
-        float, typer.Option(help="stream.holdout.fraction of recipes to come.", callback=finite)
-    ] = 0.0,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Default: tokenizer.json beside the shards.", callback=in_a_folder),
-    ] = None,
+    size: Size = 260,
+    sentinels: Sentinels = 0,
+    megabytes: TextMegabytes = 100.0,
+    holdout: Holdout = 0.0,
+    out: VocabularyFile = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
 ) -> None:
     """Train a vocabulary on the documents of a set: the same ones give the same file.
@@ -70,13 +70,8 @@ def train(
     if file.exists() and not overwrite:
         raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
     with stopped("stopped; nothing was written"), bar("MB of text") as update:
-        read = [0.0]
-
-        def progress(size: int) -> None:
-            read[0] += size / 1e6
-            update(completed=round(read[0], 1))
-
-        made = train_vocabulary(manifest, settings, progress)
+        add = adding(update)
+        made = train_vocabulary(manifest, settings, lambda size: add(size / 1e6))
     replace_file(file, made.data)
     print_problems(made.problems[:10])
     ids = settings.size + settings.sentinels
@@ -92,20 +87,12 @@ def train(
 
 @app.command()
 def count(
-    shards: Set,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Default: tokenizer.json beside the shards.")
-    ] = None,
+    shards: TextShards,
+    tokenizer: Tokenizer = None,
     workers: Annotated[int | None, typer.Option(help="Default: one per core.", min=1)] = None,
-    ids: Annotated[
-        bool, typer.Option("--ids", help="Keep the ids, too: no run tokenises them again.")
-    ] = False,
-    sentences: Annotated[
-        bool, typer.Option("--sentences", help="Count those of sentences, for rows of whole ones.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how large the ids would be, and stop.")
-    ] = False,
+    ids: WithIds = False,
+    sentences: WithSentences = False,
+    dry_run: SizeAlone = False,
     rebuild: Annotated[bool, typer.Option(help="Also count what was counted by it.")] = False,
 ) -> None:
     """Write how many tokens each document has into the indexes of a set; rows are planned from it.
@@ -126,18 +113,11 @@ def count(
     if dry_run:
         say_size(manifest, str(file))
         return
-    again = "stopped; the same command goes on where it stopped"
-    with stopped(again), bar("documents") as update, open_pool(workers, None) as pool:
+    with stopped(AGAIN), bar("documents") as update, open_pool(workers, None) as pool:
         update(total=manifest.samples)
-        done = [0]
-
-        def progress(documents: int) -> None:
-            done[0] += documents
-            update(completed=done[0])
-
         found = count_tokens(
             shards, str(file), pool=pool, ids=ids, sentences=sentences, rebuild=rebuild,
-            progress=progress,
+            progress=adding(update),
         )  # fmt: skip
     print_problems(found.problems[:10])
     rate = found.text_bytes / max(1, found.tokens)

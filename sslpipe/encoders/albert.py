@@ -27,7 +27,7 @@ class ALBERTLayer(nn.Module):
         self.ffn, self.ffn_output = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
-        """One pass."""
+        """Give the states after one pass, (B, L, D); mask: (B, 1, L, L) bool, True = seen."""
         own = self.attention
         q, k, v = (own[name](x_BLD) for name in ("query", "key", "value"))
         rate = self.drop.p if self.training else 0.0
@@ -76,7 +76,7 @@ class ALBERT(TokenEncoder):
 
     @property
     def layer(self) -> nn.Module:
-        """The one layer."""
+        """The one layer, which every pass goes through."""
         (group,) = cast(nn.ModuleList, self.encoder["albert_layer_groups"])
         (layer,) = cast(nn.ModuleDict, group)["albert_layers"].children()
         return layer

@@ -9,14 +9,14 @@ expects comes with it: timm's pretrained_cfg, the transforms of torchvision's we
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import nn
 
 from ..errors import SslpipeError
 from ..recipe.names import suggest
+from .central_view import CentralView, Channels, Resampling
 from .image import RESNETS, SHORT
 from .libraries import library
 from .library_encoders import LibraryEncoder, ResNet, TimmModel, TimmViT
@@ -24,26 +24,10 @@ from .protocols import Encoder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of an exported folder
 PREFIXES = ("timm", "torchvision")
-Resampling = Literal["bilinear", "bicubic"]
 HELP = "connect once, fill the library's cache from another machine, or give an exported folder"
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """What pictures a model expects: RGB in [0, 1], resized, cropped centrally, normalised.
-
-    `resize`: pixels of the shorter side before the crop of `size` x `size`; None: the whole picture
-    is squeezed to `size` x `size`, its aspect ratio is not kept (timm's crop mode "squash").
-    """
-
-    size: int
-    resize: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: Resampling
-
-
-def pretrained(name: str, *, weights: bool = True) -> tuple[Encoder, Preprocessing]:
+def pretrained(name: str, *, weights: bool = True) -> tuple[Encoder, CentralView]:
     """Make the encoder that a name of a library or a folder means, and say what it expects.
 
     weights: with the trained ones; False: freshly initialised from torch's global generator (fence
@@ -75,7 +59,7 @@ def is_library_name(name: str) -> bool:
     return bool(library("timm").is_model(name))
 
 
-def exported(folder: str, *, weights: bool) -> tuple[Encoder, Preprocessing]:
+def exported(folder: str, *, weights: bool) -> tuple[Encoder, CentralView]:
     """Load a folder that `sslpipe export` or timm.models.save_for_hf wrote.
 
     Raises:
@@ -93,7 +77,7 @@ def exported(folder: str, *, weights: bool) -> tuple[Encoder, Preprocessing]:
     return wrapped(model), expected(folder, model)
 
 
-def timm_named(name: str, *, weights: bool) -> tuple[Encoder, Preprocessing]:
+def timm_named(name: str, *, weights: bool) -> tuple[Encoder, CentralView]:
     """Make a model of timm; a tag behind a point names its weights.
 
     Raises:
@@ -120,7 +104,7 @@ def timm_named(name: str, *, weights: bool) -> tuple[Encoder, Preprocessing]:
     return wrapped(model), expected(where, model)
 
 
-def torchvision_resnet(name: str, *, weights: bool) -> tuple[Encoder, Preprocessing]:
+def torchvision_resnet(name: str, *, weights: bool) -> tuple[Encoder, CentralView]:
     """Make a ResNet, ResNeXt or wide ResNet of torchvision, with its DEFAULT weights.
 
     Raises:
@@ -139,8 +123,8 @@ def torchvision_resnet(name: str, *, weights: bool) -> tuple[Encoder, Preprocess
     dim = model.fc.in_features
     model.fc = nn.Identity()
     shown = best.transforms()
-    return ResNet(model, dim), Preprocessing(
-        size=shown.crop_size[0],
+    return ResNet(model, dim), CentralView(
+        size=(shown.crop_size[0], shown.crop_size[0]),
         resize=shown.resize_size[0],
         mean=triple(shown.mean),
         std=triple(shown.std),
@@ -178,7 +162,7 @@ def wrapped(model: Any) -> LibraryEncoder:
     return kind(model, model.head_hidden_size)
 
 
-def expected(where: str, model: Any) -> Preprocessing:
+def expected(where: str, model: Any) -> CentralView:
     """Read what timm's config says of the pictures.
 
     Raises:
@@ -192,8 +176,8 @@ def expected(where: str, model: Any) -> Preprocessing:
             f"{config['crop_mode']!r}; only squares in RGB, cropped or squeezed, can be made here"
         )
     squeezed = config["crop_mode"] == "squash"
-    return Preprocessing(
-        size=height,
+    return CentralView(
+        size=(height, width),
         resize=None if squeezed else int(height / config["crop_pct"]),  # as timm rounds
         mean=triple(config["mean"]),
         std=triple(config["std"]),
@@ -201,7 +185,7 @@ def expected(where: str, model: Any) -> Preprocessing:
     )
 
 
-def triple(numbers: Any) -> tuple[float, float, float]:
+def triple(numbers: Any) -> Channels:
     """Make three floats of what a config lists."""
     red, green, blue = map(float, numbers)
     return red, green, blue

@@ -29,7 +29,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape (..., D)."""
+        """Normalise each vector of (..., D); the dtype stays as it was."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
         return self.weight * normed.to(x.dtype)
@@ -128,7 +128,7 @@ class FeedForward(nn.Module):
         nn.init.normal_(self.wo.weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape (..., D)."""
+        """Widen each vector of (..., D), and narrow it again."""
         out: Tensor = self.wo(self.drop(F.relu(self.wi(x))))
         return out
 

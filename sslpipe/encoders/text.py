@@ -36,7 +36,7 @@ class Linear1D(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply and add."""
+        """Map (..., inputs) to (..., outputs)."""
         return F.linear(x, self.weight.T, self.bias)
 
 
@@ -57,7 +57,7 @@ class GPTBlock(nn.Module):
         )
 
     def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
-        """One layer."""
+        """Give the states after it, (B, L, D); mask: (B, 1, L, L) bool, True = seen."""
         q, k, v = self.attn["c_attn"](self.ln_1(x_BLD)).chunk(3, dim=-1)
         x_BLD = x_BLD + self.attn["c_proj"](attend(q, k, v, mask, self.heads))
         wide = F.gelu(self.mlp["c_fc"](self.ln_2(x_BLD)), approximate="tanh")
@@ -112,7 +112,7 @@ class BERTLayer(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(4 * dim, dim), "LayerNorm": norms[1]})
 
     def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
-        """One layer."""
+        """Give the states after it, (B, L, D); mask: (B, 1, L, L) bool, True = seen."""
         own, out = self.attention["self"], self.attention["output"]
         q, k, v = (own[name](x_BLD) for name in ("query", "key", "value"))  # type: ignore[index]
         rate = self.drop.p if self.training else 0.0
@@ -168,7 +168,7 @@ class BERT(TokenEncoder):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The BERTLayers."""
+        """The BERTLayers, the first one first."""
         found = self.encoder["layer"]
         assert isinstance(found, nn.ModuleList)
         return found

@@ -35,7 +35,7 @@ class Tubelets(nn.Module):
         self.proj = nn.Conv3d(view.size("C"), dim, kernel_size=patch, stride=patch)
 
     def forward(self, clips_BCTHW: Tensor) -> Tensor:
-        """Give (B, t, h, w, D)."""
+        """Give an embedding of each tubelet, (B, t, h, w, D), t h w = grid_size."""
         given = tuple(clips_BCTHW.shape[2:])
         # an AssertionError, as timm's PatchEmbed raises
         assert given == self.img_size, f"clips of {given}, not of {self.img_size}"

@@ -36,7 +36,7 @@ class WaveConv(nn.Module):
             self.layer_norm = norm
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        """One layer."""
+        """Give (B, outputs, (T - kernel) // stride + 1)."""
         x_BCT = self.conv(x_BCT)
         norm = self._modules.get("layer_norm")
         if isinstance(norm, nn.LayerNorm):

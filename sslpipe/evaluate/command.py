@@ -74,11 +74,8 @@ def evaluate(
     if test is not None:
         check_labels(test, needed, classes=1)
     bank, queries = Path(shards), None if test is None else Path(test)
-    train = encoded(subject, bank, settings, progress)
+    train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
     tested = encoded(subject, queries, settings, progress) if queries else {}
-    if settings.labels is not None:
-        table = read_labels(settings.labels)
-        train = {encoder: labelled_by(found, table) for encoder, found in train.items()}
     tested, note = joined(train, tested, strict=settings.strict)
 
     def run(protocol: str) -> ByEncoder:
@@ -161,6 +158,18 @@ def encoded(
     )
     folder = settings.cache or cache_of(subject)
     return cached_features(subject, shards, folder, extraction, progress=progress)
+
+
+def with_labels(found: dict[str, Features], file: Path | None) -> dict[str, Features]:
+    """The features of all encoders, labelled by a file if there is one.
+
+    Raises:
+        ShardError: what is wrong with the file.
+    """
+    if file is None:
+        return found
+    table = read_labels(file)
+    return {encoder: labelled_by(each, table) for encoder, each in found.items()}
 
 
 def on_features(

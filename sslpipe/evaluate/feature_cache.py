@@ -18,13 +18,11 @@ from .encoding import baseline_of
 from .feature_file import FeatureOrigin, read_features, read_origin
 from .feature_parts import (
     DEFAULTS,
-    Extraction,
     ExtractSettings,
     PartsWork,
-    encoders_of,
     is_made_of,
     join_parts,
-    open_views,
+    open_extraction,
     parts_work,
 )
 from .features import Features, central
@@ -145,8 +143,8 @@ def extract_share(
         done += samples
         progress(done, total)
 
-    with open_views(subject, shards, settings) as pipe:
-        extraction = Extraction(work, pipe, encoders_of(subject, work.origin), settings)
+    extraction = open_extraction(work, subject, shards, settings)
+    with extraction.pipe:
         for number in missing:
             extraction.make(number, count)
 

@@ -58,7 +58,7 @@ class PartsWork:
     part: int  # samples of a part, whole batches
 
     def path(self, number: int) -> Path:
-        """Where a part lies."""
+        """The file of a part, whether it is there or not."""
         return self.folder / f"{number:07d}.safetensors"
 
     def share(self, ranks: Ranks) -> range:
@@ -110,6 +110,16 @@ class Extraction:
         write_features(self.work.path(number), found, self.work.origin)
 
 
+def open_extraction(
+    work: PartsWork, subject: Subject, shards: str | Path, settings: ExtractSettings
+) -> Extraction:
+    """Make the encoders, and open the central views of a set, as a subject is shown them."""
+    encoders = encoders_of(subject, work.origin)
+    device, size = find_device(settings.device), settings.batch_size
+    pipe = central_batches(subject.recipe, shards=shards, device=device, batch_size=size)
+    return Extraction(work, pipe, encoders, settings)
+
+
 def encoders_of(subject: Subject, origin: FeatureOrigin) -> dict[str, nn.Module]:
     """Make the encoders that are wanted."""
     name, baseline = baseline_of(subject.encoder, subject.recipe.modality)
@@ -120,12 +130,6 @@ def encoders_of(subject: Subject, origin: FeatureOrigin) -> dict[str, nn.Module]
     if subject.untrained is not None:
         makers["untrained"] = subject.untrained
     return {name: makers[name]() for name in origin.encoders}
-
-
-def open_views(subject: Subject, shards: str | Path, settings: ExtractSettings) -> Pipeline:
-    """Open the central views of a set, as a subject is shown them."""
-    device, size = find_device(settings.device), settings.batch_size
-    return central_batches(subject.recipe, shards=shards, device=device, batch_size=size)
 
 
 def section(pipeline: Pipeline, first: int, count: int) -> Iterator[Batch]:

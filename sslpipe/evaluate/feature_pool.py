@@ -20,10 +20,9 @@ from .feature_parts import (
     Extraction,
     ExtractSettings,
     PartsWork,
-    encoders_of,
     is_made_of,
     join_parts,
-    open_views,
+    open_extraction,
     parts_work,
 )
 from .features import Features
@@ -144,6 +143,4 @@ def opened(extracting: Extracting) -> Extraction:
             f"another sslpipe there ({origin}) than the command did ({wanted}); give all machines "
             "the same files and version"
         )
-    pipe = open_views(subject, extracting.shards, extracting.settings)
-    encoders = encoders_of(subject, origin)
-    return Extraction(extracting.work, pipe, encoders, extracting.settings)
+    return open_extraction(extracting.work, subject, extracting.shards, extracting.settings)

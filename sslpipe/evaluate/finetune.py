@@ -26,14 +26,13 @@ from ..encoders.libraries import library, undecayed_by_name
 from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
-from ..pipeline import load
 from ..recipe import Recipe
 from ..train.optimizers import EXEMPT, build_optimizer, set_apart
-from ..train.run import lr_scale, move_module, plan_of
+from ..train.run import lr_scale, move_module
 from ..train.world import keyed
 from .features import central_batches, first_view
 from .finetune_settings import MAE_BASE, TuneSettings
-from .fitting import Course, Fit, accuracy_on, course_of, fit, schedule_said
+from .fitting import Course, Learner, accuracy_on, course_of, fit, schedule_said
 from .labelled_streams import Split, augmented, few_labels, split_of
 from .mixing import decide_mixes, mix_images, mix_labels, soft_targets
 from .results import Measure
@@ -200,27 +199,23 @@ def learn(
     device = next(model.parameters()).device
     recipe = stream_recipe(subject.recipe, settings, part=course.part, seed=seed)
     optimizer = optimizer_of(model, settings, course)
-    manifest = split.train.restricted()
-    with load(recipe, shards=manifest, device=device, rank=0, world_size=1) as pipeline:
 
-        def backward(batches: Iterator[Batch]) -> None:
-            """Sum the gradients of the parts of a step."""
-            for batch in batches:
-                images, targets = examples(batch, settings, classes=split.outputs, seed=seed)
-                with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                    loss = F.cross_entropy(model(images), targets)
-                (loss / course.train.accumulate).backward()  # type: ignore[no-untyped-call]
+    def backward(batches: Iterator[Batch]) -> None:
+        """Sum the gradients of the parts of a step."""
+        for batch in batches:
+            images, targets = examples(batch, settings, classes=split.outputs, seed=seed)
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                loss = F.cross_entropy(model(images), targets)
+            (loss / course.train.accumulate).backward()  # type: ignore[no-untyped-call]
 
-        run = Fit(
-            module=model,
-            optimizer=optimizer,
-            plan=plan_of(course.train, len(pipeline), optimizer),
-            pipeline=pipeline,
-            backward=backward,
-            identity=f"{how}; seed {seed}, weights {subject.digest}",
-            seed=seed,
-        )
-        fit(run, state)
+    learner = Learner(
+        module=model,
+        optimizer=optimizer,
+        backward=backward,
+        identity=f"{how}; seed {seed}, weights {subject.digest}",
+        seed=seed,
+    )
+    fit(learner, course, recipe, split.train.restricted(), state)
 
 
 def examples(

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from ..batch import Batch
 from ..errors import SslpipeError, StateError
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, load
+from ..recipe import Recipe
 from ..recipe.names import Entry
 from ..recipe.schema import TrainSection
+from ..shards.manifest import Manifest
 from ..shards.side_files import written_whole
 from ..train.loop import endless
 from ..train.optimizers import set_rates
+from ..train.run import plan_of
 from ..train.schedules import RatePlan, ended_epoch
 from ..train.world import keyed
 from .features import first_view
@@ -49,8 +52,8 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """What learns, at which rates, from which stream.
+class Learner:
+    """What learns, and how it takes a step.
 
     `backward` makes the gradients of one step of the batches that it is given. `identity` names all
     that decides the result beside the stream, so that no run goes on with another's state.
@@ -58,11 +61,18 @@ class Fit:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    plan: RatePlan
-    pipeline: Pipeline
     backward: Callable[[Iterator[Batch]], None]
     identity: str
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A learner at its rates, over its open stream."""
+
+    learner: Learner
+    plan: RatePlan
+    pipeline: Pipeline
 
 
 def course_of(
@@ -115,53 +125,72 @@ def schedule_said(train: TrainSection) -> str:
     return f"{warmup}, cosine to {train.final_lr:g}"
 
 
-def fit(run: Fit, state: Path | None = None) -> None:
-    """Train to the end; with `state`, a file, go on where it was written, and write every epoch.
+def fit(
+    learner: Learner, course: Course, recipe: Recipe, samples: Manifest, state: Path | None = None
+) -> None:
+    """Train to the end on the views of `recipe` of `samples`, where the module's weights are.
+
+    With `state`, a file, go on where it was written, and write every epoch.
+
+    Raises:
+        SslpipeError: the weights are no longer finite.
+        ShardError: the samples cannot be read.
+        StateError: the file is damaged, or of another run.
+    """
+    device = next(learner.module.parameters()).device
+    with load(recipe, shards=samples, device=device, rank=0, world_size=1) as pipeline:
+        plan = plan_of(course.train, len(pipeline), learner.optimizer)
+        take_steps(Fit(learner, plan, pipeline), state)
+
+
+def take_steps(run: Fit, state: Path | None) -> None:
+    """Take all steps, or those that `state` has not done.
 
     Raises:
         SslpipeError: the weights are no longer finite.
         StateError: the file is damaged, or of another run.
     """
-    run.module.train()
+    learner = run.learner
+    learner.module.train()
     step = restored(run, state) if state is not None and state.exists() else 0
     total, accumulate = run.plan.total, run.plan.accumulate
     with closing(endless(run.pipeline)) as batches:
         while step < total:
             decay = run.plan.weight_decay_at(step)
-            set_rates(run.optimizer, lr=run.plan.lr_at(step), weight_decay=decay)
-            run.optimizer.zero_grad()
-            with keyed("evaluate", seed=run.seed, step=step, device=run.pipeline.device):
-                run.backward(islice(batches, accumulate))
-            run.optimizer.step()
+            set_rates(learner.optimizer, lr=run.plan.lr_at(step), weight_decay=decay)
+            learner.optimizer.zero_grad()
+            with keyed("evaluate", seed=learner.seed, step=step, device=run.pipeline.device):
+                learner.backward(islice(batches, accumulate))
+            learner.optimizer.step()
             step += 1
             epoch = ended_epoch(step, accumulate=accumulate, length=len(run.pipeline))
             if epoch or step == total:
-                require_finite(run, epoch)
+                require_finite(learner, epoch)
                 if state is not None:
                     save(run, step, state)
 
 
-def require_finite(run: Fit, epoch: int | None) -> None:
+def require_finite(learner: Learner, epoch: int | None) -> None:
     """Check the weights once an epoch.
 
     Raises:
         SslpipeError: one is not finite.
     """
-    if not all(bool(p.isfinite().all()) for p in run.module.parameters()):
+    if not all(bool(p.isfinite().all()) for p in learner.module.parameters()):
         raise SslpipeError(
-            f"{run.identity}: the weights are not finite after epoch {epoch or 'the last'}; the "
-            "learning rate does not suit these features: choose another protocol or batch size"
+            f"{learner.identity}: the weights are not finite after epoch {epoch or 'the last'}; "
+            "the learning rate does not suit these features: choose another protocol or batch size"
         )
 
 
 def save(run: Fit, step: int, path: Path) -> None:
     """Write all that changes while it learns, whole or not at all."""
     content = {
-        "identity": run.identity,
+        "identity": run.learner.identity,
         "step": step,
         "stream": run.pipeline.state_dict(),
-        "module": run.module.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "module": run.learner.module.state_dict(),
+        "optimizer": run.learner.optimizer.state_dict(),
     }
     with written_whole(path) as part, part.open("wb") as file:
         torch.save(content, file)
@@ -180,13 +209,15 @@ def restored(run: Fit, path: Path) -> int:
         identity = content["identity"]
     except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise StateError(f"{path}: damaged ({error}); remove it to begin anew") from error
-    if identity != run.identity:
+    learner = run.learner
+    if identity != learner.identity:
         raise StateError(
-            f"{path}: is of {identity!r}, this is {run.identity!r}; name another file, or remove it"
+            f"{path}: is of {identity!r}, this is {learner.identity!r}; name another file, or "
+            "remove it"
         )
     run.pipeline.load_state_dict(content["stream"])
-    run.module.load_state_dict(content["module"])
-    run.optimizer.load_state_dict(content["optimizer"])
+    learner.module.load_state_dict(content["module"])
+    learner.optimizer.load_state_dict(content["optimizer"])
     return int(content["step"])
 
 

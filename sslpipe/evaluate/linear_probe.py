@@ -24,14 +24,13 @@ from ..device.handoff import find_device
 from ..encoders import BlockEncoder
 from ..encoders.monitors import evaluating
 from ..encoders.protocols import declared_dim
-from ..pipeline import load
 from ..recipe.names import Entry
 from ..recipe.schema import TrainSection
 from ..train.optimizers import build_optimizer
-from ..train.run import lr_scale, plan_of
+from ..train.run import lr_scale
 from ..train.world import keyed
 from .features import central_batches, first_view
-from .fitting import OWN, Course, Fit, accuracy_on, course_of, fit, schedule_said
+from .fitting import OWN, Course, Learner, accuracy_on, course_of, fit, schedule_said
 from .labelled_streams import Split, augmented, split_of
 from .results import Measure
 from .subjects import Subject
@@ -159,25 +158,20 @@ def learn(
     state: Path | None,
 ) -> None:
     """Train the head in place on frozen features; `state`: the file that it can go on from."""
-    device = next(head.parameters()).device
     recipe = augmented(
         subject.recipe, batch_size=course.part, seed=seed, remainder="wrap",
         resample=settings.resample,
     )  # fmt: skip
     scale = lr_scale(course.train, course.part)
     optimizer = build_optimizer(course.train.optimizer, head, scale=scale)
-    manifest = split.train.restricted()
-    with load(recipe, shards=manifest, device=device, rank=0, world_size=1) as pipeline:
-        run = Fit(
-            module=head,
-            optimizer=optimizer,
-            plan=plan_of(course.train, len(pipeline), optimizer),
-            pipeline=pipeline,
-            backward=partial(backward, subject.encoder, head, settings),
-            identity=f"{how}; seed {seed}, weights {subject.digest}",
-            seed=seed,
-        )
-        fit(run, state)
+    learner = Learner(
+        module=head,
+        optimizer=optimizer,
+        backward=partial(backward, subject.encoder, head, settings),
+        identity=f"{how}; seed {seed}, weights {subject.digest}",
+        seed=seed,
+    )
+    fit(learner, course, recipe, split.train.restricted(), state)
 
 
 def backward(

@@ -1,28 +1,27 @@
 """How well a model of text guesses tokens: nats and bits of each document, beside a constant guess.
 
-The mean over tokens is the loss that training minimises, on documents that it need not have seen.
-Numbers of two vocabularies are compared by bits per byte alone: a token of one says more than a
-token of another. Masked tokens and the spans of T5 are no code of the text, and have no such
-number; theirs are of masks keyed by (seed, uid), the same for every encoder and every time.
+The mean over tokens is the loss that training minimises, on documents that it need not have seen;
+document_nats.py has the formulas. Numbers of two vocabularies are compared by bits per byte alone:
+a token of one says more than a token of another. Masked tokens and the spans of T5 are no code of
+the text, and have no such number; theirs are of masks keyed by (seed, uid), the same for every
+encoder and every time.
 Letters: N tokens, K ids, B rows, D documents.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import IGNORED
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
 from ..methods import METHODS, Method
-from ..methods.parts.heads import at_least_fp32
 from ..methods.parts.tokens import TokenMethod
 from ..modalities.text.decider import TextDecider, tokens_of, vocabulary_of
 from ..pipeline import Pipeline, load
@@ -31,92 +30,21 @@ from ..recipe.names import choose
 from ..recipe.schema import HoldoutSection, RowsSection, StreamSection
 from ..shards.manifest import Manifest, open_manifest
 from ..stream.packed import Packed
+from .document_nats import (
+    DocumentNats,
+    DocumentSizes,
+    bits_per_byte,
+    by_document,
+    row_nats,
+    unigram_entropy,
+)
 from .results import Measure
-from .subjects import Subject, whole_method
+from .subjects import Subject, whole_methods
 
 QUANTILES = (0.1, 0.5, 0.9)  # of documents
 LOGITS = 2**26  # numbers of a batch's logits, about: 256 MB
 ROWS = 64  # of a batch at most
 Part = Literal["train", "held_out", "all"]  # of `stream.holdout`
-
-
-def row_nats(logits_NK: Tensor, targets_N: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """The sum of -ln p of the tokens that each row is asked for, and how many these are.
-
-    logits of any float type; targets int64, IGNORED: not asked for; N is a multiple of `rows`.
-    Gives (B,) float64 and (B,) int64.
-    """
-    nats_N = F.cross_entropy(
-        at_least_fp32(logits_NK), targets_N, ignore_index=IGNORED, reduction="none"
-    )
-    asked_N = targets_N != IGNORED
-    return nats_N.double().view(rows, -1).sum(1), asked_N.view(rows, -1).sum(1)
-
-
-def unigram_entropy(counts_K: Tensor) -> float:
-    """The nats per token of the best guess that looks at nothing: these shares, always."""
-    shares_K = counts_K[counts_K > 0].double() / counts_K.sum()
-    return float(-(shares_K * shares_K.log()).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentNats:
-    """What D documents cost: uids (D,) ascending, nats (D,) float64, tokens asked for (D,)."""
-
-    uids_D: Tensor
-    nats_D: Tensor
-    asked_D: Tensor
-
-    @property
-    def per_token(self) -> float:
-        """Give the mean nats over all tokens that were asked for."""
-        return float(self.nats_D.sum() / self.asked_D.sum())
-
-    def means(self) -> Tensor:
-        """The mean of each document that any token is asked of, float64."""
-        some_D = self.asked_D > 0
-        return self.nats_D[some_D] / self.asked_D[some_D]
-
-
-def by_document(uids_B: Tensor, nats_B: Tensor, asked_B: Tensor) -> DocumentNats:
-    """Add the rows of each document, which may come in any order."""
-    uids_D, document_B = torch.unique(uids_B, return_inverse=True)
-    nats_D = torch.zeros(len(uids_D), dtype=torch.float64).index_add(0, document_B, nats_B)
-    asked_D = torch.zeros(len(uids_D), dtype=torch.int64).index_add(0, document_B, asked_B)
-    return DocumentNats(uids_D, nats_D, asked_D)
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentSizes:
-    """How large documents are: tokens that a code of them has, and bytes of their text, (D,)."""
-
-    tokens_D: Tensor
-    bytes_D: Tensor
-
-
-def bits_per_byte(found: DocumentNats, sizes: DocumentSizes) -> tuple[float, Tensor]:
-    """Nats per token / ln 2 x tokens per byte: of all documents, and of each with a guess, (D,).
-
-    A first token that nothing stands before, and that is so not asked for, counts as the mean of
-    the others.
-    """
-    whole = found.per_token * float(sizes.tokens_D.sum() / sizes.bytes_D.sum()) / math.log(2)
-    some_D = found.asked_D > 0
-    rate_D = sizes.tokens_D[some_D].double() / sizes.bytes_D[some_D]
-    return whole, found.means() * rate_D / math.log(2)
-
-
-def token_method(recipe: Recipe) -> type[TokenMethod] | None:
-    """The class of a recipe's method, if it guesses tokens."""
-    if recipe.method is None:
-        return None
-    found = choose(recipe.method, METHODS, "method")
-    return found if isinstance(found, type) and issubclass(found, TokenMethod) else None
-
-
-def guesses_tokens(subject: Subject) -> bool:
-    """Whether a subject is a checkpoint whose method can be asked for tokens."""
-    return subject.checkpoint is not None and token_method(subject.recipe) is not None
 
 
 def perplexity(
@@ -145,13 +73,25 @@ def perplexity(
         )
     recipe = every_row(subject.recipe, holdout_of(subject.recipe, part), kind)
     with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
-        weights = {"trained": subject.checkpoint, **({"untrained": None} if untrained else {})}
-        methods = {name: whole_method(recipe, pipe.spec, file) for name, file in weights.items()}
+        methods = whole_methods(subject, pipe.spec, untrained=untrained)
         found, counts_K = guessed(methods, pipe)
         sizes = sizes_of(pipe, found["trained"].uids_D) if kind.codes_text else None
     said = protocol_of(kind, recipe, found["trained"], open_manifest(shards), subject.shards)
     chance = unigram_entropy(counts_K)
     return {name: measures_of(kind, each, chance, sizes, said) for name, each in found.items()}
+
+
+def guesses_tokens(subject: Subject) -> bool:
+    """Whether a subject is a checkpoint whose method can be asked for tokens."""
+    return subject.checkpoint is not None and token_method(subject.recipe) is not None
+
+
+def token_method(recipe: Recipe) -> type[TokenMethod] | None:
+    """The class of a recipe's method, if it guesses tokens."""
+    if recipe.method is None:
+        return None
+    found = choose(recipe.method, METHODS, "method")
+    return found if isinstance(found, type) and issubclass(found, TokenMethod) else None
 
 
 def holdout_of(recipe: Recipe, part: Part | None) -> HoldoutSection | None:

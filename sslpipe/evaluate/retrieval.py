@@ -13,7 +13,7 @@ found stand beside.
 Letters: Q queries, N samples of the gallery, W places of a ranking that are looked at.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from .knn import similarities
 from .rankings import F64, I64, Bools, best_last, chance_of_ap, chance_of_hit, scored
 from .results import Measure
 
-LEFT_OUT = "left out"
 CELLS = 2**21  # similarities ranked at once: with all that is made of them 50 MB
 
 
@@ -54,6 +53,37 @@ class RetrievalSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrievalTask:
+    """Who asks for whom, both by ascending uid; `copies` queries have their very bytes in there.
+
+    `same_set`: every sample asks for all others. `drop_copies`: they are in no ranking.
+    """
+
+    gallery: Features
+    queries: Features
+    same_set: bool
+    copies: int
+    drop_copies: bool = True
+
+    @property
+    def suffix(self) -> str:
+        """What names of measures end with; empty where no copy is counted as found."""
+        return ", copies counted" if self.copies and not self.drop_copies else ""
+
+    def protocol(self, scored: "Scores") -> str:
+        """Say in one line who was asked for whom, as reports print it."""
+        useful, places = scored.useful, int(scored.places.max())
+        whose = "all other samples" if self.same_set else "the training samples"
+        how = f"retrieval by cosine, {useful.sum():,} queries among {whose} ({places:,})"
+        if not useful.all():
+            how += f", without {(~useful).sum():,} that have nothing to be found"
+        if not self.copies:
+            return how
+        done = "left out" if self.drop_copies else "counted"
+        return f"{how}; copies of the query {done} ({self.copies:,} queries have some)"
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """What each query scored: columns of (Q,), and of (Q, ranks) for `hits`.
 
@@ -66,6 +96,11 @@ class Scores:
     ap_at_r: F64
     found: I64
     places: I64
+
+    @property
+    def useful(self) -> Bools:
+        """(Q,): whether a query has something to be found."""
+        return self.found > 0
 
 
 def retrieval(
@@ -86,16 +121,11 @@ def retrieval(
     gallery = train.labelled().by_uid()
     require_classes(gallery)
     queries = gallery if test is None else matched(gallery, test.labelled()).by_uid()
-    same_set = test is None
-    copies = copied(gallery, queries, same_set=same_set)
+    copies = copied(gallery, queries, same_set=test is None)
+    task = RetrievalTask(gallery, queries, test is None, copies)
     if not copies:
-        return measured(gallery, queries, settings, "", same_set=same_set)
-    had = f"({copies:,} queries have some)"
-    return tuple(
-        measure
-        for rule in (f"copies of the query {LEFT_OUT} {had}", f"copies of the query counted {had}")
-        for measure in measured(gallery, queries, settings, rule, same_set=same_set)
-    )
+        return measured(task, settings)
+    return measured(task, settings) + measured(replace(task, drop_copies=False), settings)
 
 
 def require_classes(gallery: Features) -> None:
@@ -121,54 +151,33 @@ def copied(gallery: Features, queries: Features, *, same_set: bool) -> int:
     return int(np.isin(queries.contents.numpy(), contents).sum())
 
 
-def measured(
-    gallery: Features,
-    queries: Features,
-    settings: RetrievalSettings,
-    copies: str,
-    *,
-    same_set: bool,
-) -> tuple[Measure, ...]:
-    """All measures of one rule for copies, in words; "": there are none."""
-    drop = LEFT_OUT in copies
-    parts = [
-        scores(gallery, queries.at(rows), settings, width, same_set=same_set, drop=drop)
-        for rows, width in groups(queries, gallery, settings)
-        if len(rows)
-    ]
+def measured(task: RetrievalTask, settings: RetrievalSettings) -> tuple[Measure, ...]:
+    """All measures of one rule for copies."""
+    parts = [scores(task, rows, width, settings) for rows, width in groups(task, settings)]
     columns = ("hits", "ap", "ap_at_r", "found", "places")
     whole = Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
-    return summary(whole, settings, copies, same_set=same_set)
+    return summary(task, whole, settings)
 
 
-def groups(
-    queries: Features, gallery: Features, settings: RetrievalSettings
-) -> list[tuple[Tensor, int]]:
+def groups(task: RetrievalTask, settings: RetrievalSettings) -> list[tuple[Tensor, int]]:
     """Rows of the queries whose whole ranking is sorted, and of the others; places looked at."""
-    keys = words(1, seed=settings.seed, epoch=0, stream="retrieval", ids=queries.uids.numpy())
+    uids, count = task.queries.uids.numpy(), len(task.gallery.uids)
+    keys = words(1, seed=settings.seed, epoch=0, stream="retrieval", ids=uids)
     order = torch.from_numpy(keys[:, 0].astype(np.int64)).argsort(stable=True)
     whole, rest = order[: settings.ap_queries].sort().values, order[settings.ap_queries :]
-    count = len(gallery.uids)
-    return [(whole, count), (rest.sort().values, min(count, max(settings.ranks)))]
+    split = [(whole, count), (rest.sort().values, min(count, max(settings.ranks)))]
+    return [(rows, width) for rows, width in split if len(rows)]
 
 
-def scores(
-    gallery: Features,
-    queries: Features,
-    settings: RetrievalSettings,
-    width: int,
-    *,
-    same_set: bool,
-    drop: bool,
-) -> Scores:
-    """Score some queries by the first `width` places of their rankings."""
-    rows = []
+def scores(task: RetrievalTask, chosen: Tensor, width: int, settings: RetrievalSettings) -> Scores:
+    """Score the `chosen` queries by the first `width` places of their rankings."""
+    rows, gallery, queries = [], task.gallery, task.queries.at(chosen)
     cells = max(settings.cells, len(gallery.uids))
     labels_N = gallery.labels.numpy().astype(np.int32)
     for start, similarity_QN in similarities(queries.features, gallery.features, cells=cells):
         some = queries.at(torch.arange(start, start + len(similarity_QN)))
         relevant_QN = some.labels.numpy().astype(np.int32)[:, None] == labels_N
-        away_QN = outside(gallery, some, same_set=same_set, drop=drop)
+        away_QN = outside(task, some)
         relevant_QN[away_QN] = False
         found = relevant_QN.sum(1)
         places = len(labels_N) - np.bincount(away_QN[0], minlength=len(relevant_QN))
@@ -181,63 +190,50 @@ def scores(
     return Scores(hits, ap, ap_at_r, found, places)
 
 
-def outside(gallery: Features, queries: Features, *, same_set: bool, drop: bool) -> tuple[I64, I64]:
-    """Queries and samples that are not in their rankings: the query and, with `drop`, its copies.
-
-    Both sets are sorted by uid.
-    """
-    if drop:  # the query is a copy of itself, if it is in the gallery
+def outside(task: RetrievalTask, queries: Features) -> tuple[I64, I64]:
+    """Pairs of queries and samples that are not in their rankings: the query itself, its copies."""
+    gallery = task.gallery
+    if task.copies and task.drop_copies:  # a query is a copy of itself, if it is in the gallery
         query, sample = (queries.contents[:, None] == gallery.contents).numpy().nonzero()
         return query, sample
-    if same_set:
+    if task.same_set:
         own = np.searchsorted(gallery.uids.numpy(), queries.uids.numpy())
         return np.arange(len(own)), own
     return np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 def summary(
-    scored: Scores, settings: RetrievalSettings, copies: str, *, same_set: bool
+    task: RetrievalTask, scored: Scores, settings: RetrievalSettings
 ) -> tuple[Measure, ...]:
     """The means over the queries that have something to be found.
 
     Raises:
         SslpipeError: none has.
     """
-    useful = scored.found > 0
+    useful = scored.useful
     if not useful.any():
         raise SslpipeError(
             f"retrieval: none of the {len(useful)} queries has another sample of its class; "
             "evaluate on classes of two samples or more"
         )
-    sorted_ = useful & ~np.isnan(scored.ap)
-    how = protocol_of(useful, int(scored.places.max()), copies, same_set=same_set)
-    partly = ""
-    if (sorted_ != useful).any():
-        partly = f"; whole rankings of {sorted_.sum():,} of them, keyed by seed {settings.seed}"
-    suffix = ", copies counted" if copies and LEFT_OUT not in copies else ""
+    whole = useful & ~np.isnan(scored.ap)
+    how, partly = task.protocol(scored), ""
+    if (whole != useful).any():
+        partly = f"; whole rankings of {whole.sum():,} of them, keyed by seed {settings.seed}"
     found, places = scored.found, scored.places
     measures = [
         Measure(
-            f"recall@{k}{suffix}",
+            f"recall@{k}{task.suffix}",
             float(scored.hits[useful, column].mean()),
             how,
             chance=float(chance_of_hit(found[useful], places[useful], k).mean()),
         )
         for column, k in enumerate(settings.ranks)
     ]
-    if sorted_.any():
-        found, places = found[sorted_], places[sorted_]
+    if whole.any():
+        found, places = found[whole], places[whole]
         for name, values, depth in (("mAP", scored.ap, places), ("mAP@R", scored.ap_at_r, found)):
             chance = float(chance_of_ap(found, places, depth).mean())
-            value = float(values[sorted_].mean())
-            measures.append(Measure(name + suffix, value, how + partly, chance=chance))
+            value = float(values[whole].mean())
+            measures.append(Measure(name + task.suffix, value, how + partly, chance=chance))
     return tuple(measures)
-
-
-def protocol_of(useful: Bools, places: int, copies: str, *, same_set: bool) -> str:
-    """Say in one line who was asked for whom, as reports print it."""
-    whose = "all other samples" if same_set else "the training samples"
-    how = f"retrieval by cosine, {useful.sum():,} queries among {whose} ({places:,})"
-    if not useful.all():
-        how += f", without {(~useful).sum():,} that have nothing to be found"
-    return f"{how}; {copies}" if copies else how

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..batch import BatchSpec
+from ..encoders.central_view import CentralView
 from ..encoders.pretrained import (
     PREFIXES,
-    Preprocessing,
     is_exported,
     is_library_name,
     pretrained,
@@ -88,7 +88,7 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     """
     checkpoint = read_checkpoint(path)
     encoder, recipe = encoder_of(path, checkpoint)
-    check_files(path, checkpoint, recipe)
+    check_named_files(path, checkpoint, recipe)
     return Subject(
         name,
         encoder,
@@ -100,7 +100,7 @@ def of_checkpoint(path: Path, name: str) -> Subject:
     )
 
 
-def check_files(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
+def check_named_files(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Make sure that the files that a recipe names, a vocabulary, are those of the run.
 
     Raises:
@@ -135,14 +135,19 @@ def whole_method(recipe: Recipe, spec: BatchSpec, checkpoint: Path | None) -> Me
     return method
 
 
+def whole_methods(subject: Subject, spec: BatchSpec, *, untrained: bool) -> dict[str, Method]:
+    """Build "trained", the method of a subject's checkpoint, and "untrained", as its run began.
+
+    Raises:
+        StateError: the checkpoint is damaged, or of another method.
+    """
+    files = {"trained": subject.checkpoint, **({"untrained": None} if untrained else {})}
+    return {name: whole_method(subject.recipe, spec, file) for name, file in files.items()}
+
+
 def first_encoder(recipe: Recipe) -> nn.Module:
     """Build the encoder that a run began with; some methods draw parts of it anew."""
-    return first_method(recipe).encoder
-
-
-def first_method(recipe: Recipe) -> Method:
-    """Build the method that a run began with, weight by weight."""
-    return initial_method(recipe, parts_and_spec(recipe)[1])
+    return initial_method(recipe, parts_and_spec(recipe)[1]).encoder
 
 
 def parts_and_spec(recipe: Recipe) -> tuple[list[Part], BatchSpec]:
@@ -174,9 +179,9 @@ def fresh_model(name: str) -> nn.Module:
         return pretrained(name, weights=False)[0]
 
 
-def recipe_of(name: str, expected: Preprocessing) -> Recipe:
+def recipe_of(name: str, expected: CentralView) -> Recipe:
     """Make a recipe whose only view is what a library's model expects."""
-    size, resample = [expected.size, expected.size], expected.interpolation
+    size, resample = [*expected.size], expected.interpolation
     if expected.resize is None:
         crop = Entry("Resize", {"size": size, "resample": resample})
     else:

@@ -8,25 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..encoders.monitors import evaluating
-from ..errors import SslpipeError, StateError
+from ..errors import SslpipeError
 from ..methods.parts.two_towers import TwoTowers
-from ..modalities.parts import Part
 from ..modalities.text.caption_views import CaptionDecider
 from ..modalities.text.captions import CaptionDecode
 from ..pipeline import load
-from ..recipe import Recipe, parse_recipe
+from ..recipe import Recipe
 from ..recipe.names import Entry
-from ..train.checkpoint import Checkpoint, read_checkpoint
 from .cross_retrieval import cross_retrieval_measures
 from .features import Features, central, central_batches, extract_all
 from .results import Measure
-from .subjects import Subject, first_method, last_of, parts_and_spec
+from .subjects import Subject, parts_and_spec, whole_methods
 from .zero_shot import TEMPLATES, named_classes, prompts, zero_shot_measures
 
 BATCH = 256  # texts that are encoded at once
@@ -70,89 +67,25 @@ def open_towers(subject: Subject, *, untrained: bool) -> TowerPair:
 
     Raises:
         SslpipeError: it is no run, or its method has no text tower.
-        StateError: a damaged checkpoint, or a vocabulary that was changed since.
+        StateError: a damaged checkpoint.
     """
-    path = Path(subject.name)
-    path = last_of(path) if path.is_dir() else path
-    if not path.is_file():
+    if subject.checkpoint is None:
         raise SslpipeError(
             f"{subject.name}: is no run of ours, and zero_shot and cross_retrieval need its text "
             "tower; name the folder of a run of clip or siglip, or its last.pt"
         )
-    content = read_checkpoint(path)
-    recipe = parse_recipe(content.recipe, path=f"{path} (recipe)")
-    parts, _ = parts_and_spec(recipe)
+    recipe = subject.recipe
+    parts, spec = parts_and_spec(recipe)
     deciders = [part.decider for part in parts if isinstance(part.decider, CaptionDecider)]
-    first = first_method(recipe)
-    if not deciders or not isinstance(first, TwoTowers):
+    methods = whole_methods(subject, spec, untrained=untrained)
+    pairs = {name: method for name, method in methods.items() if isinstance(method, TwoTowers)}
+    if not deciders or not pairs:
         name = recipe.method.name if recipe.method else "none"
         raise SslpipeError(
-            f"{path}: its method, {name}, has no text tower, which zero_shot and cross_retrieval "
-            "need; name a run of clip or siglip"
+            f"{subject.checkpoint}: its method, {name}, has no text tower, which zero_shot and "
+            "cross_retrieval need; name a run of clip or siglip"
         )
-    check_files(path, content, parts)
-    trained = cast(TwoTowers, first_method(recipe))
-    trained.load_state_dict(content.method)
-    methods = {"trained": trained, **({"untrained": first} if untrained else {})}
-    return TowerPair(recipe, methods, deciders[0])
-
-
-def check_files(path: Path, content: Checkpoint, parts: Sequence[Part]) -> None:
-    """Refuse a vocabulary that is not the one of the run.
-
-    Raises:
-        StateError: it was changed.
-    """
-    known = str(content.stream.get("recipe"))
-    for part in parts:
-        if part.files and part.files not in known:
-            raise StateError(
-                f"{path}: was trained with another {part.files.split()[0]} than the file has now; "
-                "put the old one back, or train anew"
-            )
-
-
-def embedded_images(pair: TowerPair, shards: Path, device: torch.device) -> dict[str, Features]:
-    """The images of a set in the common space, by each method."""
-    sides = {name: ImageSide(method) for name, method in pair.methods.items()}
-    with central_batches(pair.recipe, shards=shards, device=device) as batches:
-        return extract_all(sides, batches, device)
-
-
-def embedded_texts(
-    method: TwoTowers, tokens: tuple[Tensor, Tensor], device: torch.device
-) -> Tensor:
-    """Embed n rows of tokens in the common space: (n, D) float32, on the CPU."""
-    tokens_BL, segments_2BL = (each.to(device) for each in tokens)
-    with evaluating(method.to(device)):
-        found = [
-            method.embedded_texts(tokens_BL[at : at + BATCH], segments_2BL[:, at : at + BATCH])
-            for at in range(0, len(tokens_BL), BATCH)
-        ]
-    return torch.cat(found).float().cpu()
-
-
-def all_captions(pair: TowerPair, shards: Path) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """All captions of a set as rows and segments, and the uid of the sample of each, (M,).
-
-    The set is read once for each caption that its richest sample has; pictures are not decoded.
-    """
-    group, settings = pair.captions.group, pair.recipe.views[pair.captions.group].ops[0].settings
-    tokens, segments, uids = [], [], []
-    number, most = 0, 1
-    while number < most:
-        op = Entry("Captions", {**settings, "choice": number}, f"caption {number}")
-        view = pair.recipe.views[group].model_copy(update={"ops": (op,)})
-        recipe = central(pair.recipe).model_copy(update={"views": {group: view}})
-        with load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as batches:
-            for batch in batches:
-                chosen, count = batch.params[group][0].long().unbind(1)
-                keep, most = chosen == number, max(most, int(count.max()))
-                tokens.append(batch.views[group][0][keep])
-                segments.append(batch.segments[group][:, keep])
-                uids.append(batch.uids[keep])
-        number += 1
-    return (torch.cat(tokens), torch.cat(segments, dim=1)), torch.cat(uids)
+    return TowerPair(recipe, pairs, deciders[0])
 
 
 def zero_shot_of(
@@ -185,6 +118,55 @@ def cross_retrieval_of(
         )
         for name, method in pair.methods.items()
     }
+
+
+def embedded_images(pair: TowerPair, shards: Path, device: torch.device) -> dict[str, Features]:
+    """The images of a set in the common space, by each method."""
+    sides = {name: ImageSide(method) for name, method in pair.methods.items()}
+    with central_batches(pair.recipe, shards=shards, device=device) as batches:
+        return extract_all(sides, batches, device)
+
+
+def embedded_texts(
+    method: TwoTowers, tokens: tuple[Tensor, Tensor], device: torch.device
+) -> Tensor:
+    """Embed n rows of tokens in the common space: (n, D) float32, on the CPU."""
+    tokens_BL, segments_2BL = (each.to(device) for each in tokens)
+    with evaluating(method.to(device)):
+        found = [
+            method.embedded_texts(tokens_BL[at : at + BATCH], segments_2BL[:, at : at + BATCH])
+            for at in range(0, len(tokens_BL), BATCH)
+        ]
+    return torch.cat(found).float().cpu()
+
+
+def all_captions(pair: TowerPair, shards: Path) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """All captions of a set as rows and segments, and the uid of the sample of each, (M,).
+
+    The set is read once for each caption that its richest sample has; pictures are not decoded.
+    """
+    group, tokens, segments, uids = pair.captions.group, [], [], []
+    number, most = 0, 1
+    while number < most:
+        recipe = of_captions(pair, number)
+        with load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as batches:
+            for batch in batches:
+                chosen_B, counts_B = batch.params[group][0].long().unbind(1)
+                keep_B = chosen_B == number  # a sample with fewer captions shows another one
+                most = max(most, int(counts_B.max()))
+                tokens.append(batch.views[group][0][keep_B])
+                segments.append(batch.segments[group][:, keep_B])
+                uids.append(batch.uids[keep_B])
+        number += 1
+    return (torch.cat(tokens), torch.cat(segments, dim=1)), torch.cat(uids)
+
+
+def of_captions(pair: TowerPair, number: int) -> Recipe:
+    """The recipe whose only view is the caption of this number, of samples in packed order."""
+    view = pair.recipe.views[pair.captions.group]
+    settings = {**view.ops[0].settings, "choice": number}
+    view = view.model_copy(update={"ops": (Entry("Captions", settings, f"caption {number}"),)})
+    return central(pair.recipe).model_copy(update={"views": {pair.captions.group: view}})
 
 
 Paired = Callable[[TowerPair, Path, torch.device, Sequence[str]], ByTowers]

@@ -5,7 +5,6 @@ A `ClipViT` is its VivitModel, which has a class token too (its VideoMAEModel ha
 checkpoints, which versions 4 and 5 read. Both take frames before channels, (B, T, C, H, W).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..encoders.timesformer import TimeSformer
 from ..encoders.video import ClipResNet, ClipViT
 from .checks import EXAMPLES, check_alike, loaded, transformers_here
 from .trained import Trained
-from .writers import metadata, write_tensors
+from .writers import metadata, write_json, write_tensors
 
 FOLDER = "transformers"  # inside an export, whose own weights keep their names
 BLOCK = {
@@ -79,8 +78,7 @@ def write_transformers(folder: Path, trained: Trained) -> bool:
     kind = "vivit" if isinstance(trained.encoder, ClipViT) else "timesformer"
     state = renamed(cast(nn.Module, trained.encoder.model).state_dict(), kind)
     write_tensors(folder / "model.safetensors", state, metadata(trained))
-    text = json.dumps(config_of_clips(trained, kind), indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    write_json(folder / "config.json", config_of_clips(trained, kind))
     return check_clips(folder, trained)
 
 

@@ -7,7 +7,6 @@ the encoder before the folder gets its name.
 """
 
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from .preprocessing import central_view, clip_frames
 from .text_folder import write_text
 from .trained import Trained, read_trained
 from .wave_folder import write_waves
-from .writers import is_export, metadata, write_config, write_onnx, write_tensors
+from .writers import is_export, metadata, write_config, write_json, write_onnx, write_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ def write_all(
     state, said = library_module(trained.encoder).state_dict(), metadata(trained)
     write_tensors(part / "model.safetensors", state, said)
     view = {**clip_frames(trained.recipe), **asdict(central_view(trained.recipe))}
-    (part / "preprocessing.json").write_text(json.dumps(view, indent=2) + "\n", encoding="utf-8")
+    write_json(part / "preprocessing.json", view)
     (part / "recipe.yaml").write_text(trained.recipe_yaml, encoding="utf-8")
     blueprint, unchecked = blueprint_of(trained.encoder), []
     is_clips = is_of_clips(trained.encoder)

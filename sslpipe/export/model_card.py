@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..encoders.central_view import CentralView
 from ..encoders.library_encoders import ViT
 from ..errors import SslpipeError
 from ..recipe import Recipe
 from ..shards.side_files import parse_json
 from .clip_weights import is_of_clips, pools_patches
 from .formats import blueprint_of
-from .preprocessing import CentralView, central_view, clip_frames
+from .preprocessing import central_view, clip_frames
 from .trained import Trained
 
 TRAINED = "trained"  # the encoder among those that are measured beside it

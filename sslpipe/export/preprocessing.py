@@ -1,8 +1,6 @@
 """How an image becomes what an exported encoder was shown: size, crop, mean, std, interpolation."""
 
-import math
-from dataclasses import dataclass
-
+from ..encoders.central_view import CentralView, Channels
 from ..errors import SslpipeError
 from ..modalities.image.ops.colour import Normalize
 from ..modalities.image.ops.crops import CenterCrop, Resize
@@ -11,33 +9,8 @@ from ..modalities.video.clips import CLIPS
 from ..recipe import Recipe
 from ..recipe.names import Entry, call
 
-Channels = tuple[float, float, float]
 CROPS = {kind.__name__: kind for kind in (CenterCrop, Resize)}
 UNCHANGED: tuple[Channels, Channels] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-
-@dataclass(frozen=True, slots=True)
-class CentralView:
-    """The view of evaluation: resize the shorter side, crop the centre, then (x - mean) / std.
-
-    x is in [0, 1]. Sizes in pixels.
-    """
-
-    size: tuple[int, int]  # height, width
-    resize: int | None  # of the shorter side; None: the whole image is squeezed to `size`
-    mean: Channels
-    std: Channels
-    interpolation: str  # with antialiasing
-
-    @property
-    def crop_pct(self) -> float:
-        """What timm resizes by: the shorter side becomes floor(size / crop_pct)."""
-        if self.resize is None:
-            return 1.0
-        share = max(self.size) / self.resize
-        while math.floor(max(self.size) / share) < self.resize:  # a quotient just below an integer
-            share = math.nextafter(share, 0.0)
-        return share
 
 
 def evaluation_ops(recipe: Recipe) -> tuple[Entry, ...]:

@@ -4,12 +4,11 @@ A method's output layer goes with the encoder where `transformers` has a model o
 GPT's is the embedding. The folder is loaded and its hidden states compared before it has a name.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from .checks import check_alike, loaded, transformers_here
 from .text_card import TextUse, text_card
 from .tokenizer_files import vocabulary_of_run, write_tokenizer
 from .trained import Trained
-from .writers import metadata, write_tensors
+from .writers import metadata, write_json, write_tensors
 
 if TYPE_CHECKING:
     from .folder import ExportSettings
@@ -118,11 +117,6 @@ def write_config_of_text(
     write_json(part / "config.json", {**config, "dtype": "float32"})
     if kind in ("gpt2", "t5"):
         write_json(part / "generation_config.json", ids)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as others like to read it."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def special_ids(encoder: TokenEncoder, *, begin: bool) -> dict[str, int | None]:

@@ -5,7 +5,6 @@ and special tokens that are spelt out in a text are text. Bytes are a BPE withou
 """
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..modalities.text.trained import (
 from ..modalities.text.training import single_bytes
 from ..modalities.text.vocabulary import Vocabulary
 from .trained import Trained
+from .writers import write_json
 
 NAMES = ("pad_token", "bos_token", "eos_token", "mask_token")  # of SPECIALS, as transformers has it
 
@@ -57,7 +57,7 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, tokens: Tokens) -> Non
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def tokenizer_of(vocabulary: Vocabulary) -> Any:

@@ -16,9 +16,8 @@ from ..modalities.audio.policy import crop_of
 from ..recipe.schema import ViewSection
 from .checks import check_alike, loaded, transformers_here
 from .model_card import head, origins, results
-from .text_folder import write_json
 from .trained import Trained
-from .writers import metadata, write_tensors
+from .writers import metadata, write_json, write_tensors
 
 if TYPE_CHECKING:
     from .folder import ExportSettings

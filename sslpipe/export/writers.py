@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..encoders.central_view import CentralView
 from ..encoders.libraries import Blueprint, library
 from ..encoders.library_encoders import LibraryEncoder
-from .preprocessing import CentralView, central_view
+from .preprocessing import central_view
 from .trained import Trained
 
 OURS = "sslpipe"  # in the metadata of weights: that an export of ours holds them, of which version
@@ -55,6 +56,11 @@ def metadata(trained: Trained) -> dict[str, str]:
     }
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as others like to read it."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def is_export(folder: Path) -> bool:
     """Tell whether a folder was written by `export_checkpoint`."""
     weights, safetensors = folder / "model.safetensors", library("safetensors")
@@ -92,7 +98,7 @@ def write_config(path: Path, trained: Trained, blueprint: Blueprint, license_nam
             **known,
         },
     }
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(path, config)
 
 
 def as_timm_says(view: CentralView) -> dict[str, Any]:

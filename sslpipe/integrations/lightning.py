@@ -71,7 +71,7 @@ class StreamModule(LightningDataModule):  # type: ignore[misc]  # its types are 
         return {} if self.pipe is None else self.pipe.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on there."""
+        """Go on there: at once, or as soon as `setup` has made the pipeline."""
         self._state = state_dict or None
         if self.pipe is not None:
             self.setup()

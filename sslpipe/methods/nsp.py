@@ -29,7 +29,7 @@ class PairHead(nn.Module):
         start_bert(self)
 
     def forward(self, states_BLD: Tensor) -> Tensor:
-        """Give logits (B, 2)."""
+        """Give logits (B, 2) from the first token of each row."""
         logits_BK: Tensor = self.classes(torch.tanh(self.pooler(states_BLD[:, 0])))
         return logits_BK
 

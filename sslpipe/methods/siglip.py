@@ -84,6 +84,6 @@ class SigLIP(TwoTowers):
         return Output(loss, pairs_monitors(image_BD, text_BD, self.log_scale))
 
     def undecayed_parameters(self) -> Iterable[nn.Parameter]:
-        """Spare the bias, too."""
+        """Spare the bias of the logits, too, beside what the towers spare."""
         yield from super().undecayed_parameters()
         yield self.bias

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ..errors import ExtraError, SslpipeError
 from ..evaluate import Features
-from ..rng import words
+from ..rng import words64
 
 F64 = npt.NDArray[np.float64]  # (N, D) features or (N, 2) coordinates of N samples
 I64 = npt.NDArray[np.int64]
@@ -31,8 +31,7 @@ def stratified(features: Features, count: int, *, seed: int) -> I64:
     The samples and their order are the same in whatever order the rows come.
     """
     labels, uids = features.labels.numpy(), features.uids.numpy()
-    drawn = words(2, seed=seed, epoch=0, stream="report/stratified", ids=uids)
-    keys = drawn[:, 0] << np.uint64(32) | drawn[:, 1]
+    keys = words64(uids, seed=seed, stream="report/stratified")
     share = np.empty(len(uids))  # of its label's samples that come before each
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -130,9 +129,7 @@ def chained(clouds: Sequence[F64], flat: F64, previous: F64 | None) -> list[F64]
         spread = start / max(float(start[:, 0].std()), 1e-12) * START
         model = TSNE(perplexity=perplexity, init=spread.astype(np.float32), random_state=0)
         made = np.asarray(model.fit_transform(narrow), dtype=np.float64)
-        start = turned(
-            made, start
-        )  # as a whole it may have drifted round, above all of few samples
+        start = turned(made, start)  # as a whole it may have drifted round, if samples are few
         found.append(start)
     return found
 

@@ -107,12 +107,15 @@ def in_colours(maps: Sequence[Tensor]) -> list[Pixels]:
     """
     flat = [normalize(each, dim=1).permute(0, 2, 3, 1).double().numpy() for each in maps]
     centred = [each - each.mean(axis=(0, 1, 2)) for each in flat]
-    found: dict[int, tuple[F64, F64]] = {}
+    found: dict[int, tuple[F64, F64]] = {}  # of each width D: axes (3, D), limits of the colours
     for width in {each.shape[-1] for each in centred}:
         rows = [each.reshape(-1, width) for each in centred if each.shape[-1] == width]
-        own = basis(np.concatenate(rows), 3)
-        found[width] = own, np.percentile(np.concatenate(rows) @ own.T, TAILS, axis=0)
-    return [levels(each @ found[each.shape[-1]][0].T, found[each.shape[-1]][1]) for each in centred]
+        rows_ND = np.concatenate(rows)
+        axes_3D = basis(rows_ND, 3)
+        found[width] = axes_3D, np.percentile(rows_ND @ axes_3D.T, TAILS, axis=0)
+    axes_limits = [found[each.shape[-1]] for each in centred]
+    pairs = zip(centred, axes_limits, strict=True)
+    return [levels(each @ axes_3D.T, limits) for each, (axes_3D, limits) in pairs]
 
 
 def levels(values: F64, limits: F64) -> Pixels:

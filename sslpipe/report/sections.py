@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..encoders.library_encoders import ViT
 from ..evaluate.results import Evaluation
+from ..stream.reader import Sample
 from .confusion import ConfusionTable, confusion
 from .embedding import names_for
 from .maps import stratified
@@ -158,32 +159,51 @@ def patch_rows(
         return None
     rows = stratified(seen[0].asked, settings.patch_pictures, seed=settings.seed)
     samples = finder.samples(seen[0].asked.uids.numpy()[rows])
-    known: list[tuple[str, Look, SeenViews, Tensor]] = []
     names = short_names([look.evaluation.subject.name for look in seen])
-    for name, look in zip(names, seen, strict=True):
-        encoder = look.evaluation.subject.encoder.cpu()
-        views = shown(look.evaluation.subject.recipe, samples, scale=scale_for(encoder))
-        maps = None if views is None else places(encoder, views.views_BCHW)
-        if views is not None and maps is not None:
-            known.append((name, look, views, maps))
+    looked = [places_of(name, look, samples) for name, look in zip(names, seen, strict=True)]
+    known = [each for each in looked if each is not None]
     if not known:
         return None
-    colours = in_colours([maps for *_, maps in known])
-    attended = [heads_of(look, views) for _, look, views, _ in known]
+    colours = in_colours([each.maps_BDhw for each in known])
+    attended = [heads_of(each.look, each.views) for each in known]
     found = [
         PatchRow(
-            jpeg_uri(known[0][2].pictures_BHWC[i]),
+            jpeg_uri(known[0].views.pictures_BHWC[i]),
             sample.key,
             tuple(
-                (name, png_uri(colour[i]), maps[i])
-                for (name, *_), colour, (_, maps) in zip(known, colours, attended, strict=True)
+                (each.name, png_uri(colour[i]), heads[i])
+                for each, colour, (_, heads) in zip(known, colours, attended, strict=True)
             ),
         )
         for i, sample in enumerate(samples)
     ]
-    sizes = [f"{size_of(maps)} places of {size_of(v.views_BCHW)} px" for _, _, v, maps in known]
     kinds = dict.fromkeys(kind for kind, _ in attended if kind)
+    sizes = [each.sizes for each in known]
     return PatchSection(tuple(found), tuple(kinds), tuple(dict.fromkeys(sizes)))
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPlaces:
+    """What an encoder makes of each place of some pictures, and the views that it was shown."""
+
+    name: str
+    look: Look
+    views: SeenViews
+    maps_BDhw: Tensor
+
+    @property
+    def sizes(self) -> str:
+        """How many places a picture has, and how large it is shown, in words."""
+        return f"{size_of(self.maps_BDhw)} places of {size_of(self.views.views_BCHW)} px"
+
+
+def places_of(name: str, look: Look, samples: Sequence[Sample]) -> SeenPlaces | None:
+    """Show pictures to a checkpoint's encoder; None: it shows no places of them."""
+    subject = look.evaluation.subject
+    encoder = subject.encoder.cpu()
+    views = shown(subject.recipe, samples, scale=scale_for(encoder))
+    maps = None if views is None else places(encoder, views.views_BCHW)
+    return None if views is None or maps is None else SeenPlaces(name, look, views, maps)
 
 
 def size_of(maps: Tensor) -> str:

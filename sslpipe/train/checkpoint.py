@@ -116,7 +116,7 @@ def taken_apart(method: State, optimizer: State) -> tuple[dict[str, Tensor], tup
 
 
 def put_together(tensors: Mapping[str, Tensor], rest: tuple[State, State]) -> tuple[State, State]:
-    """Undo `taken_apart`."""
+    """Give states of method and optimizer of what `taken_apart` split them into."""
     method, optimizer = dict(rest[0]), rest[1]
     state = {index: dict(values) for index, values in optimizer["state"].items()}
     for name, tensor in tensors.items():

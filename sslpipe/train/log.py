@@ -27,10 +27,10 @@ class Sink(Protocol):
     """What takes the rows of a run: a file, TensorBoard, the screen."""
 
     def row(self, row: LoggedRow) -> None:
-        """Take one row."""
+        """Take one row; it is not lost if the process is killed after that."""
 
     def close(self) -> None:
-        """Let go of files."""
+        """Let go of files; no row comes after it."""
 
 
 class JsonLines:

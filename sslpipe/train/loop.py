@@ -18,7 +18,7 @@ from torch import nn
 from ..batch import Batch
 from ..device.handoff import find_device
 from ..errors import RecipeError, StateError
-from ..memory import check, raise_file_limit
+from ..memory import check_memory, raise_file_limit
 from ..methods import Method, Output
 from ..methods.method import check_output
 from ..pipeline import Pipeline, load
@@ -38,7 +38,7 @@ from .run import TrainRun, initial_method, prepare
 from .saving import restore_run
 from .schedules import ended_epoch
 from .warm_start import read_weights
-from .world import keyed, rank_device, start_world, stop_requests
+from .world import StopRequest, keyed, rank_device, start_world, stop_requests
 
 EVERY = Every()
 SILENT = Silent()
@@ -93,8 +93,6 @@ def train(
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
-    row: LoggedRow = {}
-    stop, done = 0, step >= end
     with ExitStack() as stack:
         asked = stack.enter_context(stop_requests())
         stack.enter_context(short_turns())
@@ -103,21 +101,38 @@ def train(
         record = RunRecord(run, out, step, every, show, stack, monitor)
         batches = stack.enter_context(closing(endless(pipeline)))
         show.start(step, end)
-        while not done:
-            with record.starvation.resting(step):
-                outputs, batch = optimizer_step(run, batches, step, record.guard)
-            step += 1
-            show.step(step)
-            record.tell_compiled()
-            stop = 0 if step == end else stop_agreed(run, asked.signal, step, every.log)
-            done = step == end or stop > 0
-            if done or record.due(step):
-                row = record.row(step, outputs, batch)
-            epoch = ended_epoch(step, accumulate=settings.accumulate, length=len(pipeline))
-            if done or step % every.save == 0 or epoch:
-                record.checkpoint(step, epoch=epoch)
+        step, row, stop = take_steps(run, batches, record, step, end, asked)
         show.message(record.farewell(step))
     return TrainResult(step, total, row, last, tuple(record.alarms), stop)
+
+
+def take_steps(
+    run: TrainRun,
+    batches: Iterator[Batch],
+    record: RunRecord,
+    step: int,
+    end: int,
+    asked: StopRequest,
+) -> tuple[int, LoggedRow, int]:
+    """Take steps after `step` done ones, up to `end` or until a rank is asked to stop.
+
+    Returns the steps done, the last row, and the signal that ended it; 0: none did.
+    """
+    row: LoggedRow = {}
+    stop, done = 0, step >= end
+    while not done:
+        with record.starvation.resting(step):
+            outputs, batch = optimizer_step(run, batches, step, record.guard)
+        step += 1
+        record.show_step(step)
+        stop = 0 if step == end else stop_agreed(run, asked.signal, step, record.every.log)
+        done = step == end or stop > 0
+        if done or record.due(step):
+            row = record.row(step, outputs, batch)
+        epoch = ended_epoch(step, accumulate=run.settings.accumulate, length=len(run.pipeline))
+        if done or step % record.every.save == 0 or epoch:
+            record.checkpoint(step, epoch=epoch)
+    return step, row, stop
 
 
 def train_recipe(
@@ -144,34 +159,22 @@ def train_recipe(
     """
     if recipe.train is None:
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
-    kind = str(find_device(device))
+    kind, bad = str(find_device(device)), out / "quarantine.jsonl"
     check_folder(out / LAST, resume=resume)
     raise_file_limit()
     warm = None if start is None else read_weights(start)
     with (
         start_world(kind) as world,
-        load(
-            recipe,
-            shards=shards,
-            device=rank_device(world, kind),
-            quarantine=out / "quarantine.jsonl",
-        ) as pipeline,
+        load(recipe, shards=shards, device=rank_device(world, kind), quarantine=bad) as pipeline,
     ):
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         method = initial_method(recipe, pipeline.spec, warm, show.message)
-        show.message(check(pipeline, method).line)
+        show.message(check_memory(pipeline, method).line)
         return train(
-            pipeline,
-            method,
-            recipe.train,
-            out=out,
-            resume=resume,
-            start=warm.record if warm else None,
-            progress=bar,
-            max_steps=max_steps,
-            monitor=monitor,
-        )
+            pipeline, method, recipe.train, out=out, resume=resume, progress=bar,
+            start=warm.record if warm else None, max_steps=max_steps, monitor=monitor,
+        )  # fmt: skip
 
 
 def check_monitored(recipe: Recipe, settings: TrainSection, monitor: Monitor | None) -> None:

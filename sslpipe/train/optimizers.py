@@ -57,11 +57,6 @@ def set_apart(
             optimizer.add_param_group({**g, **rates, "params": apart})
 
 
-def trained(method: nn.Module) -> Named:
-    """List the parameters that take gradients, with their names."""
-    return [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-
-
 def sgd(
     method: nn.Module,
     scale: float,
@@ -135,29 +130,6 @@ def adafactor(
     )
 
 
-def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
-    """Map names of parameters of timm models within `method` to factors of their rates.
-
-    Parameters that are not named have the factor 1.
-
-    Raises:
-        ValueError: there is no such model to decay.
-    """
-    if layer_decay == patch_embed_lr == 1:
-        return {}
-    scales = {}
-    for prefix, layers in layers_of(method):
-        # heads stand above the last block; timm counts the final norm to that block, where
-        # the official codes have it above too
-        top = max(layers.values()) + 1
-        for name, layer in layers.items():
-            first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
-            scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
-    if not scales:
-        raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
-    return scales
-
-
 def lamb(
     method: nn.Module,
     scale: float,
@@ -222,6 +194,34 @@ def lars(
         trust_coeff=trust_coefficient,
     )
     return optimizer
+
+
+def trained(method: nn.Module) -> Named:
+    """List the parameters that take gradients, with their names."""
+    return [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+
+
+def layer_scales(method: nn.Module, layer_decay: float, patch_embed_lr: float) -> dict[str, float]:
+    """Map names of parameters of timm models within `method` to factors of their rates.
+
+    Parameters that are not named have the factor 1.
+
+    Raises:
+        ValueError: there is no such model to decay.
+    """
+    if layer_decay == patch_embed_lr == 1:
+        return {}
+    scales = {}
+    for prefix, layers in layers_of(method):
+        # heads stand above the last block; timm counts the final norm to that block, where
+        # the official codes have it above too
+        top = max(layers.values()) + 1
+        for name, layer in layers.items():
+            first = patch_embed_lr if name.startswith("patch_embed.") else 1.0
+            scales[f"{prefix}.{name}"] = first * layer_decay ** (top - layer)
+    if not scales:
+        raise ValueError("layer_decay and patch_embed_lr need an encoder of timm; leave them out")
+    return scales
 
 
 def split(

@@ -47,7 +47,7 @@ class PartReader(FileSystemReader):
     """torch's reader of files, with our reader of the index."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Read the index."""
+        """Read the index by IndexUnpickler, so that a foreign file runs no code."""
         with (Path(self.path) / INDEX).open("rb") as file:
             metadata: Metadata = IndexUnpickler(file).load()
         if metadata.storage_meta is not None:

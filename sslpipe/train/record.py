@@ -99,7 +99,7 @@ class RunRecord:
         evaluator: Monitor | None = None,
     ) -> None:
         settings, spec = run.settings, run.pipeline.spec
-        self._run, self._out, self._every = run, out, every
+        self._run, self._out, self.every = run, out, every
         self._main = run.pipeline.rank == 0
         self._meter = Meter(
             run.pipeline, step=step, samples_per_step=spec.global_size * settings.accumulate
@@ -125,7 +125,7 @@ class RunRecord:
 
     def due(self, step: int) -> bool:
         """Tell whether a row of this step is to be written."""
-        return step % self._every.log == 0 or self._monitored(step) or self._evaluated(step)
+        return step % self.every.log == 0 or self._monitored(step) or self._evaluated(step)
 
     def _evaluated(self, step: int) -> bool:
         """Tell whether the row of this step has numbers on labelled data."""
@@ -135,8 +135,8 @@ class RunRecord:
         """Tell whether the row of this step has monitors."""
         length, accumulate = len(self._run.pipeline), self._run.settings.accumulate
         ends = ended_epoch(step, accumulate=accumulate, length=length) is not None
-        long = length > self._every.log * accumulate
-        return step % self._every.monitor == 0 or (ends and long)
+        long = length > self.every.log * accumulate
+        return step % self.every.monitor == 0 or (ends and long)
 
     def row(self, step: int, outputs: Sequence[Output], batch: Batch) -> LoggedRow:
         """Read the metrics of a step from the device and write them down.
@@ -169,8 +169,9 @@ class RunRecord:
             self._show.message(message)
         return row
 
-    def tell_compiled(self) -> None:
-        """Say after a step what there is to say of what it compiled."""
+    def show_step(self, step: int) -> None:
+        """Show that a step is done, and what there is to say of what it compiled."""
+        self._show.step(step)
         said = self._run.graphs.message() if self._run.graphs else None
         if said:
             self._show.message(said)
@@ -215,7 +216,7 @@ class RunRecord:
     def _write(self, step: int, epoch: int | None, parts: dict[str, str] | None) -> None:
         last = self._out / LAST
         save_run(self._run, step, last, parts)
-        if epoch is not None and self._every.keep and epoch % self._every.keep == 0:
+        if epoch is not None and self.every.keep and epoch % self.every.keep == 0:
             with written_whole(self._out / f"epoch-{epoch:04d}.pt") as part:
                 shutil.copyfile(last, part)
         if self._watch:

@@ -30,7 +30,7 @@ class Reporter(Protocol):
         """End, as the run is over, well or not."""
 
     def message(self, text: str) -> None:
-        """Show the user a text."""
+        """Show the user a text beside the numbers: an alarm, where a checkpoint lies."""
 
 
 class Silent:
@@ -67,13 +67,13 @@ class Bar:
         self._task = self._progress.add_task("train", start=False, total=None, numbers="")
 
     def start(self, step: int, total: int) -> None:
-        """Show the bar."""
+        """Show the bar, filled up to the steps that earlier attempts did."""
         self._progress.update(self._task, completed=step, total=total)
         self._progress.start_task(self._task)
         self._progress.start()
 
     def step(self, step: int) -> None:
-        """Move the bar."""
+        """Move the bar; it is drawn ten times a second at most."""
         self._progress.update(self._task, completed=step)
 
     def row(self, row: LoggedRow) -> None:
@@ -91,5 +91,5 @@ class Bar:
         self._progress.stop()
 
     def message(self, text: str) -> None:
-        """Print above the bar."""
+        """Print above the bar, as it stands: brackets are no markup."""
         self._progress.console.print(text, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""What a training run consists of: built, saved and restored here, driven by loop.py."""
+"""What a training run consists of: built here, driven by loop.py, saved by saving.py."""
 
 import math
 from collections.abc import Callable
@@ -149,7 +149,7 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     scale = lr_scale(settings, spec.global_size)
     optimizers.build_optimizer(settings.optimizer, method, scale=scale)
     optimizers.parameters_to_clip(settings.clip, method, recipe.path)
-    check_memory(method, settings, recipe.path)
+    check_large_model(method, settings, recipe.path)
 
 
 def encoded_view(spec: BatchSpec) -> ViewSpec:
@@ -183,7 +183,7 @@ def prepare(
             "stream.remainder make a short last batch; set stream.remainder to wrap or drop"
         )
     method.train()
-    check_memory(method, settings, pipeline.recipe.path)
+    check_large_model(method, settings, pipeline.recipe.path)
     if settings.checkpoint_activations:
         recompute_blocks(method)
     graphs = compile_forward(method) if settings.compile else None
@@ -205,7 +205,7 @@ def prepare(
     )
 
 
-def check_memory(method: Method, settings: TrainSection, where: str) -> None:
+def check_large_model(method: Method, settings: TrainSection, where: str) -> None:
     """Check that a method can be sharded and computed again, where settings ask for it.
 
     Raises:

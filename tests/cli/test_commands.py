@@ -4,15 +4,12 @@ import json
 import re
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
-from sslpipe.cli import commands, export, pseudo_label, shards, terminal
 from sslpipe.export import formats
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.shards.labels_file import read_labels
@@ -30,28 +27,6 @@ train:
   epochs: 2
 """
 )
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
-    monkeypatch.setattr(pseudo_label, "console", Console(width=400))
-    for module in (commands, export, shards, terminal):
-        monkeypatch.setattr(module, "console", Console(width=400))
-        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True))
-
-    def run(*words, code=0, cwd="."):
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            patch.chdir(cwd)
-            patch.setattr(sys, "argv", ["sslpipe", *map(str, words)])
-            with pytest.raises(SystemExit) as exit_:
-                commands.main()
-        out, err = capfd.readouterr()
-        assert exit_.value.code == code, err
-        return out, err
-
-    return run
 
 
 def test_help_has_an_example_for_every_command(run):

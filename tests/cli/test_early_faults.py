@@ -17,7 +17,7 @@ from sslpipe.shards.side_files import written_whole
 from sslpipe.train.log import hold_folder
 
 from ..conftest import RECIPE
-from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
+from .test_commands import TRAINABLE
 
 CAPTIONED = RECIPE.replace(
     "masks:",
@@ -66,7 +66,7 @@ def test_faults_of_the_program_stay_traces_and_short_memory_does_not():
         assert one_line(error).endswith("; make batches, views or the model smaller")
 
 
-def test_a_run_s_folder_is_checked_before_the_model_is_made(run, packed, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_s_folder_is_checked_before_the_model_is_made(run, packed, tmp_path, monkeypatch):
     (tmp_path / "train.yaml").write_text(TRAINABLE)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "last.pt").write_bytes(b"")

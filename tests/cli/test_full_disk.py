@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from ..conftest import RECIPE, write_images
-from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
+from .test_commands import TRAINABLE
 
 
 @contextmanager
@@ -36,7 +36,7 @@ CASES = {  # words -> bytes that fit, files that there may be afterwards
 
 
 @pytest.mark.parametrize("words", CASES, ids=lambda words: " ".join(words)[:30])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(run, packed, tmp_path, words):  # noqa: F811
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(run, packed, tmp_path, words):
     size, whole = CASES[words]
     write_images(tmp_path / "photos", 6)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
@@ -56,7 +56,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(run, packed, tm
     assert {name for name in left if "events.out" not in name} <= whole, err
 
 
-def test_ids_of_tokens_say_what_to_do_and_the_same_command_goes_on(run, tmp_path):  # noqa: F811
+def test_ids_of_tokens_say_what_to_do_and_the_same_command_goes_on(run, tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "long.txt").write_text("ids of bytes " * 3_000)  # 78 kB of ids
     shards = tmp_path / "texts"

@@ -9,7 +9,6 @@ from PIL import Image
 from sslpipe.shards import read_manifest
 
 from ..version_1 import downgrade
-from .test_commands import run  # noqa: F401  a fixture
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def tars(sample, tmp_path):
     return folder
 
 
-def test_from_bare_tars_to_a_set_that_verifies(run, tars, sample):  # noqa: F811
+def test_from_bare_tars_to_a_set_that_verifies(run, tars, sample):
     out, err = run("index", tars, "--export", "dali,wids,energon")
     assert "72 samples in 4 tars" in out
     assert "MB/s" in err
@@ -35,7 +34,7 @@ def test_from_bare_tars_to_a_set_that_verifies(run, tars, sample):  # noqa: F811
     assert "4 were indexed already" in run("index", tars)[1]
 
 
-def test_a_set_of_version_1_is_refused_and_upgraded(run, sample, tmp_path):  # noqa: F811
+def test_a_set_of_version_1_is_refused_and_upgraded(run, sample, tmp_path):
     old = shutil.copytree(sample, tmp_path / "old")
     downgrade(old)
     for command in ("verify", "inspect"):
@@ -47,7 +46,7 @@ def test_a_set_of_version_1_is_refused_and_upgraded(run, sample, tmp_path):  # n
     assert "all good" in run("verify", old)[0]
 
 
-def test_problems_are_listed_and_the_exit_code_says_so(run, tars):  # noqa: F811
+def test_problems_are_listed_and_the_exit_code_says_so(run, tars):
     (path,) = tars.glob("*3.tar")
     path.write_bytes(path.read_bytes()[:5000])
     out, err = run("index", tars / "photos-{000000..000003}.tar", "--decode", code=1)
@@ -66,11 +65,11 @@ def test_problems_are_listed_and_the_exit_code_says_so(run, tars):  # noqa: F811
         (("inspect", "nowhere"), "no manifest"),
     ],
 )
-def test_wrong_input(run, words, message, tmp_path):  # noqa: F811
+def test_wrong_input(run, words, message, tmp_path):
     assert message in run(*words, code=2, cwd=tmp_path)[1]
 
 
-def test_what_a_set_holds(run, sample):  # noqa: F811
+def test_what_a_set_holds(run, sample):
     out, _ = run("inspect", sample)
     for word in ("72", "128 to 255", "jpg", *read_manifest(sample).classes):
         assert word in out
@@ -79,7 +78,7 @@ def test_what_a_set_holds(run, sample):  # noqa: F811
     assert sum(found["sizes"].values()) == sum(found["labels"].values()) == 72
 
 
-def test_one_sample_by_key_or_row(run, sample, tmp_path):  # noqa: F811
+def test_one_sample_by_key_or_row(run, sample, tmp_path):
     keys = run("inspect", sample, "--keys")[0].split()
     assert len(keys) == 72
     out, _ = run("inspect", sample, keys[30], "--out", tmp_path / "photo.jpg", "--json")
@@ -95,7 +94,7 @@ def test_one_sample_by_key_or_row(run, sample, tmp_path):  # noqa: F811
     assert "name it by its key or --row" in run("inspect", sample, "--out", "x.jpg", code=2)[1]
 
 
-def test_a_sheet_of_samples(run, sample, tmp_path):  # noqa: F811
+def test_a_sheet_of_samples(run, sample, tmp_path):
     out, _ = run("inspect", sample, "--sheet", tmp_path / "s.png", "--count", 10)
     assert "10 of 72 samples" in out
     with Image.open(tmp_path / "s.png") as sheet:

@@ -11,7 +11,7 @@ from sslpipe.shards import PackSettings, open_manifest, pack, read_index
 from sslpipe.shards.make.journal import Journal
 
 from ..conftest import RECIPE, write_images
-from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
+from .test_commands import TRAINABLE
 
 AWAY = "http://127.0.0.1:9"  # discard: nobody listens
 SHOW = ("show", "{recipe}", "--shards", "{set}", "--out", "o.png")
@@ -198,7 +198,7 @@ LINES = {  # what is typed -> what the answer holds
 
 
 @pytest.fixture
-def typed(run, packed, tmp_path):  # noqa: F811
+def typed(run, packed, tmp_path):
     """Run words in a folder with all kinds of wrong things; give what it says on stderr."""
     write_images(tmp_path / "photos", 3)
     for name in ("empty", "file", "x.tar", "x.tar.gz", "broken.zip"):
@@ -263,14 +263,14 @@ def test_a_full_disk_is_one_line(typed, monkeypatch):
     assert "No space left on device; make room" in typed(PACK)
 
 
-def test_another_recipe_on_resume_is_told_by_the_settings_that_differ(run, typed, packed, tmp_path):  # noqa: F811
+def test_another_recipe_on_resume_is_told_by_the_settings_that_differ(run, typed, packed, tmp_path):
     words = ("train", "train.yaml", "--shards", packed, "--out", "run", "--device", "cpu")
     run(*words, "--max-steps", 1, cwd=tmp_path)
     err = typed((*map(str, words), "--resume", "--set", "stream.batch_size=4"))
     assert "(stream.batch_size: 8 there, 4 now); resume with the recipe of the run" in err
 
 
-def test_ctrl_c_while_packing_says_that_the_same_command_goes_on(run, tmp_path, monkeypatch):  # noqa: F811
+def test_ctrl_c_while_packing_says_that_the_same_command_goes_on(run, tmp_path, monkeypatch):
     write_images(tmp_path / "photos", 6)
     words = ("pack", "photos", "out", "--workers", 1, "--shard-samples", 2)
 
@@ -285,14 +285,14 @@ def test_ctrl_c_while_packing_says_that_the_same_command_goes_on(run, tmp_path, 
     assert open_manifest(tmp_path / "out").samples == 6
 
 
-def test_what_was_skipped_is_said_to_be_listed(run, tmp_path):  # noqa: F811
+def test_what_was_skipped_is_said_to_be_listed(run, tmp_path):
     write_images(tmp_path / "photos", 3)
     (tmp_path / "photos/notes.doc").touch()
     _, err = run("pack", "photos", "out", "--workers", 1, cwd=tmp_path)
     assert "1 skipped: all listed, with the reason, in out/report.jsonl" in err
 
 
-def test_faults_of_excluded_samples_are_told_as_such(run, tmp_path):  # noqa: F811
+def test_faults_of_excluded_samples_are_told_as_such(run, tmp_path):
     write_images(tmp_path / "photos", 6)
     pack(tmp_path / "photos", tmp_path / "set", PackSettings(codec=ImageCodec()))
     (tar,) = (tmp_path / "set").glob("*.tar")
@@ -308,7 +308,7 @@ def test_faults_of_excluded_samples_are_told_as_such(run, tmp_path):  # noqa: F8
     run("verify", tmp_path / "set", code=1)
 
 
-def test_a_field_of_140_kb_is_a_caption(run, tmp_path):  # noqa: F811
+def test_a_field_of_140_kb_is_a_caption(run, tmp_path):
     write_images(tmp_path / "photos", 3)
     (tmp_path / "t.csv").write_text(f"path,caption\nphotos/class0/000.jpg,{'x' * 140_000}\n")
     run("pack", "t.csv", "out", "--workers", 1, cwd=tmp_path)

@@ -8,8 +8,9 @@ import torchvision
 from timm.models import save_for_hf
 
 from sslpipe.encoders import BlockEncoder
+from sslpipe.encoders.central_view import CentralView
 from sslpipe.encoders.image import build_encoder
-from sslpipe.encoders.pretrained import Preprocessing, is_library_name, pretrained
+from sslpipe.encoders.pretrained import is_library_name, pretrained
 from sslpipe.errors import SslpipeError
 from sslpipe.recipe.names import Entry
 from tests.view_specs import square
@@ -39,7 +40,7 @@ def test_an_exported_folder_gives_the_features_and_pictures_of_its_model(tmp_pat
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     assert encoder.eval()(images).equal(features)
     assert encoder.dim == 24
-    assert expected == Preprocessing(32, 64, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), "bilinear")
+    assert expected == CentralView((32, 32), 64, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), "bilinear")
 
 
 def test_without_weights_the_architecture_is_the_same_and_the_start_the_generators(tmp_path):
@@ -105,7 +106,7 @@ def test_a_vit_without_class_token_shows_none(tmp_path, images):
 def test_convolutional_models_show_no_blocks():
     encoder, expected = pretrained("timm:convnext_atto", weights=False)
     assert not isinstance(encoder, BlockEncoder)
-    assert expected == Preprocessing(224, 256, *IMAGENET, "bicubic")
+    assert expected == CentralView((224, 224), 256, *IMAGENET, "bicubic")
 
 
 def test_squeezed_pictures(tmp_path):
@@ -126,7 +127,7 @@ def test_torchvisions_weights_come_from_its_cache(tmp_path, monkeypatch, images)
         encoder, expected = pretrained(name)
         assert encoder.eval()(images).equal(model.avgpool(encoder.maps(images)).flatten(1))
         assert encoder.model.conv1.weight.equal(model.conv1.weight)
-        assert expected == Preprocessing(224, 256, *IMAGENET, "bilinear")
+        assert expected == CentralView((224, 224), 256, *IMAGENET, "bilinear")
 
 
 def test_without_network_one_line_names_the_file(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from sslpipe.cli.commands import main
-from sslpipe.evaluate import feature_cache
+from sslpipe.evaluate import feature_parts
 
-feature_cache.PART = 8
+feature_parts.PART = 8
 
 if __name__ == "__main__":
     for words in json.loads(Path(sys.argv[1]).read_text()):

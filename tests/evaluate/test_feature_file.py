@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,7 @@ from sslpipe.evaluate.subjects import Subject
 from sslpipe.pipeline import Pipeline
 from sslpipe.train.checkpoint import weights_digest
 from tests.conftest import ROOT
+from tests.servers import free_port
 
 SETTINGS = ExtractSettings(batch_size=8, pixels=True, device="cpu")
 
@@ -143,12 +143,6 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, packed, recipe,
     )
     assert heard == [(8, 29), (16, 29), (24, 29), (29, 29)]  # 45 less the 16 that were there
     assert path.read_bytes() == whole.read_bytes()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_ranks_of_a_process_group_give_the_same_bytes(tmp_path, packed, recipe, small_parts):

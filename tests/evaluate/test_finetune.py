@@ -37,20 +37,11 @@ from sslpipe.train.run import lr_scale
 from sslpipe.train.world import keyed
 
 from ..view_specs import square
-from .toy_sets import Means, pack_colours, small_vit, subject
+from .killed import whole_and_resumed
+from .toy_sets import Means, small_vit, subject
 
 CPU = torch.device("cpu")
 QUICK_VIT = replace(MAE_BASE, train=transformer(lr=0.1, layer_decay=0.8, epochs=8, warmup=1))
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """Ninety images to learn from and thirty to test on."""
-    folder = tmp_path_factory.mktemp("colours")
-    return (
-        pack_colours(folder / "a", folder / "train", 90),
-        pack_colours(folder / "b", folder / "test", 30, seed=1),
-    )
 
 
 def course(settings, samples=1_281_167, **changed):
@@ -210,21 +201,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(colours, tmp_path, monkeypatch
             subject(small_vit()), *colours, QUICK_VIT,
             device="cpu", epochs=2, batch_size=40, state=state,
         )  # fmt: skip
-        return torch.load(state, weights_only=True)
 
-    whole = run(tmp_path / "whole")
-    saved = fitting.save
-
-    def killed(run, step, path):
-        saved(run, step, path)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "killed")
-    assert torch.load(tmp_path / "killed", weights_only=True)["step"] == 2
-    resumed = run(tmp_path / "killed")
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=2)
     assert resumed["step"] == whole["step"] == 4
     assert all(torch.equal(whole["module"][k], v) for k, v in resumed["module"].items())
 

@@ -35,19 +35,10 @@ from sslpipe.recipe.schema import ViewSection
 from sslpipe.shards import PackSettings, pack
 from sslpipe.train.run import lr_scale, plan_of
 
+from .killed import whole_and_resumed
 from .toy_sets import Means, pack_colours, small_vit, subject
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """Ninety images to learn from and thirty to test on."""
-    folder = tmp_path_factory.mktemp("colours")
-    return (
-        pack_colours(folder / "a", folder / "train", 90),
-        pack_colours(folder / "b", folder / "test", 30, seed=1),
-    )
 
 
 OFFICIAL = [  # batch, lr of it, epochs, warm-up, schedule, milestones, optimizer
@@ -209,21 +200,8 @@ def test_a_killed_run_goes_on_to_the_same_head(colours, tmp_path, monkeypatch):
         linear_probe(
             subject(small_vit()), *colours, MAE, device="cpu", epochs=3, batch_size=25, state=state
         )
-        return torch.load(state, weights_only=True)
 
-    whole = run(tmp_path / "whole")
-    saved = fitting.save
-
-    def killed(run, step, path):
-        saved(run, step, path)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "killed")
-    assert torch.load(tmp_path / "killed", weights_only=True)["step"] == 3
-    resumed = run(tmp_path / "killed")
+    whole, resumed = whole_and_resumed(run, tmp_path, monkeypatch, epoch=3)
     assert resumed["step"] == whole["step"] == 9
     assert all(torch.equal(whole["module"][k], v) for k, v in resumed["module"].items())
     assert whole["module"]["0.num_batches_tracked"] == 9

@@ -12,15 +12,15 @@ from scipy.stats import entropy
 
 from sslpipe.errors import RecipeError, SslpipeError, StateError
 from sslpipe.evaluate import EvalSettings, evaluate, open_subject
-from sslpipe.evaluate.encoding import TokenCounts
-from sslpipe.evaluate.perplexity import (
+from sslpipe.evaluate.document_nats import (
     DocumentSizes,
     bits_per_byte,
     by_document,
-    perplexity,
     row_nats,
     unigram_entropy,
 )
+from sslpipe.evaluate.encoding import TokenCounts
+from sslpipe.evaluate.perplexity import perplexity
 from sslpipe.evaluate.protocols import chosen_protocols
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens

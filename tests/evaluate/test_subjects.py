@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from sslpipe.encoders.pretrained import Preprocessing
+from sslpipe.encoders.central_view import CentralView
 from sslpipe.errors import SslpipeError, StateError
 from sslpipe.evaluate import extract
 from sslpipe.evaluate.features import central, central_batches
@@ -112,7 +112,7 @@ def test_an_exported_folder_is_shown_its_own_pictures(tmp_path, packed):
 
 
 def test_squeezed_pictures_are_not_cropped():
-    expected = Preprocessing(32, None, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    expected = CentralView((32, 32), None, (0.5,) * 3, (0.5,) * 3, "bicubic")
     crop = central(recipe_of("x", expected)).views["global"].ops[0]
     assert (crop.name, crop.settings["size"]) == ("Resize", [32, 32])
 

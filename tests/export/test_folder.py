@@ -10,10 +10,11 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sslpipe.encoders.central_view import CentralView
 from sslpipe.errors import ExtraError, SslpipeError, StateError
 from sslpipe.export import ExportSettings, export_checkpoint, folder, formats
 from sslpipe.export.model_card import CardRow, read_measures
-from sslpipe.export.preprocessing import CentralView, central_view
+from sslpipe.export.preprocessing import central_view
 from sslpipe.export.writers import as_timm_says
 from sslpipe.recipe import load_recipe, parse_recipe
 

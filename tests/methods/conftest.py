@@ -26,6 +26,15 @@ class TinyEncoder(nn.Module):
         return self.linear(torch.cat(moments, dim=1))
 
 
+class Normed(nn.Sequential):
+    """A linear layer of images of 8 px, and a batch norm."""
+
+    dim = 6
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6))
+
+
 def exact_count(mask_MBN: Tensor) -> int | None:
     counts = mask_MBN.sum(-1).unique().tolist()
     return counts[0] if len(counts) == 1 else None
@@ -78,6 +87,14 @@ def rand() -> Callable[..., Tensor]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, **options)
 
     return draw
+
+
+@pytest.fixture
+def views(
+    make_batch: Callable[..., tuple[Batch, BatchSpec]], rand: Callable[..., Tensor]
+) -> tuple[Batch, BatchSpec]:
+    """Two global views of four images of 8 px."""
+    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
 
 
 @pytest.fixture

@@ -8,11 +8,6 @@ from sslpipe.methods.barlow_twins import barlow_twins_loss
 SMALL = {"projector": (12, 12, 5)}
 
 
-@pytest.fixture
-def views(make_batch, rand):
-    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
-
-
 def slow_loss(z1, z2, redundancy):
     """Zbontar et al. 2021, eq. 1 and 2, with loops; standardised as by BatchNorm1d."""
     count, dim = z1.shape

@@ -7,19 +7,9 @@ from torch import nn
 from sslpipe.methods import byol
 from sslpipe.methods.parts import teachers
 
+from .conftest import Normed
+
 SMALL = {"projector": (12, 5), "predictor_hidden": 9}
-
-
-class Normed(nn.Sequential):
-    dim = 6
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6))
-
-
-@pytest.fixture
-def views(make_batch, rand):
-    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
 
 
 def test_loss_is_equation_2(rand):

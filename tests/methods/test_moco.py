@@ -10,19 +10,9 @@ from sslpipe.batch import BatchSpec, ViewSpec
 from sslpipe.errors import ContractError
 from sslpipe.methods import moco
 
+from .conftest import Normed
+
 SMALL = {"projector": (10, 5), "queue": 8, "bn_groups": 2}
-
-
-class Normed(nn.Sequential):
-    dim = 6
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6))
-
-
-@pytest.fixture
-def views(make_batch, rand):
-    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
 
 
 def slow_info_nce(q, k, queue, temperature):

@@ -15,11 +15,6 @@ from tests.view_specs import square
 SMALL = {"projector": (12, 12, 5), "predictor_hidden": 9, "freeze_patches": False}
 
 
-@pytest.fixture
-def views(make_batch, rand):
-    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
-
-
 def slow_loss(q, k, temperature):
     """Chen et al. 2021, algorithm 1, `ctr`, with loops."""
     losses = []

@@ -25,11 +25,6 @@ def slow_nnclr_loss(neighbours, predictions, temperature):
     return total / len(n)
 
 
-@pytest.fixture
-def views(make_batch, rand):
-    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
-
-
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_loss_is_equation_3(rand, temperature):
     n, p = rand(5, 4), rand(5, 4)

@@ -7,11 +7,6 @@ from sslpipe.methods.vicreg import vicreg_loss, vicreg_terms
 SMALL = {"projector": (12, 12, 5)}
 
 
-@pytest.fixture
-def views(make_batch, rand):
-    return make_batch({"global": rand(2, 4, 3, 8, 8).float()})
-
-
 def slow_terms(x, y):
     """Bardes et al. 2021, eq. 1 to 5 with the scales of main_vicreg.py, with loops."""
     count, dim = x.shape

@@ -13,7 +13,6 @@ from sslpipe.errors import RecipeError, SampleError
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import read_manifest
 
-from ..cli.test_commands import run  # noqa: F401  a fixture
 from .toy import NAME
 
 RECIPE = f"""\
@@ -55,7 +54,7 @@ def recipe(tmp_path):
     return path
 
 
-def test_from_files_to_an_evaluated_encoder(series, recipe, run, tmp_path):  # noqa: F811
+def test_from_files_to_an_evaluated_encoder(series, recipe, run, tmp_path):
     shards, out = tmp_path / "shards", tmp_path / "run"
     run("pack", series, shards, "--modality", NAME, "--workers", 1, "--shard-samples", 10)
     assert read_manifest(shards).modality == NAME
@@ -71,7 +70,7 @@ def test_from_files_to_an_evaluated_encoder(series, recipe, run, tmp_path):  # n
     assert rows["trained"]["knn20 top-1"]["value"] > 0.9  # of slow and fast
 
 
-def test_the_stream_is_elastic_and_replayable(series, run, tmp_path):  # noqa: F811
+def test_the_stream_is_elastic_and_replayable(series, run, tmp_path):
     run("pack", series, tmp_path / "shards", "--modality", NAME, "--workers", 1)
     recipe = parse_recipe(RECIPE)
     seen = {}
@@ -90,7 +89,7 @@ def test_the_stream_is_elastic_and_replayable(series, run, tmp_path):  # noqa: F
     assert len(seen) == SERIES
 
 
-def test_tars_of_others_and_their_damage(series, run, tmp_path):  # noqa: F811
+def test_tars_of_others_and_their_damage(series, run, tmp_path):
     (tmp_path / "tars").mkdir()
     with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
         for path in sorted(series.rglob("*.npy")):
@@ -138,7 +137,7 @@ def pairs(series, tmp_path):
     return tmp_path / "pairs"
 
 
-def test_two_modalities_are_two_groups_of_a_sample(series, pairs, run):  # noqa: F811
+def test_two_modalities_are_two_groups_of_a_sample(series, pairs, run):
     run("index", pairs)
     with sslpipe.load(parse_recipe(TWO), shards=pairs, device="cpu") as pipe:
         batch = next(iter(pipe))
@@ -155,7 +154,7 @@ def test_two_modalities_are_two_groups_of_a_sample(series, pairs, run):  # noqa:
         assert torch.equal(batch.views["series"][0, b], window)
 
 
-def test_a_sample_without_the_other_member_is_bad(series, pairs, run):  # noqa: F811
+def test_a_sample_without_the_other_member_is_bad(series, pairs, run):
     with tarfile.open(pairs / "a.tar", "a") as tar:
         tar.add(pairs.parent / "picture.png", arcname="alone.png")
     run("index", pairs)

@@ -21,7 +21,6 @@ from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import find_recipe, load_recipe, parse_recipe
 from sslpipe.shards import PackSettings, open_manifest, pack
 from sslpipe.stream.tasks import KEY_BYTES
-from tests.cli.test_commands import run  # noqa: F401  a fixture
 from tests.golden.streams import STREAMS, shards_of
 from tests.modalities.test_toy import TWO
 from tests.modalities.toy import SeriesCodec
@@ -419,7 +418,7 @@ def test_a_share_whose_arrays_are_of_two_kinds(series, workers):
 
 
 @pytest.fixture
-def pairs(tmp_path, run):  # noqa: F811
+def pairs(tmp_path, run):
     """A tar of 12 pictures, each with a series beside it but the last, and its index."""
     (tmp_path / "pairs").mkdir()
     with tarfile.open(tmp_path / "pairs" / "a.tar", "w") as tar:

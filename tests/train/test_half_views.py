@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.bench import stepper, trained
+from sslpipe.bench import ready_run, stepper
 from sslpipe.evaluate.features import extract
 from sslpipe.methods import METHODS
 from sslpipe.recipe import parse_recipe
@@ -59,7 +59,7 @@ def test_a_step_takes_them_at_any_precision(packed, precision, monkeypatch):
         lambda self, batch: (seen.append(batch.views["global"].dtype), forward(self, batch))[1],
     )
     with load(packed, HALF, f"train.precision={precision}", text=RECIPE + TRAINED) as pipe:
-        stepper(trained(pipe))(next(iter(pipe)))
+        stepper(ready_run(pipe))(next(iter(pipe)))
     assert seen == [torch.float32 if precision == "fp32" else torch.bfloat16]
 
 

@@ -6,7 +6,6 @@ Whole or sharded, compiled or not, killed or not; and a run begun on some ranks 
 import fcntl
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from sslpipe.train import load_encoder
 from sslpipe.train.checkpoint import read_checkpoint, read_stored
+from tests.servers import free_port
 
 from . import ranks
 
@@ -85,12 +85,6 @@ VARIANTS = {
     "mae compiled and sharded": (mae("compile: true\n  parallel: fsdp"), "mae"),
 }  # fmt: skip
 SHARDED, WHOLE = VARIANTS["dino sharded"][0], ALIKE["dino"]
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def torchrun(folder, count, shards, runs):

@@ -19,6 +19,8 @@ from sslpipe.train import Every, compiling, train
 from sslpipe.train.run import check_training, initial_method
 from sslpipe.train.world import keyed
 
+from .conftest import TINY_MAE
+
 TEXT = ViewSpec("rows", 1, "L", (12,), dtype="int64", vocabulary=20)
 IMAGE = ViewSpec("global", 1, "CHW", (3, 16, 16))
 SIZES = {"dim": 16, "depth": 3, "heads": 2}
@@ -78,23 +80,11 @@ def test_a_copy_computes_itself():
     assert twin.eval()(torch.randn(2, 3, 16, 16)).abs().max() > 0.1
 
 
-RECIPE = """
-stream: {batch_size: 8, seed: 5}
-views:
-  global: {count: 2, ops: [RandomResizedCrop: {size: [16, 16]}, Normalize]}
-masks: {random: {view: global, patch_size: 4, sampler: random}}
-method: {mae: {decoder_dim: 16, decoder_depth: 1, decoder_heads: 2}}
-train:
-  backbone: {vit_tiny: {patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2}}
-  optimizer: {adamw: {lr: 1e-3}}
-  epochs: 3
-run: {workers: 0, prefetch: 0, threads: 1}
-"""
 DINO = "method={dino: {prototypes: 12, hidden: 16, bottleneck: 8, momentum: 0.9}}"
 
 
 def recipe_of(*overrides):
-    return parse_recipe(RECIPE, path="a.yaml", overrides=overrides)
+    return parse_recipe(TINY_MAE, path="a.yaml", overrides=overrides)
 
 
 @pytest.fixture

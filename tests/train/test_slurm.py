@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,25 +11,11 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.servers import free_port
+
+from .conftest import TINY_MAE
 
 PAGE = (ROOT / "pipelines" / "TRAINERS.md").read_text()
-RECIPE = """
-stream: {batch_size: 8, seed: 5}
-views: {global: {count: 1, ops: [RandomResizedCrop: {size: [16, 16]}, Normalize]}}
-masks: {random: {view: global, patch_size: 4, sampler: random}}
-method: {mae: {decoder_dim: 16, decoder_depth: 1, decoder_heads: 2}}
-train:
-  backbone: {vit_tiny: {patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2}}
-  optimizer: {adamw: {lr: 1e-3}}
-  epochs: 10000
-run: {workers: 0, prefetch: 0, threads: 1}
-"""
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def start(count, *words):
@@ -72,8 +57,9 @@ def interrupt(tasks, out, since, number):
 @pytest.mark.slow
 def test_a_signal_saves_on_all_ranks_and_one_goes_on(tmp_path, packed):
     recipe, out = tmp_path / "a.yaml", tmp_path / "run"
-    recipe.write_text(RECIPE)
+    recipe.write_text(TINY_MAE)
     words = ["train", recipe, "--shards", packed, "--out", out, "--device", "cpu"]
+    words += ["--set", "train.epochs=10000"]
     codes, said = interrupt(start(2, *words), out, 0, signal.SIGTERM)
     assert codes == [143, 143], said
     stopped = rows(out)[-1]["step"]

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from sslpipe.errors import RecipeError
 from sslpipe.process import Ranks, launcher_ranks, node_ranks
 from sslpipe.train import Every, start_world, train
 from sslpipe.train.world import check_meeting, rank_device
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -32,12 +32,6 @@ def test_one_process_needs_no_group(monkeypatch):
     with start_world("cpu") as world:
         assert world == Ranks()
         assert not torch.distributed.is_initialized()
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def torchrun(out, *options):

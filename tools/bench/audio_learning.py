@@ -15,7 +15,6 @@ A run that was killed goes on, a method with a result is skipped: delete OUT/MET
 import argparse
 import io
 import json
-import resource
 import subprocess
 import sys
 import tarfile
@@ -24,9 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from learning import Numbers, accuracies, epochs_of, history, prefixed, pretrain, remembered, shown
+from learning import Numbers, accuracies, cost_of_training, prefixed, remembered, shown
 from provenance import row
-from short_recipes import planned
 
 from sslpipe.evaluate import Features, linear
 from sslpipe.evaluate.subjects import first_encoder
@@ -97,27 +95,14 @@ def measured(name: str, chosen: argparse.Namespace) -> Numbers:
     """Pretrain and judge one method."""
     folder = chosen.out / name
     recipe = load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets)
-    recipe = planned(recipe, folder / "recipe.json", fitting=lambda r: epochs_of(r, chosen))
-    before = cpu_seconds()
-    alarms = pretrain(recipe, folder / "run", chosen)
-    spent = cpu_seconds() - before
+    cost = cost_of_training(recipe, folder, chosen)
     encoder, recipe = load_encoder(folder / "run" / "last.pt")
     untrained = accuracies(first_encoder(recipe), recipe, chosen)
     return {
-        "sets": chosen.sets,
-        "epochs": recipe.train.epochs,
-        "cpu_minutes": spent / 60,  # of the last process alone, if the run was resumed
-        **history(folder / "run" / "metrics.jsonl", recipe),
-        "alarms": alarms,
+        **cost,
         **accuracies(encoder, recipe, chosen),
         **prefixed("untrained_", untrained),
     }
-
-
-def cpu_seconds() -> float:
-    """Of this process and of the workers that have ended."""
-    used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def baselines(out: Path) -> Numbers:

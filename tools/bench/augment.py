@@ -38,6 +38,7 @@ from provenance import ROOT, row, write_corpus
 from rich.console import Console
 from rich.table import Table
 
+from sslpipe.device.handoff import settle
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.rng import Place
 from sslpipe.shards import PackSettings, pack
@@ -128,11 +129,6 @@ def timed(work: Work, units: int, memory: float, device: torch.device) -> Cost:
     host = time.perf_counter() - wall
     settle(device)
     return Cost(units, time.perf_counter() - wall, time.process_time() - cpu, host, memory)
-
-
-def settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def copy_speed(device: torch.device) -> float:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sslpipe.device.handoff import settle
 from sslpipe.modalities.image.draws import Policy
 from sslpipe.modalities.image.executors import compiled, kornia, run_prepared
 
@@ -105,8 +106,3 @@ def once(work: Callable[[], object], device: torch.device) -> tuple[float, float
     host = time.perf_counter() - start
     settle(device)
     return time.perf_counter() - start, host
-
-
-def settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

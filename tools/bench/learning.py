@@ -21,6 +21,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -105,19 +106,36 @@ def measured(name: str, chosen: argparse.Namespace) -> Numbers:
     recipe = load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets)
     if chosen.small:
         recipe = small(recipe)
-    recipe = planned(recipe, folder / "recipe.json", fitting=lambda r: epochs_of(r, chosen))
-    alarms = pretrain(recipe, folder / "run", chosen)
+    cost = cost_of_training(recipe, folder, chosen)
     backbone = recipe.train.backbone
     return {
         "recipe": name + SUFFIX,
         "backbone": [backbone.name, dict(backbone.settings)],
-        "sets": chosen.sets,
-        "epochs": recipe.train.epochs,
         "device": chosen.device,
-        **history(folder / "run" / "metrics.jsonl", recipe),
-        "alarms": alarms,
+        **cost,
         **judged(folder / "run" / "last.pt", chosen),
     }
+
+
+def cost_of_training(recipe: Recipe, folder: Path, chosen: argparse.Namespace) -> Numbers:
+    """Train in FOLDER/run, for as many epochs as fit; what it took, and how the loss went."""
+    recipe = planned(recipe, folder / "recipe.json", fitting=lambda r: epochs_of(r, chosen))
+    before = cpu_seconds()
+    alarms = pretrain(recipe, folder / "run", chosen)
+    spent = cpu_seconds() - before
+    return {
+        "sets": chosen.sets,
+        "epochs": recipe.train.epochs,
+        "cpu_minutes": spent / 60,  # of the last process alone, if the run was resumed
+        **history(folder / "run" / "metrics.jsonl", recipe),
+        "alarms": alarms,
+    }
+
+
+def cpu_seconds() -> float:
+    """Of this process and of the workers that have ended."""
+    used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def opened(recipe: Recipe, chosen: argparse.Namespace) -> sslpipe.Pipeline:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 import sslpipe
 from sslpipe.batch import Batch
+from sslpipe.device.handoff import settle
 from sslpipe.encoders import build_encoder
 from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train import initial_method
@@ -112,11 +113,6 @@ def timed(work: Work, device: torch.device) -> float:
     work()
     settle(device)
     return time.perf_counter() - start
-
-
-def settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

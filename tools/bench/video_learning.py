@@ -25,10 +25,8 @@ from pathlib import Path
 
 import moving_shapes
 import torch
-from audio_learning import cpu_seconds
-from learning import FUSED, Numbers, epochs_of, features, history, pretrain, remembered, shown
+from learning import FUSED, Numbers, cost_of_training, features, remembered, shown
 from provenance import row
-from short_recipes import planned
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -92,19 +90,8 @@ def measured(name: str, chosen: argparse.Namespace) -> Numbers:
     """Pretrain and judge one method."""
     folder = chosen.out / name
     recipe = load_recipe(find_recipe(name + SUFFIX), overrides=chosen.sets)
-    recipe = planned(recipe, folder / "recipe.json", fitting=lambda r: epochs_of(r, chosen))
-    before = cpu_seconds()
-    alarms = pretrain(recipe, folder / "run", chosen)
-    spent = cpu_seconds() - before
-    encoder, recipe = load_encoder(folder / "run" / "last.pt")
-    return {
-        "sets": chosen.sets,
-        "epochs": recipe.train.epochs,
-        "cpu_minutes": spent / 60,  # of the last process alone, if the run was resumed
-        **history(folder / "run" / "metrics.jsonl", recipe),
-        "alarms": alarms,
-        **judged(encoder, recipe, chosen),
-    }
+    cost = cost_of_training(recipe, folder, chosen)
+    return {**cost, **judged(*load_encoder(folder / "run" / "last.pt"), chosen)}
 
 
 def judged(encoder: nn.Module, recipe: Recipe, chosen: argparse.Namespace) -> Numbers:

@@ -146,5 +146,5 @@ class MaskedTokenHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(word.num_embeddings))
 
     def forward(self, states_ND: Tensor, word_KE: Tensor) -> Tensor:
-        """Give logits (N, K)."""
+        """Give logits (N, K), N tokens and K ids; word_KE: the embedding, one row an id."""
         return F.linear(self.transform(states_ND), word_KE, self.bias)

@@ -13,13 +13,13 @@ class ScaledGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
-        """Give x."""
+        """Give x itself, as a view."""
         ctx.scale = scale  # type: ignore[attr-defined]
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        """Scale."""
+        """Multiply the gradient of x by the scale, which has none."""
         return grads[0] * ctx.scale, None  # type: ignore[attr-defined]
 
 

@@ -149,5 +149,5 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def listed(name: bytes, data: bytes) -> bytes:
-    """A RIFF list."""
+    """A RIFF list: a chunk whose data begin with the list's own name."""
     return chunk(b"LIST", name + data)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ShardError
-from ...rng import sample_id, words
+from ...rng import sample_id, words64
 from ..index import MAX_BYTES
 from ..labels_file import LabelTable
 from .frames import FPS
@@ -55,25 +55,6 @@ def list_inputs(
         groups.append(sorted(usable(found, seen, notes), key=lambda item: item.file))
     listing = assemble(groups, notes)
     return relabelled(listing, labels) if labels else listing
-
-
-def relabelled(listing: Listing, table: LabelTable) -> Listing:
-    """The listing with the labels of a table; classes that it brings are numbered with the others.
-
-    Raises:
-        ShardError: a sample of the table is not in the listing.
-    """
-    uids = np.array([source.uid for source in listing.sources], dtype=np.int64)
-    table.check_samples(uids, "the inputs")
-    classes = listing.classes
-    if not {*table.classes} <= {*classes}:
-        classes = tuple(sorted({*classes, *table.classes}))
-    numbers = {name: number for number, name in enumerate(classes)}
-    given = {row.uid: numbers[row.label] for row in table.rows}
-    kept = [*(numbers[name] for name in listing.classes), -1]  # label -1 reads the last entry
-    sources = [replace(s, label=given.get(s.uid, kept[s.label])) for s in listing.sources]
-    said = f"{listing.labels}; {len(given):,} samples by {table.where}"
-    return replace(listing, sources=tuple(sources), classes=classes, labels=said)
 
 
 def gather(
@@ -231,8 +212,27 @@ def unique_ids(keys: list[str]) -> list[int]:
     return ids
 
 
+def relabelled(listing: Listing, table: LabelTable) -> Listing:
+    """The listing with the labels of a table; classes that it brings are numbered with the others.
+
+    Raises:
+        ShardError: a sample of the table is not in the listing.
+    """
+    uids = np.array([source.uid for source in listing.sources], dtype=np.int64)
+    table.check_samples(uids, "the inputs")
+    classes = listing.classes
+    if not {*table.classes} <= {*classes}:
+        classes = tuple(sorted({*classes, *table.classes}))
+    numbers = {name: number for number, name in enumerate(classes)}
+    given = {row.uid: numbers[row.label] for row in table.rows}
+    kept = [*(numbers[name] for name in listing.classes), -1]  # label -1 reads the last entry
+    sources = [replace(s, label=given.get(s.uid, kept[s.label])) for s in listing.sources]
+    said = f"{listing.labels}; {len(given):,} samples by {table.where}"
+    return replace(listing, sources=tuple(sources), classes=classes, labels=said)
+
+
 def shuffled(sources: Sequence[InputFile], seed: int) -> list[InputFile]:
     """The sources by the keyed random words of their ids: listing order has no influence."""
     ids = np.array([source.uid for source in sources], np.int64)
-    high, low = words(2, seed=seed, epoch=0, stream="shards/pack", ids=ids).T
-    return [sources[i] for i in np.lexsort((ids, low, high))]
+    keys = words64(ids, seed=seed, stream="shards/pack")
+    return [sources[i] for i in np.lexsort((ids, keys))]

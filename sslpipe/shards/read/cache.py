@@ -53,11 +53,11 @@ class Distant:
 
 @dataclass(frozen=True, slots=True)
 class CachedTar:
-    """A tar that the cache holds, with its size and when it was last needed."""
+    """A tar that the cache holds, or a part of one on its way."""
 
     path: Path
     bytes: int
-    needed: float  # when it was last needed, as a time stamp
+    needed: float  # when it was last needed: seconds since 1970
 
     @property
     def whole(self) -> bool:

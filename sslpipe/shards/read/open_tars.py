@@ -15,7 +15,7 @@ class ShardTar(Protocol):
 
     @property
     def index(self) -> Index:
-        """The index of the tar."""
+        """Where its samples lie, and their labels and uids."""
         ...
 
     def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:

@@ -94,13 +94,18 @@ class ShardStore:
 
     @property
     def bytes(self) -> int:
-        """Of all tars."""
+        """The size of all tars together."""
         return sum(shard.bytes for shard in self.manifest.shards)
 
     @property
     def shards(self) -> int:
-        """How many there are."""
+        """How many shards there are; they are numbered from 0."""
         return len(self.manifest.shards)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of labels 0, 1, ...; empty where the manifest names none."""
+        return self.manifest.classes
 
     @property
     def distant(self) -> bool:
@@ -141,11 +146,6 @@ class ShardStore:
         index = self.manifest.index_place(self.manifest.shards[shard])
         found = str(index.absolute()) if isinstance(index, Path) else index
         return found.removesuffix(".idx")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of labels 0, 1, ...; empty where the manifest names none."""
-        return self.manifest.classes
 
     def want(self, shards: Sequence[int]) -> None:
         """Fetch these in this order, in the background; end the leases of all other distant tars.

@@ -1,11 +1,12 @@
 """Batches of rows of similar length: few lengths, the same on any ranks, at any resume, any loss;
 and what any stream of rows is: the same for any batch, ranks, prefetch and stop."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-import sslpipe
 from sslpipe.bench import measure
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
@@ -14,6 +15,9 @@ from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.layout import bucket_lengths
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
+
+from ... import streaming
+from ...streaming import steps
 
 LENGTH = 64
 RECIPE = f"""
@@ -28,6 +32,7 @@ train:
   epochs: 1
 run: {{workers: 0, prefetch: 0, threads: 1}}
 """
+load = partial(streaming.load, text=RECIPE)
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +44,6 @@ def shards(tmp_path_factory):
         (folder / f"d{n:03d}.txt").write_text("".join(rng.choice(list("abcdefgh "), size)))
     pack(folder, out, PackSettings(codec=TextCodec(), shard_samples=60))
     return out
-
-
-def load(shards, *overrides, rank=0, world_size=1):
-    recipe = parse_recipe(RECIPE, path="t.yaml", overrides=overrides)
-    return sslpipe.load(recipe, shards=shards, device="cpu", rank=rank, world_size=world_size)
-
-
-def steps(pipe, count):
-    """`count` batches, over ends of epochs."""
-    found = []
-    while len(found) < count:
-        found += list(pipe)
-    return found[:count]
 
 
 def same(one, other, slots=slice(None)):

@@ -1,20 +1,20 @@
 """Two texts in a row: what follows, what does not, and what is swapped."""
 
-import itertools
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-import sslpipe
 from sslpipe.batch import IGNORED
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.vocabulary import Bytes
-from sslpipe.recipe import parse_recipe
 from sslpipe.rng import sample_id
 from sslpipe.shards import PackSettings, pack
+
+from ... import streaming
+from ...streaming import steps
 
 LENGTH = 64
 RECIPE = f"""
@@ -51,17 +51,8 @@ def shards(documents, tmp_path_factory):
     return out
 
 
-def load(shards, task, *overrides, rank=0, world_size=1):
-    recipe = parse_recipe(RECIPE.replace("TASK", task), path="p.yaml", overrides=overrides)
-    return sslpipe.load(recipe, shards=shards, device="cpu", rank=rank, world_size=world_size)
-
-
-def steps(pipe, count):
-    """`count` batches, over ends of epochs."""
-    found = []
-    while len(found) < count:
-        found += list(itertools.islice(pipe, count - len(found)))
-    return found
+def load(shards, task, *overrides, **ranks):
+    return streaming.load(shards, *overrides, text=RECIPE.replace("TASK", task), **ranks)
 
 
 def rows_of(batch, task):
@@ -268,7 +259,7 @@ def test_a_bad_document_is_padding_and_as_a_partner_it_is_not_there(shards, docu
     ],
 )
 def test_mistakes_are_told(shards, task, override, message):
-    with pytest.raises(RecipeError, match=rf"^(p\.yaml|--set ).*{message}"):
+    with pytest.raises(RecipeError, match=rf"^(test\.yaml|--set ).*{message}"):
         load(shards, task, override)
 
 

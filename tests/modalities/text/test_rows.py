@@ -1,6 +1,7 @@
 """Rows of text: every byte of every document, the same on any ranks; pieces keep their masks."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from sslpipe.modalities.text.vocabulary import Bytes, document_of
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack, read_index
 
+from ... import streaming
+from ...streaming import steps
+
 LENGTH = 64
 RECIPE = f"""
 modality: text
@@ -23,6 +27,7 @@ views: {{tokens: {{ops: [Tokens: {{length: {LENGTH}, begin: true}}]}}}}
 targets: {{mlm: {{view: tokens, task: mlm}}}}
 run: {{workers: 0, prefetch: 0, threads: 1}}
 """
+load = partial(streaming.load, text=RECIPE)
 BYTES = Bytes()
 
 
@@ -42,19 +47,6 @@ def shards(documents, tmp_path_factory):
         (folder / f"{key}.txt").write_bytes(text.encode())
     pack(folder, out, PackSettings(codec=TextCodec(), shard_bytes=40_000))
     return out
-
-
-def load(shards, *overrides, rank=0, world_size=1):
-    recipe = parse_recipe(RECIPE, path="t.yaml", overrides=overrides)
-    return sslpipe.load(recipe, shards=shards, device="cpu", rank=rank, world_size=world_size)
-
-
-def steps(pipe, count):
-    """`count` batches, over ends of epochs."""
-    found = []
-    while len(found) < count:
-        found += list(pipe)
-    return found[:count]
 
 
 def pieces(batch):

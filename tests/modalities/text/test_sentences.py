@@ -12,8 +12,6 @@ import torch
 import sslpipe
 from sslpipe.batch import IGNORED
 from sslpipe.errors import RecipeError, ShardError
-from sslpipe.modalities.text.codec import TextCodec
-from sslpipe.modalities.text.counting import count_tokens
 from sslpipe.modalities.text.marks import SENTENCE, with_ends
 from sslpipe.modalities.text.sentence_file import (
     SentenceFile,
@@ -24,10 +22,12 @@ from sslpipe.modalities.text.sentence_file import (
 from sslpipe.modalities.text.stored_tokens import stored_faults
 from sslpipe.modalities.text.token_file import TokenFileOf, token_path
 from sslpipe.modalities.text.trained import open_vocabulary
-from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import PackSettings, pack, read_index, read_manifest
-from sslpipe.shards.make.pools import open_threads
+from sslpipe.shards import read_index, read_manifest
+
+from ... import streaming
+from ...streaming import steps
+from .counted import count, pack_with_bpe, random_words, write_bpe
 
 LENGTH = 48
 RECIPE = """
@@ -44,18 +44,14 @@ run: {{workers: 0, prefetch: 0, threads: 1}}
 def packed(tmp_path_factory):
     """Documents of sentences in a few shards, with a BPE of theirs, counted with sentences."""
     rng = np.random.default_rng(1)
-    folder, out = tmp_path_factory.mktemp("docs"), tmp_path_factory.mktemp("packed") / "set"
-    words = ["".join(rng.choice(list("aeinrst"), rng.integers(2, 6))) for _ in range(60)]
-    for number in range(70):
-        sentences = [
-            " ".join(rng.choice(words, size)).capitalize() + "."
-            for size in np.minimum(1 + rng.lognormal(2, 0.8, rng.integers(1, 9)).astype(int), 60)
-        ]
-        (folder / f"d{number:03d}.txt").write_text(" ".join(sentences))
-    pack(folder, out, PackSettings(codec=TextCodec(), shard_samples=20))
-    made = train_vocabulary(read_manifest(out), TrainSettings(kind="bpe", size=300))
-    (out / "tokenizer.json").write_bytes(made.data)
-    count(out)
+    words = random_words(rng)
+
+    def document():
+        sizes = np.minimum(1 + rng.lognormal(2, 0.8, rng.integers(1, 9)).astype(int), 60)
+        return " ".join(" ".join(rng.choice(words, size)).capitalize() + "." for size in sizes)
+
+    out = pack_with_bpe((document() for _ in range(70)), tmp_path_factory)
+    count(out, sentences=True)
     return out
 
 
@@ -65,23 +61,9 @@ def texts(packed, tmp_path):
     return Path(shutil.copytree(packed, tmp_path / "set"))
 
 
-def count(folder, file="tokenizer.json", **settings):
-    settings = {"sentences": True, **settings}
-    with open_threads(1) as pool:
-        return count_tokens(folder, str(folder / file), pool=pool, **settings)
-
-
 def load(folder, packing="sentences", *, rank=0, world_size=1, override=(), file="tokenizer.json"):
     text = RECIPE.format(vocabulary=json.dumps(str(folder / file)), packing=packing)
-    recipe = parse_recipe(text, path="t.yaml", overrides=override)
-    return sslpipe.load(recipe, shards=folder, device="cpu", rank=rank, world_size=world_size)
-
-
-def steps(pipe, number):
-    found = []
-    while len(found) < number:
-        found += list(pipe)
-    return found[:number]
+    return streaming.load(folder, *override, text=text, rank=rank, world_size=world_size)
 
 
 def pieces(batch):
@@ -180,7 +162,7 @@ def test_sentence_lengths_are_those_between_marks():
 def test_sentences_are_counted_beside_ids_and_stay(texts):
     manifest = read_manifest(texts)
     assert set(manifest.counted) == {"tokens", "sentences"}
-    count(texts, ids=True, sentences=False)
+    count(texts, ids=True)
     manifest = read_manifest(texts)
     assert set(manifest.counted) == {"tokens", "sentences", "tok"}
     for shard in manifest.shards:
@@ -196,16 +178,14 @@ def test_sentences_are_counted_beside_ids_and_stay(texts):
 
 
 def test_another_vocabulary_s_count_removes_them(texts):
-    made = train_vocabulary(read_manifest(texts), TrainSettings(kind="bpe", size=290))
-    (texts / "other.json").write_bytes(made.data)
-    count(texts, "other.json", sentences=False)
+    write_bpe(texts, "other.json", 290)
+    count(texts, "other.json")
     assert set(read_manifest(texts).counted) == {"tokens"}
     assert not list(texts.glob("*.sent"))
 
 
 def test_sentences_that_nobody_counted_are_told_with_the_command(texts, packed):
-    made = train_vocabulary(read_manifest(texts), TrainSettings(kind="bpe", size=290))
-    (texts / "other.json").write_bytes(made.data)
+    write_bpe(texts, "other.json", 290)
     with pytest.raises(RecipeError, match=r"sentences of .* --sentences`"):
         load(texts, file="other.json")
     text = RECIPE.format(vocabulary="bytes", packing="sentences")

@@ -11,11 +11,8 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe.cli import commands, shards, terminal, tokenizer
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.text import counting
-from sslpipe.modalities.text.codec import TextCodec
-from sslpipe.modalities.text.counting import count_tokens
 from sslpipe.modalities.text.stored_tokens import StoredTokenDecode, stored_faults
 from sslpipe.modalities.text.token_file import (
     CHUNK,
@@ -27,8 +24,9 @@ from sslpipe.modalities.text.token_file import (
 )
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards import PackSettings, pack, read_index, read_manifest
-from sslpipe.shards.make.pools import open_threads
+from sslpipe.shards import read_index, read_manifest
+
+from .counted import count, pack_with_bpe, random_words, write_bpe
 
 RECIPE = """
 modality: text
@@ -43,14 +41,10 @@ run: {{workers: {workers}, prefetch: 0, threads: 1}}
 def packed(tmp_path_factory):
     """Documents of up to 300 words in a few shards, with a BPE of theirs, counted with ids."""
     rng = np.random.default_rng(1)
-    folder, out = tmp_path_factory.mktemp("docs"), tmp_path_factory.mktemp("packed") / "set"
-    words = ["".join(rng.choice(list("aeinrst"), rng.integers(2, 6))) for _ in range(60)]
-    for n, size in enumerate(np.minimum(1 + rng.lognormal(2, 1.2, 70).astype(int), 300)):
-        (folder / f"d{n:03d}.txt").write_text(" ".join(rng.choice(words, size)))
-    pack(folder, out, PackSettings(codec=TextCodec(), shard_samples=20))
-    made = train_vocabulary(read_manifest(out), TrainSettings(kind="bpe", size=300))
-    (out / "tokenizer.json").write_bytes(made.data)
-    count(out)
+    words = random_words(rng)
+    sizes = np.minimum(1 + rng.lognormal(2, 1.2, 70).astype(int), 300)
+    out = pack_with_bpe((" ".join(rng.choice(words, size)) for size in sizes), tmp_path_factory)
+    count(out, ids=True)
     return out
 
 
@@ -58,11 +52,6 @@ def packed(tmp_path_factory):
 def texts(packed, tmp_path):
     """A set that may be changed."""
     return Path(shutil.copytree(packed, tmp_path / "set"))
-
-
-def count(folder, file="tokenizer.json", **settings):
-    with open_threads(1) as pool:
-        return count_tokens(folder, str(folder / file), pool=pool, **{"ids": True, **settings})
 
 
 def batches(folder, number=8, packing="best_fit", workers=0, override=()):
@@ -225,19 +214,18 @@ def test_counting_goes_on_where_it_stopped_and_forgets_ids_of_another_vocabulary
 
     monkeypatch.setattr(counting, "write_counts", failing)
     with pytest.raises(ShardError, match="No space left"):
-        count(texts)
+        count(texts, ids=True)
     assert "tok" not in read_manifest(texts).counted
     first = [*seen]
-    count(texts)
+    count(texts, ids=True)
     assert set(first[:2]).isdisjoint(seen[len(first) :])
     assert {p.name: p.read_bytes() for p in texts.glob("*.tok")} == wanted
     assert read_manifest(texts).counted.keys() == {"tokens", "tok"}
     (number,) = {len(seen)}
-    count(texts)
+    count(texts, ids=True)
     assert len(seen) == number
-    made = train_vocabulary(read_manifest(texts), TrainSettings(kind="bpe", size=270))
-    (texts / "other.json").write_bytes(made.data)
-    count(texts, "other.json", ids=False)
+    write_bpe(texts, "other.json", 270)
+    count(texts, "other.json")
     assert read_manifest(texts).counted.keys() == {"tokens"}
     assert not [*texts.glob("*.tok")]
     assert {p.name: p.read_bytes() for p in texts.glob("*.tar")} == tars
@@ -250,38 +238,22 @@ def test_an_unreadable_document_has_no_ids(texts):
     data = bytearray(tar.read_bytes())
     data[int(read_index(tar).payload(4).offset)] ^= 1
     tar.write_bytes(bytes(data))
-    assert count(texts).empty == 1
+    assert count(texts, ids=True).empty == 1
     assert isinstance(batches(texts)[0].keys, tuple)
     with pytest.raises(SampleError, match="could not be read when its tokens were counted"):
         batches(texts, 20, override=["stream.rows=null", "stream.on_bad=raise"])
 
 
-def test_the_command_says_the_size_before_and_verify_finds_damage(texts, monkeypatch, capfd):
-    from rich.console import Console
-
-    for module in (commands, shards, terminal, tokenizer):
-        monkeypatch.setattr(module, "console", Console(width=400), raising=False)
-        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True), raising=False)
-
-    def run(*words, code=0):
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            patch.setattr("sys.argv", ["sslpipe", *map(str, words)])
-            with pytest.raises(SystemExit) as exit_:
-                commands.main()
-        out, err = capfd.readouterr()
-        assert exit_.value.code == code, err
-        return out + err
-
+def test_the_command_says_the_size_before_and_verify_finds_damage(run, texts):
     size = sum(p.stat().st_size for p in texts.glob("*.tok"))
-    exact = run("tokenizer", "count", texts, "--dry-run")
+    exact, _ = run("tokenizer", "count", texts, "--dry-run")
     assert re.search(rf"4 files beside the tars of .*, {size / 1e6:.1f} MB: ", exact)
     tokens = int(re.search(r"MB: ([\d,]+) tokens of 2 bytes", exact)[1].replace(",", ""))
     document = json.loads((texts / "manifest.json").read_text())
     without_ids(texts)
     document["counted"] = {}
     (texts / "manifest.json").write_text(json.dumps(document))
-    about = run("tokenizer", "count", texts, "--dry-run")
+    about, _ = run("tokenizer", "count", texts, "--dry-run")
     guess = int(re.search(r"about ([\d,]+) tokens of 2 bytes", about)[1].replace(",", ""))
     assert guess == pytest.approx(tokens, rel=0.02)
     assert not [*texts.glob("*.tok")]
@@ -291,7 +263,7 @@ def test_the_command_says_the_size_before_and_verify_finds_damage(texts, monkeyp
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    assert "do not have their CRC-32" in run("verify", texts, code=1)
+    assert "do not have their CRC-32" in "".join(run("verify", texts, code=1))
 
 
 def test_only_sets_that_have_ids_are_read_so(texts):

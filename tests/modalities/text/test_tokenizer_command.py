@@ -6,15 +6,12 @@ import os
 import pickle
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import sslpipe
-from sslpipe.cli import commands, shards, terminal, tokenizer
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.text import counting
 from sslpipe.modalities.text.codec import TextCodec
@@ -30,33 +27,14 @@ from sslpipe.shards.scan import Rules
 from sslpipe.shards.verification import Problem
 
 from ...conftest import write_images
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
-    for module in (commands, shards, terminal, tokenizer):
-        monkeypatch.setattr(module, "console", Console(width=400), raising=False)
-        monkeypatch.setattr(module, "notes", Console(width=400, stderr=True), raising=False)
-
-    def run(*words, code=0):
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["sslpipe", *map(str, words)])
-            with pytest.raises(SystemExit) as exit_:
-                commands.main()
-        out, err = capfd.readouterr()
-        assert exit_.value.code == code, err
-        return out, err
-
-    return run
+from .counted import random_words
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     """Forty documents in four shards, from a compressed file of lines."""
     rng = np.random.default_rng(2)
-    words = ["".join(rng.choice(list("aeinrst"), rng.integers(2, 6))) for _ in range(60)]
+    words = random_words(rng)
     file, out = tmp_path_factory.mktemp("lines") / "docs.jsonl.gz", tmp_path_factory.mktemp("set")
     lines = [
         json.dumps({"text": " ".join(rng.choice(words, 5 + n)), "label": n % 3}) for n in range(40)

@@ -61,8 +61,9 @@ def sample_of(
     """The sample that a group of members makes."""
     payload = next((e for e in parts if e.rpartition(".")[2] in options.extensions), None)
     texts = [e for e in parts if e.rpartition(".")[2] in TEXTS] if payload else []
+    used = {payload, LABEL, *texts} if payload else set()
     for ext, member in parts.items():
-        if ext not in texts and ext != payload and not (payload and ext == LABEL):
+        if ext not in used:
             second = payload and ext.rpartition(".")[2] in options.extensions
             reason = "a second payload of this key" if second else "no extension of a payload"
             yield Note(member.name, reason)
@@ -129,13 +130,7 @@ def list_zip(url: str, options: Options) -> Iterator[Found | Note]:
     except (zipfile.BadZipFile, OSError) as error:
         raise ShardError(f"{url}: no zip, or a damaged one ({error}); copy it again") from error
     files: dict[str, zipfile.ZipInfo] = {}
-    for member in members:
-        name = member.filename.replace("\\", "/")  # tools of Windows write it
-        path = "/".join(p for p in name.split("/") if p not in ("", ".", ".."))
-        if member.flag_bits & 1:
-            yield Note(member.filename, "is encrypted")
-        elif not name.endswith("/") and not is_hidden(path.rpartition("/")[0]):
-            files[free_path(path, member, files)] = member
+    yield from fill_tree(members, files)
     top = outer_folder(files)
     paths = sorted((path.removeprefix(top).rpartition("/"), path) for path in files)
     for here, group in groupby(paths, key=lambda item: item[0][0]):
@@ -146,6 +141,22 @@ def list_zip(url: str, options: Options) -> Iterator[Found | Note]:
             return Origin(url, member=inside[name].filename)
 
         yield from offered(here, sizes, place, options)
+
+
+def fill_tree(
+    members: Iterable[zipfile.ZipInfo], files: dict[str, zipfile.ZipInfo]
+) -> Iterator[Note]:
+    """Fill `files` (path -> member) with what is no folder and not hidden; tell of the encrypted.
+
+    Paths are cleaned: they hold no backslash, no `..` and nothing twice.
+    """
+    for member in members:
+        name = member.filename.replace("\\", "/")  # tools of Windows write it
+        path = "/".join(p for p in name.split("/") if p not in ("", ".", ".."))
+        if member.flag_bits & 1:
+            yield Note(member.filename, "is encrypted")
+        elif not name.endswith("/") and not is_hidden(path.rpartition("/")[0]):
+            files[free_path(path, member, files)] = member
 
 
 def free_path(path: str, member: zipfile.ZipInfo, files: Mapping[str, zipfile.ZipInfo]) -> str:
