@@ -48,11 +48,6 @@ TASK = 64  # samples per task at most
 class Planner(Protocol):
     """What a part of the recipe decides before its samples are decoded."""
 
-    @property
-    def reads_payload(self) -> bool:
-        """Whether it needs the bytes of the payload; else the tar header alone is read."""
-        ...
-
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """What its decoder must know: (n, anything); extents: (n, 4) of the index, 0: unknown."""
         ...
@@ -73,6 +68,7 @@ class Planner(Protocol):
 class Flight:
     """Samples whose tasks were submitted; their arrays will lie in `memory`."""
 
+    flights: "Flights"
     wants: Wants
     kind: Kind
     records: Records
@@ -80,6 +76,19 @@ class Flight:
     rooms: I64  # (n, P, 2): where each array has its place, and its bytes
     memory: U8
     future: "Future[list[Done]]"
+
+    def land(self) -> "Landed":
+        """Wait for samples; those that were short of room are sent again.
+
+        Raises:
+            ShardError: a shard cannot be read, which says nothing of the sample.
+        """
+        landed = gathered(self)
+        short = (landed.results["status"] == SHORT).any(1)
+        if short.any():
+            places = np.flatnonzero(short)
+            landed.replace(places, self.flights.wider(self, landed, places).land())
+        return landed
 
 
 @dataclass(slots=True)
@@ -156,7 +165,7 @@ class Flights:
         slot = self._slots.take(int(ends[-1, -1]))
         table_of(slot.memory, *room.shape)[...] = np.zeros((), RESULT)
         place = slot.start, len(slot.memory)
-        flight = Flight(wants, kind, records, instructions, rooms, slot.memory, Future())
+        flight = Flight(self, wants, kind, records, instructions, rooms, slot.memory, Future())
         tasks = self._tasks(flight, place)
         return replace(flight, future=self._crew.submit(tasks, slot.memory))
 
@@ -168,8 +177,6 @@ class Flights:
         new = np.r_[True, (pairs[1:] != pairs[:-1]).any(1)]
         files = [(corpus, shard) for corpus, shard in pairs[new].tolist()]
         samples = sample_table(wants, flight.records)[order]
-        if not any(part.reads_payload for part in self._parts):
-            samples[:, [SIZE, CRC]] = 0  # of no bytes
         samples[:, FILE] = np.cumsum(new) - 1
         rooms, told = flight.rooms[order], [each[order] for each in flight.instructions]
         members = self._members(pairs, samples)
@@ -188,20 +195,7 @@ class Flights:
             found += [(at, *member) for member in others(index, row, wanted)]
         return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
 
-    def land(self, flight: Flight) -> Landed:
-        """Wait for samples; those that were short of room are sent again.
-
-        Raises:
-            ShardError: a shard cannot be read, which says nothing of the sample.
-        """
-        landed = gathered(flight)
-        short = (landed.results["status"] == SHORT).any(1)
-        if short.any():
-            places = np.flatnonzero(short)
-            landed.replace(places, self.land(self._wider(flight, landed, places)))
-        return landed
-
-    def _wider(self, flight: Flight, landed: Landed, places: I64) -> Flight:
+    def wider(self, flight: Flight, landed: Landed, places: I64) -> Flight:
         """The samples in some places once more, with the room that they asked for."""
         asked = np.maximum(landed.results["bytes"][places], flight.rooms[places, :, 1])
         self._usual = np.maximum(self._usual, asked.max(0)).tolist()

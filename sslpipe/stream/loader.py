@@ -19,12 +19,11 @@ from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
-from .flights import Flight, Flights, Landed, Planner
+from .flights import Landed
 from .packed import Packed, Wants
 from .partners import PartnerDraw, joined, put_wants
 from .source import SUBSTITUTES, Column, Fault, OnBad, Share
 from .tasks import DECODE, READ, SENT, Kind
-from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -39,28 +38,44 @@ class Blank(Protocol):
     def extent(self) -> tuple[int, ...]: ...
 
 
+class Departed(Protocol):
+    """Samples that are on their way, or here: `flights.Flight`, `stored.StoredFlight`."""
+
+    @property
+    def kind(self) -> Kind: ...
+    def land(self) -> Landed:
+        """Wait for them."""
+        ...
+
+
+class Departures(Protocol):
+    """How samples come here: through workers (flights.py), or read here (stored.py)."""
+
+    def depart(self, wants: Wants, kind: Kind) -> Departed:
+        """Begin with some samples."""
+        ...
+
+
 class Loader:
     """`load(step)` gives a share; `submit` and `finish` do it in two steps, many at a time.
 
-    blanks: of each part, for `stream.on_bad: mask`. count: of workers. partners: what is loaded
-    beside samples.
+    flights: how samples come here. blanks: of each part, for `stream.on_bad: mask`. partners: what
+    is loaded beside samples.
     """
 
     def __init__(
         self,
         source: Packed,
-        crew: Crew,
+        flights: Departures,
         slots: Slots,
-        parts: Sequence[Planner],
         *,
         blanks: Sequence[Blank],
         on_bad: OnBad,
-        count: int,
         partners: PartnerDraw,
     ) -> None:
         self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
         self._partners = partners
-        self._flights = Flights(source, crew, slots, parts, count=count)
+        self._flights = flights
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`; as `finish`."""
@@ -71,19 +86,19 @@ class Loader:
         wants = self._source.wants(step).at(np.array(places, dtype=np.int64))
         return self.finish(self._flights.depart(self._partners.beside(wants), kind))
 
-    def submit(self, step: int, kind: Kind = DECODE) -> Flight:
+    def submit(self, step: int, kind: Kind = DECODE) -> Departed:
         """Have workers begin with a share."""
         wants = self._partners.beside(self._source.wants(step))
         return self._flights.depart(wants, kind)
 
-    def finish(self, flight: Flight) -> Share:
+    def finish(self, flight: Departed) -> Share:
         """Wait for a share, and replace what is bad in it.
 
         Raises:
             SampleError: a sample is bad and the policy is `raise`.
             ShardError: data is gone, or too many samples in a row are bad.
         """
-        landed, faults = self._flights.land(flight), dict[int, list[Fault]]()
+        landed, faults = flight.land(), dict[int, list[Fault]]()
         self._note(landed, faults)
         if self._on_bad != "mask":
             self._substitute(landed, flight.kind, faults)
@@ -125,7 +140,7 @@ class Loader:
             if attempt == SUBSTITUTES:
                 break
             places, wants = self._others(landed.wants, places, attempt)
-            landed.replace(places, self._flights.land(self._flights.depart(wants, kind)))
+            landed.replace(places, self._flights.depart(wants, kind).land())
             self._note(landed, faults)
         last = faults[int(places[-1])][-1]
         raise ShardError(

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ShardError
-from .. import Raw
-from .token_file import OPENED, SUFFIX, TokenFileOf, open_tokens, token_faults, token_path
-from .tokens import IDS, TokenDecode
+from ...errors import SampleError, ShardError
+from ...stream.source import LENGTH, START
+from ...stream.stored import StoredArrays, StoredPlaces
+from .token_file import (
+    OPENED,
+    SUFFIX,
+    Ids,
+    TokenFile,
+    TokenFileOf,
+    open_tokens,
+    token_faults,
+    token_path,
+    width_of,
+)
+from .tokens import IDS, TokenDecode, miscounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,40 +32,91 @@ if TYPE_CHECKING:
     from ...device.buffers import Memory
     from ...shards.manifest import Manifest, Shard
     from ...shards.verification import Problem
-    from ...stream.reader import Sample
 
 log = logging.getLogger(__name__)
 STORED = SUFFIX.removeprefix(".")  # in `counted` of a manifest, beside the counts
+ANY, TAR = -1, itemgetter(0)
 LOOKED_AT = 16  # files at most whose header is read when a set is opened
 
 
-class StoredTokenDecode(TokenDecode):
-    """As TokenDecode, of samples whose payload was not read."""
+@dataclass(slots=True)
+class ReadPieces:
+    """What was read so far: of each piece its key, steps and those of its document; all the ids."""
 
-    def __call__(
-        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
-    ) -> Raw:
-        """The ids of the piece alone, and as extent how many the whole document has.
+    keys: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    totals: list[int] = field(default_factory=list)
+    ids: list[Ids] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def add(self, key: str, size: int, total: int) -> None:
+        """One piece more."""
+        self.keys.append(key)
+        self.sizes.append(size)
+        self.totals.append(total)
+
+
+class StoredTokens:
+    """Reads the ids that `decode` would make of documents, whose text is not read."""
+
+    def __init__(self, decode: TokenDecode) -> None:
+        vocabulary = decode.vocabulary
+        kind = np.dtype(f"<u{width_of(vocabulary.size)}")
+        self._decode = decode
+        self._begin = [np.array([vocabulary.begin], kind)] if decode.begin else []
+        self._end = [np.array([vocabulary.end], kind)] if decode.end else []
+
+    def __call__(self, places: StoredPlaces, memory: Memory) -> StoredArrays:
+        """The ids of pieces, and as extents how many the whole documents have.
+
+        Raises:
+            ShardError: a token file is missing or damaged, or of another vocabulary or tar.
+        """
+        read, fingerprint = ReadPieces(), self._decode.vocabulary.fingerprint
+        for tar, pieces in groupby(zip(places.tars, *self._wanted(places), strict=True), TAR):
+            tokens = OPENED(tar.path, TokenFileOf(fingerprint, tar.sha256))
+            for _, *piece in pieces:
+                try:
+                    self._read(tokens, read, *piece)
+                except SampleError as error:
+                    read.reasons[len(read.keys)] = str(error)
+                    read.add("", 0, 0)
+        sizes = np.array(read.sizes, dtype=np.int64)
+        flat = memory.empty((int(sizes.sum()),), IDS)
+        np.concatenate(read.ids or [flat], out=flat, casting="unsafe")
+        return StoredArrays(flat, sizes, np.array(read.totals), read.keys, read.reasons)
+
+    def _wanted(self, places: StoredPlaces) -> tuple[list[int], ...]:
+        """Of each piece its row, where it begins, its steps, and those of its document, or ANY."""
+        rows, told = places.rows.tolist(), places.told
+        if not told.shape[1]:
+            return rows, [0] * len(rows), [self._decode.length] * len(rows), [ANY] * len(rows)
+        totals = places.extents[:, self._decode.vocabulary.counted]
+        totals = totals + len(self._begin) + len(self._end)
+        return rows, told[:, START].tolist(), told[:, LENGTH].tolist(), totals.tolist()
+
+    def _read(
+        self, tokens: TokenFile, read: ReadPieces, row: int, start: int, length: int, promised: int
+    ) -> None:
+        """Read one piece.
 
         Raises:
             SampleError: its ids are damaged, or not as many as the index says.
-            ShardError: the token file is missing or damaged, or of another vocabulary or tar.
         """
-        assert sample.tar is not None  # an iterable has no files beside its tars
-        of = TokenFileOf(self.vocabulary.fingerprint, sample.tar.sha256)
-        tokens = OPENED(sample.tar.path, of)
-        count = tokens.count(sample.row)
-        total = count + self.begin + self.end
-        start, length = self.piece(sample, total, instructions)
+        begin, end = self._begin, self._end
+        count = tokens.count(row)
+        total, first = count + len(begin) + len(end), len(begin)
+        if total != promised != ANY:
+            raise miscounted(total, promised)
         stop = min(start + length, total)
-        ids, begin, end = np.empty(max(0, stop - start), IDS), self.begin, self.end
-        text = slice(begin and start == 0, len(ids) - (end and stop == total))
-        ids[text] = tokens.read(sample.row, max(0, start - begin), min(count, stop - begin))
-        ids[: text.start], ids[text.stop :] = self.vocabulary.begin, self.vocabulary.end
-        return Raw(ids, (total,))
+        key, ids = tokens.piece(row, max(0, start - first), min(count, stop - first))
+        read.ids += begin[start:]  # at 0 alone
+        read.ids.append(ids)
+        read.ids += end[total - stop :]
+        read.add(key, stop - start, total)
 
 
-def stored_decode(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokenDecode | None:
+def stored_tokens(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:
     """What reads the ids beside the tars, if all sets have them; None: documents are encoded.
 
     Raises:
@@ -73,9 +138,7 @@ def stored_decode(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokenD
             )  # fmt: skip
             return None
         check_few(manifest, wanted)
-    return StoredTokenDecode(
-        decode.vocabulary, length=decode.length, begin=decode.begin, end=decode.end
-    )
+    return StoredTokens(decode)
 
 
 def check_few(manifest: Manifest, vocabulary: str) -> None:

@@ -2,10 +2,12 @@
 
     96 bytes        magic, version, bytes of an id, documents, bytes of the file, hash of the
                     vocabulary, SHA-256 of the tar, CRC-32 of all this and of the table
-    12 bytes x      documents (DOCUMENT), in the order of the tar
-    ...             of each document: a CRC-32 for each CHUNK of its ids, then the ids
+    16 bytes x      documents (DOCUMENT), in the order of the tar
+    ...             of each document: a CRC-32 for each CHUNK of its ids, at least one; its key; ids
 
-A piece of a document is read by its own chunks alone, each of which is checked.
+A CRC-32 is of the key and the ids of its chunk, so a piece is read with its key by its own chunks
+alone, each of which is checked; nobody looks into the tar. Version 1 had no keys: its tables have
+12 bytes a document, a document without ids has no CRC-32, and keys are read in the tar's headers.
 """
 
 import os
@@ -26,10 +28,12 @@ from ...errors import SampleError, ShardError
 from ...shards.side_files import written_whole
 
 SUFFIX = ".tok"
-MAGIC, VERSION = b"ssltoken", 1
+MAGIC, VERSION, KEYLESS = b"ssltoken", 2, 1
 HEADER = struct.Struct("<8sHHIQ16s32sI20x")
 CRC = struct.Struct("<I")
-DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4")])  # `ids`: how many; UNREAD: it is bad
+# `ids`: how many, UNREAD: it is bad; `key`: bytes of its key
+DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4"), ("key", "<u4")])
+KEYLESS_DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4")])
 UNREAD = 2**32 - 1
 CHUNK = 2048  # ids under one CRC-32: a row of most recipes
 SMALL = 2**16  # ids that two bytes hold
@@ -37,6 +41,7 @@ OPEN = 256  # files that a process keeps open
 AGAIN = "run `sslpipe tokenizer count` with --ids --rebuild"
 
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -62,10 +67,11 @@ def width_of(size: int) -> int:
     return 2 if size <= SMALL else 4
 
 
-def file_bytes(tokens: npt.NDArray[np.int64], width: int) -> int:
-    """Bytes of the token file of documents of so many tokens each."""
-    crcs = 4 * int((-(-tokens // CHUNK)).sum())
-    return HEADER.size + DOCUMENT.itemsize * len(tokens) + crcs + width * int(tokens.sum())
+def file_bytes(tokens: I64, keys: I64, width: int) -> int:
+    """Bytes of the token file of documents of so many tokens, and bytes of keys, each."""
+    crcs = CRC.size * int(np.maximum(1, -(-tokens // CHUNK)).sum())
+    table = HEADER.size + DOCUMENT.itemsize * len(tokens)
+    return table + crcs + int(keys.sum()) + width * int(tokens.sum())
 
 
 @contextmanager
@@ -92,12 +98,12 @@ class TokenWriter:
         self._end = HEADER.size + self._table.nbytes
         file.seek(self._end)
 
-    def add(self, row: int, ids: I32) -> None:
+    def add(self, row: int, key: str, ids: I32) -> None:
         """Write the ids of a document; of one that is never added, none can be read."""
         assert not len(ids) or ids.max() <= np.iinfo(self._kind).max  # else it would wrap
-        data = ids.astype(self._kind).tobytes()
-        block = b"".join(crcs_of(data, self._kind.itemsize)) + data
-        self._table[row] = self._end, len(ids)
+        data, name = ids.astype(self._kind).tobytes(), key.encode()
+        block = b"".join(crcs_of(name, data, self._kind.itemsize)) + name + data
+        self._table[row] = self._end, len(ids), len(name)
         self._file.write(block)
         self._end += len(block)
 
@@ -120,18 +126,20 @@ class TokenFile:
         if len(head) < HEADER.size or not head.startswith(MAGIC):
             raise ShardError(f"{path}: is no token file; {AGAIN}")
         _, version, width, documents, size, *digests, crc = HEADER.unpack(head)
-        if version != VERSION:
+        if version not in (VERSION, KEYLESS):
             raise ShardError(f"{path}: is of version {version}, this is {VERSION}; {AGAIN}")
         for what, found, wanted in zip(("vocabulary", "tar"), digests, of.digests, strict=True):
             if found != wanted:
                 raise ShardError(f"{path}: holds the tokens of another {what}; {AGAIN}")
-        table = os.pread(file, DOCUMENT.itemsize * documents, HEADER.size)
+        kind = DOCUMENT if version == VERSION else KEYLESS_DOCUMENT
+        table = os.pread(file, kind.itemsize * documents, HEADER.size)
         plain = HEADER.pack(MAGIC, version, width, documents, size, *digests, 0)
         if os.fstat(file).st_size != size or crc32(table, crc32(plain)) != crc:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
-        rows = np.frombuffer(table, DOCUMENT)
+        rows, self.has_keys = np.frombuffer(table, kind), version == VERSION
         self.counts, self._offsets = (np.ascontiguousarray(rows[x]) for x in ("ids", "offset"))
-        self._kind, self._width = np.dtype(f"<u{width}"), width
+        self._keys = rows["key"].copy() if self.has_keys else np.zeros_like(self.counts)
+        self._kind, self._width, self._least = np.dtype(f"<u{width}"), width, int(self.has_keys)
 
     def count(self, row: int) -> int:
         """Tokens of a document.
@@ -147,42 +155,47 @@ class TokenFile:
             )
         return found
 
-    def read(self, row: int, start: int, stop: int) -> Ids:
-        """Ids [start, stop) of a document; chunks that they do not touch are not read.
+    def piece(self, row: int, start: int, stop: int) -> tuple[str, Ids]:
+        """Key and ids [start, stop) of a document; chunks that they do not touch are not read.
+
+        The key is "" in a file that has none.
 
         Raises:
             SampleError: they are damaged, or the document could not be read.
         """
-        count, width = self.count(row), self._width
-        first, last = start // CHUNK, -(-stop // CHUNK)
-        begin: int = self._offsets.item(row)
-        crcs_size = 4 * -(-count // CHUNK)
-        ids_from, ids_to = first * CHUNK, min(count, last * CHUNK)
-        size = width * (ids_to - ids_from)
+        count, begin, key_bytes = self.count(row), self._offsets.item(row), self._keys.item(row)
+        chunks = max(self._least, -(-count // CHUNK))
+        first = min(start // CHUNK, chunks - 1) if chunks else 0
+        last = min(chunks, max(first + 1, -(-stop // CHUNK)))  # one of them has the key's CRC-32
+        crcs, width, ids_from = CRC.size * chunks, self._width, first * CHUNK
+        head, size = crcs + key_bytes, width * (min(count, last * CHUNK) - ids_from)
         if first:
-            crcs = os.pread(self._file, 4 * (last - first), begin + 4 * first)
-            block, at = os.pread(self._file, size, begin + crcs_size + width * ids_from), 0
+            block = os.pread(self._file, head, begin)
+            block += os.pread(self._file, size, begin + head + width * ids_from)
         else:  # most pieces: one call
-            block, at = os.pread(self._file, crcs_size + size, begin), crcs_size
-            crcs = block[: 4 * last]
-        if len(block) != at + size or not self._intact(memoryview(block)[at:], crcs):
+            block = os.pread(self._file, head + size, begin)
+        if len(block) != head + size or not self._intact(block, first, last, (crcs, head)):
             name = Path(self._path).name
             raise SampleError(f"its tokens in {name} do not have their CRC-32; {AGAIN}")
-        at += width * (start - ids_from)
-        return np.frombuffer(block, self._kind, stop - start, at)
+        ids = np.frombuffer(block, self._kind, stop - start, head + width * (start - ids_from))
+        return block[crcs:head].decode(), ids
 
-    def _intact(self, data: memoryview, crcs: bytes) -> bool:
-        """Whether ids have the CRC-32 of each chunk."""
-        if len(crcs) == CRC.size:  # most documents
-            return bool(crc32(data) == CRC.unpack(crcs)[0])
-        return b"".join(crcs_of(data, self._width)) == crcs
+    def _intact(self, block: bytes, first: int, last: int, key: tuple[int, int]) -> bool:
+        """Whether the chunks that stand behind the key have their CRC-32."""
+        if first == last:  # no ids, in a file without keys
+            return True
+        if last - first == 1:  # most pieces
+            found = crc32(memoryview(block)[key[0] :])
+            return bool(found == CRC.unpack_from(block, CRC.size * first)[0])
+        found_all = crcs_of(block[slice(*key)], memoryview(block)[key[1] :], self._width)
+        return b"".join(found_all) == block[CRC.size * first : CRC.size * last]
 
 
-def crcs_of(data: bytes | memoryview, width: int) -> Iterator[bytes]:
-    """The CRC-32 of each chunk of ids, as four bytes."""
-    step = width * CHUNK
-    for at in range(0, len(data), step):
-        yield CRC.pack(crc32(data[at : at + step]))
+def crcs_of(key: bytes, data: bytes | memoryview, width: int) -> Iterator[bytes]:
+    """The CRC-32 of the key and each chunk of ids, as four bytes."""
+    step, before = width * CHUNK, crc32(key)
+    for at in range(0, max(1, len(data)), step):
+        yield CRC.pack(crc32(data[at : at + step], before))
 
 
 def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
@@ -211,7 +224,7 @@ def token_faults(path: Path, of: TokenFileOf) -> Iterator[tuple[int | None, str]
     for row, count in enumerate(tokens.counts.tolist()):
         try:
             if count != UNREAD:
-                tokens.read(row, 0, count)
+                tokens.piece(row, 0, count)
         except SampleError as error:
             yield row, str(error)
 
