@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import SampleError, ShardError
+from ...errors import ShardError
 from ...stream.source import LENGTH, START
 from ...stream.stored import StoredArrays, StoredPlaces
 from .token_file import (
     OPENED,
     SUFFIX,
+    UNCOUNTED,
+    UNREAD,
+    Documents,
     Ids,
-    TokenFile,
     TokenFileOf,
+    damaged,
     open_tokens,
     token_faults,
     token_path,
@@ -29,31 +29,17 @@ from .tokens import IDS, TokenDecode, miscounted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy.typing as npt
+
     from ...device.buffers import Memory
     from ...shards.manifest import Manifest, Shard
     from ...shards.verification import Problem
 
+    I64 = npt.NDArray[np.int64]
+
 log = logging.getLogger(__name__)
 STORED = SUFFIX.removeprefix(".")  # in `counted` of a manifest, beside the counts
-ANY, TAR = -1, itemgetter(0)
 LOOKED_AT = 16  # files at most whose header is read when a set is opened
-
-
-@dataclass(slots=True)
-class ReadPieces:
-    """What was read so far: of each piece its key, steps and those of its document; all the ids."""
-
-    keys: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    totals: list[int] = field(default_factory=list)
-    ids: list[Ids] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)
-
-    def add(self, key: str, size: int, total: int) -> None:
-        """One piece more."""
-        self.keys.append(key)
-        self.sizes.append(size)
-        self.totals.append(total)
 
 
 class StoredTokens:
@@ -62,7 +48,7 @@ class StoredTokens:
     def __init__(self, decode: TokenDecode) -> None:
         vocabulary = decode.vocabulary
         kind = np.dtype(f"<u{width_of(vocabulary.size)}")
-        self._decode = decode
+        self._decode, self._around = decode, decode.begin + decode.end
         self._begin = [np.array([vocabulary.begin], kind)] if decode.begin else []
         self._end = [np.array([vocabulary.end], kind)] if decode.end else []
 
@@ -72,48 +58,57 @@ class StoredTokens:
         Raises:
             ShardError: a token file is missing or damaged, or of another vocabulary or tar.
         """
-        read, fingerprint = ReadPieces(), self._decode.vocabulary.fingerprint
-        for tar, pieces in groupby(zip(places.tars, *self._wanted(places), strict=True), TAR):
-            tokens = OPENED(tar.path, TokenFileOf(fingerprint, tar.sha256))
-            for _, *piece in pieces:
-                try:
-                    self._read(tokens, read, *piece)
-                except SampleError as error:
-                    read.reasons[len(read.keys)] = str(error)
-                    read.add("", 0, 0)
-        sizes = np.array(read.sizes, dtype=np.int64)
+        documents, begin = self._documents(places), len(self._begin)
+        totals = documents.ids + self._around
+        starts, stops = self._steps(places, totals)
+        reasons = self._unreadable(places, documents, totals)
+        texts = documents.without([*reasons]).pieces(
+            np.maximum(starts - begin, 0), np.minimum(documents.ids, stops - begin)
+        )
+        keys, ids = list[str](), list[Ids]()
+        for place, (text, start, is_last) in enumerate(
+            zip(texts, starts.tolist(), (stops == totals).tolist(), strict=True)
+        ):
+            if text is None or place in reasons:
+                reasons.setdefault(place, damaged(documents.files[place]))
+                keys.append("")
+                continue
+            keys.append(text[0])
+            ids += self._begin[start:]  # where it starts at 0
+            ids.append(text[1])
+            ids += self._end if is_last else []
+        sizes = stops - starts
+        sizes[[*reasons]] = totals[[*reasons]] = 0
         flat = memory.empty((int(sizes.sum()),), IDS)
-        np.concatenate(read.ids or [flat], out=flat, casting="unsafe")
-        return StoredArrays(flat, sizes, np.array(read.totals), read.keys, read.reasons)
+        np.concatenate(ids or [flat], out=flat, casting="unsafe")
+        return StoredArrays(flat, sizes, totals, keys, reasons)
 
-    def _wanted(self, places: StoredPlaces) -> tuple[list[int], ...]:
-        """Of each piece its row, where it begins, its steps, and those of its document, or ANY."""
-        rows, told = places.rows.tolist(), places.told
-        if not told.shape[1]:
-            return rows, [0] * len(rows), [self._decode.length] * len(rows), [ANY] * len(rows)
-        totals = places.extents[:, self._decode.vocabulary.counted]
-        totals = totals + len(self._begin) + len(self._end)
-        return rows, told[:, START].tolist(), told[:, LENGTH].tolist(), totals.tolist()
+    def _documents(self, places: StoredPlaces) -> Documents:
+        """What token files say of documents."""
+        of = self._decode.vocabulary.fingerprint
+        rows = np.split(places.rows, places.firsts[1:])
+        return Documents.of(
+            (OPENED(tar.path, TokenFileOf(of, tar.sha256)), some)
+            for tar, some in zip(places.tars, rows, strict=True)
+        )
 
-    def _read(
-        self, tokens: TokenFile, read: ReadPieces, row: int, start: int, length: int, promised: int
-    ) -> None:
-        """Read one piece.
+    def _steps(self, places: StoredPlaces, totals: I64) -> tuple[I64, I64]:
+        """Where pieces begin and end in documents of so many steps."""
+        if places.told.shape[1]:
+            starts, lengths = places.told[:, START], places.told[:, LENGTH]
+            return starts, np.minimum(starts + lengths, totals)
+        return np.zeros_like(totals), np.minimum(self._decode.length, totals)
 
-        Raises:
-            SampleError: its ids are damaged, or not as many as the index says.
-        """
-        begin, end = self._begin, self._end
-        count = tokens.count(row)
-        total, first = count + len(begin) + len(end), len(begin)
-        if total != promised != ANY:
-            raise miscounted(total, promised)
-        stop = min(start + length, total)
-        key, ids = tokens.piece(row, max(0, start - first), min(count, stop - first))
-        read.ids += begin[start:]  # at 0 alone
-        read.ids.append(ids)
-        read.ids += end[total - stop :]
-        read.add(key, stop - start, total)
+    def _unreadable(
+        self, places: StoredPlaces, documents: Documents, totals: I64
+    ) -> dict[int, str]:
+        """Why documents are bad by their tables: not counted, or not as rows were planned."""
+        promised = places.extents[:, self._decode.vocabulary.counted] + self._around
+        wrong = np.flatnonzero((totals != promised) & (places.told.shape[1] > 0))
+        reasons = {
+            int(place): str(miscounted(int(totals[place]), int(promised[place]))) for place in wrong
+        }
+        return reasons | dict.fromkeys(np.flatnonzero(documents.ids == UNREAD).tolist(), UNCOUNTED)
 
 
 def stored_tokens(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:

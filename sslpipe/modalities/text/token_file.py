@@ -15,7 +15,7 @@ import struct
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
-from ...errors import SampleError, ShardError
+from ...errors import ShardError
 from ...shards.side_files import written_whole
 
 SUFFIX = ".tok"
@@ -39,6 +39,9 @@ CHUNK = 2048  # ids under one CRC-32: a row of most recipes
 SMALL = 2**16  # ids that two bytes hold
 OPEN = 256  # files that a process keeps open
 AGAIN = "run `sslpipe tokenizer count` with --ids --rebuild"
+UNCOUNTED = (
+    f"could not be read when its tokens were counted; see `sslpipe verify`, and then {AGAIN}"
+)
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -102,7 +105,7 @@ class TokenWriter:
         """Write the ids of a document; of one that is never added, none can be read."""
         assert not len(ids) or ids.max() <= np.iinfo(self._kind).max  # else it would wrap
         data, name = ids.astype(self._kind).tobytes(), key.encode()
-        block = b"".join(crcs_of(name, data, self._kind.itemsize)) + name + data
+        block = b"".join(crcs_of(name, data, CHUNK * self._kind.itemsize)) + name + data
         self._table[row] = self._end, len(ids), len(name)
         self._file.write(block)
         self._end += len(block)
@@ -120,7 +123,7 @@ class TokenFile:
     """An open token file, closed with its last reference; `open_tokens` makes it."""
 
     def __init__(self, file: int, path: str | Path, of: TokenFileOf) -> None:
-        self._file, self._path = file, path
+        self._file, self.path = file, Path(path)
         weakref.finalize(self, os.close, file)  # at the end of the process, too
         head = os.pread(file, HEADER.size, 0)
         if len(head) < HEADER.size or not head.startswith(MAGIC):
@@ -136,66 +139,95 @@ class TokenFile:
         plain = HEADER.pack(MAGIC, version, width, documents, size, *digests, 0)
         if os.fstat(file).st_size != size or crc32(table, crc32(plain)) != crc:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
-        rows, self.has_keys = np.frombuffer(table, kind), version == VERSION
-        self.counts, self._offsets = (np.ascontiguousarray(rows[x]) for x in ("ids", "offset"))
-        self._keys = rows["key"].copy() if self.has_keys else np.zeros_like(self.counts)
-        self._kind, self._width, self._least = np.dtype(f"<u{width}"), width, int(self.has_keys)
+        self.has_keys = version == VERSION
+        self.kind, self._chunk = np.dtype(f"<u{width}"), width * CHUNK
+        self.documents = np.zeros(documents, DOCUMENT)
+        for name in kind.names or ():
+            self.documents[name] = np.frombuffer(table, kind)[name]
 
-    def count(self, row: int) -> int:
-        """Tokens of a document.
+    def block(self, begin: int, crcs: int, head: int, ahead: int, size: int) -> bytes | None:
+        """What stands in front of a document's ids, `head` bytes, and `size` bytes of these.
 
-        Raises:
-            SampleError: it could not be read when they were counted.
+        begin: where the document begins. crcs: bytes of its CRC-32s, behind which its key stands.
+        ahead: bytes of ids that are not read, of whole chunks. None: it is damaged.
         """
-        found: int = self.counts.item(row)  # a record would take four times as long
-        if found == UNREAD:
-            raise SampleError(
-                "could not be read when its tokens were counted; see `sslpipe verify`, and then "
-                + AGAIN
-            )
-        return found
-
-    def piece(self, row: int, start: int, stop: int) -> tuple[str, Ids]:
-        """Key and ids [start, stop) of a document; chunks that they do not touch are not read.
-
-        The key is "" in a file that has none.
-
-        Raises:
-            SampleError: they are damaged, or the document could not be read.
-        """
-        count, begin, key_bytes = self.count(row), self._offsets.item(row), self._keys.item(row)
-        chunks = max(self._least, -(-count // CHUNK))
-        first = min(start // CHUNK, chunks - 1) if chunks else 0
-        last = min(chunks, max(first + 1, -(-stop // CHUNK)))  # one of them has the key's CRC-32
-        crcs, width, ids_from = CRC.size * chunks, self._width, first * CHUNK
-        head, size = crcs + key_bytes, width * (min(count, last * CHUNK) - ids_from)
-        if first:
+        if ahead:
             block = os.pread(self._file, head, begin)
-            block += os.pread(self._file, size, begin + head + width * ids_from)
+            block += os.pread(self._file, size, begin + head + ahead)
         else:  # most pieces: one call
             block = os.pread(self._file, head + size, begin)
-        if len(block) != head + size or not self._intact(block, first, last, (crcs, head)):
-            name = Path(self._path).name
-            raise SampleError(f"its tokens in {name} do not have their CRC-32; {AGAIN}")
-        ids = np.frombuffer(block, self._kind, stop - start, head + width * (start - ids_from))
-        return block[crcs:head].decode(), ids
-
-    def _intact(self, block: bytes, first: int, last: int, key: tuple[int, int]) -> bool:
-        """Whether the chunks that stand behind the key have their CRC-32."""
-        if first == last:  # no ids, in a file without keys
-            return True
-        if last - first == 1:  # most pieces
-            found = crc32(memoryview(block)[key[0] :])
-            return bool(found == CRC.unpack_from(block, CRC.size * first)[0])
-        found_all = crcs_of(block[slice(*key)], memoryview(block)[key[1] :], self._width)
-        return b"".join(found_all) == block[CRC.size * first : CRC.size * last]
+        if len(block) != head + size:
+            return None
+        first, view = CRC.size * (ahead // self._chunk), memoryview(block)
+        if crcs and size <= self._chunk:  # most pieces
+            return block if crc32(view[crcs:]) == CRC.unpack_from(block, first)[0] else None
+        found = b"".join(crcs_of(block[crcs:head], view[head:], self._chunk)) if crcs else b""
+        return block if found == block[first : first + len(found)] else None
 
 
-def crcs_of(key: bytes, data: bytes | memoryview, width: int) -> Iterator[bytes]:
-    """The CRC-32 of the key and each chunk of ids, as four bytes."""
-    step, before = width * CHUNK, crc32(key)
-    for at in range(0, max(1, len(data)), step):
-        yield CRC.pack(crc32(data[at : at + step], before))
+class Documents(NamedTuple):
+    """Documents of one file or several: the file of each, and what its table says, (n,) each."""
+
+    files: Sequence[TokenFile]
+    begins: I64
+    ids: I64  # UNREAD: it is bad
+    keys: I64
+    fewest: I64  # chunks that it has at least
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[TokenFile, I64]]) -> "Documents":
+        """The documents in some rows of files."""
+        files: list[TokenFile] = []
+        tables, fewest = [], list[int]()
+        for file, some in rows:
+            files += [file] * len(some)
+            fewest += [int(file.has_keys)] * len(some)
+            tables.append(file.documents[some])
+        table = np.concatenate(tables)
+        begins, ids, keys = (table[name].astype(np.int64) for name in ("offset", "ids", "key"))
+        return cls(files, begins, ids, keys, np.array(fewest))
+
+    def without(self, places: Sequence[int]) -> "Documents":
+        """The same, of which some are empty."""
+        if not places:
+            return self
+        ids, keys = self.ids.copy(), self.keys.copy()
+        ids[places] = keys[places] = 0
+        return self._replace(ids=ids, keys=keys)
+
+    def pieces(self, starts: I64, stops: I64) -> Iterator[tuple[str, Ids] | None]:
+        """Key and ids [start, stop) of each document, "" where its file has no keys.
+
+        Chunks that a piece does not touch are not read. None: it is damaged.
+        """
+        chunks = np.maximum(self.fewest, -(-self.ids // CHUNK))
+        first = np.minimum(starts // CHUNK, np.maximum(chunks - 1, 0))
+        last = np.minimum(chunks, np.maximum(first + 1, -(-stops // CHUNK)))  # its key is in all
+        width = self.files[0].kind.itemsize if self.files else 1
+        crcs, ahead = CRC.size * chunks, width * CHUNK * first
+        heads, sizes = crcs + self.keys, width * np.minimum(self.ids, CHUNK * last) - ahead
+        at, counts = heads + width * starts - ahead, stops - starts
+        columns = (self.begins, crcs, heads, ahead, sizes, at, counts)
+        for file, begin, crc, head, before, size, place, count in zip(
+            self.files, *(column.tolist() for column in columns), strict=True
+        ):
+            block = file.block(begin, crc, head, before, size)
+            yield block and (
+                block[crc:head].decode(),
+                np.frombuffer(block, file.kind, count, place),
+            )
+
+
+def crcs_of(key: bytes, data: bytes | memoryview, chunk: int) -> Iterator[bytes]:
+    """The CRC-32 of the key and each chunk of ids, of so many bytes, as four bytes."""
+    before = crc32(key)
+    for at in range(0, max(1, len(data)), chunk):
+        yield CRC.pack(crc32(data[at : at + chunk], before))
+
+
+def damaged(file: TokenFile) -> str:
+    """Why a document is bad whose ids do not have their CRC-32."""
+    return f"its tokens in {file.path.name} do not have their CRC-32; {AGAIN}"
 
 
 def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
@@ -221,12 +253,14 @@ def token_faults(path: Path, of: TokenFileOf) -> Iterator[tuple[int | None, str]
     except ShardError as error:
         yield None, str(error)
         return
-    for row, count in enumerate(tokens.counts.tolist()):
-        try:
-            if count != UNREAD:
-                tokens.piece(row, 0, count)
-        except SampleError as error:
-            yield row, str(error)
+    readable = np.flatnonzero(tokens.documents["ids"] != UNREAD)
+    documents = Documents.of([(tokens, readable)])
+    pieces = documents.pieces(np.zeros_like(readable), documents.ids)
+    yield from (
+        (row, damaged(tokens))
+        for row, piece in zip(readable.tolist(), pieces, strict=True)
+        if piece is None
+    )
 
 
 class TokenFiles:
