@@ -79,11 +79,14 @@ class StepsInARow(Generic[T]):
     """Answer for a step; where two steps follow each other, find those behind them too.
 
     `find(steps)`: the answers for some steps; a function of these alone, `samples` for each step.
-    One thread may ask.
+    epoch: steps of one, beyond whose end nothing is found ahead; 0: there is no end. One thread may
+    ask.
     """
 
-    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
-        self._find, self._count = find, max(1, PLANNED // max(1, samples))
+    def __init__(
+        self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int, epoch: int = 0
+    ) -> None:
+        self._find, self._count, self._epoch = find, max(1, PLANNED // max(1, samples)), epoch
         self._kept: dict[int, T] = {}
         self._last = -1
 
@@ -93,7 +96,8 @@ class StepsInARow(Generic[T]):
             return self._kept[step]
         if not in_a_row:
             return self._find([step])[0]
-        steps = range(step, step + self._count)
+        left = self._epoch - step % self._epoch if self._epoch else self._count
+        steps = range(step, step + min(left, self._count))
         found = self._find(steps)
         self._kept = dict(zip(steps, found, strict=True))
         return found[0]

@@ -6,8 +6,9 @@ and would move every row behind it. Its place in the row stays empty, and it is 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from ..recipe.schema import HoldoutSection
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
 from .holdout import lets_through
+from .mixture import PLANNED, StepsInARow
 from .packed import Corpus, Packed, Wants
 from .packing import PACKERS, SENTENCE_PACKERS, Segments, Sentences
 from .plan import Remainder, Single
-from .rows import Anchor, Rows, RowSegments
+from .rows import Anchor, Rows
 
 I64 = npt.NDArray[np.int64]
 COUNTED = 1_000_000  # documents of an epoch whose rows are counted: about two seconds
+ROW = 4  # samples, as which a row counts where steps are planned together
 SAMPLED = 64  # windows that tell how long an epoch of more documents is
 
 
@@ -135,6 +138,8 @@ class PackedRows(Packed):
             count, batch_size=batch_size, remainder=remainder, epoch_samples=epoch_rows
         )
         super().__init__([corpus], self.plan, slots, identity=identity)
+        planned = PLANNED if layout.buckets else ROW * len(slots)
+        self._rows_in_a_row = StepsInARow(self._found, samples=planned, epoch=len(self.plan))
 
     def _packed(self, corpus: Corpus, positions: I64) -> Segments:
         """The rows of a window of documents.
@@ -166,10 +171,20 @@ class PackedRows(Packed):
         """The segments of this rank's rows of global batch `step`."""
         for lookahead in self._lookaheads:
             lookahead.at(step)
-        found = self._segments(step)
+        return self._rows_in_a_row(step)
+
+    def _found(self, steps: Sequence[int]) -> list[Wants]:
+        """The segments of some steps, found in one go."""
+        positions = [self.picks(step).positions for step in steps]
+        ends = np.cumsum([0, *map(len, positions)])
+        with self._lock:
+            found = self.rows.at(np.concatenate(positions))
         wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
-        columns = found.rows, found.columns, found.starts, found.lengths
-        return replace(wants, segments=np.stack(columns, axis=1))
+        first = ends[np.searchsorted(ends, found.rows, side="right") - 1]  # of each step
+        columns = found.rows - first, found.columns, found.starts, found.lengths
+        wants = replace(wants, segments=np.stack(columns, axis=1))
+        cuts = np.searchsorted(found.rows, ends).tolist()
+        return [wants.at(slice(*pair)) for pair in pairwise(cuts)]
 
     def row_length(self, step: int) -> int:
         """The smallest bucket that holds all rows of a global batch; the same on every rank."""
@@ -177,7 +192,7 @@ class PackedRows(Packed):
             return self._layout.length
         with self._lock:
             positions = self.plan(step, np.arange(self.plan.size)).positions
-            found = self.rows.at(positions.tolist())
+            found = self.rows.at(positions)
         longest = np.bincount(found.rows, weights=found.lengths).max()
         return next(length for length in self._layout.buckets if length >= longest)
 
@@ -204,12 +219,13 @@ class PackedRows(Packed):
         with self._lock:
             self.rows.resume(Anchor(*found))
 
-    def _segments(self, step: int) -> RowSegments:
-        with self._lock:  # the look-ahead asks, too
-            return self.rows.at(self.picks(step).positions.tolist())
-
     def _shards_of(self, corpus: int) -> Callable[[int], I64]:
-        return lambda step: self.corpora[corpus].shards(self._segments(step).positions)
+        def found(step: int) -> I64:
+            with self._lock:  # it is asked from the thread that looks ahead
+                segments = self.rows.at(self.picks(step).positions)
+            return self.corpora[corpus].shards(segments.positions)
+
+        return found
 
     def substitutes(self, wants: Wants, attempt: int) -> Any:
         """Refuse: no other document fits where a bad one was."""
