@@ -21,6 +21,7 @@ from .flights import Landed, Planner
 from .packed import Packed, Wants
 from .reader import TarPlace, checked_key
 from .records import Records
+from .source import first_of_runs
 from .tasks import RESULT, Kind
 from .worker_process import opened
 
@@ -111,8 +112,7 @@ class StoredFlights:
     def _tars(self, wants: Wants, order: I64) -> tuple[list[TarPlace], I64]:
         """The tars of samples in an order, and the first sample of each."""
         corpora, shards = wants.corpora[order], wants.shards[order]
-        new = (corpora[1:] != corpora[:-1]) | (shards[1:] != shards[:-1])
-        firsts = np.r_[0, 1 + np.flatnonzero(new)]
+        firsts = first_of_runs(corpora, shards)
         pairs = zip(corpora[firsts].tolist(), shards[firsts].tolist(), strict=True)
         return [self._tar(*pair) for pair in pairs], firsts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,10 +87,10 @@ class StoredTokens:
     def _documents(self, places: StoredPlaces) -> Documents:
         """What token files say of documents."""
         of = self._decode.vocabulary.fingerprint
-        rows = np.split(places.rows, places.firsts[1:])
+        ends = [*places.firsts.tolist(), len(places.rows)]
         return Documents.of(
-            (OPENED(tar.path, TokenFileOf(of, tar.sha256)), some)
-            for tar, some in zip(places.tars, rows, strict=True)
+            (OPENED(tar.path, TokenFileOf(of, tar.sha256)), places.rows[slice(*pair)])
+            for tar, pair in zip(places.tars, pairwise(ends), strict=True)
         )
 
     def _steps(self, places: StoredPlaces, totals: I64) -> tuple[I64, I64]:
@@ -103,12 +104,14 @@ class StoredTokens:
         self, places: StoredPlaces, documents: Documents, totals: I64
     ) -> dict[int, str]:
         """Why documents are bad by their tables: not counted, or not as rows were planned."""
-        promised = places.extents[:, self._decode.vocabulary.counted] + self._around
-        wrong = np.flatnonzero((totals != promised) & (places.told.shape[1] > 0))
-        reasons = {
-            int(place): str(miscounted(int(totals[place]), int(promised[place]))) for place in wrong
+        promised = totals
+        if places.told.shape[1]:
+            promised = places.extents[:, self._decode.vocabulary.counted] + self._around
+        unread = documents.ids == UNREAD
+        return {
+            place: UNCOUNTED if unread[place] else str(miscounted(totals[place], promised[place]))
+            for place in np.flatnonzero(unread | (totals != promised)).tolist()
         }
-        return reasons | dict.fromkeys(np.flatnonzero(documents.ids == UNREAD).tolist(), UNCOUNTED)
 
 
 def stored_tokens(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:

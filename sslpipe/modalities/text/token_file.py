@@ -141,9 +141,9 @@ class TokenFile:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
         self.has_keys = version == VERSION
         self.kind, self._chunk = np.dtype(f"<u{width}"), width * CHUNK
-        self.documents = np.zeros(documents, DOCUMENT)
-        for name in kind.names or ():
-            self.documents[name] = np.frombuffer(table, kind)[name]
+        self.documents = np.zeros((documents, 3), dtype=np.int64)  # offset, ids, bytes of the key
+        for column, name in enumerate(kind.names or ()):
+            self.documents[:, column] = np.frombuffer(table, kind)[name]
 
     def block(self, begin: int, crcs: int, head: int, ahead: int, size: int) -> bytes | None:
         """What stands in front of a document's ids, `head` bytes, and `size` bytes of these.
@@ -183,8 +183,7 @@ class Documents(NamedTuple):
             files += [file] * len(some)
             fewest += [int(file.has_keys)] * len(some)
             tables.append(file.documents[some])
-        table = np.concatenate(tables)
-        begins, ids, keys = (table[name].astype(np.int64) for name in ("offset", "ids", "key"))
+        begins, ids, keys = np.concatenate(tables).T
         return cls(files, begins, ids, keys, np.array(fewest))
 
     def without(self, places: Sequence[int]) -> "Documents":
@@ -253,7 +252,7 @@ def token_faults(path: Path, of: TokenFileOf) -> Iterator[tuple[int | None, str]
     except ShardError as error:
         yield None, str(error)
         return
-    readable = np.flatnonzero(tokens.documents["ids"] != UNREAD)
+    readable = np.flatnonzero(tokens.documents[:, 1] != UNREAD)
     documents = Documents.of([(tokens, readable)])
     pieces = documents.pieces(np.zeros_like(readable), documents.ids)
     yield from (

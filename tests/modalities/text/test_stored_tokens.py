@@ -139,7 +139,7 @@ def test_any_range_of_any_document(tmp_path, width):
     written = file_bytes(np.array(sizes), np.full(len(sizes), 5), width) + DOCUMENT.itemsize
     assert (tmp_path / "x.tok").stat().st_size == written
     file = open_tokens(tmp_path / "x.tok", of)
-    assert file.documents["ids"].tolist() == [*sizes, UNREAD]
+    assert file.documents[:, 1].tolist() == [*sizes, UNREAD]
     for row, ids in enumerate(documents):
         edges = sorted({0, 1, len(ids) // 2, CHUNK - 1, CHUNK, 2 * CHUNK + 3, len(ids)})
         for start in (e for e in edges if e <= len(ids)):
