@@ -218,16 +218,16 @@ class Keys:
 
         Those of an id are what `words` draws of the first view; ids lie behind each other.
         """
-        owners = np.repeat(np.arange(len(blocks)), blocks)
-        inside = np.arange(len(owners)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
-        mask, shift = np.uint64(MASK), np.uint64(32)
-        key = mix(self.seed, self.epochs)
-        key = key[owners] if (key != key[:1]).any() else key[:1]  # a batch has one epoch, mostly
-        uid = self.uids.astype(np.uint64)[owners]
+        first, mask, shift = np.cumsum(blocks) - blocks, np.uint64(MASK), np.uint64(32)
+        inside = np.arange(int(blocks.sum())) - np.repeat(first, blocks)
+        key, uids = mix(self.seed, self.epochs), self.uids.astype(np.uint64)
+        several = (key != key[:1]).any()  # a batch has one epoch, mostly
+        key = np.repeat(key, blocks) if several else key[:1]
+        low, high = (np.repeat(half, blocks) for half in (uids & mask, uids >> shift))
         stream_view = np.uint64(stream_id(stream)) << np.uint64(16) | self.views[:1].astype(
             np.uint64
         )
-        counter = inside.astype(np.uint64), stream_view, uid & mask, uid >> shift
+        counter = inside.astype(np.uint64), stream_view, low, high
         return np.stack(philox(counter, (key & mask, key >> shift)), axis=1)
 
     def words(self, stream: str, count: int) -> U64:

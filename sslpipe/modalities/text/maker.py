@@ -16,6 +16,7 @@ from .decider import TextDecider
 from .marks import MARKS
 from .tasks import LaidRows
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 NOTHING_LAID = torch.empty(0, 0, dtype=torch.int64)  # of rows whose tasks do not ask for it
 
@@ -81,7 +82,7 @@ def padded_rows(pieces: Ragged, length: int, value: int) -> Tensor:
     return torch.where(torch.from_numpy(there_BL).to(device, non_blocking=True), rows, value)
 
 
-def ids_at(pieces: Ragged, places: I64) -> Tensor:
+def ids_at(pieces: Ragged, places: I32 | I64) -> Tensor:
     """The ids at places of the buffer, int32; 0 where all pieces are bad and there is none."""
     if not pieces.shapes_BD.any():
         return torch.zeros(places.shape, dtype=torch.int32, device=pieces.flat_N.device)
@@ -95,7 +96,7 @@ class Steps(NamedTuple):
     its row and position in it; -1 and 0 at the `empty` steps, (e,). filled: (B,) steps of rows.
     """
 
-    places: I64
+    places: I32
     laid: I64
     empty: I64
     filled: I64
@@ -119,10 +120,10 @@ def steps_of(segments: I64, pieces: Ragged, shape: tuple[int, int], memory: Memo
     of_runs[2, 1::2] = pieces.offsets_B // pieces.dtype.itemsize - starts
     documents, to_position, to_place = np.repeat(of_runs, np.diff(edges), axis=1)
     here, empty = numbers(steps), np.flatnonzero(documents < 0)
-    laid, places = memory.empty((2, steps), np.int64), memory.empty((steps,), np.int64)
+    laid = memory.empty((2, steps), np.int64)
     laid[0] = documents
     np.add(here, to_position, out=laid[1])
-    np.add(here, to_place, out=places)
+    places = np.add(here, to_place, out=to_place)
     laid[1][empty] = places[empty] = 0
     return Steps(places, laid, empty, np.bincount(rows, weights=sizes).astype(np.int64))
 
