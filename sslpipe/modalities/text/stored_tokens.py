@@ -17,7 +17,6 @@ from .token_file import (
     UNCOUNTED,
     UNREAD,
     Documents,
-    Ids,
     TokenFileOf,
     damaged,
     open_tokens,
@@ -48,10 +47,10 @@ class StoredTokens:
 
     def __init__(self, decode: TokenDecode) -> None:
         vocabulary = decode.vocabulary
-        kind = np.dtype(f"<u{width_of(vocabulary.size)}")
+        self._kind = np.dtype(f"<u{width_of(vocabulary.size)}")
         self._decode, self._around = decode, decode.begin + decode.end
-        self._begin = [np.array([vocabulary.begin], kind)] if decode.begin else []
-        self._end = [np.array([vocabulary.end], kind)] if decode.end else []
+        self._begin = [vocabulary.begin.to_bytes(self._kind.itemsize, "little")] * decode.begin
+        self._end = [vocabulary.end.to_bytes(self._kind.itemsize, "little")] * decode.end
 
     def __call__(self, places: StoredPlaces, memory: Memory) -> StoredArrays:
         """The ids of pieces, and as extents how many the whole documents have.
@@ -66,7 +65,7 @@ class StoredTokens:
         texts = documents.without([*reasons]).pieces(
             np.maximum(starts - begin, 0), np.minimum(documents.ids, stops - begin)
         )
-        keys, ids = list[str](), list[Ids]()
+        keys, ids = list[str](), list[bytes]()
         for place, (text, start, is_last) in enumerate(
             zip(texts, starts.tolist(), (stops == totals).tolist(), strict=True)
         ):
@@ -75,13 +74,15 @@ class StoredTokens:
                 keys.append("")
                 continue
             keys.append(text[0])
-            ids += self._begin[start:]  # where it starts at 0
+            if not start:
+                ids += self._begin
             ids.append(text[1])
-            ids += self._end if is_last else []
+            if is_last:
+                ids += self._end
         sizes = stops - starts
         sizes[[*reasons]] = totals[[*reasons]] = 0
         flat = memory.empty((int(sizes.sum()),), IDS)
-        np.concatenate(ids or [flat], out=flat, casting="unsafe")
+        flat[:] = np.frombuffer(b"".join(ids), self._kind)
         return StoredArrays(flat, sizes, totals, keys, reasons)
 
     def _documents(self, places: StoredPlaces) -> Documents:

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,6 @@ UNCOUNTED = (
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-Ids = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class TokenFileOf(NamedTuple):
@@ -123,7 +122,7 @@ class TokenFile:
     """An open token file, closed with its last reference; `open_tokens` makes it."""
 
     def __init__(self, file: int, path: str | Path, of: TokenFileOf) -> None:
-        self._file, self.path = file, Path(path)
+        self.number, self.path = file, Path(path)
         weakref.finalize(self, os.close, file)  # at the end of the process, too
         head = os.pread(file, HEADER.size, 0)
         if len(head) < HEADER.size or not head.startswith(MAGIC):
@@ -140,29 +139,10 @@ class TokenFile:
         if os.fstat(file).st_size != size or crc32(table, crc32(plain)) != crc:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
         self.has_keys = version == VERSION
-        self.kind, self._chunk = np.dtype(f"<u{width}"), width * CHUNK
+        self.width = width  # bytes of an id
         self.documents = np.zeros((documents, 3), dtype=np.int64)  # offset, ids, bytes of the key
         for column, name in enumerate(kind.names or ()):
             self.documents[:, column] = np.frombuffer(table, kind)[name]
-
-    def block(self, begin: int, crcs: int, head: int, ahead: int, size: int) -> bytes | None:
-        """What stands in front of a document's ids, `head` bytes, and `size` bytes of these.
-
-        begin: where the document begins. crcs: bytes of its CRC-32s, behind which its key stands.
-        ahead: bytes of ids that are not read, of whole chunks. None: it is damaged.
-        """
-        if ahead:
-            block = os.pread(self._file, head, begin)
-            block += os.pread(self._file, size, begin + head + ahead)
-        else:  # most pieces: one call
-            block = os.pread(self._file, head + size, begin)
-        if len(block) != head + size:
-            return None
-        first, view = CRC.size * (ahead // self._chunk), memoryview(block)
-        if crcs and size <= self._chunk:  # most pieces
-            return block if crc32(view[crcs:]) == CRC.unpack_from(block, first)[0] else None
-        found = b"".join(crcs_of(block[crcs:head], view[head:], self._chunk)) if crcs else b""
-        return block if found == block[first : first + len(found)] else None
 
 
 class Documents(NamedTuple):
@@ -194,7 +174,7 @@ class Documents(NamedTuple):
         ids[places] = keys[places] = 0
         return self._replace(ids=ids, keys=keys)
 
-    def pieces(self, starts: I64, stops: I64) -> Iterator[tuple[str, Ids] | None]:
+    def pieces(self, starts: I64, stops: I64) -> Iterator[tuple[str, bytes] | None]:
         """Key and ids [start, stop) of each document, "" where its file has no keys.
 
         Chunks that a piece does not touch are not read. None: it is damaged.
@@ -202,19 +182,29 @@ class Documents(NamedTuple):
         chunks = np.maximum(self.fewest, -(-self.ids // CHUNK))
         first = np.minimum(starts // CHUNK, np.maximum(chunks - 1, 0))
         last = np.minimum(chunks, np.maximum(first + 1, -(-stops // CHUNK)))  # its key is in all
-        width = self.files[0].kind.itemsize if self.files else 1
+        width = self.files[0].width if self.files else 1
         crcs, ahead = CRC.size * chunks, width * CHUNK * first
         heads, sizes = crcs + self.keys, width * np.minimum(self.ids, CHUNK * last) - ahead
-        at, counts = heads + width * starts - ahead, stops - starts
-        columns = (self.begins, crcs, heads, ahead, sizes, at, counts)
-        for file, begin, crc, head, before, size, place, count in zip(
+        at, end = heads + width * starts - ahead, heads + width * stops - ahead
+        columns = (self.begins, crcs, heads, ahead, sizes, CRC.size * first, last - first, at, end)
+        pread, unpack, one = os.pread, CRC.unpack_from, CRC.size
+        for file, begin, key, head, before, size, crc, count, start, stop in zip(
             self.files, *(column.tolist() for column in columns), strict=True
         ):
-            block = file.block(begin, crc, head, before, size)
-            yield block and (
-                block[crc:head].decode(),
-                np.frombuffer(block, file.kind, count, place),
-            )
+            if before:
+                block = pread(file.number, head, begin)
+                block += pread(file.number, size, begin + head + before)
+            else:  # most pieces: one call
+                block = pread(file.number, head + size, begin)
+            if len(block) != head + size:
+                yield None
+            elif count == 1:  # most pieces
+                intact = crc32(block[key:]) == unpack(block, crc)[0]  # a view takes longer
+                yield (block[key:head].decode(), block[start:stop]) if intact else None
+            else:
+                found = b"".join(crcs_of(block[key:head], block[head:], width * CHUNK))
+                intact = found[: one * count] == block[crc : crc + one * count]
+                yield (block[key:head].decode(), block[start:stop]) if intact else None
 
 
 def crcs_of(key: bytes, data: bytes | memoryview, chunk: int) -> Iterator[bytes]:

@@ -124,7 +124,7 @@ def piece_of(file, row, start, stop):
     """Key and ids of a piece, alone; None: it is damaged."""
     documents = Documents.of([(file, np.array([row]))])
     (found,) = documents.pieces(np.array([start]), np.array([stop]))
-    return found
+    return found and (found[0], np.frombuffer(found[1], f"<u{file.width}"))
 
 
 @pytest.mark.parametrize("width", [2, 4])
