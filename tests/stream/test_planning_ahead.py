@@ -120,6 +120,14 @@ def test_steps_in_a_row_are_found_together_and_others_alone():
     assert asked == [[7], [3], [4, 5, 6, 7], [8, 9, 10, 11], [2], [5]]
 
 
+def test_nothing_is_found_ahead_of_the_end_of_an_epoch():
+    asked = []
+    found = StepsInARow(lambda steps: asked.append(list(steps)) or steps,
+                        samples=PLANNED // 4, epoch=6)  # fmt: skip
+    assert [found(step) for step in range(14)] == [*range(14)]
+    assert asked == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9], [10, 11], [12, 13, 14, 15]]
+
+
 class NoStore:
     """Of shards that nobody reads."""
 

@@ -12,18 +12,15 @@ from ...errors import ShardError
 from ...stream.source import LENGTH, START
 from ...stream.stored import StoredArrays, StoredPlaces
 from .token_file import (
-    OPENED,
     SUFFIX,
     UNCOUNTED,
     UNREAD,
-    Documents,
     TokenFileOf,
-    damaged,
     open_tokens,
-    token_faults,
     token_path,
     width_of,
 )
+from .token_pieces import OPENED, DocumentTable, damaged, token_faults
 from .tokens import IDS, TokenDecode, miscounted
 
 if TYPE_CHECKING:
@@ -85,11 +82,11 @@ class StoredTokens:
         flat[:] = np.frombuffer(b"".join(ids), self._kind)
         return StoredArrays(flat, sizes, totals, keys, reasons)
 
-    def _documents(self, places: StoredPlaces) -> Documents:
+    def _documents(self, places: StoredPlaces) -> DocumentTable:
         """What token files say of documents."""
         of = self._decode.vocabulary.fingerprint
         ends = [*places.firsts.tolist(), len(places.rows)]
-        return Documents.of(
+        return DocumentTable.of(
             (OPENED(tar.path, TokenFileOf(of, tar.sha256)), places.rows[slice(*pair)])
             for tar, pair in zip(places.tars, pairwise(ends), strict=True)
         )
@@ -102,7 +99,7 @@ class StoredTokens:
         return np.zeros_like(totals), np.minimum(self._decode.length, totals)
 
     def _unreadable(
-        self, places: StoredPlaces, documents: Documents, totals: I64
+        self, places: StoredPlaces, documents: DocumentTable, totals: I64
     ) -> dict[int, str]:
         """Why documents are bad by their tables: not counted, or not as rows were planned."""
         promised = totals

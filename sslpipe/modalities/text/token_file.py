@@ -12,10 +12,8 @@ alone, each of which is checked; nobody looks into the tar. Version 1 had no key
 
 import os
 import struct
-import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -37,7 +35,6 @@ KEYLESS_DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4")])
 UNREAD = 2**32 - 1
 CHUNK = 2048  # ids under one CRC-32: a row of most recipes
 SMALL = 2**16  # ids that two bytes hold
-OPEN = 256  # files that a process keeps open
 AGAIN = "run `sslpipe tokenizer count` with --ids --rebuild"
 UNCOUNTED = (
     f"could not be read when its tokens were counted; see `sslpipe verify`, and then {AGAIN}"
@@ -140,71 +137,22 @@ class TokenFile:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
         self.has_keys = version == VERSION
         self.width = width  # bytes of an id
-        self.documents = np.zeros((documents, 3), dtype=np.int64)  # offset, ids, bytes of the key
-        for column, name in enumerate(kind.names or ()):
-            self.documents[:, column] = np.frombuffer(table, kind)[name]
+        told = np.frombuffer(table, kind)
+        if not self.has_keys:
+            told = with_keys(told)
+        self.documents = told.view("<i8").reshape(-1, 2)  # where it begins; ids, 2^32 x key bytes
+
+    @property
+    def counts(self) -> I64:
+        """Ids of each document, (n,); UNREAD: it could not be read when they were counted."""
+        return self.documents[:, 1] & UNREAD
 
 
-class Documents(NamedTuple):
-    """Documents of one file or several: the file of each, and what its table says, (n,) each."""
-
-    files: Sequence[TokenFile]
-    begins: I64
-    ids: I64  # UNREAD: it is bad
-    keys: I64
-    fewest: I64  # chunks that it has at least
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[TokenFile, I64]]) -> "Documents":
-        """The documents in some rows of files."""
-        files: list[TokenFile] = []
-        tables, fewest = [], list[int]()
-        for file, some in rows:
-            files += [file] * len(some)
-            fewest += [int(file.has_keys)] * len(some)
-            tables.append(file.documents[some])
-        begins, ids, keys = np.concatenate(tables).T
-        return cls(files, begins, ids, keys, np.array(fewest))
-
-    def without(self, places: Sequence[int]) -> "Documents":
-        """The same, of which some are empty."""
-        if not places:
-            return self
-        ids, keys = self.ids.copy(), self.keys.copy()
-        ids[places] = keys[places] = 0
-        return self._replace(ids=ids, keys=keys)
-
-    def pieces(self, starts: I64, stops: I64) -> Iterator[tuple[str, bytes] | None]:
-        """Key and ids [start, stop) of each document, "" where its file has no keys.
-
-        Chunks that a piece does not touch are not read. None: it is damaged.
-        """
-        chunks = np.maximum(self.fewest, -(-self.ids // CHUNK))
-        first = np.minimum(starts // CHUNK, np.maximum(chunks - 1, 0))
-        last = np.minimum(chunks, np.maximum(first + 1, -(-stops // CHUNK)))  # its key is in all
-        width = self.files[0].width if self.files else 1
-        crcs, ahead = CRC.size * chunks, width * CHUNK * first
-        heads, sizes = crcs + self.keys, width * np.minimum(self.ids, CHUNK * last) - ahead
-        at, end = heads + width * starts - ahead, heads + width * stops - ahead
-        columns = (self.begins, crcs, heads, ahead, sizes, CRC.size * first, last - first, at, end)
-        pread, unpack, one = os.pread, CRC.unpack_from, CRC.size
-        for file, begin, key, head, before, size, crc, count, start, stop in zip(
-            self.files, *(column.tolist() for column in columns), strict=True
-        ):
-            if before:
-                block = pread(file.number, head, begin)
-                block += pread(file.number, size, begin + head + before)
-            else:  # most pieces: one call
-                block = pread(file.number, head + size, begin)
-            if len(block) != head + size:
-                yield None
-            elif count == 1:  # most pieces
-                intact = crc32(block[key:]) == unpack(block, crc)[0]  # a view takes longer
-                yield (block[key:head].decode(), block[start:stop]) if intact else None
-            else:
-                found = b"".join(crcs_of(block[key:head], block[head:], width * CHUNK))
-                intact = found[: one * count] == block[crc : crc + one * count]
-                yield (block[key:head].decode(), block[start:stop]) if intact else None
+def with_keys(told: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """A table of documents without keys as one of those whose keys have no bytes."""
+    table = np.zeros(len(told), DOCUMENT)
+    table["offset"], table["ids"] = told["offset"], told["ids"]
+    return table
 
 
 def crcs_of(key: bytes, data: bytes | memoryview, chunk: int) -> Iterator[bytes]:
@@ -212,11 +160,6 @@ def crcs_of(key: bytes, data: bytes | memoryview, chunk: int) -> Iterator[bytes]
     before = crc32(key)
     for at in range(0, max(1, len(data)), chunk):
         yield CRC.pack(crc32(data[at : at + chunk], before))
-
-
-def damaged(file: TokenFile) -> str:
-    """Why a document is bad whose ids do not have their CRC-32."""
-    return f"its tokens in {file.path.name} do not have their CRC-32; {AGAIN}"
 
 
 def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
@@ -230,58 +173,3 @@ def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
     except OSError as error:
         raise ShardError(f"{path}: cannot be opened ({error.strerror}); {AGAIN}") from error
     return TokenFile(file, path, of)
-
-
-def token_faults(path: Path, of: TokenFileOf) -> Iterator[tuple[int | None, str]]:
-    """What is wrong with a token file: the row, None: with all of it, and why.
-
-    A document that could not be read has a fault of its own, which is not told again.
-    """
-    try:
-        tokens = open_tokens(path, of)
-    except ShardError as error:
-        yield None, str(error)
-        return
-    readable = np.flatnonzero(tokens.documents[:, 1] != UNREAD)
-    documents = Documents.of([(tokens, readable)])
-    pieces = documents.pieces(np.zeros_like(readable), documents.ids)
-    yield from (
-        (row, damaged(tokens))
-        for row, piece in zip(readable.tolist(), pieces, strict=True)
-        if piece is None
-    )
-
-
-class TokenFiles:
-    """The token files that a process has open, by the path of their tar; safe in threads."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
-        self._open: OrderedDict[tuple[str, TokenFileOf], TokenFile] = OrderedDict()
-        self._last: tuple[str, TokenFileOf, TokenFile] | None = None
-
-    def __call__(self, tar: str, of: TokenFileOf) -> TokenFile:
-        """The file beside a tar.
-
-        Raises:
-            ShardError: as `open_tokens`.
-        """
-        last = self._last  # pieces come shard by shard
-        if last is not None and last[0] == tar and last[1] == of:
-            return last[2]
-        found = self._find(tar, of)
-        self._last = tar, of, found
-        return found
-
-    def _find(self, tar: str, of: TokenFileOf) -> TokenFile:
-        with self._lock:
-            found = self._open.get((tar, of))
-            if found is None:
-                found = self._open[tar, of] = open_tokens(token_path(tar), of)
-            self._open.move_to_end((tar, of))
-            while len(self._open) > self._most:
-                self._open.popitem(last=False)
-            return found
-
-
-OPENED = TokenFiles(OPEN)
