@@ -153,7 +153,12 @@ def test_files_of_version_1_are_read_and_made_anew(texts, packed):
 
 
 @pytest.mark.parametrize(
-    "override", [(), ("stream.remainder=short",), ("stream.rows.bucket=true",)]
+    "override",
+    [
+        (),
+        ("stream.remainder=short", "stream.order=sequential"),
+        ("stream.rows.packing=split", "stream.rows.bucket=true"),
+    ],
 )
 def test_rows_of_steps_in_a_row_are_those_asked_alone(packed, override):
     """Over ends of epochs, and after jumps to and fro."""
