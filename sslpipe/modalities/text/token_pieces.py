@@ -70,9 +70,16 @@ class DocumentTable(NamedTuple):
         crcs, ahead = CRC.size * chunks, width * CHUNK * first
         heads, sizes = crcs + self.keys, width * np.minimum(self.ids, CHUNK * last) - ahead
         at, end = heads + width * starts - ahead, heads + width * stops - ahead
-        columns = (self.begins, crcs, heads, ahead, sizes, CRC.size * first, last - first, at, end)
-        pread, unpack, one = os.pread, CRC.unpack_from, CRC.size
-        for file, begin, key, head, before, size, crc, count, start, stop in zip(
+        far = ahead > 0
+        expect(
+            self.files,
+            self.begins + np.where(far, heads + ahead, 0),
+            np.where(far, sizes, heads + sizes),
+        )
+        crc_from, crc_to = CRC.size * first, CRC.size * last
+        columns = (self.begins, crcs, heads, ahead, sizes, crc_from, crc_to, at, end)
+        pread, unpack = os.pread, CRC.unpack_from
+        for file, begin, key, head, before, size, crc, behind, start, stop in zip(
             self.files, *(column.tolist() for column in columns), strict=True
         ):
             if before:
@@ -81,14 +88,25 @@ class DocumentTable(NamedTuple):
             else:  # most pieces: one call
                 block = pread(file.number, head + size, begin)
             if len(block) != head + size:
-                yield None
-            elif count == 1:  # most pieces
+                intact = False
+            elif behind - crc == CRC.size:  # most pieces
                 intact = crc32(block[key:]) == unpack(block, crc)[0]  # a view takes longer
-                yield (block[key:head].decode(), block[start:stop]) if intact else None
             else:
                 found = b"".join(crcs_of(block[key:head], block[head:], width * CHUNK))
-                intact = found[: one * count] == block[crc : crc + one * count]
-                yield (block[key:head].decode(), block[start:stop]) if intact else None
+                intact = found[: behind - crc] == block[crc:behind]
+            yield (block[key:head].decode(), block[start:stop]) if intact else None
+
+
+def expect(files: Sequence[TokenFile], starts: I64, sizes: I64) -> None:
+    """Have the system fetch ranges of files, all at once.
+
+    What is in memory costs 0.4 us a range for nothing. What lies on a disk costs 12 us a range, and
+    58 where each read waits for its own, of which the processor takes 6 and 20.
+    """
+    if hasattr(os, "posix_fadvise"):  # macOS has none
+        advise, soon = os.posix_fadvise, os.POSIX_FADV_WILLNEED
+        for file, start, size in zip(files, starts.tolist(), sizes.tolist(), strict=True):
+            advise(file.number, start, size, soon)
 
 
 def damaged(file: TokenFile) -> str:
