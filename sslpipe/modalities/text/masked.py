@@ -100,10 +100,11 @@ def by_row(values: I64, rows: I64, count: int) -> I64:
     first, widest = np.cumsum(sizes) - sizes, max(1, int(sizes.max()))
     padding = np.full((2, count), NOTHING)
     padding[0], padding[:, sizes > 0] = 0, values[:, first[sizes > 0]]
-    table = np.repeat(padding.T.ravel(), widest)
-    at = rows * (2 * widest) + np.arange(len(rows)) - first[rows]
-    table[at], table[at + widest] = values
-    return table.reshape(count, 2, widest)
+    table = np.empty((count, 2, widest), dtype=np.int64)
+    table[...] = padding.T[..., None]
+    inside = np.arange(widest) < sizes[:, None]
+    table[:, 0][inside], table[:, 1][inside] = values
+    return table
 
 
 class Distinct(NamedTuple):
