@@ -41,6 +41,7 @@ from .tasks import (
     Unpacked,
 )
 
+SENT_TYPES = frozenset(map(np.dtype, SENT))  # the name of a type takes 5 us
 U8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
@@ -231,7 +232,7 @@ def decoded(
     """
     made = decode(sample, instructions, memory)
     data, extent = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
-    sent = isinstance(data, np.ndarray) and data.dtype.name in SENT and data.ndim <= 4
+    sent = isinstance(data, np.ndarray) and data.dtype in SENT_TYPES and data.ndim <= 4
     whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
     if not sent or not whole or not 0 < len(extent) <= 4:
         kind = type(data).__name__
