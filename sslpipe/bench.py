@@ -99,6 +99,7 @@ def costs(pipe: Pipeline) -> dict[str, Any]:
     """What stages say of a pipeline itself: its words, its hands, its advice."""
     return {
         "workers": pipe.workers,
+        "ready": any(part.stored for part in pipe.parts),
         "threads": pipe.threads,
         "cores": cores(),
         "device": pipe.device.type,

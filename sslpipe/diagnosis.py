@@ -27,7 +27,7 @@ ADVICE: Mapping[str, str] = MappingProxyType({
     "copying": "send less: smaller samples, or smaller and fewer views",
     "making": "{threads}{quicker}",
     "Python's lock": "the step waits for the pipeline's Python: use a larger stream.batch_size per "
-    "step, decode in workers (run.workers, now {count}), or more ranks",
+    "step, {hands}or more ranks",
     "sharing the cores": "use more cores, or lower run.workers (now {count}) and run.threads",
     "sharing the GPU": "make views smaller or of half precision, or leave decoding to the CPU",
     "the method's step": "data keeps up; use {precision}a smaller backbone, or more devices; a "
@@ -68,6 +68,7 @@ class Stages:
     cores: int = 1  # that this process may use
     precision: str = ""  # of the step, as in a recipe; "": not known
     batches: int = ENOUGH  # that were timed end to end
+    ready: bool = False  # arrays lie beside the tars, so there is no work for workers
 
     @property
     def rates(self) -> dict[str, float]:
@@ -129,6 +130,7 @@ class Stages:
         return ADVICE[self.bottleneck].format(
             workers=self.more_workers,
             count=self.workers,
+            hands="" if self.ready else f"decode in workers (run.workers, now {self.workers}), ",
             lighter=self.lighter,
             threads=f"raise run.threads (now {self.threads}), or " if more_threads else "",
             quicker=self.quicker,
@@ -137,7 +139,9 @@ class Stages:
 
     @property
     def more_workers(self) -> str:
-        """What more hands would take: workers, as long as there are cores for them."""
+        """What more hands would take: workers, as long as there are cores and work for them."""
+        if self.ready:
+            return "use more ranks"
         if self.workers < self.cores:
             return f"raise run.workers (now {self.workers}, of {self.cores} cores)"
         return f"use more cores (run.workers = {self.workers} has all of them)"

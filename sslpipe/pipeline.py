@@ -25,7 +25,7 @@ from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
 from .modalities.crews import shares_waiting, worker_count
-from .modalities.loading import open_loading
+from .modalities.loading import open_loading, over_stored
 from .modalities.making import make_batch
 from .modalities.parts import (
     batch_spec,
@@ -119,7 +119,9 @@ class Pipeline:
         self.units = units_of(self.parts)  # what rates are of, for people
         self.source = open_source(recipe, shards, reading)
         self.spec = batch_spec(recipe, self.parts, world_size=world_size, batches=len(self.source))
-        count = self.workers = worker_count(recipe, self.source)  # processes that decode; or 0
+        self.parts = over_stored(self.parts, self.source)
+        # processes that decode; or 0
+        count = self.workers = worker_count(recipe, self.source, self.parts)
         self.loading = open_loading(recipe, self.source, self.parts, device=device, count=count)
         self.handoff = handoff(device)
         stream, depth = recipe.stream, recipe.run.prefetch

@@ -193,16 +193,15 @@ class Keys:
 
         Those of an id are what `words` draws of the first view; ids lie behind each other.
         """
-        owners = np.repeat(np.arange(len(blocks)), blocks)
-        inside = np.arange(len(owners)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
-        mask, shift = np.uint64(MASK), np.uint64(32)
-        key = key_of(self.seed, self.epochs)
-        key = key[owners] if len(key) > 1 else key
-        uid = self.uids.astype(np.uint64)[owners]
+        first, mask, shift = np.cumsum(blocks) - blocks, np.uint64(MASK), np.uint64(32)
+        inside = np.arange(int(blocks.sum())) - np.repeat(first, blocks)
+        key, uids = key_of(self.seed, self.epochs), self.uids.astype(np.uint64)
+        key = np.repeat(key, blocks) if len(key) > 1 else key
+        low, high = (np.repeat(half, blocks) for half in (uids & mask, uids >> shift))
         stream_view = np.uint64(stream_id(stream)) << np.uint64(16) | self.views[:1].astype(
             np.uint64
         )
-        counter = inside.astype(np.uint64), stream_view, uid & mask, uid >> shift
+        counter = inside.astype(np.uint64), stream_view, low, high
         return np.stack(philox(counter, (key & mask, key >> shift)), axis=1)
 
     def words(self, stream: str, count: int) -> U64:

@@ -25,6 +25,19 @@ def test_decoding_binds_and_making_is_next():
     assert "use more cores (run.workers = 4 has all of them)" in replace(DATA, workers=4).verdict
 
 
+def test_nobody_is_told_to_raise_workers_that_have_nothing_to_do():
+    ready = replace(DATA, workers=0, ready=True, read=1000, decode=1000)
+    assert ready.bottleneck == "reading"
+    assert "set run.cache, or use more ranks" in ready.advice
+    starved = replace(
+        ready, read=8000, decode=8000, augment=7000, make=9000, pipeline=7000, step=5000,
+        step_beside=2000, end_to_end=2000, device="cuda",
+    )  # fmt: skip
+    assert starved.bottleneck == "Python's lock"
+    assert "run.workers" not in starved.advice
+    assert "(run.workers, now 2), or more ranks" in replace(starved, ready=False, workers=2).advice
+
+
 def test_a_verdict_does_not_say_more_than_was_measured():
     even = replace(DATA, make=1000, augment=1000)
     assert even.verdict.startswith("No stage alone is the bottleneck; the longest is making: ")

@@ -138,7 +138,7 @@ def say_size(manifest: "Manifest", tokenizer: str) -> None:
     size = expected_size(manifest, tokenizer)
     about = "" if size.is_exact else "about "
     console.print(
-        f"{len(manifest.shards):,} files beside the tars of {manifest.folder}, {about}"
+        f"{len(manifest.shards):,} files beside the tars of {manifest.folder}, about "
         f"{size.bytes / 1e6:,.1f} MB: {about}{size.tokens:,} tokens of {size.width} bytes; nothing "
         "was written",
         soft_wrap=True,

@@ -51,7 +51,7 @@ class Ragged(Sequence[Tensor]):
         begins_B = self.offsets_B // self.dtype.itemsize - (np.cumsum(counts_B) - counts_B)
         return self.elements(np.arange(int(counts_B.sum())) + np.repeat(begins_B, counts_B))
 
-    def elements(self, places: I64) -> Tensor:
+    def elements(self, places: I64 | npt.NDArray[np.int32]) -> Tensor:
         """Gather elements by their places in the buffer, counted in elements: of their shape."""
         whole = len(self.flat_N) // self.dtype.itemsize * self.dtype.itemsize
         there = torch.from_numpy(places).to(self.flat_N.device, non_blocking=True)

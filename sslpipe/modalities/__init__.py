@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # decoders are imported by workers, which must not wait for t
     from ..stream.by_length import LengthBuckets
     from ..stream.packed_rows import RowLayout
     from ..stream.source import Column
+    from ..stream.stored import StoredReader
 
     I64 = npt.NDArray[np.int64]
 
@@ -199,10 +200,11 @@ class Modality(Protocol):
         """What files that a recipe names hash to: a resumed stream must have the same; "": none."""
         return ""
 
-    def stored_decoder(self, decode: Any, sets: Sequence[Manifest]) -> Decode | None:
+    def stored_reader(self, decode: Any, sets: Sequence[Manifest]) -> StoredReader | None:
         """What reads the samples of some sets from files beside their tars; None: `decode` does.
 
-        Its samples come without the bytes of their payload.
+        Nobody reads the tars then, and there are no workers. It is asked where a recipe is of this
+        modality alone.
 
         Raises:
             ShardError: the manifest of a set promises such files, and one is missing or damaged.

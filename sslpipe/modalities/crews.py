@@ -40,12 +40,12 @@ def open_crew(
     return Workers(stores, decoders, slots, count=count, patience=recipe.run.patience)
 
 
-def worker_count(recipe: Recipe, source: Source) -> int:
+def worker_count(recipe: Recipe, source: Source, parts: Sequence[Part]) -> int:
     """How many workers this rank has; none for sets that are read before workers have started.
 
-    None for an iterable, which reads its bytes itself.
+    None for an iterable, which reads its bytes itself, and where arrays lie ready beside the tars.
     """
-    if not isinstance(source, Packed):
+    if not isinstance(source, Packed) or any(part.stored for part in parts):
         return 0
     if recipe.run.workers != "auto":
         return recipe.run.workers

@@ -1,6 +1,7 @@
 """From a source to decoded shares: by workers, in this process, or from an iterable's own bytes.
 
     Packed    tasks for workers, each array straight into the arena      stream/loader.py
+              arrays that lie ready beside the tars, read here           stream/stored.py
     Foreign   the iterable's bytes, decoded in threads                   stream/foreign.py
 
 A device that decodes lists gets what workers left to it, in `DeviceLoading`.
@@ -9,7 +10,7 @@ A device that decodes lists gets what workers left to it, in `DeviceLoading`.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,15 @@ from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..recipe import Recipe
-from ..stream.flights import Flight
+from ..stream.flights import Flights
 from ..stream.foreign import Foreign, Loaded
-from ..stream.loader import Loader
+from ..stream.loader import Departed, Departures, Loader
 from ..stream.packed import Packed
 from ..stream.packed_rows import PackedRows
 from ..stream.partners import PartnerDraw
 from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
+from ..stream.stored import StoredFlights
 from ..stream.tasks import ALONE, DECODE, READ, Kind
 from ..stream.workers import Crew
 from . import Raw, ShareDecode
@@ -59,9 +61,9 @@ class Loading(Protocol):
 class PackedLoading:
     """Packed shards by a crew, some shares ahead."""
 
-    def __init__(self, loader: Loader, crew: Crew, slots: Slots, *, ahead: int) -> None:
+    def __init__(self, loader: Loader[Any, Any], crew: Crew, slots: Slots, *, ahead: int) -> None:
         self._loader, self.crew, self.slots, self._ahead = loader, crew, slots, ahead
-        self._flights: deque[tuple[tuple[int, Kind], Flight]] = deque()
+        self._flights: deque[tuple[tuple[int, Kind], Departed]] = deque()
         self._loaded = self._reduced = 0
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
@@ -204,6 +206,26 @@ def share_of(loaded: Sequence[Loaded[tuple[Raw, ...]]], blanks: Sequence[Raw]) -
     )
 
 
+def over_stored(parts: Sequence[Part], source: Source) -> list[Part]:
+    """The parts of a recipe, the one of a single modality with what is stored beside the tars.
+
+    Raises:
+        ShardError: a set promises such files, and one is missing or damaged.
+    """
+    if len(parts) > 1 or not isinstance(source, Packed):
+        return [*parts]
+    return [part.over(source.manifests) for part in parts]
+
+
+def flights_of(
+    source: Packed, crew: Crew, slots: Slots, parts: Sequence[Part], count: int
+) -> Departures[Any, Any]:
+    """How samples come here: read beside the tars where they lie ready, else through the crew."""
+    if stored := parts[0].stored:
+        return StoredFlights(source, slots, parts[0], stored)
+    return Flights(source, crew, slots, parts, count=count)
+
+
 def open_loading(
     recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device, count: int
 ) -> Loading:
@@ -212,7 +234,6 @@ def open_loading(
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
             decoder cannot be sent to workers, or a set has nothing of what a group reads.
-        ShardError: a manifest promises files beside its tars that are missing or damaged.
     """
     devices = [part.share_decode for part in parts if part.share_decode]
     if devices:
@@ -222,15 +243,13 @@ def open_loading(
         return ForeignLoading(source, parts)
     assert isinstance(source, Packed)
     check_members(recipe, source, parts)
-    parts = [part.over(source.manifests) for part in parts]
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
     crew = open_crew(recipe, source, parts, slots, count)
     rows, partners = isinstance(source, PackedRows), partner_count(parts)
     loader = Loader(
-        source, crew, slots, parts,
+        source, flights_of(source, crew, slots, parts, count), slots,
         blanks=[part.maker.blank for part in parts],
         on_bad="mask" if rows and recipe.stream.on_bad == "replace" else recipe.stream.on_bad,
-        count=count,
         partners=PartnerDraw(source, partners, recipe.stream.seed),
     )  # fmt: skip
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))

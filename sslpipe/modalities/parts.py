@@ -25,6 +25,7 @@ from ..stream.by_length import LengthBuckets
 from ..stream.packed_rows import RowLayout
 from ..stream.reader import Sample
 from ..stream.source import Column, Drawn
+from ..stream.stored import StoredReader
 from ..stream.tasks import DECODE, READ, Kind
 from ..stream.worker_tasks import PartDecode, decoded
 from . import (
@@ -61,7 +62,7 @@ class Part:
     files: str  # what those that the recipe names hash to, in words; "": none
     partners: Partners | None  # other samples that it wants beside each; None: none
     buckets: LengthBuckets | None  # of batches of similar lengths; None: all are equally long
-    reads_payload: bool = True  # False: files beside the tars hold what its decoder needs
+    stored: StoredReader | None = None  # reads its arrays beside the tars; None: it decodes
 
     @property
     def worker_side(self) -> PartDecode:
@@ -97,8 +98,7 @@ class Part:
         Raises:
             ShardError: a set promises such files, and one is missing or damaged.
         """
-        found = self.modality.stored_decoder(self.decode, sets) if self.owns_payload else None
-        return self if found is None else replace(self, decode=found, reads_payload=False)
+        return replace(self, stored=self.modality.stored_reader(self.decode, sets))
 
     def load(self, sample: Sample, epoch: int) -> Raw:
         """Decode a sample of an iterable, whose extent no index tells: its bytes are asked.

@@ -49,11 +49,6 @@ FEW, MANY, MUCH, MESSAGE = 64, 256, 1 << 20, 1 << 16
 class Planner(Protocol):
     """What a part of the recipe decides before its samples are decoded."""
 
-    @property
-    def reads_payload(self) -> bool:
-        """Whether it needs the bytes of the payload; else the tar header alone is read."""
-        ...
-
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """What its decoder must know: (n, anything); extents: (n, 4) of the index, 0: unknown."""
         ...
@@ -187,8 +182,6 @@ class Booking:
         step = np.repeat(np.arange(len(steps)), np.diff(ends))
         wants, (rooms, sizes) = Wants.joined(steps), laid(room, ends)
         samples = sample_table(wants, records, np.arange(len(room)) - ends[step])
-        if not any(part.reads_payload for part in self.parts):
-            samples[:, [SIZE, CRC]] = 0  # of no bytes
         shard = (step * len(self.source.corpora) + wants.corpora) << 32 | wants.shards
         order = np.lexsort((wants.rows, shard))
         table = np.hstack([samples, rooms.reshape(len(room), -1), *instructions])[order]

@@ -16,6 +16,7 @@ from .booking import Booked, Booking, Planner
 from .jobs import Done, key_of, table_of
 from .packed import Packed, Wants
 from .records import Records
+from .source import Drawn
 from .tasks import PLACE, SHORT, Kind, Task
 from .workers import Crew
 
@@ -35,6 +36,11 @@ class Flight:
     def kind(self) -> Kind:
         """What is done with the samples."""
         return self.booked.kind
+
+    @property
+    def drawn(self) -> tuple[Drawn | None, ...]:
+        """What was drawn of each part ahead of decoding."""
+        return self.booked.drawn
 
 
 @dataclass(slots=True)

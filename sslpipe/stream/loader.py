@@ -10,7 +10,7 @@ decoded sample is: that is for the parts of the recipe.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,12 @@ from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
-from .booking import Booked, Planner
-from .flights import Flight, Flights, Landed
+from .flights import Landed
 from .mixture import StepsInARow
 from .packed import Packed, Wants
 from .partners import PartnerDraw, put_wants
-from .source import SUBSTITUTES, Column, Fault, OnBad, Share
+from .source import SUBSTITUTES, Column, Drawn, Fault, OnBad, Share
 from .tasks import ALONE, DECODE, READ, SENT, Kind
-from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -43,30 +41,56 @@ class Blank(Protocol):
     def extent(self) -> tuple[int, ...]: ...
 
 
-class Loader:
+B = TypeVar("B")  # samples of a step that are booked
+F = TypeVar("F", bound="Departed")
+
+
+class Departed(Protocol):
+    """Samples that are on their way, or here: `flights.Flight`, `stored.StoredFlight`."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def drawn(self) -> tuple[Drawn | None, ...]: ...
+
+
+class Departures(Protocol[B, F]):
+    """How samples come here: through workers (flights.py), or read here (stored.py)."""
+
+    def book(self, steps: Sequence[Wants], kind: Kind) -> list[B]:
+        """Decide all that can be decided of the samples of some steps beforehand."""
+        ...
+
+    def depart(self, booked: B) -> F:
+        """Begin with the samples of a step."""
+        ...
+
+    def land(self, flight: F) -> Landed:
+        """Wait for them."""
+        ...
+
+
+class Loader(Generic[B, F]):
     """`load(step)` gives a share; `submit` and `finish` do it in two steps, many at a time.
 
-    blanks: of each part, for `stream.on_bad: mask`. count: of workers. partners: what is loaded
-    beside samples.
+    flights: how samples come here. blanks: of each part, for `stream.on_bad: mask`. partners: what
+    is loaded beside samples.
     """
 
     def __init__(
         self,
         source: Packed,
-        crew: Crew,
+        flights: Departures[B, F],
         slots: Slots,
-        parts: Sequence[Planner],
         *,
         blanks: Sequence[Blank],
         on_bad: OnBad,
-        count: int,
         partners: PartnerDraw,
     ) -> None:
         self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
-        self._partners = partners
-        self._flights = Flights(source, crew, slots, parts, count=count)
+        self._partners, self._flights = partners, flights
         self._in_a_row = {
-            kind: StepsInARow(partial(self._booked, kind=kind), samples=len(source.slots))
+            kind: StepsInARow(partial(self._booked, kind=kind), samples=source.planned_as)
             for kind in (DECODE, ALONE, READ)
         }
 
@@ -81,12 +105,12 @@ class Loader:
         some = self._partners.beside(wants.at(np.array(places, dtype=np.int64)))
         return self.finish(self._sent(some, kind))
 
-    def submit(self, step: int, kind: Kind = DECODE) -> Flight:
+    def submit(self, step: int, kind: Kind = DECODE) -> F:
         """Have workers begin with a share; from one thread."""
         self._source.arrive(step)
         return self._flights.depart(self._in_a_row[kind](step))
 
-    def _booked(self, steps: Sequence[int], kind: Kind) -> list[Booked]:
+    def _booked(self, steps: Sequence[int], kind: Kind) -> list[B]:
         """All that is decided of the samples of some steps before they are sent."""
         wants = [self._partners.beside(each) for each in self._source.planned(steps)]
         try:
@@ -96,11 +120,11 @@ class Loader:
                 raise
             return self._booked(steps[:1], kind)  # it may be of a later step, whose turn will come
 
-    def _sent(self, wants: Wants, kind: Kind) -> Flight:
+    def _sent(self, wants: Wants, kind: Kind) -> F:
         """Have workers begin with some samples."""
         return self._flights.depart(self._flights.book([wants], kind)[0])
 
-    def finish(self, flight: Flight) -> Share:
+    def finish(self, flight: F) -> Share:
         """Wait for a share, and replace what is bad in it.
 
         Raises:
@@ -113,7 +137,7 @@ class Loader:
             self._substitute(landed, flight.kind, faults)
         told = tuple(fault for place in sorted(faults) for fault in faults[place])
         columns = () if flight.kind == READ else self._columns(landed)
-        return replace(self._share(landed, columns, told), drawn=flight.booked.drawn)
+        return replace(self._share(landed, columns, told), drawn=flight.drawn)
 
     def _note(self, landed: Landed, faults: dict[int, list[Fault]]) -> None:
         """Write down what is wrong with samples.
@@ -197,6 +221,9 @@ class Loader:
 
     def _keys(self, landed: Landed) -> tuple[str, ...]:
         """The key of every sample; its place where nothing tells the key of a bad one."""
+        if len(landed.keys) == len(landed.wants):
+            told = map(landed.keys.__getitem__, range(len(landed.wants)))
+            return tuple(key or self._nameless(landed.wants, n) for n, key in enumerate(told))
         keys = keys_of(landed.results[:, 0])
         for place in {*landed.keys, *landed.reasons}:
             keys[place] = landed.key(place) or self._nameless(landed.wants, place)

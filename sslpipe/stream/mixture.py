@@ -82,8 +82,10 @@ class StepsInARow(Generic[T]):
     `samples` for each step. One thread may ask.
     """
 
-    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
-        self._find, self._count = find, max(1, PLANNED // max(1, samples))
+    def __init__(
+        self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int, epoch: int = 0
+    ) -> None:
+        self._find, self._count, self._epoch = find, max(1, PLANNED // max(1, samples)), epoch
         self._kept: dict[int, T] = {}
         self._last, self._ahead = -1, 1  # the step before; how many steps were found together
 

@@ -153,7 +153,7 @@ class Packed:
         identity: str,
     ) -> None:
         self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
-        self._in_a_row = StepsInARow(self.planned, samples=len(slots))
+        self._in_a_row = StepsInARow(self.planned, samples=self.planned_as)
         self._lookaheads = [
             ShardLookahead(self._shards_of(number), corpus.store, epoch=len(plan))
             for number, corpus in enumerate(corpora)
@@ -194,7 +194,15 @@ class Packed:
         columns = ([getattr(p, name) for p in picks] for name in Picks.__slots__)
         wants = self.located(*map(np.concatenate, columns))
         ends = np.cumsum([len(p.valid) for p in picks]).tolist()
-        found = [wants.at(slice(*pair)) for pair in pairwise([0, *ends])]
+        return self.kept(wants, [wants.at(slice(*pair)) for pair in pairwise([0, *ends])])
+
+    @property
+    def planned_as(self) -> int:
+        """How many samples a step counts as where several are planned in one go."""
+        return len(self.slots)
+
+    def kept(self, wants: Wants, found: list[Wants]) -> list[Wants]:
+        """Those of several steps, or of the first alone: see `planned`."""
         return found if len(found) == 1 or self._are_kept(wants) else found[:1]
 
     def _are_kept(self, wants: Wants) -> bool:
@@ -230,6 +238,8 @@ class Packed:
         Raises:
             ShardError: an index is missing, cut, or of another tar.
         """
+        if len(self.corpora) == 1:
+            return self.corpora[0].records.at(wants.shards, wants.rows)
         samples, payloads = np.empty(len(wants), SAMPLE), np.empty(len(wants), MEMBER)
         for corpus in np.unique(wants.corpora):
             here = wants.corpora == corpus

@@ -8,6 +8,7 @@ and would move every row behind it. Its place in the row stays empty, and it is 
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from ..recipe.schema import HoldoutSection
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
 from .holdout import lets_through
+from .mixture import PLANNED
 from .packed import Corpus, Packed, Wants
 from .packing import PACKERS, SENTENCE_PACKERS, Segments, Sentences
 from .plan import Remainder, Single
-from .rows import Anchor, Rows, RowSegments
+from .rows import Anchor, Rows
 
 I64 = npt.NDArray[np.int64]
 COUNTED = 1_000_000  # documents of an epoch whose rows are counted: about two seconds
+ROW = 4  # samples, as which a row counts where steps are planned together
 SAMPLED = 64  # windows that tell how long an epoch of more documents is
 
 
@@ -162,12 +165,28 @@ class PackedRows(Packed):
         told = few * documents // (SAMPLED * min(self._layout.window, documents))
         return told or self.rows.epoch_rows(0)
 
+    @property
+    def planned_as(self) -> int:
+        """How many samples a step counts as; with buckets, as all that are planned in one go."""
+        return PLANNED if self._layout.buckets else ROW * len(self.slots)
+
     def planned(self, steps: Sequence[int]) -> list[Wants]:
-        """The segments of this rank's rows of the first of some steps: they are many."""
-        found = self._segments(steps[0])
+        """The segments of this rank's rows of some steps of the epoch of the first, in one go.
+
+        Windows of the next epoch are packed when they are needed.
+        """
+        epoch = len(self.plan)
+        steps = [step for step in steps if step // epoch == steps[0] // epoch]
+        positions = [self.picks(step).positions for step in steps]
+        ends = np.cumsum([0, *map(len, positions)])
+        with self._lock:
+            found = self.rows.at(np.concatenate(positions))
         wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
-        columns = found.rows, found.columns, found.starts, found.lengths
-        return [replace(wants, segments=np.stack(columns, axis=1))]
+        first = ends[np.searchsorted(ends, found.rows, side="right") - 1]  # of each step
+        columns = found.rows - first, found.columns, found.starts, found.lengths
+        wants = replace(wants, segments=np.stack(columns, axis=1))
+        cuts = np.searchsorted(found.rows, ends).tolist()
+        return self.kept(wants, [wants.at(slice(*pair)) for pair in pairwise(cuts)])
 
     def row_length(self, step: int) -> int:
         """The smallest bucket that holds all rows of a global batch; the same on every rank."""
@@ -175,7 +194,7 @@ class PackedRows(Packed):
             return self._layout.length
         with self._lock:
             positions = self.plan(step, np.arange(self.plan.size)).positions
-            found = self.rows.at(positions.tolist())
+            found = self.rows.at(positions)
         longest = np.bincount(found.rows, weights=found.lengths).max()
         return next(length for length in self._layout.buckets if length >= longest)
 
@@ -202,12 +221,13 @@ class PackedRows(Packed):
         with self._lock:
             self.rows.resume(Anchor(*found))
 
-    def _segments(self, step: int) -> RowSegments:
-        with self._lock:  # the look-ahead asks, too
-            return self.rows.at(self.picks(step).positions.tolist())
-
     def _shards_of(self, corpus: int) -> Callable[[int], I64]:
-        return lambda step: self.corpora[corpus].shards(self._segments(step).positions)
+        def found(step: int) -> I64:
+            with self._lock:  # it is asked from the thread that looks ahead
+                segments = self.rows.at(self.picks(step).positions)
+            return self.corpora[corpus].shards(segments.positions)
+
+        return found
 
     def substitutes(self, wants: Wants, attempt: int) -> Any:
         """Refuse: no other document fits where a bad one was."""

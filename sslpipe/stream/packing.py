@@ -105,19 +105,20 @@ def best_fit(lengths: I64, length: int) -> Segments:
     """
     documents, starts, taken = pieces_of(lengths, length)
     order = np.argsort(-taken, kind="stable")
-    rows, columns = np.empty_like(taken), np.empty_like(taken)
-    for piece, (row, column) in zip(order.tolist(), fitted(taken[order], length), strict=True):
-        rows[piece], columns[piece] = row, column
+    full = int(np.count_nonzero(taken == length))  # which come first, and have rows of their own
+    rows, columns = np.empty_like(taken), np.zeros_like(taken)
+    rows[order[:full]], rest = np.arange(full), order[full:]
+    rows[rest], columns[rest] = fitted(taken[rest], length, full)
     by_row = np.lexsort((columns, rows))
     found = Segments(documents, starts, taken, rows, columns)
     return Segments(*(column[by_row] for column in found))
 
 
-def fitted(pieces: I64, length: int) -> list[tuple[int, int]]:
-    """The row and the column of each piece, which come longest first."""
+def fitted(pieces: I64, length: int, rows: int) -> tuple[list[int], list[int]]:
+    """The row and the column of each piece, which come longest first, behind so many full rows."""
     spaces = 0  # bit s is set while a row with s free steps is open
     open_rows: list[deque[int]] = [deque() for _ in range(length + 1)]
-    places, rows = [], 0
+    found, columns = list[int](), list[int]()
     for piece in pieces.tolist():
         fits = spaces >> piece
         if fits:
@@ -127,12 +128,13 @@ def fitted(pieces: I64, length: int) -> list[tuple[int, int]]:
                 spaces ^= 1 << space
         else:
             space, row, rows = length, rows, rows + 1
-        places.append((row, length - space))
+        found.append(row)
+        columns.append(length - space)
         left = space - piece
         if left:
             open_rows[left].append(row)
             spaces |= 1 << left
-    return places
+    return found, columns
 
 
 def pieces_of(lengths: I64, length: int) -> tuple[I64, I64, I64]:

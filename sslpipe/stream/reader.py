@@ -131,12 +131,17 @@ def checked_key(header: bytes, wanted: Wanted) -> str:
         SampleError: the header is damaged, or names another sample.
     """
     try:
-        key = member_key(header)
+        return key_in(header, wanted.uid)
     except SampleError as error:
         raise SampleError(f"{where(wanted)}: {error}") from error
-    if rng.sample_id(key) != wanted.uid:
+
+
+def key_in(header: bytes, uid: int) -> str:
+    """The same, of a sample with this id; an error does not say where it is."""
+    key = member_key(header)
+    if rng.sample_id(key) != uid:
         raise SampleError(
-            f"{where(wanted)}: damaged tar header (it names {key!r}, not the sample that was "
-            "indexed); copy or pack the shard again"
+            f"damaged tar header (it names {key!r}, not the sample that was indexed); copy or pack "
+            "the shard again"
         )
     return key

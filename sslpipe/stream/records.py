@@ -47,10 +47,11 @@ class RecordTable:
             ShardError: an index is missing, cut, or of another tar.
         """
         with self._lock:
-            missing = np.unique(shards[self._first[shards] < 0])
-            if len(missing):
-                self._add(missing.tolist(), np.unique(shards).tolist())
-            places = self._first[shards] + rows
+            first = self._first[shards]
+            if (missing := first < 0).any():
+                self._add(np.unique(shards[missing]).tolist(), np.unique(shards).tolist())
+                first = self._first[shards]
+            places = first + rows
             return Records(self._samples[places], self._payloads[places])
 
     def _add(self, missing: Sequence[int], needed: Sequence[int]) -> None:

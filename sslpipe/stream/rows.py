@@ -80,7 +80,7 @@ class Rows:
         window = self._window_of(row)
         return Anchor(window, self._firsts[window - self._first_window])
 
-    def at(self, rows: Sequence[int]) -> RowSegments:
+    def at(self, rows: Sequence[int] | I64) -> RowSegments:
         """The segments of rows, which may lie anywhere in the stream."""
         asked, place, found = np.asarray(rows, dtype=np.int64), 0, []
         while place < len(asked):  # those that follow in the same window are found at once

@@ -72,6 +72,15 @@ class Drawn(NamedTuple):
         return all(np.array_equal(one, other) for one, other in pairs)
 
 
+def first_of_runs(*values: npt.NDArray[Any]) -> I64:
+    """Where a run of equal values begins, in a table of one column or several, (n,) each."""
+    new = np.ones(len(values[0]), dtype=np.bool_)
+    new[1:] = False
+    for column in values:
+        new[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(new)
+
+
 def no_partners() -> I64:
     """Make the table of partners of samples that have none."""
     return np.empty((0, 0), dtype=np.int64)
@@ -97,7 +106,12 @@ class Share:
     @property
     def rows(self) -> int:
         """Rows of the batch: samples, unless these are pieces of rows."""
-        return len(np.unique(self.segments[:, ROW])) if len(self.segments) else len(self.uids)
+        return len(self._firsts) if len(self.segments) else len(self.uids)
+
+    @property
+    def _firsts(self) -> I64:
+        """The first piece of each row, whose pieces stand beside each other."""
+        return first_of_runs(self.segments[:, ROW])
 
     def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.
@@ -106,9 +120,8 @@ class Share:
         """
         if not len(self.segments):
             return self
-        rows, first = np.unique(self.segments[:, ROW], return_index=True)
-        valid = np.zeros(len(rows), dtype=np.bool_)
-        np.logical_or.at(valid, self.segments[:, ROW], self.valid)
+        first = self._firsts
+        valid = np.logical_or.reduceat(self.valid, first)
         keys = tuple(self.keys[place] for place in first.tolist())
         return replace(
             self, uids=self.uids[first], keys=keys, labels=self.labels[first],

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from sslpipe.errors import ContractError
+from sslpipe.stream import worker_tasks
 from sslpipe.stream.jobs import key_of, table_of
+from sslpipe.stream.reader import Sample
 from sslpipe.stream.tasks import (
     COLUMNS,
     CRC,
@@ -15,6 +18,7 @@ from sslpipe.stream.tasks import (
     PLACE,
     RESULT,
     ROOM,
+    SENT,
     START,
     UID,
     Task,
@@ -94,3 +98,14 @@ def test_a_room_takes_what_fits_where_it_lies():
     assert not np.shares_memory(room.empty((25,), np.uint8), memory)
     assert not memory[:64].any()
     assert not memory[88:].any()
+
+
+@pytest.mark.parametrize("kind", [*SENT, ">i4", "<c8", "<u2"])
+def test_arrays_of_the_types_that_are_sent_are_taken_and_no_others(kind):
+    """A type whose bytes lie the other way round has the same name, and other numbers."""
+    array, sample = np.ones((2, 3), dtype=kind), Sample(1, "a", -1, b"")
+    if kind in SENT:
+        assert worker_tasks.decoded(lambda *_: (array, (2, 3)), sample, (), None)[0] is array
+        return
+    with pytest.raises(ContractError, match=rf"a: returned {np.dtype(kind)} of 2 axes"):
+        worker_tasks.decoded(lambda *_: (array, (2, 3)), sample, (), None)

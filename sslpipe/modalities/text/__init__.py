@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .captions import CaptionDecode
     from .decider import TextDecider
     from .maker import TextMaker
-    from .stored_tokens import StoredTokenDecode
+    from .stored_tokens import StoredTokens
 
 
 READ = 2048  # tokens of a document that are encoded in evaluation, at least a row
@@ -129,13 +129,11 @@ class TextModality(Modality):
         print_of = decider.vocabulary.fingerprint
         return f"vocabulary {print_of}" if print_of else ""
 
-    def stored_decoder(
-        self, decode: TokenDecode, sets: Sequence[Manifest]
-    ) -> StoredTokenDecode | None:
+    def stored_reader(self, decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:
         """Of sets whose ids `sslpipe tokenizer count --ids` has kept."""
-        from .stored_tokens import stored_decode
+        from .stored_tokens import stored_tokens
 
-        return stored_decode(decode, sets)
+        return stored_tokens(decode, sets)
 
     def stored_faults(self, manifest: Manifest, shard: Shard) -> Iterator[Problem]:
         """Damaged ids, if a set has some."""

@@ -37,7 +37,7 @@ from .token_file import (
     width_of,
 )
 from .trained import open_vocabulary
-from .training import texts_of
+from .training import keyed_texts
 from .vocabulary import Vocabulary
 
 I32 = npt.NDArray[np.int32]
@@ -68,8 +68,8 @@ class CountJob:
             return False
         tar = self.folder / self.shard.file
         with suppress(ShardError):
-            if self.ids:
-                open_tokens(token_path(tar), self.of)
+            if self.ids and not open_tokens(token_path(tar), self.of).has_keys:
+                return False  # of an older version
             if self.sentences:
                 SentenceFile(sentence_path(tar), self.of)
             return True
@@ -214,12 +214,13 @@ def write_counts(job: CountJob) -> ShardCounted:
     tar = str(job.manifest.tar_place(job.shard))
     sentences = [np.zeros(0, dtype=np.int64)] * len(index)
     with kept_ids(job, len(index)) as writer:
-        for row, found in texts_of(tar, index, range(len(index))):
+        for row, found in keyed_texts(tar, index, range(len(index))):
             if not isinstance(found, SampleError):
-                ids, sentences[row] = encoded(job, found)
+                key, text = found
+                ids, sentences[row] = encoded(job, text)
                 counts[row] = len(ids)
                 if writer:
-                    writer.add(row, ids)
+                    writer.add(row, key, ids)
             elif row not in skip:
                 problems.append(Problem(job.shard.file, f"sample {row}", str(found), row))
     if job.sentences:

@@ -6,10 +6,11 @@ import numpy as np
 
 from ...errors import SampleError
 from ...shards.contents import index_of
-from ...shards.manifest import Manifest
+from ...shards.index import Index
+from ...shards.manifest import Manifest, Shard
 from .counting import TOKENS, countable
 from .token_file import file_bytes, width_of
-from .training import texts_of
+from .training import keyed_texts, texts_of
 from .vocabulary import Vocabulary
 
 SAMPLED = 2_000_000  # bytes of text that tell how many tokens a byte has: a second or two
@@ -19,7 +20,7 @@ SAMPLED = 2_000_000  # bytes of text that tell how many tokens a byte has: a sec
 class ExpectedSize:
     """Of the token files of a set."""
 
-    bytes: int
+    bytes: int  # but for keys, which are about as long as one that was read in each shard
     tokens: int
     width: int  # bytes of a token
     is_exact: bool  # the set is counted by this vocabulary
@@ -37,10 +38,20 @@ def expected_size(manifest: Manifest, tokenizer: str) -> ExpectedSize:
     rate = 1.0 if is_exact else tokens_per_byte(manifest, vocabulary)
     size, tokens, width = 0, 0, width_of(vocabulary.size)
     for shard in manifest.shards:
-        extents = index_of(manifest, shard).samples["extent"].astype(np.int64)
+        index = index_of(manifest, shard)
+        extents = index.samples["extent"].astype(np.int64)
         each = np.ceil(extents[:, TOKENS if is_exact else 0] * rate).astype(np.int64)
-        size, tokens = size + file_bytes(each, width), tokens + int(each.sum())
+        keys = np.full(len(index), key_bytes(manifest, shard, index), dtype=np.int64)
+        size, tokens = size + file_bytes(each, keys, width), tokens + int(each.sum())
     return ExpectedSize(size, tokens, width, is_exact)
+
+
+def key_bytes(manifest: Manifest, shard: Shard, index: Index) -> int:
+    """Bytes of the key of a document in the middle of a shard; the others' are about as long."""
+    for _, found in keyed_texts(str(manifest.tar_place(shard)), index, [len(index) // 2]):
+        if not isinstance(found, SampleError):
+            return len(found[0].encode())
+    return 0
 
 
 def tokens_per_byte(manifest: Manifest, vocabulary: Vocabulary) -> float:

@@ -100,10 +100,11 @@ def by_row(values: I64, rows: I64, count: int) -> I64:
     first, widest = np.cumsum(sizes) - sizes, max(1, int(sizes.max()))
     padding = np.full((2, count), NOTHING)
     padding[0], padding[:, sizes > 0] = 0, values[:, first[sizes > 0]]
-    table = np.repeat(padding.T.ravel(), widest)
-    at = rows * (2 * widest) + np.arange(len(rows)) - first[rows]
-    table[at], table[at + widest] = values
-    return table.reshape(count, 2, widest)
+    table = np.empty((count, 2, widest), dtype=np.int64)
+    table[...] = padding.T[..., None]
+    inside = np.arange(widest) < sizes[:, None]
+    table[:, 0][inside], table[:, 1][inside] = values
+    return table
 
 
 class Distinct(NamedTuple):
@@ -123,17 +124,19 @@ def distinct(keys: Keys, stream: str, sizes: I64, counts: I64) -> Distinct:
     blocks = expected_draws(sizes, counts) // 2 + 1  # a block has two places and a word for each
     blocks[counts == 0] = 0
     while True:
-        pieces = np.repeat(np.arange(len(blocks)), 2 * blocks)
+        draws, first = 2 * blocks, np.cumsum(sizes) - sizes
         place, words = keys.ragged(stream, blocks).reshape(-1, 2).T
-        places = (place * sizes.astype(np.uint64)[pieces] >> np.uint64(32)).astype(np.int64)
-        new = first_seen((np.cumsum(sizes) - sizes)[pieces] + places, int(sizes.sum()))
-        number = np.r_[0, np.cumsum(new)]
-        ends = np.cumsum(2 * blocks)
-        before = number[ends - 2 * blocks]
+        places = place * np.repeat(sizes.astype(np.uint64), draws) >> np.uint64(32)
+        inside = places.astype(np.int64)
+        new = first_seen(np.repeat(first, draws) + inside, int(sizes.sum()))
+        number = np.concatenate([[0], np.cumsum(new)])
+        ends = np.cumsum(draws)
+        before = number[ends - draws]
         lacking = number[ends] - before < counts
         if not lacking.any():
-            taken = np.flatnonzero(new & (number[:-1] < (before + counts)[pieces]))
-            return Distinct(pieces[taken], places[taken], words[taken])
+            new &= number[:-1] < np.repeat(before + counts, draws)
+            pieces = np.repeat(np.arange(len(counts)), counts)
+            return Distinct(pieces, inside[new], words[new])
         blocks = np.where(lacking, 2 * blocks, blocks)
 
 
@@ -147,8 +150,8 @@ def expected_draws(sizes: I64, counts: I64) -> I64:
 
 def first_seen(numbers: I64, below: int) -> npt.NDArray[np.bool_]:
     """Which of some numbers stand in none of the places before them, (n,)."""
-    at = np.arange(len(numbers))
-    first = np.empty(below, dtype=np.int64)
+    at = np.arange(len(numbers), dtype=np.int32)
+    first = np.empty(below, dtype=np.int32)
     first[numbers[::-1]] = at[::-1]  # what is put last stays
     seen: npt.NDArray[np.bool_] = first[numbers] == at
     return seen

@@ -3,55 +3,116 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import ShardError
-from .. import Raw
-from .token_file import OPENED, SUFFIX, TokenFileOf, open_tokens, token_faults, token_path
-from .tokens import IDS, TokenDecode
+from ...stream.source import LENGTH, START
+from ...stream.stored import StoredArrays, StoredPlaces
+from .token_file import (
+    SUFFIX,
+    UNCOUNTED,
+    UNREAD,
+    TokenFileOf,
+    open_tokens,
+    token_path,
+    width_of,
+)
+from .token_pieces import OPENED, DocumentTable, damaged, token_faults
+from .tokens import IDS, TokenDecode, miscounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy.typing as npt
+
     from ...device.buffers import Memory
     from ...shards.manifest import Manifest, Shard
     from ...shards.verification import Problem
-    from ...stream.reader import Sample
+
+    I64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 STORED = SUFFIX.removeprefix(".")  # in `counted` of a manifest, beside the counts
 LOOKED_AT = 16  # files at most whose header is read when a set is opened
 
 
-class StoredTokenDecode(TokenDecode):
-    """As TokenDecode, of samples whose payload was not read."""
+class StoredTokens:
+    """Reads the ids that `decode` would make of documents, whose text is not read."""
 
-    def __call__(
-        self, sample: Sample, instructions: Sequence[int], memory: Memory | None = None
-    ) -> Raw:
-        """The ids of the piece alone, and as extent how many the whole document has.
+    def __init__(self, decode: TokenDecode) -> None:
+        vocabulary = decode.vocabulary
+        self._kind = np.dtype(f"<u{width_of(vocabulary.size)}")
+        self._decode, self._around = decode, decode.begin + decode.end
+        self._begin = [vocabulary.begin.to_bytes(self._kind.itemsize, "little")] * decode.begin
+        self._end = [vocabulary.end.to_bytes(self._kind.itemsize, "little")] * decode.end
+
+    def __call__(self, places: StoredPlaces, memory: Memory) -> StoredArrays:
+        """The ids of pieces, and as extents how many the whole documents have.
 
         Raises:
-            SampleError: its ids are damaged, or not as many as the index says.
-            ShardError: the token file is missing or damaged, or of another vocabulary or tar.
+            ShardError: a token file is missing or damaged, or of another vocabulary or tar.
         """
-        assert sample.tar is not None  # an iterable has no files beside its tars
-        of = TokenFileOf(self.vocabulary.fingerprint, sample.tar.sha256)
-        tokens = OPENED(sample.tar.path, of)
-        count = tokens.count(sample.row)
-        total = count + self.begin + self.end
-        start, length = self.piece(sample, total, instructions)
-        stop = min(start + length, total)
-        ids, begin, end = np.empty(max(0, stop - start), IDS), self.begin, self.end
-        text = slice(begin and start == 0, len(ids) - (end and stop == total))
-        ids[text] = tokens.read(sample.row, max(0, start - begin), min(count, stop - begin))
-        ids[: text.start], ids[text.stop :] = self.vocabulary.begin, self.vocabulary.end
-        return Raw(ids, (total,))
+        documents, begin = self._documents(places), len(self._begin)
+        totals = documents.ids + self._around
+        starts, stops = self._steps(places, totals)
+        reasons = self._unreadable(places, documents, totals)
+        texts = documents.without([*reasons]).pieces(
+            np.maximum(starts - begin, 0), np.minimum(documents.ids, stops - begin)
+        )
+        keys, ids = list[str](), list[bytes]()
+        for place, (text, start, is_last) in enumerate(
+            zip(texts, starts.tolist(), (stops == totals).tolist(), strict=True)
+        ):
+            if text is None or place in reasons:
+                reasons.setdefault(place, damaged(documents.files[place]))
+                keys.append("")
+                continue
+            keys.append(text[0])
+            if not start:
+                ids += self._begin
+            ids.append(text[1])
+            if is_last:
+                ids += self._end
+        sizes = stops - starts
+        sizes[[*reasons]] = totals[[*reasons]] = 0
+        flat = memory.empty((int(sizes.sum()),), IDS)
+        flat[:] = np.frombuffer(b"".join(ids), self._kind)
+        return StoredArrays(flat, sizes, totals, keys, reasons)
+
+    def _documents(self, places: StoredPlaces) -> DocumentTable:
+        """What token files say of documents."""
+        of = self._decode.vocabulary.fingerprint
+        ends = [*places.firsts.tolist(), len(places.rows)]
+        return DocumentTable.of(
+            (OPENED(tar.path, TokenFileOf(of, tar.sha256)), places.rows[slice(*pair)])
+            for tar, pair in zip(places.tars, pairwise(ends), strict=True)
+        )
+
+    def _steps(self, places: StoredPlaces, totals: I64) -> tuple[I64, I64]:
+        """Where pieces begin and end in documents of so many steps."""
+        if places.told.shape[1]:
+            starts, lengths = places.told[:, START], places.told[:, LENGTH]
+            return starts, np.minimum(starts + lengths, totals)
+        return np.zeros_like(totals), np.minimum(self._decode.length, totals)
+
+    def _unreadable(
+        self, places: StoredPlaces, documents: DocumentTable, totals: I64
+    ) -> dict[int, str]:
+        """Why documents are bad by their tables: not counted, or not as rows were planned."""
+        promised = totals
+        if places.told.shape[1]:
+            promised = places.extents[:, self._decode.vocabulary.counted] + self._around
+        unread = documents.ids == UNREAD
+        return {
+            place: UNCOUNTED if unread[place] else str(miscounted(totals[place], promised[place]))
+            for place in np.flatnonzero(unread | (totals != promised)).tolist()
+        }
 
 
-def stored_decode(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokenDecode | None:
+def stored_tokens(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:
     """What reads the ids beside the tars, if all sets have them; None: documents are encoded.
 
     Raises:
@@ -73,9 +134,7 @@ def stored_decode(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokenD
             )  # fmt: skip
             return None
         check_few(manifest, wanted)
-    return StoredTokenDecode(
-        decode.vocabulary, length=decode.length, begin=decode.begin, end=decode.end
-    )
+    return StoredTokens(decode)
 
 
 def check_few(manifest: Manifest, vocabulary: str) -> None:

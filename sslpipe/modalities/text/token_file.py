@@ -2,42 +2,46 @@
 
     96 bytes        magic, version, bytes of an id, documents, bytes of the file, hash of the
                     vocabulary, SHA-256 of the tar, CRC-32 of all this and of the table
-    12 bytes x      documents (DOCUMENT), in the order of the tar
-    ...             of each document: a CRC-32 for each CHUNK of its ids, then the ids
+    16 bytes x      documents (DOCUMENT), in the order of the tar
+    ...             of each document: a CRC-32 for each CHUNK of its ids, at least one; its key; ids
 
-A piece of a document is read by its own chunks alone, each of which is checked.
+A CRC-32 is of the key and the ids of its chunk, so a piece is read with its key by its own chunks
+alone, each of which is checked; nobody looks into the tar. Version 1 had no keys: its tables have
+12 bytes a document, a document without ids has no CRC-32, and keys are read in the tar's headers.
 """
 
 import os
 import struct
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
-from ...errors import SampleError, ShardError
+from ...errors import ShardError
 from ...shards.side_files import written_whole
 
 SUFFIX = ".tok"
-MAGIC, VERSION = b"ssltoken", 1
+MAGIC, VERSION, KEYLESS = b"ssltoken", 2, 1
 HEADER = struct.Struct("<8sHHIQ16s32sI20x")
 CRC = struct.Struct("<I")
-DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4")])  # `ids`: how many; UNREAD: it is bad
+# `ids`: how many, UNREAD: it is bad; `key`: bytes of its key
+DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4"), ("key", "<u4")])
+KEYLESS_DOCUMENT = np.dtype([("offset", "<u8"), ("ids", "<u4")])
 UNREAD = 2**32 - 1
 CHUNK = 2048  # ids under one CRC-32: a row of most recipes
 SMALL = 2**16  # ids that two bytes hold
-OPEN = 256  # files that a process keeps open
 AGAIN = "run `sslpipe tokenizer count` with --ids --rebuild"
+UNCOUNTED = (
+    f"could not be read when its tokens were counted; see `sslpipe verify`, and then {AGAIN}"
+)
 
 I32 = npt.NDArray[np.int32]
-Ids = npt.NDArray[np.unsignedinteger[Any]]
+I64 = npt.NDArray[np.int64]
 
 
 class TokenFileOf(NamedTuple):
@@ -62,10 +66,11 @@ def width_of(size: int) -> int:
     return 2 if size <= SMALL else 4
 
 
-def file_bytes(tokens: npt.NDArray[np.int64], width: int) -> int:
-    """Bytes of the token file of documents of so many tokens each."""
-    crcs = 4 * int((-(-tokens // CHUNK)).sum())
-    return HEADER.size + DOCUMENT.itemsize * len(tokens) + crcs + width * int(tokens.sum())
+def file_bytes(tokens: I64, keys: I64, width: int) -> int:
+    """Bytes of the token file of documents of so many tokens, and bytes of keys, each."""
+    crcs = CRC.size * int(np.maximum(1, -(-tokens // CHUNK)).sum())
+    table = HEADER.size + DOCUMENT.itemsize * len(tokens)
+    return table + crcs + int(keys.sum()) + width * int(tokens.sum())
 
 
 @contextmanager
@@ -92,12 +97,12 @@ class TokenWriter:
         self._end = HEADER.size + self._table.nbytes
         file.seek(self._end)
 
-    def add(self, row: int, ids: I32) -> None:
+    def add(self, row: int, key: str, ids: I32) -> None:
         """Write the ids of a document; of one that is never added, none can be read."""
         assert not len(ids) or ids.max() <= np.iinfo(self._kind).max  # else it would wrap
-        data = ids.astype(self._kind).tobytes()
-        block = b"".join(crcs_of(data, self._kind.itemsize)) + data
-        self._table[row] = self._end, len(ids)
+        data, name = ids.astype(self._kind).tobytes(), key.encode()
+        block = b"".join(crcs_of(name, data, CHUNK * self._kind.itemsize)) + name + data
+        self._table[row] = self._end, len(ids), len(name)
         self._file.write(block)
         self._end += len(block)
 
@@ -114,75 +119,47 @@ class TokenFile:
     """An open token file, closed with its last reference; `open_tokens` makes it."""
 
     def __init__(self, file: int, path: str | Path, of: TokenFileOf) -> None:
-        self._file, self._path = file, path
+        self.number, self.path = file, Path(path)
         weakref.finalize(self, os.close, file)  # at the end of the process, too
         head = os.pread(file, HEADER.size, 0)
         if len(head) < HEADER.size or not head.startswith(MAGIC):
             raise ShardError(f"{path}: is no token file; {AGAIN}")
         _, version, width, documents, size, *digests, crc = HEADER.unpack(head)
-        if version != VERSION:
+        if version not in (VERSION, KEYLESS):
             raise ShardError(f"{path}: is of version {version}, this is {VERSION}; {AGAIN}")
         for what, found, wanted in zip(("vocabulary", "tar"), digests, of.digests, strict=True):
             if found != wanted:
                 raise ShardError(f"{path}: holds the tokens of another {what}; {AGAIN}")
-        table = os.pread(file, DOCUMENT.itemsize * documents, HEADER.size)
+        kind = DOCUMENT if version == VERSION else KEYLESS_DOCUMENT
+        table = os.pread(file, kind.itemsize * documents, HEADER.size)
         plain = HEADER.pack(MAGIC, version, width, documents, size, *digests, 0)
         if os.fstat(file).st_size != size or crc32(table, crc32(plain)) != crc:
             raise ShardError(f"{path}: was cut or changed; {AGAIN}")
-        rows = np.frombuffer(table, DOCUMENT)
-        self.counts, self._offsets = (np.ascontiguousarray(rows[x]) for x in ("ids", "offset"))
-        self._kind, self._width = np.dtype(f"<u{width}"), width
+        self.has_keys = version == VERSION
+        self.width = width  # bytes of an id
+        told = np.frombuffer(table, kind)
+        if not self.has_keys:
+            told = with_keys(told)
+        self.documents = told.view("<i8").reshape(-1, 2)  # where it begins; ids, 2^32 x key bytes
 
-    def count(self, row: int) -> int:
-        """Tokens of a document.
-
-        Raises:
-            SampleError: it could not be read when they were counted.
-        """
-        found: int = self.counts.item(row)  # a record would take four times as long
-        if found == UNREAD:
-            raise SampleError(
-                "could not be read when its tokens were counted; see `sslpipe verify`, and then "
-                + AGAIN
-            )
-        return found
-
-    def read(self, row: int, start: int, stop: int) -> Ids:
-        """Ids [start, stop) of a document; chunks that they do not touch are not read.
-
-        Raises:
-            SampleError: they are damaged, or the document could not be read.
-        """
-        count, width = self.count(row), self._width
-        first, last = start // CHUNK, -(-stop // CHUNK)
-        begin: int = self._offsets.item(row)
-        crcs_size = 4 * -(-count // CHUNK)
-        ids_from, ids_to = first * CHUNK, min(count, last * CHUNK)
-        size = width * (ids_to - ids_from)
-        if first:
-            crcs = os.pread(self._file, 4 * (last - first), begin + 4 * first)
-            block, at = os.pread(self._file, size, begin + crcs_size + width * ids_from), 0
-        else:  # most pieces: one call
-            block, at = os.pread(self._file, crcs_size + size, begin), crcs_size
-            crcs = block[: 4 * last]
-        if len(block) != at + size or not self._intact(memoryview(block)[at:], crcs):
-            name = Path(self._path).name
-            raise SampleError(f"its tokens in {name} do not have their CRC-32; {AGAIN}")
-        at += width * (start - ids_from)
-        return np.frombuffer(block, self._kind, stop - start, at)
-
-    def _intact(self, data: memoryview, crcs: bytes) -> bool:
-        """Whether ids have the CRC-32 of each chunk."""
-        if len(crcs) == CRC.size:  # most documents
-            return bool(crc32(data) == CRC.unpack(crcs)[0])
-        return b"".join(crcs_of(data, self._width)) == crcs
+    @property
+    def counts(self) -> I64:
+        """Ids of each document, (n,); UNREAD: it could not be read when they were counted."""
+        return self.documents[:, 1] & UNREAD
 
 
-def crcs_of(data: bytes | memoryview, width: int) -> Iterator[bytes]:
-    """The CRC-32 of each chunk of ids, as four bytes."""
-    step = width * CHUNK
-    for at in range(0, len(data), step):
-        yield CRC.pack(crc32(data[at : at + step]))
+def with_keys(told: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """A table of documents without keys as one of those whose keys have no bytes."""
+    table = np.zeros(len(told), DOCUMENT)
+    table["offset"], table["ids"] = told["offset"], told["ids"]
+    return table
+
+
+def crcs_of(key: bytes, data: bytes | memoryview, chunk: int) -> Iterator[bytes]:
+    """The CRC-32 of the key and each chunk of ids, of so many bytes, as four bytes."""
+    before = crc32(key)
+    for at in range(0, max(1, len(data)), chunk):
+        yield CRC.pack(crc32(data[at : at + chunk], before))
 
 
 def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
@@ -196,56 +173,3 @@ def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
     except OSError as error:
         raise ShardError(f"{path}: cannot be opened ({error.strerror}); {AGAIN}") from error
     return TokenFile(file, path, of)
-
-
-def token_faults(path: Path, of: TokenFileOf) -> Iterator[tuple[int | None, str]]:
-    """What is wrong with a token file: the row, None: with all of it, and why.
-
-    A document that could not be read has a fault of its own, which is not told again.
-    """
-    try:
-        tokens = open_tokens(path, of)
-    except ShardError as error:
-        yield None, str(error)
-        return
-    for row, count in enumerate(tokens.counts.tolist()):
-        try:
-            if count != UNREAD:
-                tokens.read(row, 0, count)
-        except SampleError as error:
-            yield row, str(error)
-
-
-class TokenFiles:
-    """The token files that a process has open, by the path of their tar; safe in threads."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
-        self._open: OrderedDict[tuple[str, TokenFileOf], TokenFile] = OrderedDict()
-        self._last: tuple[str, TokenFileOf, TokenFile] | None = None
-
-    def __call__(self, tar: str, of: TokenFileOf) -> TokenFile:
-        """The file beside a tar.
-
-        Raises:
-            ShardError: as `open_tokens`.
-        """
-        last = self._last  # pieces come shard by shard
-        if last is not None and last[0] == tar and last[1] == of:
-            return last[2]
-        found = self._find(tar, of)
-        self._last = tar, of, found
-        return found
-
-    def _find(self, tar: str, of: TokenFileOf) -> TokenFile:
-        with self._lock:
-            found = self._open.get((tar, of))
-            if found is None:
-                found = self._open[tar, of] = open_tokens(token_path(tar), of)
-            self._open.move_to_end((tar, of))
-            while len(self._open) > self._most:
-                self._open.popitem(last=False)
-            return found
-
-
-OPENED = TokenFiles(OPEN)

@@ -124,10 +124,7 @@ class TokenDecode:
             return 0, self.length
         promised = sample.extent[self.vocabulary.counted] + self.begin + self.end
         if found != promised:  # the rows were planned from it
-            raise SampleError(
-                f"has {found} tokens, where the index promises {promised}; it was counted with "
-                "another vocabulary or version: run `sslpipe tokenizer count` with --rebuild"
-            )
+            raise miscounted(found, promised)
         _, _, start, length = instructions
         return start, length
 
@@ -145,6 +142,14 @@ class TokenDecode:
         begin = [vocabulary.begin] * self.begin
         end = [vocabulary.end] * self.end
         return np.concatenate([begin, found, end], dtype=IDS, casting="unsafe")
+
+
+def miscounted(found: int, promised: int) -> SampleError:
+    """The error of a document that is not as long as the index says."""
+    return SampleError(
+        f"has {found} tokens, where the index promises {promised}; it was counted with another "
+        "vocabulary or version: run `sslpipe tokenizer count` with --rebuild"
+    )
 
 
 def sentence_of(ids: npt.NDArray[np.int32], chosen: int) -> int:

@@ -22,6 +22,7 @@ from ...shards.manifest import Manifest
 from ...shards.read.tars import open_tar
 from ...shards.verification import Problem, check_bytes
 from ...stream.holdout import held_out
+from ...stream.reader import key_in
 from .trained import SPECIALS, UNKNOWN, byte_sign, library, sentinel
 from .vocabulary import document_of
 
@@ -143,11 +144,26 @@ def texts_of(
     Raises:
         OSError: the tar cannot be read.
     """
+    for row, found in keyed_texts(tar, index, rows):
+        yield row, found if isinstance(found, SampleError) else found[1]
+
+
+def keyed_texts(
+    tar: str, index: Index, rows: Iterable[int]
+) -> Iterator[tuple[int, tuple[str, str] | SampleError]]:
+    """The same with their keys, as (key, text).
+
+    Raises:
+        OSError: the tar cannot be read.
+    """
     with open_tar(tar) as file:
         for row in rows:
             member = index.payload(row)
             try:
-                yield row, document_of(check_bytes(file, index.extensions[member.ext], member))
+                file.seek(member.start)
+                key = key_in(file.read(member.header), index.sample(row).uid)
+                data = check_bytes(file, index.extensions[member.ext], member)
+                yield row, (key, document_of(data))
             except SampleError as error:
                 yield row, error
 

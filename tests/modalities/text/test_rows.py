@@ -84,6 +84,17 @@ def test_an_epoch_has_every_byte_of_every_document(shards, documents, packing):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_rows_of_steps_in_one_go_are_those_of_each_and_end_with_the_epoch(shards):
+    with load(shards) as pipe:
+        source, epoch = pipe.source, len(pipe)
+        found = source.planned(range(epoch - 2, epoch + 2))
+        assert len(found) == 2  # windows of the next epoch are packed when they are needed
+        for step, wants in enumerate(found, epoch - 2):
+            (alone,) = source.planned([step])
+            for name in wants.__slots__:
+                assert np.array_equal(getattr(wants, name), getattr(alone, name)), name
+
+
 def test_any_number_of_ranks_sees_the_same_rows(shards, world_size):
     with load(shards) as pipe:
         whole = steps(pipe, 3)

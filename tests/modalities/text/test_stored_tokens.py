@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,21 @@ import torch
 
 import sslpipe
 from sslpipe.errors import SampleError, ShardError
-from sslpipe.modalities.text import counting
-from sslpipe.modalities.text.stored_tokens import StoredTokenDecode, stored_faults
+from sslpipe.modalities import crews
+from sslpipe.modalities.text import counting, stored_tokens, token_pieces
+from sslpipe.modalities.text.stored_tokens import StoredTokens, stored_faults
 from sslpipe.modalities.text.token_file import (
     CHUNK,
+    DOCUMENT,
+    HEADER,
+    UNREAD,
     TokenFileOf,
     file_bytes,
     open_tokens,
     token_path,
     token_writer,
 )
+from sslpipe.modalities.text.token_pieces import DocumentTable, TokenFiles
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import read_index, read_manifest
@@ -39,7 +45,7 @@ run: {{workers: {workers}, prefetch: 0, threads: 1}}
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """Documents of up to 300 words in a few shards, with a BPE of theirs, counted with ids."""
+    """DocumentTable of up to 300 words in a few shards, with a BPE of theirs, counted with ids."""
     rng = np.random.default_rng(1)
     words = random_words(rng)
     sizes = np.minimum(1 + rng.lognormal(2, 1.2, 70).astype(int), 300)
@@ -86,6 +92,114 @@ def spoil_payloads(folder):
         tar.write_bytes(bytes(data))
 
 
+def as_version_1(path):
+    """A token file as version 1 had it: without keys, its CRC-32s of ids alone."""
+    data = path.read_bytes()
+    magic, _, width, documents, _, *digests, _ = HEADER.unpack_from(data)
+    table = np.frombuffer(data, DOCUMENT, documents, HEADER.size)
+    old = np.zeros(documents, [("offset", "<u8"), ("ids", "<u4")])
+    body, end = b"", HEADER.size + old.nbytes
+    for row, (offset, ids, key) in enumerate(table.tolist()):
+        old[row] = (end + len(body) if ids != UNREAD else UNREAD), ids
+        if ids != UNREAD:
+            begin = offset + 4 * max(1, -(-ids // CHUNK)) + key
+            text = data[begin : begin + width * ids]
+            chunks = range(0, len(text), width * CHUNK)
+            crcs = [zlib.crc32(text[at : at + width * CHUNK]) for at in chunks]
+            body += np.array(crcs, "<u4").tobytes() + text
+    front = magic, 1, width, documents, end + len(body), *digests
+    crc = zlib.crc32(HEADER.pack(*front, 0) + old.tobytes())
+    path.write_bytes(HEADER.pack(*front, crc) + old.tobytes() + body)
+
+
+def assert_same(found, truth):
+    for one, other in zip(found, truth, strict=True):
+        assert one.keys == other.keys
+        assert torch.equal(one.uids, other.uids)
+        for name in ("views", "targets", "segments", "lengths"):
+            for group, tensor in getattr(one, name).items():
+                assert torch.equal(tensor, getattr(other, name)[group])
+
+
+def test_files_of_version_1_are_read_and_made_anew(texts, packed):
+    truth = batches(packed)
+    for path in texts.glob("*.tok"):
+        as_version_1(path)
+        assert path.stat().st_size < token_path(packed / path.stem).stat().st_size
+    assert_same(batches(texts), truth)
+    assert_same(batches(texts, override=["stream.rows=null"]),
+                batches(packed, override=["stream.rows=null"]))  # fmt: skip
+    manifest = read_manifest(texts)
+    assert not [f for shard in manifest.shards for f in stored_faults(manifest, shard)]
+    tar = texts / manifest.shards[0].file  # their keys are the tar's
+    tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(SampleError, match="damaged tar header"):
+        batches(texts, 20, override=["stream.on_bad=raise"])
+    shutil.copy(packed / tar.name, tar)
+    count(texts, rebuild=True)
+    for path in texts.glob("*.tok"):
+        assert path.read_bytes() == (packed / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        (),
+        ("stream.remainder=short", "stream.order=sequential"),
+        ("stream.rows.packing=split", "stream.rows.bucket=true"),
+    ],
+)
+def test_rows_of_steps_in_a_row_are_those_asked_alone(packed, override):
+    """Over ends of epochs, and after jumps to and fro."""
+
+    def load():
+        text = RECIPE.format(
+            vocabulary=json.dumps(str(packed / "tokenizer.json")), packing="best_fit", workers=0
+        )
+        recipe = parse_recipe(text, path="t.yaml", overrides=override)
+        return sslpipe.load(recipe, shards=packed, device="cpu", rank=0, world_size=1)
+
+    with load() as pipe:
+        last = len(pipe)
+        for step in (*range(2 * last + 3), 2, 3, 4, 5 * last - 1, 5 * last, 1):
+            found = pipe.source.wants(step)
+            with load() as fresh:
+                alone = fresh.source._found([step])[0]
+            for name in ("positions", "epochs", "shards", "rows", "valid", "segments"):
+                assert np.array_equal(getattr(found, name), getattr(alone, name)), (step, name)
+            assert found.segments[:, 0].max() < 5
+
+
+def test_a_file_of_a_later_version_is_refused(texts):
+    path = token_path(texts / read_manifest(texts).shards[0].file)
+    data = bytearray(path.read_bytes())
+    data[8] = 3
+    path.write_bytes(bytes(data))
+    with pytest.raises(ShardError, match=r"is of version 3, this is 2; run `sslpipe tokenizer"):
+        batches(texts)
+
+
+def test_nothing_in_the_tars_is_read_and_no_worker_is_started(texts, packed, monkeypatch):
+    truth = batches(packed)
+    for shard in read_manifest(texts).shards:
+        tar = texts / shard.file
+        tar.write_bytes(bytes(tar.stat().st_size))
+    monkeypatch.setattr(crews, "Workers", None)
+    assert_same(batches(texts, workers=3), truth)
+
+
+def test_few_files_are_open_and_a_document_is_whole_whatever_is_closed(texts, packed, monkeypatch):
+    truth = batches(packed, packing="concat")
+    monkeypatch.setattr(token_pieces, "open_files", lambda: 1)
+    opened, files = [], TokenFiles()
+    real = token_pieces.open_tokens
+    monkeypatch.setattr(token_pieces, "open_tokens", lambda *a: opened.append(a) or real(*a))
+    monkeypatch.setattr(stored_tokens, "OPENED", files)
+    assert_same(batches(texts, packing="concat"), truth)
+    assert len(opened) > len(read_manifest(texts).shards)
+    assert len(files._open) == 1
+
+
 @pytest.mark.parametrize(
     ("packing", "workers"), [("best_fit", 0), ("concat", 0), ("split", 2), (None, 0)]
 )
@@ -96,14 +210,17 @@ def test_rows_are_the_same_and_no_text_is_read(texts, tmp_path, packing, workers
     truth = batches(plain, packing=packing or "one", override=override)
     spoil_payloads(texts)
     found = batches(texts, packing=packing or "one", workers=workers, override=override)
-    for one, other in zip(found, truth, strict=True):
-        assert one.keys == other.keys
-        for name in ("views", "targets", "segments", "lengths"):
-            for group, tensor in getattr(one, name).items():
-                assert torch.equal(tensor, getattr(other, name)[group])
+    assert_same(found, truth)
     without_ids(texts)
     with pytest.raises(SampleError, match="CRC32"):
         batches(texts, override=["stream.on_bad=raise"])
+
+
+def piece_of(file, row, start, stop):
+    """Key and ids of a piece, alone; None: it is damaged."""
+    documents = DocumentTable.of([(file, np.array([row]))])
+    (found,) = documents.pieces(np.array([start]), np.array([stop]))
+    return found and (found[0], np.frombuffer(found[1], f"<u{file.width}"))
 
 
 @pytest.mark.parametrize("width", [2, 4])
@@ -114,17 +231,18 @@ def test_any_range_of_any_document(tmp_path, width):
     documents = [rng.integers(0, 2 ** (8 * width - 1), n).astype(np.int32) for n in sizes]
     with token_writer(tmp_path / "x.tok", of, documents=len(sizes) + 1, width=width) as writer:
         for row, ids in enumerate(documents):
-            writer.add(row, ids)
-    assert (tmp_path / "x.tok").stat().st_size == file_bytes(np.array([*sizes, 0]), width)
+            writer.add(row, f"d/{row}ö", ids)
+    written = file_bytes(np.array(sizes), np.full(len(sizes), 5), width) + DOCUMENT.itemsize
+    assert (tmp_path / "x.tok").stat().st_size == written
     file = open_tokens(tmp_path / "x.tok", of)
+    assert file.counts.tolist() == [*sizes, UNREAD]
     for row, ids in enumerate(documents):
-        assert file.count(row) == len(ids)
         edges = sorted({0, 1, len(ids) // 2, CHUNK - 1, CHUNK, 2 * CHUNK + 3, len(ids)})
         for start in (e for e in edges if e <= len(ids)):
             for stop in (e for e in edges if start <= e <= len(ids)):
-                assert np.array_equal(file.read(row, start, stop), ids[start:stop])
-    with pytest.raises(SampleError, match="could not be read when"):
-        file.count(len(sizes))
+                key, piece = piece_of(file, row, start, stop)
+                assert key == f"d/{row}ö"
+                assert np.array_equal(piece, ids[start:stop])
 
 
 def test_a_piece_reads_only_its_own_chunks(tmp_path):
@@ -132,16 +250,31 @@ def test_a_piece_reads_only_its_own_chunks(tmp_path):
     ids = np.arange(4 * CHUNK, dtype=np.int32)
     path = tmp_path / "x.tok"
     with token_writer(path, of, documents=1, width=2) as writer:
-        writer.add(0, ids)
+        writer.add(0, "a", ids)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # of the last chunk
     data[-3 * 2 * CHUNK - 1] ^= 1  # of the first
     path.write_bytes(bytes(data))
     file = open_tokens(path, of)
-    assert np.array_equal(file.read(0, CHUNK, 3 * CHUNK), ids[CHUNK : 3 * CHUNK])
+    assert np.array_equal(piece_of(file, 0, CHUNK, 3 * CHUNK)[1], ids[CHUNK : 3 * CHUNK])
     for start, stop in ((0, 1), (CHUNK - 1, CHUNK + 1), (4 * CHUNK - 1, 4 * CHUNK)):
-        with pytest.raises(SampleError, match=r"tokens in x.tok do not have their CRC-32"):
-            file.read(0, start, stop)
+        assert piece_of(file, 0, start, stop) is None
+
+
+def test_a_changed_key_is_noticed_by_every_piece(tmp_path):
+    of = TokenFileOf("b2:" + "0f" * 16, "a1" * 32)
+    path = tmp_path / "x.tok"
+    with token_writer(path, of, documents=2, width=2) as writer:
+        writer.add(0, "first", np.arange(3 * CHUNK, dtype=np.int32))
+        writer.add(1, "empty", np.empty(0, dtype=np.int32))
+    good = path.read_bytes()
+    for key, row, starts in ((b"first", 0, (0, 1, CHUNK, 3 * CHUNK)), (b"empty", 1, (0,))):
+        path.write_bytes(good)
+        assert piece_of(open_tokens(path, of), row, starts[-1], starts[-1])[0] == key.decode()
+        path.write_bytes(good.replace(key, b"other"))
+        for start in starts:
+            stop = start + min(5, 3 * CHUNK - start) * (row == 0)
+            assert piece_of(open_tokens(path, of), row, start, stop) is None
 
 
 def test_every_changed_byte_is_noticed(texts):
@@ -247,7 +380,7 @@ def test_an_unreadable_document_has_no_ids(texts):
 def test_the_command_says_the_size_before_and_verify_finds_damage(run, texts):
     size = sum(p.stat().st_size for p in texts.glob("*.tok"))
     exact, _ = run("tokenizer", "count", texts, "--dry-run")
-    assert re.search(rf"4 files beside the tars of .*, {size / 1e6:.1f} MB: ", exact)
+    assert re.search(rf"4 files beside the tars of .*, about {size / 1e6:.1f} MB: ", exact)
     tokens = int(re.search(r"MB: ([\d,]+) tokens of 2 bytes", exact)[1].replace(",", ""))
     document = json.loads((texts / "manifest.json").read_text())
     without_ids(texts)
@@ -274,6 +407,7 @@ def test_only_sets_that_have_ids_are_read_so(texts):
     with sslpipe.load(recipe, shards=texts, device="cpu") as pipe:
         (part,) = pipe.parts
         manifest = read_manifest(texts)
-        assert isinstance(part.over([manifest]).decode, StoredTokenDecode)
+        assert isinstance(part.stored, StoredTokens)
+        assert isinstance(part.over([manifest]).stored, StoredTokens)
         without_ids(texts)
-        assert part.over([read_manifest(texts)]) is part
+        assert part.over([read_manifest(texts)]).stored is None
