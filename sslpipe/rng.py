@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .philox import MASK, philox, philox_blocks
+from .philox import AT_ONCE, MASK, philox, philox_blocks
 
 if TYPE_CHECKING:  # workers import this module, and must not wait for torch
     pass
@@ -135,6 +135,17 @@ def fractions(raw: U64) -> npt.NDArray[np.float64]:
     return made
 
 
+def fractions_there(raw: U64) -> npt.NDArray[np.float64]:
+    """Make `fractions` of (n, ...) words in their own memory: fresh pages cost more than that."""
+    made: npt.NDArray[np.float64] = raw.view(np.float64)
+    few = max(1, AT_ONCE // max(1, raw[:1].size))  # for which NumPy's own copy is small, too
+    for start in range(0, len(raw), few):
+        some = slice(start, start + few)
+        np.right_shift(raw[some], np.uint64(8), raw[some])
+        np.multiply(raw[some], 2.0**-24, made[some])
+    return made
+
+
 def words64(ids: npt.ArrayLike, *, seed: int, stream: str, epoch: npt.ArrayLike = 0) -> U64:
     """Draw one 64-bit word per id: what samples are chosen or put in order by, each on its own."""
     drawn = words(2, seed=seed, epoch=epoch, stream=stream, ids=ids)
@@ -182,7 +193,7 @@ class Keys:
             ids=self.uids,
             view=self.views[:, None],
         )
-        drawn, ends = np.moveaxis(fractions(raw), 0, -1), list(accumulate(sizes, initial=0))
+        drawn, ends = np.moveaxis(fractions_there(raw), 0, -1), list(accumulate(sizes, initial=0))
         return {
             stream: drawn[..., 4 * start : 4 * end]
             for stream, (start, end) in zip(numbers, pairwise(ends), strict=True)

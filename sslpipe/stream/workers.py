@@ -221,10 +221,12 @@ class Workers:
             return
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= STARTS and not any(w.ready for w in self._processes):
+            # those whom somebody else kills may well start the next time
+            allowed = KILLS * self._count if code == -signal.SIGKILL else STARTS
+            if self._failed_starts >= allowed and not any(w.ready for w in self._processes):
                 raise SslpipeError(
-                    f"run.workers = {self._count}: {STARTS} workers ended with code {code} before "
-                    "they were ready; see what they printed, or set run.workers: 0"
+                    f"run.workers = {self._count}: {self._failed_starts} workers ended with code "
+                    f"{code} before they were ready; see what they printed, or set run.workers: 0"
                 )
         again = [*worker.jobs]
         if again:
