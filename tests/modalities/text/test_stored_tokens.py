@@ -164,7 +164,7 @@ def test_rows_of_steps_in_a_row_are_those_asked_alone(packed, override):
         for step in (*range(2 * last + 3), 2, 3, 4, 5 * last - 1, 5 * last, 1):
             found = pipe.source.wants(step)
             with load() as fresh:
-                alone = fresh.source._found([step])[0]
+                alone = fresh.source.planned([step])[0]
             for name in ("positions", "epochs", "shards", "rows", "valid", "segments"):
                 assert np.array_equal(getattr(found, name), getattr(alone, name)), (step, name)
             assert found.segments[:, 0].max() < 5
