@@ -50,17 +50,19 @@ def philox(counter: tuple[U64, U64, U64, U64], key: tuple[U64, U64]) -> tuple[U6
         out[place, ...] = word
     if np.size(key[0]) == np.size(key[1]) == 1:
         do_in_parts(out.reshape(4, -1), one_key(*map(int, key)))
-    else:  # of each sample its own; the blocks of a sample, outermost, have one
-        inner = shape[1:] if max(map(np.ndim, key)) < len(shape) else shape
-        key_2N = np.array([np.broadcast_to(word, inner).ravel() for word in key])
-        do_in_parts(out.reshape(4, -1, key_2N.shape[1]), round_keys(key_2N))
+    else:
+        do_in_parts(out, round_keys(np.array(np.broadcast_arrays(*key))))
     return out[0, ...], out[1, ...], out[2, ...], out[3, ...]
 
 
 def do_in_parts(words_4: U64, keys: Sequence[tuple[U64, U64]]) -> None:
-    """Do all rounds of Philox in the memory of the words, (4, n, ...)."""
-    step = max(1, PART // max(1, words_4[0, :1].size))
-    for start in range(0, words_4.shape[1], step):
+    """Do all rounds of Philox in the memory of the words, (4, n, ...).
+
+    keys: alike for all n, that is without that axis, else all n are worked on at once.
+    """
+    alike = keys[0][0].ndim < words_4.ndim - 1
+    step = max(1, PART // max(1, words_4[0, :1].size)) if alike else words_4.shape[1]
+    for start in range(0, words_4.shape[1], max(1, step)):
         c0, c1, c2, c3 = words_4[:, start : start + step]
         p0, p1 = np.empty((2, *c0.shape), dtype=np.uint64)
         for k0, k1 in keys:
@@ -76,9 +78,10 @@ def do_in_parts(words_4: U64, keys: Sequence[tuple[U64, U64]]) -> None:
             np.bitwise_and(p0, LOW, out=c3)
 
 
-def round_keys(key_2N: U64) -> list[tuple[U64, U64]]:
-    """Make both words of the keys of each round."""
-    return [(k0, k1) for k0, k1 in (key_2N + WEYL[..., None]) & LOW]
+def round_keys(key_2: U64) -> list[tuple[U64, U64]]:
+    """Make both words of the keys of each round; key_2: (2, ...)."""
+    steps = WEYL.reshape(ROUNDS, 2, *[1] * (key_2.ndim - 1))
+    return [(k0, k1) for k0, k1 in (key_2 + steps) & LOW]
 
 
 @lru_cache(maxsize=256)
@@ -245,6 +248,10 @@ class Keys:
     uids: npt.NDArray[np.int64]
     views: npt.NDArray[np.int64]
 
+    def at(self, places: slice) -> Keys:
+        """Take some samples of the batch."""
+        return replace(self, epochs=self.epochs[places], uids=self.uids[places])
+
     def uniforms(self, stream: str, count: int, *, first: int = 0) -> npt.NDArray[np.float64]:
         """Draw (V, B, count) float64 in [0, 1), beginning with block `first` of four words."""
         return uniforms(
@@ -259,6 +266,8 @@ class Keys:
 
     def together(self, counts: Mapping[str, int]) -> dict[str, npt.NDArray[np.float64]]:
         """Draw as `uniforms` does for many streams, stream -> (V, B, count), in one pass."""
+        if not counts:
+            return {}
         sizes = [(count + 3) // 4 for count in counts.values()]
         ids = np.array([stream_id(stream) for stream in counts], dtype=np.uint64)
         blocks = [np.arange(size, dtype=np.uint64) for size in sizes]
@@ -291,6 +300,18 @@ class Keys:
         )
         counter = inside.astype(np.uint64), stream_view, uid & LOW, uid >> HALF
         return np.stack(philox(counter, (key[0], key[1])), axis=1)
+
+    def blocks(self, stream: str, count: int) -> tuple[U64, U64, U64, U64]:
+        """Draw (V, B, count) first words of as many blocks, and the second, third, fourth ones.
+
+        They are those of `words`, which puts them behind each other.
+        """
+        uid = self.uids.astype(np.uint64)[:, None]
+        of_stream = np.uint64(stream_id(stream) << 16) | self.views.astype(np.uint64)[:, None, None]
+        key = key_of(self.seed, self.epochs)
+        low, high = (word[:, None] if word.ndim else word for word in key)
+        places = np.arange(count, dtype=np.uint64)
+        return philox((places, of_stream, uid & LOW, uid >> HALF), (low, high))
 
     def words(self, stream: str, count: int) -> U64:
         """Draw (V, B, count) u32, held in uint64."""

