@@ -125,7 +125,8 @@ class Spans:
         while 2 * wide <= length:  # of `wide` places, then of twice as many
             first = np.minimum(first[..., :-wide], first[..., wide:])
             wide *= 2
-        return np.minimum(first[..., :steps], first[..., length - wide :][..., :steps])
+        out: U64 = np.minimum(first[..., :steps], first[..., length - wide :][..., :steps])
+        return out
 
     def equal(self, order_MBS: U64, steps: int, count: int) -> Bools:
         """Hide exactly `count` steps of each mask."""
