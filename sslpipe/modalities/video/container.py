@@ -9,7 +9,8 @@ The rules, the same for every reader of the data:
   of their number or of a rate is not believed;
 - packets without times, and those of AVI, which has none where frames are reordered, are counted as
   the decoder gives them; such a file is decoded from its beginning (flag `no_times`);
-- the file must be all there, and no packet of it marked as damaged.
+- the file must be all there, no packet of it marked as damaged, and the tables of an mp4 must
+  not contradict each other (mp4_tables.py).
 
 The packets of a file are listed when it is opened, 4 us each, so nothing need be kept of its key
 frames in an index. Letters: N frames, in the order in which they are shown.
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, SampleError
+from .mp4_tables import check_tables
 from .whole import check_whole
 
 if TYPE_CHECKING:
@@ -90,7 +92,10 @@ def opened(data: bytes) -> Iterator[Film]:
     settings = {"options": {"format_whitelist": FORMATS}, "metadata_errors": "replace"}
     try:
         with av.open(io.BytesIO(data), **settings) as container:
-            yield listed(container)
+            film = listed(container)
+            if kind == "mp4":
+                check_tables(data, film.stream.id, film.frames)
+            yield film
     except av.error.FFmpegError as error:
         words = str(error).partition("] ")[2].partition(":")[0] or type(error).__name__
         raise SampleError(f"is a cut or damaged {kind} file: {words.lower()}") from error
