@@ -1,12 +1,15 @@
-"""The tables of an mp4: those that contradict each other are refused, all others are taken."""
+"""The tables of an mp4: refused where they contradict each other, believed where they tell order."""
 
 import io
 
 import av
+import numpy as np
 import pytest
 
 from sslpipe.errors import SampleError
 from sslpipe.modalities.video.codec import VideoCodec
+from sslpipe.modalities.video.container import UNPROBED, film_of, knows_order, opened
+from sslpipe.modalities.video.decode import numbered
 from sslpipe.shards import PackSettings, pack
 from sslpipe.shards.manifest import read_manifest
 
@@ -86,3 +89,17 @@ def test_whole_mp4s_of_many_kinds_have_tables_that_agree():
         (film(1), 1), (patched(film(20), b"stts", 8, 21), 20), (patched(plain, b"mdhd", 16, 0), 20),
     ):  # fmt: skip
         assert CODEC.extent(data)[0] == frames
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_opened_with_or_without_decoding_it_has_the_same_frames(b_frames):
+    """Fragments tell no delay of the decoder: with B-frames they are opened once more."""
+    plain = film(40, codec="libx264", b_frames=b_frames)
+    for data, told in ((plain, True), (moov_first(plain), True), (fragments(plain), not b_frames)):
+        quick = film_of(data, UNPROBED)
+        with quick.container:
+            assert knows_order(quick) == told
+        with film_of(data, {}).container as probed, opened(data) as made:
+            assert made.stream.average_rate == probed.streams.video[0].average_rate
+            found = [frame.to_ndarray(format="rgb24") for _, frame in numbered(made, range(40))]
+        np.testing.assert_array_equal(found, everything(data))
