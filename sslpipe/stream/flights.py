@@ -70,6 +70,25 @@ class Planner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FlightPlan:
+    """What is decided of some samples before workers hear of them."""
+
+    wants: Wants
+    records: Records
+    instructions: list[I64]  # of each part
+    room: I64  # (n, P) bytes that each array takes; 0: not known
+
+    def at(self, places: slice) -> "FlightPlan":
+        """The same of some of the samples."""
+        return FlightPlan(
+            self.wants.at(places),
+            Records(*(table[places] for table in self.records)),
+            [told[places] for told in self.instructions],
+            self.room[places],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Flight:
     """Samples whose tasks were submitted; their arrays will lie in `memory`."""
 
@@ -97,8 +116,11 @@ class Landed:
 
     def replace(self, places: I64, other: "Landed") -> None:
         """Put other samples in some places of these."""
+        shards, rows = self.wants.shards.copy(), self.wants.rows.copy()
+        shards[places], rows[places] = other.wants.shards, other.wants.rows
         # the rest of the wants stays: a substitute has its position's epoch
-        self.wants.shards[places], self.wants.rows[places] = other.wants.shards, other.wants.rows
+        self.wants = replace(self.wants, shards=shards, rows=rows)
+        self.records = Records(*(table.copy() for table in self.records))
         for mine, theirs in zip(self.records, other.records, strict=True):
             mine[places] = theirs
         self.results[places], self.starts[places] = other.results, other.starts
@@ -127,6 +149,10 @@ class Flights:
 
     def depart(self, wants: Wants, kind: Kind) -> Flight:
         """Decide what workers must know of some samples, and submit them."""
+        return self.fly(self.plan(wants, kind), kind)
+
+    def plan(self, wants: Wants, kind: Kind) -> FlightPlan:
+        """Decide what workers must know of some samples: of one step, or of many."""
         records = self._source.records(wants)
         extents = records.samples["extent"].astype(np.int64)
         uids, sizes = records.samples["uid"], records.payloads["size"].astype(np.int64)
@@ -140,10 +166,14 @@ class Flights:
                     extents=extents[partners], turns=wants.turns[partners] - 1,
                 )  # fmt: skip
             told = np.hstack([told, wants.segments])  # each decoder is told its segments last
-            known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
-            room[:, number] = np.where(known > 0, known, self._usual[number])
+            room[:, number] = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
             instructions.append(told)
-        return self._submit(wants, kind, records, instructions, room)
+        return FlightPlan(wants, records, instructions, room)
+
+    def fly(self, plan: FlightPlan, kind: Kind) -> Flight:
+        """Submit samples."""
+        room = np.where(plan.room > 0, plan.room, self._usual)
+        return self._submit(plan.wants, kind, plan.records, plan.instructions, room)
 
     def _submit(
         self, wants: Wants, kind: Kind, records: Records, instructions: list[I64], room: I64

@@ -8,6 +8,8 @@ decoded sample is: that is for the parts of the recipe.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,11 +21,12 @@ from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
-from .flights import Flight, Flights, Landed, Planner
+from .flights import Flight, FlightPlan, Flights, Landed, Planner
+from .mixture import StepsInARow
 from .packed import Packed, Wants
 from .partners import PartnerDraw, joined, put_wants
 from .source import SUBSTITUTES, Column, Fault, OnBad, Share
-from .tasks import DECODE, READ, SENT, Kind
+from .tasks import ALONE, DECODE, READ, SENT, Kind
 from .workers import Crew
 
 I64 = npt.NDArray[np.int64]
@@ -61,6 +64,11 @@ class Loader:
         self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
         self._partners = partners
         self._flights = Flights(source, crew, slots, parts, count=count)
+        steps = 1 if partners.count else source.steps_at_once
+        self._plans = {
+            kind: StepsInARow(partial(self._planned, kind=kind), most=steps)
+            for kind in (DECODE, ALONE, READ)
+        }
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`; as `finish`."""
@@ -73,8 +81,17 @@ class Loader:
 
     def submit(self, step: int, kind: Kind = DECODE) -> Flight:
         """Have workers begin with a share."""
-        wants = self._partners.beside(self._source.wants(step))
-        return self._flights.depart(wants, kind)
+        self._source.reach(step)
+        return self._flights.fly(self._plans[kind](step), kind)
+
+    def _planned(self, steps: Sequence[int], *, kind: Kind) -> list[FlightPlan]:
+        """What is decided of the shares of some steps, in one go."""
+        wants = [self._partners.beside(each) for each in self._source.wants_of(steps)]
+        if len(wants) == 1:
+            return [self._flights.plan(wants[0], kind)]
+        plan = self._flights.plan(joined(*wants), kind)
+        ends = np.cumsum([len(each) for each in wants]).tolist()
+        return [plan.at(slice(*pair)) for pair in pairwise([0, *ends])]
 
     def finish(self, flight: Flight) -> Share:
         """Wait for a share, and replace what is bad in it.

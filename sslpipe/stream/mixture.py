@@ -78,12 +78,13 @@ class Mixture:
 class StepsInARow(Generic[T]):
     """Answer for a step; where two steps follow each other, find those behind them too.
 
-    `find(steps)`: the answers for some steps; a function of these alone, `samples` for each step.
-    One thread may ask.
+    `find(steps)`: the answers for some steps; a function of these alone. Each time it is asked for
+    twice as many steps as before, `most` at last: the first one need not wait for many. One thread
+    may ask.
     """
 
-    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
-        self._find, self._count = find, max(1, PLANNED // max(1, samples))
+    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, most: int) -> None:
+        self._find, self._most, self._count = find, most, 1
         self._kept: dict[int, T] = {}
         self._last = -1
 
@@ -92,7 +93,9 @@ class StepsInARow(Generic[T]):
         if step in self._kept:
             return self._kept[step]
         if not in_a_row:
+            self._count = 1
             return self._find([step])[0]
+        self._count = min(2 * self._count, self._most)
         steps = range(step, step + self._count)
         found = self._find(steps)
         self._kept = dict(zip(steps, found, strict=True))

@@ -15,11 +15,13 @@ from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
-from .mixture import StepsInARow
+from .mixture import PLANNED, StepsInARow
 from .order import I64, Located, Order
 from .plan import Picks, Plan
 from .records import Records, RecordTable
 from .shard_lookahead import ShardLookahead
+
+TOGETHER = 1 << 10  # samples of which all is decided in one go: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Packed:
         identity: str,
     ) -> None:
         self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
-        self._in_a_row = StepsInARow(self._found, samples=len(slots))
+        self._in_a_row = StepsInARow(self.wants_of, most=steps_of(PLANNED, slots))
         self._lookaheads = [
             ShardLookahead(self._shards_of(number), corpus.store, epoch=len(plan))
             for number, corpus in enumerate(corpora)
@@ -167,16 +169,25 @@ class Packed:
         samples = sum(corpus.order.samples for corpus in self.corpora)
         return int(samples * share), int(sum(c.store.bytes for c in self.corpora) * share)
 
-    def wants(self, step: int) -> Wants:
-        """This rank's samples of global batch `step`; stores begin to fetch what comes next."""
+    @property
+    def steps_at_once(self) -> int:
+        """How many steps may be planned in one go, where they follow each other."""
+        return steps_of(TOGETHER, self.slots)
+
+    def reach(self, step: int) -> None:
+        """Have stores begin to fetch what comes after a step."""
         for lookahead in self._lookaheads:
             lookahead.at(step)
+
+    def wants(self, step: int) -> Wants:
+        """This rank's samples of global batch `step`; stores begin to fetch what comes next."""
+        self.reach(step)
         if len(self.corpora) > 1:
             return self._in_a_row(step)
         picks = self.picks(step)  # an order sees by itself that steps follow each other
         return self.located(picks.corpora, picks.positions, picks.valid)
 
-    def _found(self, steps: Sequence[int]) -> list[Wants]:
+    def wants_of(self, steps: Sequence[int]) -> list[Wants]:
         """This rank's samples of some steps, found in one go."""
         picks = [self.picks(step) for step in steps]
         columns = ([getattr(p, name) for p in picks] for name in Picks.__slots__)
@@ -231,7 +242,7 @@ class Packed:
             ends = np.cumsum([len(some) for some in positions])[:-1]
             return [np.unique(some) for some in np.split(shards, ends)]
 
-        return StepsInARow(found, samples=len(self.slots))
+        return StepsInARow(found, most=steps_of(PLANNED, self.slots))
 
     def row_length(self, step: int) -> int:
         """None: samples are samples."""
@@ -250,6 +261,11 @@ class Packed:
             lookahead.close()
         for corpus in self.corpora:
             corpus.store.close()
+
+
+def steps_of(samples: int, slots: I64) -> int:
+    """So many samples in steps of this rank, one at least."""
+    return max(1, samples // max(1, len(slots)))
 
 
 def mixture_identity(corpora: Mapping[str, Any], turns: Sequence[int]) -> str:

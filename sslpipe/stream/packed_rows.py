@@ -6,7 +6,7 @@ and would move every row behind it. Its place in the row stays empty, and it is 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,10 +162,21 @@ class PackedRows(Packed):
         told = few * documents // (SAMPLED * min(self._layout.window, documents))
         return told or self.rows.epoch_rows(0)
 
+    @property
+    def steps_at_once(self) -> int:
+        """One: rows are not packed before their time."""
+        return 1
+
+    def wants_of(self, steps: Sequence[int]) -> list[Wants]:
+        """The segments of this rank's rows of some steps."""
+        return [self._wants(step) for step in steps]
+
     def wants(self, step: int) -> Wants:
         """The segments of this rank's rows of global batch `step`."""
-        for lookahead in self._lookaheads:
-            lookahead.at(step)
+        self.reach(step)
+        return self._wants(step)
+
+    def _wants(self, step: int) -> Wants:
         found = self._segments(step)
         wants = self.located(np.zeros_like(found.rows), found.positions, found.rows >= 0)
         columns = found.rows, found.columns, found.starts, found.lengths

@@ -62,10 +62,10 @@ class PartnerDraw:
         return (whole & np.uint64(2**63 - 1)).astype(np.int64)
 
 
-def joined(one: Wants, other: Wants) -> Wants:
+def joined(*some: Wants) -> Wants:
     """Samples behind each other."""
-    pairs = ((getattr(one, f.name), getattr(other, f.name)) for f in fields(Wants))
-    return Wants(*(np.concatenate(pair) for pair in pairs))
+    columns = ([getattr(wants, f.name) for wants in some] for f in fields(Wants))
+    return Wants(*map(np.concatenate, columns))
 
 
 def put_wants(wants: Wants, places: I64, other: Wants) -> Wants:

@@ -7,7 +7,7 @@ import pytest
 
 from sslpipe import permutations, rng
 from sslpipe.stream import order
-from sslpipe.stream.mixture import PLANNED, Mixture, StepsInARow
+from sslpipe.stream.mixture import Mixture, StepsInARow
 from sslpipe.stream.packed import Corpus, Packed
 
 SIZES = np.full(1000, 1281, dtype=np.int64)
@@ -113,11 +113,11 @@ def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
 def test_steps_in_a_row_are_found_together_and_others_alone():
     asked = []
     found = StepsInARow(lambda steps: asked.append(list(steps)) or [s * s for s in steps],
-                        samples=PLANNED // 4)  # fmt: skip
-    steps = [7, 3, 4, 5, 6, 7, 8, 2, 9, 10, 5]
+                        most=4)  # fmt: skip
+    steps = [7, 3, 4, 5, 6, 7, 8, 9, 10, 2, 11, 12, 5]
     assert [found(step) for step in steps] == [step * step for step in steps]
-    # 8 follows 7 and is the first that is not there; 2 and 5 are other steps
-    assert asked == [[7], [3], [4, 5, 6, 7], [8, 9, 10, 11], [2], [5]]
+    # 6 follows 5 and is the first that is not there, so does 10 follow 9; 2 and 5 are other steps
+    assert asked == [[7], [3], [4, 5], [6, 7, 8, 9], [10, 11, 12, 13], [2], [5]]
 
 
 class NoStore:

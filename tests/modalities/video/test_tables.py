@@ -1,4 +1,4 @@
-"""The tables of an mp4: refused where they contradict each other, believed where they tell order."""
+"""The tables of an mp4: refused where they contradict each other, believed on order."""
 
 import io
 
