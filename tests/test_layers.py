@@ -9,7 +9,7 @@ import pytest
 from .conftest import ROOT
 
 PACKAGE = ROOT / "sslpipe"
-GROUND = {"errors", "rng", "permutations", "batch", "process"}
+GROUND = {"errors", "philox", "rng", "permutations", "batch", "process"}
 DATA = {
     *GROUND,
     "recipe",
@@ -22,7 +22,8 @@ DATA = {
 MODEL = {"encoders", "methods"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
-    "rng": set(),
+    "philox": set(),
+    "rng": {"philox"},
     "permutations": {"rng"},
     "batch": {"errors"},
     "process": {"errors"},
@@ -119,6 +120,7 @@ def test_help_waits_for_nothing_heavy():
 
 WORKERS = (  # what worker processes import
     "errors",
+    "philox",
     "rng",
     "shards.index",
     "shards.tar_headers",

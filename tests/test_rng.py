@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sslpipe import permutations, rng
+from sslpipe import permutations, philox, rng
 
 # Random123's known answers for philox4x32-10: counter, key, output
 KNOWN = [
@@ -20,17 +20,17 @@ KNOWN = [
 
 @pytest.mark.parametrize(("counter", "key", "want"), KNOWN)
 def test_known_answers_numpy_and_torch(counter, key, want):
-    got = rng.philox(tuple(map(np.uint64, counter)), tuple(map(np.uint64, key)))
+    got = philox.philox(tuple(map(np.uint64, counter)), tuple(map(np.uint64, key)))
     assert [int(word) for word in got] == want
-    twin = rng.philox_torch(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
+    twin = philox.philox_torch(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert [int(word) for word in twin] == want
 
 
 def test_the_torch_twin_is_bit_equal():
     words = np.random.default_rng(0).integers(0, 2**32, (6, 4096), dtype=np.uint64)
-    want = rng.philox(tuple(words[:4]), tuple(words[4:]))
+    want = philox.philox(tuple(words[:4]), tuple(words[4:]))
     tensors = [torch.from_numpy(row.astype(np.int64)) for row in words]
-    got = rng.philox_torch(tuple(tensors[:4]), tuple(tensors[4:]))
+    got = philox.philox_torch(tuple(tensors[:4]), tuple(tensors[4:]))
     for a, b in zip(want, got, strict=True):
         assert (a.astype(np.int64) == b.numpy()).all()
 
@@ -99,3 +99,20 @@ def test_ragged_draws_are_those_of_words():
     whole = keys.words("x", 12)[0].reshape(4, 3, 4)
     expected = [whole[place, :count] for place, count in enumerate(blocks)]
     assert (found == np.concatenate(expected)).all()
+
+
+def test_words_of_blocks_and_of_many_keys_are_those_of_one():
+    """Of one epoch and of several, in parts and at once: a draw is a function of its place."""
+    uids = np.random.default_rng(0).integers(-(2**62), 2**62, 40)
+    for epochs in (np.full(40, 3), np.arange(40) % 3):
+        keys = rng.Keys(5, epochs, uids, np.arange(2))
+        whole = keys.words("x", 4 * 600)
+        woven = np.stack(keys.blocks("x", 600), axis=-1).reshape(2, 40, -1)
+        np.testing.assert_array_equal(woven, whole)
+        some = keys.at(slice(7, 9)).words("x", 4 * 600)
+        np.testing.assert_array_equal(some, whole[:, 7:9])
+        for view, sample in ((0, 0), (1, 39)):
+            alone = rng.words(
+                2400, seed=5, epoch=epochs[sample], stream="x", ids=uids[sample], view=view
+            )
+            np.testing.assert_array_equal(alone, whole[view, sample])

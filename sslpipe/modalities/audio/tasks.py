@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ...batch import MaskSpec, TargetSpec
 from ...errors import ShardError
-from ...rng import HALF, LOW, U64, Keys
+from ...philox import HALF, LOW
+from ...rng import U64, Keys
 from .crop import SoundCrop
 from .frame_labels import LabelledFrames, read_frame_labels
 

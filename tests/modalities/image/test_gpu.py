@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sslpipe
-from sslpipe import rng
+from sslpipe import philox
 from sslpipe.device.ragged import Ragged
 from sslpipe.modalities.image.executors import kornia, run_prepared
 from sslpipe.modalities.image.gpu_decode import shrink
@@ -108,10 +108,10 @@ def test_a_captured_graph_of_triton_replays_the_same_bits(triton):
 def test_philox_gives_the_same_words_on_both_devices():
     counter = torch.randint(0, 1 << 32, (4, 4096), generator=torch.Generator().manual_seed(0))
     key = (torch.tensor(0x299F31D0), torch.tensor(0xA4093822))
-    here = rng.philox_torch(tuple(counter), key)
-    there = rng.philox_torch(tuple(counter.to(CUDA)), tuple(k.to(CUDA) for k in key))
+    here = philox.philox_torch(tuple(counter), key)
+    there = philox.philox_torch(tuple(counter.to(CUDA)), tuple(k.to(CUDA) for k in key))
     words = tuple(counter.numpy().astype(np.uint64))
-    want = rng.philox(words, tuple(np.uint64(int(k)) for k in key))
+    want = philox.philox(words, tuple(np.uint64(int(k)) for k in key))
     for a, b, c in zip(here, there, want, strict=True):
         assert torch.equal(a, b.cpu())
         assert np.array_equal(a.numpy().astype(np.uint64), c)

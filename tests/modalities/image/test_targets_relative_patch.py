@@ -12,7 +12,7 @@ from sslpipe.modalities.image.targets.relative_patch import (
     even_noise,
     one_channel,
 )
-from sslpipe.rng import philox_torch
+from sslpipe.philox import philox_torch
 
 from .test_targets import apply, build, draw
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ....batch import TargetSpec, ViewSpec
-from ....rng import Keys, philox_torch
+from ....philox import philox_torch
+from ....rng import Keys
 from .tiles import cut, one_view, over_rms
 
 I64 = npt.NDArray[np.int64]
