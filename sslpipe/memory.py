@@ -2,10 +2,11 @@
 
     canvases   the decoded samples of a share, by the index, in every share that is in flight
     views      of a batch, by the spec, in every batch that is made ahead
+    making     on a CPU: what lives beside them while a batch is made, tried on a few samples
     step       on a CPU: what the method keeps for backward, tried on a few samples, and gradients
 
-To these comes what the process has taken already. Data that cannot fit is refused. The step is
-only warned of: methods differ in what they keep.
+To these comes what the process has taken already. Data that cannot fit is refused. What is tried
+is only warned of: methods differ in what they keep.
 """
 
 import logging
@@ -28,7 +29,7 @@ from .modalities.parts import advice
 from .pipeline import Pipeline
 from .process import node_ranks
 from .shards.read.store import open_files
-from .step_memory import step_bytes
+from .step_memory import making_bytes, step_bytes
 from .stream.packed import Packed
 from .stream.tasks import DECODE
 
@@ -47,7 +48,7 @@ CGROUPS = (  # root, limit, usage; versions 2 and 1
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes: of data on the host, of data on a CUDA device, of the step on a CPU; what is free."""
+    """Bytes: of data on the host, of data on a CUDA device, of what a CPU does; what is free."""
 
     host: int
     device: int
@@ -55,14 +56,21 @@ class Need:
     free: int | None  # on the host for this rank; None: not known
     device_free: int | None
     taken: int = 0  # by this process and its workers, before the first batch
+    making: int = 0  # of a batch, while it is made on a CPU
+
+    @property
+    def work(self) -> int:
+        """Bytes of what a CPU does, beside the data."""
+        return self.making + self.step
 
     @property
     def line(self) -> str:
         """All of it, for people."""
         parts = [f"data {sized(self.host)}"]
+        parts += [f"making a batch about {sized(self.making)}"] if self.making else []
         parts += [f"the step about {sized(self.step)}"] if self.step else []
         parts += [f"taken already {sized(self.taken)}"] if self.taken else []
-        whole = sized(self.host + self.step + self.taken)
+        whole = sized(self.host + self.work + self.taken)
         host = f"memory: about {whole} in all ({', '.join(parts)})"
         host += "" if self.free is None else f", {sized(self.free)} more are free"
         if self.device_free is None:
@@ -102,7 +110,7 @@ def check_memory(pipe: Pipeline, method: nn.Module | None = None) -> Need:
                 f"{sized(free)} free; set {remedy}"
             )
     need = estimate(pipe, method)  # which takes the first samples: only if the data fits
-    total = need.host + need.step
+    total = need.host + need.work
     if need.free is not None and total > CLOSE * need.free:
         much = "more than is free" if total > need.free else "close to all that is free"
         log.warning(
@@ -126,6 +134,7 @@ def estimate(pipe: Pipeline, method: nn.Module | None) -> Need:
     return Need(
         host=shares * canvases + (0 if cuda else batches * views),
         device=2 * canvases + batches * views if cuda else 0,
+        making=0 if cuda or method is None else making_bytes(pipe),
         step=0 if cuda or method is None else step_bytes(pipe, method),
         free=None if free is None else free // ranks,
         device_free=torch.cuda.mem_get_info(pipe.device)[0] if cuda else None,

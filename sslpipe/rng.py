@@ -17,15 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .philox import AT_ONCE, MASK, philox, philox_blocks
-
-if TYPE_CHECKING:  # workers import this module, and must not wait for torch
-    pass
+from .philox import AT_ONCE, MASK, Words, philox, philox_blocks
 
 U64 = npt.NDArray[np.uint64]
 
@@ -198,6 +194,21 @@ class Keys:
             stream: drawn[..., 4 * start : 4 * end]
             for stream, (start, end) in zip(numbers, pairwise(ends), strict=True)
         }
+
+    def at(self, places: slice) -> Keys:
+        """Take some samples of the batch."""
+        return replace(self, epochs=self.epochs[places], uids=self.uids[places])
+
+    def four_words(self, stream: str, count: int) -> Words:
+        """Draw (V, B, count) first words of as many blocks, and the second, third, fourth ones.
+
+        They are those of `words`, which puts the four of a block behind each other.
+        """
+        uid, mask = self.uids.astype(np.uint64)[:, None], np.uint64(MASK)
+        shift, key = np.uint64(32), key_of(self.seed, self.epochs)[:, None]
+        of_stream = np.uint64(stream_id(stream) << 16) | self.views.astype(np.uint64)[:, None, None]
+        counter = np.arange(count, dtype=np.uint64), of_stream, uid & mask, uid >> shift
+        return philox(counter, (key & mask, key >> shift))
 
     def ragged(self, stream: str, blocks: npt.NDArray[np.int64]) -> U64:
         """Draw the first `blocks` (B,) blocks of each id: (sum of blocks, 4) u32, held in uint64.

@@ -97,6 +97,17 @@ def test_nothing_but_bad_samples_ends_the_run(packed, tmp_path):
         steps(pipe, 1)
 
 
+def test_a_share_that_is_asked_for_again_is_the_same_with_its_faults(damaged):
+    """Shares are planned many at once, and a substitute changes no plan."""
+    folder, _ = damaged
+    with load(folder, "stream.on_bad=replace") as pipe:
+        pairs = [(pipe.load_share(step), pipe.load_share(step)) for step in range(10)]
+    assert any(share.faults for share, _ in pairs)
+    for one, other in pairs:
+        assert one.keys == other.keys
+        assert one.faults == other.faults
+
+
 @pytest.mark.parametrize("policy", ["replace", "exclude"])
 def test_substitutes_are_the_same_on_any_ranks_and_after_a_resume(damaged, policy):
     folder, bad = damaged

@@ -120,6 +120,7 @@ def test_help_waits_for_nothing_heavy():
 
 WORKERS = (  # what worker processes import
     "errors",
+    "philox",
     "rng",
     "shards.index",
     "shards.tar_headers",

@@ -11,9 +11,18 @@ from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.memory import check_memory, estimate, free_host, group_free, sized, view_bytes
 from sslpipe.methods import build_method
-from sslpipe.recipe import Entry
-from sslpipe.step_memory import kept_by, kept_bytes, small_batch, step_bytes
+from sslpipe.recipe import Entry, load_recipe
+from sslpipe.step_memory import (
+    LiveBytes,
+    kept_by,
+    kept_bytes,
+    making_bytes,
+    small_batch,
+    step_bytes,
+)
 from sslpipe.train import initial_method
+
+from .modalities.audio import sounds
 
 
 @pytest.fixture
@@ -89,6 +98,36 @@ def test_rows_of_text_are_tried_with_their_heads(texts):
         assert step_bytes(pipe, method) == pytest.approx(whole + gradients, rel=0.02)
 
 
+def test_tensors_count_while_they_live_and_those_that_were_there_never():
+    given = torch.zeros(1000)
+    with LiveBytes() as live:
+        half = given[:500]
+        made = half + 1  # 2,000 bytes
+        seen = made[:10]
+        del made
+        assert live.now == 2000
+        other = seen.repeat(100) * 2  # 4,000 bytes, twice
+        del seen, half
+        assert live.now == 4000
+    assert live.most == 2000 + 2 * 4000
+    assert len(other) == 1000
+
+
+@pytest.mark.parametrize("count", [64, 256])
+def test_waves_partners_and_spectrograms_count_while_a_batch_is_made(tmp_path, count):
+    """BYOL-A's: of a batch views take a tenth of it."""
+    overrides = [f"stream.batch_size={count}", "stream.allow_repeats=true", "run.workers=0"]
+    recipe = load_recipe("byol_a", overrides=overrides)
+    files = {f"s{n}.flac": sounds.encoded(sounds.chirp(1.0, seed=n)) for n in range(4)}
+    shards = sounds.packed(tmp_path / "in", tmp_path / "out", files)
+    with load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
+        with LiveBytes() as live:
+            pipe.make_batch(pipe.load_share(0), 0)
+        assert live.most > 5 * view_bytes(pipe.spec)
+        whole = step_memory.ON_THE_WAY * live.most
+        assert making_bytes(pipe) == pytest.approx(whole, rel=0.2)
+
+
 def test_what_cannot_be_tried_is_left_out(pipe):
     assert step_bytes(pipe, torch.nn.Linear(2, 2)) == 0
 
@@ -105,11 +144,11 @@ def test_data_that_cannot_fit_is_refused_with_numbers_and_a_remedy(pipe, monkeyp
 
 def test_what_is_close_is_warned_of(pipe, monkeypatch, caplog):
     need = estimate(pipe, method_of(pipe))
-    monkeypatch.setattr(memory, "free_host", lambda: need.host + need.step)
+    monkeypatch.setattr(memory, "free_host", lambda: need.host + need.work)
     with caplog.at_level(logging.WARNING):
         check_memory(pipe, method_of(pipe))
     assert "is close to all that is free, and the system may kill" in caplog.text
-    monkeypatch.setattr(memory, "free_host", lambda: 2 * (need.host + need.step))
+    monkeypatch.setattr(memory, "free_host", lambda: 2 * (need.host + need.work))
     caplog.clear()
     assert "are free" in check_memory(pipe, method_of(pipe)).line
     assert not caplog.text

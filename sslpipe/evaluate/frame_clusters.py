@@ -101,6 +101,13 @@ def frame_labels(
         ShardError: what is wrong with the shards.
         ExtraError: scikit-learn is not installed.
     """
+    if subject is None and layer is not None:
+        raise SslpipeError(f"frame labels: --layer {layer} is one of a run's; name it by --of RUN")
+    if subject is not None and cepstra != CepstraSettings():
+        raise SslpipeError(
+            f"frame labels: --rate, --shift and --window are of MFCC, and --of {subject} has its "
+            "own; leave them out"
+        )
     manifest = open_manifest(shards)
     source = (
         of_cepstra(manifest, cepstra, settings)
@@ -195,6 +202,9 @@ def of_layer(
 ) -> FrameSource:
     """States of a model, of recordings that it sees whole.
 
+    It sees one at a time, as officially (dump_hubert_feature.py): the first layer's group norm is
+    over time, so zeros behind a recording would change all of its states.
+
     Raises:
         SslpipeError: it is no model of waveforms, or has no such layer.
     """
@@ -207,7 +217,8 @@ def of_layer(
         )
     depth = len(encoder.encoder["layers"])  # type: ignore[arg-type]
     if layer is None or not 1 <= layer <= depth:
-        raise SslpipeError(f"{subject}: --layer {layer}; its encoder has layers 1 to {depth}")
+        given = "which layer? add" if layer is None else f"--layer {layer}; give"
+        raise SslpipeError(f"{subject}: {given} --layer with one of its encoder's, 1 to {depth}")
     group = next(view for view in opened.recipe.views.values())
     crop = crop_of("wave", group.ops)
     grid = FrameGrid(
@@ -218,13 +229,12 @@ def of_layer(
 
     @torch.inference_mode()
     def frames(batch: Batch) -> Iterator[F32]:
-        waves_BT = batch.views["global"][0]
+        lengths = batch.lengths["global"][0].clamp_min(encoder.field).tolist()
         with evaluating(encoder):
-            normed_BNC = encoder.normed(encoder.features(waves_BT))
-            real_BN = encoder.real_frames(batch.lengths["global"][0], normed_BNC.shape[1])
-            states_BND = encoder.context(normed_BNC, real_BN=real_BN, layers=layer)
-        for states_ND, real_N in zip(states_BND, real_BN, strict=True):
-            yield states_ND[real_N].float().cpu().numpy()
+            for wave_T, length in zip(batch.views["global"][0], lengths, strict=True):
+                normed_1NC = encoder.normed(encoder.features(wave_T[None, :length]))
+                (states_ND,) = encoder.context(normed_1NC, layers=layer)
+                yield states_ND.float().cpu().numpy()
 
     fixed = [op for op in group.ops[1:] if op.name in FIXED]
     channels = {"channels": crop.channels}

@@ -66,12 +66,14 @@ class Spans:
             ValueError: the grid has more than one axis, or is too short for two spans.
         """
         steps = self.steps(grid)
-        return round(self.mean(steps)) if self.counts == "equal" else None
+        return self.within(steps, steps) if self.counts == "equal" else None
 
     def most(self, grid: Grid) -> int | None:
         """Tell what a sample without padding hides, where counts go by what is real."""
-        return round(self.mean(self.steps(grid))) if self.counts == "real" else None
+        steps = self.steps(grid)
+        return self.within(steps, steps) if self.counts == "real" else None
 
+    @lru_cache(maxsize=64)  # noqa: B019  frozen settings, and asked for with every batch
     def steps(self, grid: Grid) -> int:
         """Tell how many steps a grid has.
 
@@ -109,7 +111,7 @@ class Spans:
         steps = self.steps(grid)
         order_MBS = distinct(keys.words(stream, steps - self.mask_length))
         if self.counts != "free":
-            return self.equal(order_MBS, steps, round(self.mean(steps)))
+            return self.equal(order_MBS, steps, self.within(steps, steps))
         u_MB1 = keys.uniforms(f"{stream}/starts", 1)
         spans_MB1 = np.floor(self.starts(steps) + u_MB1 * (self.starts(steps) > 2)).astype(np.int64)
         last_MB1 = np.take_along_axis(np.sort(order_MBS, axis=-1), spans_MB1 - 1, axis=-1)
@@ -117,11 +119,14 @@ class Spans:
 
     def first_spans(self, order_MBS: U64, steps: int) -> U64:
         """Find the smallest word of the spans over each step, (M, B, T); the largest: none."""
-        first_MBT = np.full((*order_MBS.shape[:-1], steps), np.iinfo(np.uint64).max)
-        for shift in range(self.mask_length):
-            part = first_MBT[..., shift : shift + order_MBS.shape[-1]]
-            np.minimum(part, order_MBS, out=part)
-        return first_MBT
+        length, wide = self.mask_length, 1
+        edge = np.full((*order_MBS.shape[:-1], length), np.iinfo(np.uint64).max)
+        first = np.concatenate([edge[..., 1:], order_MBS, edge], axis=-1)
+        while 2 * wide <= length:  # of `wide` places, then of twice as many
+            first = np.minimum(first[..., :-wide], first[..., wide:])
+            wide *= 2
+        out: U64 = np.minimum(first[..., :steps], first[..., length - wide :][..., :steps])
+        return out
 
     def equal(self, order_MBS: U64, steps: int, count: int) -> Bools:
         """Hide exactly `count` steps of each mask."""
@@ -129,7 +134,8 @@ class Spans:
         edge_MB1 = np.partition(first_MBT, count, axis=-1)[..., count : count + 1]
         hidden_MBT = first_MBT < edge_MB1
         left_MB1 = count - hidden_MBT.sum(-1, keepdims=True)
-        shown_MBT = np.pad(np.cumsum(~hidden_MBT, axis=-1), ((0, 0), (0, 0), (1, 0)))
+        shown_MBT = np.zeros((*hidden_MBT.shape[:-1], steps + 1), dtype=np.int64)
+        np.cumsum(~hidden_MBT, axis=-1, out=shown_MBT[..., 1:])
         last = order_MBS.shape[-1]
         adds_MBS: I64 = shown_MBT[..., self.mask_length :][..., :last] - shown_MBT[..., :last]
         fits_MBS = adds_MBS == left_MB1

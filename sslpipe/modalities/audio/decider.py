@@ -1,6 +1,7 @@
 """DECIDE for audio: where views begin, what ops draw, masks, and which distractors a step has."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -51,12 +52,12 @@ class AudioDecider:
             if target.view in groups:
                 self.tasks[name] = sound_task(target, self.policies[target.view], self.masks)
 
-    @property
+    @cached_property  # asked for with every batch
     def views(self) -> dict[str, ViewSpec]:
         """What each view group holds."""
         return {name: policy.spec for name, policy in self.policies.items()}
 
-    @property
+    @cached_property
     def masks(self) -> dict[str, MaskSpec]:
         """What each mask covers."""
         return {name: masker.spec for name, masker in self.maskers.items()}
@@ -66,7 +67,7 @@ class AudioDecider:
         """What each task asks of a batch."""
         return {name: spec for name, (_, spec) in self.tasks.items()}
 
-    @property
+    @cached_property
     def turns(self) -> dict[str, I64]:
         """Which of a sample's partners each view of the groups that mix one in has, (V,) from 0."""
         found, first = {}, 0
@@ -153,6 +154,10 @@ class AudioDecider:
         Those of partners may stand behind them; nothing else is drawn for them.
         """
         seed, own, length = self.seed, extents[: len(uids)], place.row_length
+        words = {
+            name: policy.words(policy.keys(seed=seed, epochs=epochs, uids=uids))
+            for name, policy in self.policies.items()
+        }
         masks = {
             name: masker.draw(
                 seed=seed, epochs=epochs, uids=uids, place=place, real_B=self._real(name, own)
@@ -162,14 +167,16 @@ class AudioDecider:
         return Tables(
             length=place.row_length,
             params={
-                name: policy.draw(policy.keys(seed=seed, epochs=epochs, uids=uids), own)
+                name: policy.draw(
+                    policy.keys(seed=seed, epochs=epochs, uids=uids), own, words[name]
+                )
                 for name, policy in self.policies.items()
             },
             masks=masks,
             targets={
                 name: task.draw(
                     Keys(seed, epochs, uids, np.arange(1)), f"targets/{name}", spec,
-                    self._cropped(spec.view, epochs, uids, own), masks,
+                    Cropped(self.policies[spec.view].crop, words[spec.view], own), masks,
                 )
                 for name, (task, spec) in self.tasks.items()
             },
@@ -191,12 +198,6 @@ class AudioDecider:
         if not length:
             return spec.patches
         return (length - (self.fields[name] or spec.patch[0])) // spec.patch[0] + 1
-
-    def _cropped(self, group: str, epochs: I64, uids: I64, extents: I64) -> Cropped:
-        """Where the views of a group lie in recordings of these (B, 3) extents."""
-        policy, (frames, rates) = self.policies[group], extents[:, :2].T
-        words = policy.words(policy.keys(seed=self.seed, epochs=epochs, uids=uids))
-        return Cropped(policy.crop, policy.crop.start(words, frames, rates), rates)
 
 
 def sound_task(

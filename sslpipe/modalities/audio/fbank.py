@@ -180,10 +180,16 @@ class WhisperMel(Plain):
 def in_parts(views_RT: Tensor, frames: int, work: Callable[[Tensor], Tensor]) -> Tensor:
     """`work` on as many rows together as stay in a CPU's cache; on a GPU on all.
 
-    Windows and their transforms take fifty times the memory of the spectrogram.
+    Windows and their transforms take fifty times the memory of the spectrogram. What is made goes
+    to its place at once: in pieces it would lie between those, and keep their memory apart.
     """
     together = len(views_RT) if views_RT.is_cuda else max(1, CACHED // frames)
-    return torch.cat([work(part) for part in views_RT.split(together)])  # type: ignore[no-untyped-call]
+    first = work(views_RT[:together])
+    made = first.new_empty((len(views_RT), *first.shape[1:]))
+    made[:together] = first
+    for start in range(together, len(views_RT), together):
+        made[start : start + together] = work(views_RT[start : start + together])
+    return made
 
 
 def power(views_RT: Tensor, fft: int, shift: int) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...device.buffers import Buffers, Memory
 from ...device.ragged import Ragged
 from .. import Made, Raw, Tables
 from .decider import AudioDecider
@@ -23,6 +24,7 @@ class AudioMaker:
 
     def __init__(self, decider: AudioDecider) -> None:
         self._decider = decider
+        self._memory = Buffers()  # fresh pages of waveforms cost a tenth of decoding them
         policies = decider.policies.values()
         samples = sum(policy.count * policy.crop.size for policy in policies)
         crop = max((policy.crop for policy in policies), key=lambda crop: crop.size / crop.rate)
@@ -40,15 +42,24 @@ class AudioMaker:
             waves_BVT = crops_BN[:, at : at + size].reshape(len(crops_BN), policy.count, -1)
             at += size
             turns_V = self._decider.turns.get(group)
-            found = views_of(policy, waves_BVT.transpose(0, 1), tables, turns_V)
+            kept = policy.spec.axes == "T" and waves_BVT.device.type == "cpu"
+            memory = self._memory if kept else None
+            found = views_of(policy, waves_BVT.transpose(0, 1), tables, turns_V, memory)
             made.views[group], made.lengths[group] = found
         return made
 
 
 def views_of(
-    policy: SoundPolicy, waves_VBT: Tensor, tables: Tables, turns_V: I64 | None
+    policy: SoundPolicy,
+    waves_VBT: Tensor,
+    tables: Tables,
+    turns_V: I64 | None,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The views of a group, and their real steps, (V, B) int64; turns_V: see AudioDecider.turns."""
+    """The views of a group, and their real steps, (V, B) int64; turns_V: see AudioDecider.turns.
+
+    memory: for waveforms that lie on the host.
+    """
     device, table_VBP = waves_VBT.device, tables.params[policy.group]
     views, batch = table_VBP.shape[:2]
     table_RP = torch.from_numpy(table_VBP).flatten(0, 1).to(device, non_blocking=True)
@@ -60,7 +71,7 @@ def views_of(
     else:
         chosen = torch.from_numpy(chosen_VB).to(device, non_blocking=True)
         waves_VBT = torch.stack([w[rows] for w, rows in zip(waves_VBT, chosen, strict=True)])
-    made = floats(waves_VBT).flatten(0, 1)
+    made = floats(waves_VBT, memory).flatten(0, 1)
     for step, real_VB in zip(policy.steps, real_SVB, strict=False):
         table = table_RP[:, step.columns]
         if isinstance(step.op, PartnerOp):

@@ -128,12 +128,15 @@ class SoundPolicy:
             real.append(step.op.steps(real[-1], step.before))
         return real
 
-    def draw(self, keys: Keys, extents: I64) -> npt.NDArray[np.float32]:
-        """The (V, B, P) table, of (B, 3) extents: frames, rate and channels."""
+    def draw(self, keys: Keys, extents: I64, words_VB: I64) -> npt.NDArray[np.float32]:
+        """The (V, B, P) table, of (B, 3) extents: frames, rate and channels.
+
+        words_VB: what `words` draws with these keys.
+        """
         counts = {step.stream: step.op.numbers for step in self.steps if step.op.numbers}
         drawn, real = keys.together(counts), self.real_steps(extents)
         shape = len(keys.views), len(keys.uids)
-        start_VB = self.crop.start(self.words(keys), extents[:, 0], extents[:, 1])
+        start_VB = self.crop.start(words_VB, extents[:, 0], extents[:, 1])
         table = np.empty((*shape, len(self.columns)), dtype=np.float32)
         table[..., 0], table[..., 1] = np.divmod(start_VB, HIGH)
         for step, before in zip(self.steps, real, strict=False):

@@ -10,21 +10,30 @@ import numpy.typing as npt
 
 from ...batch import MaskSpec, TargetSpec
 from ...errors import ShardError
-from ...rng import Keys
+from ...philox import MASK
+from ...rng import U64, Keys
 from .crop import SoundCrop
 from .frame_labels import LabelledFrames, read_frame_labels
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+AT_ONCE = 1 << 14  # blocks of words that are drawn at once: some samples', in a core's cache
+HALF, LOW = np.uint64(32), np.uint64(MASK)  # bits of a word, and all of them set
 MOST = 16_384  # hidden steps, of which a word can choose two: 7 minutes of wav2vec 2.0's frames
 
 
 class Cropped(NamedTuple):
-    """Where the views of a group lie in their recordings."""
+    """Where the views of a group lie in their recordings, by what was drawn for them."""
 
     crop: SoundCrop
-    start_VB: I64  # samples of the recording, at its own rate
-    rate_B: I64
+    words_VB: I64
+    extents: I64  # (B, 3): frames, rate and channels of the recordings
+
+    @property
+    def start_VB(self) -> I64:
+        """The samples of the recordings at which the views begin, at their own rates."""
+        start: I64 = self.crop.start(self.words_VB, self.extents[:, 0], self.extents[:, 1])
+        return start
 
 
 class SoundTask(Protocol):
@@ -95,24 +104,26 @@ class Distractors:
         another by 1 part in 26,000 at most.
         """
         steps, count = spec.shape
-        words_BW = keys.words(stream, -(-steps * count // 2))[0].astype(np.uint64, copy=False)
-        hidden_B = masks[self.mask][0].sum(-1)
-        found = np.empty((1, len(words_BW), 2 * words_BW.shape[1]), dtype=np.int64)
-        for words_W, out, hidden in zip(words_BW, found[0], hidden_B.tolist(), strict=True):
-            digits(words_W, max(hidden - 1, 0), out.view(np.uint64))  # of one: they stay in a cache
-        other = found[..., : steps * count].reshape(1, -1, steps, count)
+        blocks = -(-steps * count // 8)
+        base_B1 = np.maximum(masks[self.mask][0].sum(-1, keepdims=True) - 1, 0).astype(np.uint64)
+        found = np.empty((len(base_B1), blocks, 4, 2), dtype=np.int64)
+        step = max(1, AT_ONCE // blocks)
+        for at in (slice(start, start + step) for start in range(0, len(found), step)):
+            for word, words_VBN in enumerate(keys.at(at).four_words(stream, blocks)):
+                digits(words_VBN[0], base_B1[at], found[at, :, word].view(np.uint64))
+        other = found.reshape(1, len(base_B1), -1)[..., : steps * count]
+        other = other.reshape(1, -1, steps, count)
         other += other >= np.arange(steps)[:, None]
         return other
 
 
-def digits(words_W: npt.NDArray[np.uint64], base: int, out: npt.NDArray[np.uint64]) -> None:
-    """Write the first two digits in `base` of fractions, words by 2**32, into `out` (2 W,)."""
-    digit, rest = out[0::2], out[1::2]
-    product = words_W * np.uint64(base)
-    np.right_shift(product, np.uint64(32), out=digit)
-    product &= np.uint64(0xFFFFFFFF)
-    product *= np.uint64(base)
-    np.right_shift(product, np.uint64(32), out=rest)
+def digits(words_BN: U64, base_B1: U64, out_BN2: U64) -> None:
+    """Write the first two digits in a base of fractions, words by 2**32; the words are spoilt."""
+    words_BN *= base_B1
+    np.right_shift(words_BN, HALF, out=out_BN2[..., 0])
+    words_BN &= LOW
+    words_BN *= base_B1
+    np.right_shift(words_BN, HALF, out=out_BN2[..., 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +176,8 @@ class FrameLabels:
         self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
     ) -> I64:
         """Look them up."""
-        grid, (crop, start_VB, rate_B) = self.labels.grid, views
-        first_B = start_VB[0] * crop.rate // np.maximum(rate_B, 1) // grid.shift
+        grid, rate_B = self.labels.grid, views.extents[:, 1]
+        first_B = views.start_VB[0] * views.crop.rate // np.maximum(rate_B, 1) // grid.shift
         frames = masks[self.mask].shape[-1]  # fewer of a batch of short recordings
         return self.labels.at(keys.uids, first_B, frames)[None]
 

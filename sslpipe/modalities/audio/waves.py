@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...device.buffers import Memory
 from .op import F64, I64, Plain, SoundRows, SoundShape
 
 
@@ -92,6 +93,12 @@ class Standardize(Plain):
         return centred / (var_R1 + self.eps).sqrt()
 
 
-def floats(samples_BT: Tensor) -> Tensor:
-    """Make float32 in [-1, 1) of int16 samples."""
-    return samples_BT.float().div_(32_768)
+def floats(samples: Tensor, memory: Memory | None) -> Tensor:
+    """Make float32 in [-1, 1) of int16 samples; in what memory, if they lie on the host."""
+    made = samples.float() if memory is None else in_memory(samples, memory)
+    return made.mul_(1 / 32_768)  # exact, and a third quicker than to divide
+
+
+def in_memory(samples: Tensor, memory: Memory) -> Tensor:
+    """Copy samples as float32."""
+    return torch.from_numpy(memory.empty(tuple(samples.shape), np.float32)).copy_(samples)
