@@ -121,8 +121,10 @@ def check_ours(path: Path) -> None:
     try:
         read_origin(path)
     except StateError as error:
+        why = str(error).removeprefix(f"{path}: ")
         raise SslpipeError(
-            f"{path}: is there and holds no features of this version; remove it, or write elsewhere"
+            f"{path}: is there and holds no features of this version ({why}); remove it, or "
+            "write elsewhere"
         ) from error
 
 

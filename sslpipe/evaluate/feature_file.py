@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..encoders.libraries import library
 from ..errors import StateError
-from ..shards.side_files import written_whole
+from ..shards.side_files import other_format, parse_json, written_whole
 from .encoding import NONE
 from .features import Features
 
@@ -116,11 +116,12 @@ def read_said(path: Path) -> dict[str, Any]:
         raise StateError(
             f"{path}: no features can be read ({error}); extract them again"
         ) from error
-    said = json.loads(metadata.get("sslpipe", "{}"))
-    if said.get("format") != FORMAT:
-        raise StateError(
-            f"{path}: format {said.get('format')!r} of features, this version reads {FORMAT}; "
-            "extract them again"
-        )
-    found: dict[str, Any] = said
+    try:
+        said = parse_json(metadata.get("sslpipe", "{}"))
+        found: dict[str, Any] = said if isinstance(said, dict) else {}
+    except ValueError:  # the metadata of another file of ours, an export
+        found = {}
+    if (number := found.get("format")) != FORMAT:
+        fault = other_format(number, FORMAT, "extract them again", kind="format of features")
+        raise StateError(f"{path}: {fault}")
     return found

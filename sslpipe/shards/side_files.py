@@ -31,6 +31,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def other_format(found: object, known: int, remedy: str, *, kind: str = "format") -> str:
+    """What to say of a file whose format is not `known`; of an older one, or of none, `remedy`."""
+    if isinstance(found, int) and found > known:
+        return f"written by a newer sslpipe ({kind} {found}, this one reads up to {known}); upgrade"
+    return f"{kind} {found!r}, this sslpipe reads {known}; {remedy}"
+
+
 def read_objects(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and object of each line that is not empty.
 

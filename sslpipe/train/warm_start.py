@@ -23,7 +23,7 @@ from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.pretrained import pretrained
 from ..errors import StateError
 from ..methods import Method
-from .checkpoint import FORMAT, check_bytes, check_format, weights_digest
+from .checkpoint import check_bytes, check_format, weights_digest
 from .text_start import fit_text, text_config, text_weights
 
 CLASSIFIERS = ("fc.", "head.", "heads.", "classifier.", "head_dist.")
@@ -135,7 +135,7 @@ def of_torch(path: Path) -> Mapping[str, Any]:
         raise StateError(
             f"{path}: damaged, or holds no weights ({why}); name another file"
         ) from error
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and isinstance(content.get("format"), int):
         return check_format(path, content).encoder
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         held = f"a dict of {listed(content)}" if isinstance(content, dict) else "something else"

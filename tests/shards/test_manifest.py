@@ -73,7 +73,10 @@ def test_indexes_are_not_read_at_open(out):
         ("\udc00", "is not JSON"),
         ("[]", "is no shard manifest; give the folder"),
         ('{"version": 1}', "is no shard manifest"),
-        ('{"format": "sslpipe-shards", "version": 9}', "manifest version 9, this sslpipe reads 2"),
+        (
+            '{"format": "sslpipe-shards", "version": 9}',
+            "manifest written by a newer sslpipe",
+        ),
         ('{"format": "sslpipe-shards", "version": 2}', r"name: field required; pack again"),
     ],
 )
