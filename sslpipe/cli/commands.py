@@ -2,6 +2,7 @@
 
 import json
 import platform
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +37,11 @@ from .options import (
     WarmStart,
 )  # fmt: skip
 from .paths import check_words, finite, picture, save_picture
-from .terminal import console, notes, one_line, write_any_sign
+from .terminal import Stopping, console, notes, one_line, terminate, write_any_sign
 
 app = typer.Typer(
     name="sslpipe",
+    cls=Stopping,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -63,6 +65,8 @@ LAST = 2**31 - 1  # of the batches that can be named
 def main() -> None:
     """Run a command; a user's mistake, and what disks and stores refuse, is one line and code 2."""
     write_any_sign()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         check_words(sys.argv[1:])
         app()
