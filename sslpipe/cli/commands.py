@@ -37,7 +37,16 @@ from .options import (
     WarmStart,
 )  # fmt: skip
 from .paths import check_words, finite, picture, save_picture
-from .terminal import Stopping, console, notes, one_line, terminate, write_any_sign
+from .terminal import (
+    STOPPED,
+    Stopping,
+    console,
+    exit_code,
+    notes,
+    one_line,
+    terminate,
+    write_any_sign,
+)
 
 app = typer.Typer(
     name="sslpipe",
@@ -65,11 +74,14 @@ LAST = 2**31 - 1  # of the batches that can be named
 def main() -> None:
     """Run a command; a user's mistake, and what disks and stores refuse, is one line and code 2."""
     write_any_sign()
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, terminate)
     try:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, terminate)
         check_words(sys.argv[1:])
         app()
+    except KeyboardInterrupt as error:  # before a command has begun
+        notes.print(STOPPED)
+        sys.exit(exit_code(error))
     except Exception as error:
         words = one_line(error)
         if words is None:

@@ -21,6 +21,7 @@ ModalityOption = Annotated[
     str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
 ]
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
+STOPPED = "stopped; run the same command again"
 console = Console()
 notes = Console(stderr=True)
 
@@ -73,8 +74,12 @@ def stopped(words: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         notes.print(words, markup=False, highlight=False, soft_wrap=True)
-        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-        raise typer.Exit(128 + number) from None
+        raise typer.Exit(exit_code(error)) from None
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """The exit code of a command that was stopped."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
 class Stopping(TyperGroup):
@@ -82,7 +87,7 @@ class Stopping(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""
-        with stopped("stopped; run the same command again"):
+        with stopped(STOPPED):
             return super().invoke(ctx)
 
 

@@ -7,7 +7,7 @@ managers tidy up; a call into C, a read or a decoder, comes to its end before.
 import ctypes
 import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -66,3 +66,20 @@ def in_threads(func: Callable[[T], R], items: Iterable[T], threads: int) -> Gene
             yield from pool.map(partial(jobs.run, func), items)
         finally:
             jobs.stop()
+
+
+def left_behind(func: Callable[[], R]) -> R:
+    """Call what answers to no signal until it is done, in a thread that a Ctrl-C leaves behind.
+
+    The thread ends with the process, wherever it is, so it must write nothing to a disk.
+    """
+    result: Future[R] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(func())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return result.result()
