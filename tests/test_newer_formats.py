@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sslpipe import load
 from sslpipe.errors import SslpipeError
 from sslpipe.evaluate.feature_file import read_features
 from sslpipe.modalities.audio.frame_labels import FrameGrid, read_frame_labels
@@ -17,9 +18,12 @@ from sslpipe.modalities.text.sentence_file import SentenceFile, write_sentences
 from sslpipe.modalities.text.token_file import TokenFileOf, open_tokens, token_writer
 from sslpipe.modalities.text.trained import open_vocabulary
 from sslpipe.modalities.text.training import single_bytes
+from sslpipe.recipe import parse_recipe
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.train.checkpoint import read_checkpoint
 from sslpipe.train.warm_start import read_weights
+
+from .conftest import RECIPE
 
 OF = TokenFileOf("b2:" + "00" * 16, "00" * 32)
 
@@ -86,7 +90,14 @@ def tokenizer(folder, packed):
     open_vocabulary(str(folder / "t.json"), "y.yaml:3")
 
 
+def state(folder, packed):
+    recipe = parse_recipe(RECIPE)
+    with load(recipe, shards=packed, device="cpu") as pipe:
+        pipe.load_state_dict(pipe.state_dict() | {"version": 9, "new": 1})
+
+
 KINDS = [
+    state,
     manifest,
     index,
     tokens,

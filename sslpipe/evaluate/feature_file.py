@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..encoders.libraries import library
 from ..errors import StateError
-from ..shards.side_files import other_format, parse_json, written_whole
+from ..shards.side_files import open_to_others, other_format, parse_json, written_whole
 from .encoding import NONE
 from .features import Features
 
@@ -55,11 +55,8 @@ def write_features(path: Path, found: Mapping[str, Features], origin: FeatureOri
     said = {"format": FORMAT, "origin": asdict(origin), "classes": first.classes}
     # one entry: safetensors writes several in an order that changes from run to run
     metadata = {"sslpipe": json.dumps(said, sort_keys=True, ensure_ascii=False)}
-    with written_whole(path) as part:
-        part.touch()
-        mode = part.stat().st_mode
+    with written_whole(path) as part, open_to_others(part):
         save_file(known, part, metadata=metadata)
-        part.chmod(mode)  # safetensors closes its files to all but their owner
 
 
 def column_of(features: Features, name: str) -> Tensor:

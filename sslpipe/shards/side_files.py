@@ -96,6 +96,18 @@ def disk_fault(error: BaseException) -> OSError | None:
 
 
 @contextmanager
+def open_to_others(path: Path) -> Iterator[None]:
+    """Have a file that a library writes in here closed to nobody but whom the umask closes it to.
+
+    safetensors closes its files to all but their owner.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """The place beside `path` to write to, which takes its name at the end; or nothing is left.
 

@@ -76,6 +76,11 @@ class Share:
         """Rows of the batch: samples, unless these are pieces of rows."""
         return len(np.unique(self.segments[:, ROW])) if len(self.segments) else len(self.uids)
 
+    @property
+    def samples(self) -> int:
+        """Samples that it is made of; of rows the documents, each once, whatever its pieces."""
+        return len(np.unique(self.uids)) if len(self.segments) else len(self.uids)
+
     def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..batch import Batch
 from ..device.handoff import find_device
+from ..encoders import build_encoder
 from ..errors import RecipeError, StateError
 from ..memory import check, raise_file_limit
 from ..methods import Method, Output
@@ -33,10 +34,10 @@ from .optimizers import clip_per_parameter, set_rates
 from .record import Every, Guard, RunRecord
 from .replicas import reduction
 from .report import Bar, Reporter, Silent
-from .run import TrainRun, initial_method, prepare
+from .run import TrainRun, encoded_view, initial_method, prepare
 from .saving import restore_run
 from .schedules import ended_epoch
-from .warm_start import read_weights
+from .warm_start import check_library, is_of_library, read_weights
 from .world import keyed, rank_device, start_world, stop_requests
 
 EVERY = Every()
@@ -145,7 +146,7 @@ def train_recipe(
     kind = str(find_device(device))
     check_folder(out / LAST, resume=resume)
     raise_file_limit()
-    warm = None if start is None else read_weights(start)
+    warm = None if start is None or is_of_library(start) else read_weights(start)
     with (
         start_world(kind) as world,
         load(
@@ -157,6 +158,9 @@ def train_recipe(
     ):
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
+        if start is not None and warm is None:
+            check_library(start, build_encoder(recipe.train.backbone, encoded_view(pipeline.spec)))
+            warm = read_weights(start)
         method = initial_method(recipe, pipeline.spec, warm, show.message)
         show.message(check(pipeline, method).line)
         return train(

@@ -104,3 +104,19 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with ExitStack() as second:
         hold_folder(tmp_path, second)
     assert not [*tmp_path.iterdir()]
+
+
+def test_weights_of_a_library_are_not_fetched_for_what_cannot_take_them(
+    run, texts, packed, tmp_path
+):  # noqa: F811
+    """The machine of the tests reaches nothing: an attempt to fetch would be told as such."""
+    name = "timm:vit_tiny_patch16_224.augreg_in21k"
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    for words in (("features", name, texts, "--out", "f"), ("eval", name, texts)):
+        _, err = run(*words, code=2, cwd=tmp_path)
+        assert f"{name}: is a model of pictures, and {texts} holds text; name a run on text" in err
+    for recipe, shards in (("gpt_bytes", texts), ("train.yaml", packed)):
+        words = ("train", recipe, "--shards", shards, "--out", "run", "--device", "cpu")
+        _, err = run(*words, "--from", name, code=2, cwd=tmp_path)
+        assert f"StateError: {name}: lacks " in err
+        assert "set train.backbone to what it was trained with" in err
