@@ -25,6 +25,7 @@ from ..methods.method import check_output
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
+from ..shards.manifest import FILE
 from ..stream.open_source import Shards
 from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .checkpoint import LAST
@@ -193,8 +194,10 @@ def check_folder(last: Path, *, resume: bool) -> None:
     """Make sure that a new run does not overwrite an old one, and that one to resume is there.
 
     Raises:
-        StateError: there is a checkpoint already, or none.
+        StateError: there is a checkpoint already, or none; or it is the folder of a set.
     """
+    if (last.parent / FILE).exists():
+        raise StateError(f"{last.parent}: holds packed shards; name another folder for the run")
     if resume and not last.exists():
         raise StateError(f"{last}: there is no checkpoint; check the folder, or start a new run")
     if last.exists() and not resume:

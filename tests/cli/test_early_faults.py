@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -13,10 +14,11 @@ from sslpipe import __main__, load
 from sslpipe.cli.terminal import one_line
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards.side_files import written_whole
+from sslpipe.shards import open_manifest
+from sslpipe.shards.side_files import held, written_whole
 from sslpipe.train.log import hold_folder
 
-from ..conftest import RECIPE
+from ..conftest import RECIPE, write_images
 from .test_commands import TRAINABLE, run  # noqa: F401 - a fixture
 
 CAPTIONED = RECIPE.replace(
@@ -106,10 +108,8 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_weights_of_a_library_are_not_fetched_for_what_cannot_take_them(
-    run, texts, packed, tmp_path
-):  # noqa: F811
-    """The machine of the tests reaches nothing: an attempt to fetch would be told as such."""
+def test_a_library_s_weights_are_not_fetched_in_vain(run, texts, packed, tmp_path):  # noqa: F811
+    """An attempt to fetch them would end in another line, or in weights that do not fit."""
     name = "timm:vit_tiny_patch16_224.augreg_in21k"
     (tmp_path / "train.yaml").write_text(TRAINABLE)
     for words in (("features", name, texts, "--out", "f"), ("eval", name, texts)):
@@ -120,3 +120,50 @@ def test_weights_of_a_library_are_not_fetched_for_what_cannot_take_them(
         _, err = run(*words, "--from", name, code=2, cwd=tmp_path)
         assert f"StateError: {name}: lacks " in err
         assert "set train.backbone to what it was trained with" in err
+
+
+def test_outputs_do_not_fall_upon_sets_and_inputs(run, packed, tmp_path):  # noqa: F811
+    shards = shutil.copytree(packed, tmp_path / "set")
+    write_images(tmp_path / "photos", 3)
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    before = {path: path.read_bytes() for path in shards.iterdir()}
+    tar = min(shards.glob("*.tar")).name
+    part = "is a part of a packed set; name another file"
+    for words, told in {
+        ("inspect", "set", "--row", "0", "--out", "set/manifest.json"): part,
+        ("features", "run", "set", "--out", f"set/{tar}"): part,
+        ("pseudo-label", "run", "set", "--out", f"set/{tar}.idx"): part,
+        (
+            "train",
+            "train.yaml",
+            "--shards",
+            "set",
+            "--out",
+            "set",
+        ): "set: holds packed shards",
+        ("pack", "photos", "photos/class0"): "photos/class0: is one of the folders to pack; name a",
+    }.items():
+        assert told in run(*words, code=2, cwd=tmp_path)[1]
+    assert {path: path.read_bytes() for path in shards.iterdir()} == before
+    run("pack", "photos", "photos/out", "--workers", 1, cwd=tmp_path)
+    assert open_manifest(tmp_path / "photos/out").samples == 3
+
+
+def test_two_commands_do_not_write_one_thing_at_once(run, texts, tmp_path):  # noqa: F811
+    write_images(tmp_path / "photos", 3)
+    shards = shutil.copytree(texts, tmp_path / "texts")
+    run("tokenizer", "train", shards, "--kind", "bytes")
+    (tmp_path / "out").mkdir()
+    count = ("tokenizer", "count", shards, "--ids", "--workers", 1)
+    with held(tmp_path / "out", "packs"), held(shards, "counts"):
+        _, err = run("pack", "photos", "out", "--workers", 1, code=2, cwd=tmp_path)
+        assert "StateError: out: another process packs in this folder now; wait for its end" in err
+        assert "another process counts tokens in this folder now" in run(*count, code=2)[1]
+    with written_whole(tmp_path / "o.png") as part:
+        part.write_bytes(b"the other's")
+        words = ("inspect", tmp_path / "out", "--sheet", "o.png")
+        run("pack", "photos", "out", "--workers", 1, cwd=tmp_path)
+        _, err = run(*words, code=2, cwd=tmp_path)
+        assert "o.png: another process writes it now; wait for its end" in err
+    assert (tmp_path / "o.png").read_bytes() == b"the other's"
+    run(*count)

@@ -45,7 +45,7 @@ class Pool(Protocol):
 
 
 class JobPool(ABC):
-    """Threads or processes, as a context manager; left by an error, they stop what they do."""
+    """Threads or processes, as a context manager; left by a Ctrl-C, they stop what they do."""
 
     def __init__(self, executor: Executor, workers: int) -> None:
         self.executor = executor
@@ -91,7 +91,7 @@ class JobPool(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
+        if kind is not None and not issubclass(kind, Exception):  # a Ctrl-C, which cannot wait
             self.stop()
         self.executor.shutdown(cancel_futures=True)
 
