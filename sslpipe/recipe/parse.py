@@ -70,6 +70,9 @@ def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] 
         raise RecipeError(
             f"{path}:1: {found}; a recipe is a mapping of sections, see pipelines/README.md"
         )
+    if "path" in source.data:  # a field of Recipe, and no key of a file
+        where = source.where(("path",))
+        raise RecipeError(f"{where}: unknown key 'path'; {suggest('path', known_keys(()))}")
     try:
         recipe = Recipe.model_validate({**located(source.data, (), source), "path": path})
     except pydantic.ValidationError as error:

@@ -172,6 +172,8 @@ def read_document(path: str | Path) -> dict[str, Any]:
         ShardError: missing, not JSON, or another format.
     """
     root, file = places(path)
+    if str(file).endswith(".tar"):
+        raise ShardError(f"{file}: is a tar; name the folder of its set, or `sslpipe index` it")
     data = read_json(file, root)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
