@@ -172,8 +172,6 @@ def read_document(path: str | Path) -> dict[str, Any]:
         ShardError: missing, not JSON, or another format.
     """
     root, file = places(path)
-    if str(file).endswith(".tar"):
-        raise ShardError(f"{file}: is a tar; name the folder of its set, or `sslpipe index` it")
     data = read_json(file, root)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
@@ -244,7 +242,7 @@ def read_json(file: Path | str, folder: Path | str) -> Any:
     except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
-        raise ShardError(f"{file}: is not JSON ({error}); pack again or copy it again") from error
+        raise ShardError(f"{file}: is not JSON ({error}); name a set, or pack it again") from error
 
 
 def parse_document(data: dict[str, Any], file: Path | str) -> Document:

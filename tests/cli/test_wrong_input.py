@@ -129,7 +129,7 @@ LINES = {  # what is typed -> what the answer holds
     ("verify", "file"): "file",
     ("verify", "{set}", "--exclude-log", "nowhere.jsonl"): "'--exclude-log'",
     ("verify", "{set}", "--exclude-log", "where.csv"): "where.csv:1: is no line of a quarantine",
-    ("verify", "x.tar"): "x.tar: is a tar; name the folder of its set, or `sslpipe index` it",
+    ("verify", "x.tar"): "x.tar: is not JSON",
     (*SHOW_TRAIN, "path=x"): "--set path=x: unknown key 'path'; ",
     ("inspect", "nowhere"): "nowhere/manifest.json: no manifest",
     (*INSPECT, "nokey"): "has no sample 'nokey'",
