@@ -69,7 +69,7 @@ def test_indexes_are_not_read_at_open(out):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("{", r"manifest.json: is not JSON .*; pack again or copy it again"),
+        ("{", r"manifest.json: is not JSON .*; name a set, or pack it again"),
         ("\udc00", "is not JSON"),
         ("[]", "is no shard manifest; give the folder"),
         ('{"version": 1}', "is no shard manifest"),
