@@ -147,13 +147,13 @@ class Pipeline:
         """The rest of the current epoch."""
         end = (self.step // len(self) + 1) * len(self)
         while self.step < end:
-            batch, faults = self._next()
-            self._report(faults, step=batch.step)
+            batch, faults, samples = self._next()
+            self._report(faults, samples, step=batch.step)
             yield batch
         log.info("epoch done; %s", self.summary or "no sample was decoded in part")
 
-    def _next(self) -> tuple[Batch, list[Fault]]:
-        """The next batch, and the bad samples that were met in it.
+    def _next(self) -> tuple[Batch, list[Fault], int]:
+        """The next batch, the bad samples that were met in it, and of how many they are.
 
         Raises:
             StateError: another thread is at it, too.
@@ -168,7 +168,7 @@ class Pipeline:
             for observer in self.observers:
                 observer.asked()
             start = time.perf_counter()
-            batch, faults, mark = self._batches.take(self.step)
+            batch, faults, samples, mark = self._batches.take(self.step)
             self.handoff.receive(mark, batch.tensors)
             self.wait_seconds += time.perf_counter() - start
             self.step += 1
@@ -176,13 +176,13 @@ class Pipeline:
                 observer.given()
         finally:
             self._taking.release()
-        return batch, faults
+        return batch, faults, samples
 
-    def _report(self, faults: list[Fault], *, step: int) -> None:
+    def _report(self, faults: list[Fault], samples: int, *, step: int) -> None:
         """Log and count the bad samples of a batch; too many stop the run."""
         for fault in faults:
             log.warning("bad sample (%s): %s", self.recipe.stream.on_bad, fault.reason)
-        self._quarantine.report(faults, samples=self.spec.size, step=step)
+        self._quarantine.report(faults, samples=samples, step=step)
 
     def load_share(self, step: int) -> Share:
         """This rank's samples of global batch `step`, decoded."""
@@ -210,11 +210,12 @@ class Pipeline:
         """How often it was of use to know the views before decoding; "": it never was."""
         return self.loading.summary
 
-    def _make(self, step: int) -> tuple[Batch, list[Fault], Mark | None]:
-        """A batch, the bad samples that were met in it, and the mark that it is made."""
+    def _make(self, step: int) -> tuple[Batch, list[Fault], int, Mark | None]:
+        """A batch, the bad ones of its samples, how many these are, the mark that it is made."""
         share = self._shares.take(step)
         with self.handoff.making():
-            return self.make_batch(share, step), [*share.faults], self.handoff.mark()
+            batch, mark = self.make_batch(share, step), self.handoff.mark()
+        return batch, [*share.faults], share.samples, mark
 
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""

@@ -7,8 +7,11 @@ from collections import Counter
 import pytest
 import torch
 
+import sslpipe
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.text.codec import TextCodec
+from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, exclude_rows, open_manifest, pack
 
 from .conftest import write_images
@@ -189,6 +192,31 @@ def test_too_many_bad_samples_stop_the_run_though_each_has_a_substitute(packed, 
         steps(pipe, 30)
     with load(folder, "stream.max_bad_fraction=1") as pipe:
         assert len(steps(pipe, 12)) == 12
+
+
+ROWS = """\
+modality: text
+stream: {batch_size: 2, rows: {packing: best_fit}, on_bad: mask}
+views: {global: {ops: [Tokens: {length: 512}]}}
+run: {workers: 0}
+"""
+
+
+def test_of_rows_the_limit_counts_documents_as_it_counts_the_bad_ones(tmp_path):
+    for number in range(200):
+        (tmp_path / f"{number}.txt").write_text(f"a document of few words, {number}")
+    out = tmp_path / "set"
+    pack(tmp_path, out, PackSettings(codec=TextCodec()))
+    for row in range(15):  # 7.5 % of the documents, more than there are rows of them
+        damage(out, 0, row * 13)
+    for limit, stops in ((0.1, False), (0.05, True)):
+        recipe = parse_recipe(ROWS, overrides=[f"stream.max_bad_fraction={limit}"])
+        with sslpipe.load(recipe, shards=out, device="cpu") as pipe:
+            if not stops:
+                assert sum(len(batch.uids) for batch in pipe) < 15
+                continue
+            with pytest.raises(ShardError, match=r"1\d of the first (1|2)\d\d samples are bad"):
+                steps(pipe, len(pipe))
 
 
 def test_an_input_error_is_no_bad_sample(packed, tmp_path):

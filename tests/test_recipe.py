@@ -53,7 +53,7 @@ def test_a_recipe_is_frozen_data_with_places():
         ("optimizer: {lars: {lr: 0.3}}, ", "", "r.yaml:13: train.optimizer is missing"),
         ("seed: 0", "seed: 0, seed: 1", "r.yaml:2: 'seed' stands twice"),
         ("seed: 0}", "seed: 0", "r.yaml:3: .*; correct the YAML"),
-        ("- Normalize", "- [1, 2]", r"r.yaml:9: \[1, 2\] is no entry"),
+        ("- Normalize", "- [1, 2]", r"r.yaml:9: views.global.ops.2 = \[1, 2\]: is no entry"),
         ("view: global", "view: globl", "r.yaml:11: .*'globl' is no view group; did you mean"),
         ("threads: auto", "threads: 0", "r.yaml:14: run.threads"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +37,20 @@ from .options import (
     WarmStart,
 )  # fmt: skip
 from .paths import check_words, finite, picture, save_picture
-from .terminal import console, notes, one_line, write_any_sign
+from .terminal import (
+    STOPPED,
+    Stopping,
+    console,
+    exit_code,
+    notes,
+    one_line,
+    terminate,
+    write_any_sign,
+)
 
 app = typer.Typer(
     name="sslpipe",
+    cls=Stopping,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -64,8 +75,13 @@ def main() -> None:
     """Run a command; a user's mistake, and what disks and stores refuse, is one line and code 2."""
     write_any_sign()
     try:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, terminate)
         check_words(sys.argv[1:])
         app()
+    except KeyboardInterrupt as error:  # before a command has begun
+        notes.print(STOPPED)
+        sys.exit(exit_code(error))
     except Exception as error:
         words = one_line(error)
         if words is None:

@@ -86,7 +86,7 @@ def on_ranks(
     kind = str(find_device(settings.device))
     with start_world(kind) as ranks:
         own = replace(settings, device=rank_device(ranks, kind))
-        made = features_at(out, open_subject(subject), shards, own, progress=shown)
+        made = features_at(out, open_subject(subject, shards), shards, own, progress=shown)
         return {} if ranks.rank else made
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+OF_SETS = ("manifest.json", ".tar", ".tar.idx", ".tar.tok", ".tar.sent")  # ends of names
+
+
 def check_words(words: Sequence[str]) -> None:
     """Refuse an empty argument, which would be the current folder: a variable that is not set.
 
@@ -50,6 +53,8 @@ def in_a_folder(out: Path | None) -> Path | None:
         raise SslpipeError(f"{out}: there is no folder {out.parent}; make it, or write elsewhere")
     if out.is_dir():
         raise SslpipeError(f"{out}: is a folder; name a file in it")
+    if out.exists() and out.name.endswith(OF_SETS):
+        raise SslpipeError(f"{out}: is a part of a packed set; name another file")
     check_writable(out, out if out.exists() else out.parent)
     return out
 

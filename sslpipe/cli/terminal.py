@@ -1,15 +1,18 @@
 """What all commands show things with: the console, notes on stderr, bars, tables, faults."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 from ..errors import SslpipeError
 from ..shards.side_files import disk_fault
@@ -18,6 +21,7 @@ ModalityOption = Annotated[
     str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
 ]
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
+STOPPED = "stopped; run the same command again"
 console = Console()
 notes = Console(stderr=True)
 AGAIN = "stopped; the same command goes on where it stopped"
@@ -50,14 +54,42 @@ def bar(unit: str) -> Iterator[Any]:
             raise
 
 
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM, which ends a command as Ctrl-C does: what was begun is tidied up."""
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM; a second one ends the process at once.
+
+    Raises:
+        Terminated: always.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
+
+
 @contextmanager
 def stopped(words: str) -> Iterator[None]:
-    """Say what a Ctrl-C leaves behind, and exit with 130, as shells count it."""
+    """Say what a Ctrl-C or a SIGTERM leaves behind; exit with 130 or 143, as shells count them."""
     try:
         yield
-    except KeyboardInterrupt:
-        notes.print(words, markup=False, highlight=False)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        notes.print(words, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(exit_code(error)) from None
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """The exit code of a command that was stopped."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
+class Stopping(TyperGroup):
+    """The commands; one that does not say itself what a stop leaves behind says that it stopped."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was typed."""
+        with stopped(STOPPED):
+            return super().invoke(ctx)
 
 
 def adding(update: Any) -> Callable[[float], None]:

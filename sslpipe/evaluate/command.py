@@ -64,7 +64,7 @@ def evaluate(
     find_device(settings.device)
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
-    subject = open_subject(name)
+    subject = open_subject(name, shards)
     if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
         chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     needed = needed_of(chosen, settings)
@@ -127,7 +127,7 @@ def encode(
     Raises:
         SslpipeError: as `evaluate`, of the subject and the shards.
     """
-    subject = open_subject(name)
+    subject = open_subject(name, shards)
     for part in (shards, test):
         if part is not None:
             encoded(subject, Path(part), settings, progress)

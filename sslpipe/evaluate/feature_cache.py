@@ -6,6 +6,7 @@ after any kill. Ranks see one file system.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from ..errors import SslpipeError, StateError
 from ..process import Ranks, process_ranks
 from ..shards.manifest import open_manifest
+from ..shards.side_files import held
 from .encoding import baseline_of
 from .feature_file import FeatureOrigin, read_features, read_origin
 from .feature_parts import (
@@ -79,11 +81,13 @@ def features_at(
     check_ours(path)
     if not is_made_of(path, origin):
         work = parts_work(path, origin, shards, settings)
-        extract_share(work, subject, shards, settings, ranks, progress)
-        wait_for_ranks()
-        if ranks.rank == 0:
-            join_parts(path, work)
-        wait_for_ranks()
+        with held(work.folder, "extracts", wait=True) if ranks.size == 1 else nullcontext():
+            if not is_made_of(path, origin):  # another process may have made it meanwhile
+                extract_share(work, subject, shards, settings, ranks, progress)
+                wait_for_ranks()
+                if ranks.rank == 0:
+                    join_parts(path, work)
+                wait_for_ranks()
         if ranks.rank and not dist.is_initialized():
             return {}
     return read_features(path)
@@ -119,8 +123,10 @@ def check_ours(path: Path) -> None:
     try:
         read_origin(path)
     except StateError as error:
+        why = str(error).removeprefix(f"{path}: ")
         raise SslpipeError(
-            f"{path}: is there and holds no features of this version; remove it, or write elsewhere"
+            f"{path}: is there and holds no features of this version ({why}); remove it, or "
+            "write elsewhere"
         ) from error
 
 

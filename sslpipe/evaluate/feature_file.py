@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..encoders.libraries import library
 from ..errors import StateError
-from ..shards.side_files import written_whole
+from ..shards.side_files import open_to_others, other_format, parse_json, written_whole
 from .encoding import NONE
 from .features import Features
 
@@ -55,11 +55,8 @@ def write_features(path: Path, found: Mapping[str, Features], origin: FeatureOri
     said = {"format": FORMAT, "origin": asdict(origin), "classes": first.classes}
     # one entry: safetensors writes several in an order that changes from run to run
     metadata = {"sslpipe": json.dumps(said, sort_keys=True, ensure_ascii=False)}
-    with written_whole(path) as part:
-        part.touch()
-        mode = part.stat().st_mode
+    with written_whole(path) as part, open_to_others(part):
         save_file(known, part, metadata=metadata)
-        part.chmod(mode)  # safetensors closes its files to all but their owner
 
 
 def column_of(features: Features, name: str) -> Tensor:
@@ -116,11 +113,12 @@ def read_said(path: Path) -> dict[str, Any]:
         raise StateError(
             f"{path}: no features can be read ({error}); extract them again"
         ) from error
-    said = json.loads(metadata.get("sslpipe", "{}"))
-    if said.get("format") != FORMAT:
-        raise StateError(
-            f"{path}: format {said.get('format')!r} of features, this version reads {FORMAT}; "
-            "extract them again"
-        )
-    found: dict[str, Any] = said
+    try:
+        said = parse_json(metadata.get("sslpipe", "{}"))
+        found: dict[str, Any] = said if isinstance(said, dict) else {}
+    except ValueError:  # the metadata of another file of ours, an export
+        found = {}
+    if (number := found.get("format")) != FORMAT:
+        fault = other_format(number, FORMAT, "extract them again", kind="format of features")
+        raise StateError(f"{path}: {fault}")
     return found

@@ -72,7 +72,7 @@ def features_in_pool(
     Raises:
         SslpipeError: as `features_at`, or workers were lost again and again.
     """
-    origin = origin_of(open_subject(subject), shards, settings)
+    origin = origin_of(open_subject(subject, shards), shards, settings)
     check_ours(path)
     if not is_made_of(path, origin):
         # relative names mean other places on other machines

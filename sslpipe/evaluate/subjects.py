@@ -22,6 +22,7 @@ from ..methods import Method
 from ..modalities.parts import Part, batch_spec, files_of, parts_of
 from ..recipe import Entry, Recipe
 from ..recipe.schema import StreamSection, ViewSection
+from ..shards.manifest import read_manifest
 from ..train.checkpoint import LAST, Checkpoint, encoder_of, read_checkpoint, weights_digest
 from ..train.run import initial_method
 from ..train.world import keyed
@@ -45,8 +46,11 @@ class Subject:
     shards: str = ""  # fingerprint of what it was trained on, where that is known
 
 
-def open_subject(name: str | Path) -> Subject:
+def open_subject(name: str | Path, shards: str | Path | None = None) -> Subject:
     """Load what a user names: a checkpoint, a folder of a run or an export, a library's model.
+
+    `shards`: what it is to encode; those of a library's model, which may have to be fetched, are
+    looked at before.
 
     A checkpoint's encoder before training is the run's, weight by weight. That of a library's model
     is its architecture, initialised by the library from seed 0.
@@ -58,15 +62,31 @@ def open_subject(name: str | Path) -> Subject:
     """
     path = Path(name)
     if is_exported(path) or str(name).partition(":")[0] in PREFIXES:
+        check_pictures(str(name), shards)
         return of_library(str(name))
     if path.is_dir():
         return of_checkpoint(last_of(path), str(name))
     bare = len(path.parts) == 1 and not path.exists()
     if bare and is_library_name(str(name)):
+        check_pictures(str(name), shards)
         return of_library(str(name))
     if not path.exists():
         raise SslpipeError(f"{name}: there is no such file, folder or model; give {KINDS}")
     return of_checkpoint(path, str(name))
+
+
+def check_pictures(name: str, shards: str | Path | None) -> None:
+    """Make sure that shards hold what a library's model takes.
+
+    Raises:
+        SslpipeError: they hold something else than images.
+        ShardError: what is wrong with the shards.
+    """
+    held = "image" if shards is None else read_manifest(shards).modality
+    if held != "image":
+        raise SslpipeError(
+            f"{name}: is a model of pictures, and {shards} holds {held}; name a run on {held}"
+        )
 
 
 def last_of(folder: Path) -> Path:

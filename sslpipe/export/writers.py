@@ -15,6 +15,7 @@ from torch import Tensor
 from ..encoders.central_view import CentralView
 from ..encoders.libraries import Blueprint, library
 from ..encoders.library_encoders import LibraryEncoder
+from ..shards.side_files import open_to_others
 from .preprocessing import central_view
 from .trained import Trained
 
@@ -33,7 +34,8 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], said: Mapping[str, st
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     failed = library("safetensors").SafetensorError
     try:
-        library("safetensors.torch").save_file(tensors, str(path), dict(said))
+        with open_to_others(path):
+            library("safetensors.torch").save_file(tensors, str(path), dict(said))
     except failed as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

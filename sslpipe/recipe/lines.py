@@ -10,6 +10,8 @@ import yaml
 from ..errors import RecipeError
 
 NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+INTEGER = "tag:yaml.org,2002:int"
+OTHER_BASE = re.compile("[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+)")  # 010 is 8, 1:30 is 90
 PLACE = re.compile("[0-9]{1,9}")  # of an item in a list
 MOST = 100_000  # entries of a recipe, those of aliases counted where they are used
 KeyPath = tuple[str | int, ...]  # keys and indices from the root
@@ -46,15 +48,31 @@ def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         lines = numbered(root, path)
         data = yaml.safe_load(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        sign = f"U+{ord(text[error.position]):04X}"
+        raise RecipeError(f"{path}:{line}: holds {sign}, which no YAML may; remove it") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(f"{path}:{line}: {problem_of(error)}") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise RecipeError(f"{path}:{line}: {problem}; correct the YAML") from error
+        raise RecipeError(f"{path}:1: is no YAML ({error}); correct it") from error
     except (ValueError, RecursionError) as error:  # 2001-99-99, brackets without end
         raise RecipeError(f"{path}: is no YAML ({told(error)}); correct it") from error
     places = {override(data, text): text for text in overrides}
     return YamlFile(path, data, lines, places)
+
+
+def problem_of(error: yaml.MarkedYAMLError) -> str:
+    """What the parser says, with what it says before where that is half a sentence."""
+    found = error.problem or "is no YAML"
+    if "\\t" in found:
+        return "has a tab, which YAML takes for no indentation; write blanks"
+    if "another document" in found:
+        return "begins another document (---), and a recipe is one; remove it"
+    if found == "second occurrence":
+        return f"{error.context}: this is the second; rename it"
+    return f"{found}; correct the YAML"
 
 
 def told(error: Exception) -> str:
@@ -91,6 +109,8 @@ def override(data: Any, text: str) -> KeyPath:
         for part in place[:-1]:
             data = data[part]
             known += data is not None
+        for _ in walk(yaml.compose(value, Loader=yaml.SafeLoader), (), f"--set {text}"):
+            pass  # it raises on keys that stand twice
         data[place[-1]] = yaml.safe_load(value)
     except (KeyError, IndexError, TypeError):
         hint = "check the path"
@@ -118,6 +138,14 @@ def walk(node: yaml.Node | None, place: KeyPath, path: str) -> Iterator[tuple[Ke
             seen.add(key.value)
             yield (*place, key.value), line
             yield from walk(value, (*place, key.value), path)
+    elif isinstance(node, yaml.ScalarNode):
+        if node.tag == INTEGER and OTHER_BASE.fullmatch(node.value):
+            line = node.start_mark.line + 1
+            made = yaml.safe_load(node.value)
+            raise RecipeError(
+                f"{path}:{line}: {node.value} is {made} to YAML, which counts by 8 or 60 here; "
+                "write the number without the zero or colon, or quote a text"
+            )
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield (*place, index), value.start_mark.line + 1

@@ -7,13 +7,17 @@ side, so that ops, masks, targets, methods, backbones and optimizers are bound b
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, get_type_hints
 
 import pydantic
 
 from ..errors import RecipeError
+
+EXPONENT = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")  # numbers to all but YAML 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,40 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
         checked = model.model_validate(dict(entry.settings))
     except pydantic.ValidationError as error:
         raise RecipeError(explain(error, entry, fields)) from None
-    return {name: getattr(checked, name) for name in fields}
+    found = {name: getattr(checked, name) for name in fields}
+    if place := misread(entry.settings, found):
+        given = entry.settings[place[0]]
+        reason = f"holds {BOOLEAN}"
+        raise RecipeError(f"{entry.where}: {entry.name}.{place[0]} = {given!r}: {reason}")
+    return found
+
+
+BOOLEAN = "yes or no, where a number is wanted; write the number"
+
+
+def misread(given: Any, made: Any, place: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+    """Where a yes or no of YAML became a number, as pydantic lets it; None: nowhere."""
+    if isinstance(given, bool):
+        return place if isinstance(made, int | float) and not isinstance(made, bool) else None
+    if isinstance(given, Mapping) and isinstance(made, Mapping):
+        pairs = [(key, value, made[key]) for key, value in given.items() if key in made]
+    elif isinstance(given, list) and isinstance(made, list | tuple) and len(given) == len(made):
+        pairs = [(at, *both) for at, both in enumerate(zip(given, made, strict=True))]
+    else:
+        return None
+    found = (misread(value, inner, (*place, key)) for key, value, inner in pairs)
+    return next(filter(None, found), None)
+
+
+def remedy(value: Any) -> str:
+    """What to do about a value that is not what is wanted, which YAML may have read otherwise."""
+    if isinstance(value, bool):
+        return "YAML reads yes, no, on and off as true and false: quote what is a text"
+    if isinstance(value, date):
+        return "YAML reads it as a date: quote it"
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        return "YAML reads it as a text: write it out, or with a point and a sign, 1.0e+3"
+    return "correct the value"
 
 
 def check_callable(
@@ -132,7 +169,7 @@ def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]
     if fault["type"] == "missing":
         return f"{entry.where}: {entry.name} needs the setting {setting!r}; add it"
     reason = fault["msg"].lower()
-    return f"{entry.where}: {entry.name}.{setting} = {value!r}: {reason}; correct the value"
+    return f"{entry.where}: {entry.name}.{setting} = {value!r}: {reason}; {remedy(value)}"
 
 
 def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:

@@ -1,6 +1,7 @@
 """From a recipe file to a validated Recipe, with file:line in every message."""
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pydantic
 
 from ..errors import RecipeError
 from .lines import KeyPath, YamlFile, parse_yaml
-from .names import Entry, suggest
+from .names import BOOLEAN, Entry, misread, remedy, suggest
 from .schema import SECTIONS, Recipe
 from .sections import parse_entry
 
@@ -65,13 +66,28 @@ def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] 
     """
     source = parse_yaml(text, path, overrides)
     if not isinstance(source.data, dict):
-        raise RecipeError(f"{path}:1: a recipe is a mapping of sections; see pipelines/README.md")
+        found = "is empty" if source.data is None else f"is {said(source.data)}"
+        raise RecipeError(
+            f"{path}:1: {found}; a recipe is a mapping of sections, see pipelines/README.md"
+        )
+    if "path" in source.data:  # a field of Recipe, and no key of a file
+        where = source.where(("path",))
+        raise RecipeError(f"{where}: unknown key 'path'; {suggest('path', known_keys(()))}")
     try:
         recipe = Recipe.model_validate({**located(source.data, (), source), "path": path})
     except pydantic.ValidationError as error:
         raise RecipeError(explain(error, source)) from None
+    if place := misread(source.data, recipe.model_dump()):
+        given = reduce(lambda data, key: data[key], place, source.data)
+        name = ".".join(map(str, place))
+        raise RecipeError(f"{source.where(place)}: {name} = {given!r}: is {BOOLEAN}")
     check_names(recipe, source)
     return recipe
+
+
+def said(data: Any) -> str:
+    """What a document is that is no mapping."""
+    return "a list" if isinstance(data, list) else repr(data)[:60]
 
 
 ENTRIES = ("ops", "sampler", "task", "method", "backbone", "optimizer")
@@ -102,7 +118,10 @@ def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
     try:
         entry = parse_entry(value, None)  # type: ignore[arg-type]
     except ValueError as error:
-        raise RecipeError(f"{source.where(place)}: {value!r} is no entry; {error}") from None
+        name = ".".join(map(str, place))
+        raise RecipeError(
+            f"{source.where(place)}: {name} = {value!r}: is no entry; {error}"
+        ) from None
     return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
 
 
@@ -124,7 +143,8 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
         return f"{where}: {name} is missing; add it (see pipelines/README.md)"
     if fault["type"] in ("model_type", "dict_type"):
         return f"{where}: {name} = {typed(fault['input'])!r}: is a section; write its keys"
-    return f"{where}: {name} = {typed(fault['input'])!r}: {fault['msg'].lower()}; correct the value"
+    value = typed(fault["input"])
+    return f"{where}: {name} = {value!r}: {fault['msg'].lower()}; {remedy(value)}"
 
 
 def typed(value: Any) -> Any:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..errors import ShardError
 from .codec import EXTENTS, Extent
-from .side_files import replace_file
+from .side_files import other_format, replace_file
 from .tar_headers import BLOCK
 
 SAMPLE = np.dtype(
@@ -279,11 +279,9 @@ def folder_of(where: str) -> str:
 
 def other_version(found: object, known: int, folder: object) -> str:
     """What to say, and to do, about a set in `folder` of another version of the format."""
-    if found == 1:
-        what = f"run `sslpipe index {folder}` (the tars stay as they are)"
-    else:
-        what = "install the sslpipe that wrote it, or pack again"
-    return f"version {found!r}, this sslpipe reads {known}; {what}"
+    older = found == 1
+    what = f"run `sslpipe index {folder}` (the tars stay as they are)" if older else "pack again"
+    return other_format(found, known, what, kind="version")
 
 
 def file_sha256(path: Path) -> str:

@@ -242,7 +242,7 @@ def read_json(file: Path | str, folder: Path | str) -> Any:
     except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
-        raise ShardError(f"{file}: is not JSON ({error}); pack again or copy it again") from error
+        raise ShardError(f"{file}: is not JSON ({error}); name a set, or pack it again") from error
 
 
 def parse_document(data: dict[str, Any], file: Path | str) -> Document:

@@ -4,7 +4,9 @@ What is no JSON any more is an error that says where, never a trace.
 """
 
 import errno
+import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -12,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ShardError
+from ..errors import ShardError, StateError
 
+log = logging.getLogger(__name__)
 # a disk that is full (of bytes, of a user's, of a file's size), read-only, or breaking
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust end their words
@@ -29,6 +32,13 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:  # no subclass of ValueError, and as much the fault of the text
         raise ValueError("it is nested too deeply") from None
+
+
+def other_format(found: object, known: int, remedy: str, *, kind: str = "format") -> str:
+    """What to say of a file whose format is not `known`; of an older one, or of none, `remedy`."""
+    if isinstance(found, int) and found > known:
+        return f"written by a newer sslpipe ({kind} {found}, this one reads up to {known}); upgrade"
+    return f"{kind} {found!r}, this sslpipe reads {known}; {remedy}"
 
 
 def read_objects(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -89,19 +99,73 @@ def disk_fault(error: BaseException) -> OSError | None:
 
 
 @contextmanager
+def held(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Keep a folder to this process; `doing`: what it does there. It leaves no file behind.
+
+    Of file systems that know no locks it keeps nothing.
+
+    Raises:
+        StateError: another process has it, and we do not `wait`.
+    """
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        lock(number, folder, wait=wait)
+        yield
+    except BlockingIOError:
+        raise StateError(
+            f"{folder}: another process {doing} in this folder now; wait for its end, or choose "
+            "another"
+        ) from None
+    finally:
+        os.close(number)
+
+
+def lock(number: int, path: Path, *, wait: bool = False) -> None:
+    """Lock an open file or folder until it is closed.
+
+    Raises:
+        BlockingIOError: another process has it, and we do not `wait`; it names `path`.
+    """
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        words = "another process writes it now; wait for its end, or write elsewhere"
+        raise BlockingIOError(errno.EWOULDBLOCK, words, str(path)) from None
+    except OSError:
+        log.debug("%s: cannot be locked", path)
+
+
+@contextmanager
+def open_to_others(path: Path) -> Iterator[None]:
+    """Have a file that a library writes in here closed to nobody but whom the umask closes it to.
+
+    safetensors closes its files to all but their owner.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """The place beside `path` to write to, which takes its name at the end; or nothing is left.
 
     Raises:
         OSError: as `replace_file`, whatever the library that writes makes of it.
+        BlockingIOError: another process writes it now.
     """
     if path.exists() and not path.is_file():  # a pipe or /dev/stdout takes what comes
         yield path
         return
     part = path.with_name(path.name + ".part")
     try:
-        yield part
-        part.replace(path)
+        with part.open("ab") as file:
+            lock(file.fileno(), path)
+            yield part
+            part.replace(path)
+    except BlockingIOError:  # it is the other's
+        raise
     except OSError as error:
         part.unlink(missing_ok=True)
         if error.filename is None:  # a full disk has no name

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -13,6 +13,7 @@ from ..rng import sample_id
 from .codec import Extent, Inspect
 from .index import Index, MemberRecord, file_sha256, filled, parse_index, said_of_tar
 from .manifest import Manifest, Shard, size_fault
+from .stopping import in_threads
 from .tar_headers import parse_header, split_name
 
 AGAIN = "pack again or copy it again"
@@ -47,8 +48,7 @@ def verify(
     """
     problems: list[Problem] = []
     check = partial(check_shard, manifest, inspect=inspect)
-    with ThreadPoolExecutor(cores()) as pool:
-        found = pool.map(check, manifest.shards)
+    with closing(in_threads(check, manifest.shards, cores())) as found:
         for shard, (faults, left_out) in zip(manifest.shards, found, strict=True):
             problems.extend(faults)
             if excluded:

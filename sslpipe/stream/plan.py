@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RecipeError, StateError
+from ..shards.side_files import other_format
 
 I64 = npt.NDArray[np.int64]
 Remainder = Literal["wrap", "drop", "pad", "short"]
@@ -110,6 +111,9 @@ def checked_step(state: Any, mine: dict[str, Any]) -> int:
     step = state.get("step") if isinstance(state, dict) else None
     if type(step) is not int or not 0 <= step < 2**31:
         raise StateError(f"stream state: its step is {step!r}; pass what state_dict() returned")
+    known, found = mine["version"], state.get("version")
+    if isinstance(found, int) and found > known:
+        raise StateError(f"stream state: {other_format(found, known, '')}")
     parts = {
         "version": "format",
         "manifest": "shards or their weights",

@@ -113,6 +113,11 @@ class Share:
         """The first piece of each row, whose pieces stand beside each other."""
         return first_of_runs(self.segments[:, ROW])
 
+    @property
+    def samples(self) -> int:
+        """Samples that it is made of; of rows the documents, each once, whatever its pieces."""
+        return len(np.unique(self.uids)) if len(self.segments) else len(self.uids)
+
     def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.
 

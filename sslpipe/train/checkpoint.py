@@ -19,7 +19,7 @@ from ..errors import RecipeError, StateError
 from ..recipe import Recipe, parse_recipe
 from ..recipe.schema import FREE
 from ..recipe.sections import yaml_data
-from ..shards.side_files import written_whole
+from ..shards.side_files import other_format, written_whole
 
 State = dict[str, Any]  # of a method or an optimizer
 FORMAT = 2
@@ -172,10 +172,9 @@ def check_format(path: Path, content: Any) -> Checkpoint:
     """
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise StateError(
-            f"{path}: checkpoint format {found!r}, this version reads {FORMAT}; "
-            "use the version of sslpipe that wrote it"
-        )
+        remedy = "use the version of sslpipe that wrote it"
+        fault = other_format(found, FORMAT, remedy, kind="checkpoint format")
+        raise StateError(f"{path}: {fault}")
     known = {field.name for field in fields(Checkpoint)}
     if differing := (known ^ set(content)) - LATER:
         raise StateError(

@@ -3,22 +3,18 @@
 Also the hold that a run has on its folder meanwhile.
 """
 
-import fcntl
 import json
-import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ExtraError, ShardError, StateError
+from ..errors import ExtraError, ShardError
 from ..pipeline import Pipeline
-from ..shards.side_files import read_objects, replace_file
+from ..shards.side_files import held, read_objects, replace_file
 
-log = logging.getLogger(__name__)
 PER_SECOND = "s_per_s"  # how names of rates end
 LoggedRow = Mapping[str, float | int]  # holds `step`
 
@@ -135,18 +131,7 @@ class Meter:
 def hold_folder(out: Path, stack: ExitStack) -> None:
     """Keep the folder of a run to this process until `stack` ends; it leaves no file behind.
 
-    Of file systems that know no locks it keeps nothing.
-
     Raises:
         StateError: another process has it, whose rows and checkpoints would mix with ours.
     """
-    folder = os.open(out, os.O_RDONLY)
-    stack.callback(os.close, folder)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StateError(
-            f"{out}: another process trains in this folder now; wait for its end, or choose another"
-        ) from None
-    except OSError:
-        log.debug("%s: cannot be locked", out)
+    stack.enter_context(held(out, "trains"))

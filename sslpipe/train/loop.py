@@ -17,6 +17,7 @@ from torch import nn
 
 from ..batch import Batch
 from ..device.handoff import find_device
+from ..encoders import build_encoder
 from ..errors import RecipeError, StateError
 from ..memory import check_memory, raise_file_limit
 from ..methods import Method, Output
@@ -25,6 +26,7 @@ from ..pipeline import Pipeline, load
 from ..process import short_turns
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
+from ..shards.manifest import FILE
 from ..stream.open_source import Shards
 from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .checkpoint import LAST
@@ -34,10 +36,10 @@ from .optimizers import clip_per_parameter, set_rates
 from .record import Every, Guard, RunRecord
 from .replicas import reduction
 from .report import Bar, Reporter, Silent
-from .run import TrainRun, initial_method, prepare
+from .run import TrainRun, encoded_view, initial_method, prepare
 from .saving import restore_run
 from .schedules import ended_epoch
-from .warm_start import read_weights
+from .warm_start import check_library, is_of_library, read_weights
 from .world import StopRequest, keyed, rank_device, start_world, stop_requests
 
 EVERY = Every()
@@ -162,13 +164,16 @@ def train_recipe(
     kind, bad = str(find_device(device)), out / "quarantine.jsonl"
     check_folder(out / LAST, resume=resume)
     raise_file_limit()
-    warm = None if start is None else read_weights(start)
+    warm = None if start is None or is_of_library(start) else read_weights(start)
     with (
         start_world(kind) as world,
         load(recipe, shards=shards, device=rank_device(world, kind), quarantine=bad) as pipeline,
     ):
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
+        if start is not None and warm is None:
+            check_library(start, build_encoder(recipe.train.backbone, encoded_view(pipeline.spec)))
+            warm = read_weights(start)
         method = initial_method(recipe, pipeline.spec, warm, show.message)
         show.message(check_memory(pipeline, method).line)
         return train(
@@ -194,8 +199,10 @@ def check_folder(last: Path, *, resume: bool) -> None:
     """Make sure that a new run does not overwrite an old one, and that one to resume is there.
 
     Raises:
-        StateError: there is a checkpoint already, or none.
+        StateError: there is a checkpoint already, or none; or it is the folder of a set.
     """
+    if (last.parent / FILE).exists():
+        raise StateError(f"{last.parent}: holds packed shards; name another folder for the run")
     if resume and not last.exists():
         raise StateError(f"{last}: there is no checkpoint; check the folder, or start a new run")
     if last.exists() and not resume:

@@ -23,8 +23,9 @@ from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.pretrained import pretrained
 from ..errors import StateError
 from ..methods import Method
-from .checkpoint import FORMAT, check_bytes, check_format, weights_digest
+from .checkpoint import check_bytes, check_format, weights_digest
 from .text_start import fit_text, text_config, text_weights
+from .world import keyed
 
 CLASSIFIERS = ("fc.", "head.", "heads.", "classifier.", "head_dist.")
 WRAPPERS = ("module.", "timm_model.", "model.")  # what DDP, transformers and we put before names
@@ -64,7 +65,7 @@ def read_weights(source: str | Path) -> WarmStart:
     """
     source = str(source)
     config, left = text_config(Path(source)), ""
-    tensors = bare(of_library(source) if source.startswith(LIBRARIES) else of_path(Path(source)))
+    tensors = bare(of_library(source) if is_of_library(source) else of_path(Path(source)))
     if config is not None:
         tensors, left = text_weights(config, tensors)
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
@@ -77,6 +78,24 @@ def of_library(source: str) -> Mapping[str, Any]:
     """The weights that timm or torchvision has under a name."""
     encoder, _ = pretrained(source)
     return encoder.state_dict()
+
+
+def is_of_library(source: str | Path) -> bool:
+    """Tell whether a source is a model of timm or torchvision, which may have to be fetched."""
+    return str(source).startswith(LIBRARIES)
+
+
+def check_library(source: str | Path, encoder: nn.Module) -> None:
+    """Refuse a library's model that the encoder is not, before its weights are fetched.
+
+    Raises:
+        StateError: names or shapes are not those of the encoder.
+        SslpipeError: the library has no such model.
+        ExtraError: it is not installed.
+    """
+    with keyed("init", seed=0):
+        twin, _ = pretrained(str(source), weights=False)
+    fill(encoder, WarmStart(str(source), bare(twin.state_dict()), ""))
 
 
 def of_path(path: Path) -> Mapping[str, Any]:
@@ -135,7 +154,7 @@ def of_torch(path: Path) -> Mapping[str, Any]:
         raise StateError(
             f"{path}: damaged, or holds no weights ({why}); name another file"
         ) from error
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if isinstance(content, dict) and isinstance(content.get("format"), int):
         return check_format(path, content).encoder
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         held = f"a dict of {listed(content)}" if isinstance(content, dict) else "something else"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -13,10 +14,11 @@ from sslpipe import __main__, load
 from sslpipe.cli.terminal import one_line
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.recipe import parse_recipe
-from sslpipe.shards.side_files import written_whole
+from sslpipe.shards import open_manifest
+from sslpipe.shards.side_files import held, written_whole
 from sslpipe.train.log import hold_folder
 
-from ..conftest import RECIPE
+from ..conftest import RECIPE, write_images
 from .test_commands import TRAINABLE
 
 CAPTIONED = RECIPE.replace(
@@ -104,3 +106,64 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with ExitStack() as second:
         hold_folder(tmp_path, second)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_library_s_weights_are_not_fetched_in_vain(run, texts, packed, tmp_path):
+    """An attempt to fetch them would end in another line, or in weights that do not fit."""
+    name = "timm:vit_tiny_patch16_224.augreg_in21k"
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    for words in (("features", name, texts, "--out", "f"), ("eval", name, texts)):
+        _, err = run(*words, code=2, cwd=tmp_path)
+        assert f"{name}: is a model of pictures, and {texts} holds text; name a run on text" in err
+    for recipe, shards in (("gpt_bytes", texts), ("train.yaml", packed)):
+        words = ("train", recipe, "--shards", shards, "--out", "run", "--device", "cpu")
+        _, err = run(*words, "--from", name, code=2, cwd=tmp_path)
+        assert f"StateError: {name}: lacks " in err
+        assert "set train.backbone to what it was trained with" in err
+
+
+def test_outputs_do_not_fall_upon_sets_and_inputs(run, packed, tmp_path):
+    shards = shutil.copytree(packed, tmp_path / "set")
+    write_images(tmp_path / "photos", 3)
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    before = {path: path.read_bytes() for path in shards.iterdir()}
+    tar = min(shards.glob("*.tar")).name
+    part = "is a part of a packed set; name another file"
+    for words, told in {
+        ("inspect", "set", "--row", "0", "--out", "set/manifest.json"): part,
+        ("features", "run", "set", "--out", f"set/{tar}"): part,
+        ("pseudo-label", "run", "set", "--out", f"set/{tar}.idx"): part,
+        (
+            "train",
+            "train.yaml",
+            "--shards",
+            "set",
+            "--out",
+            "set",
+        ): "set: holds packed shards",
+        ("pack", "photos", "photos/class0"): "photos/class0: is one of the folders to pack; name a",
+    }.items():
+        assert told in run(*words, code=2, cwd=tmp_path)[1]
+    assert {path: path.read_bytes() for path in shards.iterdir()} == before
+    run("pack", "photos", "photos/out", "--workers", 1, cwd=tmp_path)
+    assert open_manifest(tmp_path / "photos/out").samples == 3
+
+
+def test_two_commands_do_not_write_one_thing_at_once(run, texts, tmp_path):
+    write_images(tmp_path / "photos", 3)
+    shards = shutil.copytree(texts, tmp_path / "texts")
+    run("tokenizer", "train", shards, "--kind", "bytes")
+    (tmp_path / "out").mkdir()
+    count = ("tokenizer", "count", shards, "--ids", "--workers", 1)
+    with held(tmp_path / "out", "packs"), held(shards, "counts"):
+        _, err = run("pack", "photos", "out", "--workers", 1, code=2, cwd=tmp_path)
+        assert "StateError: out: another process packs in this folder now; wait for its end" in err
+        assert "another process counts tokens in this folder now" in run(*count, code=2)[1]
+    with written_whole(tmp_path / "o.png") as part:
+        part.write_bytes(b"the other's")
+        words = ("inspect", tmp_path / "out", "--sheet", "o.png")
+        run("pack", "photos", "out", "--workers", 1, cwd=tmp_path)
+        _, err = run(*words, code=2, cwd=tmp_path)
+        assert "o.png: another process writes it now; wait for its end" in err
+    assert (tmp_path / "o.png").read_bytes() == b"the other's"
+    run(*count)

@@ -1,12 +1,17 @@
-"""Ctrl-C: a real signal to a real process, as a terminal sends it to all of a job."""
+"""Ctrl-C and SIGTERM: real signals to real processes, as a terminal sends them to all of a job."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+from sslpipe.modalities.text.codec import TextCodec
+from sslpipe.modalities.text.training import single_bytes
+from sslpipe.shards import PackSettings, pack
 
 from ..conftest import ROOT, write_images
 
@@ -15,8 +20,13 @@ WORDS = ("--shard-samples", "4", "--resize", "24", "--name", "set")
 
 def start(folder, *words):
     """`sslpipe pack photos ...` as a job of its own."""
+    return begin(folder, "pack", "photos", *words, *WORDS)
+
+
+def begin(folder, *words):
+    """`sslpipe ...` as a job of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "sslpipe", "pack", "photos", *words, *WORDS],
+        [sys.executable, "-m", "sslpipe", *map(str, words)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -53,3 +63,43 @@ def test_a_packing_that_is_stopped_says_so_and_goes_on_to_the_same_bytes(tmp_pat
             _, err = job.communicate()
         assert (job.returncode, "600/600 samples" in err) == (0, True)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """One shard of 400 documents of 30 kB, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "books").mkdir()
+    for number in range(400):
+        words = " ".join(f"word{(number * k) % 997}" for k in range(4_000))
+        (folder / f"books/{number}.txt").write_text(words)
+    pack(folder / "books", folder / "set", PackSettings(codec=TextCodec()))
+    data = single_bytes([], 260).to_str()
+    (folder / "set/tokenizer.json").write_text(data)
+    return folder
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_count_is_stopped_inside_of_a_tar_and_leaves_nothing_of_it(library, number, workers):
+    words = ("tokenizer", "count", "set", "--ids", "--workers", workers)
+    with begin(library, *words) as job:
+        while job.poll() is None and not [*library.glob("set/.indexes-*/*.part")]:
+            time.sleep(0.001)
+        os.killpg(job.pid, number)
+        out, err = job.communicate()
+    assert (job.returncode, out) == (128 + number, "")
+    assert err == "stopped; the same command goes on where it stopped\n"
+    assert not [*library.glob("set/.indexes-*/*")]  # not half of the tar, not all
+    assert not [*library.glob("set/*.tok")]
+
+
+@pytest.mark.parametrize("words", [("verify", "set"), ("recipes",)], ids=lambda words: words[0])
+def test_a_command_that_says_nothing_of_stops_says_that_it_stopped(library, words):
+    with begin(library, *words) as job:
+        status = Path(f"/proc/{job.pid}/status")
+        while job.poll() is None and "SigCgt:\t0000000000004002" not in status.read_text():
+            time.sleep(0.001)  # until its handler of SIGTERM, 2 ** 14, is there
+        job.terminate()
+        _, err = job.communicate()
+    assert (job.returncode, err) == (143, "stopped; run the same command again\n")

@@ -129,6 +129,8 @@ LINES = {  # what is typed -> what the answer holds
     ("verify", "file"): "file",
     ("verify", "{set}", "--exclude-log", "nowhere.jsonl"): "'--exclude-log'",
     ("verify", "{set}", "--exclude-log", "where.csv"): "where.csv:1: is no line of a quarantine",
+    ("verify", "x.tar"): "x.tar: is not JSON",
+    (*SHOW_TRAIN, "path=x"): "--set path=x: unknown key 'path'; ",
     ("inspect", "nowhere"): "nowhere/manifest.json: no manifest",
     (*INSPECT, "nokey"): "has no sample 'nokey'",
     (*INSPECT, "--row", "999"): "row 999 does not exist; it has rows 0 to 44",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_files_and_what_they_say(run, tmp_path):
         "size": [32, 32], "resize": 32, "mean": [0.49, 0.48, 0.45], "std": [0.25, 0.24, 0.26],
         "interpolation": "bicubic",
     }  # fmt: skip
+
+
+def test_all_files_are_open_to_whom_the_umask_opens_them(run, tmp_path):
+    before = os.umask(0o027)
+    try:
+        export_checkpoint(run[0] / "last.pt", tmp_path / "mine", TIMM)
+    finally:
+        os.umask(before)
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "mine").iterdir()}
+    assert modes == {0o640}
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o750
 
 
 def test_the_card_has_a_head_that_hubs_read(run, tmp_path):

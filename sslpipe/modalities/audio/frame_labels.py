@@ -3,7 +3,7 @@
     uids    (S,) int64, rising        the recordings
     ends    (S + 1,) int64            those of recording s are labels[ends[s]:ends[s + 1]]
     labels  (N,) uint16               classes
-    grid    JSON                      rate, shift, field, classes, origin
+    grid    JSON                      rate, shift, field, classes, origin; format, 1 where missing
 
 An .npz of NumPy. Frame f of a recording is about the samples from f * shift on, `field` of them, at
 `rate`. They are found by uid, so the tars stay as they are, as with `stream.labels`.
@@ -24,9 +24,10 @@ import numpy.typing as npt
 
 from ...batch import IGNORED
 from ...errors import ShardError
-from ...shards.side_files import written_whole
+from ...shards.side_files import other_format, written_whole
 
 I64 = npt.NDArray[np.int64]
+FORMAT = 1
 MOST_CLASSES = 2**16
 
 
@@ -74,7 +75,7 @@ class LabelledFrames:
 
 def write_frame_labels(path: Path, found: LabelledFrames) -> None:
     """Write labels, whole or not at all."""
-    said = np.array(json.dumps(asdict(found.grid), sort_keys=True))
+    said = np.array(json.dumps({**asdict(found.grid), "format": FORMAT}, sort_keys=True))
     with written_whole(path) as part, part.open("wb") as file:
         np.savez(file, uids=found.uids, ends=found.ends, labels=found.labels, grid=said)
 
@@ -101,7 +102,10 @@ def read_once(path: str, changed: int, size: int) -> LabelledFrames:
     data = Path(path).read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            grid = FrameGrid(**json.loads(str(file["grid"])))
+            said = json.loads(str(file["grid"]))
+            if (number := said.pop("format", FORMAT)) != FORMAT:
+                raise ShardError(f"{path}: {other_format(number, FORMAT, 'make them again')}")
+            grid = FrameGrid(**said)
             columns = (file["uids"], file["ends"], file["labels"])
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ShardError(

@@ -23,6 +23,7 @@ from ...shards.make.reindex import (
     staged,
 )
 from ...shards.manifest import Manifest, Shard, read_manifest
+from ...shards.side_files import held
 from ...shards.verification import Problem, load_index
 from .codec import TextCodec
 from .marks import MARKS
@@ -122,7 +123,21 @@ def count_tokens(
     """
     vocabulary = countable(tokenizer)
     manifest = text_set(shards)
-    finish_reindexing(manifest.folder)
+    with held(manifest.folder, "counts tokens"):
+        return counted_set(shards, vocabulary, pool, ids, sentences, rebuild, progress)
+
+
+def counted_set(
+    shards: str | Path,
+    vocabulary: Vocabulary,
+    pool: Pool,
+    ids: bool,
+    sentences: bool,
+    rebuild: bool,
+    progress: Callable[[int], None] | None,
+) -> CountedSet:
+    """What `count_tokens` does, in a folder that nobody else counts in."""
+    finish_reindexing(Path(read_manifest(shards).folder))
     manifest = read_manifest(shards)
     asked = ["tokens", *([STORED] if ids else []), *([COUNTED] if sentences else [])]
     had = [name for name, by in manifest.counted.items() if by == vocabulary.fingerprint]

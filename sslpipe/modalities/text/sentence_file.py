@@ -21,7 +21,7 @@ from zlib_ng.zlib_ng import crc32
 
 from ...errors import ShardError
 from ...shards.read.store import ShardStore
-from ...shards.side_files import replace_file
+from ...shards.side_files import other_format, replace_file
 from ...stream.packing import Sentences
 from .marks import SENTENCE
 from .token_file import TokenFileOf
@@ -81,7 +81,7 @@ class SentenceFile:
             raise ShardError(f"{path}: is no file of sentences; {AGAIN}")
         _, version, documents, sentences, *digests, crc = HEADER.unpack_from(data)
         if version != VERSION:
-            raise ShardError(f"{path}: is of version {version}, this is {VERSION}; {AGAIN}")
+            raise ShardError(f"{path}: {other_format(version, VERSION, AGAIN)}")
         for what, found, wanted in zip(("vocabulary", "tar"), digests, of.digests, strict=True):
             if found != wanted:
                 raise ShardError(f"{path}: holds the sentences of another {what}; {AGAIN}")

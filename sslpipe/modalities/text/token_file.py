@@ -23,7 +23,7 @@ import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
 from ...errors import ShardError
-from ...shards.side_files import written_whole
+from ...shards.side_files import other_format, written_whole
 
 SUFFIX = ".tok"
 MAGIC, VERSION, KEYLESS = b"ssltoken", 2, 1
@@ -126,7 +126,7 @@ class TokenFile:
             raise ShardError(f"{path}: is no token file; {AGAIN}")
         _, version, width, documents, size, *digests, crc = HEADER.unpack(head)
         if version not in (VERSION, KEYLESS):
-            raise ShardError(f"{path}: is of version {version}, this is {VERSION}; {AGAIN}")
+            raise ShardError(f"{path}: {other_format(version, VERSION, AGAIN)}")
         for what, found, wanted in zip(("vocabulary", "tar"), digests, of.digests, strict=True):
             if found != wanted:
                 raise ShardError(f"{path}: holds the tokens of another {what}; {AGAIN}")

@@ -78,6 +78,10 @@ class TrainedVocabulary:
         try:
             tokenizer: Tokenizer = made.from_buffer(self.data)
         except Exception as error:  # the library raises Exception itself
+            if "Unknown tokenizer version" in str(error):
+                raise RecipeError(
+                    f"{self.where}: written by a newer library tokenizers ({error}); upgrade it"
+                ) from error
             raise RecipeError(
                 f"{self.where}: is no file of the library tokenizers ({error}); make one with "
                 "`sslpipe tokenizer train`"

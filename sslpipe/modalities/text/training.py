@@ -20,6 +20,7 @@ from ...shards.contents import index_of
 from ...shards.index import Index
 from ...shards.manifest import Manifest
 from ...shards.read.tars import open_tar
+from ...shards.stopping import left_behind
 from ...shards.verification import Problem, check_bytes
 from ...stream.holdout import held_out
 from ...stream.reader import key_in
@@ -92,7 +93,8 @@ def train_vocabulary(
     texts = (
         [] if settings.kind == "bytes" else [*chosen_texts(manifest, settings, problems, progress)]
     )
-    tokenizer = TRAINERS[settings.kind](texts, settings.size)
+    # the library takes minutes, and no Ctrl-C
+    tokenizer = left_behind(lambda: TRAINERS[settings.kind](texts, settings.size))
     found = tokenizer.get_vocab_size()
     if found != settings.size:
         more = (

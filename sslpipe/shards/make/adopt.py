@@ -24,8 +24,8 @@ from .indexing import (
     Indexed,
     ScannedTar,
     current_index,
-    in_threads,
     old_report,
+    worked,
     write_report,
 )
 from .journal import REPORT
@@ -67,7 +67,7 @@ def adopt(
     known = old_manifest(folder, tars, rules.codec)
     told = {} if rebuild else old_report(folder)
     work = partial(index_one, folder=folder, rules=rules, told=told, rebuild=rebuild)
-    found = in_threads(work, tars, threads, progress)
+    found = worked(work, tars, threads, progress)
     shards = tuple(done.shard for done in found if done.shard)
     problems = [*(problem for done in found for problem in done.problems)]
     problems += repeated_keys(folder, shards)

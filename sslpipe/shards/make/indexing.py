@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ..index import Index, index_path, read_index
 from ..manifest import Manifest, Shard
 from ..read.tars import Tar
 from ..side_files import read_objects, replace_file
+from ..stopping import in_threads
 from ..verification import Problem
 from .journal import REPORT
 
@@ -48,7 +49,7 @@ class ScannedTar:
     kept: bool = False
 
 
-def in_threads(
+def worked(
     work: Callable[[Tar], ScannedTar],
     tars: list[Tar],
     threads: int | None,
@@ -56,8 +57,8 @@ def in_threads(
 ) -> list[ScannedTar]:
     """What the work on every tar gave, in order, told as it comes."""
     found = []
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        for done in pool.map(work, tars):
+    with closing(in_threads(work, tars, threads or cores())) as results:
+        for done in results:
             found.append(done)
             if progress:
                 samples = done.shard.samples if done.shard else 0

@@ -10,18 +10,19 @@ written last.
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from ...errors import ShardError
 from ...process import cores
 from ..labels_file import read_labels
-from ..manifest import Manifest, write_manifest
+from ..manifest import FILE, Manifest, write_manifest
+from ..side_files import held
 from .frames import FPS
 from .jobs import Tell, do_jobs, find_duplicates, make_jobs
-from .journal import REPORT, Journal, open_journal, writing
+from .journal import FOLDER, REPORT, Journal, open_journal, writing
 from .listing import list_inputs, shuffled
 from .plan import KEYED_SAMPLE, PackSettings, cut, facts, tar_bytes
 from .pools import Pool, open_threads
@@ -56,7 +57,7 @@ def pack(
     start, out, tell = time.perf_counter(), Path(out), progress or (lambda packed: None)
     settings = named(settings, inputs)
     listing = find_sources(inputs, out, settings)
-    with writing(out), borrowed(pool) as workers:
+    with writing(out), own_folder(out), borrowed(pool) as workers:
         journal = open_journal(out, facts(listing, settings), overwrite=overwrite)
         twins = find_duplicates(listing, settings, journal, workers, tell)
         sources = [s for item, s in enumerate(listing.sources) if item not in twins]
@@ -96,6 +97,18 @@ def estimate(
     )
 
 
+@contextmanager
+def own_folder(out: Path) -> Iterator[None]:
+    """Keep the folder of a packing, which is made if need be, to this process.
+
+    Raises:
+        StateError: another process packs there now.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out, "packs"):
+        yield
+
+
 def borrowed(pool: Pool | None) -> AbstractContextManager[Pool]:
     """The caller's pool, left open; else threads of our own."""
     return open_threads() if pool is None else nullcontext(pool)
@@ -109,6 +122,9 @@ def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
         raise ShardError(f"{out}: is a file; name a new folder for the shards")
     if any(os.path.realpath(out) == os.path.realpath(place) for place in each(inputs)):
         raise ShardError(f"{out}: is the folder to pack; name another one for the shards")
+    inside = any(out.resolve().is_relative_to(Path(place).resolve()) for place in each(inputs))
+    if inside and holds_others(out):  # the listing leaves `out` out, and so them
+        raise ShardError(f"{out}: is one of the folders to pack; name a new one for the shards")
     return list_inputs(
         each(inputs),
         out=out,
@@ -117,6 +133,12 @@ def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
         labels=read_labels(settings.labels) if settings.labels else None,
         fps=settings.fps or FPS,
     )
+
+
+def holds_others(out: Path) -> bool:
+    """Whether a folder has files in it and no packing, finished or not."""
+    begun = (out / FILE).exists() or (out / FOLDER).exists()
+    return not begun and out.is_dir() and any(out.iterdir())
 
 
 def each(inputs: Inputs) -> list[str | Path]:

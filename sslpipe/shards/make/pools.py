@@ -7,18 +7,31 @@ it; so has `Processes`, which unlike `multiprocessing.Pool` notices that a worke
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing.pool import ThreadPool
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 from ...errors import ExtraError, ShardError
 from ...process import cores
+from ..stopping import Stoppable
 
+GRACE = 2.0  # seconds for jobs to tidy up in
 RETRIES = 2  # of a job whose actor of Ray was lost
 
 
@@ -31,16 +44,21 @@ class Pool(Protocol):
         """Call `func` on every item somewhere; results as they come."""
 
 
-class Processes:
-    """Spawned processes, as a context manager. A killed worker ends the iteration by an error.
+class JobPool(ABC):
+    """Threads or processes, as a context manager; left by a Ctrl-C, they stop what they do."""
 
-    A script that uses it needs `if __name__ == "__main__":`, as all of multiprocessing does.
-    """
-
-    def __init__(self, workers: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.executor = ProcessPoolExecutor(workers, spawn, initializer=begin_worker)
+    def __init__(self, executor: Executor, workers: int) -> None:
+        self.executor = executor
         self.ahead = 2 * workers  # enough that none waits, few enough that a stop is quick
+        self.pending: set[Future[Any]] = set()
+
+    @abstractmethod
+    def job(self, func: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function as a job that can be stopped."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Have jobs end that nobody waits for."""
 
     def imap_unordered(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
@@ -50,16 +68,19 @@ class Processes:
         Raises:
             BrokenProcessPool: a worker was killed.
         """
-        pending: set[Future[Any]] = set()
+        job = self.job(func)
         for item in iterable:
-            if len(pending) >= self.ahead:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+            if len(self.pending) >= self.ahead:
+                yield from self.done()
             with held_back():
-                pending.add(self.executor.submit(func, item))
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+                self.pending.add(self.executor.submit(job, item))
+        while self.pending:
+            yield from self.done()
+
+    def done(self) -> list[Any]:
+        """Wait for the next results."""
+        done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
+        return [future.result() for future in done]
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +91,54 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # a Ctrl-C, which cannot wait
+            self.stop()
         self.executor.shutdown(cancel_futures=True)
+
+
+class Threads(JobPool):
+    """Threads of this process."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(ThreadPoolExecutor(workers), workers)
+        self.jobs = Stoppable()
+
+    def job(self, func: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function as a job that can be stopped."""
+        return partial(self.jobs.run, func)
+
+    def stop(self) -> None:
+        """Have jobs end that nobody waits for."""
+        self.jobs.stop()
+
+
+class Processes(JobPool):
+    """Spawned processes. A killed worker ends the iteration by an error.
+
+    A script that uses it needs `if __name__ == "__main__":`, as all of multiprocessing does.
+    """
+
+    def __init__(self, workers: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        told, self.end = spawn.Pipe(duplex=False)  # its end is what workers are told
+        executor = ProcessPoolExecutor(workers, spawn, initializer=begin_worker, initargs=(told,))
+        super().__init__(executor, workers)
+        self.processes = executor._processes  # by pid, as they come and go
+
+    def job(self, func: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function as a job that can be stopped."""
+        return partial(do_job, func)
+
+    def stop(self) -> None:
+        """Have jobs end that nobody waits for; kill what does not in time, or has not begun."""
+        workers = [*self.processes.values()]
+        self.end.close()
+        late = self.pending
+        try:
+            late = wait(self.pending, GRACE).not_done
+        finally:  # a second Ctrl-C does not wait
+            for worker in workers if late else ():
+                worker.kill()
 
 
 @contextmanager
@@ -86,35 +154,51 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_worker() -> None:
+JOBS = Stoppable()  # of a worker process
+
+
+def do_job(func: Callable[[Any], Any], item: Any) -> Any:
+    """Do a job in a worker process; a SIGTERM ends it when the job has tidied up."""
+    try:
+        return JOBS.run(func, item)
+    except SystemExit as ended:
+        os._exit(int(ended.code or 0))
+
+
+def end_worker(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM.
+
+    Raises:
+        SystemExit: always.
+    """
+    sys.exit(128 + number)
+
+
+def begin_worker(told: Connection) -> None:
     """Let the parent decide on Ctrl-C, end with it when it is killed, and keep to one core.
 
-    Resizing with torch's own threads beside as many processes as cores takes twice the time.
+    Resizing with torch's own threads beside as many processes as cores takes twice the time. Those
+    are set by name: jobs of text and sound need no torch, whose import takes seconds.
     """
-    import torch  # in the worker only, where jobs need it anyway
-
-    torch.set_num_threads(1)
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, end_worker)
+    threading.Thread(target=end_with_parent, args=(told,), daemon=True).start()
 
 
-def end_with_parent() -> None:
-    """Wait for the end of the parent process, then end this one."""
+def end_with_parent(told: Connection) -> None:
+    """Stop the job when the parent says so, and end this process when the parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    wait_for([parent.sentinel, told])
+    JOBS.stop()
     parent.join()
     os._exit(1)
 
 
-@contextmanager
-def open_threads(workers: int | None = None) -> Iterator[Pool]:
+def open_threads(workers: int | None = None) -> AbstractContextManager[Pool]:
     """Threads of this process, one per core unless told; when left, none of them runs any more."""
-    pool = ThreadPool(workers or cores())
-    try:
-        yield pool
-    finally:
-        pool.terminate()
-        pool.join()
+    return Threads(workers or cores())
 
 
 def open_pool(workers: int | None, ray: str | None) -> AbstractContextManager[Pool]:

@@ -41,7 +41,7 @@ from ..read.tars import Tar, open_tar
 from ..scan import META, read_member, read_members
 from ..tar_headers import split_name
 from ..tar_streams import HashedStream
-from .indexing import Adopted, Indexed, ScannedTar, current_index, in_threads, old_report
+from .indexing import Adopted, Indexed, ScannedTar, current_index, old_report, worked
 from .source import is_local
 
 HEADER_1 = struct.Struct("<8sHHIQ32s")
@@ -97,7 +97,7 @@ def upgrade(
             write_index(place, upgrade_index(tar, shard, index_path(place)))
         return ScannedTar(tar, replace(shard, index_sha256=file_sha256(index_path(place))), ())
 
-    found = in_threads(work, tars_of(old), threads, progress)
+    found = worked(work, tars_of(old), threads, progress)
     new = replace(
         old, name=name or old.name, shards=tuple(done.shard for done in found if done.shard)
     )
