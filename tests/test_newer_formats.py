@@ -51,7 +51,7 @@ def index(folder, packed):
 
 def tokens(folder, packed):
     with token_writer(folder / "x.tar.tok", OF, documents=1, width=2) as writer:
-        writer.add(0, np.arange(3, dtype=np.int32))
+        writer.add(0, "key", np.arange(3, dtype=np.int32))
     with_version(folder / "x.tar.tok", 8)
     open_tokens(folder / "x.tar.tok", OF)
 

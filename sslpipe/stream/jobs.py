@@ -89,3 +89,15 @@ def key_of(result: Any) -> str | None:
     """The key of a sample as its first result has it; None: it is not known, or too long."""
     size = int(result["key_bytes"])
     return bytes(result["key"][:size]).decode() if size > 0 else None
+
+
+def keys_of(results: npt.NDArray[np.void]) -> list[str]:
+    """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
+    sizes, blocks = np.maximum(results["key_bytes"], 0), np.ascontiguousarray(results["key"])
+    padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
+    whole = b"\0".join(padded)
+    # a key that holds a zero byte itself makes more of them, or is shorter than it should be
+    if len(whole) == int(sizes.sum()) + len(padded) - 1 and whole.count(0) == len(padded) - 1:
+        return whole.decode().split("\0")
+    pairs = zip(blocks, sizes.tolist(), strict=True)
+    return [block[:size].tobytes().decode() for block, size in pairs]

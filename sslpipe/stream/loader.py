@@ -22,6 +22,7 @@ from ..device.slots import Slots
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
 from .flights import Landed
+from .jobs import keys_of
 from .mixture import StepsInARow
 from .packed import Packed, Wants
 from .partners import PartnerDraw, put_wants
@@ -284,18 +285,6 @@ class Loader(Generic[B, F]):
             place[...] = array
         shapes = np.array([array.shape for array in arrays], dtype=np.int64)
         return Ragged(torch.from_numpy(memory), starts, shapes, TYPES[arrays[0].dtype.num])
-
-
-def keys_of(results: npt.NDArray[np.void]) -> list[str]:
-    """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
-    sizes, blocks = np.maximum(results["key_bytes"], 0), np.ascontiguousarray(results["key"])
-    padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
-    whole = b"\0".join(padded)
-    # a key that holds a zero byte itself makes more of them, or is shorter than it should be
-    if len(whole) == int(sizes.sum()) + len(padded) - 1 and whole.count(0) == len(padded) - 1:
-        return whole.decode().split("\0")
-    pairs = zip(blocks, sizes.tolist(), strict=True)
-    return [block[:size].tobytes().decode() for block, size in pairs]
 
 
 # NumPy's number of a type -> the type, and torch's
