@@ -42,14 +42,14 @@ def test_results_come_in_order_and_an_early_end_stops_what_runs(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tidied"]
 
 
-@pytest.mark.parametrize("make", [lambda: open_threads(1), lambda: Processes(1)], ids=str)
-def test_a_pool_that_is_left_by_an_error_stops_its_jobs(make, tmp_path):
+@pytest.mark.parametrize("make", [open_threads, Processes])
+def test_a_pool_that_is_left_by_a_ctrl_c_stops_its_jobs(make, tmp_path):
     def stop_when_it_runs():
         wait_for(tmp_path / "job.part")
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop_when_it_runs).start()
-    with pytest.raises(KeyboardInterrupt), make() as pool:
+    with pytest.raises(KeyboardInterrupt), make(1) as pool:
         next(pool.imap_unordered(endless, [tmp_path] * 3, 1))
     assert [path.name for path in tmp_path.iterdir()] == ["tidied"]
 
