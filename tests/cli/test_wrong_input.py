@@ -93,7 +93,7 @@ LINES = {  # what is typed -> what the answer holds
     ("pack", "photos", "photos"): "photos: is the folder to pack; name another one",
     ("pack", "photos", "s3://a/b"): "s3://a/b: is a URL; pack into a folder",
     ("pack", "loop", "out"): "loop: ",
-    ("pack", "photos", "loop"): "Too many levels of symbolic links; make room",
+    ("pack", "photos", "loop"): "loop: is a link that leads nowhere; name a new folder",
     ("index", "loop"): "loop: no such tar; check the path",
     ("inspect", "loop"): "Too many levels of symbolic links",
     ("pack", "empty", "out"): "holds nothing to pack",

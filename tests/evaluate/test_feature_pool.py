@@ -71,7 +71,7 @@ def test_a_worker_with_other_files_is_told(tmp_path, run, packed, whole, monkeyp
     """As where a machine has another version of the weights under the same name."""
     seen = feature_pool.open_subject
     subjects = iter([seen(run), replace(seen(run), digest="b2:other")])
-    monkeypatch.setattr(feature_pool, "open_subject", lambda name: next(subjects))
+    monkeypatch.setattr(feature_pool, "open_subject", lambda *_: next(subjects))
     with pytest.raises(StateError, match=r"a worker finds other weights, .*b2:other"):
         features_in_pool(tmp_path / "a.safetensors", str(run), packed, SETTINGS, Backwards())
 

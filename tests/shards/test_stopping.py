@@ -15,13 +15,13 @@ from sslpipe.shards.stopping import JobStopped, Stoppable, in_threads, left_behi
 def endless(folder):
     """Says that it runs, runs until it is stopped, and tidies up."""
     part = folder / "job.part"
-    part.touch()
     try:
+        part.touch()
         while True:
             with suppress(Exception):  # no such one takes it for a fault
                 time.sleep(0.001)
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
         (folder / "tidied").touch()
 
 

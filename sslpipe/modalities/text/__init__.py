@@ -129,7 +129,9 @@ class TextModality(Modality):
         print_of = decider.vocabulary.fingerprint
         return f"vocabulary {print_of}" if print_of else ""
 
-    def stored_reader(self, decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:
+    def stored_reader(
+        self, decode: TokenDecode | CaptionDecode, sets: Sequence[Manifest]
+    ) -> StoredTokens | None:
         """Of sets whose ids `sslpipe tokenizer count --ids` has kept."""
         from .stored_tokens import stored_tokens
 

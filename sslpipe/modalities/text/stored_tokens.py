@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import ShardError
 from ...stream.source import LENGTH, START
 from ...stream.stored import StoredArrays, StoredPlaces
+from .captions import CaptionDecode
 from .token_file import (
     SUFFIX,
     UNCOUNTED,
@@ -112,14 +113,16 @@ class StoredTokens:
         }
 
 
-def stored_tokens(decode: TokenDecode, sets: Sequence[Manifest]) -> StoredTokens | None:
+def stored_tokens(
+    decode: TokenDecode | CaptionDecode, sets: Sequence[Manifest]
+) -> StoredTokens | None:
     """What reads the ids beside the tars, if all sets have them; None: documents are encoded.
 
     Raises:
         ShardError: a manifest promises them, and a file is missing, damaged or stale.
     """
-    if decode.marked or decode.partners:  # words and sentences are seen in texts alone
-        return None
+    if not isinstance(decode, TokenDecode) or decode.marked or decode.partners:
+        return None  # words, sentences and captions are seen in texts alone
     wanted = decode.vocabulary.fingerprint
     found = [manifest.counted.get(STORED) for manifest in sets]
     if not wanted or not any(found):

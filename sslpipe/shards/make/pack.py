@@ -118,11 +118,13 @@ def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
     """The listing of the inputs, after a look at the places."""
     if ":/" in str(out):
         raise ShardError(f"{out}: is a URL; pack into a folder, then copy it there")
-    if out.exists() and not out.is_dir():
-        raise ShardError(f"{out}: is a file; name a new folder for the shards")
+    if os.path.lexists(out) and not out.is_dir():
+        what = "a file" if out.exists() else "a link that leads nowhere"
+        raise ShardError(f"{out}: is {what}; name a new folder for the shards")
     if any(os.path.realpath(out) == os.path.realpath(place) for place in each(inputs)):
         raise ShardError(f"{out}: is the folder to pack; name another one for the shards")
-    inside = any(out.resolve().is_relative_to(Path(place).resolve()) for place in each(inputs))
+    real = Path(os.path.realpath(out))  # unlike `resolve`, it takes a loop of links as it is
+    inside = any(real.is_relative_to(os.path.realpath(place)) for place in each(inputs))
     if inside and holds_others(out):  # the listing leaves `out` out, and so them
         raise ShardError(f"{out}: is one of the folders to pack; name a new one for the shards")
     return list_inputs(

@@ -175,7 +175,7 @@ def test_a_file_of_a_later_version_is_refused(texts):
     data = bytearray(path.read_bytes())
     data[8] = 3
     path.write_bytes(bytes(data))
-    with pytest.raises(ShardError, match=r"is of version 3, this is 2; run `sslpipe tokenizer"):
+    with pytest.raises(ShardError, match=r"format 3, this one reads up to 2\); upgrade"):
         batches(texts)
 
 

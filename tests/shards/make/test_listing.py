@@ -102,11 +102,13 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path, codec, picture,
 def test_out_inside_the_folder_is_not_packed(folder, codec):
     out = folder / "cat" / "out"
     out.mkdir(parents=True)
-    (out / "mine.jpg").write_bytes(b"not to be packed")
+    (out / "mine.jpg").write_bytes(b"would be left out without a word")
+    with pytest.raises(ShardError, match="is one of the folders to pack; name a new one"):
+        pack(folder, out, PackSettings(codec=codec))
+    (out / "mine.jpg").unlink()
     report = pack(folder, out, PackSettings(codec=codec))
     assert report.manifest.samples == 20
     assert (report.failures, report.skipped) == ((), ())
-    assert (out / "mine.jpg").exists()
 
 
 def test_equal_sample_ids_are_refused(folder, tmp_path, codec, monkeypatch):
