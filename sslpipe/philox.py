@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +72,20 @@ def philox_in(
 
 def round_keys(key: tuple[U64, U64], axes: int) -> U64:
     """Compute the keys of all rounds, (ROUNDS, 2, ...), which broadcast with arrays of `axes`."""
+    low, high = key
+    if np.size(low) == np.size(high) == 1:
+        return one_key(np.asarray(low).item(), np.asarray(high).item(), axes)
+    return keys_of_rounds(key, axes)
+
+
+@lru_cache(maxsize=1024)
+def one_key(low: int, high: int, axes: int) -> U64:
+    """Compute the same of one key for all, as a batch of one epoch has: a third of a small draw."""
+    return keys_of_rounds((np.array(low, np.uint64), np.array(high, np.uint64)), axes)
+
+
+def keys_of_rounds(key: tuple[U64, U64], axes: int) -> U64:
+    """Compute the keys of all rounds anew."""
     shape = np.broadcast_shapes(*(np.shape(each) for each in key))
     first = np.empty((2, *[1] * (axes - len(shape)), *shape), dtype=np.uint64)
     first[0], first[1] = key

@@ -227,10 +227,10 @@ def main_table(shards: Path, stride: int) -> dict[str, float]:
     recipe = parse_recipe(RECIPE.replace("STRIDE", str(stride)).replace("_size: 16", "_size: 64"))
     with sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as pipe:
         for step in range(8):  # workers start, and shares are planned for many steps at once
-            pipe.load_share(step)
+            pipe.loading.load_ahead(step)
         start = time.process_time()
         for step in range(8, 16):
-            share = pipe.load_share(step)
+            share = pipe.loading.load_ahead(step)
         loading = (time.process_time() - start) / 8 / len(share.uids)
         (part,), (column,) = pipe.parts, share.columns
         place, start = Place(0, np.arange(len(share.uids)), len(share.uids)), time.process_time()
