@@ -8,7 +8,8 @@ A view passes scratch memory between its kernels: float32 for float32 views, whi
 of an 8-bit level of `kornia`'s, and float16 for views of half precision. Those are within 1 level
 before they are rounded to their own type, except where a solarize threshold falls between the two.
 
-Tested by Triton's interpreter on the CPU, compiled for sm_90, and on CUDA by `test_gpu.py`.
+Tested by Triton's interpreter on the CPU, compiled for sm_90, and on CUDA by `test_gpu.py`; there
+chains with a contrast last failed, before its mean was taken of what is stored (tools/LOG.md).
 """
 
 from collections.abc import Callable, Sequence
