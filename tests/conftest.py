@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,14 @@ masks:
   random: {view: global, patch_size: 8, sampler: random}
 run: {threads: 2, prefetch: 2}
 """
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """As in a terminal: a shell that starts the tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def load_tool(name: str):

@@ -12,14 +12,6 @@ from sslpipe.shards import Processes, open_threads
 from sslpipe.shards.stopping import JobStopped, Stoppable, in_threads, left_behind
 
 
-@pytest.fixture(autouse=True)
-def _interruptible():
-    """A shell that starts the tests in the background has them ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def endless(folder):
     """Says that it runs, runs until it is stopped, and tidies up."""
     part = folder / "job.part"

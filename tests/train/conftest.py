@@ -1,5 +1,4 @@
 import importlib.util
-import signal
 import sys
 from pathlib import Path
 
@@ -17,14 +16,6 @@ train:
   epochs: 3
 run: {workers: 0, prefetch: 0, threads: 1}
 """
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """As in a terminal: what runs in the background of a script ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
