@@ -96,7 +96,7 @@ def choose(
     module = importlib.import_module(f".{name}", __package__)  # each takes a second to import
     if name == "cpu":
         if threads is not None:
-            threads.submit(module.rehearse, policy)
+            threads.submit(module.load)
         return functools.partial(module.execute, threads=threads, buffers=Buffers())
     return functools.partial(run_prepared, module.prepare)
 

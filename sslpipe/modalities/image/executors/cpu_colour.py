@@ -5,21 +5,22 @@ Each is one pass over contiguous planes, which LLVM vectorises, clamped as Korni
 
 import numpy as np
 
+from .cpu_memory import address, carray, flat
 from .cpu_weights import Image, kernel
 
 f32 = np.float32
 
 
 @kernel
-def brightness(image: Image, factor: float) -> None:
+def brightness(image: Image, factor: f32) -> None:
     """Blend with black."""
-    flat, f = image.reshape(image.size), f32(factor)
-    for i in range(flat.size):
-        flat[i] = min(max(flat[i] * f, f32(0)), f32(1))
+    pixels = flat(image)
+    for i in range(pixels.size):
+        pixels[i] = min(max(pixels[i] * factor, f32(0)), f32(1))
 
 
 @kernel
-def contrast(image: Image, factor: float) -> None:
+def contrast(image: Image, factor: f32) -> None:
     """Blend with the mean grey of the image."""
     total = 0.0
     for row in range(image.shape[1]):
@@ -28,22 +29,22 @@ def contrast(image: Image, factor: float) -> None:
         for i in range(r.size):
             part += f32(0.299) * r[i] + f32(0.587) * g[i] + f32(0.114) * b[i]
         total += float(part)
-    flat, f = image.reshape(image.size), f32(factor)
-    rest = f32(total / (image.shape[1] * image.shape[2])) * (f32(1) - f)
-    for i in range(flat.size):
-        flat[i] = min(max(flat[i] * f + rest, f32(0)), f32(1))
+    pixels = flat(image)
+    rest = f32(total / (image.shape[1] * image.shape[2])) * (f32(1) - factor)
+    for i in range(pixels.size):
+        pixels[i] = min(max(pixels[i] * factor + rest, f32(0)), f32(1))
 
 
 @kernel
-def saturation(image: Image, factor: float) -> None:
+def saturation(image: Image, factor: f32) -> None:
     """Blend with the grey of each pixel; factor 0 is grayscale."""
-    planes = image.reshape(3, image.size // 3)
-    r, g, b, f = planes[0], planes[1], planes[2], f32(factor)
+    planes = carray(address(image), (3, image.size // 3))
+    r, g, b = planes[0], planes[1], planes[2]
     for i in range(r.size):
-        rest = (f32(0.299) * r[i] + f32(0.587) * g[i] + f32(0.114) * b[i]) * (f32(1) - f)
-        r[i] = min(max(r[i] * f + rest, f32(0)), f32(1))
-        g[i] = min(max(g[i] * f + rest, f32(0)), f32(1))
-        b[i] = min(max(b[i] * f + rest, f32(0)), f32(1))
+        rest = (f32(0.299) * r[i] + f32(0.587) * g[i] + f32(0.114) * b[i]) * (f32(1) - factor)
+        r[i] = min(max(r[i] * factor + rest, f32(0)), f32(1))
+        g[i] = min(max(g[i] * factor + rest, f32(0)), f32(1))
+        b[i] = min(max(b[i] * factor + rest, f32(0)), f32(1))
 
 
 @kernel
@@ -55,10 +56,10 @@ def hue_channel(n: f32, sextant: f32, high: f32, span: f32) -> f32:
 
 
 @kernel
-def hue(image: Image, turns: float) -> None:
+def hue(image: Image, turns: f32) -> None:
     """Turn the hue; closed form, so that no HSV image is made."""
-    planes = image.reshape(3, image.size // 3)
-    r, g, b, shift = planes[0], planes[1], planes[2], f32(turns) * f32(6)
+    planes = carray(address(image), (3, image.size // 3))
+    r, g, b, shift = planes[0], planes[1], planes[2], turns * f32(6)
     for i in range(r.size):
         red, green, blue = r[i], g[i], b[i]
         high, low = max(red, green, blue), min(red, green, blue)
@@ -76,16 +77,16 @@ def hue(image: Image, turns: float) -> None:
 
 
 @kernel
-def solarize(image: Image, threshold: float) -> None:
+def solarize(image: Image, threshold: f32) -> None:
     """Invert what is at or above the threshold."""
-    flat, t = image.reshape(image.size), f32(threshold)
-    for i in range(flat.size):
-        flat[i] = f32(1) - flat[i] if flat[i] >= t else flat[i]
+    pixels = flat(image)
+    for i in range(pixels.size):
+        pixels[i] = f32(1) - pixels[i] if pixels[i] >= threshold else pixels[i]
 
 
 @kernel
 def normalize(image: Image, channel: int, mean: float, std: float) -> None:
     """(x - mean) / std of one channel."""
-    flat, m, scale = image[channel].reshape(image[channel].size), f32(mean), f32(1 / std)
-    for i in range(flat.size):
-        flat[i] = (flat[i] - m) * scale
+    pixels, m, scale = flat(image[channel]), f32(mean), f32(1 / std)
+    for i in range(pixels.size):
+        pixels[i] = (pixels[i] - m) * scale

@@ -10,22 +10,18 @@ import numpy.typing as npt
 I64 = npt.NDArray[np.int64]
 f32 = np.float32
 Image = npt.NDArray[np.float32]
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-# numba keeps machine code on disk and knows it by the date of the kernel's own file: a kernel and
-# all kernels that it calls must stand in one file, or a change would go unseen
 def kernel(function: F) -> F:
-    """Compile on the first call and keep the result on disk.
+    """Have numba compile a function into those that call it.
 
-    numba writes to NUMBA_CACHE_DIR, else beside this file, else to the user's cache; where none can
-    be written it compiles anew in each process.
+    The processes that load the machine code have none of numba's library: a kernel may not make
+    arrays (see `cpu_memory`), reshape them or raise.
     """
-    settings = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return cast(F, numba.njit(cache=True, **settings)(function))
-    except RuntimeError:
-        return cast(F, numba.njit(**settings)(function))
+    return cast(F, numba.njit(nogil=True, fastmath=True, error_model="numpy")(function))
 
 
 @kernel
@@ -42,24 +38,40 @@ def tap(distance: f32, cubic: bool, a: f32) -> f32:
 
 
 @kernel
-def axis(length: int, size: int, cubic: bool, antialias: bool, mirror: bool) -> tuple[I64, Image]:
+def reach_of(length: int, size: int, cubic: bool, antialias: bool) -> f32:
+    """How far from its centre an output pixel looks, in source pixels."""
+    stretch = max(f32(1), f32(length) / f32(size)) if antialias else f32(1)
+    return stretch * (f32(2) if cubic else f32(1))
+
+
+@kernel
+def taps_of(length: int, size: int, cubic: bool, antialias: bool) -> int:
+    """Weights that `axis` needs for one output pixel."""
+    return min(int(np.ceil(f32(2) * reach_of(length, size, cubic, antialias))), length)
+
+
+@kernel
+def axis(
+    length: int, cubic: bool, antialias: bool, mirror: bool, first: I64, weights: Image
+) -> None:
     """Resampling of one axis as torch does it: the first source index and the (size, K) weights.
 
     Antialiased: a filter as wide as the step between outputs, cut at the border and normalised, the
     cubic with a = -0.5. Otherwise: a = -0.75, and the border pixel stands for those beyond it.
-    In float32, as in torch: the weights then agree to rounding.
+    In float32, as in torch: the weights then agree to rounding. K: `taps_of`.
     """
+    size, taps = weights.shape
     scale = f32(length) / f32(size)
     stretch = max(f32(1), scale) if antialias else f32(1)
-    reach = stretch * (f32(2) if cubic else f32(1))
+    reach = reach_of(length, size, cubic, antialias)
     a = f32(-0.5) if antialias else f32(-0.75)
-    taps = min(int(np.ceil(f32(2) * reach)), length)
-    first, weights = np.empty(size, np.int64), np.zeros((size, taps), np.float32)
     for o in range(size):
         center = scale * (f32(size - 1 - o if mirror else o) + f32(0.5))
         low = int(np.floor(center - reach + f32(0.5)))
         high = int(np.floor(center + reach + f32(0.5)))
         first[o] = min(max(low, 0), length - taps)
+        for k in range(taps):
+            weights[o, k] = f32(0)
         total = f32(0)
         for i in range(low, high):
             if antialias and (i < 0 or i >= length):
@@ -68,17 +80,22 @@ def axis(length: int, size: int, cubic: bool, antialias: bool, mirror: bool) -> 
             k = min(max(i, 0), length - 1) - first[o]
             weights[o, min(max(k, 0), taps - 1)] += weight
             total += weight
-        for k in range(taps):  # numba's operators on arrays cost as much as all else here
+        for k in range(taps):
             weights[o, k] /= total
-    return first, weights
 
 
 @kernel
-def gaussian(sigma: float, size: int) -> Image:
-    """Normalised weights of an odd window, cut where less than 1e-6 of the whole lies beyond."""
-    radius = min(size // 2, int(np.ceil(5 * sigma)))
-    weights = np.ones(2 * radius + 1, np.float32)
-    for t in range(1, radius + 1):
-        weights[radius - t] = weights[radius + t] = np.exp(-0.5 * (t / sigma) ** 2)
-    weights /= weights.sum()
-    return weights
+def radius_of(sigma: float, size: int) -> int:
+    """Half of a blur's window of `size`, cut where less than 1e-6 of the whole lies beyond."""
+    return min(size // 2, int(np.ceil(5 * sigma)))
+
+
+@kernel
+def gaussian(sigma: float, weights: Image) -> None:
+    """Normalised weights of an odd window; `radius_of` says how many count."""
+    radius, total = weights.size // 2, f32(0)
+    for k in range(weights.size):
+        weights[k] = f32(np.exp(-0.5 * ((k - radius) / sigma) ** 2))
+        total += weights[k]
+    for k in range(weights.size):
+        weights[k] /= total

@@ -1,0 +1,65 @@
+"""Memory for the loops of the `cpu` executor: the C library's, as numba's own is not there."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .cpu_weights import kernel
+
+__all__ = ["address", "carray", "claim", "flat", "release", "split"]
+
+LINE = 64  # bytes of a cache line: loads across two take twice as long
+POINTER, SIZE = ir.IntType(8).as_pointer(), ir.IntType(64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def claim(typing: Any, size: Any) -> tuple[Any, Any]:
+    """At least `size` bytes from a cache line on, which `release` must be given."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(POINTER, [SIZE, SIZE])
+        get = cgutils.get_or_insert_function(builder.module, kind, "aligned_alloc")
+        lines = builder.udiv(builder.add(args[0], SIZE(LINE)), SIZE(LINE))
+        return builder.call(get, [SIZE(LINE), builder.mul(lines, SIZE(LINE))])
+
+    return types.voidptr(types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def release(typing: Any, memory: Any) -> tuple[Any, Any]:
+    """Give memory back to the C library."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [POINTER])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "free"), args)
+        return context.get_dummy_value()
+
+    return types.void(types.voidptr), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def address(typing: Any, array: Any) -> tuple[Any, Any]:
+    """Pointer to an array's first element; `carray` makes an array of another shape of it.
+
+    numba's `reshape` calls a function of its own library, which is not there.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.make_array(array)(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@kernel
+def flat(array: Any) -> Any:
+    """All elements of a contiguous array in a row."""
+    return carray(address(array), array.size)
+
+
+@kernel
+def split(memory: Any, size: int) -> tuple[Any, Any]:
+    """The first `size` elements, and the others."""
+    return memory[:size], memory[size:]

@@ -1,0 +1,105 @@
+"""Machine code that one process compiles, and that later ones load without the compiler.
+
+To import numba takes 0.5 s of CPU, and to read its own cache back 0.4 more, most of it further
+imports; llvmlite, on which numba stands, loads the same code in 0.05.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding as llvm
+
+from ....shards.side_files import replace_file
+
+log = logging.getLogger(__name__)
+
+# Functions of numba's library and of Python, for errors and for references to numba's own memory:
+# code that raises nothing and allocates nothing names them, and never comes there.
+NEVER_CALLED = re.compile(r"^declare (.*@(?:numba_|NRT_|Py).*)$", re.MULTILINE)
+TRAP = r"define internal \1 {\n  call void @llvm.trap()\n  unreachable\n}"
+ENGINES: list[Any] = []  # what frees the code when it is collected
+
+
+def function(
+    name: str, sources: Iterable[Path], compiled: Callable[[], str], arguments: Sequence[type]
+) -> Callable[..., None]:
+    """A function of C's kind that returns nothing and releases the GIL, from the user's cache.
+
+    name: of the function in the code. sources: the files that `compiled` depends on. compiled:
+    the code in LLVM's language; called where the cache has none for these sources, versions and
+    this processor. arguments: ctypes' types.
+    """
+    place = folder() / f"{name}-{key(sources)}.o"
+    code = read(place)
+    if code is None:
+        log.info("%s: compiles, which takes some seconds, once", name)
+        code = emit(compiled())
+        keep(place, code)
+    return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
+
+
+def folder() -> Path:
+    """Where the code is kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home) / "sslpipe" / "code"
+
+
+def key(sources: Iterable[Path]) -> str:
+    """A name for what the code depends on."""
+    parts = [version("numba"), version("llvmlite"), llvm.get_process_triple()]
+    parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    parts += [path.read_text("utf-8") for path in sorted(sources)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def read(place: Path) -> bytes | None:
+    """The object file that `keep` wrote; None: there is none, or it is damaged."""
+    try:
+        content = place.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:32], content[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def keep(place: Path, code: bytes) -> None:
+    """Write the object file after its digest; where nothing can be written, say so and go on."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(place, hashlib.sha256(code).digest() + code)
+    except BlockingIOError:  # another process writes the same
+        pass
+    except OSError as error:
+        log.info("%s: not kept (%s), so the next process compiles again", place, error.strerror)
+
+
+def machine() -> Any:
+    """This processor, with all that it can do."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3,
+        reloc="default", codemodel="jitdefault", jit=True,
+    )  # fmt: skip
+
+
+def emit(code: str) -> bytes:
+    """LLVM's language -> an object file that asks for nothing but the C library."""
+    closed = NEVER_CALLED.sub(TRAP, code) + "\ndeclare void @llvm.trap()\n"
+    return bytes(machine().emit_object(llvm.parse_assembly(closed)))
+
+
+def address(name: str, code: bytes) -> int:
+    """Load an object file, and find a function of it."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    ENGINES.append(engine)
+    return int(engine.get_function_address(name))
