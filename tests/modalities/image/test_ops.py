@@ -1,6 +1,7 @@
 """Every op in the table, and foreign ones: keyed by the sample alone, off means untouched."""
 
 import inspect
+import itertools
 import threading
 
 import kornia.augmentation as K
@@ -10,6 +11,7 @@ import torch
 
 from sslpipe.device.keyed_random import KeyedRandom
 from sslpipe.errors import RecipeError
+from sslpipe.modalities.image import ops
 from sslpipe.modalities.image.draws import OPS, Crop, draw, keys_of, policy
 from sslpipe.modalities.image.executors import kornia
 from sslpipe.modalities.image.ops.foreign import foreign_names
@@ -294,3 +296,44 @@ def test_what_is_random_in_the_fence_is_keyed_in_its_thread_alone():
     assert torch.equal(first[0], torch.rand(3, generator=generator))
     with KeyedRandom(1), pytest.raises(ValueError, match="takes no generator"):
         torch.native_dropout(torch.ones(3), 0.5, True)
+
+
+def ends(low, high):
+    """The ranges at the edge of what a setting may be, and one within."""
+    return [(low, low), (low, high), (high, high), (low + (high - low) / 3, low + (high - low) / 2)]
+
+
+CORNERS = [  # an op of ours at the edge of its settings, and Kornia's from the same
+    *((ops.RandomResizedCrop(size=(1, 300), scale=scale, ratio=ratio),
+       lambda op: K.RandomResizedCrop(op.size, scale=op.scale, ratio=op.ratio))
+      for scale, ratio in itertools.product(ends(0, 1), ends(0.01, 100))),
+    *((ops.RandomErasing(scale=scale, ratio=ratio, value=1.0),
+       lambda op: K.RandomErasing(op.scale, op.ratio, op.value))
+      for scale, ratio in itertools.product(ends(0, 1), ends(0.01, 100))),
+    *((ops.RandomGaussianBlur(kernel_size=(1, 301), sigma=sigma),
+       lambda op: K.RandomGaussianBlur(op.kernel_size, op.sigma)) for sigma in ends(0.01, 1e6)),
+    *((ops.RandomSolarize(thresholds=pair),
+       lambda op: K.RandomSolarize(op.thresholds, (0.0, 0.0))) for pair in ends(0, 1)),
+    *((ops.RandomRotation(degrees=pair),
+       lambda op: K.RandomRotation(op.bounds, resample=op.resample)) for pair in ends(-360, 360)),
+    *((ops.RandomRotation90(times=pair), lambda op: K.RandomRotation90(op.times))
+      for pair in ((-3, -3), (-3, 3), (3, 3))),
+    *((ops.RandomPosterize(bits=pair), lambda op: K.RandomPosterize(tuple(map(float, op.bounds))))
+      for pair in ((0, 0), (0, 8), (8, 8))),
+    *((ops.RandomSharpness(sharpness=pair), lambda op: K.RandomSharpness(op.bounds))
+      for pair in ends(0, 1e6)),
+    *((ops.ColorJitter(brightness=pair, contrast=pair, saturation=pair),
+       lambda op: K.ColorJitter(op.brightness, op.contrast, op.saturation))
+      for pair in ends(0, 1e6)),
+    *((ops.ColorJitter(hue=pair), lambda op: K.ColorJitter(hue=op.hue))
+      for pair in ends(-0.5, 0.5)),
+    (ops.RandomCrop(size=(1, 9), padding=500), lambda op: K.RandomCrop(op.size, op.padding)),
+    (ops.CenterCrop(size=(1, 9)), lambda op: K.CenterCrop(op.size)),
+    (ops.Resize(size=(1, 9)), lambda op: K.Resize(op.size, antialias=op.antialias)),
+]  # fmt: skip
+
+
+def test_kornia_takes_every_setting_that_ours_take():
+    """They check their own settings, so that a pipeline need not import Kornia to be built."""
+    for op, kornia_s in CORNERS:
+        assert isinstance(kornia_s(op), K.AugmentationBase2D)

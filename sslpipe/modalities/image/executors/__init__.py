@@ -22,7 +22,6 @@ from torch import Tensor
 from ....device.buffers import Buffers
 from ....errors import RecipeError
 from ..draws import Policy
-from . import kornia
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +87,12 @@ def choose(
     """
     if name == "auto":
         name = fastest(policy, device)
-    if name == "kornia":
-        return kornia.execute
-    reason = obstacle(name, policy, device)
+    reason = None if name == "kornia" else obstacle(name, policy, device)
     if reason is not None:
         raise RecipeError(f"run.executor = {name!r}: {reason}, or write executor: auto")
-    module = importlib.import_module(f".{name}", __package__)  # each takes a second to import
+    module = importlib.import_module(f".{name}", __package__)  # some take a second to import
+    if name == "kornia":
+        return module.execute  # type: ignore[no-any-return]
     if name == "cpu":
         if threads is not None:
             threads.submit(module.load)

@@ -5,10 +5,9 @@ from functools import cache
 from itertools import combinations, permutations
 from typing import ClassVar, Literal
 
-import kornia.augmentation as K
 import numpy as np
 
-from .op import F64, I64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
+from .op import F64, I64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,6 @@ class ColorJitter:
         probabilities(self.p)
         for name, bounds in zip(self.columns[1:5], self.ranges(), strict=True):
             bounded(name, bounds, *((-0.5, 0.5) if name == "hue" else (0, UNBOUNDED)))
-            for pair in pairs(bounds):
-                K.ColorJitter(*(pair if name == one else 0.0 for one in self.columns[1:5]))
         if isinstance(self.order, tuple) and sorted(self.order) != [0, 1, 2, 3]:
             raise ValueError(f"order = {list(self.order)} must hold 0, 1, 2 and 3 once each")
 
@@ -108,8 +105,6 @@ class RandomGaussianBlur:
         if any(k % 2 == 0 or k < 1 for k in self.kernel_size):
             raise ValueError(f"kernel_size = {list(self.kernel_size)} must be odd")
         bounded("sigma", self.sigma, 0.01, UNBOUNDED)
-        for sigma in pairs(self.sigma):
-            K.RandomGaussianBlur(self.kernel_size, sigma)
 
     def check_view(self, height: int, width: int) -> None:
         """Raise ValueError if the border cannot be reflected."""
@@ -143,8 +138,6 @@ class RandomSolarize:
     def __post_init__(self) -> None:
         probabilities(self.p)
         bounded("thresholds", self.thresholds, 0, 1)
-        for thresholds in pairs(self.thresholds):
-            K.RandomSolarize(thresholds, (0.0, 0.0))
 
     def draw(self, source: Draw) -> F64:
         """Gate and threshold."""

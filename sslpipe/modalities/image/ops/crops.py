@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import kornia.augmentation as K
 import numpy as np
 
 from .op import (
@@ -43,9 +42,6 @@ class RandomResizedCrop:
         positive_size(self.size)
         bounded("scale", self.scale, 0, 1)
         bounded("ratio", self.ratio, 0.01, 100)
-        for scale in pairs(self.scale):
-            for ratio in pairs(self.ratio):
-                K.RandomResizedCrop(self.size, scale=scale, ratio=ratio)
 
     def draw(self, source: Draw) -> F64:
         """Box in pixels of the canvas, whole numbers."""
@@ -143,7 +139,6 @@ class RandomCrop:
         positive_size(self.size)
         if self.padding < 0:
             raise ValueError(f"padding = {self.padding} must be at least 0")
-        K.RandomCrop(self.size, padding=self.padding)
 
     def draw(self, source: Draw) -> F64:
         """Box in pixels; x and y reach from -padding. A smaller canvas is padded further."""
@@ -170,7 +165,6 @@ class CenterCrop:
         positive_size(self.size)
         if self.resize is not None and self.resize < max(self.size):
             raise ValueError(f"resize = {self.resize} is smaller than size = {list(self.size)}")
-        K.CenterCrop(self.size)
 
     def draw(self, source: Draw) -> F64:
         """Crop and resize as one box, rounded to whole canvas pixels."""
@@ -198,7 +192,6 @@ class Resize:
 
     def __post_init__(self) -> None:
         positive_size(self.size)
-        K.Resize(self.size, antialias=self.antialias)
 
     def draw(self, source: Draw) -> F64:
         """The canvas."""

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import kornia.augmentation as K
 import numpy as np
 
-from .op import ATTEMPTS, F64, Draw, Pair, PerView, bounded, pairs, probabilities
+from .op import ATTEMPTS, F64, Draw, Pair, PerView, bounded, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,6 @@ class RandomErasing:
         bounded("ratio", self.ratio, 0.01, 100)
         if not 0 <= self.value <= 1:
             raise ValueError(f"value = {self.value} must lie in [0, 1]")
-        for scale in pairs(self.scale):
-            for ratio in pairs(self.ratio):
-                K.RandomErasing(scale, ratio, self.value)
 
     def draw(self, source: Draw) -> F64:
         """Gate and box in pixels of the view; no width and no height where no box was found."""

@@ -1,12 +1,12 @@
 """Every other augmentation of Kornia: run by Kornia itself, sample by sample, from keyed seeds."""
 
+import importlib
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar
 
-import kornia.augmentation as K
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,14 @@ class KorniaOp:
             return module(image_1CHW)  # type: ignore[no-any-return]
 
 
+def augmentations() -> ModuleType:
+    """Kornia's augmentations, which take 0.2 s to import: most recipes need none of them."""
+    return importlib.import_module("kornia.augmentation")
+
+
 def foreign_names() -> list[str]:
     """Kornia's 2-D augmentations that work on one sample at a time."""
+    K = augmentations()
     return [
         name
         for name, kind in vars(K).items()
@@ -114,6 +120,7 @@ def foreign(entry: Entry, known: Mapping[str, Any]) -> KorniaOp:
 
 def foreign_class(entry: Entry, known: Mapping[str, Any]) -> type[nn.Module]:
     """The class itself; or say why it is none that can be an op."""
+    K = augmentations()
     kind = getattr(K, entry.name, None)
     names = foreign_names()
     mixes = inspect.isclass(kind) and issubclass(kind, K.MixAugmentationBaseV2)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import kornia.augmentation as K
 import numpy as np
 
 from .op import F64, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
@@ -37,8 +36,6 @@ class RandomRotation:
     def __post_init__(self) -> None:
         probabilities(self.p)
         bounded("degrees", self.bounds, -360, 360)
-        for bounds in pairs(self.bounds):
-            K.RandomRotation(bounds, resample=self.resample)
 
     @property
     def bounds(self) -> PerView[Pair]:
@@ -70,8 +67,6 @@ class RandomRotation90:
     def __post_init__(self) -> None:
         probabilities(self.p)
         bounded("times", self.times, -3, 3)
-        for times in pairs(self.times):
-            K.RandomRotation90(times)
 
     def check_view(self, height: int, width: int) -> None:
         """Raise ValueError if a turn would change the shape."""

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import kornia.augmentation as K
 import numpy as np
 
-from .op import F64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
+from .op import F64, UNBOUNDED, Draw, Gated, Pair, PerView, bounded, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,6 @@ class RandomPosterize:
     def __post_init__(self) -> None:
         probabilities(self.p)
         bounded("bits", self.bounds, 0, 8)
-        for bounds in pairs(self.bounds):
-            K.RandomPosterize((float(bounds[0]), float(bounds[1])))
 
     @property
     def bounds(self) -> PerView[tuple[int, int]]:
@@ -84,8 +81,6 @@ class RandomSharpness:
     def __post_init__(self) -> None:
         probabilities(self.p)
         bounded("sharpness", self.bounds, 0, UNBOUNDED)
-        for bounds in pairs(self.bounds):
-            K.RandomSharpness(bounds)
 
     @property
     def bounds(self) -> PerView[Pair]:
