@@ -37,7 +37,7 @@ LOADING = threading.Lock()
 
 
 def load() -> Callable[..., None]:
-    """The compiled `cpu_view.views`, loaded once; compiling it takes some 10 s, the first time."""
+    """The compiled `cpu_view.views`, loaded once; compiling it takes 12 s of CPU, the first time."""
     with LOADING:
         return loaded()
 

@@ -21,7 +21,9 @@ def kernel(function: F) -> F:
     The processes that load the machine code have none of numba's library: a kernel may not make
     arrays (see `cpu_memory`), reshape them or raise.
     """
-    return cast(F, numba.njit(nogil=True, fastmath=True, error_model="numpy")(function))
+    only_called_by_kernels = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    settings = {"nogil": True, "fastmath": True, "error_model": "numpy", **only_called_by_kernels}
+    return cast(F, numba.njit(**settings)(function))
 
 
 @kernel
