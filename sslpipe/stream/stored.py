@@ -23,7 +23,7 @@ from .packed import Packed, Wants
 from .reader import TarPlace, key_in
 from .records import Records
 from .source import COLUMN, LENGTH, ROW, Drawn, first_of_runs
-from .tasks import RESULT, Kind
+from .tasks import DECODE, RESULT, Kind
 from .worker_process import opened
 
 I64 = npt.NDArray[np.int64]
@@ -86,10 +86,10 @@ class StoredReader(Protocol):
 
 @dataclass(slots=True, eq=False)
 class StepsTogether:
-    """Steps whose samples are read in one go. landed: of each, None once it was taken."""
+    """Steps whose samples are read in one go. flights: of each, None once it was taken."""
 
     wants: Sequence[Wants]
-    landed: list[Landed | None] = field(default_factory=list)
+    flights: list["StoredFlight | None"] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class StoredFlight:
 
     kind: Kind
     landed: Landed
-    drawn: tuple[Drawn | None, ...] = ()  # nothing is drawn ahead
+    drawn: tuple[Drawn | None, ...] = ()  # ahead, of rows
 
 
 class StoredFlights:
@@ -137,24 +137,20 @@ class StoredFlights:
             ShardError: a file beside a tar is missing or damaged.
         """
         steps, number = booked.steps, booked.number
-        if not steps.landed:
+        if not steps.flights:
             try:
-                steps.landed += self._read(steps.wants)
+                steps.flights += self._read(steps.wants, booked.kind)
             except ShardError:  # perhaps of a later step, whose turn will come
-                steps.landed += [None] * len(steps.wants)
-        landed, steps.landed[number] = steps.landed[number], None
-        if landed is None:
-            (landed,) = self._read([steps.wants[number]])
-        return StoredFlight(booked.kind, landed)
+                steps.flights += [None] * len(steps.wants)
+        flight, steps.flights[number] = steps.flights[number], None
+        return flight or self._read([steps.wants[number]], booked.kind)[0]
 
-    def _read(self, steps: Sequence[Wants]) -> list[Landed]:
-        """Read and check the samples of some steps."""
+    def _read(self, steps: Sequence[Wants], kind: Kind) -> list[StoredFlight]:
+        """Read and check the samples of some steps, and draw what can be drawn of them."""
         wants = Wants.joined(steps)
         records = self._source.records(wants)
-        extents = records.samples["extent"].astype(np.int64)
-        told = self._part.instructions(
-            epochs=wants.epochs, uids=records.samples["uid"], extents=extents
-        )
+        uids, extents = records.samples["uid"].copy(), records.samples["extent"].astype(np.int64)
+        told = self._part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
         order = np.lexsort((wants.rows, wants.corpora << 32 | wants.shards))
         places = StoredPlaces(
             *self._tars(wants, order), wants.rows[order], extents[order],
@@ -162,11 +158,26 @@ class StoredFlights:
         )  # fmt: skip
         room = SlotRoom(self._slots, steps, order)
         found = self._reader(places, room)
-        landed = in_places(steps, records, order, found, room.memory)
-        for each in landed:
-            for place in [place for place, key in each.keys.items() if not key]:
-                self._look_up(each, place)
-        return landed
+        drawn = self._drawn(wants, steps, uids, extents) if kind == DECODE else None
+        flights, end = list[StoredFlight](), 0
+        for landed in in_places(steps, records, order, found, room.memory):
+            for place in [place for place, key in landed.keys.items() if not key]:
+                self._look_up(landed, place)
+            at = slice(end, end := end + len(landed.wants))
+            flights.append(StoredFlight(kind, landed, (drawn.at(at),) if drawn else ()))
+        return flights
+
+    def _drawn(self, wants: Wants, steps: Sequence[Wants], uids: I64, extents: I64) -> Drawn | None:
+        """What can be drawn of pieces of rows, which are counted over all steps for that."""
+        if not wants.segments.shape[1]:
+            return None
+        segments, first, row = wants.segments.copy(), 0, 0
+        for each in steps:
+            segments[first : (first := first + len(each)), ROW] += row
+            row += int(each.segments[:, ROW].max(initial=-1)) + 1
+        return self._part.draw_ahead(
+            epochs=wants.epochs, uids=uids, extents=np.hstack([extents, segments])
+        )
 
     def _tars(self, wants: Wants, order: I64) -> tuple[list[TarPlace], I64]:
         """The tars of samples in an order, and the first sample of each."""
