@@ -79,17 +79,15 @@ class StoredTokens:
         flat[first:] = np.frombuffer(laid(texts, at, sizes, len(flat), self._kind), self._kind)
         return StoredArrays(flat, at, sizes, totals, found.keys, reasons)
 
-    def _with_ends(
-        self, ids: Sequence[memoryview], starts: I64, sizes: I64, totals: I64
-    ) -> list[bytes | memoryview]:
+    def _with_ends(self, ids: Sequence[bytes], starts: I64, sizes: I64, totals: I64) -> list[bytes]:
         """Pieces with the tokens around their documents; nothing stands around nothing."""
-        texts: list[bytes | memoryview] = [*ids]
+        texts = [*ids]
         if self._begin:
             for place in np.flatnonzero((starts == 0) & (sizes > 0)).tolist():
-                texts[place] = b"".join((self._begin, texts[place]))
+                texts[place] = self._begin + texts[place]
         if self._end:
             for place in np.flatnonzero((starts + sizes == totals) & (sizes > 0)).tolist():
-                texts[place] = b"".join((texts[place], self._end))
+                texts[place] += self._end
         return texts
 
     def _documents(self, places: StoredPlaces) -> DocumentTable:
@@ -122,16 +120,14 @@ class StoredTokens:
         }
 
 
-def laid(
-    texts: Sequence[bytes | memoryview], at: I64, sizes: I64, end: int, kind: np.dtype[Any]
-) -> bytes:
+def laid(texts: Sequence[bytes], at: I64, sizes: I64, end: int, kind: np.dtype[Any]) -> bytes:
     """Ids in the order of their places, from the first of these to the end, 0 between them."""
     order = np.argsort(at, kind="stable")
     found = [texts[piece] for piece in order.tolist()]
     begins = np.append(at[order], end)
     gaps = begins[1:] - begins[:-1] - sizes[order]
     for number in np.flatnonzero(gaps).tolist():
-        found[number] = b"".join((found[number], bytes(kind.itemsize * int(gaps[number]))))
+        found[number] += bytes(kind.itemsize * int(gaps[number]))
     return b"".join(found)
 
 

@@ -35,13 +35,13 @@ DOCUMENTS = 1 << 23  # of the files that a process keeps open: 128 MB
 
 
 class ReadPieces(NamedTuple):
-    """Pieces of n documents, in the memory that they were read to.
+    """Pieces of n documents.
 
     keys: "" where a file has none. ids: their bytes. Of those that are `damaged` both are empty.
     """
 
     keys: list[str]
-    ids: list[memoryview]
+    ids: list[bytes]
     damaged: list[int]
 
 
@@ -118,10 +118,11 @@ class DocumentTable(NamedTuple):
         data = memory.empty((int(blocks.ends[-1:].sum()),), np.uint8)
         intact = self._read(blocks, data)
         intact &= blocks.have_crcs(data, self.width)
-        zero = blocks.ids - self.width * CHUNK * blocks.first  # where the first id would lie
+        width = self.width
+        zero = blocks.ids - width * CHUNK * blocks.first  # where the first id would lie
         return ReadPieces(
             [str(key, "utf-8") for key in parts(data, blocks.keys, blocks.ids, intact)],
-            parts(data, zero + self.width * starts, zero + self.width * stops, intact),
+            [*map(bytes, parts(data, zero + width * starts, zero + width * stops, intact))],
             np.flatnonzero(~intact).tolist(),
         )
 
@@ -144,58 +145,67 @@ class DocumentTable(NamedTuple):
         far = np.flatnonzero(blocks.first)
         behind = blocks.ids - blocks.begins + self.width * CHUNK * blocks.first
         files = [*self.files, *(self.files[piece] for piece in far.tolist())]
-        cut_off = read_ranges(
-            [file.number for file in files],
-            np.concatenate([self.begins, (self.begins + behind)[far]]),
-            np.concatenate([blocks.begins, blocks.ids[far]]),
-            np.concatenate([np.where(blocks.first, blocks.ids, blocks.ends), blocks.ends[far]]),
-            data,
+        columns = (
+            (self.begins, (self.begins + behind)[far]),
+            (blocks.begins, blocks.ids[far]),
+            (np.where(blocks.first, blocks.ids, blocks.ends), blocks.ends[far]),
+        )
+        ranges = Ranges(
+            [file.number for file in files], *(np.concatenate(c).tolist() for c in columns)
         )
         whole = np.ones(len(self.files), dtype=np.bool_)
-        whole[np.concatenate([np.arange(len(whole)), far])[cut_off]] = False
+        whole[np.concatenate([np.arange(len(whole)), far])[ranges.read(data)]] = False
         return whole
 
 
-def parts(data: U8, begins: I64, ends: I64, taken: Flags) -> list[memoryview]:
+def parts(data: U8, begins: I64, ends: I64, taken: Flags) -> Iterator[memoryview]:
     """Parts of memory; of those that are not taken nothing."""
     view = memoryview(data)  # type: ignore[arg-type]
     last = np.where(taken, ends, begins).tolist()
-    return [view[begin:end] for begin, end in zip(begins.tolist(), last, strict=True)]
+    return (view[begin:end] for begin, end in zip(begins.tolist(), last, strict=True))
 
 
-def read_ranges(files: Sequence[int], starts: I64, places: I64, ends: I64, data: U8) -> list[int]:
-    """Read what lies behind the starts in files to places of memory; the numbers of those cut off.
+class Ranges(NamedTuple):
+    """Ranges of files, and where in memory they are wanted, in bytes; plain numbers, as many each.
 
-    What the system has in memory is read at once, and the rest when it was asked to fetch all of
-    that: on a disk a range costs 12 us then, and 58 where each waits for its own.
+    Lists of tuples would have Python look for garbage all the time.
     """
-    view = memoryview(data)  # type: ignore[arg-type]
-    ranges = [*zip(files, starts.tolist(), places.tolist(), ends.tolist(), strict=True)]
-    missed = missing(ranges, view)
-    if hasattr(os, "posix_fadvise"):  # macOS has none
-        for file, start, place, end in (ranges[number] for number in missed):
-            os.posix_fadvise(file, start, end - place, os.POSIX_FADV_WILLNEED)
-    return [
-        number
-        for number in missed
-        for file, start, place, end in (ranges[number],)
-        if os.preadv(file, (view[place:end],), start) < end - place
-    ]
 
+    files: list[int]
+    starts: list[int]
+    places: list[int]
+    ends: list[int]
 
-def missing(ranges: Sequence[tuple[int, int, int, int]], view: memoryview) -> list[int]:
-    """Read what is in memory; the numbers of the ranges that are not, or not all."""
-    missed, preadv = list[int](), os.preadv
-    for number, (file, start, place, end) in enumerate(ranges):
-        try:
-            read = preadv(file, (view[place:end],), start, NOWAIT)
-        except BlockingIOError:
-            read = -1
-        except OSError:  # this file system does not tell
-            return [*missed, *range(number, len(ranges))]
-        if read < end - place:
-            missed.append(number)
-    return missed
+    def read(self, data: U8) -> list[int]:
+        """Read to memory; the numbers of those that are cut off.
+
+        What the system has in memory is read at once, and the rest when it was asked to fetch all
+        of that: on a disk a range costs 12 us then, and 58 where each waits for its own.
+        """
+        view = memoryview(data)  # type: ignore[arg-type]
+        missed = self._missing(view)
+        some = [(n, view[self.places[n] : self.ends[n]]) for n in missed]
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            for n, part in some:
+                start, soon = self.starts[n], os.POSIX_FADV_WILLNEED
+                os.posix_fadvise(self.files[n], start, len(part), soon)
+        return [
+            n for n, part in some if os.preadv(self.files[n], (part,), self.starts[n]) < len(part)
+        ]
+
+    def _missing(self, view: memoryview) -> list[int]:
+        """Read what is in memory; the numbers of the ranges that are not, or not all."""
+        missed, preadv = list[int](), os.preadv
+        for number, (file, start, place, end) in enumerate(zip(*self, strict=True)):
+            try:
+                read = preadv(file, (view[place:end],), start, NOWAIT)
+            except BlockingIOError:
+                read = -1
+            except OSError:  # this file system does not tell
+                return [*missed, *range(number, len(self.files))]
+            if read < end - place:
+                missed.append(number)
+        return missed
 
 
 def damaged(file: TokenFile) -> str:
