@@ -22,7 +22,7 @@ from .flights import Landed
 from .packed import Packed, Wants
 from .reader import TarPlace, key_in
 from .records import Records
-from .source import COLUMN, LENGTH, ROW, Drawn, first_of_runs
+from .source import COLUMN, LENGTH, ROW, START, Drawn, first_of_runs
 from .tasks import DECODE, RESULT, Kind
 from .worker_process import opened
 
@@ -32,7 +32,7 @@ TOGETHER = 1 << 19  # elements that are read in one go: 2 MB of ids, a slot
 
 
 class StoredPlaces(NamedTuple):
-    """Samples that are asked for, (n,), those of one tar beside each other.
+    """Samples that are asked for, (n,), in the order of tars and of what stands in them.
 
     firsts: of the samples of each tar, its first one. rows: in the tars. extents: (n, 4) of the
     index. told: (n, anything) what a decoder would be told.
@@ -151,7 +151,8 @@ class StoredFlights:
         records = self._source.records(wants)
         uids, extents = records.samples["uid"].copy(), records.samples["extent"].astype(np.int64)
         told = self._part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
-        order = np.lexsort((wants.rows, wants.corpora << 32 | wants.shards))
+        starts = wants.segments[:, START] if wants.segments.shape[1] else np.zeros_like(uids)
+        order = np.lexsort((starts, wants.rows, wants.corpora << 32 | wants.shards))
         places = StoredPlaces(
             *self._tars(wants, order), wants.rows[order], extents[order],
             np.hstack([told, wants.segments])[order],

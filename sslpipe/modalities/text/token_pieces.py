@@ -14,6 +14,7 @@ from zlib_ng.zlib_ng import crc32
 from ...device.buffers import Buffers, Memory
 from ...errors import ShardError
 from ...shards.read.store import open_files
+from ...stream.source import first_of_runs
 from .token_file import (
     AGAIN,
     CHUNK,
@@ -110,27 +111,37 @@ class DocumentTable(NamedTuple):
         return self.files[0].width if self.files else 1
 
     def pieces(self, starts: I64, stops: I64, memory: Memory) -> ReadPieces:
-        """Read and check ids [start, stop) of each document. memory: where what is read lies.
+        """Read and check ids [start, stop) of each document. memory: for what is read.
 
-        Chunks that a piece does not touch are not read.
+        Chunks that a piece does not touch are not read, and those of pieces beside each other that
+        touch the same ones are read once.
         """
-        blocks = self._blocks(starts, stops)
-        data = memory.empty((int(blocks.ends[-1:].sum()),), np.uint8)
-        intact = self._read(blocks, data)
-        intact &= blocks.have_crcs(data, self.width)
-        width = self.width
-        zero = blocks.ids - width * CHUNK * blocks.first  # where the first id would lie
-        return ReadPieces(
-            [str(key, "utf-8") for key in parts(data, blocks.keys, blocks.ids, intact)],
-            [*map(bytes, parts(data, zero + width * starts, zero + width * stops, intact))],
-            np.flatnonzero(~intact).tolist(),
-        )
-
-    def _blocks(self, starts: I64, stops: I64) -> TokenBlocks:
-        """What is read for the ids [start, stop) of each document."""
         chunks = np.maximum(self.fewest, -(-self.ids // CHUNK))
         first = np.minimum(starts // CHUNK, np.maximum(chunks - 1, 0))
         last = np.minimum(chunks, np.maximum(first + 1, -(-stops // CHUNK)))  # its key is in all
+        numbers = np.array([file.number for file in self.files])
+        once = first_of_runs(numbers, self.begins, first, last)
+        blocks = self._at(once)._blocks(chunks[once], first[once], last[once])
+        data = memory.empty((int(blocks.ends[-1:].sum()),), np.uint8)
+        intact = self._at(once)._read(blocks, data)
+        intact &= blocks.have_crcs(data, self.width)
+        keys = [str(key, "utf-8") for key in parts(data, blocks.keys, blocks.ids, intact)]
+        block = np.repeat(np.arange(len(once)), np.diff(once, append=len(first)))
+        zero = (blocks.ids - self.width * CHUNK * blocks.first)[block]  # where id 0 would lie
+        begins, ends = zero + self.width * starts, zero + self.width * stops
+        return ReadPieces(
+            [keys[number] for number in block.tolist()],
+            [*map(bytes, parts(data, begins, ends, intact[block]))],
+            np.flatnonzero(~intact[block]).tolist(),
+        )
+
+    def _at(self, places: I64) -> "DocumentTable":
+        """Some of the documents."""
+        files = [self.files[place] for place in places.tolist()]
+        return DocumentTable(files, *(column[places] for column in self[1:]))
+
+    def _blocks(self, chunks: I64, first: I64, last: I64) -> TokenBlocks:
+        """What is read for chunks [first, last) of each document, of so many."""
         sizes = self.width * (np.minimum(self.ids, CHUNK * last) - CHUNK * first)
         crcs = CRC.size * chunks
         ends = np.cumsum(crcs + self.keys + sizes)
