@@ -13,6 +13,8 @@ from ...errors import RecipeError
 from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...rng import Keys, Place
+from ...shards.codec import EXTENTS
+from ...stream.source import ROW, Drawn, first_of_runs
 from .. import Tables
 from .corruption import SpanCorruption
 from .denoisers import DenoiserMixture
@@ -28,6 +30,7 @@ from .vocabulary import Vocabulary
 from .word_spans import MaskedWordSpans
 
 I64 = npt.NDArray[np.int64]
+EXACT = 2**24  # whole numbers up to which float32 holds, as of tables that are drawn ahead
 TASKS: Mapping[str, type[TokenTask]] = MappingProxyType(
     {
         "mlm": MaskedTokens,
@@ -166,7 +169,7 @@ class TextDecider:
         tokens = self.tokens
         return {self.group: f"rows of {tokens.length} tokens, vocabulary {tokens.vocabulary}"}
 
-    def lengths(self, extents: npt.NDArray[np.uint32]) -> I64:
+    def lengths(self, extents: npt.NDArray[np.uint32] | I64) -> I64:
         """Tokens of documents, with those around them; 0 of one whose tokens are not counted."""
         known = extents[:, self.vocabulary.counted].astype(np.int64)
         return np.where(known > 0, known + self.tokens.begin + self.tokens.end, 0)
@@ -188,13 +191,57 @@ class TextDecider:
 
         Draws are of the piece, (seed, epoch, uid, start): a piece keeps them in any row.
         """
-        totals = extents[: len(uids), 0]
-        length = self.tokens.length if self.pairs else place.row_length or self.tokens.length
-        pieces = pieces_of(
-            place, totals, epochs=epochs, uids=uids, tokens=replace(self.tokens, length=self.room)
-        )
+        pieces = self._pieces(place, extents, epochs=epochs, uids=uids)
+        length = self._length(place)
         seen = {n: self._seen(made.task, pieces) for n, made in self.tasks.items()}
         tables = {n: self._table(made, seen[n], length) for n, made in self.tasks.items()}
+        return self._decided(pieces, seen, tables, length)
+
+    def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
+        """Which tokens are hidden in the rows of some steps; None: no task hides such, or no rows.
+
+        extents: (m, 8) of the index and, behind it, the segment of each piece, whose row is counted
+        over all steps. The table of a row stands at its first piece, as 2 S numbers.
+        """
+        if {type(made.task) for made in self.tasks.values()} != {MaskedTokens}:
+            return None
+        if extents.shape[1] == EXTENTS or self.vocabulary.size > EXACT:
+            return None
+        totals, segments = self.lengths(extents[:, :EXTENTS])[:, None], extents[:, EXTENTS:]
+        first = first_of_runs(segments[:, ROW])
+        place = Place(0, np.arange(len(first)), len(first), segments)
+        pieces, params = self._pieces(place, totals, epochs=epochs, uids=uids), {}
+        for name, made in self.tasks.items():
+            table = self._table(made, pieces, self._length(place)).reshape(1, len(first), -1)
+            params[name] = np.zeros((1, len(uids), table.shape[2]), dtype=np.float32)
+            params[name][:, first] = table
+        return Drawn(epochs, uids, totals, params)
+
+    def decide_drawn(
+        self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
+    ) -> Tables:
+        """As `decide`."""
+        pieces = self._pieces(place, extents, epochs=epochs, uids=uids)
+        first = first_of_runs(pieces.segments[:, ROW])
+        tables = {
+            name: drawn.params[name][:, first].astype(np.int64).reshape(1, len(first), 2, -1)
+            for name in self.tasks
+        }
+        return self._decided(pieces, dict.fromkeys(tables, pieces), tables, self._length(place))
+
+    def _pieces(self, place: Place, extents: I64, *, epochs: I64, uids: I64) -> Pieces:
+        """The pieces of rows; extents: (B, E), behind those of partners."""
+        around = replace(self.tokens, length=self.room)
+        return pieces_of(place, extents[: len(uids), 0], epochs=epochs, uids=uids, tokens=around)
+
+    def _length(self, place: Place) -> int:
+        """Steps of a row."""
+        return self.tokens.length if self.pairs else place.row_length or self.tokens.length
+
+    def _decided(
+        self, pieces: Pieces, seen: Mapping[str, Pieces], tables: dict[str, I64], length: int
+    ) -> Tables:
+        """What is told to the maker; `seen`: the pieces as each task finds them."""
         asked = {n: self.tasks[n].task.counts(t[0], seen[n], length) for n, t in tables.items()}
         shapes = np.stack([pieces.totals, np.full_like(pieces.totals, length)], axis=1)
         return Tables(

@@ -35,9 +35,16 @@ class TextMaker:
         own = len(segments)  # behind these pieces come their partners
         pieces = arrays if isinstance(arrays, Ragged) else Ragged.of(arrays)
         shape = int(segments[:, 0].max()) + 1, int(tables.extents[0, 5])
-        steps = steps_of(segments, pieces.between(0, own), shape, self._memory)
+        runs = runs_of(segments, pieces.shapes_BD[:own, 0], shape)
+        steps = steps_of(segments, runs, self._memory)
         device, group = pieces.flat_N.device, self._decider.group
-        ids_BL = self._empty(shape, device).copy_(ids_at(pieces, steps.places.reshape(shape)))
+        ids_BL = self._empty(shape, device)
+        there_Bl = rows_there(segments, pieces.between(0, own))
+        if there_Bl is None:
+            places = places_of(pieces.between(0, own), runs, steps.empty)
+            ids_BL.copy_(ids_at(pieces, places.reshape(shape)))
+        else:
+            ids_BL[:, : there_Bl.shape[1]] = there_Bl
         laid_2BL = torch.from_numpy(steps.laid.reshape(2, *shape)).to(device, non_blocking=True)
         filled = torch.from_numpy(steps.filled)[None].to(device, non_blocking=True)
         if len(steps.empty):
@@ -89,43 +96,79 @@ def ids_at(pieces: Ragged, places: I32 | I64) -> Tensor:
     return pieces.elements(places)
 
 
+def rows_there(segments: I64, pieces: Ragged) -> Tensor | None:
+    """Rows as they lie in the buffer, (B, l), where l is the longest; None: pieces lie otherwise.
+
+    Stored ids are read to where they stand in rows (stream/stored.py), and nothing is gathered.
+    """
+    width, length = pieces.dtype.itemsize, int((segments[:, 1] + segments[:, 3]).max())
+    size = (int(segments[:, 0].max()) + 1) * length
+    places = segments[:, 0] * length + segments[:, 1]
+    if len(pieces.flat_N) < width * size or (pieces.offsets_B != width * places).any():
+        return None
+    return pieces.flat_N[: width * size].view(pieces.dtype).view(-1, length)
+
+
+class Runs(NamedTuple):
+    """Rows behind each other as runs: what is empty before a piece, the piece, and so on.
+
+    edges: (2 m + 2,) where each run begins, and where the last one ends. counts: (2 m + 1,) steps.
+    """
+
+    edges: I64
+    counts: I64
+
+
+def runs_of(segments: I64, sizes: I64, shape: tuple[int, int]) -> Runs:
+    """The runs of rows; of a piece that is bad nothing came, and its place stays empty."""
+    starts = segments[:, 0] * shape[1] + segments[:, 1]
+    edges = np.zeros(2 * len(segments) + 2, dtype=np.int64)
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, starts + sizes, shape[0] * shape[1]
+    return Runs(edges, np.diff(edges))
+
+
 class Steps(NamedTuple):
     """What lies at the steps of all rows, which stand behind each other: N = B L.
 
-    places: (N,) in the buffer of the pieces, in elements. laid: (2, N) number of the document in
-    its row and position in it; -1 and 0 at the `empty` steps, (e,). filled: (B,) steps of rows.
+    laid: (2, N) number of the document in its row and position in it; -1 and 0 at the `empty`
+    steps, (e,). filled: (B,) steps of rows.
     """
 
-    places: I32
     laid: I64
     empty: I64
     filled: I64
 
 
-def steps_of(segments: I64, pieces: Ragged, shape: tuple[int, int], memory: Memory) -> Steps:
-    """Lay out pieces; of one that is bad nothing came, and its place stays empty.
+def steps_of(segments: I64, runs: Runs, memory: Memory) -> Steps:
+    """Lay out pieces.
 
-    Rows are runs: what is empty before a piece, the piece, and so on. Repeating numbers of runs
-    takes a tenth of the time that putting those of steps in their places does, and all of them are
-    repeated in one call; in half the memory, fresh pages of which cost most.
+    Repeating numbers of runs takes a tenth of the time that putting those of steps in their places
+    does, and all of them are repeated in one call; in half the memory, fresh pages of which cost
+    most.
     """
-    rows, steps, count = segments[:, 0], shape[0] * shape[1], len(segments)
-    sizes = pieces.shapes_BD[:, 0]
-    starts = rows * shape[1] + segments[:, 1]
-    edges = np.zeros(2 * count + 2, dtype=np.int64)
-    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, starts + sizes, steps
-    of_runs = np.full((3, 2 * count + 1), -1, dtype=np.int32)  # a buffer has fewer elements
-    of_runs[0, 1::2] = np.arange(count) - np.searchsorted(rows, rows)  # its number in its row
-    of_runs[1, 1::2] = -starts
-    of_runs[2, 1::2] = pieces.offsets_B // pieces.dtype.itemsize - starts
-    documents, to_position, to_place = np.repeat(of_runs, np.diff(edges), axis=1)
-    here, empty = numbers(steps), np.flatnonzero(documents < 0)
+    rows, steps, gaps = segments[:, 0], int(runs.edges[-1]), runs.counts[::2]
+    of_runs = np.full((2, len(runs.counts)), -1, dtype=np.int32)  # a buffer has fewer elements
+    of_runs[0, 1::2] = np.arange(len(rows)) - np.searchsorted(rows, rows)  # its number in its row
+    of_runs[1, 1::2] = -runs.edges[1:-1:2]
+    documents, positions = np.repeat(of_runs, runs.counts, axis=1)
+    positions += numbers(steps)
     laid = memory.empty((2, steps), np.int64)
-    laid[0] = documents
-    np.add(here, to_position, out=laid[1])
-    places = np.add(here, to_place, out=to_place)
-    laid[1][empty] = places[empty] = 0
-    return Steps(places, laid, empty, np.bincount(rows, weights=sizes).astype(np.int64))
+    laid[0], laid[1] = documents, positions
+    behind = runs.edges[:-1:2] - (np.cumsum(gaps) - gaps)
+    empty = np.repeat(behind, gaps) + np.arange(int(gaps.sum()))
+    laid[1][empty] = 0
+    filled = np.bincount(rows, weights=runs.counts[1::2])
+    return Steps(laid, empty, filled.astype(np.int64))
+
+
+def places_of(pieces: Ragged, runs: Runs, empty: I64) -> I32:
+    """Where the ids of steps lie in the buffer, in elements, (N,); 0 of `empty` ones."""
+    of_runs = np.zeros(len(runs.counts), dtype=np.int32)
+    of_runs[1::2] = pieces.offsets_B // pieces.dtype.itemsize - runs.edges[1:-1:2]
+    places = np.repeat(of_runs, runs.counts)
+    places += numbers(len(places))
+    places[empty] = 0
+    return places
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...batch import IGNORED
 from ...rng import U64, Keys
 from .pieces import Pieces
-from .tasks import KEEP, NOTHING, Asked, HidingTask, LaidRows, check_shares, replacements
+from .tasks import KEEP, NOTHING, Asked, HidingTask, LaidRows, check_shares, random_tokens
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
@@ -58,10 +58,14 @@ class MaskedTokens(HidingTask):
         S: of the row that has most. Others repeat their first; a row without any has NOTHING.
         """
         sizes = pieces.lengths - pieces.special.sum(1)
-        chosen = distinct(pieces.keys(seed), stream, sizes, self.hidden(sizes))
-        begins = pieces.segments[:, 1] + pieces.special[:, 0]
-        both = begins[chosen.pieces] + chosen.places, self.put_there(chosen.words, vocabulary)
-        return by_row(np.stack(both), pieces.segments[chosen.pieces, 0], pieces.rows)
+        sizes = np.where(pieces.totals > 0, sizes, 0)  # of a bad document nothing came
+        counts = self.hidden(sizes)
+        chosen = distinct(pieces.keys(seed), stream, sizes, counts)
+        begins = pieces.segments[:, 1] + pieces.special[:, 0] - (np.cumsum(sizes) - sizes)
+        places = chosen.places + np.repeat(begins, counts)
+        in_rows = np.bincount(pieces.segments[:, 0], weights=counts, minlength=pieces.rows)
+        put = self.put_there(chosen.words, vocabulary)
+        return by_row(places, put, in_rows.astype(np.int64))
 
     def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
         """How many tokens of each row are hidden or kept, (B,); of words at most so many."""
@@ -70,14 +74,13 @@ class MaskedTokens(HidingTask):
         return counts.astype(np.int64)
 
     def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
-        """Put ids where the table says, in place; a bad document is not asked for."""
+        """Put ids where the table says, in place; the table has none for a bad document."""
         tokens_BL, (places_BS, put_BS) = rows.tokens_BL, table.unbind(1)
         was_BS = tokens_BL.gather(1, places_BS)
-        asked_BS = (put_BS != NOTHING) & (rows.segments_2BL[0].gather(1, places_BS) >= 0)
-        now_BS = torch.where(asked_BS & (put_BS != KEEP), put_BS, was_BS)
         targets_BL = torch.full_like(tokens_BL, IGNORED)
-        targets_BL.scatter_(1, places_BS, torch.where(asked_BS, was_BS, IGNORED))
-        tokens_BL.scatter_(1, places_BS, now_BS)  # fresh pages would cost as much as all above
+        targets_BL.scatter_(1, places_BS, was_BS.where(put_BS != NOTHING, IGNORED))
+        # fresh pages would cost as much as all above; NOTHING and KEEP are below all ids
+        tokens_BL.scatter_(1, places_BS, put_BS.where(put_BS >= 0, was_BS))
         return Asked(rows, targets_BL, None)
 
     def hidden(self, candidates: I64) -> I64:
@@ -87,30 +90,37 @@ class MaskedTokens(HidingTask):
         return hidden
 
     def put_there(self, words: U64, vocabulary: Vocabulary) -> I64:
-        """The mask, a random token or KEEP, by one number of 32 bits for each."""
-        what: F64 = words.astype(np.float64) * WORD
-        inside = (what - self.mask) / (self.random or 1.0)  # of the share of random tokens
-        which = np.clip(inside, 0.0, 1.0 - WORD)
-        return replacements(self.mask, self.random, what, which, vocabulary)
+        """The mask, a random token of text or KEEP, by one number of 32 bits for each.
+
+        Which random token it is, is told by the place of the number in their share of all numbers.
+        """
+        what, both = words * WORD, self.mask + self.random
+        put = np.where(what < self.mask, vocabulary.mask, KEEP)
+        some = (what >= self.mask) & (what < both)
+        inside = (what[some] - self.mask) / (self.random or 1.0)
+        put[some] = random_tokens(np.clip(inside, 0.0, 1.0 - WORD), vocabulary)
+        return put
 
 
-def by_row(values: I64, rows: I64, count: int) -> I64:
-    """Put values (2, n), whose `rows` ascend, side by side: (count, 2, S), as `draw` says."""
-    sizes = np.bincount(rows, minlength=count)
+def by_row(places: I64, put: I64, sizes: I64) -> I64:
+    """Put places and what is there, (n,), `sizes` of each row, side by side, as `draw` says."""
     first, widest = np.cumsum(sizes) - sizes, max(1, int(sizes.max()))
-    padding = np.full((2, count), NOTHING)
-    padding[0], padding[:, sizes > 0] = 0, values[:, first[sizes > 0]]
-    table = np.empty((count, 2, widest), dtype=np.int64)
-    table[...] = padding.T[..., None]
-    inside = np.arange(widest) < sizes[:, None]
-    table[:, 0][inside], table[:, 1][inside] = values
+    table = np.empty((len(sizes), 2, widest), dtype=np.int64)
+    table[:] = [[0], [NOTHING]]
+    some = sizes > 0
+    table[some, 0], table[some, 1] = places[first[some]][:, None], put[first[some]][:, None]
+    at = np.arange(len(places)) + np.repeat(np.arange(len(sizes)) * 2 * widest - first, sizes)
+    for column, values in enumerate((places, put)):
+        table.reshape(-1)[at + column * widest] = values
     return table
 
 
 class Distinct(NamedTuple):
-    """Places that were chosen, (n,) each, and a random number of 32 bits for each."""
+    """Places that were chosen, (n,), piece by piece, and a random number of 32 bits for each.
 
-    pieces: I64
+    places: counted over those of all pieces, which stand behind each other.
+    """
+
     places: I64
     words: U64
 
@@ -124,19 +134,19 @@ def distinct(keys: Keys, stream: str, sizes: I64, counts: I64) -> Distinct:
     blocks = expected_draws(sizes, counts) // 2 + 1  # a block has two places and a word for each
     blocks[counts == 0] = 0
     while True:
-        draws, first = 2 * blocks, np.cumsum(sizes) - sizes
-        place, words = keys.ragged(stream, blocks).reshape(-1, 2).T
-        places = place * np.repeat(sizes.astype(np.uint64), draws) >> np.uint64(32)
-        inside = places.astype(np.int64)
-        new = first_seen(np.repeat(first, draws) + inside, int(sizes.sum()))
-        number = np.concatenate([[0], np.cumsum(new)])
-        ends = np.cumsum(draws)
-        before = number[ends - draws]
-        lacking = number[ends] - before < counts
+        draws = 2 * blocks
+        drawn, words = keys.ragged(stream, blocks).reshape(-1, 2).T
+        inside = drawn * np.repeat(sizes.astype(np.uint64), draws)
+        inside >>= np.uint64(32)
+        places = inside.view(np.int64)
+        places += np.repeat(np.cumsum(sizes) - sizes, draws)
+        new = np.flatnonzero(first_seen(places, int(sizes.sum())))
+        begins, ends = np.searchsorted(new, [np.cumsum(draws) - draws, np.cumsum(draws)])
+        lacking = ends - begins < counts
         if not lacking.any():
-            new &= number[:-1] < np.repeat(before + counts, draws)
-            pieces = np.repeat(np.arange(len(counts)), counts)
-            return Distinct(pieces, inside[new], words[new])
+            before = np.cumsum(counts) - counts
+            taken = new[np.arange(int(counts.sum())) + np.repeat(begins - before, counts)]
+            return Distinct(places[taken], words[taken])
         blocks = np.where(lacking, 2 * blocks, blocks)
 
 

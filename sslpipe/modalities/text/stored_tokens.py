@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...device.buffers import Buffers
 from ...errors import ShardError
 from ...stream.source import LENGTH, START
-from ...stream.stored import StoredArrays, StoredPlaces
+from ...stream.stored import StoredArrays, StoredPlaces, StoredRoom
 from .captions import CaptionDecode
 from .token_file import (
     SUFFIX,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ...device.buffers import Memory
     from ...shards.manifest import Manifest, Shard
     from ...shards.verification import Problem
 
@@ -47,41 +47,48 @@ class StoredTokens:
         vocabulary = decode.vocabulary
         self._kind = np.dtype(f"<u{width_of(vocabulary.size)}")
         self._decode, self._around = decode, decode.begin + decode.end
-        self._begin = [vocabulary.begin.to_bytes(self._kind.itemsize, "little")] * decode.begin
-        self._end = [vocabulary.end.to_bytes(self._kind.itemsize, "little")] * decode.end
+        self._begin, self._end = (
+            token.to_bytes(self._kind.itemsize, "little") if is_there else b""
+            for token, is_there in ((vocabulary.begin, decode.begin), (vocabulary.end, decode.end))
+        )
+        self._memory = Buffers()  # for blocks of files
 
-    def __call__(self, places: StoredPlaces, memory: Memory) -> StoredArrays:
+    def __call__(self, places: StoredPlaces, room: StoredRoom) -> StoredArrays:
         """The ids of pieces, and as extents how many the whole documents have.
 
         Raises:
             ShardError: a token file is missing or damaged, or of another vocabulary or tar.
         """
-        documents, begin = self._documents(places), len(self._begin)
+        documents, begin = self._documents(places), len(self._begin) // self._kind.itemsize
         totals = documents.ids + self._around
-        starts, stops = self._steps(places, totals)
         reasons = self._unreadable(places, documents, totals)
-        texts = documents.without([*reasons]).pieces(
-            np.maximum(starts - begin, 0), np.minimum(documents.ids, stops - begin)
+        bad = [*reasons]
+        totals[bad] = 0
+        starts, stops = self._steps(places, totals)
+        documents = documents.without(bad)
+        found = documents.pieces(
+            np.maximum(starts - begin, 0), np.clip(stops - begin, 0, documents.ids), self._memory
         )
-        keys, ids = list[str](), list[bytes]()
-        for place, (text, start, is_last) in enumerate(
-            zip(texts, starts.tolist(), (stops == totals).tolist(), strict=True)
-        ):
-            if text is None or place in reasons:
-                reasons.setdefault(place, damaged(documents.files[place]))
-                keys.append("")
-                continue
-            keys.append(text[0])
-            if not start:
-                ids += self._begin
-            ids.append(text[1])
-            if is_last:
-                ids += self._end
+        for place in found.damaged:
+            reasons.setdefault(place, damaged(documents.files[place]))
         sizes = stops - starts
-        sizes[[*reasons]] = totals[[*reasons]] = 0
-        flat = memory.empty((int(sizes.sum()),), IDS)
-        flat[:] = np.frombuffer(b"".join(ids), self._kind)
-        return StoredArrays(flat, sizes, totals, keys, reasons)
+        sizes[found.damaged] = totals[found.damaged] = 0
+        flat, at = room(sizes, IDS)
+        texts = self._with_ends(found.ids, starts, sizes, totals)
+        first = int(at.min(initial=len(flat)))
+        flat[first:] = np.frombuffer(laid(texts, at, sizes, len(flat), self._kind), self._kind)
+        return StoredArrays(flat, at, sizes, totals, found.keys, reasons)
+
+    def _with_ends(self, ids: Sequence[bytes], starts: I64, sizes: I64, totals: I64) -> list[bytes]:
+        """Pieces with the tokens around their documents; nothing stands around nothing."""
+        texts = [*ids]
+        if self._begin:
+            for place in np.flatnonzero((starts == 0) & (sizes > 0)).tolist():
+                texts[place] = self._begin + texts[place]
+        if self._end:
+            for place in np.flatnonzero((starts + sizes == totals) & (sizes > 0)).tolist():
+                texts[place] += self._end
+        return texts
 
     def _documents(self, places: StoredPlaces) -> DocumentTable:
         """What token files say of documents."""
@@ -95,8 +102,8 @@ class StoredTokens:
     def _steps(self, places: StoredPlaces, totals: I64) -> tuple[I64, I64]:
         """Where pieces begin and end in documents of so many steps."""
         if places.told.shape[1]:
-            starts, lengths = places.told[:, START], places.told[:, LENGTH]
-            return starts, np.minimum(starts + lengths, totals)
+            starts = np.minimum(places.told[:, START], totals)
+            return starts, np.minimum(starts + places.told[:, LENGTH], totals)
         return np.zeros_like(totals), np.minimum(self._decode.length, totals)
 
     def _unreadable(
@@ -111,6 +118,17 @@ class StoredTokens:
             place: UNCOUNTED if unread[place] else str(miscounted(totals[place], promised[place]))
             for place in np.flatnonzero(unread | (totals != promised)).tolist()
         }
+
+
+def laid(texts: Sequence[bytes], at: I64, sizes: I64, end: int, kind: np.dtype[Any]) -> bytes:
+    """Ids in the order of their places, from the first of these to the end, 0 between them."""
+    order = np.argsort(at, kind="stable")
+    found = [texts[piece] for piece in order.tolist()]
+    begins = np.append(at[order], end)
+    gaps = begins[1:] - begins[:-1] - sizes[order]
+    for number in np.flatnonzero(gaps).tolist():
+        found[number] += bytes(kind.itemsize * int(gaps[number]))
+    return b"".join(found)
 
 
 def stored_tokens(

@@ -102,9 +102,14 @@ class HidingTask:
 
 def replacements(mask: float, random: float, what: F64, which: F64, vocabulary: Vocabulary) -> I64:
     """The mask, a random token of text, or KEEP, by two uniform numbers and the shares of both."""
-    pieces = vocabulary.pieces  # never special, unknown, or a sentinel
-    drawn = pieces.start + np.floor(which * len(pieces)).astype(np.int64)
+    drawn = random_tokens(which, vocabulary)
     return np.where(what < mask, vocabulary.mask, np.where(what < mask + random, drawn, KEEP))
+
+
+def random_tokens(which: F64, vocabulary: Vocabulary) -> I64:
+    """Tokens by uniform numbers, of the same shape; never special, unknown, or a sentinel."""
+    pieces = vocabulary.pieces
+    return pieces.start + np.floor(which * len(pieces)).astype(np.int64)
 
 
 def check_shares(share: float, mask: float, random: float) -> None:

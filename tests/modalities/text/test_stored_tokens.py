@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.device.buffers import Buffers
 from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities import crews
 from sslpipe.modalities.text import counting, stored_tokens, token_pieces
@@ -219,8 +220,10 @@ def test_rows_are_the_same_and_no_text_is_read(texts, tmp_path, packing, workers
 def piece_of(file, row, start, stop):
     """Key and ids of a piece, alone; None: it is damaged."""
     documents = DocumentTable.of([(file, np.array([row]))])
-    (found,) = documents.pieces(np.array([start]), np.array([stop]))
-    return found and (found[0], np.frombuffer(found[1], f"<u{file.width}"))
+    found = documents.pieces(np.array([start]), np.array([stop]), Buffers())
+    if found.damaged:
+        return None
+    return found.keys[0], np.frombuffer(found.ids[0], f"<u{file.width}")
 
 
 @pytest.mark.parametrize("width", [2, 4])
