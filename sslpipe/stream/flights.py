@@ -130,14 +130,14 @@ class Flights:
 def tasks_of(booked: Booked, slot: tuple[int, int]) -> list[Task]:
     """The samples of a step in tasks."""
     tasks = []
-    for number, files in enumerate(booked.files):
-        start, end = number * booked.task, (number + 1) * booked.task
+    for start in range(0, len(booked.table), booked.task):
+        end = start + booked.task
         members = booked.members
         if len(members):
             members = members[(members[:, 0] >= start) & (members[:, 0] < end)]
             members[:, 0] -= start
         table = booked.table[start:end]
-        tasks.append(Task(booked.kind, slot, files, table, booked.widths, members))
+        tasks.append(Task(booked.kind, slot, table, booked.widths, members))
     return tasks
 
 
