@@ -32,7 +32,6 @@ from .tasks import (
     MEMBER_COLUMNS,
     PLACE,
     RESULT,
-    ROOM,
     ROW,
     SIZE,
     START,
@@ -43,7 +42,7 @@ from .tasks import (
 
 I64 = npt.NDArray[np.int64]
 # of one task: FEW samples, or up to MANY, if these are MUCH payload and a MESSAGE at most, in bytes
-FEW, MANY, MUCH, MESSAGE = 64, 256, 1 << 20, 1 << 16
+FEW, MANY, MUCH, MESSAGE = 128, 256, 1 << 20, 1 << 16
 
 
 class Planner(Protocol):
@@ -80,6 +79,7 @@ class Booked:
     kind: Kind
     records: Records
     table: I64
+    rooms: I64  # (n, P, 2) where in a slot the arrays of each of `wants` lie, and their bytes
     widths: tuple[int, ...]  # of the instructions of each part
     members: I64  # (m, MEMBER_COLUMNS) of other members; the first column counts in the table
     task: int  # samples of one; the last may have fewer
@@ -91,15 +91,6 @@ class Booked:
     def rooms_at(self) -> int:
         """Where in a slot the arrays begin, behind the results; in bytes."""
         return head_bytes(len(self.table), len(self.widths))
-
-    @property
-    def rooms(self) -> I64:
-        """(n, P, 2) where in a slot each array of a sample has its place, and its bytes."""
-        found = np.empty((len(self.table), len(self.widths), 2), dtype=np.int64)
-        found[self.table[:, PLACE]] = self.table[:, ROOM : ROOM + found[0].size].reshape(
-            found.shape
-        )
-        return found
 
     @property
     def instructions(self) -> list[I64]:
@@ -195,8 +186,8 @@ class Booking:
             its_records = Records(*(each[mine] for each in records))
             booked.append(
                 Booked(
-                    steps[at], kind, its_records, table[mine], widths, own, task, int(sizes[at]),
-                    usual,
+                    steps[at], kind, its_records, table[mine], rooms[mine], widths, own, task,
+                    int(sizes[at]), usual,
                 )
             )  # fmt: skip
         return booked
@@ -217,7 +208,9 @@ class Booking:
 def task_samples(table: I64, count: int) -> int:
     """How many samples of a step a task has: one for each worker, but no more than FEW or MUCH.
 
-    Those who end early are at the next steps already. A task costs the main process 60 us or more.
+    Those who end early are at the next steps already. A task costs the main process 60 us, or 200
+    where decoders share its cores. Where one of two workers is 1.5 times as slow, two tasks of 128
+    a step make 0.96 of what both could, four of 64 0.99; where they are alike nothing is lost.
     """
     payload, told = max(1, int(table[:, SIZE].sum()) // len(table)), 8 * table.shape[1]
     most = max(FEW, min(MUCH // payload, MESSAGE // told, MANY))
