@@ -19,19 +19,17 @@ from typing import Any
 import torch
 
 from .batch import Batch
+from .deciding import deciding, tables_of
 from .device.handoff import send_groups, settle
 from .diagnosis import NEVER, Stages, consistent
 from .errors import RecipeError
 from .memory import check_memory, raise_file_limit
-from .modalities import Tables
 from .modalities.crews import shares_ahead, shares_waiting
 from .modalities.parts import advice, merged, tensors
 from .pipeline import Pipeline, load
 from .process import cores, short_turns
 from .recipe import Recipe
-from .rng import Place
 from .stream.open_source import Shards
-from .stream.packed import Packed
 from .stream.source import Share
 from .stream.tasks import READ
 from .train import initial_method
@@ -130,7 +128,7 @@ def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]
     rates = {"read": run(each_step(lambda step: pipe.loading.load_ahead(step, READ)))}
     rates["decode"] = run(each_step(pipe.loading.load_ahead))
     share = pipe.load_share(0)  # behind what was loaded ahead, so workers are idle from now on
-    rates["decide"] = run(each_step(lambda step: decide(pipe, share, step)))
+    rates["decide"] = run(each_step(deciding(pipe, share)))
     rates["copy"] = run(lambda: copy(pipe, share)) if pipe.device.type == "cuda" else NEVER
     rates["make"] = run(maker(pipe, share))
     rates["augment"] = run(lambda: make(pipe, share))
@@ -144,28 +142,6 @@ def each_step(load: Callable[[int], object]) -> Callable[[], object]:
     """`load` of one step after the other."""
     steps = count()
     return lambda: load(next(steps))
-
-
-def decide(pipe: Pipeline, share: Share, step: int) -> list[Tables]:
-    """All that is decided for a batch: where samples lie, what workers must know, the tables."""
-    if isinstance(pipe.source, Packed):
-        wants = pipe.source.wants(step)
-        samples, _ = pipe.source.records(wants)
-        for part in pipe.parts:
-            part.instructions(epochs=wants.epochs, uids=samples["uid"], extents=extents_of(samples))
-    place = Place(
-        step, pipe.source.slots[: share.rows], pipe.spec.global_size, share.segments,
-        pipe.source.row_length(0),  # of the share, which is that of step 0
-    )  # fmt: skip
-    return [
-        part.decide(column, epochs=share.epochs, uids=share.uids, place=place)
-        for part, column in zip(pipe.parts, share.columns, strict=True)
-    ]
-
-
-def extents_of(samples: Any) -> Any:
-    """The extents of samples in the type that deciders take."""
-    return samples["extent"].astype("int64")
 
 
 def copy(pipe: Pipeline, share: Share) -> list[Any]:
@@ -186,7 +162,7 @@ def make(pipe: Pipeline, share: Share) -> Batch:
 
 def maker(pipe: Pipeline, share: Share) -> Callable[[], object]:
     """What makes views of arrays and tables that are on the device already."""
-    tables, arrays = decide(pipe, share, 0), copy(pipe, share)
+    tables, arrays = tables_of(pipe, share, 0), copy(pipe, share)
     targets = tensors(merged(table.targets for table in tables))
     with pipe.handoff.making():
         (sent,) = send_groups(pipe.handoff.send, [*targets.values()])

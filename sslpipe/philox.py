@@ -71,7 +71,10 @@ def philox_in(
 
 
 def round_keys(key: tuple[U64, U64], axes: int) -> U64:
-    """Compute the keys of all rounds, (ROUNDS, 2, ...), which broadcast with arrays of `axes`."""
+    """Compute the keys of all rounds, (ROUNDS, 2, ...), which broadcast with arrays of `axes`.
+
+    They stand where they are until this thread asks for others.
+    """
     low, high = key
     if np.size(low) == np.size(high) == 1:
         return one_key(np.asarray(low).item(), np.asarray(high).item(), axes)
@@ -81,16 +84,17 @@ def round_keys(key: tuple[U64, U64], axes: int) -> U64:
 @lru_cache(maxsize=1024)
 def one_key(low: int, high: int, axes: int) -> U64:
     """Compute the same of one key for all, as a batch of one epoch has: a third of a small draw."""
-    return keys_of_rounds((np.array(low, np.uint64), np.array(high, np.uint64)), axes)
+    return keys_of_rounds((np.array(low, np.uint64), np.array(high, np.uint64)), axes).copy()
 
 
 def keys_of_rounds(key: tuple[U64, U64], axes: int) -> U64:
-    """Compute the keys of all rounds anew."""
+    """Compute the keys of all rounds anew, in memory that the next ones of this thread take."""
     shape = np.broadcast_shapes(*(np.shape(each) for each in key))
-    first = np.empty((2, *[1] * (axes - len(shape)), *shape), dtype=np.uint64)
-    first[0], first[1] = key
-    steps = np.outer(np.arange(ROUNDS, dtype=np.uint64), WEYL)
-    found: U64 = (first + steps.reshape(ROUNDS, 2, *[1] * axes)) & np.uint64(MASK)
+    found = KEYS.empty((ROUNDS, 2, *[1] * (axes - len(shape)), *shape))
+    found[0, 0], found[0, 1] = key
+    steps = np.outer(np.arange(1, ROUNDS, dtype=np.uint64), WEYL)
+    np.add(found[0], steps.reshape(ROUNDS - 1, 2, *[1] * axes), found[1:])
+    np.bitwise_and(found, np.uint64(MASK), found)
     return found
 
 
@@ -131,4 +135,4 @@ def philox_blocks(counter: Words, key: tuple[U64, U64], shape: tuple[int, ...]) 
     return drawn
 
 
-SCRATCH = Scratch()
+SCRATCH, KEYS = Scratch(), Scratch()

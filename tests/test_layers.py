@@ -46,7 +46,8 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "evaluate": {*DATA, "pipeline", *MODEL, "train"},
     "export": {*DATA, "pipeline", "memory", *MODEL, "train"},
     "report": {*DATA, "pipeline", *MODEL, "train", "evaluate"},
-    "bench": {*DATA, "pipeline", "memory", "diagnosis", *MODEL, "train"},
+    "deciding": {*DATA, "pipeline"},
+    "bench": {*DATA, "pipeline", "memory", "diagnosis", "deciding", *MODEL, "train"},
     "cli": {
         *DATA,
         "pipeline",

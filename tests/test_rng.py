@@ -99,3 +99,19 @@ def test_ragged_draws_are_those_of_words():
     whole = keys.words("x", 12)[0].reshape(4, 3, 4)
     expected = [whole[place, :count] for place, count in enumerate(blocks)]
     assert (found == np.concatenate(expected)).all()
+
+
+def test_draws_of_one_epoch_are_the_same_after_draws_of_several():
+    """The keys of several epochs stand in memory that is used again; that of one epoch is kept."""
+    ids, epochs = np.arange(50), np.arange(50) % 3
+    one, several = (
+        {"seed": 5, "epoch": epoch, "stream": "a", "ids": ids} for epoch in (0 * epochs, epochs)
+    )
+    before = rng.words(9, **one)
+    mixed = rng.words(9, **several)
+    assert np.array_equal(rng.words(9, **one), before)
+    assert np.array_equal(rng.words(9, **several), mixed)
+    for epoch in range(3):
+        here = epochs == epoch
+        alone = rng.words(9, seed=5, epoch=epoch, stream="a", ids=ids[here])
+        assert np.array_equal(mixed[here], alone)

@@ -32,18 +32,17 @@ from .tasks import (
     MEMBER_COLUMNS,
     PLACE,
     RESULT,
-    ROOM,
     ROW,
     SIZE,
     START,
     UID,
     Kind,
+    file_number,
 )
 
 I64 = npt.NDArray[np.int64]
-File = tuple[int, int]  # corpus, shard
 # of one task: FEW samples, or up to MANY, if these are MUCH payload and a MESSAGE at most, in bytes
-FEW, MANY, MUCH, MESSAGE = 64, 256, 1 << 20, 1 << 16
+FEW, MANY, MUCH, MESSAGE = 128, 256, 1 << 20, 1 << 16
 
 
 class Planner(Protocol):
@@ -80,9 +79,9 @@ class Booked:
     kind: Kind
     records: Records
     table: I64
+    rooms: I64  # (n, P, 2) where in a slot the arrays of each of `wants` lie, and their bytes
     widths: tuple[int, ...]  # of the instructions of each part
     members: I64  # (m, MEMBER_COLUMNS) of other members; the first column counts in the table
-    files: list[list[File]]  # of each task, in which the column FILE counts
     task: int  # samples of one; the last may have fewer
     size: int  # bytes of a slot that holds them
     usual: list[int]  # what room was thought to be usual where it is not known
@@ -92,15 +91,6 @@ class Booked:
     def rooms_at(self) -> int:
         """Where in a slot the arrays begin, behind the results; in bytes."""
         return head_bytes(len(self.table), len(self.widths))
-
-    @property
-    def rooms(self) -> I64:
-        """(n, P, 2) where in a slot each array of a sample has its place, and its bytes."""
-        found = np.empty((len(self.table), len(self.widths), 2), dtype=np.int64)
-        found[self.table[:, PLACE]] = self.table[:, ROOM : ROOM + found[0].size].reshape(
-            found.shape
-        )
-        return found
 
     @property
     def instructions(self) -> list[I64]:
@@ -182,10 +172,10 @@ class Booking:
         step = np.repeat(np.arange(len(steps)), np.diff(ends))
         wants, (rooms, sizes) = Wants.joined(steps), laid(room, ends)
         samples = sample_table(wants, records, np.arange(len(room)) - ends[step])
-        shard = (step * len(self.source.corpora) + wants.corpora) << 32 | wants.shards
-        order = np.lexsort((wants.rows, shard))
+        behind = file_number(step * len(self.source.corpora) + wants.corpora, wants.shards)
+        order = np.lexsort((wants.rows, behind))
         table = np.hstack([samples, rooms.reshape(len(room), -1), *instructions])[order]
-        members, (files, number) = self._members(wants, order), files_of(wants, shard, order)
+        members = self._members(wants, order)
         widths = tuple(told.shape[1] for told in instructions)
         booked = []
         for at, (start, end) in enumerate(pairwise(ends.tolist())):
@@ -193,11 +183,10 @@ class Booking:
             task = task_samples(table[mine], self.count)
             own = members[(members[:, 0] >= start) & (members[:, 0] < end)]
             own[:, 0] -= start
-            table[mine, FILE], of_tasks = numbered(number[mine], files, task)
             its_records = Records(*(each[mine] for each in records))
             booked.append(
                 Booked(
-                    steps[at], kind, its_records, table[mine], widths, own, of_tasks, task,
+                    steps[at], kind, its_records, table[mine], rooms[mine], widths, own, task,
                     int(sizes[at]), usual,
                 )
             )  # fmt: skip
@@ -219,27 +208,13 @@ class Booking:
 def task_samples(table: I64, count: int) -> int:
     """How many samples of a step a task has: one for each worker, but no more than FEW or MUCH.
 
-    Those who end early are at the next steps already. A task costs the main process 60 us or more.
+    Those who end early are at the next steps already. A task costs the main process 60 us, or 200
+    where decoders share its cores. Where one of two workers is 1.5 times as slow, two tasks of 128
+    a step make 0.96 of what both could, four of 64 0.99; where they are alike nothing is lost.
     """
     payload, told = max(1, int(table[:, SIZE].sum()) // len(table)), 8 * table.shape[1]
     most = max(FEW, min(MUCH // payload, MESSAGE // told, MANY))
     return int(max(1, min(most, len(table) // count)))
-
-
-def files_of(wants: Wants, shard: I64, order: I64) -> tuple[list[File], I64]:
-    """The files of samples in their order, and of each sample, (n,), which of them it is in."""
-    new = np.diff(shard[order], prepend=-1) != 0
-    corpora, shards = wants.corpora[order][new], wants.shards[order][new]
-    return list(zip(corpora.tolist(), shards.tolist(), strict=True)), np.cumsum(new) - 1
-
-
-def numbered(number: I64, files: Sequence[File], task: int) -> tuple[I64, list[list[File]]]:
-    """The numbers of files (n,) counted within tasks of `task` samples, and the files of each."""
-    first = number[::task]
-    last = number[np.minimum(np.arange(task, len(number) + task, task), len(number)) - 1]
-    spans = zip(first.tolist(), last.tolist(), strict=True)
-    inside = number - np.repeat(first, task)[: len(number)]
-    return inside, [list(files[one : other + 1]) for one, other in spans]
 
 
 def laid(room: I64, ends: I64) -> tuple[I64, I64]:
@@ -262,13 +237,14 @@ def head_bytes(samples: int, parts: int) -> int:
 
 
 def sample_table(wants: Wants, records: Records, places: I64) -> I64:
-    """(n, COLUMNS) of samples in tasks; FILE is filled in by task."""
+    """(n, COLUMNS) of samples in tasks."""
     samples, payloads = records
     table = np.empty((len(wants), COLUMNS), dtype=np.int64)
     header = payloads["blocks"].astype(np.int64) * BLOCK
     offset = payloads["offset"].astype(np.int64)
     for column, values in {
-        ROW: wants.rows, UID: samples["uid"], LABEL: samples["label"], FLAGS: samples["flags"],
+        FILE: file_number(wants.corpora, wants.shards), ROW: wants.rows, UID: samples["uid"],
+        LABEL: samples["label"], FLAGS: samples["flags"],
         START: offset - header, HEADER: header, SIZE: payloads["size"], CRC: payloads["crc"],
         EXT: payloads["ext"], PLACE: places,
     }.items():  # fmt: skip

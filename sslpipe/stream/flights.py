@@ -20,6 +20,7 @@ from .source import Drawn
 from .tasks import PLACE, SHORT, Kind, Task
 from .workers import Crew
 
+USUAL = 1 << 12  # bytes of an array, where nobody knows how many, until one was short of room
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
@@ -84,7 +85,7 @@ class Flights:
     ) -> None:
         self._crew, self._slots = crew, slots
         self._booking = Booking(source, parts, max(1, count))
-        self._usual = [1 << 12] * len(parts)  # bytes of the largest array that was short of room
+        self._usual = [USUAL] * len(parts)  # bytes of the largest array that was short of room
 
     def book(self, steps: Sequence[Wants], kind: Kind) -> list[Booked]:
         """Decide what workers must know of the samples of some steps."""
@@ -130,14 +131,14 @@ class Flights:
 def tasks_of(booked: Booked, slot: tuple[int, int]) -> list[Task]:
     """The samples of a step in tasks."""
     tasks = []
-    for number, files in enumerate(booked.files):
-        start, end = number * booked.task, (number + 1) * booked.task
+    for start in range(0, len(booked.table), booked.task):
+        end = start + booked.task
         members = booked.members
         if len(members):
             members = members[(members[:, 0] >= start) & (members[:, 0] < end)]
             members[:, 0] -= start
         table = booked.table[start:end]
-        tasks.append(Task(booked.kind, slot, files, table, booked.widths, members))
+        tasks.append(Task(booked.kind, slot, table, booked.widths, members))
     return tasks
 
 

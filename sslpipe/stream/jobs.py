@@ -93,7 +93,9 @@ def key_of(result: Any) -> str | None:
 
 def keys_of(results: npt.NDArray[np.void]) -> list[str]:
     """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
-    sizes, blocks = np.maximum(results["key_bytes"], 0), np.ascontiguousarray(results["key"])
+    sizes = np.maximum(results["key_bytes"], 0)
+    # no wider than the longest: what is decoded is most of what this takes
+    blocks = np.ascontiguousarray(results["key"][:, : int(sizes.max(initial=1))])
     padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
     whole = b"\0".join(padded)
     # a key that holds a zero byte itself makes more of them, or is shorter than it should be

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
 Kind = int
+File = int  # a shard of a corpus, the same number for all workers: see `file_number`
 DECODE, ALONE, READ = 0, 1, 2  # decode as the device wants it; decode whole, here; only read
 
 # types of arrays that can be sent, by the names that NumPy and torch have in common
@@ -49,34 +50,46 @@ COLUMNS = 15
 ROOM = COLUMNS  # behind them, for each part: where in the slot its array begins, and its bytes
 # columns of a member that is read beside the payload: the sample's place in the task, then where
 MEMBER_COLUMNS = 6
-HEAD = struct.Struct(
-    "<qqqqqqqq"
-)  # task, kind, slot start, slot bytes, samples, parts, members, files
+HEAD = struct.Struct("<qqqqqqq")  # task, kind, slot start, slot bytes, samples, parts, members
+
+
+def file_number(corpora: I64, shards: I64) -> I64:
+    """The numbers of some shards of corpora among all files."""
+    return corpora << 32 | shards
+
+
+def shard_of(file: File) -> tuple[int, int]:
+    """The corpus and the shard of a file."""
+    return file >> 32, file & (1 << 32) - 1
 
 
 @dataclass(slots=True)
 class Task:
     """Some samples of a share, for one worker.
 
-    table: (n, W) of the samples: COLUMNS of each, of which FILE counts in `files` and PLACE in the
-    results of the slot; then, from ROOM on, the place and the bytes of the array of each part; then
+    table: (n, W) of the samples: COLUMNS of each, of which PLACE counts in the results of the slot;
+    then, from ROOM on, the place and the bytes of the array of each part; then
     the instructions of each part, `widths` numbers, read by its decoder alone.
     members: (m, MEMBER_COLUMNS) of other members that are wanted.
     """
 
     kind: Kind
     slot: tuple[int, int]
-    files: list[tuple[int, int]]  # corpus, shard
     table: I64
     widths: tuple[int, ...]
     members: I64
 
-    def packed(self, number: int, files: Sequence[int]) -> bytes:
-        """As a message; `files`: what this worker calls the files of the task."""
-        sizes = len(self.table), len(self.widths), len(self.members), len(files)
-        numbers = struct.pack(f"<{len(self.widths) + len(files)}q", *self.widths, *files)
+    @property
+    def files(self) -> set[File]:
+        """The files in which its samples lie."""
+        return {*self.table[:, FILE].tolist()}
+
+    def packed(self, number: int) -> bytes:
+        """As a message."""
+        sizes = len(self.table), len(self.widths), len(self.members)
+        widths = struct.pack(f"<{len(self.widths)}q", *self.widths)
         tables = self.table.tobytes(), self.members.tobytes()
-        return b"".join((HEAD.pack(number, self.kind, *self.slot, *sizes), numbers, *tables))
+        return b"".join((HEAD.pack(number, self.kind, *self.slot, *sizes), widths, *tables))
 
     def rest(self, rows: Sequence[int]) -> "Task":
         """The same task of some of its samples."""
@@ -86,7 +99,7 @@ class Task:
         members = self.members.copy()
         members[:, 0] = renumbered[members[:, 0]] if len(members) else members[:, 0]
         kept = members[members[:, 0] >= 0]
-        return Task(self.kind, self.slot, self.files, self.table[at], self.widths, kept)
+        return Task(self.kind, self.slot, self.table[at], self.widths, kept)
 
 
 class Unpacked(NamedTuple):
@@ -100,23 +113,20 @@ class Unpacked(NamedTuple):
     slot: tuple[int, int]
     table: list[list[int]]
     told: list[slice]
-    files: list[int]
     members: list[list[int]]
 
 
 def unpacked(message: bytes) -> Unpacked:
     """The task of a message."""
-    number, kind, start, size, n, parts, members, files = HEAD.unpack_from(message)
+    number, kind, start, size, n, parts, members = HEAD.unpack_from(message)
     numbers = np.frombuffer(message, np.int64, offset=HEAD.size)
-    widths, called = numbers[:parts].tolist(), numbers[parts : parts + files].tolist()
-    ends = list(accumulate(widths, initial=COLUMNS + 2 * parts))
-    behind = parts + files + n * ends[-1]
+    ends = list(accumulate(numbers[:parts].tolist(), initial=COLUMNS + 2 * parts))
+    behind = parts + n * ends[-1]
     return Unpacked(
         number,
         kind,
         (start, size),
-        numbers[parts + files : behind].reshape(n, ends[-1]).tolist(),
+        numbers[parts:behind].reshape(n, ends[-1]).tolist(),
         [slice(*pair) for pair in pairwise(ends)],
-        called,
         numbers[behind:].reshape(members, MEMBER_COLUMNS).tolist(),
     )

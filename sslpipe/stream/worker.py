@@ -116,7 +116,7 @@ def encoded(report: TaskReport) -> bytes:
     return head + pickle.dumps(([*report.faults], {**report.keys}, error))
 
 
-def decoded(message: bytes) -> TaskReport:
+def decoded(message: bytes | memoryview) -> TaskReport:
     """The report of a message."""
     (number,) = REPORT.unpack_from(message)
     if len(message) == REPORT.size:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 from ..device.slots import anonymous_file
@@ -20,6 +20,7 @@ from ..shards.read.open_tars import LocalTar
 from ..shards.read.store import ShardStore, open_files
 from .jobs import Job, done_samples
 from .reader import TarPlace
+from .tasks import File, shard_of
 from .worker import FILES, MESSAGE, MOST_FILES, TASK
 from .worker_tasks import ShardFile
 
@@ -29,7 +30,6 @@ START = (
 )
 STDERR = 2
 GRACE = 2.0  # seconds that a worker has to end by itself
-File = tuple[int, int]  # corpus, shard
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +41,7 @@ class WorkerProcess:
     ready: bool = False
     jobs: deque[Job] = field(default_factory=deque)
     hung: bool = False
-    _files: dict[File, int] = field(default_factory=dict)  # what it calls the shards that it has
-    _held: dict[int, ShardFile] = field(default_factory=dict)  # so that they stay open here
+    _held: dict[File, ShardFile] = field(default_factory=dict)  # what it has, so kept open here
     _since: float = 0.0  # when it was last seen to get on
     _reached: int = 0  # samples of the task in hand that were done then
 
@@ -53,11 +52,11 @@ class WorkerProcess:
             OSError: the worker is gone; the job is among its jobs.
             ShardError: a shard cannot be opened; the job is not.
         """
-        numbers = self._numbers(job.task.files, stores)
+        self._bring(job.task.files, stores)
         if not self.jobs:
             self.begin()
         self.jobs.append(job)
-        self.connection.send(TASK + job.task.packed(0, numbers))
+        self.connection.send(TASK + job.task.packed(0))
 
     def begin(self) -> None:
         """Take note that it is at the next task."""
@@ -93,34 +92,29 @@ class WorkerProcess:
             return f"crashed the decoder (signal {-code}, {signal.Signals(-code).name})"
         return f"ended the decoder's process (exit code {code})"
 
-    def _numbers(self, files: Sequence[File], stores: Sequence[ShardStore]) -> list[int]:
-        """What it calls some shards; it is handed those that are new, and lets go of others."""
-        wanted = dict.fromkeys(files)
-        new = [file for file in wanted if file not in self._files]
-        if new:
-            others = [file for file in self._files if file not in wanted]
-            stale = [f for f in others if not stores[f[0]].holds(f[1])]
-            spare = max(0, len(self._files) - len(stale) + len(new) - open_files())
-            unused = [*stale, *islice((f for f in others if f not in stale), spare)]
-            dropped = [self._files.pop(file) for file in unused]
-            for number in dropped:
-                del self._held[number]
-            free = (number for number in count() if number not in self._held)
-            for file in new:
-                number = next(free)
-                self._held[number] = opened(stores, *file)
-                self._files[file] = number
-            self._hand([self._files[file] for file in new], dropped)
-        return [self._files[file] for file in files]
+    def _bring(self, files: set[File], stores: Sequence[ShardStore]) -> None:
+        """Hand it those of some shards that are new to it; it lets go of others."""
+        new = sorted(files.difference(self._held))
+        if not new:
+            return
+        others = [file for file in self._held if file not in files]
+        stale = {file for file in others if not is_held(stores, file)}
+        spare = max(0, len(self._held) - len(stale) + len(new) - open_files())
+        dropped = [*stale, *islice((file for file in others if file not in stale), spare)]
+        brought = {file: opened(stores, *shard_of(file)) for file in new}
+        for file in dropped:
+            del self._held[file]
+        self._held |= brought
+        self._hand(brought, dropped)
 
-    def _hand(self, numbers: Sequence[int], dropped: Sequence[int]) -> None:
+    def _hand(self, brought: Mapping[File, ShardFile], dropped: Sequence[File]) -> None:
         """Hand over open shards; distant ones are opened over there."""
-        for start in range(0, len(numbers), MOST_FILES):
-            some = {number: self._held[number] for number in numbers[start : start + MOST_FILES]}
-            handed = [file.tar.file for file in some.values() if isinstance(file.tar, LocalTar)]
+        for start in range(0, len(brought), MOST_FILES):
+            some = [*islice(brought.items(), start, start + MOST_FILES)]
+            handed = [file.tar.file for _, file in some if isinstance(file.tar, LocalTar)]
             told = [
                 (number, file.name, file.extensions, without_index(file.tar), tuple(file.place))
-                for number, file in some.items()
+                for number, file in some
             ]
             message = FILES + pickle.dumps((told, dropped))
             with suppress(OSError):  # it is dead, which is seen when the task is sent
@@ -152,6 +146,12 @@ def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
     tar = store.open(shard)
     place = TarPlace(store.beside(shard), tar.index.tar_sha256)
     return ShardFile(store.name(shard), tar.index.extensions, tar, place)
+
+
+def is_held(stores: Sequence[ShardStore], file: File) -> bool:
+    """Whether the store of a shard still has it."""
+    corpus, shard = shard_of(file)
+    return stores[corpus].holds(shard)
 
 
 def without_index(tar: Any) -> Any:

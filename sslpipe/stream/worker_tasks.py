@@ -145,7 +145,7 @@ def address(array: Array) -> int:
 class Tasks:
     """Does tasks with the decoders of a recipe's parts.
 
-    memory: finds the bytes of a slot. files: open shards by number.
+    memory: finds the bytes of a slot. files: open shards by their numbers.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Tasks:
                 result = self._decode(task, row, number, part, sample, memory)
                 RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, key_bytes, *result)
         except SampleError as error:
-            name = self._files[task.files[task.table[row][FILE]]].name
+            name = self._files[task.table[row][FILE]].name
             reason = f"{name} {sample.key}: {error}" if sample else str(error)
             faults.append(Failed(row, reason, sample.key if sample else None))
             for number in range(len(self._parts)):
@@ -199,7 +199,7 @@ class Tasks:
 
     def _read(self, task: Unpacked, row: int) -> Sample:
         columns = task.table[row]
-        file = self._files[task.files[columns[FILE]]]
+        file = self._files[columns[FILE]]
         names = file.extensions
         members = [
             MemberPlace(

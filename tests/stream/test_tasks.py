@@ -22,6 +22,8 @@ from sslpipe.stream.tasks import (
     START,
     UID,
     Task,
+    file_number,
+    shard_of,
     unpacked,
 )
 from sslpipe.stream.worker import decoded, encoded
@@ -32,24 +34,32 @@ def make(n=6, parts=2, widths=(1, 3)):
     """A task of random numbers over three files."""
     rng = np.random.default_rng(n)
     table = rng.integers(-(2**62), 2**62, (n, COLUMNS + 2 * parts + sum(widths)))
-    table[:, FILE] = np.sort(np.arange(n) * 3 // n)
+    corpora, shards = np.array([0, 0, 1]), np.array([7, 9, 2])
+    table[:, FILE] = np.repeat(file_number(corpora, shards), n // 3)
     table[:, PLACE] = rng.permutation(n)
     members = rng.integers(0, 2**40, (5, MEMBER_COLUMNS))
     members[:, 0] = (0, 1, 1, 4, 5)
-    files = [(0, 7), (0, 9), (1, 2)]
-    return Task(DECODE, (4096, 1 << 21), files, table, widths, members)
+    return Task(DECODE, (4096, 1 << 21), table, widths, members)
 
 
 @pytest.mark.parametrize(("parts", "widths"), [(1, (0,)), (1, (4,)), (2, (1, 3)), (3, (0, 2, 0))])
 def test_a_worker_reads_what_was_packed(parts, widths):
     task = make(parts=parts, widths=widths)
-    read = unpacked(task.packed(17, [4, 0, 2]))
-    assert (read.number, read.kind, read.slot, read.files) == (17, DECODE, task.slot, [4, 0, 2])
+    read = unpacked(task.packed(17))
+    assert (read.number, read.kind, read.slot) == (17, DECODE, task.slot)
     assert read.table == task.table.tolist()
     assert read.members == task.members.tolist()
     told = np.split(task.table[:, ROOM + 2 * parts :], np.cumsum(widths)[:-1], axis=1)
     for part, columns in zip(read.told, told, strict=True):
         assert [row[part] for row in read.table] == columns.tolist()
+
+
+def test_a_task_names_its_files_by_numbers_that_tell_corpus_and_shard():
+    task = make()
+    assert {shard_of(file) for file in task.files} == {(0, 7), (0, 9), (1, 2)}
+    assert {shard_of(file) for file in task.rest([5]).files} == {(1, 2)}
+    last = (1 << 30) + 3, (1 << 32) - 1
+    assert shard_of(int(file_number(*map(np.array, last)))) == last
 
 
 def test_the_rest_of_a_task_keeps_places_and_members():

@@ -44,6 +44,7 @@ class Step:
     stream: str
     start: int
     name: str  # with #2, #3 where an op stands again
+    blocks: Sequence[int] = ()  # of four uniforms of the stream, drawn for all with other ops'
 
     @property
     def columns(self) -> slice:
@@ -52,13 +53,8 @@ class Step:
 
     @property
     def reference_only(self) -> bool:
-        """Only the kornia executor has its pixels; a user's own op need not say so."""
-        return getattr(self.op, "reference_only", True)
-
-    @property
-    def blocks(self) -> Sequence[int]:
-        """The blocks of four uniforms that the op takes for all, if it says so, or how many."""
-        return getattr(self.op, "blocks", range(-(-getattr(self.op, "numbers", 0) // 4)))
+        """Only the kornia executor has its pixels: so of all that bring their own."""
+        return isinstance(self.op, ops.OwnPixels) or self.op.reference_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +114,8 @@ def policy(
         op = build_op(entry)
         seen[entry.name] += 1
         name = entry.name if seen[entry.name] == 1 else f"{entry.name}#{seen[entry.name]}"
-        steps.append(Step(op, f"views/{group}/{name}", len(columns), name))
+        stream = f"views/{group}/{name}"
+        steps.append(Step(op, stream, len(columns), name, ops.blocks_of(op)))
         columns += [f"{name}.{column}" for column in op.columns]
         check_op(entry, op, count, first=len(steps) == 1)
     if not steps:

@@ -64,9 +64,10 @@ def nominal(sides_B2: I64, size: int | None) -> I64:
     """(B, 2): the sides of nominal canvases; photos of one camera are alike, so each size once."""
     if size is None:
         return sides_B2
-    pairs = [(height, width) for height, width in sides_B2.tolist()]
-    canvases = {pair: canvas_sides(pair, size) for pair in set(pairs)}
-    return np.array([canvases[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2)
+    found, which_B = np.unique(sides_B2[:, 0] << 32 | sides_B2[:, 1], return_inverse=True)
+    pairs = ((each >> 32, each & (1 << 32) - 1) for each in found.tolist())
+    canvases = [canvas_sides(pair, size) for pair in pairs]
+    return np.array(canvases, dtype=np.int64).reshape(-1, 2)[which_B]
 
 
 def boxes(policy: Policy, seed: int, epochs: I64, uids: I64, nominal_B2: I64) -> F64:

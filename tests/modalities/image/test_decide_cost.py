@@ -1,11 +1,15 @@
 """How often the generator is called to decide a batch: a bounded number of times, not by sample."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from sslpipe import rng
 from sslpipe.modalities.image.decider import ImageDecider
-from sslpipe.modalities.image.ops import Draw, RandomResizedCrop
+from sslpipe.modalities.image.draws import Policy, Step, draw
+from sslpipe.modalities.image.ops import CenterCrop, Draw, RandomResizedCrop, blocks_of
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.rng import Keys, Place
 
@@ -73,3 +77,40 @@ def test_boxes_that_need_many_attempts_are_those_of_all_ten():
             assert tuple(boxes_VB4[v, b]) == wanted
     tried = (boxes_VB4[:, ::4, 2] == 60).sum()
     assert 0 < tried < 80  # the whole width: the central crop, of some
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """A user's op that says nothing of what it asks for."""
+
+    columns: ClassVar = ("a", "b")
+
+    def draw(self, source):
+        return source.uniforms(2)
+
+    def apply(self, images_RCHW, rows_RP):
+        return images_RCHW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Plain):
+    """The same, which says it."""
+
+    numbers: ClassVar = 2
+
+
+def test_an_op_that_says_how_much_it_draws_draws_the_same_in_one_call_less(monkeypatch):
+    calls, drawn, tables = [], rng.draw_blocks, []
+    monkeypatch.setattr(
+        rng, "draw_blocks", lambda *given, **named: calls.append(1) or drawn(*given, **named)
+    )
+    keys, sides_B2 = Keys(3, np.zeros(5, np.int64), np.arange(5), np.arange(2)), np.full((5, 2), 9)
+    crop = CenterCrop(size=(8, 8))
+    for op, most in ((Plain(), 2), (Told(), 1)):
+        steps = Step(crop, "crop", 0, "crop", blocks_of(crop)), Step(op, "s", 4, "s", blocks_of(op))
+        calls.clear()
+        tables.append(draw(Policy("g", 2, False, steps, tuple("xywhab")), keys, sides_B2))
+        assert len(calls) == most
+    assert (tables[0] == tables[1]).all()
+    assert (tables[0][..., 4:] == keys.uniforms("s", 2).astype(np.float32)).all()
+    assert [*blocks_of(RandomResizedCrop(size=(8, 8)))] == [0, 5]

@@ -5,6 +5,7 @@ the ranges. What is ours says so. An op draws a table with `columns`, one row pe
 its gate is always draw 0 of its stream, so switching an op off never changes another draw.
 A range may be a list of ranges, and p a list, with one entry per view.
 Any other Kornia class is a `KorniaOp`, which draws the seeds of Kornia's own samplers.
+An op that says `numbers`, how many uniforms it asks for, gets them with those of the other ops.
 
 An op of your own: save this as `mine.py` and write `- "mine:Dim": {least: 0.3}` among the ops.
 
@@ -21,7 +22,7 @@ class Dim:  # multiplies the pixels of some views by a number in [least, 1]
     least: float = 0.5
     p: float = 0.5
     columns: ClassVar = ("on", "factor")
-    reference_only: ClassVar = True  # its pixels are made by `apply`, in the kornia executor
+    numbers: ClassVar = 2  # uniforms that it asks for; may be left out
 
     def draw(self, source):  # (V, B, P): what each view of each sample gets; no pixels here
         u_VB2 = source.uniforms(2)
@@ -38,7 +39,7 @@ from .colour import ColorJitter, Normalize, RandomGaussianBlur, RandomGrayscale,
 from .crops import CenterCrop, MultiScaleCrop, RandomCrop, RandomResizedCrop, Resize
 from .erase import RandomErasing
 from .foreign import KorniaOp
-from .op import F64, Draw, Op, OwnPixels, Pair, Particular, PerView, per_view
+from .op import F64, Draw, Op, OwnPixels, Pair, Particular, PerView, blocks_of, per_view
 from .spatial import RandomHorizontalFlip, RandomRotation, RandomRotation90, RandomVerticalFlip
 from .tone import (
     RandomAutoContrast,
@@ -54,5 +55,5 @@ __all__ = [
     "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
     "RandomHorizontalFlip", "RandomInvert", "RandomPosterize", "RandomResizedCrop",
     "RandomRotation", "RandomRotation90", "RandomSharpness", "RandomSolarize",
-    "RandomVerticalFlip", "Resize", "per_view",
+    "RandomVerticalFlip", "Resize", "blocks_of", "per_view",
 ]  # fmt: skip
