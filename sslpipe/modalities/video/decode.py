@@ -69,8 +69,7 @@ class ClipDecode:
         """Bytes of the frames of each sample, (B,); 0 where the index does not know its sides."""
         asked_B = (instructions != ALL).sum(1)
         frames_B = np.where(asked_B, asked_B, extents[:, 0])
-        sides = [shrunk(height, width, self.size) for height, width in extents[:, 1:3].tolist()]
-        bytes_B: I64 = 3 * frames_B * np.array(sides, dtype=np.int64).reshape(-1, 2).prod(1)
+        bytes_B: I64 = 3 * frames_B * shrunk_sides(extents[:, 1:3], self.size).prod(1)
         return bytes_B
 
     def __call__(
@@ -93,6 +92,15 @@ class ClipDecode:
             frames_THWC = gather(film, numbers, self.size, memory or self._buffers)
             height, width = frames_THWC.shape[1:3]
             return Raw(frames_THWC, (film.frames, height, width, film.rate))
+
+
+def shrunk_sides(sides_B2: I64, size: int | None) -> I64:
+    """Heights and widths of frames as they are decoded, `shrunk` of each: (B, 2)."""
+    if size is None:
+        return sides_B2
+    least_B1 = np.maximum(sides_B2.min(1, keepdims=True), 1)
+    made_B2 = np.maximum(np.rint(sides_B2 * (size / least_B1)), size).astype(np.int64)
+    return np.where(least_B1 <= size, sides_B2, made_B2)
 
 
 def extent_of(film: Film) -> tuple[int, int, int, int]:
