@@ -201,6 +201,18 @@ def times(stream: VideoStream, shown: list[Packet]) -> I64 | None:
     return times_N if len(times_N) == len(shown) else None
 
 
+def key_frames(film: Film) -> tuple[list[int], I64]:
+    """Where packets lie that decoding can begin at, and the numbers of their frames, rising."""
+    assert film.times_N is not None
+    keys = [
+        (int(np.searchsorted(film.times_N, packet.pts)), place)
+        for place, packet in enumerate(film.packets)
+        if packet.is_keyframe and packet.pts is not None
+    ]
+    keys.sort()
+    return [place for _, place in keys], np.array([number for number, _ in keys], dtype=np.int64)
+
+
 def first_frame(film: Film) -> VideoFrame:
     """The first frame that the decoder gives: it says how pixels are stored and turned.
 
