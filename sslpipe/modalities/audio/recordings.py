@@ -1,10 +1,11 @@
 """A recording by its header, and exact ranges of it: libsndfile, by soundfile. No torch: workers.
 
 What is refused, by rule: what libsndfile does not open, other containers than those below, a file
-that ends before its container says, no samples at all, rates outside 1 to 768 kHz, samples that
-are no numbers, or eight times above full scale. What is taken: any number of channels, one sample,
-values between 1 and 8, which are clipped. Damage inside an MP3 that its decoder covers up is not
-noticed, but where there are fewer samples than the header promises.
+that ends before its container says, or a container that goes on behind its samples, no samples at
+all, rates outside 1 to 768 kHz, samples that are no numbers, or eight times above full scale. What
+is taken: any number of channels, one sample, values between 1 and 8, which are clipped. Damage
+inside an MP3 that its decoder covers up is not noticed, but where there are fewer samples than the
+header promises.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def opened(data: bytes) -> Iterator[soundfile.SoundFile]:
         ExtraError: soundfile is not installed.
     """
     library = soundfile_library()
+    if not data:
+        raise SampleError("is empty")
     try:
         sound = forward_file()(io.BytesIO(data))
     except library.LibsndfileError as error:
-        reason = str(error.error_string).rstrip(".")
-        raise SampleError(f"is no recording that libsndfile reads: {reason or 'empty'}") from error
+        raise SampleError(refusal(str(error.error_string).rstrip("."), data)) from error
     with sound:
         check_header(sound, data)
         try:
@@ -82,6 +84,18 @@ def forward_file() -> type[soundfile.SoundFile]:
             return False
 
     return ForwardFile
+
+
+def refusal(reason: str, data: bytes) -> str:
+    """Why libsndfile does not open a file, in words that suit bytes."""
+    if reason == "Format not recognised":
+        return (
+            "is no recording that libsndfile reads: it begins with "
+            f"{bytes(data[:12])!r}; convert it to WAV, FLAC, Ogg Vorbis, Opus or MP3"
+        )
+    if reason.startswith("File does not exist"):  # of an MP3 with a single frame
+        reason = "cut or damaged"
+    return f"is no recording that libsndfile reads: {reason or 'damaged'}"
 
 
 def soundfile_library() -> Any:
@@ -139,9 +153,10 @@ def header_of(data: bytes) -> Header:
 
 
 def check_wav(data: bytes) -> None:
-    """Raise a SampleError if the data chunk is cut; libsndfile plays what there is without a word.
+    """Raise a SampleError if the data chunk is cut, or ends before its samples do.
 
-    RF64 has its sizes elsewhere, and files that were written to a pipe say none.
+    libsndfile plays what the chunk says without a word. RF64 has its sizes elsewhere, and files
+    that were written to a pipe say none.
     """
     at = 12
     while data[:4] == b"RIFF" and at + 8 <= len(data):
@@ -150,8 +165,32 @@ def check_wav(data: bytes) -> None:
             there = len(data) - at - 8
             if size not in UNSAID and size > there:
                 raise SampleError(f"is cut: {there:,} of {size:,} bytes of samples are there")
+            if size not in UNSAID:
+                check_behind(data, at + 8 + size)
             return
         at += 8 + size + size % 2
+
+
+def check_behind(data: bytes, at: int) -> None:
+    """Raise a SampleError if neither a chunk nor silence lies behind the samples of a WAV.
+
+    at: where they end; some writers leave out the byte that pads an odd number of them. What lies
+    behind the RIFF chunk is nobody's.
+    """
+    (size,) = struct.unpack_from("<I", data, 4)
+    end = 8 + size if size not in UNSAID else at
+    if any(data[at + 1 : end]) and not any(is_chunk(data, at + skip, end) for skip in (0, 1)):
+        raise SampleError(
+            f"is damaged: its samples end {end - at:,} bytes before its container does, and no "
+            "other chunk follows; get it anew"
+        )
+
+
+def is_chunk(data: bytes, at: int, end: int) -> bool:
+    """Whether a chunk of a WAV begins here, which has a name and finds room before `end`."""
+    head = data[at : at + 8]
+    told = len(head) == 8 and all(32 <= byte < 127 for byte in head[:4])
+    return told and at + 8 + int.from_bytes(head[4:], "little") <= end
 
 
 def check_ogg(data: bytes) -> None:
@@ -168,12 +207,20 @@ def check_pages(data: bytes) -> None:
     """Raise a SampleError if a page of an Ogg file differs from its checksum.
 
     libogg leaves such pages out without a word, and what is left counts as the whole recording.
+    So does the first of several recordings that stand behind each other (RFC 3533: a chain).
     """
-    at = 0
+    at, begun = 0, False  # begun: whether the pages are over with which streams begin
     while at < len(data):
         head = data[at : at + 27]
         if len(head) < 27 or not head.startswith(b"OggS"):
             raise SampleError(f"is no Ogg page at byte {at:,}: it is damaged")
+        first = bool(head[5] & 2)
+        if begun and first:
+            raise SampleError(
+                f"is a chain of recordings, of which the first ends at byte {at:,}, and no other "
+                "would be read; cut it there"
+            )
+        begun = not first
         end = at + 27 + head[26] + sum(data[at + 27 : at + 27 + head[26]])
         page = head[:22] + bytes(4) + data[at + 26 : end]
         if ogg_crc(page) != int.from_bytes(head[22:26], "little"):

@@ -183,6 +183,9 @@ def cut(data, share):
 
 
 BAD = {
+    "a still picture": (
+        b"\0\0\0\x20ftypavif" + bytes(200), r"is a picture \(avif\), no video; pack it as an image",
+    ),
     "empty": (b"", "is empty"),
     "a page": (b"<html>404</html>", "is no mp4, webm, mkv or avi file: it begins with b'<html>404"),
     "cut mp4": (cut(film(20), 0.9), "is cut: its container says"),
