@@ -113,6 +113,16 @@ def test_a_chain_of_recordings_is_no_recording(kind):
         CODEC.inspect(2 * link)
 
 
+def test_mp3_files_that_were_joined_are_refused():
+    """The decoder stops where the first one says that it ends."""
+    first, tag = encoded(chirp(0.5), kind="mp3"), b"ID3\x04\0\0\0\0\1\x02" + bytes(130)
+    assert CODEC.inspect(tag + first + b"TAG" + bytes(125)) == CODEC.inspect(first)
+    for joined, end in ((2 * first, len(first)), (2 * (tag + first), len(tag + first))):
+        assert CODEC.extent(joined) == CODEC.inspect(first)
+        with pytest.raises(SampleError, match=f"several recordings in a row: .* byte {end:,}"):
+            CODEC.inspect(joined)
+
+
 def test_another_container_is_named():
     import io
 
