@@ -183,6 +183,7 @@ def cut(data, share):
 
 
 BAD = {
+    "two in a row": (2 * film(5), r"several files in a row, another begins at byte 9\d\d: cut it"),
     "a still picture": (
         b"\0\0\0\x20ftypavif" + bytes(200), r"is a picture \(avif\), no video; pack it as an image",
     ),
