@@ -1,18 +1,17 @@
 """A recording by its header, and exact ranges of it: libsndfile, by soundfile. No torch: workers.
 
 What is refused, by rule: what libsndfile does not open, other containers than those below, a file
-that ends before its container says, no samples at all, rates outside 1 to 768 kHz, samples that
-are no numbers, or eight times above full scale. What is taken: any number of channels, one sample,
-values between 1 and 8, which are clipped. Damage inside an MP3 that its decoder covers up is not
-noticed, but where there are fewer samples than the header promises.
+that ends before its container says, or a container that goes on behind its samples, no samples at
+all, rates outside 1 to 768 kHz, samples that are no numbers, or eight times above full scale. What
+is taken: any number of channels, one sample, values between 1 and 8, which are clipped. Damage
+inside an MP3 that its decoder covers up is not noticed, but where there are fewer samples than the
+header promises.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, SampleError
+from .whole import check_frames, check_ogg, check_pages, check_wav, flac_hash
 
 if TYPE_CHECKING:
     import soundfile
@@ -36,8 +36,6 @@ LOSSY = frozenset({"ogg", "opus", "mp3"})
 RATES = 1_000, 768_000
 LOUDEST = 8.0  # what is above holds whole numbers, not shares of full scale
 BLOCK = 2**20  # samples of all channels that are looked at together
-REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-UNSAID = 0, 0xFFFFFFFF  # bytes of a WAV that was written to a pipe
 
 
 class Header(NamedTuple):
@@ -57,11 +55,12 @@ def opened(data: bytes) -> Iterator[soundfile.SoundFile]:
         ExtraError: soundfile is not installed.
     """
     library = soundfile_library()
+    if not data:
+        raise SampleError("is empty")
     try:
         sound = forward_file()(io.BytesIO(data))
     except library.LibsndfileError as error:
-        reason = str(error.error_string).rstrip(".")
-        raise SampleError(f"is no recording that libsndfile reads: {reason or 'empty'}") from error
+        raise SampleError(refusal(str(error.error_string).rstrip("."), data)) from error
     with sound:
         check_header(sound, data)
         try:
@@ -82,6 +81,18 @@ def forward_file() -> type[soundfile.SoundFile]:
             return False
 
     return ForwardFile
+
+
+def refusal(reason: str, data: bytes) -> str:
+    """Why libsndfile does not open a file, in words that suit bytes."""
+    if reason == "Format not recognised":
+        return (
+            "is no recording that libsndfile reads: it begins with "
+            f"{bytes(data[:12])!r}; convert it to WAV, FLAC, Ogg Vorbis, Opus or MP3"
+        )
+    if reason.startswith("File does not exist"):  # of an MP3 with a single frame
+        reason = "cut or damaged"
+    return f"is no recording that libsndfile reads: {reason or 'damaged'}"
 
 
 def soundfile_library() -> Any:
@@ -138,55 +149,6 @@ def header_of(data: bytes) -> Header:
         return Header(sound.frames, sound.samplerate, sound.channels)
 
 
-def check_wav(data: bytes) -> None:
-    """Raise a SampleError if the data chunk is cut; libsndfile plays what there is without a word.
-
-    RF64 has its sizes elsewhere, and files that were written to a pipe say none.
-    """
-    at = 12
-    while data[:4] == b"RIFF" and at + 8 <= len(data):
-        name, (size,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
-        if name == b"data":
-            there = len(data) - at - 8
-            if size not in UNSAID and size > there:
-                raise SampleError(f"is cut: {there:,} of {size:,} bytes of samples are there")
-            return
-        at += 8 + size + size % 2
-
-
-def check_ogg(data: bytes) -> None:
-    """Raise a SampleError unless the last page ends the stream and is whole."""
-    at = data.rfind(b"OggS")
-    head = data[at : at + 27]
-    sizes = data[at + 27 : at + 27 + head[26]] if len(head) == 27 else b""
-    whole = len(head) == 27 and len(data) >= at + 27 + head[26] + sum(sizes)
-    if not whole or not head[5] & 4:
-        raise SampleError("is cut: its last page does not end the stream")
-
-
-def check_pages(data: bytes) -> None:
-    """Raise a SampleError if a page of an Ogg file differs from its checksum.
-
-    libogg leaves such pages out without a word, and what is left counts as the whole recording.
-    """
-    at = 0
-    while at < len(data):
-        head = data[at : at + 27]
-        if len(head) < 27 or not head.startswith(b"OggS"):
-            raise SampleError(f"is no Ogg page at byte {at:,}: it is damaged")
-        end = at + 27 + head[26] + sum(data[at + 27 : at + 27 + head[26]])
-        page = head[:22] + bytes(4) + data[at + 26 : end]
-        if ogg_crc(page) != int.from_bytes(head[22:26], "little"):
-            raise SampleError(f"its Ogg page at byte {at:,} is damaged")
-        at = end
-
-
-def ogg_crc(page: bytes) -> int:
-    """The CRC-32 of Ogg: zlib's polynomial with all bits the other way round, from 0."""
-    found = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{found:032b}"[::-1], 2)
-
-
 def read_range(
     sound: soundfile.SoundFile, start: int, count: int, out: I16 | None = None
 ) -> I16 | F32:
@@ -230,11 +192,14 @@ def checked(data: bytes) -> Header:
 
     Raises:
         SampleError: as `opened` and `read_range`; a page of an Ogg file is damaged, or the samples
-            of a FLAC file are not those that were encoded.
+            of a FLAC file are not those that were encoded; or it is several recordings in a row.
     """
     with opened(data) as sound:
-        if extension_of(sound) in ("ogg", "opus"):
+        ext = extension_of(sound)
+        if ext in ("ogg", "opus"):
             check_pages(data)
+        elif ext == "mp3":
+            check_frames(data)
         block, digest = max(1, BLOCK // sound.channels), hashlib.md5(usedforsecurity=False)
         for start in range(0, sound.frames, block):
             digest.update(read_range(sound, start, min(block, sound.frames - start)).data)
@@ -245,9 +210,3 @@ def checked(data: bytes) -> Header:
                 "damaged, or there are more"
             )
         return Header(sound.frames, sound.samplerate, sound.channels)
-
-
-def flac_hash(data: bytes) -> bytes:
-    """The MD5 of the samples in the header of a FLAC file; empty if it has none."""
-    found = data[26:42] if data.startswith(b"fLaC") else b""
-    return found if any(found) else b""

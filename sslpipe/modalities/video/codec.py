@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ...errors import SampleError
 from .container import Film, extension_of, first_frame, library, opened, quarter_turns
 from .decode import Converter, by_count, extent_of
+from .whole import check_elements
 
 TURNED, UNSTEADY, NO_TIMES, ALL_KEYS = 1, 2, 4, 8
 
@@ -75,6 +76,8 @@ class VideoCodec:
             SampleError: it does not decode as a whole.
         """
         with opened(data) as film:
+            if extension_of(data) in ("mkv", "webm"):
+                check_elements(data)
             found, convert = extent_of(film), Converter(None)
             for _, frame in by_count(film, range(film.frames)):
                 convert(frame)

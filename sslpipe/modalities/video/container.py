@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 I64 = npt.NDArray[np.int64]
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # an mp4's first
+PICTURES = (b"avif", b"heic", b"heix", b"mif1")  # brands of boxes that hold a picture, no video
 # nothing is decoded on opening: of an mp4 FFmpeg learns no more by it, and it takes 0.8 of 1.1 ms
 UNPROBED = MappingProxyType({"skip_frame": "all", "probesize": "32"})
 TOLD = frozenset({"hevc", "vp8", "vp9", "av1", "libdav1d"})  # each frame says where it belongs
@@ -156,6 +157,8 @@ def extension_of(data: bytes) -> str:
         return "webm" if b"webm" in data[:64] else "mkv"
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         return "avi"
+    if data[4:8] == b"ftyp" and data[8:12] in PICTURES:
+        raise SampleError(f"is a picture ({data[8:12].decode()}), no video; pack it as an image")
     if data[4:8] in BOXES:
         return "mp4"
     if not data:
@@ -187,8 +190,10 @@ def listed(container: InputContainer) -> Film:
     shown = [packet for packet in packets if not packet.is_discard]  # an edit list leaves some out
     if any(packet.is_corrupt for packet in packets):
         raise SampleError("is damaged: its container marks packets as corrupt")
-    if not 0 < len(shown) < MAX_FRAMES:
-        raise SampleError(f"has {len(shown):,} frames; they must be 1 to {MAX_FRAMES - 1:,}")
+    if not shown:
+        raise SampleError("has no frame that is all there: it is cut or damaged; get it anew")
+    if len(shown) >= MAX_FRAMES:
+        raise SampleError(f"has {len(shown):,} frames; {MAX_FRAMES - 1:,} at most are read")
     return Film(container, stream, packets, times(stream, shown), len(shown))
 
 
@@ -199,6 +204,18 @@ def times(stream: VideoStream, shown: list[Packet]) -> I64 | None:
     told = [packet.pts for packet in shown if packet.pts is not None]
     times_N = np.unique(np.array(told, dtype=np.int64))
     return times_N if len(times_N) == len(shown) else None
+
+
+def key_frames(film: Film) -> tuple[list[int], I64]:
+    """Where packets lie that decoding can begin at, and the numbers of their frames, rising."""
+    assert film.times_N is not None
+    keys = [
+        (int(np.searchsorted(film.times_N, packet.pts)), place)
+        for place, packet in enumerate(film.packets)
+        if packet.is_keyframe and packet.pts is not None
+    ]
+    keys.sort()
+    return [place for _, place in keys], np.array([number for number, _ in keys], dtype=np.int64)
 
 
 def first_frame(film: Film) -> VideoFrame:

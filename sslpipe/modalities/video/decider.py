@@ -21,13 +21,14 @@ from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...recipe.schema import ViewSection
 from ...rng import Keys, Place
+from ...stream.source import Drawn
 from .. import Tables
 from ..image import decider
 from ..image.decider import DTYPES, ViewSettings
 from ..image.draws import Policy, Step, draw, keys_of, policy
 from ..image.ops import Draw
 from .clips import CLIPS, CentralClip, ClipSampling, ShuffledClip
-from .decode import ALL
+from .decode import ALL, shrunk_sides
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -143,14 +144,21 @@ def clip_policy(group: str, view: ViewSettings) -> ClipPolicy:
 class VideoDecider:
     """All that a recipe decides of its video groups, checked and ready.
 
+    size: `decode.size`, above which shorter sides of frames are shrunk to it; None: never.
+
     Raises:
         RecipeError: a sampling, op or mask that does not exist or does not suit; says file:line.
     """
 
     def __init__(
-        self, views: Mapping[str, ViewSettings], masks: Mapping[str, MaskSettings], *, seed: int
+        self,
+        views: Mapping[str, ViewSettings],
+        masks: Mapping[str, MaskSettings],
+        *,
+        seed: int,
+        size: int | None = None,
     ) -> None:
-        self.seed = seed
+        self.seed, self.size = seed, size
         self.policies = {name: clip_policy(name, view) for name, view in views.items()}
         self.views = {name: group.spec for name, group in self.policies.items()}
         self.maskers = maskers(masks, self.views)
@@ -169,6 +177,7 @@ class VideoDecider:
             {name: recipe.views[name] for name in groups},
             recipe.masks,
             seed=recipe.stream.seed,
+            size=recipe.decode.size,
         )
 
     @property
@@ -198,11 +207,37 @@ class VideoDecider:
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
         """The tables of a batch; extents: (B, 4) of its videos, sides as they were decoded."""
+        params = self._params(epochs, uids, extents)
+        return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
+
+    def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
+        """The parameters of views; None where the index does not know all of these videos."""
+        if not extents[:, :3].all():
+            return None
+        decoded = extents.copy()
+        decoded[:, 1:3] = shrunk_sides(extents[:, 1:3], self.size)
+        return Drawn(epochs, uids, decoded, self._params(epochs, uids, decoded))
+
+    def decide_drawn(
+        self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
+    ) -> Tables:
+        """As `decide`."""
+        params = {**drawn.params}
+        return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
+
+    def _params(self, epochs: I64, uids: I64, extents: I64) -> dict[str, F32]:
+        """What is drawn for the views of each group."""
+        return {
+            name: group.table(self.keys(group, epochs, uids), extents)
+            for name, group in self.policies.items()
+        }
+
+    def _tables(
+        self, params: dict[str, F32], *, epochs: I64, uids: I64, place: Place, extents: I64
+    ) -> Tables:
+        """Those of a batch, given the parameters of its views."""
         return Tables(
-            params={
-                name: group.table(self.keys(group, epochs, uids), extents)
-                for name, group in self.policies.items()
-            },
+            params=params,
             masks={
                 name: masker.draw(seed=self.seed, epochs=epochs, uids=uids, place=place)
                 for name, masker in self.maskers.items()

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from itertools import groupby, zip_longest
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ from ...device.buffers import Buffers, Memory
 from ...errors import SampleError
 from .. import Raw
 from ..image.decode import check_size, shrunk
-from .container import Film, first_frame, library, opened, quarter_turns, upright_sides
+from .container import Film, first_frame, key_frames, library, opened, quarter_turns, upright_sides
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -69,8 +71,7 @@ class ClipDecode:
         """Bytes of the frames of each sample, (B,); 0 where the index does not know its sides."""
         asked_B = (instructions != ALL).sum(1)
         frames_B = np.where(asked_B, asked_B, extents[:, 0])
-        sides = [shrunk(height, width, self.size) for height, width in extents[:, 1:3].tolist()]
-        bytes_B: I64 = 3 * frames_B * np.array(sides, dtype=np.int64).reshape(-1, 2).prod(1)
+        bytes_B: I64 = 3 * frames_B * shrunk_sides(extents[:, 1:3], self.size).prod(1)
         return bytes_B
 
     def __call__(
@@ -93,6 +94,15 @@ class ClipDecode:
             frames_THWC = gather(film, numbers, self.size, memory or self._buffers)
             height, width = frames_THWC.shape[1:3]
             return Raw(frames_THWC, (film.frames, height, width, film.rate))
+
+
+def shrunk_sides(sides_B2: I64, size: int | None) -> I64:
+    """Heights and widths of frames as they are decoded, `shrunk` of each: (B, 2)."""
+    if size is None:
+        return sides_B2
+    least_B1 = np.maximum(sides_B2.min(1, keepdims=True), 1)
+    made_B2 = np.maximum(np.rint(sides_B2 * (size / least_B1)), size).astype(np.int64)
+    return np.where(least_B1 <= size, sides_B2, made_B2)
 
 
 def extent_of(film: Film) -> tuple[int, int, int, int]:
@@ -188,17 +198,44 @@ def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
 def by_times(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
     """The same, from the last key frame before each; ends early where one does not come."""
     assert film.times_N is not None
+    times_T = film.times_N[list(numbers)].tolist()
+    flow = Flow(film, frozenset(times_T))
+    for stretch in stretches(film, numbers, times_T):
+        flow.reach(stretch)
+        for number, time in stretch.wanted:
+            frame = flow.frame_at(time, number)
+            if frame is None:
+                return
+            yield number, frame
+
+
+class Stretch(NamedTuple):
+    """Frames that are decoded from one key frame on. Places are those of packets."""
+
+    begin: int  # of the key frame
+    end: int  # behind the last packet that is needed
+    wanted: list[tuple[int, int]]  # numbers and times of frames, rising
+
+
+def stretches(film: Film, numbers: Sequence[int], times_T: Sequence[int]) -> list[Stretch]:
+    """From where to where packets are decoded for these frames; ends before one that has no key.
+
+    A stretch whose packets go on behind the next key frame, as those of open groups do, has no end
+    of its own: what it leaves in the decoder is needed.
+    """
     places, ranks = key_frames(film)
-    run_T = np.searchsorted(ranks, np.array(numbers), side="right") - 1
-    flow = Flow(film, frozenset(film.times_N[list(numbers)].tolist()))
-    for number, run in zip(numbers, run_T.tolist(), strict=True):
+    run_T = (np.searchsorted(ranks, np.array(numbers), side="right") - 1).tolist()
+    place_of = {packet.pts: place for place, packet in enumerate(film.packets)}
+    runs = groupby(zip(run_T, numbers, times_T, strict=True), key=itemgetter(0))
+    grouped = {run: [(number, time) for _, number, time in group] for run, group in runs}
+    found: list[Stretch] = []
+    for run, following in zip_longest(grouped, [*grouped][1:]):
         if run < 0:  # frames before the first key frame
-            return
-        flow.reach(places[run])
-        frame = flow.frame_at(int(film.times_N[number]), number)
-        if frame is None:
-            return
-        yield number, frame
+            break
+        end = 1 + max(place_of[time] for _, time in grouped[run])
+        joined = following is not None and places[following] <= end
+        found.append(Stretch(places[run], len(film.packets) if joined else end, grouped[run]))
+    return found
 
 
 class Flow:
@@ -206,27 +243,31 @@ class Flow:
 
     wanted: when the frames that are wanted are shown. Others are left out where nothing is made
     from them, which of most videos is a half: it takes a quarter off the time of every fourth
-    frame.
+    frame. At the end of a stretch the decoder is asked for what it holds, which else would come
+    with the next packets alone: that takes another tenth off.
     """
 
     def __init__(self, film: Film, wanted: frozenset[int]) -> None:
         self._context, self._packets = film.stream.codec_context, film.packets
         self._wanted = wanted
-        self._next, self._begin = -1, 0  # the packet to be decoded next; when the first is shown
+        self._next, self._end = -1, 0  # the packet to be decoded next; where packets end
+        self._begin = 0  # when the key frame is shown
         self._ready: deque[VideoFrame] = deque()
 
-    def reach(self, place: int) -> None:
-        """Go on with the key frame of a packet, unless the decoder came by it already."""
-        if place > self._next:
+    def reach(self, stretch: Stretch) -> None:
+        """Go on with a stretch, whose key frame the decoder may have come by already."""
+        emptied = self._next > self._end
+        self._end = stretch.end
+        if emptied or stretch.begin > self._next:
             self._context.flush_buffers()
             self._ready.clear()
-            self._next, self._begin = place, self._packets[place].pts or 0
+            self._next, self._begin = stretch.begin, self._packets[stretch.begin].pts or 0
 
     def frame_at(self, time: int, number: int) -> VideoFrame | None:
         """The frame that is shown at a time, in ticks; None: it does not come."""
-        while self._ready or self._next <= len(self._packets):
+        while self._ready or self._next <= self._end:
             if not self._ready:
-                last = self._next == len(self._packets)
+                last = self._next == self._end
                 self._ready.extend(self._decoded(None if last else self._packets[self._next]))
                 self._next += 1
                 continue
@@ -250,15 +291,3 @@ def check_sound(frame: VideoFrame, number: int) -> None:
     """Raise a SampleError for a frame that could only be patched up: others may be made from it."""
     if frame.is_corrupt:
         raise SampleError(f"does not decode: frame {number:,}, or one shortly before, is damaged")
-
-
-def key_frames(film: Film) -> tuple[list[int], I64]:
-    """Where packets lie that decoding can begin at, and the numbers of their frames, rising."""
-    assert film.times_N is not None
-    keys = [
-        (int(np.searchsorted(film.times_N, packet.pts)), place)
-        for place, packet in enumerate(film.packets)
-        if packet.is_keyframe and packet.pts is not None
-    ]
-    keys.sort()
-    return [place for _, place in keys], np.array([number for number, _ in keys], dtype=np.int64)

@@ -49,7 +49,7 @@ def test_a_cut_wav_or_ogg_is_refused_before_anything_is_decoded():
         CODEC.extent(ogg[:-1_000])
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF", b"no sound" * 100, bytes(5_000)])
+@pytest.mark.parametrize("data", [b"RIFF", b"no sound" * 100, bytes(5_000)])
 def test_what_is_no_recording_is_refused(data):
     with pytest.raises(SampleError, match="is no recording that libsndfile reads"):
         CODEC.extent(data)
@@ -70,6 +70,57 @@ def test_no_channels_and_wrong_rates_are_refused():
         CODEC.extent(bytes(none))
     with pytest.raises(SampleError, match="has 3 samples a second"):
         CODEC.extent(bytes(slow))
+
+
+def test_what_is_no_recording_is_told_by_its_first_bytes():
+    for data, words in (
+        (b"", "^is empty$"),
+        (b"<!DOCTYPE html>", "it begins with b'<!DOCTYPE ht'; convert it to WAV, FLAC"),
+        (encoded(chirp(1.0), kind="mp3")[:64], "is no recording that libsndfile reads"),
+    ):
+        with pytest.raises(SampleError, match=words) as told:
+            CODEC.extent(data)
+        assert "does not exist" not in str(told.value)
+
+
+@pytest.mark.parametrize("told", [1_000, 1_001])
+def test_a_wav_whose_samples_go_on_behind_their_chunk_is_refused(told):
+    data = bytearray(encoded(chirp(1.0), kind="wav"))
+    struct.pack_into("<I", data, data.index(b"data") + 4, told)
+    words = f"its samples end {32_000 - told:,} bytes before its container does, and no other chunk"
+    with pytest.raises(SampleError, match=words):
+        CODEC.extent(bytes(data))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_other_chunks_and_bytes_of_nobody_are_let_pass(padded):
+    """Before the samples and behind them; zeros, and what lies behind the container."""
+    whole = encoded(chirp(0.5)[:4_000], kind="wav")
+    at, note = whole.index(b"data"), b"LIST" + struct.pack("<I", 5) + b"abcde"
+    samples = struct.pack("<4sI", b"data", 7_999) + whole[at + 8 : -1] + b"\0" * padded
+    for behind in (b"", note + b"\0", bytes(60)):
+        body = whole[8:at] + note + b"\0" + samples + behind
+        data = b"RIFF" + struct.pack("<I", len(body)) + body + b"nobody's" * 5
+        assert CODEC.inspect(data)[:2] == (3_999, 16_000)
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_a_chain_of_recordings_is_no_recording(kind):
+    """libsndfile reads the first, and nothing says that there is another one."""
+    link = encoded(chirp(0.5), kind=kind)
+    assert CODEC.extent(2 * link) == CODEC.inspect(link)
+    with pytest.raises(SampleError, match=f"a chain of .* the first ends at byte {len(link):,}"):
+        CODEC.inspect(2 * link)
+
+
+def test_mp3_files_that_were_joined_are_refused():
+    """The decoder stops where the first one says that it ends."""
+    first, tag = encoded(chirp(0.5), kind="mp3"), b"ID3\x04\0\0\0\0\1\x02" + bytes(130)
+    assert CODEC.inspect(tag + first + b"TAG" + bytes(125)) == CODEC.inspect(first)
+    for joined, end in ((2 * first, len(first)), (2 * (tag + first), len(tag + first))):
+        assert CODEC.extent(joined) == CODEC.inspect(first)
+        with pytest.raises(SampleError, match=f"several recordings in a row: .* byte {end:,}"):
+            CODEC.inspect(joined)
 
 
 def test_another_container_is_named():

@@ -57,7 +57,13 @@ def kind(request):
     return film(40, **KINDS[request.param])
 
 
-@pytest.mark.parametrize("numbers", [(0,), (39,), (3, 4, 5), (11, 12, 13, 23, 24, 38), (5, 30)])
+NUMBERS = (
+    (0,), (39,), (3, 4, 5), (11, 12, 13, 23, 24, 38), (5, 30), (8, 20, 32), (1, 10, 13, 21, 25),
+    range(0, 40, 4),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
 def test_planned_frames_are_those_of_decoding_everything(kind, numbers):
     whole, raw = everything(kind), decoded(kind, numbers)
     assert read(whole) == list(range(40))  # what is compared with is right itself
@@ -83,13 +89,30 @@ class Counting:
         self.context.flush_buffers()
 
 
-def test_only_the_groups_that_are_needed_are_decoded():
-    with opened(film(48, gop=12)) as made:
+def fed(data, numbers):
+    """How many packets a decoder gets for these frames; the last of None counts as one."""
+    with opened(data) as made:
         counting = Counting(made.stream.codec_context)
         stream = SimpleNamespace(codec_context=counting)
-        found = [number for number, _ in numbered(replace(made, stream=stream), [14, 26, 27])]
-    assert found == [14, 26, 27]
-    assert counting.fed <= 3 + 4 + 2  # from 12 and from 24 on, and one each for its delay
+        found = [number for number, _ in numbered(replace(made, stream=stream), numbers)]
+        places = {packet.pts: place for place, packet in enumerate(made.packets)}
+        needed = [places[time] for time in made.times_N[numbers]]
+    assert found == numbers
+    return counting.fed, needed
+
+
+def test_only_the_groups_that_are_needed_are_decoded():
+    count, _ = fed(film(48, gop=12), [14, 26, 27])
+    assert count == 3 + 4  # from 12 and from 24 on
+
+
+def test_nothing_is_decoded_behind_the_last_frame_that_is_wanted_of_a_group():
+    still = [picture(5)] * 48  # else x264 sees a cut in each frame, and makes key frames of them
+    data = film(48, codec="libx264", gop=12, b_frames=3, pictures=still)
+    numbers = [0, 8, 20]
+    count, needed = fed(data, numbers)
+    assert needed[1] < 11  # which it would be if frames were stored as they are shown
+    assert count == (needed[1] + 1) + 1 + (needed[2] - 12 + 1) + 1
 
 
 def test_frames_are_shrunk_as_images_are():
@@ -160,6 +183,10 @@ def cut(data, share):
 
 
 BAD = {
+    "two in a row": (2 * film(5), r"several files in a row, another begins at byte 9\d\d: cut it"),
+    "a still picture": (
+        b"\0\0\0\x20ftypavif" + bytes(200), r"is a picture \(avif\), no video; pack it as an image",
+    ),
     "empty": (b"", "is empty"),
     "a page": (b"<html>404</html>", "is no mp4, webm, mkv or avi file: it begins with b'<html>404"),
     "cut mp4": (cut(film(20), 0.9), "is cut: its container says"),
