@@ -30,9 +30,10 @@ from ..shards.manifest import FILE
 from ..stream.open_source import Shards
 from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .checkpoint import LAST
+from .clipping import clip_per_parameter
 from .log import LoggedRow
 from .monitoring import Monitor
-from .optimizers import clip_per_parameter, set_rates
+from .optimizers import set_rates
 from .record import Every, Guard, RunRecord
 from .replicas import reduction
 from .report import Bar, Reporter, Silent
