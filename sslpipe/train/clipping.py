@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import RecipeError
 from ..methods import Method
+from ..recipe.schema import TrainSection
 from .optimizers import trained
 
 
@@ -28,6 +29,23 @@ def parameters_to_clip(
             f"dinov2; {type(method).__name__} has none. Set global or per_parameter"
         )
     return modules
+
+
+def clip(
+    together: Sequence[list[nn.Parameter]],
+    settings: TrainSection,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Limit the gradients as the recipe says; `together`: see `parameters_to_clip`."""
+    if settings.clip_norm is None:
+        return
+    scaler.unscale_(optimizer)
+    clip_gradients = (
+        clip_per_parameter if settings.clip == "per_parameter" else nn.utils.clip_grad_norm_
+    )
+    for parameters in together:
+        clip_gradients(parameters, settings.clip_norm)
 
 
 def clip_per_parameter(parameters: Sequence[nn.Parameter], norm: float) -> None:
