@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from ..batch import Batch
 from ..device.handoff import find_device
@@ -30,9 +29,10 @@ from ..shards.manifest import FILE
 from ..stream.open_source import Shards
 from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .checkpoint import LAST
+from .clipping import clip
 from .log import LoggedRow
 from .monitoring import Monitor
-from .optimizers import clip_per_parameter, set_rates
+from .optimizers import set_rates
 from .record import Every, Guard, RunRecord
 from .replicas import reduction
 from .report import Bar, Reporter, Silent
@@ -241,25 +241,12 @@ def optimizer_step(
             outputs.append(detached(output))
         if totals is None:
             divide_by_weights(run.method, outputs)
-        clip(run)
+        clip(run.clipped, run.settings, run.optimizer, run.scaler)
         # a step that the fp16 scaler skips still counts: the run has a fixed length
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.method.after_step((step + 1) / plan.total)
     return outputs, batch
-
-
-def clip(run: TrainRun) -> None:
-    """Limit the gradients as the recipe says."""
-    norm = run.settings.clip_norm
-    if norm is None:
-        return
-    run.scaler.unscale_(run.optimizer)
-    clip_gradients = (
-        clip_per_parameter if run.settings.clip == "per_parameter" else nn.utils.clip_grad_norm_
-    )
-    for parameters in run.clipped:
-        clip_gradients(parameters, norm)
 
 
 def stop_agreed(run: TrainRun, asked: int, step: int, log_every: int) -> int:

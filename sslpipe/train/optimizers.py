@@ -1,4 +1,4 @@
-"""Optimizers of the recipes, their parameter groups, and clipping.
+"""Optimizers of the recipes, and their parameter groups.
 
 An optimizer is a function `(method, scale, *, lr, ...)`: a module, of which it trains what takes
 gradients, and the factor that turns `lr` of the recipe into that of the whole batch. Its groups
@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..encoders.blocks import blocks_of
 from ..encoders.libraries import layers_of, library
-from ..errors import RecipeError
 from ..methods import Method
 from ..recipe.names import Entry, call, choose
 
@@ -37,7 +37,7 @@ def build_optimizer(entry: Entry, method: nn.Module, *, scale: float) -> torch.o
         RecipeError: unknown optimizer or setting.
         ExtraError: the optimizer's package is not installed.
     """
-    known = {"sgd": sgd, "adamw": adamw, "adafactor": adafactor, "lamb": lamb, "lars": lars}
+    known = {make.__name__: make for make in (sgd, adamw, adafactor, lamb, lars, muon)}
     optimizer: torch.optim.Optimizer = call(choose(entry, known, "optimizer"), entry, method, scale)
     if isinstance(method, Method):
         set_apart(optimizer, method.fixed_lr_parameters(), FIXED_LR)
@@ -196,6 +196,43 @@ def lars(
     return optimizer
 
 
+def muon(
+    method: nn.Module,
+    scale: float,
+    *,
+    lr: float,
+    momentum: float = 0.95,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.1,
+    decay: Decay = "weights",
+) -> torch.optim.Optimizer:
+    """Make timm's Muon (Jordan et al. 2024) for the matrices of blocks, AdamW for all else.
+
+    Blocks are those of encoders/blocks.py: embeddings and output layers are AdamW's. The step of an
+    m x n matrix is its Nesterov momentum, made about orthogonal by five Newton-Schulz iterations in
+    bfloat16, times 0.2 root(max(m, n)): as large as AdamW's, whose lr and weight decay it takes
+    (Liu et al. 2025, arXiv:2502.16982, eq. 4). Queries, keys and values in one matrix are taken as
+    one; so are the planes of a convolution.
+
+    Raises:
+        ExtraError: timm is not installed.
+    """
+    inner = {id(p) for block in blocks_of(method) for p in block.parameters() if p.ndim > 1}
+    matrices = [(name, p) for name, p in trained(method) if id(p) in inner]
+    others = [(name, p) for name, p in trained(method) if id(p) not in inner]
+    groups = [g | {"use_muon": True, "nesterov": True} for g in split(matrices, decay)]
+    groups += [g | {"use_muon": False} for g in split(others, decay)]
+    optimizer: torch.optim.Optimizer = library("timm.optim").Muon(
+        groups,
+        lr=lr * scale,
+        betas=betas,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        ns_coefficients="original",  # Jordan's for all five; timm's default are others'
+    )
+    return optimizer
+
+
 def trained(method: nn.Module) -> Named:
     """List the parameters that take gradients, with their names."""
     return [(name, p) for name, p in method.named_parameters() if p.requires_grad]
@@ -233,7 +270,7 @@ def split(
     with `decay: all` nothing is.
     """
     if decay == "all":
-        return [group(named, lr_scale=lr_scale)]
+        return [group(named, lr_scale=lr_scale)] if named else []
     weights = [(name, p) for name, p in named if not is_exempt(name, p)]
     exempt = [(name, p) for name, p in named if is_exempt(name, p)]
     groups = [
@@ -260,33 +297,3 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: floa
     for g in optimizer.param_groups:
         g["lr"] = (peak if g.get("fixed_lr") else lr) * g.get("lr_scale", 1.0)
         g["weight_decay"] = weight_decay * g.get("decay_scale", 1.0)
-
-
-def parameters_to_clip(
-    clip: Literal["global", "per_module", "per_parameter"], method: Method, where: str
-) -> list[list[nn.Parameter]]:
-    """List the parameters whose gradients are clipped together: all, or those of each module.
-
-    Raises:
-        RecipeError: the method does not say which modules.
-    """
-    if clip != "per_module":
-        return [[p for _, p in trained(method)]]
-    modules = [[p for p in module if p.requires_grad] for module in method.clipped_together()]
-    if not modules:
-        raise RecipeError(
-            f"{where}: train.clip = 'per_module' needs a method with clipped_together(), such as "
-            f"dinov2; {type(method).__name__} has none. Set global or per_parameter"
-        )
-    return modules
-
-
-def clip_per_parameter(parameters: Sequence[nn.Parameter], norm: float) -> None:
-    """Scale each gradient to a norm of at most `norm`: `clip_gradients` of DINO's utils.py."""
-    gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return
-    # foreach and clamp instead of DINO's `if`: no synchronisation, a few kernels in all
-    norms_G = torch.stack(list(torch._foreach_norm(gradients)))
-    factors_G = (norm / (norms_G + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, list(factors_G.unbind()))

@@ -18,8 +18,9 @@ from ..recipe import Recipe
 from ..recipe.names import bind, choose
 from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
-from . import optimizers
+from .clipping import parameters_to_clip
 from .compiling import Graphs, compile_forward
+from .optimizers import build_optimizer
 from .replicas import Parts, Sharded, check_shardable, gathered, replicate, shard
 from .schedules import RatePlan
 from .warm_start import WarmStart, fill, fill_method
@@ -147,8 +148,8 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     except RuntimeError:
         method = initial_method(recipe, spec)
     scale = lr_scale(settings, spec.global_size)
-    optimizers.build_optimizer(settings.optimizer, method, scale=scale)
-    optimizers.parameters_to_clip(settings.clip, method, recipe.path)
+    build_optimizer(settings.optimizer, method, scale=scale)
+    parameters_to_clip(settings.clip, method, recipe.path)
     check_large_model(method, settings, recipe.path)
 
 
@@ -189,7 +190,7 @@ def prepare(
     graphs = compile_forward(method) if settings.compile else None
     replica = placed(method, pipeline, settings)
     scale = lr_scale(settings, pipeline.spec.global_size)
-    optimizer = optimizers.build_optimizer(settings.optimizer, method, scale=scale)
+    optimizer = build_optimizer(settings.optimizer, method, scale=scale)
     return TrainRun(
         pipeline=pipeline,
         recipe=pipeline.recipe.model_copy(update={"train": settings}),
@@ -197,7 +198,7 @@ def prepare(
         method=method,
         replica=replica,
         optimizer=optimizer,
-        clipped=optimizers.parameters_to_clip(settings.clip, method, pipeline.recipe.path),
+        clipped=parameters_to_clip(settings.clip, method, pipeline.recipe.path),
         scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
         plan=plan_of(settings, len(pipeline), optimizer),
         start=start,

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +8,8 @@ from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.methods import Method
 from sslpipe.recipe.names import Entry
-from sslpipe.train.optimizers import build_optimizer, clip_per_parameter, set_rates
+from sslpipe.train.clipping import clip_per_parameter
+from sslpipe.train.optimizers import build_optimizer, set_rates
 from tests.view_specs import square
 
 
@@ -30,7 +33,7 @@ WEIGHTS = {"linear.weight", "pos_embed"}
 EXEMPT = {"linear.bias", "norm.weight", "norm.bias", "table_bias", "scale"}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars", "muon"])
 def test_groups_and_linear_scaling(name):
     net = Net()
     optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)
@@ -43,7 +46,7 @@ def test_groups_and_linear_scaling(name):
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.3, 0.2), (0.3, 0)]
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adafactor", "lamb", "lars", "muon"])
 def test_everything_can_be_decayed(name):
     net = Net()
     entry = Entry(name, {"lr": 1, "decay": "all", "weight_decay": 0.1})
@@ -85,6 +88,57 @@ def test_lamb_is_that_of_albert():
         optimizer.step()
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.detach(), state[name][0])
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.narrow, self.wide = nn.Linear(8, 4), nn.Linear(4, 8, bias=False)
+
+
+class Stacked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word = nn.Embedding(6, 8)
+        self.h = nn.ModuleList(Block() for _ in range(2))
+        self.output = nn.Linear(8, 6)
+
+
+def slow_muon(weight, momentum, gradient):
+    """Jordan et al. 2024 with the factor of arXiv:2502.16982, eq. 4; a rate of 0.1, a decay of 1.
+
+    The odd polynomial of five iterations is applied to the singular values themselves.
+    """
+    momentum = 0.95 * momentum + 0.05 * gradient
+    update = 0.95 * momentum + 0.05 * gradient
+    left, values, right = torch.linalg.svd(update, full_matrices=False)
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    step = 0.2 * max(weight.shape) ** 0.5 * left @ values.diag() @ right
+    return weight - 0.1 * weight - 0.1 * step, momentum
+
+
+def test_muon_makes_steps_of_matrices_in_blocks_orthogonal_and_leaves_others_to_adamw():
+    torch.manual_seed(0)
+    net = Stacked()
+    twin = copy.deepcopy(net)
+    settings = {"lr": 0.1, "weight_decay": 1.0}
+    muon = build_optimizer(Entry("muon", settings), net, scale=1.0)
+    adamw = build_optimizer(Entry("adamw", settings | {"betas": [0.9, 0.95]}), twin, scale=1.0)
+    matrices = [n for n, p in net.named_parameters() if n.startswith("h.") and p.ndim == 2]
+    assert len(matrices) == 4
+    moved = {n: (p.detach().clone(), 0 * p.detach()) for n, p in net.named_parameters()}
+    for _ in range(3):
+        for (name, p), other in zip(net.named_parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            other.grad = p.grad.clone()
+            moved[name] = slow_muon(*moved[name], p.grad) if name in matrices else (other, p)
+        muon.step()
+        adamw.step()
+    for name, p in net.named_parameters():
+        near = {"rtol": 0, "atol": 2e-3} if name in matrices else {"rtol": 1e-5, "atol": 1e-7}
+        torch.testing.assert_close(p.detach(), moved[name][0].detach(), **near)  # bf16: 2e-3
 
 
 @pytest.mark.parametrize(
@@ -164,7 +218,7 @@ class Fixed(Net, Method):
         yield from self.linear.parameters()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "muon"])
 def test_fixed_parameters_keep_the_peak_and_are_in_one_group_only(name):
     net = Fixed()
     optimizer = build_optimizer(Entry(name, {"lr": 0.1, "weight_decay": 0.5}), net, scale=4.0)

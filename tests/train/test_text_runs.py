@@ -15,6 +15,10 @@ SMALL = {
         "train.backbone.t5={dim: 32, depth: 1, heads: 4, width: 64, dropout: 0.1}",
         "train.optimizer={adafactor: {lr: 0.01}}",
     ],
+    "gpt_bytes": [
+        "train.backbone={gpt: {dim: 32, depth: 1, heads: 2}}",
+        "train.optimizer={muon: {lr: 0.01}}",
+    ],
     "bert_bytes": [
         "train.backbone.bert.depth=1",
         "train.backbone.bert.dim=32",
@@ -32,7 +36,7 @@ def go(name, texts, out, steps, *, resume=False, start=None, more=()):
     return torch.load(out / "last.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("name", ["simcse_bytes", "electra_bytes", "t5_bytes"])
+@pytest.mark.parametrize("name", ["simcse_bytes", "electra_bytes", "t5_bytes", "gpt_bytes"])
 def test_a_resumed_run_drops_and_draws_what_it_would_have(name, texts, tmp_path):
     whole = go(name, texts, tmp_path / "whole", 4)
     go(name, texts, tmp_path / "cut", 2)
