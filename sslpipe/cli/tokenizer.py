@@ -18,7 +18,7 @@ from .options import (
     WithIds,
     WithSentences,
 )  # fmt: skip
-from .shards import print_problems
+from .shards import Workers, print_problems
 from .terminal import AGAIN, adding, bar, console, notes, stopped
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def train(
 def count(
     shards: TextShards,
     tokenizer: Tokenizer = None,
-    workers: Annotated[int | None, typer.Option(help="Default: one per core.", min=1)] = None,
+    workers: Workers = None,
     ids: WithIds = False,
     sentences: WithSentences = False,
     dry_run: SizeAlone = False,
