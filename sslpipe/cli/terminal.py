@@ -25,7 +25,7 @@ CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages b
 # how torch says that memory is short, or that none has such a tensor
 NO_ROOM = ("can't allocate memory", "Storage size calculation overflowed")
 # how numpy begins to say that no memory has such an array, however much there were
-TOO_LARGE = ("array is too big", "Maximum allowed dimension exceeded")
+TOO_LARGE = ("array is too big", "Maximum allowed")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 STOPPED = "stopped; run the same command again"
 # names are printed as they are: [b] in one is no style, :x: no picture
@@ -158,7 +158,8 @@ def told(error: Exception) -> str | None:
         words = " ".join(str(error).partition(". ")[0].split()) or "none is left"
         return f"memory: {words}; make batches, views or the model smaller"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path, its rights and free space"
+        words = f"{error.filename}: {error.strerror}"
+        return words if ";" in words else f"{words}; check the path, its rights and free space"
     fault = error if isinstance(error, OSError) and error.errno else disk_fault(error)
     if fault is not None:
         return f"{fault.strerror}; check the rights and the free space of the outputs"

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from sslpipe.shards import open_manifest
 from sslpipe.shards.side_files import held, written_whole
 from sslpipe.train.log import hold_folder
 
-from ..conftest import RECIPE, write_images
+from ..conftest import RECIPE, ROOT, write_images
 from .test_commands import TRAINABLE
 
 CAPTIONED = RECIPE.replace(
@@ -167,3 +168,31 @@ def test_two_commands_do_not_write_one_thing_at_once(run, texts, tmp_path):
         assert "o.png: another process writes it now; wait for its end" in err
     assert (tmp_path / "o.png").read_bytes() == b"the other's"
     run(*count)
+
+
+def test_ctrl_c_while_a_finished_process_tidies_up_prints_no_trace(tmp_path):
+    """A signal in atexit, after the command, ends the process as it would end any other."""
+    words = """
+import atexit, os, signal, sys
+from sslpipe import __main__
+
+sys.argv = ["sslpipe", "--version"]
+atexit.register(lambda: os.kill(os.getpid(), int(os.environ["NUMBER"])))
+__main__.main()
+"""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        done = subprocess.run(
+            [sys.executable, "-c", words],
+            env={**os.environ, "NUMBER": str(int(number)), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert (done.returncode, done.stderr) == (-number, "")
+        assert done.stdout.startswith("sslpipe ")
+
+
+def test_an_error_has_one_remedy():
+    error = BlockingIOError(11, "another process writes it now; wait for its end", "o.png")
+    assert one_line(error) == "o.png: another process writes it now; wait for its end"
