@@ -124,22 +124,26 @@ RayWorkers = Annotated[
     typer.Option(help="With --ray; default: one per GPU, or per core.", min=1, max=CROWD),
 ]
 
-# of vocabularies
+# of vocabularies: the command itself says what each kind takes
 TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.")]
 Size = Annotated[
     int,
-    typer.Option(help="Of the vocabulary, special tokens included; bytes: 260.", min=1, max=MANY),
+    typer.Option(
+        help="Of the vocabulary, special tokens included; bytes: 260.", min=-MANY, max=MANY
+    ),
 ]
-Sentinels = Annotated[int, typer.Option(help="On top, at the end; T5: 100.", min=0, max=MANY)]
+Sentinels = Annotated[int, typer.Option(help="On top, at the end; T5: 100.", min=-MANY, max=MANY)]
 TextMegabytes = Annotated[
     float,
     typer.Option(
-        help="Of text at most, about; else a sample.", min=1e-6, max=LARGE, callback=finite
+        help="Of text at most, about; else a sample.", min=-LARGE, max=LARGE, callback=finite
     ),
 ]
 Holdout = Annotated[
     float,
-    typer.Option(help="stream.holdout.fraction of recipes to come.", min=0, max=1, callback=finite),
+    typer.Option(
+        help="stream.holdout.fraction of recipes to come.", min=-LARGE, max=LARGE, callback=finite
+    ),
 ]
 VocabularyFile = Annotated[
     Path | None,

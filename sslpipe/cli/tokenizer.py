@@ -18,6 +18,7 @@ from .options import (
     WithIds,
     WithSentences,
 )  # fmt: skip
+from .paths import check_writable
 from .shards import Workers, print_problems
 from .terminal import AGAIN, adding, bar, console, notes, stopped
 
@@ -67,6 +68,7 @@ def train(
     )
     manifest = text_set(shards)
     file = out or manifest.folder / FILE
+    check_writable(file, manifest.folder if out is None else file.parent)
     if file.exists() and not overwrite:
         raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
     with stopped("stopped; nothing was written"), bar("MB of text") as update:

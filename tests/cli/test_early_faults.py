@@ -196,3 +196,32 @@ __main__.main()
 def test_an_error_has_one_remedy():
     error = BlockingIOError(11, "another process writes it now; wait for its end", "o.png")
     assert one_line(error) == "o.png: another process writes it now; wait for its end"
+
+
+def test_what_may_not_be_read_is_not_called_damaged_and_never_left_out_silently(
+    run, packed, texts, tmp_path, monkeypatch
+):
+    from sslpipe.shards.make.inputs import folders
+
+    def refused(path, *rest, **named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/last.pt").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("sslpipe.train.checkpoint.check_bytes", refused)
+        _, err = run("export", "r", "out", code=2, cwd=tmp_path)
+    assert "r/last.pt: cannot be read (Permission denied); mend its rights" in err
+    write_images(tmp_path / "photos", 6)
+    scan = folders.scan
+    with monkeypatch.context() as patch:  # as for a user who is not root
+        patch.setattr(
+            folders, "scan", lambda path: refused(path) if path.endswith("class1") else scan(path)
+        )
+        words = ("pack", "photos", "set", "--workers", 1)
+        _, err = run(*words, code=1, cwd=tmp_path)
+    assert "failed: class1: cannot be listed: Permission denied" in err
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        words = ("tokenizer", "train", texts, "--kind", "bytes", "--overwrite")
+        assert "cannot be written; mend its rights" in run(*words, code=2)[1]

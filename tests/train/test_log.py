@@ -66,7 +66,7 @@ def test_a_full_disk_names_the_file_and_prints_no_trace(tmp_path, kind, capfd):
         sink = kind(tmp_path / "metrics.jsonl" if kind is JsonLines else tmp_path, step=0)
         for step in range(20):
             sink.row({"step": step, "loss": 1.0})
-        large = {"step": 20, **{f"loss {n}": 1.0 for n in range(200)}}
+        large = {"step": 20, **{f"loss {n}": 1.0 for n in range(600)}}
         with pytest.raises(OSError, match="File too large") as told:
             sink.row(large)
     (file,) = tmp_path.iterdir()
