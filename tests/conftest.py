@@ -118,7 +118,8 @@ def captioned(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch, capfd):
     """Run `sslpipe WORDS` in this process, check the exit code, return (stdout, stderr)."""
-    output, notes = Console(width=400), Console(width=400, stderr=True)
+    output = Console(width=400, markup=False, emoji=False)
+    notes = Console(width=400, stderr=True, markup=False, emoji=False)
     for name in [name for name in sys.modules if name.startswith("sslpipe.cli.")]:
         monkeypatch.setattr(f"{name}.console", output, raising=False)
         monkeypatch.setattr(f"{name}.notes", notes, raising=False)

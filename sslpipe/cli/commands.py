@@ -36,7 +36,7 @@ from .options import (
     Shards,
     WarmStart,
 )  # fmt: skip
-from .paths import check_words, finite, picture, save_picture
+from .paths import LARGE, MANY, check_words, finite, picture, save_picture
 from .terminal import (
     STOPPED,
     Stopping,
@@ -86,8 +86,8 @@ def main() -> None:
         words = one_line(error)
         if words is None:
             raise  # ours: a trace is what we need
-        notes.print("[red]error:[/red] ", end="")
-        notes.print(words, markup=False, highlight=False, soft_wrap=True)
+        notes.print("error: ", end="", style="red")
+        notes.print(words, highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -121,7 +121,7 @@ def show(
     out: Annotated[Path, typer.Option(help="The picture to write.", callback=picture)] = Path(
         "show.png"
     ),
-    rows: Annotated[int, typer.Option(help="Samples to show.", min=1)] = 8,
+    rows: Annotated[int, typer.Option(help="Samples to show.", min=1, max=MANY)] = 8,
     step: Annotated[int, typer.Option(help="Which batch of the run.", min=0, max=LAST)] = 0,
     sets: Sets = None,
 ) -> None:
@@ -154,7 +154,7 @@ def show(
         for part in pipe.parts:
             for group, summary in part.decider.summaries.items():
                 text = f"{group}: {summary}"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
+                console.print(text, highlight=False, soft_wrap=True)
     for end, data in files.items():
         replace_file(out.with_suffix(f".{end}"), data)
     written = [out, *(out.with_suffix(f".{end}") for end in files)]
@@ -165,7 +165,9 @@ def show(
 def bench(
     recipe: RecipeArgument,
     shards: Shards,
-    seconds: Annotated[float, typer.Option(help="Per stage.", min=0.01, callback=finite)] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(help="Per stage.", min=0.01, max=LARGE, callback=finite)
+    ] = 5.0,
     data_only: Annotated[bool, typer.Option(help="Leave the method out.")] = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -207,7 +209,7 @@ def bench(
     console.print(
         f"CPU time of the main process for data: {stages.cpu_us:,.0f} us per {stages.unit}"
     )
-    console.print(stages.verdict, markup=False)
+    console.print(stages.verdict)
 
 
 @app.command()

@@ -87,7 +87,7 @@ def eval_subject(
         from ..report import write_report
 
         page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
-        notes.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+        notes.print(f"wrote {page}", highlight=False, soft_wrap=True)
 
 
 def measured_in_turn(
@@ -95,16 +95,19 @@ def measured_in_turn(
 ) -> "list[Evaluation]":
     """Measure one subject after the other, and show each protocol's numbers as they come."""
     from ..evaluate import evaluate
+    from ..evaluate.subjects import open_subject
 
+    for name in names[1:]:
+        open_subject(name, shards)  # a wrong one is told before the first is measured
     say = show_measures if show else lambda protocol, found: None
     made = []
     for name in names:
         if show and len(names) > 1:
-            console.print(f"\n{name}", markup=False, highlight=False)
+            console.print(f"\n{name}", highlight=False)
         with stopped(KEPT), Encoding() as progress:
             made.append(evaluate(name, shards, test, settings, say=say, progress=progress))
     for note in {evaluation.note for evaluation in made if evaluation.note}:
-        notes.print(f"classes: {note}", markup=False, highlight=False, soft_wrap=True)
+        notes.print(f"classes: {note}", highlight=False, soft_wrap=True)
     return made
 
 
@@ -169,7 +172,7 @@ def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]] | str") 
     """Print what a protocol measured: encoders side by side, the protocol's lines below."""
     if isinstance(found, str):
         said = f"{protocol}: left out: {found}"
-        console.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
+        console.print(said, style="dim", highlight=False, soft_wrap=True)
         return
     columns = [encoder for encoder in ENCODERS if encoder in found]
     table = Table(protocol.replace("_", " "), *columns, "chance", title_justify="left")
@@ -183,7 +186,7 @@ def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]] | str") 
         table.add_row(measure.name, *cells, chance)
     console.print(table)
     for line in dict.fromkeys(measure.protocol for measure in first):
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
 
 
 def shown(measure: "Measure | None") -> str:

@@ -52,8 +52,8 @@ def export(
     )
     made = export_checkpoint(checkpoint, out, settings)
     for name, why in made.obstacles.items():
-        notes.print(f"not as {name}: {why}", markup=False, highlight=False, soft_wrap=True)
+        notes.print(f"not as {name}: {why}", highlight=False, soft_wrap=True)
     for name in made.unchecked:
         notes.print(f"{name} is not checked: {CHECKERS[name]} is not installed", soft_wrap=True)
     written = ", ".join(made.formats) or "weights alone, for sslpipe train --from"
-    console.print(f"wrote {out}: the {made.branch}, for {written}", markup=False, soft_wrap=True)
+    console.print(f"wrote {out}: the {made.branch}, for {written}", soft_wrap=True)

@@ -71,7 +71,7 @@ def features(
     if made:
         rows, width = made["trained"].features.shape
         told = f"{out}: {', '.join(made)} features of {rows:,} samples, {width} wide; {shown.rate}"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        console.print(told, highlight=False, soft_wrap=True)
 
 
 def on_ranks(

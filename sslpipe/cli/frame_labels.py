@@ -5,25 +5,36 @@ from typing import Annotated, Any
 
 import typer
 
-from .paths import in_a_folder
+from .paths import MANY, SEED, in_a_folder
 from .terminal import bar, console, stopped
 
 
 def frame_labels(
     shards: Annotated[Path, typer.Argument(help="A packed folder of sound.")],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.", callback=in_a_folder)],
-    clusters: Annotated[int, typer.Option(help="Of k-means; HuBERT: 100, then 500.", min=2)] = 100,
+    clusters: Annotated[
+        int, typer.Option(help="Of k-means; HuBERT: 100, then 500.", min=2, max=MANY)
+    ] = 100,
     of: Annotated[
         str | None, typer.Option("--of", help="A run whose states are clustered; else MFCC.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Of the run's encoder, from 1.")] = None,
-    rate: Annotated[int, typer.Option(help="Of MFCC: samples per second.", min=1_000)] = 16_000,
-    shift: Annotated[int, typer.Option(help="Of MFCC: samples from label to label.", min=1)] = 320,
-    window: Annotated[
-        int | None, typer.Option(help="Of MFCC: samples of a frame; default: 25 ms.", min=2)
+    layer: Annotated[
+        int | None, typer.Option(help="Of the run's encoder, from 1.", min=1, max=MANY)
     ] = None,
-    fit: Annotated[int, typer.Option(help="Frames that k-means sees, at most.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    rate: Annotated[
+        int, typer.Option(help="Of MFCC: samples per second.", min=1_000, max=MANY)
+    ] = 16_000,
+    shift: Annotated[
+        int, typer.Option(help="Of MFCC: samples from label to label.", min=1, max=MANY)
+    ] = 320,
+    window: Annotated[
+        int | None,
+        typer.Option(help="Of MFCC: samples of a frame; default: 25 ms.", min=2, max=MANY),
+    ] = None,
+    fit: Annotated[
+        int, typer.Option(help="Frames that k-means sees, at most.", min=2, max=MANY)
+    ] = 1_000_000,
+    seed: Annotated[int, typer.Option(min=0, max=SEED)] = 0,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
     ] = None,
@@ -49,7 +60,7 @@ def frame_labels(
 
         made = frame_labels(shards, of, layer, cepstra, settings, progress=progress)
     write_frame_labels(out, made)
-    console.print(told(out, made), markup=False, highlight=False, soft_wrap=True)
+    console.print(told(out, made), highlight=False, soft_wrap=True)
 
 
 def told(out: Path, made: Any) -> str:

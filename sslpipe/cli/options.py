@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .paths import finite, in_a_folder, run_folder
+from .paths import CROWD, LARGE, MANY, finite, in_a_folder, run_folder
 
 
 class Precision(StrEnum):
@@ -51,7 +51,7 @@ WarmStart = Annotated[
         "torchvision:NAME.",
     ),
 ]
-MaxSteps = Annotated[int | None, typer.Option(help="Stop there; can be resumed.", min=1)]
+MaxSteps = Annotated[int | None, typer.Option(help="Stop there; can be resumed.", min=1, max=MANY)]
 MonitorSet = Annotated[
     str | None, typer.Option(help="Evaluate on this labelled set meanwhile, as train.monitor says.")
 ]
@@ -91,7 +91,8 @@ ShardLabels = Annotated[
     Path | None, typer.Option(help="Labels of the shards from a file, before their own.")
 ]
 Epochs = Annotated[
-    int | None, typer.Option(help="Of protocols that train; default: as officially.", min=1)
+    int | None,
+    typer.Option(help="Of protocols that train; default: as officially.", min=1, max=MANY),
 ]
 DocumentPart = Annotated[
     Documents | None,
@@ -114,23 +115,35 @@ FeatureFile = Annotated[
 WithPixels = Annotated[
     bool, typer.Option("--pixels", help="Also raw pixels; of text, counts of its tokens.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Samples at a time.", min=1)]
+BatchSize = Annotated[int, typer.Option(help="Samples at a time.", min=1, max=MANY)]
 ForwardPrecision = Annotated[
     Precision, typer.Option(help="Of the forward pass; bf16 is faster on GPUs.")
 ]
 RayWorkers = Annotated[
-    int | None, typer.Option(help="With --ray; default: one per GPU, or per core.", min=1)
+    int | None,
+    typer.Option(help="With --ray; default: one per GPU, or per core.", min=1, max=CROWD),
 ]
 
-# of vocabularies
+# of vocabularies: the command itself says what each kind takes
 TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.")]
-Size = Annotated[int, typer.Option(help="Of the vocabulary, special tokens included; bytes: 260.")]
-Sentinels = Annotated[int, typer.Option(help="On top, at the end; T5: 100.")]
+Size = Annotated[
+    int,
+    typer.Option(
+        help="Of the vocabulary, special tokens included; bytes: 260.", min=-MANY, max=MANY
+    ),
+]
+Sentinels = Annotated[int, typer.Option(help="On top, at the end; T5: 100.", min=-MANY, max=MANY)]
 TextMegabytes = Annotated[
-    float, typer.Option(help="Of text at most, about; else a sample.", callback=finite)
+    float,
+    typer.Option(
+        help="Of text at most, about; else a sample.", min=-LARGE, max=LARGE, callback=finite
+    ),
 ]
 Holdout = Annotated[
-    float, typer.Option(help="stream.holdout.fraction of recipes to come.", callback=finite)
+    float,
+    typer.Option(
+        help="stream.holdout.fraction of recipes to come.", min=-LARGE, max=LARGE, callback=finite
+    ),
 ]
 VocabularyFile = Annotated[
     Path | None,

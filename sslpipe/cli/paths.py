@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+# bounds of whole numbers, so that none is beyond what arrays, clocks and libraries take
+MANY = 2**48  # of samples, steps, frames
+CROWD = 65_536  # of processes, threads
+SIDE = 65_535  # pixels of the longest side that a JPEG can have
+SEED = 2**32 - 1  # the largest that scikit-learn takes
+LARGE = 1e9  # of megabytes, seconds
 OF_SETS = ("manifest.json", ".tar", ".tar.idx", ".tar.tok", ".tar.sent")  # ends of names
 
 

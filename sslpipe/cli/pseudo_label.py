@@ -45,6 +45,5 @@ def pseudo_label(
     console.print(
         f"wrote {out}: {made.kept:,} of {made.predicted:,} samples, labelled by {made.known:,} "
         f"(temperature {made.temperature:.3g})",
-        markup=False,
         soft_wrap=True,
     )

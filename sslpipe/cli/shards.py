@@ -11,8 +11,18 @@ import typer
 
 from ..errors import SslpipeError
 from .options import Ray
-from .paths import finite, run_folder
-from .terminal import AGAIN, ModalityOption, adding, bar, console, notes, show_tables, stopped
+from .paths import CROWD, LARGE, MANY, SIDE, finite, run_folder
+from .terminal import (
+    AGAIN,
+    ModalityOption,
+    adding,
+    bar,
+    console,
+    notes,
+    say_line,
+    show_tables,
+    stopped,
+)  # fmt: skip
 
 if TYPE_CHECKING:  # the package of shards takes a while to import
     from ..shards.verification import Problem
@@ -47,13 +57,16 @@ class Dedupe(StrEnum):
 
 Inputs = Annotated[list[str], typer.Argument(help="Folders, tables, tars, zips, .jsonl; s3://...")]
 Out = Annotated[Path, typer.Argument(help="A new folder for the shards.", callback=pack_folder)]
-Resize = Annotated[int | None, typer.Option(help="Shrink the shorter side to it, px.", min=1)]
+Resize = Annotated[
+    int | None, typer.Option(help="Shrink the shorter side to it, px.", min=1, max=SIDE)
+]
 Quality = Annotated[int, typer.Option(help="JPEG quality when resizing.", min=1, max=100)]
 CheckOption = Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")]
 Megabytes = Annotated[
-    float, typer.Option(help="Megabytes per shard, about.", min=0.001, callback=finite)
+    float,
+    typer.Option(help="Megabytes per shard, about.", min=0.001, max=LARGE, callback=finite),
 ]
-Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1)]
+Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1, max=MANY)]
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
 Columns = Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")]
 DedupeOption = Annotated[Dedupe, typer.Option(help="Drop all but one of equal samples.")]
@@ -70,7 +83,7 @@ Fps = Annotated[
 LabelsFile = Annotated[
     Path | None, typer.Option("--labels", help="A CSV file of labels by key, which go first.")
 ]
-Workers = Annotated[int | None, typer.Option(help="Default: one per core.", min=1)]
+Workers = Annotated[int | None, typer.Option(help="Default: one per core.", min=1, max=CROWD)]
 
 
 @contextmanager
@@ -155,7 +168,7 @@ def show_packed(report: Any, out: Path) -> None:
     if told := ", ".join(f"{number:,} {what}" for what, number in left.items() if number):
         notes.print(f"{told}: all listed, with the reason, in {out / 'report.jsonl'}")
     for failure in report.failures[:10]:
-        notes.print(f"failed: {failure.file}: {failure.reason}", markup=False, highlight=False)
+        say_line(f"failed: {failure.file}: {failure.reason}")
     if report.failures:
         notes.print(f"{len(report.failures)} failed, all listed in {out / 'report.jsonl'}")
         raise typer.Exit(1)
@@ -164,8 +177,7 @@ def show_packed(report: Any, out: Path) -> None:
 def print_problems(problems: Iterable["Problem"], *, before: str = "") -> None:
     """Print a line for each thing that is wrong with a set."""
     for problem in problems:
-        text = f"{before}{problem.shard} {problem.key}: {problem.what}"
-        notes.print(text, markup=False, highlight=False)
+        say_line(f"{before}{problem.shard} {problem.key}: {problem.what}")
 
 
 def verify(

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import in_a_folder, picture, run_folder, save_picture
-from .terminal import AGAIN, ModalityOption, bar, console, notes, stopped
+from .paths import CROWD, MANY, in_a_folder, picture, run_folder, save_picture
+from .terminal import AGAIN, ModalityOption, bar, console, notes, say_line, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
 MOST = 20  # rows of a table of labels
@@ -32,7 +32,7 @@ def index(
     modality: ModalityOption = "image",
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Tars at once; default: a core each.", min=1)
+        int | None, typer.Option(help="Tars at once; default: a core each.", min=1, max=CROWD)
     ] = None,
 ) -> None:
     """Make existing WebDataset tars usable without rewriting them: an index for each, a manifest.
@@ -76,8 +76,7 @@ def show_adopted(made: Any) -> None:
         f"{manifest.folder / 'manifest.json'}"
     )
     for problem in made.problems[:10]:
-        text = f"{problem.shard} {problem.key}: {problem.what}"
-        notes.print(text, markup=False, highlight=False)
+        say_line(f"{problem.shard} {problem.key}: {problem.what}")
     if made.problems:
         report = manifest.folder / "report.jsonl"
         notes.print(f"{len(made.problems):,} problems, all listed in {report}")
@@ -103,7 +102,7 @@ def inspect(
     shards: Annotated[Path, typer.Argument(help="A shard folder.")],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
     row: Annotated[
-        int | None, typer.Option(help="A sample by its place in the set.", min=0)
+        int | None, typer.Option(help="A sample by its place in the set.", min=0, max=MANY)
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the sample's payload there.", callback=in_a_folder)
@@ -112,7 +111,7 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture)
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Samples on the sheet.")] = 40,
+    count: Annotated[int, typer.Option(min=1, max=MANY, help="Samples on the sheet.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a shard set holds; or show, list, draw or extract its samples.
@@ -189,7 +188,7 @@ def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
         table = Table("", sample.key)
         for name, value in [*list(shown.items())[1:], *members.items()]:
             table.add_row(name if name in shown else f".{name}", str(value))
-        console.print(table, markup=False)
+        console.print(table)
     if out is not None:
         from ..shards.side_files import replace_file
 

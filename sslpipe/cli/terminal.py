@@ -1,5 +1,6 @@
 """What all commands show things with: the console, notes on stderr, bars, tables, faults."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,15 @@ ModalityOption = Annotated[
     str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
 ]
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
+# how torch says that memory is short, or that none has such a tensor
+NO_ROOM = ("can't allocate memory", "Storage size calculation overflowed")
+# how numpy begins to say that no memory has such an array, however much there were
+TOO_LARGE = ("array is too big", "Maximum allowed")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 STOPPED = "stopped; run the same command again"
-console = Console()
-notes = Console(stderr=True)
+# names are printed as they are: [b] in one is no style, :x: no picture
+console = Console(markup=False, emoji=False)
+notes = Console(stderr=True, markup=False, emoji=False)
 AGAIN = "stopped; the same command goes on where it stopped"
 
 
@@ -74,7 +81,7 @@ def stopped(words: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        notes.print(words, markup=False, highlight=False, soft_wrap=True)
+        notes.print(words, highlight=False, soft_wrap=True)
         raise typer.Exit(exit_code(error)) from None
 
 
@@ -117,14 +124,31 @@ def show_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
 def is_memory(error: Exception) -> bool:
     """Whether memory is short: Python's word for it, or those of torch, which has two."""
     kind, words = type(error).__name__, str(error)
+    if isinstance(error, RuntimeError):
+        return kind == "OutOfMemoryError" or any(said in words for said in NO_ROOM)
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (kind == "OutOfMemoryError" or "can't allocate memory" in words)
+        isinstance(error, ValueError) and words.startswith(TOO_LARGE)
     )
 
 
+def printable(text: str) -> str:
+    """A text on one line: a line feed, or what else steers a terminal, in a name is written out."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def say_line(text: str) -> None:
+    """Print a note as it is, on one line, whatever names are in it."""
+    notes.print(printable(text), highlight=False, soft_wrap=True)
+
+
 def one_line(error: Exception) -> str | None:
-    """What went wrong, where, and what to do; None: a fault of the program."""
+    """What went wrong, where, and what to do, on one line; None: a fault of the program."""
+    words = told(error)
+    return None if words is None else printable(words)
+
+
+def told(error: Exception) -> str | None:
+    """The words of `one_line`, names as they are."""
     if isinstance(error, SslpipeError):
         return f"{type(error).__name__}: {error}"
     if type(error).__module__.partition(".")[0] in CLIENTS:
@@ -134,7 +158,8 @@ def one_line(error: Exception) -> str | None:
         words = " ".join(str(error).partition(". ")[0].split()) or "none is left"
         return f"memory: {words}; make batches, views or the model smaller"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path, its rights and free space"
+        words = f"{error.filename}: {error.strerror}"
+        return words if ";" in words else f"{words}; check the path, its rights and free space"
     fault = error if isinstance(error, OSError) and error.errno else disk_fault(error)
     if fault is not None:
         return f"{fault.strerror}; check the rights and the free space of the outputs"

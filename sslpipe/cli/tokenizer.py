@@ -18,7 +18,8 @@ from .options import (
     WithIds,
     WithSentences,
 )  # fmt: skip
-from .shards import print_problems
+from .paths import check_writable
+from .shards import Workers, print_problems
 from .terminal import AGAIN, adding, bar, console, notes, stopped
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def train(
     )
     manifest = text_set(shards)
     file = out or manifest.folder / FILE
+    check_writable(file, manifest.folder if out is None else file.parent)
     if file.exists() and not overwrite:
         raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
     with stopped("stopped; nothing was written"), bar("MB of text") as update:
@@ -89,7 +91,7 @@ def train(
 def count(
     shards: TextShards,
     tokenizer: Tokenizer = None,
-    workers: Annotated[int | None, typer.Option(help="Default: one per core.", min=1)] = None,
+    workers: Workers = None,
     ids: WithIds = False,
     sentences: WithSentences = False,
     dry_run: SizeAlone = False,

@@ -40,8 +40,10 @@ def timm_create(name: str, **settings: Any) -> Any:
     """Make a model of timm without classifier; settings that are None stay the model's own.
 
     Raises:
-        ValueError: timm refuses the settings.
+        ValueError: timm refuses the settings, or would refuse them in the first step.
     """
+    if not 0 <= (settings.get("drop_path_rate") or 0) < 1:
+        raise ValueError(f"drop_path_rate = {settings['drop_path_rate']} must lie in [0, 1)")
     given = {key: value for key, value in settings.items() if value is not None}
     try:
         return library("timm").create_model(name, pretrained=False, num_classes=0, **settings)

@@ -123,7 +123,7 @@ def plane_patch(patch_size: int | tuple[int, ...] | None, view: ViewSpec) -> int
     """
     if patch_size is None or isinstance(patch_size, int):
         return patch_size
-    if view.axes != "CTHW":
+    if view.axes != "CTHW" or not patch_size:
         raise ValueError(
             f"patch_size = {list(patch_size)}: views {view.group!r} of axes {view.axes} have "
             "square patches; write one number"

@@ -58,6 +58,9 @@ def label_shards(
         given.numbered(read_manifest(shards).classes)  # a wrong name is found before features are
     chosen = find_device(device)
     encoder, recipe = load_encoder(checkpoint)
+    if known:
+        with central_batches(recipe, shards=known, device=chosen):
+            pass  # another modality, or no set, is found before features are, too
     features, keys = keyed_features(encoder, recipe, shards, chosen)
     own = names_of(features.classes, features.labels)
     if given:

@@ -8,10 +8,12 @@ import numpy as np
 
 from ..errors import SslpipeError
 from ..shards.contents import labels_kept
+from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
 from .classes import difference
 from .perplexity import Part
 from .protocols import GUESSING, TRAINED
+from .zero_shot import read_templates
 
 # of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
 NEEDED = ("label_free", "knn", "linear")
@@ -51,9 +53,14 @@ def needed_of(chosen: Sequence[str], settings: EvalSettings) -> list[str]:
 def check_options(chosen: Sequence[str], settings: EvalSettings) -> None:
     """Refuse an option that no protocol among `chosen` reads: a user would think that it counted.
 
+    Files among the options are read, so that what is wrong with them is told before any encoding.
+
     Raises:
-        SslpipeError: there is one.
+        SslpipeError: there is one, or a file of templates is wrong.
+        ShardError: a file of labels is wrong.
     """
+    if settings.labels is not None:
+        read_labels(settings.labels)
     read: tuple[tuple[str, object, Sequence[str]], ...] = (
         ("epochs", settings.epochs, tuple(TRAINED)),
         ("part", settings.part, (GUESSING,)),
@@ -65,6 +72,8 @@ def check_options(chosen: Sequence[str], settings: EvalSettings) -> None:
                 f"--{name} {value}: is for {', '.join(readers)}, and --protocols "
                 f"{','.join(settings.protocols)} has none of these; name one, or leave it out"
             )
+    if settings.templates is not None:
+        read_templates(settings.templates)
 
 
 def check_labels(shards: str | Path, protocols: Sequence[str], *, classes: int) -> None:

@@ -5,6 +5,7 @@ side, so that ops, masks, targets, methods, backbones and optimizers are bound b
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -47,7 +48,9 @@ def choose(entry: Entry, known: Mapping[str, Any], kind: str) -> Any:
         return known[entry.name]
     if ":" in entry.name:
         return imported(entry)
-    raise RecipeError(f"{entry.where}: unknown {kind} {entry.name!r}; {suggest(entry.name, known)}")
+    raise RecipeError(
+        f"{entry.where}: unknown {kind} {shown(entry.name)}; {suggest(entry.name, known)}"
+    )
 
 
 def imported(entry: Entry) -> Any:
@@ -78,6 +81,14 @@ def keyword_settings(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def settings_model(function: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """Make the model that checks the keyword-only parameters of a callable."""
+    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    fields: dict[str, Any] = keyword_settings(function)
+    return pydantic.create_model("Settings", __config__=config, **fields)
+
+
 def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
     """Check `entry.settings` against the keyword-only parameters of `function`; add defaults.
 
@@ -88,21 +99,42 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
             names it and what is known.
     """
     fields = keyword_settings(function)
-    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-    model = pydantic.create_model("Settings", __config__=config, **fields)
     try:
-        checked = model.model_validate(dict(entry.settings))
+        checked = settings_model(function).model_validate(dict(entry.settings))
     except pydantic.ValidationError as error:
         raise RecipeError(explain(error, entry, fields)) from None
     found = {name: getattr(checked, name) for name in fields}
     if place := misread(entry.settings, found):
-        given = entry.settings[place[0]]
-        reason = f"holds {BOOLEAN}"
-        raise RecipeError(f"{entry.where}: {entry.name}.{place[0]} = {given!r}: {reason}")
+        given = shown(entry.settings[place[0]])
+        raise RecipeError(f"{entry.where}: {entry.name}.{place[0]} = {given}: holds {BOOLEAN}")
+    for name, given in entry.settings.items():
+        if reason := unfit(found[name]):
+            raise RecipeError(f"{entry.where}: {entry.name}.{name} = {shown(given)}: {reason}")
     return found
 
 
 BOOLEAN = "yes or no, where a number is wanted; write the number"
+LARGEST, SMALLEST = 3.4e38, 1.2e-38  # of 32-bit numbers, which weights and pixels are
+MOST = 2**48  # of whole numbers, whose products stay below 2**63
+LONGEST = 200  # characters of a value in a message
+
+
+def unfit(value: Any) -> str | None:
+    """Say what is wrong with a number that no tensor holds, or with one inside; None: nothing."""
+    if isinstance(value, Mapping | list | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        return next(filter(None, map(unfit, inner)), None)
+    if isinstance(value, int) and abs(value) > MOST:
+        return f"is beyond {MOST:,}; correct the value"
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+        return "is beyond numbers of 32 bits, 1.2e-38 to 3.4e+38; correct the value"
+    return None
+
+
+def shown(value: Any) -> str:
+    """Write a value as a message holds it: on one line, and its beginning where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def misread(given: Any, made: Any, place: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
@@ -165,11 +197,11 @@ def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]
     if fault["type"] == "missing" and len(fault["loc"]) > 1 and isinstance(value, Sequence):
         lacking = sum(f["type"] == "missing" and f["loc"][0] == fault["loc"][0] for f in faults)
         what = f"has {len(value)} of {len(value) + lacking} values"
-        return f"{entry.where}: {entry.name}.{setting} = {value!r}: {what}; write them all"
+        return f"{entry.where}: {entry.name}.{setting} = {shown(value)}: {what}; write them all"
     if fault["type"] == "missing":
         return f"{entry.where}: {entry.name} needs the setting {setting!r}; add it"
     reason = fault["msg"].lower()
-    return f"{entry.where}: {entry.name}.{setting} = {value!r}: {reason}; {remedy(value)}"
+    return f"{entry.where}: {entry.name}.{setting} = {shown(value)}: {reason}; {remedy(value)}"
 
 
 def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
@@ -184,4 +216,6 @@ def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
     try:
         return function(*arguments, **settings)
     except ValueError as error:
-        raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        words = str(error)
+        hint = "" if ";" in words else "; correct the value"
+        raise RecipeError(f"{entry.where}: {entry.name}: {words}{hint}") from error

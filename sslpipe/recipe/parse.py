@@ -9,9 +9,9 @@ import pydantic
 
 from ..errors import RecipeError
 from .lines import KeyPath, YamlFile, parse_yaml
-from .names import BOOLEAN, Entry, misread, remedy, suggest
+from .names import BOOLEAN, Entry, misread, remedy, shown, suggest, unfit
 from .schema import SECTIONS, Recipe
-from .sections import parse_entry
+from .sections import Section, parse_entry
 
 
 def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
@@ -81,8 +81,30 @@ def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] 
         given = reduce(lambda data, key: data[key], place, source.data)
         name = ".".join(map(str, place))
         raise RecipeError(f"{source.where(place)}: {name} = {given!r}: is {BOOLEAN}")
+    check_numbers(recipe, (), source)
     check_names(recipe, source)
     return recipe
+
+
+SEED = ("stream", "seed")  # which is hashed, and never multiplied
+
+
+def check_numbers(section: Section, place: KeyPath, source: YamlFile) -> None:
+    """Raise a RecipeError if a number of a section is one that no tensor holds.
+
+    Those of entries are checked where they are bound.
+    """
+    for name in type(section).model_fields:
+        value, here = getattr(section, name), (*place, name)
+        groups = value if isinstance(value, dict) else {}
+        for key, inner in groups.items():
+            if isinstance(inner, Section):
+                check_numbers(inner, (*here, key), source)
+        if isinstance(value, Section):
+            check_numbers(value, here, source)
+        elif (reason := unfit(value)) and here != SEED:
+            words = f"{'.'.join(map(str, here))} = {shown(value)}"
+            raise RecipeError(f"{source.where(here)}: {words}: {reason}")
 
 
 def said(data: Any) -> str:
@@ -120,7 +142,7 @@ def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
     except ValueError as error:
         name = ".".join(map(str, place))
         raise RecipeError(
-            f"{source.where(place)}: {name} = {value!r}: is no entry; {error}"
+            f"{source.where(place)}: {name} = {shown(value)}: is no entry; {error}"
         ) from None
     return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
 
@@ -142,9 +164,9 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     if fault["type"] == "missing":
         return f"{where}: {name} is missing; add it (see pipelines/README.md)"
     if fault["type"] in ("model_type", "dict_type"):
-        return f"{where}: {name} = {typed(fault['input'])!r}: is a section; write its keys"
+        return f"{where}: {name} = {shown(typed(fault['input']))}: is a section; write its keys"
     value = typed(fault["input"])
-    return f"{where}: {name} = {value!r}: {fault['msg'].lower()}; {remedy(value)}"
+    return f"{where}: {name} = {shown(value)}: {fault['msg'].lower()}; {remedy(value)}"
 
 
 def typed(value: Any) -> Any:
@@ -170,10 +192,10 @@ def check_names(recipe: Recipe, source: YamlFile) -> None:
             if not recipe.views:
                 raise RecipeError(
                     f"{source.where(('views',))}: views = {{}}: there are none, and "
-                    f"{section}.{name} is of {entry.view!r}; write that view group"
+                    f"{section}.{name} is of {shown(entry.view)}; write that view group"
                 )
             if entry.view not in recipe.views:
                 raise RecipeError(
                     f"{source.where((section, name, 'view'))}: {section}.{name}.view = "
-                    f"{entry.view!r} is no view group; {suggest(entry.view, recipe.views)}"
+                    f"{shown(entry.view)} is no view group; {suggest(entry.view, recipe.views)}"
                 )

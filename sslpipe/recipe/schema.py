@@ -12,8 +12,22 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from .names import Entry
-from .sections import MOST, Always, Count, Fraction, Info, Named, Positive, Section, Weight
+from .names import MOST, Entry
+from .sections import (
+    Always,
+    Count,
+    Fraction,
+    Info,
+    Named,
+    Positive,
+    Section,
+    Share,
+    Text,
+    Weight,
+)  # fmt: skip
+
+SIDE = 65_535  # pixels of the longest side that a JPEG can have
+CROWD = 1024  # of processes, threads, batches: more than any machine has use for
 
 
 class RowsSection(Section):
@@ -64,17 +78,18 @@ class StreamSection(Section):
     window: Positive = 4  # shards per window of a lane
     remainder: Literal["wrap", "drop", "pad", "short"] | None = None  # None: wrap; sequential short
     mix: Annotated[dict[str, Weight], pydantic.Field(min_length=1)] | None = None  # None: by size
-    labels: str | None = None  # a file of labels by uid, which go before those of the shards
+    labels: Text | None = None  # a file of labels by uid, which go before those of the shards
     allow_repeats: bool = False  # a batch larger than the set, with copies of a sample in it
     epoch_samples: Positive | None = None  # over all ranks; None: what the data has
     on_bad: Literal["raise", "replace", "mask", "exclude"] = "replace"
-    max_bad_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.001  # stops the run
+    max_bad_fraction: Share = 0.001  # stops the run
 
 
 class DecodeSection(Section):
     """Says how large canvases are that bytes become, and what decodes them."""
 
-    size: Positive | None = None  # pixels: larger canvases are shrunk to this shorter side
+    # pixels: larger canvases are shrunk to this shorter side
+    size: Annotated[int, pydantic.Field(gt=0, le=SIDE)] | None = None
     scaled: Literal["auto", "never"] = "auto"  # auto: no finer than the views of a sample can show
     device: Literal["cpu", "cuda"] = "cpu"  # not under run: their pixels differ
 
@@ -82,7 +97,7 @@ class DecodeSection(Section):
 class ViewSection(Section):
     """Says how many views of one size and policy a sample has, and which ops make them."""
 
-    modality: str | None = None  # None: the recipe's
+    modality: Text | None = None  # None: the recipe's
     count: Count = 1
     draws: Literal["per_view", "shared"] = "per_view"  # shared: all views draw as view 0 does
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the finished views
@@ -92,7 +107,7 @@ class ViewSection(Section):
 class MaskSection(Section):
     """Says which patches of one view group are hidden, by which sampler."""
 
-    view: str = "global"
+    view: Text = "global"
     count: Count = 1
     # pixels; of clips also [frames, pixels, pixels], one size for each masked axis; of waveforms
     # the samples between patches
@@ -104,7 +119,7 @@ class MaskSection(Section):
 class TargetSection(Section):
     """Says which pretext task changes a view group and asks for a target."""
 
-    view: str = "global"
+    view: Text = "global"
     task: Named
 
 
@@ -120,7 +135,7 @@ class Rates(Section):
     # cosines are laid over this many times the run, which ends before they do (MSN)
     schedule_stretch: Annotated[float, pydantic.Field(ge=1)] = 1.0
     final_lr: Fraction = 0.0  # absolute, not scaled; of cosines and lines
-    final_lr_ratio: Fraction | None = None  # the same, as a share of the peak
+    final_lr_ratio: Share | None = None  # the same, as a share of the peak
     final_weight_decay: Fraction | None = None  # None: constant
     warmup_epochs: Fraction = 0.0
     warmup_lr: Fraction = 0.0  # absolute, where the warm-up starts
@@ -160,7 +175,9 @@ class MonitorSection(Section):
     every_epochs: Positive = 5  # and at the end of the run
     # of evaluate/during_training.py; the first number of the first one says what best.pt is
     protocols: Annotated[tuple[str, ...], pydantic.Field(min_length=1)] = ("knn",)
-    samples: Annotated[int, pydantic.Field(ge=2)] = 10_000  # of a set at most, chosen by uid
+    samples: Annotated[int, pydantic.Field(ge=2, le=MOST)] = (
+        10_000  # of a set at most, chosen by uid
+    )
     patience: Positive = 5  # evaluations without a better one before it is said
 
 
@@ -205,14 +222,14 @@ class TrainSection(Rates):
 class RunSection(Section):
     """Decides speed only: no key may change a result, but an executor rounds pixels its own way."""
 
-    workers: Annotated[int, pydantic.Field(ge=0, le=1024)] | Literal["auto"] = (
-        "auto"  # processes that read and decode; 0: this one does
-    )
+    # processes that read and decode; 0: this one does
+    workers: Annotated[int, pydantic.Field(ge=0, le=CROWD)] | Literal["auto"] = "auto"
     patience: Weight = 120.0  # seconds that a worker may take over one sample
-    threads: Positive | Literal["auto"] = "auto"  # to augment on a CPU; auto: one per core
+    # that augment on a CPU; auto: one per core
+    threads: Annotated[int, pydantic.Field(gt=0, le=CROWD)] | Literal["auto"] = "auto"
     executor: Literal["auto", "kornia", "cpu", "compiled", "triton"] = "auto"  # makes the pixels
-    prefetch: Annotated[int, pydantic.Field(ge=0, le=MOST)] = 2  # batches made ahead
-    cache: str | None = None  # folder on this node for shards that lie elsewhere; None: none
+    prefetch: Annotated[int, pydantic.Field(ge=0, le=CROWD)] = 2  # batches made ahead
+    cache: Text | None = None  # folder on this node for shards that lie elsewhere; None: none
     cache_gb: Annotated[float, pydantic.Field(gt=0)] | None = None  # None: 0.9 of the free disk
 
 
@@ -220,7 +237,7 @@ class Recipe(Section):
     """A validated recipe. `fingerprint` covers everything but `run` and FREE of `train`."""
 
     path: str = pydantic.Field(exclude=True, default="<recipe>")
-    modality: str = "image"  # a folder of modalities/, or package.module:Thing
+    modality: Text = "image"  # a folder of modalities/, or package.module:Thing
     stream: StreamSection
     decode: DecodeSection = DecodeSection()
     views: dict[str, ViewSection]

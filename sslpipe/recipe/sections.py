@@ -6,26 +6,27 @@ from typing import Annotated, Any
 import pydantic
 import yaml
 
-from .names import Entry
+from .names import MOST, Entry
 
 
 def parse_entry(value: Any, info: pydantic.ValidationInfo) -> Entry:
     """Make an Entry of `name` or `{name: {...}}`; its place is filled in by `located`."""
     if isinstance(value, Entry):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return Entry(value)
     if isinstance(value, dict) and len(value) == 1:
         ((name, settings),) = value.items()
-        if isinstance(name, str) and (settings is None or isinstance(settings, dict)):
+        if isinstance(name, str) and name and (settings is None or isinstance(settings, dict)):
             return Entry(name, settings or {})
     raise ValueError("write a name, or one name with its settings: {name: {setting: value}}")
 
 
-MOST = 2**48  # of whole numbers, whose products stay below 2**63
 Positive = Annotated[int, pydantic.Field(gt=0, le=MOST)]
 Count = Annotated[int, pydantic.Field(gt=0, le=1000)]  # of views, or masks, of a sample
 Fraction = Annotated[float, pydantic.Field(ge=0)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Text = Annotated[str, pydantic.Field(min_length=1)]  # an empty one is a variable that is not set
 Info = pydantic.ValidationInfo
 Always = pydantic.Field(validate_default=True)
 Named = Annotated[Entry, pydantic.BeforeValidator(parse_entry)]

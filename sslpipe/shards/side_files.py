@@ -136,6 +136,21 @@ def lock(number: int, path: Path, *, wait: bool = False) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have a fault of the disk name its file, which a write to an open one does not.
+
+    Raises:
+        OSError: the same, with the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
 def open_to_others(path: Path) -> Iterator[None]:
     """Have a file that a library writes in here closed to nobody but whom the umask closes it to.
 

@@ -145,6 +145,8 @@ def read_stored(path: Path) -> Checkpoint:
             f"{path}: holds more than tensors and plain data, so sslpipe did not write it; "
             "name the last.pt of a run"
         ) from error
+    except PermissionError as error:
+        raise StateError(f"{path}: cannot be read ({error.strerror}); mend its rights") from error
     except Exception as error:  # zipfile and torch raise a dozen kinds on damaged bytes
         raise StateError(
             f"{path}: damaged ({error}); restore it, or resume from another checkpoint"

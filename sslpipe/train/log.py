@@ -5,6 +5,8 @@ Also the hold that a run has on its folder meanwhile.
 
 import json
 import math
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import ExtraError, ShardError
 from ..pipeline import Pipeline
-from ..shards.side_files import held, read_objects, replace_file
+from ..shards.side_files import held, naming, read_objects, replace_file
 
 PER_SECOND = "s_per_s"  # how names of rates end
 LoggedRow = Mapping[str, float | int]  # holds `step`
@@ -39,17 +41,19 @@ class JsonLines:
         """
         kept = rows_until(path, step) if step else []
         replace_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def row(self, row: LoggedRow) -> None:
         """Write and flush one row."""
         finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
@@ -67,7 +71,10 @@ def rows_until(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Write the same rows for TensorBoard."""
+    """Write the same rows for TensorBoard.
+
+    Not by torch's SummaryWriter: it writes in a thread, which prints a trace where a disk is full.
+    """
 
     def __init__(self, folder: Path, *, step: int) -> None:
         """Go on after `step`: later points of an earlier attempt are hidden.
@@ -76,23 +83,41 @@ class TensorBoard:
             ExtraError: tensorboard is not installed.
         """
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise ExtraError(
                 "train: tensorboard is not installed; pip install 'sslpipe[train]'"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
+        made = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{step}"
+        self._path = folder / f"events.out.tfevents.{made}"
+        self._file = self._path.open("ab")
+        self._records, self._event = RecordWriter(self._file), event_pb2.Event
+        self._summary = summary_pb2.Summary
+        first = step + 1 if step else 0  # points from it on are those of this attempt
+        self._write(step=first, file_version="brain.Event:2")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=first, session_log=start)
+
+    def _write(self, **content: Any) -> None:
+        """Write one event."""
+        with naming(self._path):
+            event = self._event(wall_time=time.time(), **content)
+            self._records.write(event.SerializeToString())
 
     def row(self, row: LoggedRow) -> None:
         """Write and flush one row."""
         for name, value in row.items():
             if name != "step":
-                self._writer.add_scalar(name, value, row["step"])
-        self._writer.flush()
+                point = self._summary.Value(tag=name, simple_value=value)
+                self._write(step=int(row["step"]), summary=self._summary(value=[point]))
+        with naming(self._path):
+            self._file.flush()
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        with naming(self._path):
+            self._file.close()
 
 
 class Meter:

@@ -129,8 +129,12 @@ def of_safetensors(path: Path) -> Mapping[str, Tensor]:
     damaged = library("safetensors").SafetensorError
     try:
         tensors: Mapping[str, Tensor] = library("safetensors.torch").load_file(str(path))
+    except PermissionError as error:
+        raise StateError(f"{path}: cannot be read ({error.strerror}); mend its rights") from error
     except (damaged, OSError) as error:
-        raise StateError(f"{path}: is no safetensors file, or damaged ({error})") from error
+        raise StateError(
+            f"{path}: is no safetensors file, or damaged ({error}); name another, or copy it again"
+        ) from error
     return tensors
 
 

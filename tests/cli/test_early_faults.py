@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from sslpipe.shards import open_manifest
 from sslpipe.shards.side_files import held, written_whole
 from sslpipe.train.log import hold_folder
 
-from ..conftest import RECIPE, write_images
+from ..conftest import RECIPE, ROOT, write_images
 from .test_commands import TRAINABLE
 
 CAPTIONED = RECIPE.replace(
@@ -167,3 +168,60 @@ def test_two_commands_do_not_write_one_thing_at_once(run, texts, tmp_path):
         assert "o.png: another process writes it now; wait for its end" in err
     assert (tmp_path / "o.png").read_bytes() == b"the other's"
     run(*count)
+
+
+def test_ctrl_c_while_a_finished_process_tidies_up_prints_no_trace(tmp_path):
+    """A signal in atexit, after the command, ends the process as it would end any other."""
+    words = """
+import atexit, os, signal, sys
+from sslpipe import __main__
+
+sys.argv = ["sslpipe", "--version"]
+atexit.register(lambda: os.kill(os.getpid(), int(os.environ["NUMBER"])))
+__main__.main()
+"""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        done = subprocess.run(
+            [sys.executable, "-c", words],
+            env={**os.environ, "NUMBER": str(int(number)), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        assert (done.returncode, done.stderr) == (-number, "")
+        assert done.stdout.startswith("sslpipe ")
+
+
+def test_an_error_has_one_remedy():
+    error = BlockingIOError(11, "another process writes it now; wait for its end", "o.png")
+    assert one_line(error) == "o.png: another process writes it now; wait for its end"
+
+
+def test_what_may_not_be_read_is_not_called_damaged_and_never_left_out_silently(
+    run, packed, texts, tmp_path, monkeypatch
+):
+    from sslpipe.shards.make.inputs import folders
+
+    def refused(path, *rest, **named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/last.pt").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("sslpipe.train.checkpoint.check_bytes", refused)
+        _, err = run("export", "r", "out", code=2, cwd=tmp_path)
+    assert "r/last.pt: cannot be read (Permission denied); mend its rights" in err
+    write_images(tmp_path / "photos", 6)
+    scan = folders.scan
+    with monkeypatch.context() as patch:  # as for a user who is not root
+        patch.setattr(
+            folders, "scan", lambda path: refused(path) if path.endswith("class1") else scan(path)
+        )
+        words = ("pack", "photos", "set", "--workers", 1)
+        _, err = run(*words, code=1, cwd=tmp_path)
+    assert "failed: class1: cannot be listed: Permission denied" in err
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        words = ("tokenizer", "train", texts, "--kind", "bytes", "--overwrite")
+        assert "cannot be written; mend its rights" in run(*words, code=2)[1]

@@ -1,4 +1,6 @@
 import json
+import resource
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -56,3 +58,29 @@ def test_meter(monkeypatch):
     pipeline.wait_seconds = 7.5
     assert meter.read(15) == {"images_per_s": pytest.approx(80.0), "data_wait": 0.25}
     assert meter.read(16) == {"images_per_s": pytest.approx(8.0), "data_wait": 0.0}
+
+
+@pytest.mark.parametrize("kind", [JsonLines, TensorBoard])
+def test_a_full_disk_names_the_file_and_prints_no_trace(tmp_path, kind, capfd):
+    with full_soon(4_000):
+        sink = kind(tmp_path / "metrics.jsonl" if kind is JsonLines else tmp_path, step=0)
+        for step in range(20):
+            sink.row({"step": step, "loss": 1.0})
+        large = {"step": 20, **{f"loss {n}": 1.0 for n in range(600)}}
+        with pytest.raises(OSError, match="File too large") as told:
+            sink.row(large)
+    (file,) = tmp_path.iterdir()
+    assert told.value.filename == str(file)
+    assert capfd.readouterr() == ("", "")
+    sink.close()
+
+
+@contextmanager
+def full_soon(size):
+    """No file may grow above `size` bytes; writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -27,7 +27,7 @@ from .listing import list_inputs, shuffled
 from .plan import KEYED_SAMPLE, PackSettings, cut, facts, tar_bytes
 from .pools import Pool, open_threads
 from .report import Duplicate, Estimate, PackReport, write_report
-from .source import Listing
+from .source import CLOSED, Listing
 from .work import JobFault, ShardDone, SizeJob, size_payloads
 
 Inputs = str | Path | Sequence[str | Path]
@@ -172,13 +172,15 @@ def finish(
 ) -> PackReport:
     """Write report and manifest, and remove what was kept in order to go on."""
     out = journal.folder.parent
-    failures = tuple(sorted(note for one in done for note in one.failures))
+    closed = [note for note in listing.skipped if note.reason.startswith(CLOSED)]
+    skipped = tuple(note for note in listing.skipped if note not in closed)
+    failures = tuple(sorted([*closed, *(note for one in done for note in one.failures)]))
     files = [source.file for source in listing.sources]
     reason = "same bytes" if settings.dedupe == "exact" else "looks the same"
     repeated = tuple(
         sorted(Duplicate(files[item], files[first], reason) for item, first in twins.items())
     )
-    write_report(out, failures, listing.skipped, repeated)
+    write_report(out, failures, skipped, repeated)
     shards = tuple(one.shard for one in done if one.shard)
     if not shards:
         raise ShardError(f"{out}: none of {len(failures):,} files decodes; see {out / REPORT}")
@@ -197,5 +199,5 @@ def finish(
     write_manifest(manifest)
     journal.remove()
     kinds, told = (codec.measure, codec.bins), (listing.labels, listing.frame_rate)
-    left_out = failures, listing.skipped, repeated
+    left_out = failures, skipped, repeated
     return PackReport(manifest, *left_out, tuple(done), *kinds, bytes_in, seconds, *told)

@@ -16,6 +16,8 @@ from ..read.file_systems import find_store
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
 OPEN_ZIPS = 4  # per process; a directory of a million members takes about 0.5 GB
 
+CLOSED = "cannot be listed"  # how the reason of a folder begins whose samples are lacking
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Note:

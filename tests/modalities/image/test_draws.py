@@ -164,7 +164,7 @@ def test_gates_factors_and_orders_follow_the_recipe():
         ([CROP, Entry("RandomGrayscale", {"p": 1.5})], r"p = 1.5 must lie in \[0, 1\]"),
         ([CROP, Entry("RandomGrayscale", {"p": [0.1]})], "1 values but the group makes 2 views"),
         ([CROP, Entry("RandomGaussianBlur", {"kernel_size": [4, 4]})], "must be odd"),
-        ([Entry("RandomResizedCrop", {"size": [0, 3]})], "at least 1 pixel"),
+        ([Entry("RandomResizedCrop", {"size": [0, 3]})], "must be 1 to 65,535 pixels"),
         ([Entry("CenterCrop", {"size": [32, 32], "resize": 16})], "smaller than size"),
         ([CROP, Entry("Normalize", {"std": [0, 1, 1]})], "must be above 0"),
         ([CROP, CROP], "stands later"),

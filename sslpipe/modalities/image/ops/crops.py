@@ -9,6 +9,7 @@ from .op import (
     ATTEMPTS,
     F64,
     I64,
+    SIDE,
     Draw,
     Pair,
     PerView,
@@ -137,8 +138,8 @@ class RandomCrop:
 
     def __post_init__(self) -> None:
         positive_size(self.size)
-        if self.padding < 0:
-            raise ValueError(f"padding = {self.padding} must be at least 0")
+        if not 0 <= self.padding <= SIDE:
+            raise ValueError(f"padding = {self.padding} must be 0 to {SIDE:,} pixels")
 
     def draw(self, source: Draw) -> F64:
         """Box in pixels; x and y reach from -padding. A smaller canvas is padded further."""

@@ -21,6 +21,7 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Pair = tuple[float, float]
 PerView: TypeAlias = T | tuple[T, ...]  # one setting for all views, or a list: one per view
+SIDE = 65_535  # pixels of the longest side that a JPEG can have
 UNBOUNDED = 1e6  # of factors: Kornia wants finite ones
 ATTEMPTS = 10  # of torchvision's boxes before they fall back
 
@@ -263,19 +264,21 @@ def per_view(op: object) -> Iterator[tuple[str, int]]:
 
 
 def positive_size(size: tuple[int, int]) -> None:
-    """Raise ValueError unless both sides are at least one pixel."""
-    if min(size) < 1:
-        raise ValueError(f"size = {list(size)} must be at least 1 pixel each way")
+    """Raise ValueError unless both sides are at least one pixel, and no longer than a JPEG's."""
+    if min(size) < 1 or max(size) > SIDE:
+        raise ValueError(f"size = {list(size)} must be 1 to {SIDE:,} pixels each way")
 
 
 def probabilities(p: PerView[float]) -> None:
     """Raise ValueError unless all are in [0, 1]."""
-    if not all(0 <= value <= 1 for value in np.atleast_1d(p)):
+    if p == () or not all(0 <= value <= 1 for value in np.atleast_1d(p)):
         raise ValueError(f"p = {p} must lie in [0, 1]")
 
 
 def bounded(setting: str, value: PerView[Pair], low: float, high: float) -> None:
     """Raise ValueError unless every range lies in [low, high] and does not run backwards."""
+    if not value:
+        raise ValueError(f"{setting} = [] must be [from, to], or such a pair for each view")
     for bounds in pairs(value):
         if not low <= bounds[0] <= bounds[1] <= high:
             raise ValueError(

@@ -38,6 +38,8 @@ class JigsawTask:
     def __post_init__(self) -> None:
         if self.grid not in (2, 3):
             raise ValueError(f"grid = {self.grid} must be 2 or 3: more tiles have too many orders")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must be 0 or more")
         if self.tile < 1 or self.chroma < 0 or not 0 <= self.projection <= 1:
             raise ValueError(
                 f"tile = {self.tile} must be 1 or more, chroma = {self.chroma} 0 or more, "

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from ....errors import ShardError
 from ...read.file_systems import find_store
-from ..source import Note, Origin, is_local, why
+from ..source import CLOSED, Note, Origin, is_local, why
 from .found import Found, Options, offered
 
 Folder = tuple[str, dict[str, int]]  # path below the root, file name -> bytes
@@ -46,7 +46,7 @@ def walk_local(root: str, away: str) -> Iterator[Folder | Note]:
         except OSError as error:
             if not here:
                 raise ShardError(f"{root}: cannot be listed ({why(error)}); check it") from error
-            yield Note(here, f"cannot be listed: {why(error)}")
+            yield Note(here, f"{CLOSED}: {why(error)}")
             continue
         prefix = f"{here}/" if here else ""
         yield from (Note(prefix + name, "is no regular file") for name in odd)

@@ -1,0 +1,78 @@
+"""Options and names of every kind: numbers have bounds, names are printed as they are, one line."""
+
+import math
+
+import pytest
+import typer
+
+from sslpipe.cli.commands import app
+from sslpipe.cli.terminal import one_line
+from sslpipe.errors import ShardError
+from sslpipe.recipe.parse import load_recipe
+from sslpipe.shards import open_manifest
+
+from ..conftest import write_images
+from .test_commands import TRAINABLE
+
+
+def options(command, name=()):
+    """Words of a command and each of its parameters."""
+    for word, inner in (getattr(command, "commands", None) or {}).items():
+        yield from options(inner, (*name, word))
+    if not getattr(command, "commands", None):
+        yield from ((name, parameter) for parameter in command.params)
+
+
+NUMBERS = [
+    pytest.param(words, parameter, id=f"{' '.join(words)} {parameter.opts[0]}")
+    for words, parameter in options(typer.main.get_command(app))
+    if parameter.type_descriptor.annotation in (int, float)
+]
+
+
+@pytest.mark.parametrize(("words", "option"), NUMBERS)
+def test_every_number_has_bounds_that_libraries_can_count_to(run, words, option):
+    assert option.min is not None
+    assert option.max is not None
+    assert -math.inf < option.min <= option.max < 2**63
+    for value in (10**23, option.max + 1, option.min - 1, "1e400"):
+        _, err = run(*words, f"{option.opts[0]}={value}", code=2)
+        assert "Traceback" not in err
+        assert option.opts[0] in err or "Missing" in err
+
+
+def test_an_error_is_one_line_whatever_a_name_holds():
+    told = one_line(ShardError("a\nb\x1b[2J\r: is wrong, é; mend it"))
+    assert told == r"ShardError: a\nb\x1b[2J\r: is wrong, é; mend it"
+    assert one_line(FileNotFoundError(2, "No such file", "a\nb")).startswith(r"a\nb: No such file")
+    assert one_line(RuntimeError("Storage size calculation overflowed")).startswith("memory: ")
+    assert one_line(ValueError("array is too big; `arr.size`")).startswith("memory: ")
+
+
+@pytest.mark.parametrize("name", ["a[b]", "x[", ":smile:x", "a\nb", "[red]"])
+def test_names_are_no_markup(run, tmp_path, name):
+    write_images(tmp_path / "photos", 3)
+    out, _ = run("pack", "photos", f"{name}/[/b]", "--workers", 1, cwd=tmp_path)
+    assert f"wrote {name}/[/b]/manifest.json" in out
+    assert open_manifest(tmp_path / name / "[/b]").samples == 3
+    _, err = run("pack", f"{name}/no", "out", code=2, cwd=tmp_path)
+    assert f"{name}/no".replace("\n", r"\n") in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_files_that_eval_names_are_read_before_it_encodes(run, packed, tmp_path, monkeypatch):
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    (tmp_path / "wrong").write_text("no hole\n")
+    run("train", "train.yaml", "--shards", packed, "--out", "r", "--device", "cpu",
+        "--max-steps", 1, cwd=tmp_path)  # fmt: skip
+    monkeypatch.setattr("sslpipe.evaluate.command.cached_features", None)  # would be a trace
+    for more, told in {
+        ("--labels", "wrong"): "wrong:1: unknown column 'no hole'; Known",
+        ("--protocols", "zero_shot", "--templates", "wrong"): "wrong: 'no hole' has no {}; write",
+        ("--beside", "nowhere"): "nowhere: there is no such file, folder or model; give",
+    }.items():
+        assert told in run("eval", "r", packed, *more, code=2, cwd=tmp_path)[1]
+    monkeypatch.setattr("sslpipe.evaluate.labelling.extract", None)
+    words = ("pseudo-label", "r", packed, "--out", "o.csv", "--known", "wrong")
+    assert "wrong: is not JSON" in run(*words, code=2, cwd=tmp_path)[1]
+    assert load_recipe(tmp_path / "r/recipe.yaml").stream.batch_size == 8
