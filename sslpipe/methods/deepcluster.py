@@ -15,6 +15,7 @@ from .parts.checks import check_axes, positive
 from .parts.collapse import PROTOTYPE_CAUSES
 from .parts.collectives import all_mean, gather
 from .parts.heads import at_least_fp32
+from .parts.queues import uncompiled
 from .parts.several_views import CropEmbedder
 
 MEMORIES = 2  # crops_for_assign of the official code: the first two views
@@ -87,9 +88,8 @@ class DeepClusterV2(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Cluster if an epoch begins, then classify, then remember the batch for the next epoch."""
-        if self.training and batch.epoch != self.epoch:
-            self.cluster()
-            self.epoch = batch.epoch
+        if self.training:
+            self.begin_epoch(batch)
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         uids_B = batch.uids.to(z_VBD.device, non_blocking=True)
         clusters_LB = self.lookup(uids_B)
@@ -102,6 +102,13 @@ class DeepClusterV2(Method):
             self.memory.remember(z_VBD[:MEMORIES], uids_B)
         known = (clusters_LB[0] != UNKNOWN).float().mean()
         return Output(torch.stack(losses).mean(), {"clustered": known})
+
+    @uncompiled
+    def begin_epoch(self, batch: Batch) -> None:
+        """Cluster if this is the first batch of an epoch."""
+        if batch.epoch != self.epoch:
+            self.cluster()
+            self.epoch = batch.epoch
 
     def lookup(self, uids_B: Tensor) -> Tensor:
         """Find each head's cluster of each sample, (L, B) int64; UNKNOWN if not remembered."""
@@ -150,34 +157,35 @@ class EpochMemory(nn.Module):
 
     rows_AND: Tensor
     uids_N: Tensor
+    stored: Tensor  # samples ever stored, int64: see queues.py
 
     def __init__(self, views: int, places: int, dim: int) -> None:
         super().__init__()
-        self.stored = 0  # samples ever stored; on the host, so that nothing waits for the device
         self.register_buffer("rows_AND", torch.zeros(views, places, dim))
         self.register_buffer("uids_N", torch.zeros(places, dtype=torch.int64))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def __len__(self) -> int:
-        """Count the places that are filled."""
-        return min(self.stored, len(self.uids_N))
+        """Count the places that are filled; waits for the device."""
+        return min(int(self.stored), len(self.uids_N))
 
     @torch.no_grad()
     def remember(self, rows_ABD: Tensor, uids_B: Tensor) -> None:
         """Replace the oldest places by the samples of all ranks, in the order of ranks."""
         rows_BAD, uids = gather(rows_ABD.detach().transpose(0, 1)), gather(uids_B)
-        places_B = torch.arange(self.stored, self.stored + len(uids), device=uids.device)
+        places_B = torch.arange(len(uids), device=uids.device) + self.stored
         places_B = places_B % len(self.uids_N)
         self.rows_AND[:, places_B] = rows_BAD.transpose(0, 1).to(self.rows_AND.dtype)
         self.uids_N[places_B] = uids
-        self.stored += len(uids)
+        self.stored.add_(len(uids))
 
     def get_extra_state(self) -> int:
         """Save the number of stored samples, the part of the state_dict that is no tensor."""
-        return self.stored
+        return int(self.stored)
 
     def set_extra_state(self, state: int) -> None:
         """Restore what `get_extra_state` saved."""
-        self.stored = state
+        self.stored.fill_(state)
 
 
 CHUNK = 8192  # points at a time: the (points, K) similarities of a whole data set would not fit

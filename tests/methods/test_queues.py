@@ -13,6 +13,7 @@ def test_first_in_first_out_with_wrap():
     queue = Queue(torch.zeros(4, 1), batch=2, setting="queue")
     seen = []
     for step in range(3):
+        queue.look()
         assert queue.full == (step == 2)
         queue.enqueue(column(2 * step + 1, 2 * step + 2))
         seen.append(queue.rows_QD.flatten().tolist())
@@ -26,7 +27,9 @@ def test_a_resumed_queue_goes_on_where_it_was():
     for q in (queue, twin):
         q.enqueue(column(3, 4))
     assert twin.rows_QD.equal(queue.rows_QD)
-    assert twin.full
+    assert (twin.seen, twin.full) == (4, False)  # nobody has looked yet
+    queue.load_state_dict(twin.state_dict())
+    assert queue.full
 
 
 def test_rows_take_no_gradient_and_backward_sees_the_rows_of_the_loss():
