@@ -36,7 +36,10 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
 
 @torch.no_grad()
 def nearest_neighbours(z_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Find the most similar row of the queue, eq. 2: its index (B,); both of unit length."""
+    """Find the most similar row of the queue (section 3.2): its index, (B,) int64.
+
+    Of vectors of unit length it is the nearest one, which the paper's NN(z, Q) asks for.
+    """
     with torch.autocast(z_BD.device.type, enabled=False):  # bf16 cannot tell near ones apart
         return (z_BD @ queue_QD.T.to(z_BD.dtype)).argmax(1)
 
