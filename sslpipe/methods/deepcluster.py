@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import PROTOTYPE_CAUSES
@@ -88,8 +89,7 @@ class DeepClusterV2(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Cluster if an epoch begins, then classify, then remember the batch for the next epoch."""
-        if self.training:
-            self.begin_epoch(batch)
+        places = self.begin(batch) if self.training else None
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         uids_B = batch.uids.to(z_VBD.device, non_blocking=True)
         clusters_LB = self.lookup(uids_B)
@@ -98,17 +98,18 @@ class DeepClusterV2(Method):
                 deepcluster_loss(F.linear(z_VBD, centroids_KD) / self.temperature, clusters_B)
                 for centroids_KD, clusters_B in zip(self.centroids_LKD, clusters_LB, strict=True)
             ]
-        if self.training:
-            self.memory.remember(z_VBD[:MEMORIES], uids_B)
+        if places is not None:
+            self.memory.remember(z_VBD[:MEMORIES], uids_B, places)
         known = (clusters_LB[0] != UNKNOWN).float().mean()
         return Output(torch.stack(losses).mean(), {"clustered": known})
 
     @uncompiled
-    def begin_epoch(self, batch: Batch) -> None:
-        """Cluster if this is the first batch of an epoch."""
+    def begin(self, batch: Batch) -> Tensor:
+        """Cluster if an epoch begins, and say where the samples will be remembered."""
         if batch.epoch != self.epoch:
             self.cluster()
             self.epoch = batch.epoch
+        return self.memory.turn(len(batch.uids) * group_ranks().size)
 
     def lookup(self, uids_B: Tensor) -> Tensor:
         """Find each head's cluster of each sample, (L, B) int64; UNKNOWN if not remembered."""
@@ -157,35 +158,37 @@ class EpochMemory(nn.Module):
 
     rows_AND: Tensor
     uids_N: Tensor
-    stored: Tensor  # samples ever stored, int64: see queues.py
 
     def __init__(self, views: int, places: int, dim: int) -> None:
         super().__init__()
+        self.stored = 0  # samples ever stored; on the host, so that nothing waits for the device
         self.register_buffer("rows_AND", torch.zeros(views, places, dim))
         self.register_buffer("uids_N", torch.zeros(places, dtype=torch.int64))
-        self.register_buffer("stored", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def __len__(self) -> int:
-        """Count the places that are filled; waits for the device."""
-        return min(int(self.stored), len(self.uids_N))
+        """Count the places that are filled."""
+        return min(self.stored, len(self.uids_N))
+
+    def turn(self, samples: int) -> Tensor:
+        """Number the oldest places, (samples,) int64, and count them as filled."""
+        places_B = torch.arange(self.stored, self.stored + samples, device=self.uids_N.device)
+        self.stored += samples
+        return places_B % len(self.uids_N)
 
     @torch.no_grad()
-    def remember(self, rows_ABD: Tensor, uids_B: Tensor) -> None:
-        """Replace the oldest places by the samples of all ranks, in the order of ranks."""
+    def remember(self, rows_ABD: Tensor, uids_B: Tensor, places_B: Tensor) -> None:
+        """Replace the places that `turn` named by the samples of all ranks, in their order."""
         rows_BAD, uids = gather(rows_ABD.detach().transpose(0, 1)), gather(uids_B)
-        places_B = torch.arange(len(uids), device=uids.device) + self.stored
-        places_B = places_B % len(self.uids_N)
         self.rows_AND[:, places_B] = rows_BAD.transpose(0, 1).to(self.rows_AND.dtype)
         self.uids_N[places_B] = uids
-        self.stored.add_(len(uids))
 
     def get_extra_state(self) -> int:
         """Save the number of stored samples, the part of the state_dict that is no tensor."""
-        return int(self.stored)
+        return self.stored
 
     def set_extra_state(self, state: int) -> None:
         """Restore what `get_extra_state` saved."""
-        self.stored.fill_(state)
+        self.stored = state
 
 
 CHUNK = 8192  # points at a time: the (points, K) similarities of a whole data set would not fit

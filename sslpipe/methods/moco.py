@@ -99,6 +99,7 @@ class MoCo(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Put keys into the queue after the loss, or each would be among its own negatives."""
+        places_B = self.queue.turn(enqueues=self.training)
         query_BCHW, key_BCHW = batch.views["global"][:2]
         q_BD = self.query(query_BCHW)
         with torch.no_grad():
@@ -107,7 +108,7 @@ class MoCo(Method):
         loss = info_nce(q_BD, k_BD, queue_QD, temperature=self.temperature)
         metrics = pair_monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
         if self.training:  # a loss taken for validation leaves no trace, as with batch norm
-            self.queue.enqueue(k_BD)
+            self.queue.enqueue(k_BD, places_B)
         return Output(loss, metrics)
 
     def keys(self, images_BCHW: Tensor, step: int) -> Tensor:

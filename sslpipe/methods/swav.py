@@ -83,14 +83,16 @@ class SwAV(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Score all crops against the prototypes, then guess the codes of the global ones."""
+        enqueues = self.training and self.queue_fills
+        places = None if self.queue is None else self.queue.turn(enqueues=enqueues)
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         # the codes are made of these scores: bf16 steps of 2^-8, divided by 0.05, are 8 % of a code
         with torch.autocast(z_VBD.device.type, enabled=False):
             scores_VBK = F.linear(z_VBD, self.current_prototypes())
         codes_ABK = self.codes(scores_VBK[:ASSIGN])
         loss = swav_loss(scores_VBK, codes_ABK, temperature=self.temperature)
-        if self.training and self.queue is not None and self.queue_fills:
-            self.queue.enqueue(z_VBD[:ASSIGN].transpose(0, 1).flatten(1))
+        if self.queue is not None and places is not None and enqueues:
+            self.queue.enqueue(z_VBD[:ASSIGN].transpose(0, 1).flatten(1), places)
         return Output(loss, code_monitors(codes_ABK))
 
     def current_prototypes(self) -> Tensor:
@@ -135,12 +137,10 @@ class SwAV(Method):
         Here, because a forward pass must not write what a backward may still need.
         """
         self.prototypes_KD.copy_(F.normalize(self.prototypes_KD, dim=1))
-        if self.queue is not None and self.queue_fills:
-            self.queue.look()
         self.set_phase(progress)
 
     def set_phase(self, progress: float) -> None:
-        """Say what the next step does; see queues.py for why the step itself does not."""
+        """Say what the next step does, in bools: queues.py tells why the step does not ask."""
         self.progress = progress
         self.frozen = progress < self.freeze_prototypes
         self.queue_fills = progress >= self.queue_start

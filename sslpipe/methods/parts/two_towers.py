@@ -132,7 +132,7 @@ def projection(inputs: int, dim: int) -> nn.Linear:
 
 
 def on_sphere(*embeddings: Tensor) -> list[Tensor]:
-    """L2-normalise each (B, D), in at least fp32; else a logit is no cosine, and length lowers it."""
+    """L2-normalise each (B, D), in at least fp32: else lengths, and no cosines, decide."""
     return [F.normalize(at_least_fp32(z_BD), dim=1) for z_BD in embeddings]
 
 
