@@ -57,7 +57,11 @@ def pooled_conv(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def require_spectrogram(view: ViewSpec) -> int:
-    """How many frequencies the spectrograms of a group have; a ValueError if it has none."""
+    """How many frequencies the spectrograms of a group have.
+
+    Raises:
+        ValueError: its views are no spectrograms.
+    """
     if view.axes != "CFT":
         raise ValueError(
             f"views {view.group!r} are {view.shown} of axes {view.axes}, not spectrograms of axes "

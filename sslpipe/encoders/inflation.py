@@ -49,8 +49,9 @@ def temporal_branch(given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> l
 
 
 def over_time(positions_1TD: Tensor, prefix: int, model: nn.Module, times: int) -> Tensor:
-    """Repeat positions of patches at all times behind those of `prefix` tokens.
+    """Repeat positions of patches at all times behind those of `prefix` tokens: (1, T, D).
 
+    Given are those of one image, T = prefix + patches; made are T = prefix + times * patches.
     Fixed ones of the model stay: they know time, and those of images do not.
     """
     own = model.get_parameter(POSITIONS)

@@ -63,8 +63,9 @@ def plane_sincos(dim: int, grid: tuple[int, ...]) -> Tensor:
 def resampled(
     positions_1ND: Tensor, old: tuple[int, int], new: tuple[int, int], *, offset: bool
 ) -> Tensor:
-    """Bring positions to another grid by bicubic interpolation without antialias.
+    """Bring positions to another grid by bicubic interpolation without antialias: (1, N, D).
 
+    `old`, `new`: rows and columns of patches; interpolated in float32, the dtype stays.
     `offset`: as DINO, iBOT and DINOv2 do (vision_transformer.py, interpolate_pos_encoding), which
     stretch the old grid to new + .1 patches and keep the first `new`; False: as MSN (deit.py).
     """
@@ -83,7 +84,10 @@ def on_grid(patches_BND: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def chosen_tokens(tokens_BTD: Tensor, visible_BS: Tensor) -> Tensor:
-    """Take the class token and the patches `visible_BS`, of M choices per image mask by mask."""
+    """Take the class token and the patches that are visible: (M * B, 1 + S, D), mask by mask.
+
+    `visible_BS`: int64 patch numbers, M * B rows for B images; M is 1 where there is one choice.
+    """
     index_MBSD = visible_BS.view(-1, len(tokens_BTD), visible_BS.shape[1], 1)
     index_MBSD = index_MBSD.expand(-1, -1, -1, tokens_BTD.shape[2])
     tokens_MBTD = tokens_BTD.expand(len(index_MBSD), -1, -1, -1)
@@ -100,7 +104,7 @@ def visible_first(hidden_BN: Tensor) -> Tensor:
 
 
 def take(tokens_BSD: Tensor, index_BN: Tensor) -> Tensor:
-    """Take tokens in the order of `index_BN`."""
+    """Take tokens in the order of `index_BN`, int64: (B, N, D)."""
     return tokens_BSD.gather(1, index_BN[:, :, None].expand(-1, -1, tokens_BSD.shape[2]))
 
 

@@ -67,7 +67,7 @@ def beit(model: Any) -> None:
 
 
 def cut_normal(weight: Tensor) -> None:
-    """Draw from a normal distribution of std .02, cut at .02."""
+    """Draw a weight of any shape, in place, from a normal distribution of std .02, cut at .02."""
     nn.init.trunc_normal_(weight, std=STD, a=-STD, b=STD)
 
 

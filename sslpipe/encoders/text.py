@@ -185,7 +185,10 @@ class BERT(TokenEncoder):
 
 
 def through_layers(layers: nn.ModuleList, x_BLD: Tensor, documents_BL: Tensor) -> Tensor:
-    """Give the states behind BERTLayers, in which a token sees its whole document."""
+    """Give the states behind BERTLayers, (B, L, D); a token sees its whole document.
+
+    `documents_BL`: the number of each token's document, int64; -1: padding.
+    """
     mask = allowed(documents_BL, causal=False)
     for layer in layers:
         x_BLD = layer(x_BLD, mask)

@@ -193,7 +193,11 @@ def maskers(masks: Mapping[str, MaskSettings], views: Mapping[str, ViewSpec]) ->
 
 
 def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
-    """Build one mask, and raise a RecipeError if it does not suit its views."""
+    """Build one mask, and try it.
+
+    Raises:
+        RecipeError: unknown sampler or setting, or one that does not suit its views.
+    """
     entry = mask.sampler
     sampler = call(choose(entry, SAMPLERS, "mask sampler"), entry)
     if not isinstance(sampler, Sampler):

@@ -228,7 +228,10 @@ def distinct(words_MBS: U64) -> U64:
 
 
 def unchosen(places: int, spans: int, over: I64) -> npt.NDArray[np.float64]:
-    """Compute how likely none of `spans` starts, of `places`, is one of the `over` that matter."""
+    """Compute how likely none of `spans` starts, of `places`, is one of the `over` that matter.
+
+    Starts are drawn without return; `over` (n,) int64, the answer (n,) float64 in [0, 1].
+    """
     free = np.maximum(places - over[:, None] - np.arange(spans), 0)
     likely: npt.NDArray[np.float64] = np.prod(free / (places - np.arange(spans)), axis=1)
     return likely

@@ -130,7 +130,7 @@ def beit_loss(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_monitors(logits_BSK: Tensor, ids_BS: Tensor, real_BS: Tensor) -> dict[str, Tensor]:
-    """Tell the accuracy of the guesses, and the entropy (nats) of this rank's ids.
+    """Tell the accuracy of the guesses, and the entropy (nats) of this rank's ids: scalars.
 
     A loss below the entropy has learned more than how often each id occurs.
     """

@@ -185,5 +185,5 @@ class ConvDecoder(nn.Module):
 
 
 def channel_norm(x_BCHW: Tensor) -> Tensor:
-    """Normalise the channels of each place, as a layer norm without weights does."""
+    """Normalise the channels of each place as a layer norm without weights does; shape stays."""
     return F.layer_norm(x_BCHW.movedim(1, 3), x_BCHW.shape[1:2]).movedim(3, 1)

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
+from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import PROTOTYPE_CAUSES
 from .parts.collectives import all_mean, gather
 from .parts.heads import at_least_fp32
+from .parts.queues import uncompiled
 from .parts.several_views import CropEmbedder
 
 MEMORIES = 2  # crops_for_assign of the official code: the first two views
@@ -87,9 +89,7 @@ class DeepClusterV2(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Cluster if an epoch begins, then classify, then remember the batch for the next epoch."""
-        if self.training and batch.epoch != self.epoch:
-            self.cluster()
-            self.epoch = batch.epoch
+        places = self.begin(batch) if self.training else None
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         uids_B = batch.uids.to(z_VBD.device, non_blocking=True)
         clusters_LB = self.lookup(uids_B)
@@ -98,10 +98,18 @@ class DeepClusterV2(Method):
                 deepcluster_loss(F.linear(z_VBD, centroids_KD) / self.temperature, clusters_B)
                 for centroids_KD, clusters_B in zip(self.centroids_LKD, clusters_LB, strict=True)
             ]
-        if self.training:
-            self.memory.remember(z_VBD[:MEMORIES], uids_B)
+        if places is not None:
+            self.memory.remember(z_VBD[:MEMORIES], uids_B, places)
         known = (clusters_LB[0] != UNKNOWN).float().mean()
         return Output(torch.stack(losses).mean(), {"clustered": known})
+
+    @uncompiled
+    def begin(self, batch: Batch) -> Tensor:
+        """Cluster if an epoch begins, and say where the samples will be remembered."""
+        if batch.epoch != self.epoch:
+            self.cluster()
+            self.epoch = batch.epoch
+        return self.memory.turn(len(batch.uids) * group_ranks().size)
 
     def lookup(self, uids_B: Tensor) -> Tensor:
         """Find each head's cluster of each sample, (L, B) int64; UNKNOWN if not remembered."""
@@ -161,15 +169,18 @@ class EpochMemory(nn.Module):
         """Count the places that are filled."""
         return min(self.stored, len(self.uids_N))
 
+    def turn(self, samples: int) -> Tensor:
+        """Number the oldest places, (samples,) int64, and count them as filled."""
+        places_B = torch.arange(self.stored, self.stored + samples, device=self.uids_N.device)
+        self.stored += samples
+        return places_B % len(self.uids_N)
+
     @torch.no_grad()
-    def remember(self, rows_ABD: Tensor, uids_B: Tensor) -> None:
-        """Replace the oldest places by the samples of all ranks, in the order of ranks."""
+    def remember(self, rows_ABD: Tensor, uids_B: Tensor, places_B: Tensor) -> None:
+        """Replace the places that `turn` named by the samples of all ranks, in their order."""
         rows_BAD, uids = gather(rows_ABD.detach().transpose(0, 1)), gather(uids_B)
-        places_B = torch.arange(self.stored, self.stored + len(uids), device=uids.device)
-        places_B = places_B % len(self.uids_N)
         self.rows_AND[:, places_B] = rows_BAD.transpose(0, 1).to(self.rows_AND.dtype)
         self.uids_N[places_B] = uids
-        self.stored += len(uids)
 
     def get_extra_state(self) -> int:
         """Save the number of stored samples, the part of the state_dict that is no tensor."""

@@ -152,7 +152,10 @@ class HuBERT(Method):
 
 @torch.no_grad()
 def guesses_right(logits_BNK: Tensor, labels_BN: Tensor, hidden_BN: Tensor) -> dict[str, Tensor]:
-    """How often guesses are right, and how many classes are guessed, of this rank's frames."""
+    """How often guesses are right, and how many classes are guessed, of this rank's frames.
+
+    Scalars: shares of hidden and of shown frames, and the perplexity of the guessed classes.
+    """
     guess_BN, known_BN = logits_BNK.argmax(-1), labels_BN != IGNORED
     shares = [
         ((guess_BN == labels_BN) & part_BN).sum() / part_BN.sum().clamp_min(1)

@@ -39,7 +39,7 @@ def ijepa_targets(tokens_BND: Tensor, index_RT: Tensor) -> Tensor:
 def ijepa_loss(
     pred_RTD: Tensor, target_RTD: Tensor, real_RT: Tensor, *, beta: float = 1.0
 ) -> Tensor:
-    """Average the smooth L1 error over all target tokens. `real_RT` False: padding.
+    """Average the smooth L1 error over all target tokens; a scalar. `real_RT` False: padding.
 
     The paper's section 3 writes an L2 distance; smooth L1 is that of the official code. `beta`:
     where it turns from squares to absolute values; 0: the absolute error, V-JEPA's.

@@ -30,7 +30,10 @@ def pixels_of(hidden_BN: Tensor, grid: tuple[int, ...], patch: int) -> Tensor:
 
 
 def without_margin(region_B1HW: Tensor, margin: int) -> Tensor:
-    """Take `margin` pixels off a region along its edge; the picture's own edge is none."""
+    """Take `margin` pixels off a region along its edge; the picture's own edge is none.
+
+    1 = in the region; shape and dtype stay.
+    """
     outside = F.max_pool2d(1 - region_B1HW, 2 * margin + 1, stride=1, padding=margin)
     return 1 - outside
 
@@ -43,7 +46,9 @@ def inpainting_loss(
     *,
     overlap_weight: float = 10.0,
 ) -> Tensor:
-    """Eq. 1: squared error of the region, per pixel and channel.
+    """Eq. 1: squared error of the region, averaged over its pixels and channels; a scalar.
+
+    `region_B1HW`, `hole_B1HW`: 1 = belongs to it, else 0; the hole lies in the region.
 
     The part of the region that is no hole is visible, and weighs `overlap_weight` times as much: so
     the hole is painted to match its rim (section 4.1; overlapPred and wtl2Matrix of train.lua).

@@ -39,7 +39,10 @@ def info_nce(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor, *, temperature: float
 
 
 def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Compare each query with its own key, then with the rows of the queue: (B, 1 + Q)."""
+    """Compare each query with its own key, then with the rows of the queue: (B, 1 + Q).
+
+    In at least fp32. Queries and keys are L2-normalised inside; the queue's rows are so already.
+    """
     q_BD, k_BD = (F.normalize(at_least_fp32(x_BD), dim=1) for x_BD in (q_BD, k_BD))
     own_B1 = (q_BD * k_BD).sum(1, keepdim=True)
     return torch.cat([own_B1, q_BD @ queue_QD.to(q_BD.dtype).T], dim=1)
@@ -47,7 +50,7 @@ def cosines(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> Tensor:
 
 @torch.no_grad()
 def retrieval(q_BD: Tensor, k_BD: Tensor, queue_QD: Tensor) -> dict[str, Tensor]:
-    """Count how often the key is the nearest of all candidates, as the official code does."""
+    """Tell the share of queries whose key is the nearest of all candidates, as officially."""
     with torch.autocast(q_BD.device.type, enabled=False):
         return {"top1": (cosines(q_BD, k_BD, queue_QD).argmax(1) == 0).float().mean()}
 
@@ -96,6 +99,7 @@ class MoCo(Method):
 
     def forward(self, batch: Batch) -> Output:
         """Put keys into the queue after the loss, or each would be among its own negatives."""
+        places_B = self.queue.turn(enqueues=self.training)
         query_BCHW, key_BCHW = batch.views["global"][:2]
         q_BD = self.query(query_BCHW)
         with torch.no_grad():
@@ -104,7 +108,7 @@ class MoCo(Method):
         loss = info_nce(q_BD, k_BD, queue_QD, temperature=self.temperature)
         metrics = pair_monitors(q_BD, k_BD) | retrieval(q_BD, k_BD, queue_QD)
         if self.training:  # a loss taken for validation leaves no trace, as with batch norm
-            self.queue.enqueue(k_BD)
+            self.queue.enqueue(k_BD, places_B)
         return Output(loss, metrics)
 
     def keys(self, images_BCHW: Tensor, step: int) -> Tensor:

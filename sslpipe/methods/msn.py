@@ -20,7 +20,7 @@ from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.collapse import PROTOTYPE_CAUSES, one_prototype, teacher_tells_nothing
 from .parts.collectives import gather
 from .parts.distillation import entropies
-from .parts.heads import at_least_fp32, feature_dim, hidden_batch_norm_mlp, trunc_normal
+from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp, trunc_normal
 from .parts.patches import hidden_patches, patch_mask, whole_patches
 from .parts.sinkhorn import sinkhorn_knopp
 from .parts.teachers import ema_update, frozen_copy, linear_between
@@ -114,7 +114,8 @@ class MSN(Method):
         self.momentum = momentum
         self.focal = "focal" in spec.views
         whole_patches("msn", encoder, spec, {"target", "anchor", "focal"} & set(spec.views))
-        head = hidden_batch_norm_mlp((feature_dim(encoder, "msn"), *projector), nn.GELU)
+        sizes = (feature_dim(encoder, "msn"), *projector)
+        head = hidden_norm_mlp(sizes, activation=nn.GELU, hidden_bias=True, last_bias=True)
         self.student = TokenBranch(encoder, head.apply(trunc_normal))  # init_model
         self.teacher = frozen_copy(self.student)
         # DDP averages their gradient over ranks; officially it is SUMMED (msn_train.py:367)

@@ -15,7 +15,7 @@ from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
 from .parts.collectives import gather
-from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim, hidden_batch_norm_mlp
+from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim, hidden_norm_mlp
 from .parts.queues import Queue, random_rows
 
 
@@ -36,7 +36,10 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
 
 @torch.no_grad()
 def nearest_neighbours(z_BD: Tensor, queue_QD: Tensor) -> Tensor:
-    """Find the most similar row of the queue, eq. 2: its index (B,); both of unit length."""
+    """Find the most similar row of the queue (section 3.2): its index, (B,) int64.
+
+    Of vectors of unit length it is the nearest one, which the paper's NN(z, Q) asks for.
+    """
     with torch.autocast(z_BD.device.type, enabled=False):  # bf16 cannot tell near ones apart
         return (z_BD @ queue_QD.T.to(z_BD.dtype)).argmax(1)
 
@@ -66,12 +69,15 @@ class NNCLR(Method):
         self.temperature = temperature
         self.encoder = encoder
         self.projector = batch_norm_mlp((feature_dim(encoder, "nnclr"), *projector))
-        self.predictor = hidden_batch_norm_mlp((dim, predictor_hidden, dim))
+        self.predictor = hidden_norm_mlp(
+            (dim, predictor_hidden, dim), hidden_bias=True, last_bias=True
+        )
         rows_QD = random_rows(queue, dim)  # some neighbours are noise until it is filled once
         self.queue = Queue(rows_QD, batch=spec.global_size, setting="method.nnclr.queue")
 
     def forward(self, batch: Batch) -> Output:
         """Average both directions; then the queue takes the first view, as in the pseudo-code."""
+        places_B = self.queue.turn(enqueues=self.training)
         views_VBCHW = batch.views["global"][:2]
         z_XD = self.projector(self.encoder(views_VBCHW.flatten(0, 1)))
         p1_BD, p2_BD = self.predictor(z_XD).chunk(2)
@@ -83,7 +89,7 @@ class NNCLR(Method):
             + nnclr_loss(rows_QD[near2_B], p1_BD, temperature=self.temperature)
         ) / 2
         if self.training:
-            self.queue.enqueue(z1_BD)
+            self.queue.enqueue(z1_BD, places_B)
         # the share of images whose two views have the same neighbour: it grows as classes form
         agree = (near1_B == near2_B).float().mean()
         return Output(loss, {"neighbours_agree": agree, "embedding_std": spread_over_images(z1_BD)})

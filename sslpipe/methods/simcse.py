@@ -24,7 +24,7 @@ from .simclr import pair_monitors
 
 
 def simcse_loss(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
-    """Eq. 1: cross entropy of each text to its other pass, among the other passes of all ranks.
+    """Eq. 4: cross entropy of each text to its other pass, among the other passes of all ranks.
 
     One direction. Embeddings are L2-normalised inside. A deviation: officially no gradient comes
     from other ranks; here the mean over ranks, which DDP takes, is the loss of the joined batch,

@@ -71,7 +71,6 @@ class SwAV(Method):
         self.iterations = iterations
         self.freeze_prototypes = freeze_prototypes
         self.queue_start = queue_start
-        self.progress = 0.0
         self.embedder = CropEmbedder("swav", encoder, spec, projector=projector)
         # nn.Linear's own draw, put on the sphere as the first iteration does (resnet50.py)
         start_KD = 2 * torch.rand(prototypes, projector[-1]) - 1
@@ -80,17 +79,20 @@ class SwAV(Method):
         if queue:
             empty_QD = torch.zeros(queue, ASSIGN * projector[-1])  # an image's crops side by side
             self.queue = Queue(empty_QD, batch=spec.global_size, setting="method.swav.queue")
+        self.set_phase(0.0)
 
     def forward(self, batch: Batch) -> Output:
         """Score all crops against the prototypes, then guess the codes of the global ones."""
+        enqueues = self.training and self.queue_fills
+        places = None if self.queue is None else self.queue.turn(enqueues=enqueues)
         z_VBD = F.normalize(at_least_fp32(self.embedder(batch.views)), dim=-1)
         # the codes are made of these scores: bf16 steps of 2^-8, divided by 0.05, are 8 % of a code
         with torch.autocast(z_VBD.device.type, enabled=False):
             scores_VBK = F.linear(z_VBD, self.current_prototypes())
         codes_ABK = self.codes(scores_VBK[:ASSIGN])
         loss = swav_loss(scores_VBK, codes_ABK, temperature=self.temperature)
-        if self.training and self.queue is not None and self.progress >= self.queue_start:
-            self.queue.enqueue(z_VBD[:ASSIGN].transpose(0, 1).flatten(1))
+        if self.queue is not None and places is not None and enqueues:
+            self.queue.enqueue(z_VBD[:ASSIGN].transpose(0, 1).flatten(1), places)
         return Output(loss, code_monitors(codes_ABK))
 
     def current_prototypes(self) -> Tensor:
@@ -99,7 +101,7 @@ class SwAV(Method):
         Not without one, as officially: DDP waits for the gradient of every parameter. What momentum
         and weight decay then still do is along the prototype, which the normalisation undoes.
         """
-        if self.progress < self.freeze_prototypes:
+        if self.frozen:
             return self.prototypes_KD.detach() + 0.0 * self.prototypes_KD
         return self.prototypes_KD
 
@@ -135,7 +137,13 @@ class SwAV(Method):
         Here, because a forward pass must not write what a backward may still need.
         """
         self.prototypes_KD.copy_(F.normalize(self.prototypes_KD, dim=1))
+        self.set_phase(progress)
+
+    def set_phase(self, progress: float) -> None:
+        """Say what the next step does, in bools: queues.py tells why the step does not ask."""
         self.progress = progress
+        self.frozen = progress < self.freeze_prototypes
+        self.queue_fills = progress >= self.queue_start
 
     def get_extra_state(self) -> float:
         """Save the progress, which decides about queue and freezing, so that a resume is exact."""
@@ -143,7 +151,7 @@ class SwAV(Method):
 
     def set_extra_state(self, state: float) -> None:
         """Restore what `get_extra_state` saved."""
-        self.progress = state
+        self.set_phase(state)
 
 
 def code_monitors(codes_ABK: Tensor) -> dict[str, Tensor]:

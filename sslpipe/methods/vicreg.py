@@ -44,7 +44,10 @@ def vicreg_loss(
     variance: float = 25.0,
     covariance: float = 1.0,
 ) -> Tensor:
-    """Weigh and add the terms, eq. 6, with the scales of the official code: see `vicreg_terms`."""
+    """Weigh and add the terms, eq. 6; a scalar, with the official code's scales.
+
+    See `vicreg_terms`: embeddings are not normalised, and two samples over all ranks are the least.
+    """
     return vicreg_terms(x_BD, y_BD).weighted(invariance, variance, covariance)
 
 
@@ -67,7 +70,7 @@ def vicreg_terms(x_BD: Tensor, y_BD: Tensor) -> Terms:
 
 
 def variance_term(z_XD: Tensor) -> Tensor:
-    """Average over features how far standard deviations fall short of 1: eq. 1 and 2."""
+    """Average over features how far standard deviations fall short of 1: eq. 1 and 2, in [0, 1]."""
     # without the 1e-4 the gradient at a constant feature is NaN
     return F.relu(1 - (z_XD.var(0) + 1e-4).sqrt()).mean()
 

@@ -218,7 +218,7 @@ class Wav2Vec2(Method):
 
 @torch.no_grad()
 def share_of_first(logits_BMX: Tensor, real_BM: Tensor) -> Tensor:
-    """How often the first choice is the best one, of this rank's frames."""
+    """How often the first choice is the best one, of this rank's frames; a scalar in [0, 1]."""
     right_BM = (logits_BMX.argmax(-1) == 0) & real_BM
     return right_BM.sum() / real_BM.sum().clamp_min(1)
 

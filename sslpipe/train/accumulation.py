@@ -38,7 +38,7 @@ def step_batches(
 def loss_share(
     output: Output, outputs: Sequence[Output], count: int, totals: Tensor | None
 ) -> Tensor:
-    """What of a batch's loss is sent backward, of `count` batches of the step.
+    """What of a batch's loss is sent backward, of `count` batches of the step; a scalar.
 
     Terms are multiplied by their weights and divided by those of the step. A loss of one term is
     multiplied by its weight; by what to divide is known at the end only, see `divide_by_weights`.
@@ -62,7 +62,7 @@ def divide_by_weights(method: Method, outputs: Sequence[Output]) -> None:
 
 
 def reference_weight(outputs: Sequence[Output]) -> Tensor:
-    """The power of two above the first weight: it divides any weight without rounding."""
+    """The power of two above the first weight, a scalar: it divides any weight without rounding."""
     first = outputs[0].weight
     assert first is not None
     weight = torch.where(first > 0, first, 1.0)

@@ -86,7 +86,7 @@ def test_memory_is_a_ring_in_the_order_of_arrival():
     memory = EpochMemory(1, 5, 1)
     for start in (0, 3):
         ids = torch.arange(start, start + 3)
-        memory.remember(ids.float().view(1, 3, 1), ids + 100)
+        memory.remember(ids.float().view(1, 3, 1), ids + 100, memory.turn(3))
     assert len(memory) == 5
     assert memory.uids_N.tolist() == [105, 101, 102, 103, 104]
     assert memory.rows_AND.flatten().tolist() == [5, 1, 2, 3, 4]

@@ -130,6 +130,7 @@ def test_the_queue_starts_as_said_and_counts_only_when_full(encoder, crops):
     method.eval()(batch)
     assert method.queue.seen == 4  # a loss taken for validation leaves no trace
     method.train()(batch)
+    method.queue.turn(enqueues=False)  # as the next pass does
     rows = method.queue.rows_QD.view(8, 2, 8)
     torch.testing.assert_close(rows.norm(dim=2), torch.ones(8, 2))
     scores = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0)).tanh()

@@ -57,7 +57,10 @@ class AllMean(torch.autograd.Function):
 
 
 def joint_mean(x: Tensor) -> Tensor:
-    """Average over ranks; the gradient is that of the SUM of all losses, as with `gather`."""
+    """Average over ranks, a tensor of any shape, which all ranks must have alike.
+
+    The gradient is that of the SUM of all losses, as with `gather`.
+    """
     if group_ranks().size == 1:
         return x
     mean: Tensor = AllMean.apply(x)
@@ -66,7 +69,7 @@ def joint_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_mean(x: Tensor) -> Tensor:
-    """Average over ranks, without gradient; `x` itself stays as it is."""
+    """Average over ranks, without gradient; `x`, of the same shape on all, stays as it is."""
     if group_ranks().size == 1:
         return x.detach()
     total = x.detach().clone()

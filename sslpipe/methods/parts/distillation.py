@@ -46,7 +46,8 @@ def move_center(center_K: Tensor, logits_XK: Tensor, *, momentum: float) -> None
 def warmed_up(ends: tuple[float, float], warmup: float, progress: Tensor) -> Tensor:
     """Give a teacher's temperature: linear over the first `warmup` of the run, then constant.
 
-    Officially a step per epoch.
+    A scalar on the device of `progress`, the share of the run that is done. Officially it takes a
+    step per epoch.
     """
     start, end = ends
     return start + (end - start) * (progress / max(warmup, 1e-12)).clamp(max=1.0)

@@ -50,13 +50,16 @@ def batch_norm_mlp(sizes: Sequence[int]) -> nn.Sequential:
 def hidden_norm_mlp(
     sizes: Sequence[int],
     *,
+    activation: type[nn.Module] = nn.ReLU,
     hidden_bias: bool = False,
     last_bias: bool = False,
     last_norm: bool = False,
 ) -> nn.Sequential:
-    """Stack linear layers, BN and ReLU, then one linear layer.
+    """Stack linear layers, BN and activation, then one linear layer.
 
-    `last_norm` adds a BN without scale and shift.
+    Which linear layers have a bias is the papers' choice: none (SimSiam's projector), the hidden
+    ones (BYOL, VICReg), the last one (SimSiam's predictor), all (SwAV, MSN). `last_norm` adds a BN
+    without scale and shift.
 
     Raises:
         ValueError: there is no layer.
@@ -64,21 +67,12 @@ def hidden_norm_mlp(
     hidden, (wide, narrow) = split_last(sizes)
     layers: list[nn.Module] = []
     for before, after in hidden:
-        layers += [nn.Linear(before, after, bias=hidden_bias), nn.BatchNorm1d(after), nn.ReLU()]
+        linear = nn.Linear(before, after, bias=hidden_bias)
+        layers += [linear, nn.BatchNorm1d(after), activation()]
     layers.append(nn.Linear(wide, narrow, bias=last_bias))
     if last_norm:
         layers.append(nn.BatchNorm1d(narrow, affine=False))
     return nn.Sequential(*layers)
-
-
-def hidden_batch_norm_mlp(
-    sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU
-) -> nn.Sequential:
-    """Stack linear layers with BN and activation between them: SwAV's and MSN's heads."""
-    layers: list[nn.Module] = []
-    for wide, narrow in itertools.pairwise(sizes):
-        layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), activation()]
-    return nn.Sequential(*layers[:-2])
 
 
 def relu_mlp(sizes: Sequence[int]) -> nn.Sequential:

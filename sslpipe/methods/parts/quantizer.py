@@ -63,7 +63,10 @@ class GumbelQuantizer(nn.Module):
 
 @torch.no_grad()
 def code_perplexity(found: Quantised, real_BM: Tensor) -> Tensor:
-    """How many entries are in use: the perplexity of the largest logits, without noise."""
+    """How many entries are in use, a scalar in [G, G Q]: the perplexity of the largest logits.
+
+    Without noise; `real_BM` False: not counted.
+    """
     best_BMG1 = found.logits_BMGQ.argmax(-1, keepdim=True)
     ones_BMG1 = real_BM[..., None, None].to(found.logits_BMGQ.dtype).expand_as(best_BMG1)
     counts_GQ = torch.zeros_like(found.logits_BMGQ).scatter(-1, best_BMG1, ones_BMG1).sum((0, 1))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...batch import BatchSpec, TargetSpec
-from .heads import feature_dim, hidden_batch_norm_mlp
+from .heads import feature_dim, hidden_norm_mlp
 from .patches import whole_patches
 
 GROUPS = ("global", "local")  # in this order: views 0 and 1 are global
@@ -31,7 +31,8 @@ class CropEmbedder(nn.Module):
         self.groups = [group for group in GROUPS if group in spec.views]
         whole_patches(method, encoder, spec, self.groups)
         self.encoder = encoder
-        self.projector = hidden_batch_norm_mlp((feature_dim(encoder, method), *projector))
+        sizes = (feature_dim(encoder, method), *projector)
+        self.projector = hidden_norm_mlp(sizes, hidden_bias=True, last_bias=True)
 
     def forward(self, views: Mapping[str, Tensor]) -> Tensor:
         """Embed groups of (V, B, C, H, W) as (V of all groups, B, D), not normalised.

@@ -94,7 +94,7 @@ def tokens_a_rank(asked: Tensor) -> Tensor:
 
 
 def at_least_one(weight: Tensor) -> Tensor:
-    """A divisor: the weight, or that of one token where there is none."""
+    """A divisor above 0: the weight (any shape), or that of one token where there is none."""
     return weight.clamp_min(1.0 / group_ranks().size)
 
 

@@ -132,7 +132,7 @@ def projection(inputs: int, dim: int) -> nn.Linear:
 
 
 def on_sphere(*embeddings: Tensor) -> list[Tensor]:
-    """L2-normalise, in at least fp32: without it a logit is no cosine, and any length lowers it."""
+    """L2-normalise each (B, D), in at least fp32: else lengths, and no cosines, decide."""
     return [F.normalize(at_least_fp32(z_BD), dim=1) for z_BD in embeddings]
 
 
@@ -161,7 +161,10 @@ def summed(
 
 @torch.no_grad()
 def pairs_monitors(image_BD: Tensor, text_BD: Tensor, log_scale: Tensor) -> dict[str, Tensor]:
-    """Tell how often an image's caption is the nearest of this rank's, spreads, and the scale."""
+    """Tell how often an image's caption is the nearest of this rank's, spreads, and the scale.
+
+    All are scalars; the spreads are mean standard deviations of normalised embeddings.
+    """
     image_BD, text_BD = on_sphere(image_BD, text_BD)
     nearest_B = (image_BD @ text_BD.T).argmax(1)
     own_B = torch.arange(len(nearest_B), device=nearest_B.device)
