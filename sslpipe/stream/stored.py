@@ -220,8 +220,7 @@ def together(steps: Sequence[Wants]) -> list[list[Wants]]:
         told = wants.segments[:, LENGTH:]
         size = int(told.sum()) if told.shape[1] else TOGETHER
         if not groups or size > left:
-            groups.append([])
-            left = TOGETHER
+            groups, left = [*groups, []], TOGETHER
         groups[-1].append(wants)
         left -= size
     return groups
@@ -268,11 +267,7 @@ def places_in_rows(steps: Sequence[I64]) -> tuple[I64, list[int]]:
 
 
 def in_places(
-    steps: Sequence[Wants],
-    records: Records,
-    order: I64,
-    found: StoredArrays,
-    memory: Sequence[U8],
+    steps: Sequence[Wants], records: Records, order: I64, found: StoredArrays, memory: Sequence[U8]
 ) -> list[Landed]:
     """What was read in an order, each in the place where it was wanted, in its step's memory."""
     results, starts = results_of(found, order)

@@ -1,5 +1,6 @@
 """Single tokens are hidden: as a slow loop over the same draws hides them, and all alike likely."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -125,12 +126,15 @@ def test_a_row_without_text_is_asked_for_nothing():
 
 
 def test_a_bad_document_is_not_asked_for():
-    task = MaskedTokens()
-    table = torch.from_numpy(task.draw(pieces([[40, 40]]), STREAM, SEED, PLAIN, 80))
+    """Nothing came of it, so its extent is 0; the one beside it is hidden as it would be."""
+    task, whole = MaskedTokens(), pieces([[40, 40]])
+    bad = replace(whole, totals=whole.totals * [0, 1])
+    table, truth = (task.draw(some, STREAM, SEED, PLAIN, 80) for some in (bad, whole))
     tokens, documents = torch.full((1, 80), 50), torch.tensor([[-1] * 40 + [1] * 40])
     rows = LaidRows(tokens.clone(), torch.stack([documents, documents * 0]))
-    asked = task.apply(rows, table, PLAIN)
+    asked = task.apply(rows, torch.from_numpy(table), PLAIN)
     hidden = asked.targets_BL[0] != IGNORED
     assert hidden[:40].sum() == 0
     assert hidden[40:].sum() == 6
+    assert table[0].tolist() == truth[0, :, 6:].tolist()
     assert torch.equal(asked.rows.tokens_BL[0, :40], tokens[0, :40])

@@ -1,7 +1,9 @@
 """Ids beside the tars: the same rows, no text is read; damage and other vocabularies are told."""
 
+import errno
 import json
 import logging
+import os
 import re
 import shutil
 import zlib
@@ -169,6 +171,60 @@ def test_rows_of_steps_in_a_row_are_those_asked_alone(packed, override):
             for name in ("positions", "epochs", "shards", "rows", "valid", "segments"):
                 assert np.array_equal(getattr(found, name), getattr(alone, name)), (step, name)
             assert found.segments[:, 0].max() < 5
+
+
+def batch_alone(pipe, step):
+    """A batch of which nothing is read or drawn with other steps'."""
+    return pipe.make_batch(pipe.load_share(step), step)
+
+
+def test_what_is_read_and_drawn_for_several_steps_is_what_it_is_alone(packed):
+    """Over an end of an epoch; hidden tokens are drawn in the same go, and used."""
+    text = RECIPE.format(
+        vocabulary=json.dumps(str(packed / "tokenizer.json")), packing="best_fit", workers=0
+    )
+    with sslpipe.load(parse_recipe(text, path="t.yaml"), shards=packed, device="cpu") as pipe:
+        drawn = 0
+        for step in range(len(pipe) + 6):
+            share = pipe.loading.load_ahead(step)
+            (ahead,) = share.drawn
+            column = share.columns[0]
+            drawn += ahead.are_of(epochs=share.epochs, uids=share.uids, extents=column.extents)
+            assert_same([pipe.make_batch(share, step)], [batch_alone(pipe, step)])
+        assert drawn == len(pipe) + 6
+
+
+def test_a_file_that_is_missing_is_told_at_the_step_that_needs_it(texts):
+    text = RECIPE.format(
+        vocabulary=json.dumps(str(texts / "tokenizer.json")), packing="best_fit", workers=0
+    )
+    order = ["stream.order=sequential", "stream.rows.window=10"]
+    recipe = parse_recipe(text, path="t.yaml", overrides=order)
+    with sslpipe.load(recipe, shards=texts, device="cpu", rank=0, world_size=1) as pipe:
+        last = len(read_manifest(texts).shards) - 1
+        needs = [last in pipe.source.wants(step).shards for step in range(len(pipe))]
+        for path in texts.glob(f"*{last:06d}.tar.tok"):
+            path.unlink()
+        for step in range(needs.index(True)):
+            pipe.loading.load_ahead(step)
+        assert needs.index(True) > 3
+        with pytest.raises(ShardError, match="tok: cannot be opened"):
+            pipe.loading.load_ahead(needs.index(True))
+
+
+@pytest.mark.parametrize("answer", ["nothing", "a part", "not told"])
+def test_what_is_not_in_memory_is_fetched_and_then_read(packed, monkeypatch, answer):
+    truth, real, asked = batches(packed), os.preadv, []
+
+    def preadv(file, buffers, offset, flags=0):
+        if not flags or answer == "a part":
+            return real(file, [buffers[0][: len(buffers[0]) // (2 if flags else 1)]], offset)
+        raise OSError(errno.EAGAIN if answer == "nothing" else errno.EOPNOTSUPP, "not now")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *args: asked.append(args))
+    assert_same(batches(packed), truth)
+    assert len(asked) > len(truth)
 
 
 def test_a_file_of_a_later_version_is_refused(texts):
