@@ -8,7 +8,6 @@ decoded sample is: that is for the parts of the recipe.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -138,7 +137,7 @@ class Loader(Generic[B, F]):
             self._substitute(landed, flight.kind, faults)
         told = tuple(fault for place in sorted(faults) for fault in faults[place])
         columns = () if flight.kind == READ else self._columns(landed)
-        return replace(self._share(landed, columns, told), drawn=flight.drawn)
+        return self._share(landed, columns, told, flight.drawn)
 
     def _note(self, landed: Landed, faults: dict[int, list[Fault]]) -> None:
         """Write down what is wrong with samples.
@@ -196,7 +195,11 @@ class Loader(Generic[B, F]):
         return np.concatenate([owners, partners]), Wants.joined([found, drawn])
 
     def _share(
-        self, landed: Landed, columns: tuple[Column, ...], faults: tuple[Fault, ...]
+        self,
+        landed: Landed,
+        columns: tuple[Column, ...],
+        faults: tuple[Fault, ...],
+        drawn: tuple[Drawn | None, ...],
     ) -> Share:
         wants, uids = landed.wants, landed.records.samples["uid"].astype(np.int64)
         labels = self._labels(landed)
@@ -209,7 +212,7 @@ class Loader(Generic[B, F]):
         own = slice(count)
         return Share(
             uids[own], keys[own], labels[own], wants.epochs[own], valid[own], columns, faults,
-            segments[own], uids[count:].reshape(self._partners.count, count),
+            segments[own], uids[count:].reshape(self._partners.count, count), drawn,
         )  # fmt: skip
 
     def _labels(self, landed: Landed) -> I64:
