@@ -31,7 +31,8 @@ def pseudo_label(
 
     Logistic regression on frozen features; of each predicted class the surest are kept, each with
     its confidence. The shards stay as they are: `train --labels`, `stream.labels` of a recipe and
-    `pack --labels` read the file, and so can you.
+    `pack --labels` read the file, and so can you. Sets and labels that teach are opened before
+    anything is encoded.
 
     Example: `sslpipe pseudo-label runs/a/last.pt shards/photos --labels mine.csv --out labels.csv`
     """
