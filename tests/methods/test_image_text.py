@@ -123,7 +123,7 @@ def test_lengths_of_embeddings_do_not_count(embeddings, loss):
 
 def test_a_rank_s_labels_begin_where_its_pairs_do(monkeypatch):
     """Naive error: labels from 0 on every rank."""
-    monkeypatch.setattr(two_towers, "group_ranks", lambda: Ranks(2, 4))
+    monkeypatch.setattr(collectives, "group_ranks", lambda: Ranks(2, 4))
     assert two_towers.own_places(torch.zeros(3, 2)).tolist() == [6, 7, 8]
 
 
