@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from .method import Output
 from .parts.checks import check_axes
-from .parts.collectives import gather
-from .parts.two_towers import TwoTowers, on_sphere, own_places, pairs_monitors, summed
+from .parts.collectives import gather, own_places
+from .parts.two_towers import TwoTowers, on_sphere, pairs_monitors, summed
 
 LARGEST_SCALE = 100.0
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..errors import ContractError
-from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive, shares
 from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
-from .parts.collectives import gather
+from .parts.collectives import gather, own_places
 from .parts.heads import at_least_fp32, feature_dim, hidden_norm_mlp
 from .parts.teachers import cosine_between, ema_update, frozen_copy
 from .simclr import pair_monitors
@@ -31,7 +30,7 @@ def moco_v3_loss(q_BD: Tensor, k_BD: Tensor, *, temperature: float) -> Tensor:
     with torch.autocast(q_BD.device.type, enabled=False):
         q_BD = F.normalize(at_least_fp32(q_BD), dim=1)
         k_XD = gather(F.normalize(at_least_fp32(k_BD.detach()), dim=1))
-        own_B = group_ranks().rank * len(q_BD) + torch.arange(len(q_BD), device=q_BD.device)
+        own_B = own_places(q_BD)
         return 2 * temperature * F.cross_entropy(q_BD @ k_XD.T / temperature, own_B)
 
 

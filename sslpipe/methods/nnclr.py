@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
 from ..encoders.monitors import spread_over_images
-from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
-from .parts.collectives import gather
+from .parts.collectives import gather, own_places
 from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim, hidden_norm_mlp
 from .parts.queues import Queue, random_rows
 
@@ -30,7 +29,7 @@ def nnclr_loss(neighbours_BD: Tensor, predictions_BD: Tensor, *, temperature: fl
         n_BD = F.normalize(at_least_fp32(neighbours_BD.detach()), dim=1)
         # with gradient: a prediction is a negative of the samples of other ranks, too
         p_YD = gather(F.normalize(at_least_fp32(predictions_BD), dim=1))
-        own_B = group_ranks().rank * len(n_BD) + torch.arange(len(n_BD), device=n_BD.device)
+        own_B = own_places(n_BD)
         return F.cross_entropy(n_BD @ p_YD.T / temperature, own_B)
 
 

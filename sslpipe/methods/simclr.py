@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Batch, BatchSpec
-from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
-from .parts.collectives import gather
+from .parts.collectives import gather, own_places
 from .parts.heads import at_least_fp32, batch_norm_mlp, feature_dim
 
 
@@ -28,7 +27,7 @@ def nt_xent(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
     with torch.autocast(z1_BD.device.type, enabled=False):
         z_XD = normalised(z1_BD, z2_BD)
         all_YD = gather(z_XD)  # with gradient: a negative on another rank must be pushed too
-        own_X = group_ranks().rank * len(z_XD) + torch.arange(len(z_XD), device=z_XD.device)
+        own_X = own_places(z_XD)
         logits_XY = z_XD @ all_YD.T / temperature
         logits_XY = logits_XY.scatter(1, own_X[:, None], -torch.inf)  # not its own negative
         # The paper's mean over 2N. The official code adds the means of both directions

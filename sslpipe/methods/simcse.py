@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from ..batch import Batch, BatchSpec
 from ..encoders.text import BERT
 from ..errors import ContractError
-from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, positive
 from .parts.collapse import CONTRASTIVE_CAUSES, embeddings_alike
-from .parts.collectives import gather
+from .parts.collectives import gather, own_places
 from .parts.heads import at_least_fp32
 from .parts.tokens import one_text_group
 from .simclr import pair_monitors
@@ -34,7 +33,7 @@ def simcse_loss(z1_BD: Tensor, z2_BD: Tensor, *, temperature: float) -> Tensor:
     with torch.autocast(z1_BD.device.type, enabled=False):
         z1_BD, z2_BD = (F.normalize(at_least_fp32(z), dim=1) for z in (z1_BD, z2_BD))
         logits_BX = z1_BD @ gather(z2_BD).T / temperature
-        own_B = group_ranks().rank * len(z1_BD) + torch.arange(len(z1_BD), device=z1_BD.device)
+        own_B = own_places(z1_BD)
         return F.cross_entropy(logits_BX, own_B)
 
 

@@ -13,6 +13,7 @@ from ..process import group_ranks
 from .method import Method, Output
 from .parts.checks import check_axes, not_negative, positive, shares
 from .parts.collapse import PROTOTYPE_CAUSES, one_prototype
+from .parts.distillation import view_cross_entropy
 from .parts.heads import at_least_fp32
 from .parts.queues import Queue
 from .parts.several_views import CropEmbedder
@@ -28,15 +29,7 @@ def swav_loss(scores_VBK: Tensor, codes_ABK: Tensor, *, temperature: float) -> T
     code; the paper writes their sum. No gradient reaches the codes.
     """
     check_axes("swav_loss", scores_VBK=scores_VBK, codes_ABK=codes_ABK)
-    with torch.autocast(scores_VBK.device.type, enabled=False):
-        log_p_VBK = F.log_softmax(at_least_fp32(scores_VBK) / temperature, dim=-1)
-        terms = [
-            -(codes_ABK[a].detach() * log_p_VBK[v]).sum(-1).mean()
-            for a in range(len(codes_ABK))
-            for v in range(len(log_p_VBK))
-            if v != a
-        ]
-        return torch.stack(terms).mean()
+    return view_cross_entropy(scores_VBK, codes_ABK.detach(), temperature=temperature)
 
 
 class SwAV(Method):

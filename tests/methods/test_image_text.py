@@ -13,7 +13,7 @@ from sslpipe.encoders.text_tower import TextTower
 from sslpipe.errors import ContractError, RecipeError
 from sslpipe.methods import follow
 from sslpipe.methods.clip import clip_loss
-from sslpipe.methods.parts import two_towers
+from sslpipe.methods.parts import collectives, two_towers
 from sslpipe.methods.siglip import siglip_loss
 from sslpipe.process import Ranks
 
@@ -123,8 +123,8 @@ def test_lengths_of_embeddings_do_not_count(embeddings, loss):
 
 def test_a_rank_s_labels_begin_where_its_pairs_do(monkeypatch):
     """Naive error: labels from 0 on every rank."""
-    monkeypatch.setattr(two_towers, "group_ranks", lambda: Ranks(2, 4))
-    assert two_towers.own_places(torch.zeros(3, 2)).tolist() == [6, 7, 8]
+    monkeypatch.setattr(collectives, "group_ranks", lambda: Ranks(2, 4))
+    assert collectives.own_places(torch.zeros(3, 2)).tolist() == [6, 7, 8]
 
 
 def test_other_shapes_are_refused(rand):

@@ -42,6 +42,11 @@ def gather(x: Tensor) -> Tensor:
     return gathered
 
 
+def own_places(rows: Tensor) -> Tensor:
+    """Number this rank's rows (B, ...) among those that `gather` joins: (B,) int64."""
+    return group_ranks().rank * len(rows) + torch.arange(len(rows), device=rows.device)
+
+
 class AllMean(torch.autograd.Function):
     """Average over ranks, and the gradient likewise."""
 

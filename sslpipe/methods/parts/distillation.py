@@ -1,6 +1,7 @@
 """What DINO, iBOT and DINOv2 share: the teacher's logits as targets, and the loss between views.
 
-T teacher views, the first of the student's V; X outputs of this rank, of samples or patches.
+SwAV has this loss, too; its codes are the targets. T teacher views, the first of the student's V;
+X outputs of this rank, of samples or patches.
 """
 
 import torch

@@ -17,7 +17,6 @@ from ...encoders.monitors import embedding_std
 from ...encoders.patches import visible_first
 from ...encoders.protocols import PatchEncoder
 from ...encoders.text_tower import TextTower
-from ...process import group_ranks
 from ...recipe.names import Entry, call
 from ..method import Method, Numbers, Sign
 from .checks import positive
@@ -134,12 +133,6 @@ def projection(inputs: int, dim: int) -> nn.Linear:
 def on_sphere(*embeddings: Tensor) -> list[Tensor]:
     """L2-normalise each (B, D), in at least fp32: else lengths, and no cosines, decide."""
     return [F.normalize(at_least_fp32(z_BD), dim=1) for z_BD in embeddings]
-
-
-def own_places(rows_BD: Tensor) -> Tensor:
-    """Where this rank's pairs stand among those of all ranks, (B,) int64."""
-    count = len(rows_BD)
-    return group_ranks().rank * count + torch.arange(count, device=rows_BD.device)
 
 
 def summed(
