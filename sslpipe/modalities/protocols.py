@@ -68,7 +68,8 @@ class DrawsAhead(Protocol):
     """A decider that can draw before samples are decoded, for many batches in one go."""
 
     def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
-        """Draw what `decide` needs of samples; extents: (B, 4) of the index, zeros: not known.
+        """Draw what `decide` needs of samples; extents: (B, 4) of the index, zeros: not known; of
+        rows of kept ids (B, 8), where their segments lie behind.
 
         None: the index does not tell enough of all of them.
         """
