@@ -60,7 +60,9 @@ Out = Annotated[Path, typer.Argument(help="A new folder for the shards.", callba
 Resize = Annotated[
     int | None, typer.Option(help="Shrink the shorter side to it, px.", min=1, max=SIDE)
 ]
-Quality = Annotated[int, typer.Option(help="JPEG quality when resizing.", min=1, max=100)]
+Quality = Annotated[
+    int | None, typer.Option(help="JPEG quality when resizing; default: 90.", min=1, max=100)
+]
 CheckOption = Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")]
 Megabytes = Annotated[
     float,
@@ -70,7 +72,9 @@ Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", 
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
 Columns = Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")]
 DedupeOption = Annotated[Dedupe, typer.Option(help="Drop all but one of equal samples.")]
-NearBits = Annotated[int, typer.Option(help="Of 64 that near ones may differ in.", min=0, max=15)]
+NearBits = Annotated[
+    int | None, typer.Option(help="Of 64 that near ones may differ in; default: 4.", min=0, max=15)
+]
 Fps = Annotated[
     float | None,
     typer.Option(
@@ -112,7 +116,7 @@ def pack(
     inputs: Inputs,
     out: Out,
     resize: Resize = None,
-    quality: Quality = 90,
+    quality: Quality = None,
     check: CheckOption = Check.decode,
     shard_mb: Megabytes = 64,
     shard_samples: Samples = None,
@@ -121,7 +125,7 @@ def pack(
     columns: Columns = "",
     labels: LabelsFile = None,
     dedupe: DedupeOption = Dedupe.none,
-    near_bits: NearBits = 4,
+    near_bits: NearBits = None,
     keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
     fps: Fps = None,
     modality: ModalityOption = "image",
@@ -146,11 +150,12 @@ def pack(
         from ..modalities.parts import find_modality
 
         codec = find_modality(modality, "--modality").codec
+    check_together(resize, quality, dedupe, near_bits)
     settings = shards.PackSettings(
-        codec=codec, name=name or "", resize=resize, quality=quality, check=check.value,
+        codec=codec, name=name or "", resize=resize, quality=quality or 90, check=check.value,
         shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
         columns=shards.parse_columns(columns), labels=labels, dedupe=dedupe.value,
-        near_bits=near_bits, keep_names=keep_names, fps=fps,
+        near_bits=4 if near_bits is None else near_bits, keep_names=keep_names, fps=fps,
     )  # fmt: skip
     if dry_run:
         show_tables(shards.estimate(inputs, out, settings, workers=workers).summary)
@@ -158,6 +163,24 @@ def pack(
     with stopped(AGAIN), packing_bar() as tell, shards.open_pool(workers, ray) as pool:
         report = shards.pack(inputs, out, settings, overwrite=overwrite, pool=pool, progress=tell)
     show_packed(report, out)
+
+
+def check_together(
+    resize: int | None, quality: int | None, dedupe: Dedupe, near_bits: int | None
+) -> None:
+    """Options that without another would do nothing.
+
+    Raises:
+        SslpipeError: one of them is alone.
+    """
+    if quality is not None and resize is None:
+        raise SslpipeError(
+            f"--quality {quality}: is of pictures that are encoded anew; add --resize"
+        )
+    if near_bits is not None and dedupe is not Dedupe.near:
+        raise SslpipeError(
+            f"--near-bits {near_bits}: is of samples that look alike; add --dedupe near"
+        )
 
 
 def show_packed(report: Any, out: Path) -> None:

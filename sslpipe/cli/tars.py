@@ -122,6 +122,10 @@ def inspect(
     from ..shards import read_manifest
     from ..shards.contents import extract, find_key, find_row, list_keys, survey
 
+    asked = {"--keys": keys, "KEY": key is not None, "--row": row is not None}
+    asked["--sheet"] = sheet is not None
+    if len(several := [name for name, given in asked.items() if given]) > 1:
+        raise ShardError(f"{' and '.join(several)} each ask for something else; give one of them")
     manifest = read_manifest(shards)
     if keys:
         for found in list_keys(manifest):

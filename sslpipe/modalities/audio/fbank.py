@@ -15,6 +15,7 @@ from .mel import Band, Scale, kaldi_bands, mel_bank
 from .op import I64, Plain, SoundRows, SoundShape
 
 EPS = torch.finfo(torch.float32).eps
+MOST = 2**20  # samples of a window or between two, mels
 CACHED = 1_000  # frames that a CPU works on together: 2 MB, which stay in its cache
 
 
@@ -221,9 +222,11 @@ def centred_steps(before: SoundShape, fft: int) -> int:
 
 
 def check_windows(window: int, shift: int, mels: int) -> None:
-    """Raise a ValueError unless there are windows and filters."""
-    if min(window, shift, mels) < 1:
-        raise ValueError(f"windows of {window} every {shift} samples, {mels} mels: 1 or more each")
+    """Raise a ValueError unless there are windows and filters, and no more than memory can hold."""
+    if not 1 <= min(window, shift, mels) <= max(window, shift, mels) <= MOST:
+        raise ValueError(
+            f"windows of {window:,} every {shift:,} samples, {mels:,} mels: 1 to {MOST:,} each"
+        )
 
 
 def check_range(low: float, high: float | None, rate: int) -> None:

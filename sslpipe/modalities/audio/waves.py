@@ -80,6 +80,10 @@ class Standardize(Plain):
 
     eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"eps = {self.eps} must be more than 0")
+
     def shape(self, before: SoundShape) -> SoundShape:
         """Waveforms stay as long as they are."""
         before.wanted("T")

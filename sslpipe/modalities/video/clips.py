@@ -41,6 +41,9 @@ I64 = npt.NDArray[np.int64]
 TRIES = 100  # draws of clips whose gaps are wrong, as in SlowFast's code
 
 
+MOST = 65_536  # frames of a clip, or from one of them to the next
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipSampling:
     """What all samplings are told; abstract."""
@@ -51,8 +54,9 @@ class ClipSampling:
     per_frame: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.stride < 1:
-            raise ValueError(f"frames = {self.frames} and stride = {self.stride} must be 1 or more")
+        for name, number in (("frames", self.frames), ("stride", self.stride)):
+            if not 1 <= number <= MOST:
+                raise ValueError(f"{name} = {number:,} must be 1 to {MOST:,}")
 
     @property
     def span(self) -> int:

@@ -260,6 +260,8 @@ def test_the_filter_is_a_broken_line_over_frequency(points):
 @pytest.mark.parametrize(
     ("op", "settings", "words"),
     [
+        (Standardize, {"eps": -1e-3}, "eps = -0.001 must be more than 0"),
+        (Fbank, {"mels": 2**40}, "1,099,511,627,776 mels: 1 to 1,048,576 each"),
         (LinearFader, {"gain": 0.0}, "gain = 0.0 must be above 0"),
         (FilterAugment, {"points": 1}, "points = 1; a line has 2 to 64"),
         (MFCC, {"cepstra": 24}, "cepstra = 24 must lie in 1 to mels = 23"),

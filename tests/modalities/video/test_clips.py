@@ -223,6 +223,8 @@ def test_a_clip_depends_on_its_sample_alone_and_changes_with_the_epoch(kind):
     ("kind", "settings", "words"),
     [
         (DenseClip, {"frames": 0}, "frames = 0"),
+        (DenseClip, {"frames": 2**40}, "frames = 1,099,511,627,776 must be 1 to 65,536"),
+        (CentralClip, {"frames": 4, "stride": 65_537}, "stride = 65,537 must be 1 to 65,536"),
         (UniformClip, {"frames": 4, "gap": (9, 3)}, r"gap = \[9, 3\] must rise"),
         (UniformClip, {"frames": 4, "rate": 0.0}, "rate = 0.0 must be above 0"),
         (PartitionedClips, {"frames": 4, "rate": 0}, "rate = 0 must be 1 or more"),
