@@ -30,7 +30,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 import sslpipe
-import sslpipe.modalities.image.executors.cpu  # imports are not timed, numba's neither
+import sslpipe.modalities.image.executors.cpu  # imports are not timed
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from sslpipe.shards import open_manifest
 

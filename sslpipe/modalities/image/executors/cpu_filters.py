@@ -83,7 +83,8 @@ def resize(
     weights_x = carray(address(flat_x), (out_w, taps_x))
     weights_y = carray(address(flat_y), (out_h, taps_y))
     axis(w, cubic, antialias, mirror, first_x, weights_x)
-    axis(h, cubic, antialias, h < 0, first_y, weights_y)
+    never = h < 0  # not False, or numba would compile `axis` for this constant, too
+    axis(h, cubic, antialias, never, first_y, weights_y)
     in_groups(first_x, weights_x, starts, spread)
     pixels = carray(line, length, np.uint8)
     resample(canvas, x, y, upside_down, first_y, weights_y, starts, spread, pixels, image)

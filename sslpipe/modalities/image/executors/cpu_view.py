@@ -83,7 +83,8 @@ def recolour(code: int, line: F64, row: Image, image: Image) -> None:
 @kernel
 def view(program: F64, canvas: U8, row: Image, image: Image) -> None:
     """One view, (3, h, w), of one canvas, (H, W, 3); row: what its ops drew."""
-    upside_down = mirror = False
+    # not False, or numba would compile the crop for this constant, too
+    upside_down = mirror = len(program) < 0
     for line in program:
         code, at = int(line[0]), int(line[1])
         if line[2] and row[at] == 0:  # its gate is off
