@@ -99,6 +99,7 @@ TABLES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*TABLES, "methods"])
 def test_every_setting_refuses_in_one_line_what_it_cannot_use(kind):
     known, tried = examples(), 0

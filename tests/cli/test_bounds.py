@@ -60,6 +60,7 @@ def test_names_are_no_markup(run, tmp_path, name):
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_files_that_eval_names_are_read_before_it_encodes(run, packed, tmp_path, monkeypatch):
     (tmp_path / "train.yaml").write_text(TRAINABLE)
     (tmp_path / "wrong").write_text("no hole\n")

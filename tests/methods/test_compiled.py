@@ -41,6 +41,7 @@ def losses(name: str, graphs: Graphs | None = None) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 # SwAV has phases: prototypes that learn, a queue that is full
 @pytest.mark.parametrize(
     ("name", "count"), [("deepcluster_v2", 1), ("moco", 1), ("nnclr", 1), ("swav", 3)]

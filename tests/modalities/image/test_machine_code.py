@@ -79,6 +79,7 @@ def test_where_nothing_can_be_kept_it_works_and_says_so(home, source, caplog):
     assert "not kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_call_into_the_compiler_s_library_ends_the_process_instead_of_going_astray(tmp_path):
     (tmp_path / "code.ll").write_text(CODE)
     script = f"""
