@@ -56,6 +56,7 @@ def load(
     rank: int | None = None,
     world_size: int | None = None,
     quarantine: str | Path | None = None,
+    epochs: int | None = None,
     overrides: Sequence[str] = (),
 ) -> "Pipeline":
     """Build a pipeline.
@@ -68,6 +69,8 @@ def load(
     device: where views are made; None: CUDA if there is one, else the CPU.
     rank, world_size: None: from torch.distributed or the launcher's environment, else 0 of 1.
     quarantine: a file where `stream.on_bad: exclude` writes bad samples down, a line of JSON each.
+    epochs: how many of them will be asked for, from the first on, if that is known: nothing that
+        lies behind them is decoded ahead. Whoever asks for more gets it, and waits for it.
 
     Raises:
         RecipeError, ShardError: what is wrong with either, before any data is read.
@@ -84,6 +87,7 @@ def load(
         rank=ranks.rank,
         world_size=ranks.size,
         quarantine=Path(quarantine) if quarantine else None,
+        epochs=epochs,
     )
 
 
@@ -102,6 +106,7 @@ class Pipeline:
         rank: int,
         world_size: int,
         quarantine: Path | None = None,
+        epochs: int | None = None,
     ) -> None:
         check_world(recipe, rank, world_size)
         self.recipe, self.device = recipe, device
@@ -128,8 +133,10 @@ class Pipeline:
         self._quarantine = Quarantine(
             quarantine if stream.on_bad == "exclude" else None, max_fraction=stream.max_bad_fraction
         )
-        self._shares = Prefetch(self._ahead, depth=shares_waiting(count, depth), name="load")
-        self._batches = Prefetch(self._make, depth=depth, name="augment")
+        waiting, end = shares_waiting(count, depth), epochs and epochs * len(self.source)
+        self._end = end  # the step that will not be asked for; None: not known
+        self._shares = Prefetch(self._ahead, depth=waiting, name="load", end=end)
+        self._batches = Prefetch(self._make, depth=depth, name="augment", end=end)
         self._closed, self._pid, self._taking = False, os.getpid(), threading.Lock()
         self.step, self.wait_seconds = 0, 0.0  # batches handed out; time that they were waited for
         self.observers: list[Observer] = []  # such as sslpipe.watch
@@ -192,7 +199,7 @@ class Pipeline:
     def _ahead(self, step: int) -> Share:
         """The same, for steps that follow each other: workers are at the next ones already."""
         self._require_open()
-        return self.loading.load_ahead(step)
+        return self.loading.load_ahead(step, end=self._end)
 
     @contextmanager
     def resting(self) -> Iterator[int]:

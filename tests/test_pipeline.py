@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+import sslpipe
 from sslpipe.errors import RecipeError, ShardError, StateError
+from sslpipe.recipe import parse_recipe
 from sslpipe.shards import open_manifest, read_index
 
 from .conftest import RECIPE
@@ -73,6 +75,16 @@ def test_speed_settings_change_nothing_not_even_pixels(packed):
             assert a.keys == b.keys
             assert torch.equal(a.views["global"], b.views["global"])
             assert torch.equal(a.params["global"], b.params["global"])
+
+
+def test_a_known_end_changes_no_batch_and_nothing_behind_it_is_loaded(packed, reference):
+    recipe = parse_recipe(RECIPE)
+    with sslpipe.load(recipe, shards=packed, device="cpu", rank=0, world_size=1, epochs=1) as pipe:
+        begun, submit = [], pipe.loading._loader.submit
+        pipe.loading._loader.submit = lambda step, kind: begun.append(step) or submit(step, kind)
+        first = trace(list(pipe))
+        assert begun == list(range(5))
+        assert first + trace(steps(pipe, 12)) == reference  # whoever asks for more gets it
 
 
 CHILD = textwrap.dedent("""

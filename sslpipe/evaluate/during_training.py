@@ -82,7 +82,7 @@ class TrainingMonitor:
         """Encode the central views where the encoder is."""
         device = next(encoder.parameters()).device
         recipe = central(self.recipe, batch_size=min(BATCH, self.recipe.stream.batch_size))
-        with load(recipe, shards=part, device=device, rank=0, world_size=1) as batches:
+        with load(recipe, shards=part, device=device, rank=0, world_size=1, epochs=1) as batches:
             return extract(encoder, batches, device)
 
 

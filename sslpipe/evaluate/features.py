@@ -254,4 +254,4 @@ def central_batches(
     Every process reads the whole set: ranks that share it take whole batches (feature_cache.py).
     """
     chosen = central(recipe, batch_size=batch_size)
-    return load(chosen, shards=shards, device=device, rank=0, world_size=1)
+    return load(chosen, shards=shards, device=device, rank=0, world_size=1, epochs=1)

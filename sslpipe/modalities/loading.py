@@ -45,8 +45,11 @@ class Loading(Protocol):
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`."""
 
-    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
-        """The same, for steps that follow each other; another step or kind starts anew there."""
+    def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
+        """The same, for steps that follow each other; another step or kind starts anew there.
+
+        end: the step that will not be asked for, nor those behind it, if that is known.
+        """
 
     @property
     def summary(self) -> str:
@@ -74,11 +77,12 @@ class PackedLoading:
         """The samples in some places of a share."""
         return self._loader.load_some(step, places, kind)
 
-    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
         """The same as `load`, of steps that follow each other; from one thread."""
         if self._flights and self._flights[0][0] != (step, kind):
             self._flights.clear()  # their slots come back when their tasks are done
-        while len(self._flights) <= self._ahead:
+        ahead = self._ahead if end is None else max(0, min(self._ahead, end - 1 - step))
+        while len(self._flights) <= ahead:
             coming = step + len(self._flights)
             self._flights.append(((coming, kind), self._loader.submit(coming, kind)))
         return self._counted(self._loader.finish(self._flights.popleft()[1]))
@@ -122,9 +126,9 @@ class DeviceLoading:
         share = self._packed.load(step, kind)
         return self._finished(share, step) if kind == DECODE else share
 
-    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
         """The same, for steps that follow each other."""
-        share = self._packed.load_ahead(step, kind)
+        share = self._packed.load_ahead(step, kind, end=end)
         return self._finished(share, step) if kind == DECODE else share
 
     def _finished(self, share: Share, step: int) -> Share:
@@ -177,7 +181,7 @@ class ForeignLoading:
         loaded = self._source.load(step, decode)
         return share_of(loaded, [part.maker.blank for part in self._parts])
 
-    def load_ahead(self, step: int, kind: Kind = DECODE) -> Share:
+    def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
         """The same: an iterable is asked for no more than is needed."""
         return self.load(step, kind)
 

@@ -33,11 +33,14 @@ class Observer(Protocol):
 class Prefetch(Generic[T]):
     """`make(step)` for consecutive steps, up to `depth` of them ahead; depth 0 makes on demand.
 
-    An exception of `make(step)` is raised by `take(step)`.
+    end: the step that will not be asked for, if that is known: it is not made ahead, nor those
+    behind it. An exception of `make(step)` is raised by `take(step)`.
     """
 
-    def __init__(self, make: Callable[[int], T], *, depth: int, name: str) -> None:
-        self._make, self._depth, self._name = make, depth, name
+    def __init__(
+        self, make: Callable[[int], T], *, depth: int, name: str, end: int | None = None
+    ) -> None:
+        self._make, self._depth, self._name, self._end = make, depth, name, end
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[T]] = deque()
         self._first = 0  # the step of the first pending future
@@ -61,7 +64,10 @@ class Prefetch(Generic[T]):
         """Begin with what is missing; at rest with no more than `least`."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        while len(self._pending) < (least if self._resting else self._depth):
+        most = least if self._resting else self._depth
+        if self._end is not None:
+            most = max(least, min(most, self._end - self._first))
+        while len(self._pending) < most:
             self._pending.append(self._pool.submit(self._make, self._first + len(self._pending)))
 
     def rest(self) -> int:

@@ -167,8 +167,11 @@ def train_recipe(
     warm = None if start is None or is_of_library(start) else read_weights(start)
     with (
         start_world(kind) as world,
-        load(recipe, shards=shards, device=rank_device(world, kind), quarantine=bad) as pipeline,
-    ):
+        load(
+            recipe, shards=shards, device=rank_device(world, kind), quarantine=bad,
+            epochs=recipe.train.epochs,
+        ) as pipeline,
+    ):  # fmt: skip
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         if start is not None and warm is None:

@@ -63,3 +63,14 @@ def test_at_rest_nothing_is_begun_that_is_not_asked_for():
     assert ahead.rest() == 2
     assert made == [0, 1, 2, 3, 4, 5, 6]
     ahead.close()
+
+
+def test_nothing_behind_the_end_is_made_ahead_and_whoever_asks_gets_it():
+    made = []
+    ahead = Prefetch(lambda step: made.append(step) or step, depth=3, name="test", end=3)
+    assert [ahead.take(step) for step in range(3)] == [0, 1, 2]
+    ahead.reset(3)  # waits for what is being made
+    assert made == [0, 1, 2]
+    assert [ahead.take(3), ahead.take(4)] == [3, 4]
+    assert made == [0, 1, 2, 3, 4]
+    ahead.close()

@@ -46,7 +46,7 @@ Counts = Iterable[int]  # images of each batch
 
 
 def ours(recipe: Recipe, shards: Path) -> Counts:
-    with sslpipe.load(recipe, shards=shards, device="cpu") as pipe:
+    with sslpipe.load(recipe, shards=shards, device="cpu", epochs=1) as pipe:
         for batch in pipe:
             yield batch.views["global"].shape[1]
 
