@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
-from .errors import RecipeError
+from .errors import RecipeError, SslpipeError
 
 # How a launcher that is none of torch's says how many processes it started, the surest word first:
 # in a shell of Slurm's SLURM_NTASKS counts the allocation, and SLURM_STEP_NUM_TASKS what runs.
@@ -159,3 +160,27 @@ def short_turns(seconds: float = TURN) -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+def user_cache(name: str) -> Path:
+    """The folder for `name` in the user's cache: XDG_CACHE_HOME's, or ~/.cache.
+
+    Raises:
+        SslpipeError: this user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return without_tilde(home, where="the user's cache", remedy="set XDG_CACHE_HOME") / (
+        f"sslpipe/{name}"
+    )
+
+
+def without_tilde(path: str | Path, *, where: str, remedy: str) -> Path:
+    """A path whose `~` is the user's home, or `~name` another's.
+
+    Raises:
+        SslpipeError: there is none, as where a container runs as a number that has no name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SslpipeError(f"{where}: {str(path)!r}: there is no such home; {remedy}") from error

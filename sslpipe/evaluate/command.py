@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..device.handoff import find_device
 from ..errors import SslpipeError
+from ..process import user_cache
 from ..shards.labels_file import read_labels
 from .classes import join
 from .encoding import BASELINES
@@ -224,14 +225,13 @@ def cache_of(subject: Subject) -> Path:
     """Find the folder that features are kept in: beside a checkpoint, else in the user's cache.
 
     Raises:
-        SslpipeError: nothing can be written there.
+        SslpipeError: nothing can be written there, or this user has no home.
     """
     path = Path(subject.name)
     run = path if path.is_dir() else path.parent
     if path.exists() and os.access(run, os.W_OK):
         return run / "features"
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(home) / "sslpipe" / "features"
+    folder = user_cache("features")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

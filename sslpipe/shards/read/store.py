@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
-from ...process import node_ranks
+from ...process import node_ranks, without_tilde
 from ..index import Index, parse_index, said_of_tar
 from ..manifest import MISSING, Manifest, Shard, cut_fault
 from .cache import Distant, NodeCache
@@ -229,6 +229,7 @@ def open_store(
 
     Raises:
         ShardError: the cache folder cannot be made.
+        SslpipeError: it begins with a `~` that is nobody's home.
     """
     patience = patience or Patience()
     places = map(manifest.tar_place, manifest.shards)
@@ -238,7 +239,8 @@ def open_store(
             log.warning("%s: read in ranges, which is slow; set run.cache to a folder", distant)
         return ShardStore(manifest, None, room=0, patience=patience)
     budget = None if cache_gb is None else int(cache_gb * 1e9)
-    node = NodeCache(Path(cache).expanduser(), budget=budget, patience=patience)
+    folder = without_tilde(cache, where="run.cache", remedy="write the whole path")
+    node = NodeCache(folder, budget=budget, patience=patience)
     parts = corpora * (processes or node_ranks())
     share = node.budget // parts
     return ShardStore(manifest, node, room=share, patience=patience)

@@ -71,8 +71,11 @@ def test_a_damaged_file_is_compiled_anew(home, source, damage):
     assert doubled(source, 5) == (10, 0)
 
 
-def test_where_nothing_can_be_kept_it_works_and_says_so(home, source, caplog):
+@pytest.mark.parametrize("why", ["a file", "no home"])
+def test_where_nothing_can_be_kept_it_works_and_says_so(home, source, caplog, monkeypatch, why):
     home.write_text("a file where the folder should be")
+    if why == "no home":  # of a container that runs as a number
+        monkeypatch.setenv("XDG_CACHE_HOME", "~nobody_of_that_name/cache")
     caplog.set_level("INFO")
     assert doubled(source, 4) == (8, 1)
     assert doubled(source, 4) == (8, 1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import fsspec
 import pytest
 
-from sslpipe.errors import SampleError, ShardError
+from sslpipe.errors import SampleError, ShardError, SslpipeError
 from sslpipe.shards import open_manifest, read_index, read_manifest
 from sslpipe.shards.manifest import write_manifest
 from sslpipe.shards.read.download import Patience
@@ -177,6 +177,14 @@ def test_wrong_bytes_from_a_server(server, tmp_path):
     server.faults.append("whole")
     with pytest.raises(ShardError, match=r"knows no byte ranges; set run.cache"):
         samples(manifest)
+
+
+def test_a_cache_at_the_home_of_nobody_is_refused(server):
+    manifest = open_manifest(server.url)
+    with pytest.raises(
+        SslpipeError, match=r"run.cache: '~no_such_user/c': there is no such home; w"
+    ):
+        samples(manifest, cache="~no_such_user/c")
 
 
 def test_bits_flipped_in_payload_header_and_index(folder):

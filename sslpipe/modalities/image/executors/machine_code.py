@@ -7,7 +7,6 @@ imports; llvmlite, on which numba stands, loads the same code in 0.05.
 import ctypes
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
@@ -16,6 +15,8 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
+from ....errors import SslpipeError
+from ....process import user_cache
 from ....shards.side_files import replace_file
 
 log = logging.getLogger(__name__)
@@ -36,19 +37,13 @@ def function(
     the code in LLVM's language; called where the cache has none for these sources, versions and
     this processor. arguments: ctypes' types.
     """
-    place = folder() / f"{name}-{key(sources)}.o"
-    code = read(place)
+    file = f"{name}-{key(sources)}.o"
+    code = read(file)
     if code is None:
         log.info("%s: compiles, which takes some seconds, once", name)
         code = emit(compiled())
-        keep(place, code)
+        keep(file, code)
     return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
-
-
-def folder() -> Path:
-    """Where the code is kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "sslpipe" / "code"
 
 
 def key(sources: Iterable[Path]) -> str:
@@ -59,25 +54,26 @@ def key(sources: Iterable[Path]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def read(place: Path) -> bytes | None:
+def read(file: str) -> bytes | None:
     """The object file that `keep` wrote; None: there is none, or it is damaged."""
     try:
-        content = place.read_bytes()
-    except OSError:
+        content = (user_cache("code") / file).read_bytes()
+    except (OSError, SslpipeError):
         return None
     digest, code = content[:32], content[32:]
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def keep(place: Path, code: bytes) -> None:
+def keep(file: str, code: bytes) -> None:
     """Write the object file after its digest; where nothing can be written, say so and go on."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, hashlib.sha256(code).digest() + code)
+        folder = user_cache("code")
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / file, hashlib.sha256(code).digest() + code)
     except BlockingIOError:  # another process writes the same
         pass
-    except OSError as error:
-        log.info("%s: not kept (%s), so the next process compiles again", place, error.strerror)
+    except (OSError, SslpipeError) as error:
+        log.info("%s: not kept (%s), so the next process compiles again", file, error)
 
 
 def machine() -> Any:
