@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 # Here tensors are tiny, and a second thread waits more than it works: where the cores are shared
@@ -62,6 +64,17 @@ def load_tool(name: str):
         return module
     finally:
         sys.path.remove(tools)
+
+
+@contextmanager
+def room(size):
+    """No file may grow above `size` bytes; writing fails as on a full disk, by an OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_images(folder: Path, count: int, *, classes: int = 3) -> None:

@@ -1,24 +1,9 @@
 """A full disk: one line, code 2, nothing half-written. Every file may have so many bytes."""
 
-import resource
-from contextlib import contextmanager
-
 import pytest
 
-from ..conftest import RECIPE, write_images
+from ..conftest import RECIPE, room, write_images
 from .test_commands import TRAINABLE
-
-
-@contextmanager
-def room(size):
-    """No file may grow above `size` bytes; writing fails as on a full disk, by an OSError."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
 
 TRAIN = ("train", "train.yaml", "--shards", "{set}", "--out", "run", "--device", "cpu",
          "--max-steps", "2")  # fmt: skip

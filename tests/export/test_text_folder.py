@@ -22,7 +22,7 @@ from sslpipe.train import initial_method
 from sslpipe.train.checkpoint import Checkpoint, view_record, write_checkpoint
 from sslpipe.train.warm_start import fill, read_weights
 
-from ..cli.test_full_disk import room
+from ..conftest import room
 
 LENGTH = 24
 RECIPE = """

@@ -1,12 +1,12 @@
 import json
-import resource
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
 from sslpipe.modalities.parts import Units
 from sslpipe.train.log import JsonLines, Meter, TensorBoard
+
+from ..conftest import room
 
 
 def lines(path):
@@ -62,7 +62,7 @@ def test_meter(monkeypatch):
 
 @pytest.mark.parametrize("kind", [JsonLines, TensorBoard])
 def test_a_full_disk_names_the_file_and_prints_no_trace(tmp_path, kind, capfd):
-    with full_soon(4_000):
+    with room(4_000):
         sink = kind(tmp_path / "metrics.jsonl" if kind is JsonLines else tmp_path, step=0)
         for step in range(20):
             sink.row({"step": step, "loss": 1.0})
@@ -73,14 +73,3 @@ def test_a_full_disk_names_the_file_and_prints_no_trace(tmp_path, kind, capfd):
     assert told.value.filename == str(file)
     assert capfd.readouterr() == ("", "")
     sink.close()
-
-
-@contextmanager
-def full_soon(size):
-    """No file may grow above `size` bytes; writing fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
