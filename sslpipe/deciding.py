@@ -12,7 +12,6 @@ import numpy as np
 from .modalities import Tables
 from .modalities.checks import partner_count
 from .pipeline import Pipeline
-from .rng import Place
 from .stream.booking import Booking
 from .stream.flights import USUAL
 from .stream.mixture import StepsInARow
@@ -31,16 +30,8 @@ def deciding(pipe: Pipeline, share: Share) -> Callable[[int], list[Tables]]:
 
 
 def tables_of(pipe: Pipeline, share: Share, step: int) -> list[Tables]:
-    """The tables of a share, whatever of them was drawn ahead."""
-    place = Place(
-        step, pipe.source.slots[: share.rows], pipe.spec.global_size, share.segments,
-        pipe.source.row_length(0),  # of the share, which is that of step 0
-    )  # fmt: skip
-    drawn = share.drawn or [None] * len(pipe.parts)
-    return [
-        part.decide(column, epochs=share.epochs, uids=share.uids, place=place, drawn=ahead)
-        for part, column, ahead in zip(pipe.parts, share.columns, drawn, strict=True)
-    ]
+    """The tables of a step, of a share of step 0."""
+    return pipe.decide(share, step, length=pipe.source.row_length(0))
 
 
 def as_drawn(share: Share, drawn: DrawnAhead) -> Share:

@@ -24,6 +24,7 @@ import torch
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
+from .modalities import Tables
 from .modalities.crews import shares_waiting, worker_count
 from .modalities.loading import open_loading, over_stored
 from .modalities.making import make_batch
@@ -227,16 +228,19 @@ class Pipeline:
     def make_batch(self, share: Share, step: int) -> Batch:
         """Augment a share: decide the tables, then send all at once, then execute."""
         self._require_open()
+        tables = self.decide(share, step, length=self.source.row_length(step))
+        return make_batch(self.parts, share, tables, step=step, handoff=self.handoff)
+
+    def decide(self, share: Share, step: int, *, length: int) -> list[Tables]:
+        """The tables of each part for a share of rows of `length`, whatever was drawn ahead."""
         slots = self.source.slots[: share.rows]  # all of them but in a short last batch
-        size, length = self.spec.global_size, self.source.row_length(step)
-        place = Place(step, slots, size, share.segments, length)
-        tables = [
+        place = Place(step, slots, self.spec.global_size, share.segments, length)
+        return [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place, drawn=drawn)
             for part, column, drawn in zip(
                 self.parts, share.columns, share.drawn or [None] * len(self.parts), strict=True
             )
         ]
-        return make_batch(self.parts, share, tables, step=step, handoff=self.handoff)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: the same on all ranks, and for any number of them.
