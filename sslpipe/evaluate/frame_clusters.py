@@ -166,7 +166,7 @@ def walk(
     stream = source.recipe.stream.model_copy(update={"order": order, "seed": settings.seed})
     recipe = source.recipe.model_copy(update={"stream": stream})
     device = find_device(settings.device)
-    with load(recipe, shards=manifest, device=device, rank=0, world_size=1) as pipe:
+    with load(recipe, shards=manifest, device=device, rank=0, world_size=1, epochs=1) as pipe:
         for batch in pipe:
             uids = batch.uids.tolist()
             yield from (

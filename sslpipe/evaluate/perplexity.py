@@ -72,7 +72,7 @@ def perplexity(
             "(causal_lm, mlm, t5); name the last.pt of one, or leave perplexity out"
         )
     recipe = every_row(subject.recipe, holdout_of(subject.recipe, part), kind)
-    with load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
+    with load(recipe, shards=shards, device=device, rank=0, world_size=1, epochs=1) as pipe:
         methods = whole_methods(subject, pipe.spec, untrained=untrained)
         found, counts_K = guessed(methods, pipe)
         sizes = sizes_of(pipe, found["trained"].uids_D) if kind.codes_text else None

@@ -149,7 +149,7 @@ def all_captions(pair: TowerPair, shards: Path) -> tuple[tuple[Tensor, Tensor], 
     number, most = 0, 1
     while number < most:
         recipe = of_captions(pair, number)
-        with load(recipe, shards=shards, device="cpu", rank=0, world_size=1) as batches:
+        with load(recipe, shards=shards, device="cpu", rank=0, world_size=1, epochs=1) as batches:
             for batch in batches:
                 chosen_B, counts_B = batch.params[group][0].long().unbind(1)
                 keep_B = chosen_B == number  # a sample with fewer captions shows another one
