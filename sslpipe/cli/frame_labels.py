@@ -8,32 +8,30 @@ import typer
 from .paths import MANY, SEED, in_a_folder
 from .terminal import bar, console, stopped
 
+Clusters = Annotated[int, typer.Option(help="Of k-means; HuBERT: 100, then 500.", min=2, max=MANY)]
+Run = Annotated[
+    str | None, typer.Option("--of", help="A run whose states are clustered; else MFCC.")
+]
+Layer = Annotated[int | None, typer.Option(help="Of the run's encoder, from 1.", min=1, max=MANY)]
+Rate = Annotated[int, typer.Option(help="Of MFCC: samples per second.", min=1_000, max=MANY)]
+Shift = Annotated[int, typer.Option(help="Of MFCC: samples from label to label.", min=1, max=MANY)]
+Window = Annotated[
+    int | None,
+    typer.Option(help="Of MFCC: samples of a frame; default: 25 ms.", min=2, max=MANY),
+]
+Fit = Annotated[int, typer.Option(help="Frames that k-means sees, at most.", min=2, max=MANY)]
+
 
 def frame_labels(
     shards: Annotated[Path, typer.Argument(help="A packed folder of sound.")],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.", callback=in_a_folder)],
-    clusters: Annotated[
-        int, typer.Option(help="Of k-means; HuBERT: 100, then 500.", min=2, max=MANY)
-    ] = 100,
-    of: Annotated[
-        str | None, typer.Option("--of", help="A run whose states are clustered; else MFCC.")
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Of the run's encoder, from 1.", min=1, max=MANY)
-    ] = None,
-    rate: Annotated[
-        int, typer.Option(help="Of MFCC: samples per second.", min=1_000, max=MANY)
-    ] = 16_000,
-    shift: Annotated[
-        int, typer.Option(help="Of MFCC: samples from label to label.", min=1, max=MANY)
-    ] = 320,
-    window: Annotated[
-        int | None,
-        typer.Option(help="Of MFCC: samples of a frame; default: 25 ms.", min=2, max=MANY),
-    ] = None,
-    fit: Annotated[
-        int, typer.Option(help="Frames that k-means sees, at most.", min=2, max=MANY)
-    ] = 1_000_000,
+    clusters: Clusters = 100,
+    of: Run = None,
+    layer: Layer = None,
+    rate: Rate = 16_000,
+    shift: Shift = 320,
+    window: Window = None,
+    fit: Fit = 1_000_000,
     seed: Annotated[int, typer.Option(min=0, max=SEED)] = 0,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")

@@ -63,7 +63,7 @@ Resize = Annotated[
 Quality = Annotated[
     int | None, typer.Option(help="JPEG quality when resizing; default: 90.", min=1, max=100)
 ]
-CheckOption = Annotated[Check, typer.Option(help="Of original bytes: all, or a look.")]
+CheckOption = Annotated[Check, typer.Option(help="Of original bytes: all, or the header alone.")]
 Megabytes = Annotated[
     float,
     typer.Option(help="Megabytes per shard, about.", min=0.001, max=LARGE, callback=finite),
@@ -137,11 +137,10 @@ def pack(
     """Pack files into WebDataset shards with indexes and a manifest.
 
     First-level folders are the classes. Tables are CSV, TSV, Parquet or a list of paths in .txt.
-    Killed? The same command goes on where it stopped and ends in the same bytes. Every image is
-    decoded once (`--check header` looks at its header alone); what cannot be is listed in
-    `report.jsonl`, and the exit code is 1. Without `--resize` the original bytes are kept. With
-    `--modality video` a folder of numbered pictures is one sample. `--dedupe exact` drops equal
-    files, `near` also those that look alike. With `--ray` all machines must see inputs and OUT.
+    Killed? The same command goes on and ends in the same bytes. Every image is decoded once; what
+    cannot be is in `report.jsonl`, and the exit code is 1. Without `--resize` original bytes are
+    kept. With `--modality video` a folder of numbered pictures is one sample. `--dedupe near` drops
+    those that look alike, too. With `--ray` all machines must see inputs and OUT.
 
     Example: `sslpipe pack photos shards/photos --resize 384 --dedupe exact`
     """
