@@ -26,7 +26,8 @@ while len(seen) < count:
         seen.append(batch.uids.tolist())
         if len(seen) == count:
             break
-accelerator.save_state(folder)
+if not resume:  # it would overwrite what a slower process has yet to load
+    accelerator.save_state(folder)
 with open(f"{folder}.{accelerator.process_index}.{'resumed' if resume else 'first'}", "w") as file:
     json.dump(seen, file)
 pipe.close()
