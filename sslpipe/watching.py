@@ -39,7 +39,11 @@ def watch(pipe: Pipeline, *, batches_per_step: int = 1) -> Watching:
 
 
 class Watching:
-    """What was seen of a pipeline so far; `watch` makes it."""
+    """What was seen of a pipeline so far; `watch` makes it.
+
+    Raises:
+        RecipeError: a step takes no batch, or more than are made ahead.
+    """
 
     def __init__(self, pipe: Pipeline, batches_per_step: int) -> None:
         if not 1 <= batches_per_step <= pipe.recipe.run.prefetch:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,9 +124,7 @@ def inspect(
     from ..shards.contents import extract, find_key, find_row, list_keys, survey
 
     asked = {"--keys": keys, "KEY": key is not None, "--row": row is not None}
-    asked["--sheet"] = sheet is not None
-    if len(several := [name for name, given in asked.items() if given]) > 1:
-        raise ShardError(f"{' and '.join(several)} each ask for something else; give one of them")
+    check_one({**asked, "--sheet": sheet is not None}, out)
     manifest = read_manifest(shards)
     if keys:
         for found in list_keys(manifest):
@@ -135,11 +134,18 @@ def inspect(
         show_sample(extract(manifest, *place), out, as_json)
     elif sheet is not None:
         draw_sheet(manifest, sheet, count)
-    elif out is not None:
-        raise ShardError("--out writes one sample: name it by its key or --row")
     else:
         codec = find_modality(manifest.modality, str(shards)).codec
         show_set(survey(manifest, codec), as_json)
+
+
+def check_one(asked: Mapping[str, bool], out: Path | None) -> None:
+    """Raise a ShardError for two questions at once, or for `out` without a sample."""
+    given = [name for name, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise ShardError(f"{' and '.join(given)} each ask for something else; give one of them")
+    if out is not None and not {"KEY", "--row"}.intersection(given):
+        raise ShardError("--out writes one sample: name it by its key or --row")
 
 
 def show_set(contents: Any, as_json: bool) -> None:

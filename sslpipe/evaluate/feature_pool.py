@@ -133,7 +133,8 @@ def opened(extracting: Extracting) -> Extraction:
     """Open shards and encoders once for all parts that a worker makes.
 
     Raises:
-        SslpipeError: they are not here, or are others than where the command was given.
+        StateError: they are others than where the command was given, or another version is here.
+        SslpipeError: they are not here.
     """
     subject, wanted = open_subject(extracting.subject), extracting.work.origin
     origin = origin_of(subject, extracting.shards, extracting.settings)

@@ -68,7 +68,11 @@ def check(settings: FewLabelsSettings) -> None:
 def of_fraction(
     train: Features, test: Features | None, fraction: float, settings: FewLabelsSettings
 ) -> Measure:
-    """The mean over draws of one fraction."""
+    """The mean over draws of one fraction.
+
+    Raises:
+        SslpipeError: the fraction leaves no sample to test on.
+    """
     classes = len(set(train.labels.tolist()))
     each = max(1, round(fraction * len(train.labels) / classes))
     found = []

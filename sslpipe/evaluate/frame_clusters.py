@@ -39,7 +39,11 @@ FITTED_TOGETHER = 10_000  # learn_kmeans.py, as all settings of the fit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CepstraSettings:
-    """Frames of cepstra: every `shift` samples at `rate`, of `window` samples; None: 25 ms."""
+    """Frames of cepstra: every `shift` samples at `rate`, of `window` samples; None: 25 ms.
+
+    Raises:
+        SslpipeError: `shift` is no multiple of 10 ms.
+    """
 
     rate: int = 16_000
     shift: int = 320
@@ -55,7 +59,11 @@ class CepstraSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettings:
-    """classes: K. fit: frames that centres are fitted to, at most."""
+    """How frames are clustered into K = `classes`; centres are fitted to `fit` frames at most.
+
+    Raises:
+        SslpipeError: too few or too many classes, or fewer frames than classes.
+    """
 
     classes: int = 100
     fit: int = 1_000_000

@@ -237,6 +237,7 @@ def silence_pillow() -> None:
 
 
 def check_size(width: int, height: int) -> None:
+    """Raise a SampleError for more pixels than are read, in all or on a side."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise SampleError(
             f"{width:,} x {height:,} pixels; the limits are {MAX_PIXELS:,} pixels in all "
@@ -245,7 +246,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_scans(data: bytes) -> None:
-    """Refuse a JPEG that is small but takes minutes: thousands of scans over many pixels."""
+    """Raise a SampleError for a small JPEG that takes minutes: thousands of scans of big ones."""
     scans = data.count(SCAN)  # first, since few have many
     if scans <= MAX_SCANS or not data.startswith(b"\xff\xd8"):
         return
@@ -255,7 +256,11 @@ def check_scans(data: bytes) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB by the rules of this module."""
+    """8-bit RGB by the rules of this module.
+
+    Raises:
+        SampleError: pixels of 32 bits, whose range nobody knows.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):

@@ -166,7 +166,11 @@ class VideoDecider:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, groups: Sequence[str]) -> Self:
-        """For some view groups of a recipe, with the masks on them."""
+        """For some view groups of a recipe, with the masks on them.
+
+        Raises:
+            RecipeError: a task is asked of clips.
+        """
         for name, target in recipe.targets.items():
             if target.view in groups:
                 raise RecipeError(

@@ -180,7 +180,11 @@ def numbered(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
 
 
 def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
-    """The same, counted as the decoder gives them from the beginning."""
+    """Frames by their numbers, counted as the decoder gives them from the beginning.
+
+    Raises:
+        SampleError: it gives fewer than the container says.
+    """
     wanted, context, found = set(numbers), film.stream.codec_context, -1
     context.skip_frame = "DEFAULT"
     context.flush_buffers()

@@ -173,7 +173,11 @@ def remove_files(out: Path, pattern: str) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a ShardError that says how to go on."""
+    """Say of what the disk refuses how to go on.
+
+    Raises:
+        ShardError: instead of an OSError.
+    """
     try:
         yield
     except OSError as error:

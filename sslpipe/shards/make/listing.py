@@ -65,7 +65,11 @@ def gather(
     before: int,
     progress: Callable[[int], None] | None,
 ) -> list[Found]:
-    """What one input offers, with `named` before its names; adds to `notes`."""
+    """What one input offers, with `named` before its names; adds to `notes`.
+
+    Raises:
+        ShardError: it holds nothing to pack.
+    """
     found: list[Found] = []
     for item in single.reader(single.url, options):
         if named:

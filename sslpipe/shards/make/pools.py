@@ -268,7 +268,12 @@ def cluster_gpus(address: str, workers: int | None = None) -> int:
 
 @contextmanager
 def connected(address: str, own: int | None) -> Iterator[None]:
-    """Connect to a Ray cluster; `own`: cores of one that "local" starts. Errors of `open_ray`."""
+    """Connect to a Ray cluster; `own`: cores of one that "local" starts.
+
+    Raises:
+        ExtraError: Ray is not installed.
+        ShardError: there is no cluster at the address.
+    """
     try:
         import ray.util.multiprocessing
 

@@ -197,7 +197,11 @@ def read_samples(stream: HashedStream, where: str) -> Samples:
 
 
 def join(records: npt.NDArray[np.void], samples: Samples) -> IndexBuilder:
-    """The records of version 1 with all the members of their samples."""
+    """The records of version 1 with all the members of their samples.
+
+    Raises:
+        ShardError: a sample is not in the tar where its record says.
+    """
     builder = IndexBuilder()
     by_offset = {
         member.offset: (members, ext)

@@ -195,7 +195,11 @@ def load(source: InputFile, settings: PackSettings) -> LoadedFile:
 
 
 def readable(what: bytes | Origin) -> bytes:
-    """Bytes as they are, or those at a place; SampleError: they cannot be read."""
+    """Bytes as they are, or those at a place.
+
+    Raises:
+        SampleError: they cannot be read.
+    """
     if isinstance(what, bytes):
         return what
     try:
