@@ -51,7 +51,7 @@ class PartJob:
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """A part that is written."""
+    """Says that part `number` is written and whole: what a worker answers."""
 
     number: int
 

@@ -189,7 +189,7 @@ def walk(
 def of_cepstra(
     manifest: Manifest, chosen: CepstraSettings, settings: ClusterSettings
 ) -> FrameSource:
-    """What HuBERT clusters first."""
+    """Frames of MFCCs, which HuBERT's first iteration clusters (arXiv:2106.07447, section IV)."""
     window = chosen.window or chosen.rate // 40
     every = chosen.shift * CEPSTRA_A_SECOND // chosen.rate
     op = Entry("MFCC", {"window": window, "shift": chosen.shift, "every": every})

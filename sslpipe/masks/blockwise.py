@@ -122,7 +122,7 @@ class Blockwise:
 
     @property
     def blocks(self) -> Blocks:
-        """The blocks that are proposed."""
+        """The sizes and shapes of blocks that are proposed, in patches."""
         return Blocks(self.min_patches, self.max_patches or np.inf, self.aspect)
 
     def hidden(self, grid: Grid) -> int | None:

@@ -123,7 +123,7 @@ def margins(rate: int, wanted: int, start: int) -> tuple[int, int]:
 
 
 def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges that touch, as one."""
+    """Ranges [lo, hi) in order, those that overlap or touch made one."""
     out: list[tuple[int, int]] = []
     for lo, hi in sorted(spans):
         if out and lo <= out[-1][1]:

@@ -45,7 +45,7 @@ def sheet(batch: Batch, decider: AudioDecider, *, rows: int) -> Image.Image:
 
 
 def tiles(batch: Batch, decider: AudioDecider, row: int) -> Iterator[Image.Image]:
-    """The tiles of one sample."""
+    """Yield a picture of each view of one sample, group by group, with its masks."""
     for group, policy in decider.policies.items():
         masks = [name for name, spec in decider.masks.items() if spec.view == group]
         for view in range(policy.count):

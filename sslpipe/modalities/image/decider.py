@@ -30,7 +30,7 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 
 
 class ViewSettings(Protocol):
-    """A view group of a recipe."""
+    """A view group of a recipe: fields of `schema.ViewSection`."""
 
     @property
     def count(self) -> int: ...
@@ -43,7 +43,7 @@ class ViewSettings(Protocol):
 
 
 class TargetSettings(Protocol):
-    """A pretext task of a recipe."""
+    """A pretext task of a recipe: fields of `schema.TargetSection`."""
 
     @property
     def view(self) -> str: ...
@@ -104,7 +104,7 @@ class ImageDecider:
 
     @property
     def masks(self) -> dict[str, MaskSpec]:
-        """What each mask covers."""
+        """The grid that each mask covers, and what it hides of it."""
         return {name: masker.spec for name, masker in self.maskers.items()}
 
     @property
@@ -153,7 +153,7 @@ class ImageDecider:
     def decide_drawn(
         self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
     ) -> Tables:
-        """As `decide`."""
+        """The tables that `decide` would give, with the parameters that are drawn already."""
         params = {**drawn.params}
         return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
 

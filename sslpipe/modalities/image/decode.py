@@ -284,7 +284,7 @@ def shrink(pixels: Pixels, size: int | None) -> Pixels:
 
 
 def shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
-    """Height and width after `shrink`."""
+    """Height and width that `shrink` gives a picture, in pixels."""
     if size is None or min(height, width) <= size:
         return height, width
     scale = size / min(height, width)
@@ -292,7 +292,7 @@ def shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
 
 
 def turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an EXIF orientation."""
+    """Turn and mirror pixels as an EXIF orientation, 1 to 8, says."""
     transpose, rows, columns = TURNS[orientation]
     upright = pixels.swapaxes(0, 1) if transpose else pixels
     return np.ascontiguousarray(upright[::rows, ::columns])

@@ -103,7 +103,7 @@ def tracks(data: bytes) -> Iterator[Track]:
 
 
 def track_at(data: bytes, track: Place, table: Place, movie_scale: int) -> Track:
-    """One track by its boxes."""
+    """Read what the boxes of one track say of its frames."""
     head = first(data, track, b"tkhd")
     wide = long_form(data, head)
     at = head[0] + (20 if wide else 12)

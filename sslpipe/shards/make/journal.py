@@ -40,7 +40,7 @@ class Journal:
             return None
 
     def save(self, kind: str, number: int, record: object) -> None:
-        """Keep a record, atomically."""
+        """Write the record of a job, whole or not at all."""
         replace_file(self.file(kind, number), sealed(record))
 
     def file(self, kind: str, number: int) -> Path:

@@ -181,7 +181,7 @@ def classes_of(labels: Iterable[Label]) -> tuple[str, ...]:
 
 
 def number_of(label: Label, numbers: dict[Label, int]) -> int:
-    """The number of a class."""
+    """The number of a class by its name or number; -1: it has none."""
     if label is None:
         return -1
     return label if isinstance(label, int) else numbers[label]

@@ -217,7 +217,7 @@ def formats(index: Index) -> dict[str, int]:
 
 
 def sizes(index: Index, codec: Codec) -> dict[str, int]:
-    """The histogram of a shard."""
+    """How many samples of a shard have which size, by the bins of its codec."""
     return histogram(codec, index.samples["extent"])
 
 

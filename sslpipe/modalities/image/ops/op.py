@@ -130,11 +130,11 @@ class OwnPixels(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """As of an Op."""
+        """Names of what it draws, as of an Op."""
         ...
 
     def draw(self, source: Draw) -> F64:
-        """As of an Op."""
+        """Draw its columns, (V, B, P), as an Op does."""
         ...
 
     def apply(self, images_RCHW: Tensor, rows_RP: F32) -> Tensor:
