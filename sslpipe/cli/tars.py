@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import CROWD, MANY, in_a_folder, picture, run_folder, save_picture
+from .paths import CROWD, MANY, in_a_folder, picture_file, run_folder, save_picture
 from .terminal import AGAIN, ModalityOption, bar, console, notes, say_line, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
@@ -110,7 +110,7 @@ def inspect(
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List all keys, one a line.")] = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture)
+        Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture_file)
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=MANY, help="Samples on the sheet.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -121,7 +121,7 @@ def inspect(
     """
     from ..modalities.parts import find_modality
     from ..shards import read_manifest
-    from ..shards.contents import extract, find_key, find_row, list_keys, survey
+    from ..shards.contents import extract_sample, find_key, find_row, list_keys, survey
 
     asked = {"--keys": keys, "KEY": key is not None, "--row": row is not None}
     check_one({**asked, "--sheet": sheet is not None}, out)
@@ -131,7 +131,7 @@ def inspect(
             typer.echo(found)
     elif key is not None or row is not None:
         place = find_key(manifest, key) if key is not None else find_row(manifest, row or 0)
-        show_sample(extract(manifest, *place), out, as_json)
+        show_sample(extract_sample(manifest, *place), out, as_json)
     elif sheet is not None:
         draw_sheet(manifest, sheet, count)
     else:

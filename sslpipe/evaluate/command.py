@@ -77,7 +77,7 @@ def evaluate(
     bank, queries = Path(shards), None if test is None else Path(test)
     train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
     tested = encoded(subject, queries, settings, progress) if queries else {}
-    tested, note = joined(train, tested, strict=settings.strict)
+    tested, note = in_training_classes(train, tested, strict=settings.strict)
 
     def run(protocol: str) -> ByEncoder:
         if protocol in FROZEN:
@@ -205,7 +205,7 @@ def less_their_mean(train: Features, test: Features | None) -> tuple[Features, F
     return bank, replace(test, features=test.features - mean_D)
 
 
-def joined(
+def in_training_classes(
     train: Mapping[str, Features], tested: Mapping[str, Features], *, strict: bool
 ) -> tuple[dict[str, Features], str]:
     """The test sets in the class numbers of the training set, and what only one set has."""

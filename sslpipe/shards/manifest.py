@@ -158,7 +158,7 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         ShardError: missing, not JSON, another format or version, empty, or unsafe file names.
     """
-    root, file = places(path)
+    root, file = root_and_file(path)
     return parse_manifest(read_document(path), root, file)
 
 
@@ -168,7 +168,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     Raises:
         ShardError: missing, not JSON, or another format.
     """
-    root, file = places(path)
+    root, file = root_and_file(path)
     data = read_json(file, root)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
@@ -202,7 +202,7 @@ def parse_manifest(data: dict[str, Any], root: Path | str, file: Path | str) -> 
     )
 
 
-def places(path: str | Path) -> tuple[Path | str, Path | str]:
+def root_and_file(path: str | Path) -> tuple[Path | str, Path | str]:
     """The folder and the file of a manifest that is named by either."""
     if is_url(path):
         root = str(path).removesuffix("/" + FILE).rstrip("/")

@@ -16,7 +16,7 @@ from ...recipe.schema import ViewSection
 from ...rng import Place
 from ...stream.source import Drawn
 from .. import Tables
-from .draws import draw, keys_of, policy
+from .draws import draw, group_keys, policy
 from .ops import CenterCrop, Resize
 from .scale import FACTORS, factors, least_box, nominal
 from .targets import Pretext, pretext
@@ -160,7 +160,7 @@ class ImageDecider:
     def _params(self, epochs: I64, uids: I64, sides_B2: I64) -> dict[str, F32]:
         """What is drawn for the views of each group."""
         return {
-            name: draw(group, keys_of(group, seed=self.seed, epochs=epochs, uids=uids), sides_B2)
+            name: draw(group, group_keys(group, seed=self.seed, epochs=epochs, uids=uids), sides_B2)
             for name, group in self.policies.items()
         }
 

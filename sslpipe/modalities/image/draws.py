@@ -115,7 +115,7 @@ def policy(
         seen[entry.name] += 1
         name = entry.name if seen[entry.name] == 1 else f"{entry.name}#{seen[entry.name]}"
         stream = f"views/{group}/{name}"
-        steps.append(Step(op, stream, len(columns), name, ops.blocks_of(op)))
+        steps.append(Step(op, stream, len(columns), name, ops.uniform_blocks(op)))
         columns += [f"{name}.{column}" for column in op.columns]
         check_op(entry, op, count, first=len(steps) == 1)
     if not steps:
@@ -196,7 +196,7 @@ def check_streams(steps: Sequence[Step], entries: Sequence[Entry]) -> None:
             )
 
 
-def keys_of(
+def group_keys(
     policy: Policy, *, seed: int, epochs: npt.NDArray[np.int64], uids: npt.NDArray[np.int64]
 ) -> Keys:
     """The drawing identity of a batch for one group."""

@@ -25,7 +25,7 @@ from ...stream.source import Drawn
 from .. import Tables
 from ..image import decider
 from ..image.decider import DTYPES, ViewSettings
-from ..image.draws import Policy, Step, draw, keys_of, policy
+from ..image.draws import Policy, Step, draw, group_keys, policy
 from ..image.ops import Draw
 from .clips import CLIPS, CentralClip, ClipSampling, ShuffledClip
 from .decode import ALL, shrunk_sides
@@ -196,7 +196,7 @@ class VideoDecider:
 
     def keys(self, group: ClipPolicy, epochs: I64, uids: I64) -> Keys:
         """The drawing identity of a batch for one group."""
-        return keys_of(group.images, seed=self.seed, epochs=epochs, uids=uids)
+        return group_keys(group.images, seed=self.seed, epochs=epochs, uids=uids)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """(B, U): the frames that any view shows, rising, then -1; no frames: all are needed.

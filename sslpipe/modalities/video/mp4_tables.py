@@ -43,7 +43,7 @@ class Track:
     edits: int | None  # ticks of `movie_scale` that its edits show; None: there are none
 
 
-def check_tables(data: bytes, track_number: int, frames: int) -> None:
+def check_mp4_tables(data: bytes, track_number: int, frames: int) -> None:
     """Raise a SampleError if the tables of a track of an mp4 contradict each other.
 
     frames: how many are shown.

@@ -51,13 +51,13 @@ def list_inputs(
     groups: list[list[Found]] = []
     for single in singles:
         named = f"{single.name}: " if len(singles) > 1 else ""
-        found = gather(single, named, options, notes, sum(map(len, groups)), progress)
+        found = list_input(single, named, options, notes, sum(map(len, groups)), progress)
         groups.append(sorted(usable(found, seen, notes), key=lambda item: item.file))
     listing = assemble(groups, notes)
     return relabelled(listing, labels) if labels else listing
 
 
-def gather(
+def list_input(
     single: Input,
     named: str,
     options: Options,

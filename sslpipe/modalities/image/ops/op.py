@@ -174,7 +174,7 @@ class InBlocks(Protocol):
         ...
 
 
-def blocks_of(op: object) -> Sequence[int]:
+def uniform_blocks(op: object) -> Sequence[int]:
     """The blocks of four uniforms that are drawn for an op together with those of others."""
     if isinstance(op, InBlocks):
         return op.blocks
