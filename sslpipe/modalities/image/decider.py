@@ -18,8 +18,9 @@ from ...stream.source import Drawn
 from .. import Tables
 from .draws import draw, group_keys, policy
 from .ops import CenterCrop, Resize
+from .pretext import Pretext
 from .scale import FACTORS, factors, least_box, nominal
-from .targets import Pretext, pretext
+from .targets import pretext
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
