@@ -147,7 +147,7 @@ class MaskSpec:
 
     @property
     def patches(self) -> int:
-        """N, the number of patches."""
+        """How many patches the grid has: the N of masks, (count, B, N)."""
         return math.prod(self.grid)
 
 

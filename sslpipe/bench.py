@@ -34,7 +34,7 @@ from .stream.source import Share
 from .stream.tasks import READ
 from .train import initial_method
 from .train.loop import endless
-from .train.run import TrainRun, prepare
+from .train.run import TrainRun, prepare_run
 
 Step = Callable[[Batch], None]
 FEW = 4  # batches that tell how long samples are
@@ -250,7 +250,7 @@ def ready_run(pipe: Pipeline) -> TrainRun:
     """
     if pipe.recipe.train is None:
         raise RecipeError(f"{pipe.recipe.path}: no train section; add one, or measure data only")
-    return prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+    return prepare_run(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
 
 
 def stepper(run: TrainRun) -> Step:

@@ -72,7 +72,7 @@ class Stages:
 
     @property
     def rates(self) -> dict[str, float]:
-        """What there is of them."""
+        """The rates that are known and finite, in samples/s, each under its name."""
         rates = {name: getattr(self, name) for name in RATES}
         return {name: rate for name, rate in rates.items() if rate not in (None, NEVER)}
 

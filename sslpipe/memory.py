@@ -65,7 +65,7 @@ class Need:
 
     @property
     def line(self) -> str:
-        """All of it, for people."""
+        """The estimate in one sentence for people, on the host and on the device."""
         parts = [f"data {sized(self.host)}"]
         parts += [f"making a batch about {sized(self.making)}"] if self.making else []
         parts += [f"the step about {sized(self.step)}"] if self.step else []
@@ -181,7 +181,7 @@ def free_host() -> int | None:
 
 
 def machine_free(meminfo: Path) -> Iterator[int]:
-    """MemAvailable of Linux; nothing elsewhere."""
+    """Yield the bytes that Linux says are available; nothing on other systems."""
     with suppress(OSError):
         for line in meminfo.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):

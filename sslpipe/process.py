@@ -79,7 +79,11 @@ def launcher_ranks(environ: Mapping[str, str]) -> Ranks:
 
 
 def number_in(environ: Mapping[str, str], name: str, default: int) -> int:
-    """A number in the environment; RecipeError: it is none."""
+    """A number in the environment; `default` where the name is not set.
+
+    Raises:
+        RecipeError: what stands there is no number.
+    """
     text = environ.get(name, str(default))
     if not text.isdecimal():
         raise RecipeError(

@@ -62,7 +62,7 @@ def small_batch(pipe: Pipeline, count: int) -> Batch:
 
 
 def small_share(pipe: Pipeline, count: int) -> Share:
-    """The same, decoded."""
+    """The first `count` samples or rows of the next batch, decoded."""
     assert isinstance(pipe.source, Packed)
     assert isinstance(pipe.loading, PackedLoading)
     wants = pipe.source.wants(pipe.step)

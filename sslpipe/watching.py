@@ -39,7 +39,11 @@ def watch(pipe: Pipeline, *, batches_per_step: int = 1) -> Watching:
 
 
 class Watching:
-    """What was seen of a pipeline so far; `watch` makes it."""
+    """What was seen of a pipeline so far; `watch` makes it.
+
+    Raises:
+        RecipeError: a step takes no batch, or more than are made ahead.
+    """
 
     def __init__(self, pipe: Pipeline, batches_per_step: int) -> None:
         if not 1 <= batches_per_step <= pipe.recipe.run.prefetch:
@@ -114,7 +118,7 @@ class Watching:
 
     @property
     def rate(self) -> float:
-        """Samples/s of this rank."""
+        """Samples/s of this rank as it trains, data included."""
         return self._steps * self._each * self._pipe.spec.size / max(self._busy, 1e-9)
 
     @property
@@ -132,7 +136,7 @@ class Watching:
 
     @property
     def summary(self) -> str:
-        """The numbers in one sentence."""
+        """One sentence for people: shares of time that data costs, and samples/s."""
         return (
             f"lost to data {self.lost:.1%}, waiting for batches {self.waited:.1%}; "
             f"{self.rate:,.0f} {self._pipe.units.sample}s/s, {self.possible:,.0f} if data cost no "

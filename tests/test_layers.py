@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
@@ -69,33 +70,72 @@ def room(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported_rooms(path):
-    """Rooms of sslpipe that a file imports, wherever the import stands."""
+def imported(path):
+    """Names of sslpipe that a file imports, as ("sslpipe", "room", ...), wherever it does so."""
     package = ("sslpipe", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            full = (*base, *(node.module or "").split(".")) if node.module else base
-            names = [full] if len(full) > 1 else [(*full, alias.name) for alias in node.names]
+            full = (*base, *node.module.split(".")) if node.module else base
+            names = [(*full, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [tuple(alias.name.split(".")) for alias in node.names]
         else:
             continue
-        yield from (name[1] for name in names if name[0] == "sslpipe" and len(name) > 1)
+        yield from (name for name in names if name[0] == "sslpipe" and len(name) > 1)
+
+
+def imported_rooms(path):
+    """Rooms of sslpipe that a file imports."""
+    return {name[1] for name in imported(path)}
+
+
+def module(path):
+    """The name of a file as a module; that of a package is its folder."""
+    name = ("sslpipe", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return name[:-1] if name[-1] == "__init__" else name
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imported_modules(path):
+    """Modules of sslpipe that a file imports: a name in one, or the module itself."""
+    found = {name if name in MODULES else name[:-1] for name in imported(path)}
+    return (found & MODULES.keys()) - {module(path)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
     here = room(path)
     assert here in ALLOWED, f"{path}: give the new room its place in ALLOWED"
-    wrong = set(imported_rooms(path)) - ALLOWED[here] - {here}
+    wrong = imported_rooms(path) - ALLOWED[here] - {here}
     assert not wrong, f"{path} may not import {sorted(wrong)}"
 
 
-def test_the_walker_sees_imports_of_every_form(tmp_path):
-    found = set(imported_rooms(PACKAGE / "modalities" / "image" / "draws.py"))
+LATER = ("sslpipe", "modalities", "text", "fast_bpe")  # it and `trained` import each other
+
+
+def test_no_imports_go_in_a_circle():
+    graph = {name: imported_modules(path) for name, path in MODULES.items() if name != LATER}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " > ".join(".".join(name) for name in reversed(error.args[1]))
+        pytest.fail(f"move what they share below both: {circle}")
+
+
+def test_the_walker_sees_modules():
+    found = imported_modules(PACKAGE / "modalities" / "image" / "decider.py")
+    assert ("sslpipe", "modalities", "image", "targets") in found  # from .targets import pretext
+    assert ("sslpipe", "modalities") in found  # from .. import Tables
+    assert len([name for path in FILES for name in imported_modules(path)]) > 1000
+
+
+def test_the_walker_sees_imports_of_every_form():
+    found = imported_rooms(PACKAGE / "modalities" / "image" / "draws.py")
     assert {"batch", "errors", "rng", "recipe"} <= found
-    assert "methods" in set(imported_rooms(PACKAGE / "train" / "run.py"))
+    assert "methods" in imported_rooms(PACKAGE / "train" / "run.py")
 
 
 def test_exports_are_sorted_complete_and_come_when_first_used():

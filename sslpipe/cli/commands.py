@@ -36,7 +36,7 @@ from .options import (
     Shards,
     WarmStart,
 )  # fmt: skip
-from .paths import LARGE, MANY, check_words, finite, picture, save_picture
+from .paths import LARGE, MANY, check_words, finite, picture_file, save_picture
 from .terminal import (
     STOPPED,
     Stopping,
@@ -118,7 +118,7 @@ def sslpipe(
 def show(
     recipe: RecipeArgument,
     shards: Shards,
-    out: Annotated[Path, typer.Option(help="The picture to write.", callback=picture)] = Path(
+    out: Annotated[Path, typer.Option(help="The picture to write.", callback=picture_file)] = Path(
         "show.png"
     ),
     rows: Annotated[int, typer.Option(help="Samples to show.", min=1, max=MANY)] = 8,

@@ -58,10 +58,7 @@ def features(
         precision=precision.value,
         device=device,
     )
-    if ray is None and workers is not None:
-        raise SslpipeError(
-            f"--workers {workers}: is for --ray; without it, torchrun starts several processes"
-        )
+    check_workers(workers, ray)
     with stopped(AGAIN), bar("samples") as update:
         shown = ExtractProgress(update)
         if ray is None:
@@ -72,6 +69,14 @@ def features(
         rows, width = made["trained"].features.shape
         told = f"{out}: {', '.join(made)} features of {rows:,} samples, {width} wide; {shown.rate}"
         console.print(told, highlight=False, soft_wrap=True)
+
+
+def check_workers(workers: int | None, ray: str | None) -> None:
+    """Raise a SslpipeError for workers without a cluster to run in."""
+    if ray is None and workers is not None:
+        raise SslpipeError(
+            f"--workers {workers}: is for --ray; without it, torchrun starts several processes"
+        )
 
 
 def on_ranks(

@@ -78,7 +78,7 @@ def exported_folder(out: Path) -> Path:
     return out
 
 
-def picture(out: Path | None) -> Path | None:
+def picture_file(out: Path | None) -> Path | None:
     """Check before work begins that a picture can be written, by writing a small one to memory.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import CROWD, MANY, in_a_folder, picture, run_folder, save_picture
+from .paths import CROWD, MANY, in_a_folder, picture_file, run_folder, save_picture
 from .terminal import AGAIN, ModalityOption, bar, console, notes, say_line, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
@@ -109,7 +110,7 @@ def inspect(
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List all keys, one a line.")] = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture)
+        Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture_file)
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=MANY, help="Samples on the sheet.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -120,26 +121,31 @@ def inspect(
     """
     from ..modalities.parts import find_modality
     from ..shards import read_manifest
-    from ..shards.contents import extract, find_key, find_row, list_keys, survey
+    from ..shards.contents import extract_sample, find_key, find_row, list_keys, survey
 
     asked = {"--keys": keys, "KEY": key is not None, "--row": row is not None}
-    asked["--sheet"] = sheet is not None
-    if len(several := [name for name, given in asked.items() if given]) > 1:
-        raise ShardError(f"{' and '.join(several)} each ask for something else; give one of them")
+    check_one({**asked, "--sheet": sheet is not None}, out)
     manifest = read_manifest(shards)
     if keys:
         for found in list_keys(manifest):
             typer.echo(found)
     elif key is not None or row is not None:
         place = find_key(manifest, key) if key is not None else find_row(manifest, row or 0)
-        show_sample(extract(manifest, *place), out, as_json)
+        show_sample(extract_sample(manifest, *place), out, as_json)
     elif sheet is not None:
         draw_sheet(manifest, sheet, count)
-    elif out is not None:
-        raise ShardError("--out writes one sample: name it by its key or --row")
     else:
         codec = find_modality(manifest.modality, str(shards)).codec
         show_set(survey(manifest, codec), as_json)
+
+
+def check_one(asked: Mapping[str, bool], out: Path | None) -> None:
+    """Raise a ShardError for two questions at once, or for `out` without a sample."""
+    given = [name for name, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise ShardError(f"{' and '.join(given)} each ask for something else; give one of them")
+    if out is not None and not {"KEY", "--row"}.intersection(given):
+        raise ShardError("--out writes one sample: name it by its key or --row")
 
 
 def show_set(contents: Any, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """The commands of vocabularies: train one on a set of text, and count its tokens there."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,8 +70,8 @@ def train(
     manifest = text_set(shards)
     file = out or manifest.folder / FILE
     check_writable(file, manifest.folder if out is None else file.parent)
-    if file.exists() and not overwrite:
-        raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
+    if not overwrite:
+        check_new(file)
     with stopped("stopped; nothing was written"), bar("MB of text") as update:
         add = adding(update)
         made = train_vocabulary(manifest, settings, lambda size: add(size / 1e6))
@@ -85,6 +86,12 @@ def train(
     if made.problems:
         notes.print(f"{len(made.problems):,} documents cannot be read; see `sslpipe verify`")
         raise typer.Exit(1)
+
+
+def check_new(file: Path) -> None:
+    """Raise a SslpipeError if there is a file already."""
+    if file.exists():
+        raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
 
 
 @app.command()

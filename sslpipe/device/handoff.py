@@ -291,5 +291,5 @@ def pin(address: int, size: int) -> None:
 
 
 def unpin(address: int) -> None:
-    """Take back what `pin` did."""
+    """Make memory that `pin` registered, by its address, pageable again."""
     torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]

@@ -41,7 +41,7 @@ def quiet(done: int, total: int) -> None:
 
 
 def evaluate(
-    name: str | Path,
+    name: str | Path | Subject,
     shards: str | Path,
     test: str | Path | None = None,
     settings: EvalSettings = AS_SHIPPED,
@@ -49,10 +49,11 @@ def evaluate(
     say: Say = lambda protocol, found: None,
     progress: Progress = quiet,
 ) -> Evaluation:
-    """Measure a subject (see `open_subject`) on labelled shards, beside what it must beat.
+    """Measure a subject on labelled shards, beside what it must beat.
 
-    Without `test` samples are left out in turn or held out, as each protocol says. Classes are
-    matched by name; test samples of a class that the training set lacks are left out.
+    name: what `open_subject` takes, or a subject that it has opened. Without `test` samples are
+    left out in turn or held out, as each protocol says. Classes are matched by name; test samples
+    of a class that the training set lacks are left out.
 
     Raises:
         StateError: a checkpoint that is missing or damaged.
@@ -65,7 +66,7 @@ def evaluate(
     find_device(settings.device)
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
-    subject = open_subject(name, shards)
+    subject = name if isinstance(name, Subject) else open_subject(name, shards)
     if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
         chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     needed = needed_of(chosen, settings)
@@ -77,7 +78,7 @@ def evaluate(
     bank, queries = Path(shards), None if test is None else Path(test)
     train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
     tested = encoded(subject, queries, settings, progress) if queries else {}
-    tested, note = joined(train, tested, strict=settings.strict)
+    tested, note = in_training_classes(train, tested, strict=settings.strict)
 
     def run(protocol: str) -> ByEncoder:
         if protocol in FROZEN:
@@ -205,7 +206,7 @@ def less_their_mean(train: Features, test: Features | None) -> tuple[Features, F
     return bank, replace(test, features=test.features - mean_D)
 
 
-def joined(
+def in_training_classes(
     train: Mapping[str, Features], tested: Mapping[str, Features], *, strict: bool
 ) -> tuple[dict[str, Features], str]:
     """The test sets in the class numbers of the training set, and what only one set has."""

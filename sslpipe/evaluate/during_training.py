@@ -152,7 +152,7 @@ def labelled_part(path: str | Path, count: int) -> tuple[Manifest, str]:
     manifest = open_manifest(path)
     uids = np.concatenate([index_of(manifest, s).samples["uid"] for s in manifest.shards])
     all_labels = np.concatenate([labels_kept(manifest, shard) for shard in manifest.shards])
-    keep = chosen(uids, all_labels, count)
+    keep = taken_by_key(uids, all_labels, count)
     if len(np.unique(all_labels[keep])) < 2:
         known = int((all_labels >= 0).sum())
         raise SslpipeError(
@@ -172,7 +172,7 @@ def labelled_part(path: str | Path, count: int) -> tuple[Manifest, str]:
     return replace(manifest, exclude=exclude), line
 
 
-def chosen(
+def taken_by_key(
     uids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], count: int
 ) -> npt.NDArray[np.bool_]:
     """Tell which samples are taken: `count` labelled ones at most, by a keyed draw of each uid."""

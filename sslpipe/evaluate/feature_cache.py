@@ -46,7 +46,7 @@ def cached_features(
     Raises:
         SslpipeError: as `features_at`.
     """
-    origin = origin_of(subject, shards, settings)
+    origin = feature_origin(subject, shards, settings)
     name = hashlib.blake2b(repr(origin).encode(), digest_size=12).hexdigest()
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{name}.safetensors"
@@ -77,7 +77,7 @@ def features_at(
         ExtraError: safetensors is not installed.
     """
     ranks = process_ranks(rank, world_size)
-    origin = origin_of(subject, shards, settings)
+    origin = feature_origin(subject, shards, settings)
     check_ours(path)
     if not is_made_of(path, origin):
         work = parts_work(path, origin, shards, settings)
@@ -93,7 +93,9 @@ def features_at(
     return read_features(path)
 
 
-def origin_of(subject: Subject, shards: str | Path, settings: ExtractSettings) -> FeatureOrigin:
+def feature_origin(
+    subject: Subject, shards: str | Path, settings: ExtractSettings
+) -> FeatureOrigin:
     """Say what the features will be a function of.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import SslpipeError, StateError
 from ..process import Ranks
 from ..shards.make.pools import Pool
-from .feature_cache import check_ours, origin_of
+from .feature_cache import check_ours, feature_origin
 from .feature_file import read_features
 from .feature_parts import (
     Extraction,
@@ -51,7 +51,7 @@ class PartJob:
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """A part that is written."""
+    """Says that part `number` is written and whole: what a worker answers."""
 
     number: int
 
@@ -72,7 +72,7 @@ def features_in_pool(
     Raises:
         SslpipeError: as `features_at`, or workers were lost again and again.
     """
-    origin = origin_of(open_subject(subject, shards), shards, settings)
+    origin = feature_origin(open_subject(subject, shards), shards, settings)
     check_ours(path)
     if not is_made_of(path, origin):
         # relative names mean other places on other machines
@@ -133,10 +133,11 @@ def opened(extracting: Extracting) -> Extraction:
     """Open shards and encoders once for all parts that a worker makes.
 
     Raises:
-        SslpipeError: they are not here, or are others than where the command was given.
+        StateError: they are others than where the command was given, or another version is here.
+        SslpipeError: they are not here.
     """
     subject, wanted = open_subject(extracting.subject), extracting.work.origin
-    origin = origin_of(subject, extracting.shards, extracting.settings)
+    origin = feature_origin(subject, extracting.shards, extracting.settings)
     if origin != wanted:
         raise StateError(
             f"{extracting.subject}, {extracting.shards}: a worker finds other weights, shards or "

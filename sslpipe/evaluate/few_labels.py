@@ -68,7 +68,11 @@ def check(settings: FewLabelsSettings) -> None:
 def of_fraction(
     train: Features, test: Features | None, fraction: float, settings: FewLabelsSettings
 ) -> Measure:
-    """The mean over draws of one fraction."""
+    """The mean over draws of one fraction.
+
+    Raises:
+        SslpipeError: the fraction leaves no sample to test on.
+    """
     classes = len(set(train.labels.tolist()))
     each = max(1, round(fraction * len(train.labels) / classes))
     found = []
@@ -85,9 +89,9 @@ def of_fraction(
     value, interval = mean_of_draws([float(answered.right.mean()) for answered in found])
     on = "the other samples" if test is None else "a test set"
     how = (
-        f"logistic regression (L-BFGS, {chosen(found, few)}) on {each} label(s) per class, "
-        f"{len(few.labels)} in all, features standardised by these; mean of {settings.draws} "
-        f"draw(s); {len(tested.labels)} test samples, {on}"
+        f"logistic regression (L-BFGS, {inverse_strength(found, few)}) on {each} label(s) per "
+        f"class, {len(few.labels)} in all, features standardised by these; mean of "
+        f"{settings.draws} draw(s); {len(tested.labels)} test samples, {on}"
     )
     return Measure(f"{fraction:.0%} labels top-1", value, how, interval, chance=1 / classes)
 
@@ -103,7 +107,7 @@ def probed(
     return answers(few, tested, parts, settings.logistic)
 
 
-def chosen(found: list[Answered], few: Features) -> str:
+def inverse_strength(found: list[Answered], few: Features) -> str:
     """Which C were taken, and why these."""
     least, most = min(each.c for each in found), max(each.c for each in found)
     c = f"C={least:g}" + (f" to {most:g}" if least < most else "")

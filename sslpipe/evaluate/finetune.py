@@ -33,7 +33,7 @@ from ..train.world import keyed
 from .features import central_batches, first_view
 from .finetune_settings import MAE_BASE, TuneSettings
 from .fitting import Course, Learner, accuracy_on, course_of, fit, schedule_said
-from .labelled_streams import Split, augmented, few_labels, split_of
+from .labelled_streams import Split, augmented, share_of_labels, split_of
 from .mixing import decide_mixes, mix_images, mix_labels, soft_targets
 from .results import Measure
 from .subjects import Subject
@@ -95,7 +95,7 @@ def finetune(
     for draw in range(settings.draws):
         drawn = split
         if settings.fraction < 1:
-            few = few_labels(split.train, settings.fraction, seed=seed + draw)
+            few = share_of_labels(split.train, settings.fraction, seed=seed + draw)
             drawn = replace(split, train=few)
         course = course_of(
             settings.train, settings.batch_size, samples=len(drawn.train), epochs=epochs,

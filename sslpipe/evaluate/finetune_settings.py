@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from ..recipe.names import Entry
 from ..recipe.schema import TrainSection
-from .fitting import OWN
+from .fitting import OWN, momentum_sgd
 from .mixing import Mixing
 
 
@@ -97,7 +97,7 @@ SWAV_1 = TuneSettings(
     name="SwAV 1 %",
     train=TrainSection(
         backbone=OWN,
-        optimizer=Entry("sgd", {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.0}),
+        optimizer=momentum_sgd(0.02),
         epochs=20,
         schedule="multistep",
         milestones=(12, 16),
@@ -110,9 +110,7 @@ SWAV_1 = TuneSettings(
 SWAV_10 = replace(
     SWAV_1,
     name="SwAV 10 %",
-    train=SWAV_1.train.model_copy(
-        update={"optimizer": Entry("sgd", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0})}
-    ),
+    train=SWAV_1.train.model_copy(update={"optimizer": momentum_sgd(0.01)}),
     head_lr=0.2,
     fraction=0.1,
 )

@@ -34,6 +34,11 @@ PART = 128  # samples that are encoded at once, at most
 OWN = Entry("its own")  # the backbone of a section of rates: the subject's
 
 
+def momentum_sgd(lr: float) -> Entry:
+    """SGD with momentum 0.9 and no weight decay; lr: for 256 samples."""
+    return Entry("sgd", {"lr": lr, "momentum": 0.9, "weight_decay": 0.0})
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """The rates of a protocol for one set: `train.accumulate` parts of `part` samples a step.

@@ -39,7 +39,11 @@ FITTED_TOGETHER = 10_000  # learn_kmeans.py, as all settings of the fit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CepstraSettings:
-    """Frames of cepstra: every `shift` samples at `rate`, of `window` samples; None: 25 ms."""
+    """Frames of cepstra: every `shift` samples at `rate`, of `window` samples; None: 25 ms.
+
+    Raises:
+        SslpipeError: `shift` is no multiple of 10 ms.
+    """
 
     rate: int = 16_000
     shift: int = 320
@@ -55,7 +59,11 @@ class CepstraSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettings:
-    """classes: K. fit: frames that centres are fitted to, at most."""
+    """How frames are clustered into K = `classes`; centres are fitted to `fit` frames at most.
+
+    Raises:
+        SslpipeError: too few or too many classes, or fewer frames than classes.
+    """
 
     classes: int = 100
     fit: int = 1_000_000
@@ -181,7 +189,7 @@ def walk(
 def of_cepstra(
     manifest: Manifest, chosen: CepstraSettings, settings: ClusterSettings
 ) -> FrameSource:
-    """What HuBERT clusters first."""
+    """Frames of MFCCs, which HuBERT's first iteration clusters (arXiv:2106.07447, section IV)."""
     window = chosen.window or chosen.rate // 40
     every = chosen.shift * CEPSTRA_A_SECOND // chosen.rate
     op = Entry("MFCC", {"window": window, "shift": chosen.shift, "every": every})

@@ -21,7 +21,7 @@ from ..device.handoff import find_device
 from ..errors import SslpipeError
 from .features import Features, matched
 from .results import Measure
-from .subsets import copies_said, distinct, guessing, held_out, in_order, keys_of
+from .subsets import copies_said, distinct, guessing, held_out, in_order, random_words
 
 HALF = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
 
@@ -190,7 +190,7 @@ def batches(train: Features, settings: HeadsSettings) -> Iterator[Tensor]:
     size = batch_size(train, settings)
     rows = torch.empty(0, dtype=torch.int64)
     for epoch in itertools.count():
-        keys_N = keys_of(train.uids, seed=settings.seed, purpose="heads/order", draw=epoch)
+        keys_N = random_words(train.uids, seed=settings.seed, purpose="heads/order", draw=epoch)
         rows = torch.cat((rows, keys_N.argsort(stable=True)))
         while len(rows) >= size:
             yield rows[:size]

@@ -146,7 +146,7 @@ def chosen_by_class(
     return chosen
 
 
-def few_labels(samples: LabelledSamples, fraction: float, *, seed: int) -> LabelledSamples:
+def share_of_labels(samples: LabelledSamples, fraction: float, *, seed: int) -> LabelledSamples:
     """A share of the labels, as many of each class (all of a smaller one), keyed by (seed, uid).
 
     SimCLR's lists of 1 % and 10 % of ImageNet are balanced in this way; they are fixed lists, and

@@ -175,7 +175,7 @@ def answers(
 
     `prepare` makes float32 columns of the samples that are fitted and of those that are not.
     """
-    c = choose(train, parts, settings, prepare)
+    c = choose_c(train, parts, settings, prepare)
     train_x, test_x = prepare(train, test)
     only = replace(settings, grid=(c,))
     (model,) = path(train_x, train.labels.numpy(), only, tolerance=settings.tolerance)
@@ -183,7 +183,7 @@ def answers(
     return Answered(right, c, bool(model.n_iter_.max() < settings.iterations))
 
 
-def choose(
+def choose_c(
     train: Features, parts: Sequence[Tensor], settings: LogisticSettings, prepare: Prepare
 ) -> float:
     """The C with most right answers on the parts (N,) bool, each held out in turn; ties: least C.

@@ -30,7 +30,16 @@ from ..train.optimizers import build_optimizer
 from ..train.run import lr_scale
 from ..train.world import keyed
 from .features import central_batches, first_view
-from .fitting import OWN, Course, Learner, accuracy_on, course_of, fit, schedule_said
+from .fitting import (
+    OWN,
+    Course,
+    Learner,
+    accuracy_on,
+    course_of,
+    fit,
+    momentum_sgd,
+    schedule_said,
+)
 from .labelled_streams import Split, augmented, split_of
 from .results import Measure
 from .subjects import Subject
@@ -76,7 +85,7 @@ DINO = ProbeSettings(
     name="DINO",
     train=TrainSection(
         backbone=OWN,
-        optimizer=Entry("sgd", {"lr": 0.001, "momentum": 0.9, "weight_decay": 0.0}),
+        optimizer=momentum_sgd(0.001),
         epochs=100,
         schedule="cosine_per_epoch",
     ),
@@ -92,7 +101,7 @@ MOCO = ProbeSettings(
     name="MoCo",
     train=TrainSection(
         backbone=OWN,
-        optimizer=Entry("sgd", {"lr": 30.0, "momentum": 0.9, "weight_decay": 0.0}),
+        optimizer=momentum_sgd(30.0),
         epochs=100,
         schedule="multistep",
         milestones=(60, 80),

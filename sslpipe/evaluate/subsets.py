@@ -43,7 +43,7 @@ def require_classes(features: Features, protocol: str) -> None:
         )
 
 
-def keys_of(uids_N: Tensor, *, seed: int, purpose: str, draw: int = 0) -> Tensor:
+def random_words(uids_N: Tensor, *, seed: int, purpose: str, draw: int = 0) -> Tensor:
     """(N,) int64 random words, functions of (seed, purpose, draw, uid)."""
     drawn = words64(uids_N.numpy(), seed=seed, stream=purpose, epoch=draw)
     return torch.from_numpy(drawn.astype(np.int64))
@@ -54,7 +54,7 @@ def ranks_in_class(features: Features, *, seed: int, purpose: str, draw: int = 0
 
     The first n of every class are a class-balanced subset.
     """
-    keys_N = keys_of(features.uids, seed=seed, purpose=purpose, draw=draw)
+    keys_N = random_words(features.uids, seed=seed, purpose=purpose, draw=draw)
     order = torch.from_numpy(np.lexsort((keys_N.numpy(), features.labels.numpy())))
     counts_K = torch.unique(features.labels, return_counts=True)[1]
     starts_K = counts_K.cumsum(0) - counts_K

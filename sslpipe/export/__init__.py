@@ -3,6 +3,7 @@
 Those of text are for Hugging Face alone: text_folder.py.
 """
 
-from .folder import Exported, ExportSettings, export_checkpoint
+from .folder import Exported, export_checkpoint
+from .model_card import ExportSettings
 
 __all__ = ["ExportSettings", "Exported", "export_checkpoint"]

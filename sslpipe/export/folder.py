@@ -21,23 +21,12 @@ from ..shards.side_files import disk_fault
 from .checks import check_in_runtime, check_in_timm, check_in_torchvision
 from .clip_weights import FOLDER, is_of_clips, write_transformers
 from .formats import blueprint_of, chosen_formats, library_module, obstacles
-from .model_card import CardRow, card
+from .model_card import ExportSettings, card
 from .preprocessing import central_view, clip_frames
 from .text_folder import write_text
 from .trained import Trained, read_trained
 from .wave_folder import write_waves
 from .writers import is_export, metadata, write_config, write_json, write_onnx, write_tensors
-
-
-@dataclass(frozen=True, slots=True)
-class ExportSettings:
-    """What to write of which encoder; the defaults are all that is possible, as the paper does."""
-
-    formats: tuple[str, ...] | None = None  # None: all that are possible
-    branch: str = "auto"  # "teacher", "student", or the one that the method keeps
-    license_name: str = "other"
-    measures: tuple[CardRow, ...] = ()
-    overwrite: bool = False  # put a folder aside that is there and no export of ours
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,17 @@ class CardRow:
     protocol: str
 
 
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What to write of which encoder; the defaults are all that is possible, as the paper does."""
+
+    formats: tuple[str, ...] | None = None  # None: all that are possible
+    branch: str = "auto"  # "teacher", "student", or the one that the method keeps
+    license_name: str = "other"
+    measures: tuple[CardRow, ...] = ()
+    overwrite: bool = False  # put a folder aside that is there and no export of ours
+
+
 def read_measures(path: Path) -> tuple[CardRow, ...]:
     """Read what `sslpipe eval --json` printed of the trained encoder.
 

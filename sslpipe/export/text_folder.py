@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from ..encoders.t5 import T5
 from ..encoders.text_weights import PREFIXES, config_of, kind_of
 from ..encoders.tokens import TokenEncoder
 from .checks import check_alike, loaded, transformers_here
+from .model_card import ExportSettings
 from .text_card import TextUse, text_card
 from .tokenizer_files import vocabulary_of_run, write_tokenizer
 from .trained import Trained
 from .writers import metadata, write_json, write_tensors
-
-if TYPE_CHECKING:
-    from .folder import ExportSettings
 
 EXAMPLES = 3  # rows, of which the last one is half padding
 
@@ -68,7 +66,7 @@ WITHOUT: Mapping[str, str] = MappingProxyType(  # of encoders alone, or whose he
 
 
 def write_text(
-    part: Path, name: str, trained: Trained, formats: Sequence[str], settings: "ExportSettings"
+    part: Path, name: str, trained: Trained, formats: Sequence[str], settings: ExportSettings
 ) -> tuple[str, ...]:
     """Write all files of the model `name` to `part`; give the formats that nothing could check.
 

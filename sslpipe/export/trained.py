@@ -60,7 +60,7 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     """
     path = in_run(path)
     content = read_checkpoint(path)
-    name, state = chosen(path, content, branch)
+    name, state = branch_weights(path, content, branch)
     encoder, recipe = encoder_of(path, replace(content, encoder=state))
     exported = content.view["axes"] in ("CHW", "CTHW", "L")
     if not exported and not isinstance(encoder, Wav2Vec2Encoder):
@@ -85,7 +85,7 @@ def read_trained(path: Path, branch: str = "auto") -> Trained:
     )
 
 
-def chosen(path: Path, content: Checkpoint, branch: str) -> tuple[str, dict[str, Tensor]]:
+def branch_weights(path: Path, content: Checkpoint, branch: str) -> tuple[str, dict[str, Tensor]]:
     """Find the weights of a branch among those of the method; give them with its name.
 
     Raises:

@@ -6,7 +6,7 @@ compared, before it has a name.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,9 @@ from ..encoders.wav2vec2 import PlaceConv, Wav2Vec2Encoder, WaveConv, WaveLayer
 from ..modalities.audio.policy import crop_of
 from ..recipe.schema import ViewSection
 from .checks import check_alike, loaded, transformers_here
-from .model_card import head, origins, results
+from .model_card import ExportSettings, head, origins, results
 from .trained import Trained
 from .writers import metadata, write_json, write_tensors
-
-if TYPE_CHECKING:
-    from .folder import ExportSettings
 
 ARCHITECTURES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model"}
 EXAMPLES = 2
@@ -34,7 +31,7 @@ states = model.eval()(**batch).last_hidden_state  # (B, N, {dim})
 
 
 def write_waves(
-    part: Path, name: str, trained: Trained, formats: Sequence[str], settings: "ExportSettings"
+    part: Path, name: str, trained: Trained, formats: Sequence[str], settings: ExportSettings
 ) -> tuple[str, ...]:
     """Write all files of the model `name` to `part`; give the formats that nothing could check.
 
@@ -133,7 +130,7 @@ def check_states(folder: Path, trained: Trained) -> bool:
 
 
 def card_parts(
-    trained: Trained, name: str, formats: Sequence[str], settings: "ExportSettings"
+    trained: Trained, name: str, formats: Sequence[str], settings: ExportSettings
 ) -> Iterator[str]:
     """The model card, part by part."""
     recipe, loads = trained.recipe, "hf" in formats

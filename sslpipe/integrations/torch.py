@@ -74,7 +74,7 @@ class StreamDataset(IterableDataset[dict[str, Any]]):
         return len(self._open())
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """Where the stream stands, as `Pipeline.state_dict` says it."""
         return self._open().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

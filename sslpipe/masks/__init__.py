@@ -100,7 +100,7 @@ SAMPLERS: Mapping[str, type[Sampler]] = MappingProxyType(
 
 
 class MaskSettings(Protocol):
-    """What a recipe says of one mask."""
+    """What a recipe says of one mask: fields of `schema.MaskSection`."""
 
     @property
     def view(self) -> str: ...

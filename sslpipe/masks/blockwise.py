@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..permutations import permutation
 from ..rng import Keys, Place
-from .grids import Bools, Grid, boxes, check_plane, choose
+from .grids import Bools, Grid, boxes, check_plane, choose_patches
 
 Floats = npt.NDArray[np.float64]
 TRIES = 10  # proposals that may fail in a row; then a mask stays as it is
@@ -81,7 +81,7 @@ def proposals(keys: Keys, stream: str) -> Iterator[Floats]:
 def completed(hidden_VBN: Bools, budgets_VB: Floats, keys: Keys, stream: str) -> Bools:
     """Top up to exactly the budget with single random patches (BEiT v2, DINOv3)."""
     words_VBN = keys.words(f"{stream}/complete", hidden_VBN.shape[-1])
-    return choose(words_VBN, budgets_VB, preferred=hidden_VBN)
+    return choose_patches(words_VBN, budgets_VB, preferred=hidden_VBN)
 
 
 def check_aspect(aspect: float) -> None:
@@ -122,7 +122,7 @@ class Blockwise:
 
     @property
     def blocks(self) -> Blocks:
-        """The blocks that are proposed."""
+        """The sizes and shapes of blocks that are proposed, in patches."""
         return Blocks(self.min_patches, self.max_patches or np.inf, self.aspect)
 
     def hidden(self, grid: Grid) -> int | None:

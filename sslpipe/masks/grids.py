@@ -39,7 +39,7 @@ def check_volume(grid: Grid) -> None:
         )
 
 
-def choose(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
+def choose_patches(words: U64, counts: npt.ArrayLike, *, preferred: npt.ArrayLike = True) -> Bools:
     """Choose exactly `counts` patches of every row: preferred ones first, else at random.
 
     words: (..., N) random u32, smallest first; the index breaks ties. counts: (...) in [0, N).

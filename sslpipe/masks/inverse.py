@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..rng import Keys, Place
-from .grids import Bools, Grid, boxes, check_fraction, check_plane, choose
+from .grids import Bools, Grid, boxes, check_fraction, check_plane, choose_patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,4 +56,4 @@ class InverseBlock:
         length = np.full_like(top, self.length)
         blocks_VBN = boxes(top, left, length, length, grid).any(2).reshape(*top.shape[:2], -1)
         words_VBN = keys.words(stream, patches)
-        return ~choose(words_VBN, self.kept(grid), preferred=blocks_VBN)
+        return ~choose_patches(words_VBN, self.kept(grid), preferred=blocks_VBN)

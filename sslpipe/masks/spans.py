@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import U64, Keys, Place
-from .grids import Bools, Grid, check_fraction, choose
+from .grids import Bools, Grid, check_fraction, choose_patches
 
 I64 = npt.NDArray[np.int64]
 
@@ -215,8 +215,8 @@ class Bands:
         """Keep rows and columns of the smallest random words."""
         words_MBP = keys.words(stream, sum(grid))
         rows, columns = self.kept(grid)
-        row_MBF = choose(words_MBP[..., : grid[0]], rows)
-        column_MBT = choose(words_MBP[..., grid[0] :], columns)
+        row_MBF = choose_patches(words_MBP[..., : grid[0]], rows)
+        column_MBT = choose_patches(words_MBP[..., grid[0] :], columns)
         kept = row_MBF[..., :, None] & column_MBT[..., None, :]
         return ~kept.reshape(*kept.shape[:2], -1)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from ..rng import Keys, Place
-from .grids import Bools, Grid, check_fraction, check_plane, choose
+from .grids import Bools, Grid, check_fraction, check_plane, choose_patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class RandomPatches:
         """Keep the patches of the smallest random words."""
         patches = math.prod(grid)
         drawn_by = keys if self.mode == "per_sample" else place.one_for_all(keys)
-        kept = choose(drawn_by.words(stream, patches), patches - self.hidden(grid))
+        kept = choose_patches(drawn_by.words(stream, patches), patches - self.hidden(grid))
         return np.broadcast_to(~kept, (len(keys.views), len(keys.uids), patches)).copy()
 
 
@@ -78,7 +78,7 @@ class SimMIMUnits:
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Choose units and spread each over its patches."""
         rows, columns = self.units(grid)
-        chosen = choose(keys.words(stream, rows * columns), self.count(grid))
+        chosen = choose_patches(keys.words(stream, rows * columns), self.count(grid))
         units = chosen.reshape(*chosen.shape[:2], rows, columns)
         return units.repeat(self.unit, 2).repeat(self.unit, 3).reshape(*chosen.shape[:2], -1)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..rng import Keys, Place
-from .grids import Bools, Grid, check_fraction, check_volume, choose
+from .grids import Bools, Grid, check_fraction, check_volume, choose_patches
 
 CELL = 4  # patches of a cell, 2 x 2
 
@@ -38,7 +38,7 @@ class Tube:
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Hide the patches of the smallest random words, and repeat that over time."""
         plane = grid[1] * grid[2]
-        hidden_VBS = choose(keys.words(stream, plane), self.hidden(grid) // grid[0])
+        hidden_VBS = choose_patches(keys.words(stream, plane), self.hidden(grid) // grid[0])
         return np.tile(hidden_VBS, grid[0])
 
 

@@ -111,7 +111,7 @@ class Modality(Protocol):
 
     @abstractmethod
     def decoder(self, recipe: Recipe) -> Decode:
-        """What workers decode with."""
+        """What turns the members of a sample into an array, in workers: picklable and light."""
 
     @abstractmethod
     def maker(

@@ -57,7 +57,7 @@ class Loading(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop what works for it."""
+        """End the workers, and what else runs for it."""
         ...
 
 

@@ -254,7 +254,7 @@ def find_modality(name: str, where: str = "modality") -> Modality:
 
 
 def shipped_modalities() -> list[str]:
-    """The folders beside this file."""
+    """Names of the modalities that come with the package: the folders beside this file."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent)])
     return [module.name for module in modules if module.ispkg]
 
@@ -288,7 +288,7 @@ def merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
 
 
 def tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
-    """The same memory as tensors."""
+    """Tensors that share the memory of arrays, each under its name."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

@@ -42,7 +42,7 @@ class Decider(Protocol):
 
     @property
     def masks(self) -> Mapping[str, MaskSpec]:
-        """What each mask covers."""
+        """The grid that each mask covers, and what it hides of it."""
         return MappingProxyType({})
 
     @property

@@ -125,7 +125,11 @@ def override(data: Any, text: str) -> KeyPath:
 
 
 def walk(node: yaml.Node | None, place: KeyPath, path: str) -> Iterator[tuple[KeyPath, int]]:
-    """Yield every key and item of a YAML tree with its line, counted from 1."""
+    """Yield every key and item of a YAML tree with its line, counted from 1.
+
+    Raises:
+        RecipeError: a key that is no name or stands twice, or a number that YAML counts by 8 or 60.
+    """
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:

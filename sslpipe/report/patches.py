@@ -139,10 +139,10 @@ def attention(encoder: ViT, views_BCHW: Tensor) -> Attention:
         maps_BDhw = normalize(maps_BDhw, dim=1)
         middle_BD11 = maps_BDhw[:, :, grid[0] // 2, grid[1] // 2, None, None]
         alike = (maps_BDhw * middle_BD11).sum(dim=1, keepdim=True)
-        return Attention(scaled(alike), "similarity to the patch in the middle")
+        return Attention(min_max(alike), "similarity to the patch in the middle")
     weights_BET = class_row(encoder, views_BCHW)
     patches = weights_BET[..., 1:].reshape(*weights_BET.shape[:2], *grid)
-    return Attention(scaled(patches), "attention of the class token, last block")
+    return Attention(min_max(patches), "attention of the class token, last block")
 
 
 def class_row(encoder: ViT, views_BCHW: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def weights_of(module: Any, tokens_BTD: Tensor) -> Tensor:
     return torch.softmax(queries * module.scale @ keys.mT, dim=-1)
 
 
-def scaled(maps: Tensor) -> Tensor:
+def min_max(maps: Tensor) -> Tensor:
     """Each map (..., h, w) from 0 at its least to 1 at its most."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp(min=1e-12)

@@ -104,11 +104,19 @@ class Codec(Protocol):
         return 0
 
     def shrink(self, data: bytes, *, side: int, quality: int) -> bytes:
-        """Decode everything and encode it anew, no larger than `side`; SampleError."""
+        """Decode everything and encode it anew, no larger than `side`.
+
+        Raises:
+            SampleError: the payload does not decode; here, as no sample of the modality is resized.
+        """
         raise SampleError(f"samples of {self.modality} are not resized; leave --resize out")
 
     def perceptual_hash(self, data: bytes) -> int:
-        """64 bits, of which similar payloads share most; SampleError with the reason."""
+        """64 bits, of which similar payloads share most.
+
+        Raises:
+            SampleError: the payload does not decode; here, as the modality has no such hash.
+        """
         raise SampleError(f"samples of {self.modality} have no hash; use --dedupe exact")
 
 

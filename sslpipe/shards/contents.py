@@ -164,7 +164,7 @@ def find_row(manifest: Manifest, number: int) -> tuple[Shard, int]:
     return shard, number
 
 
-def extract(manifest: Manifest, shard: Shard, row: int) -> Extract:
+def extract_sample(manifest: Manifest, shard: Shard, row: int) -> Extract:
     """One sample with all its members.
 
     Raises:

@@ -88,7 +88,7 @@ class MemberRecord(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Where its tar header begins."""
+        """The byte at which its tar header begins."""
         return self.offset - BLOCK * self.blocks
 
 
@@ -114,7 +114,7 @@ class Index:
         return payloads
 
     def sample(self, row: int) -> SampleRecord:
-        """The record of one sample."""
+        """Read the record of the sample in a row."""
         fields = SAMPLE_STRUCT.unpack_from(self.samples, row * SAMPLE_STRUCT.size)  # type: ignore[arg-type]
         return SampleRecord._make(fields)
 
@@ -129,7 +129,7 @@ class Index:
         return self.member(sample.first + sample.primary)
 
     def members_of(self, row: int) -> dict[str, MemberRecord]:
-        """Extension -> member, of one sample."""
+        """Read the members of the sample in a row, each under its extension."""
         sample = self.sample(row)
         found = (self.member(sample.first + number) for number in range(sample.members))
         return {self.extensions[member.ext]: member for member in found}

@@ -43,7 +43,7 @@ class LabelRow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The sample, for messages."""
+        """The key, or the uid where there is none: how messages name the sample."""
         return self.key or str(self.uid)
 
 
@@ -69,7 +69,7 @@ class LabelTable:
 
     @cached_property
     def uids(self) -> I64:
-        """The uids, (n,) ascending."""
+        """The uids of all rows, (n,) int64, ascending."""
         return np.array([row.uid for row in self.rows], dtype=np.int64)
 
     def numbered(self, classes: Sequence[str]) -> tuple[I64, tuple[str, ...]]:

@@ -22,6 +22,7 @@ VERSION = 2
 UNSAFE = frozenset("/\\:\0")  # in file names
 LONGEST_NAME = 255 - len(".idx.part")  # bytes: what is written beside a tar has longer ones
 LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened
+MISSING = "is missing; pack again or copy it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,7 @@ def open_manifest(path: str | Path) -> Manifest:
     for number in sorted({i * (count - 1) // (LOOKED_AT - 1) for i in range(LOOKED_AT)}):
         shard = manifest.shards[number]
         place = manifest.tar_place(shard)
-        fault = None if is_url(place) else size_fault(manifest, shard)
-        if fault:
+        if not is_url(place) and (fault := size_fault(manifest, shard)):
             raise ShardError(f"{place}: {fault}")
     return manifest
 
@@ -143,9 +143,6 @@ def size_fault(manifest: Manifest, shard: Shard) -> str | None:
     except OSError:
         return MISSING
     return cut_fault(size, shard)
-
-
-MISSING = "is missing; pack again or copy it again"
 
 
 def cut_fault(size: int, shard: Shard) -> str | None:
@@ -161,7 +158,7 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         ShardError: missing, not JSON, another format or version, empty, or unsafe file names.
     """
-    root, file = places(path)
+    root, file = root_and_file(path)
     return parse_manifest(read_document(path), root, file)
 
 
@@ -171,7 +168,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     Raises:
         ShardError: missing, not JSON, or another format.
     """
-    root, file = places(path)
+    root, file = root_and_file(path)
     data = read_json(file, root)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ShardError(f"{file}: is no shard manifest; give the folder that `sslpipe pack` made")
@@ -205,7 +202,7 @@ def parse_manifest(data: dict[str, Any], root: Path | str, file: Path | str) -> 
     )
 
 
-def places(path: str | Path) -> tuple[Path | str, Path | str]:
+def root_and_file(path: str | Path) -> tuple[Path | str, Path | str]:
     """The folder and the file of a manifest that is named by either."""
     if is_url(path):
         root = str(path).removesuffix("/" + FILE).rstrip("/")
@@ -233,7 +230,11 @@ def checked_exclude(document: Document, file: Path | str) -> dict[str, tuple[int
 
 
 def read_json(file: Path | str, folder: Path | str) -> Any:
-    """What a JSON file holds; ShardError: it is missing, cannot be read, or is no JSON."""
+    """What a JSON file holds.
+
+    Raises:
+        ShardError: it is missing, cannot be read, or is no JSON.
+    """
     try:
         return parse_json(read_whole(file, Patience()).decode())
     except FileNotFoundError as error:
@@ -246,7 +247,11 @@ def read_json(file: Path | str, folder: Path | str) -> Any:
 
 
 def parse_document(data: dict[str, Any], file: Path | str) -> Document:
-    """The fields of a manifest; ShardError names the first that is wrong."""
+    """The fields of a manifest.
+
+    Raises:
+        ShardError: one is missing or of another type; names the first.
+    """
     try:
         return Document.model_validate(data)
     except pydantic.ValidationError as error:
@@ -256,7 +261,7 @@ def parse_document(data: dict[str, Any], file: Path | str) -> Document:
 
 
 def check_names(names: list[str], where: Path | str) -> None:
-    """A shard is a file beside the manifest, never a path out of its folder, and listed once."""
+    """Raise a ShardError unless each shard is a plain file beside the manifest, listed once."""
     for name in names:
         if name in ("", ".", "..") or not UNSAFE.isdisjoint(name) or not fits_a_folder(name):
             raise ShardError(f"{where}: {name!r} is no plain file name; pack again")
@@ -273,11 +278,6 @@ def fits_a_folder(name: str) -> bool:
         return False
 
 
-def said_of(shard: Shard) -> dict[str, Any]:
-    """What a manifest says of a shard; `url` only where it has one."""
-    return {name: value for name, value in asdict(shard).items() if value is not None}
-
-
 def write_manifest(manifest: Manifest, file: str = FILE) -> None:
     """Write a manifest into its root, which is a folder, atomically."""
     document = {
@@ -290,7 +290,7 @@ def write_manifest(manifest: Manifest, file: str = FILE) -> None:
         "seed": manifest.seed,
         "resize": manifest.resize,
         "classes": list(manifest.classes),
-        "shards": [said_of(shard) for shard in manifest.shards],
+        "shards": [{k: v for k, v in asdict(s).items() if v is not None} for s in manifest.shards],
     }
     if manifest.exclude:
         document["exclude"] = {name: list(rows) for name, rows in manifest.exclude.items()}

@@ -12,7 +12,7 @@ class Forward(Protocol):
     last: bytes  # what the last `read` returned
 
     def tell(self) -> int:
-        """Where it stands, in bytes."""
+        """The position of the next byte that is read."""
         ...
 
     def read(self, size: int) -> bytes:
@@ -20,7 +20,7 @@ class Forward(Protocol):
         ...
 
     def seek(self, position: int) -> None:
-        """Go forward to a position."""
+        """Go forward to a position, in bytes."""
         ...
 
 
@@ -32,7 +32,7 @@ class Skim:
         self.last = b""
 
     def tell(self) -> int:
-        """Where the file stands."""
+        """The position of the next byte that is read."""
         return self._file.tell()
 
     def read(self, size: int) -> bytes:

@@ -70,7 +70,7 @@ def reference_weight(outputs: Sequence[Output]) -> Tensor:
 
 
 def detached(output: Output) -> Output:
-    """An output without its graph."""
+    """The same output with losses that hold no graph and so no activations."""
     terms = None if output.terms is None else output.terms.detach()
     return Output(output.loss.detach(), output.metrics, output.weight, terms)
 

@@ -75,10 +75,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         StateError: it is missing, damaged, or of another format.
     """
-    return joined(path, read_stored(path))
+    return with_parts(path, read_stored(path))
 
 
-def joined(path: Path, stored: Checkpoint) -> Checkpoint:
+def with_parts(path: Path, stored: Checkpoint) -> Checkpoint:
     """Give a checkpoint that was read from `path` with its tensors, if they lie beside it.
 
     Raises:
@@ -86,9 +86,9 @@ def joined(path: Path, stored: Checkpoint) -> Checkpoint:
     """
     if stored.parts is None:
         return stored
-    from .part_files import read_whole  # a second of imports, which few need
+    from .part_files import read_all_parts  # a second of imports, which few need
 
-    tensors = read_whole(path.parent / stored.parts["folder"])
+    tensors = read_all_parts(path.parent / stored.parts["folder"])
     method, optimizer = put_together(tensors, (stored.method, stored.optimizer))
     start = stored.parts["encoder"]
     encoder = {

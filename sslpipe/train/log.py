@@ -44,14 +44,14 @@ class JsonLines:
         self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def row(self, row: LoggedRow) -> None:
-        """Write and flush one row."""
+        """Append one row, at once."""
         finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
         with naming(self._path):
             self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a fault of the disk that shows only now names it."""
         with naming(self._path):
             self._file.close()
 

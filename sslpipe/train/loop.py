@@ -36,7 +36,7 @@ from .optimizers import set_rates
 from .record import Every, Guard, RunRecord
 from .replicas import reduction
 from .report import Bar, Reporter, Silent
-from .run import TrainRun, encoded_view, initial_method, prepare
+from .run import TrainRun, encoded_view, initial_method, prepare_run
 from .saving import restore_run
 from .schedules import ended_epoch
 from .warm_start import check_library, is_of_library, read_weights
@@ -90,7 +90,7 @@ def train(
     last = out / LAST
     check_monitored(pipeline.recipe, settings, monitor)
     check_folder(last, resume=resume)
-    run = prepare(pipeline, method, settings, start)
+    run = prepare_run(pipeline, method, settings, start)
     run, step = restore_run(run, last) if resume else (run, 0)
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)

@@ -286,7 +286,7 @@ def is_exempt(name: str, parameter: nn.Parameter) -> bool:
 
 
 def group(named: Named, *, lr_scale: float = 1.0, decay_scale: float = 1.0) -> dict[str, Any]:
-    """Make one parameter group."""
+    """Make a parameter group for an optimizer, with its scales of the rates."""
     parameters = [p for _, p in named]
     return {"params": parameters, "lr_scale": lr_scale, "decay_scale": decay_scale}
 

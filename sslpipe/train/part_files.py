@@ -60,7 +60,7 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     save(dict(tensors), storage_writer=FileSystemWriter(folder, overwrite=True))
 
 
-def sizes_of(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def stored_sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Shapes and types of the tensors in a folder.
 
     Raises:
@@ -97,14 +97,14 @@ def read_parts(folder: Path, targets: Mapping[str, Tensor]) -> None:
         ) from error
 
 
-def read_whole(folder: Path) -> dict[str, Tensor]:
+def read_all_parts(folder: Path) -> dict[str, Tensor]:
     """Read all tensors onto the CPU, in one process.
 
     Raises:
         StateError: it is missing or damaged.
     """
     found = {
-        name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sizes_of(folder).items()
+        name: torch.empty(size, dtype=dtype) for name, (size, dtype) in stored_sizes(folder).items()
     }
     read_parts(folder, found)
     return found

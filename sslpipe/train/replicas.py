@@ -34,7 +34,7 @@ class Sharded(nn.Module):
         self.method = method
 
     def forward(self, batch: Batch) -> Parts:
-        """Give the method's output."""
+        """Call the method, and give its output as a tuple of the same fields."""
         output: Output = self.method(batch)
         return Parts(output.loss, output.metrics, output.weight, output.terms)
 

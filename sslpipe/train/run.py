@@ -131,8 +131,8 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     looks at its weights, is built as it is.
 
     Raises:
-        RecipeError: as `check_names`, `initial_method` and `prepare` do, but for what depends on
-            the device or on the length of an epoch.
+        RecipeError: as `check_names`, `initial_method` and `prepare_run` do, but for what depends
+            on the device or on the length of an epoch.
         ContractError: the recipe's batches cannot feed the method.
     """
     check_names(recipe)
@@ -158,7 +158,7 @@ def encoded_view(spec: BatchSpec) -> ViewSpec:
     return spec.views[whole_group(spec.views)]
 
 
-def prepare(
+def prepare_run(
     pipeline: Pipeline,
     method: Method,
     settings: TrainSection,

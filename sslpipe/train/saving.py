@@ -82,7 +82,7 @@ def restore_run(run: TrainRun, path: Path) -> tuple[TrainRun, int]:
     content = checkpoint.read_stored(path)
     checkpoint.check_recipe(path, content, run.recipe)
     check_same(path, content.start, run.start)
-    content = own_parts(run, path, content) if run.sharded else checkpoint.joined(path, content)
+    content = own_parts(run, path, content) if run.sharded else checkpoint.with_parts(path, content)
     run.pipeline.load_state_dict(content.stream)
     try:
         run.method.load_state_dict(content.method)
@@ -101,7 +101,7 @@ def own_parts(run: TrainRun, path: Path, stored: checkpoint.Checkpoint) -> check
     Raises:
         StateError: the tensors are missing or damaged.
     """
-    from .part_files import read_parts, sizes_of
+    from .part_files import read_parts, stored_sizes
 
     likes = models_of(run)
     if stored.parts is None:
@@ -111,7 +111,7 @@ def own_parts(run: TrainRun, path: Path, stored: checkpoint.Checkpoint) -> check
         folder, rest = path.parent / stored.parts["folder"], (stored.method, stored.optimizer)
         tensors = {
             name: cut(torch.zeros(size, dtype=dtype), likes(name))
-            for name, (size, dtype) in sizes_of(folder).items()
+            for name, (size, dtype) in stored_sizes(folder).items()
         }
         read_parts(folder, tensors)
     method, optimizer = checkpoint.put_together(tensors, rest)

@@ -269,7 +269,7 @@ def check_same(path: Path, kept: Mapping[str, str] | None, asked: Mapping[str, s
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few of them."""
+    """List the first few names, and say how many more there are."""
     names = [str(name) for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

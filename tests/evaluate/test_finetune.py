@@ -31,7 +31,7 @@ from sslpipe.evaluate.finetune_settings import (
     transformer,
 )
 from sslpipe.evaluate.fitting import course_of
-from sslpipe.evaluate.labelled_streams import few_labels, list_labelled, split_of
+from sslpipe.evaluate.labelled_streams import list_labelled, share_of_labels, split_of
 from sslpipe.evaluate.subsets import mean_of_draws
 from sslpipe.train.run import lr_scale
 from sslpipe.train.world import keyed
@@ -188,11 +188,11 @@ def test_the_interval_is_students():
 
 def test_few_labels_are_balanced_and_draws_differ(colours):
     samples = list_labelled(colours[0])
-    draws = [few_labels(samples, 0.1, seed=seed) for seed in (0, 0, 1)]
+    draws = [share_of_labels(samples, 0.1, seed=seed) for seed in (0, 0, 1)]
     assert [d.labels.bincount().tolist() for d in draws] == [[3, 3, 3]] * 3
     one, again, other = (set(d.uids.tolist()) for d in draws)
     assert one == again != other
-    assert few_labels(samples, 1e-6, seed=0).labels.tolist().count(0) == 1
+    assert share_of_labels(samples, 1e-6, seed=0).labels.tolist().count(0) == 1
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(colours, tmp_path, monkeypatch):

@@ -15,8 +15,8 @@ from sslpipe.evaluate.fitting import PART, course_of
 from sslpipe.evaluate.labelled_streams import (
     augmented,
     chosen_by_class,
-    few_labels,
     list_labelled,
+    share_of_labels,
     split_of,
 )
 from sslpipe.evaluate.linear_probe import (
@@ -267,7 +267,7 @@ def test_a_batch_is_at_most_the_set_and_whole_parts():
 
 def test_a_stream_of_some_samples_has_these_alone(colours):
     samples = list_labelled(colours[0])
-    few = few_labels(samples, 0.2, seed=1)
+    few = share_of_labels(samples, 0.2, seed=1)
     assert few.labels.bincount().tolist() == [6, 6, 6]
     recipe = augmented(
         subject(Means()).recipe, batch_size=9, seed=0, remainder="wrap", resample="bilinear"

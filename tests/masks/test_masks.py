@@ -11,7 +11,7 @@ import sslpipe
 from sslpipe import masks
 from sslpipe.errors import RecipeError
 from sslpipe.masks import SAMPLERS, Multiblock, RandomPatches
-from sslpipe.masks.grids import choose
+from sslpipe.masks.grids import choose_patches
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Keys, Place
@@ -128,9 +128,9 @@ def test_centre_is_the_middle_half():
 def test_choose_prefers_then_takes_the_smallest_words_and_the_first_of_equals():
     words = np.array([[5, 1, 1, 0], [7, 7, 7, 7]], dtype=np.uint64)
     preferred = np.array([[True, False, False, False], [False, True, True, False]])
-    chosen = choose(words, np.array([2, 1]), preferred=preferred)
+    chosen = choose_patches(words, np.array([2, 1]), preferred=preferred)
     assert chosen.tolist() == [[True, False, False, True], [False, True, False, False]]
-    assert not choose(words, 0).any()
+    assert not choose_patches(words, 0).any()
 
 
 def inverse_block_slowly(centres, words, kept, length):

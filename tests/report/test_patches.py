@@ -6,7 +6,7 @@ from torch import nn
 from sslpipe.encoders import build_encoder
 from sslpipe.evaluate.features import central_batches
 from sslpipe.recipe.names import Entry
-from sslpipe.report.patches import attention, class_row, heat, in_colours, places, scaled, shown
+from sslpipe.report.patches import attention, class_row, heat, in_colours, min_max, places, shown
 from sslpipe.report.pictures import SampleFinder
 from tests.report.conftest import subject
 from tests.view_specs import square
@@ -31,7 +31,7 @@ def test_attention_is_what_timm_multiplies_values_with(images):
     assert len(module._forward_pre_hooks) == 0
     found = attention(encoder, images)
     assert found.maps_BEhw.shape == (2, 3, 4, 4)
-    torch.testing.assert_close(found.maps_BEhw, scaled(kept[0][:, :, 0, 1:].reshape(2, 3, 4, 4)))
+    torch.testing.assert_close(found.maps_BEhw, min_max(kept[0][:, :, 0, 1:].reshape(2, 3, 4, 4)))
     assert (found.maps_BEhw.amin((-2, -1)) == 0).all()
 
 

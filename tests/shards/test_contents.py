@@ -10,7 +10,7 @@ from sslpipe.errors import ShardError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, pack, read_manifest
 from sslpipe.shards.contents import (
-    extract,
+    extract_sample,
     find_key,
     find_row,
     list_keys,
@@ -71,7 +71,7 @@ def test_a_sample_is_found_by_key_and_by_row(manifest, by_webdataset):
     for number, theirs in enumerate(by_webdataset(manifest)):
         place = find_row(manifest, number)
         assert find_key(manifest, theirs["__key__"]) == place
-        sample = extract(manifest, *place)
+        sample = extract_sample(manifest, *place)
         assert sample.key == theirs["__key__"]
         members = {ext: data for ext, data in theirs.items() if not ext.startswith("__")}
         assert sample.members == members
@@ -82,7 +82,7 @@ def test_a_sample_is_found_by_key_and_by_row(manifest, by_webdataset):
         assert (key, label, data) == (sample.key, sample.label, sample.members[sample.payload])
     shard, row = find_row(manifest, 3)
     hidden = replace(manifest, exclude={shard.file: (row,)})
-    assert extract(hidden, shard, row).excluded
+    assert extract_sample(hidden, shard, row).excluded
     assert not sample.excluded
 
 
@@ -104,6 +104,6 @@ def test_it_works_for_tars_that_lie_elsewhere(manifest, tmp_path):
     away = adopt([url], out=tmp_path / "away", rules=Rules(ImageCodec())).manifest
     assert all(shard.url for shard in away.shards)
     assert list(list_keys(away)) == list(list_keys(manifest))
-    here, there = (extract(m, *find_row(m, 7)) for m in (manifest, away))
+    here, there = (extract_sample(m, *find_row(m, 7)) for m in (manifest, away))
     assert here.members == there.members
     assert read_manifest(tmp_path / "away") == away

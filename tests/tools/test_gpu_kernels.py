@@ -12,7 +12,7 @@ pytest.importorskip("triton")  # comes with torch on Linux only
 
 VARIANTS = """
 import gpu_kernels, gpu_variants, numpy as np, torch
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.modalities.image.executors import kornia
 from sslpipe.recipe.names import Entry
 
@@ -23,7 +23,7 @@ ops = [("RandomResizedCrop", box), ("RandomHorizontalFlip", {}), ("ColorJitter",
 group = policy("global", [Entry(*op) for op in ops], count=2, shared=False)
 images = gpu_kernels.photos(2, (60, 70), CPU)
 uids = np.arange(2)
-keys = keys_of(group, seed=5, epochs=0 * uids, uids=uids)
+keys = group_keys(group, seed=5, epochs=0 * uids, uids=uids)
 table = draw(group, keys, images.shapes_BD[:, :2])
 want = kornia.execute(group, images, table, device=CPU)
 tile = {"CHUNK": 16, "TALL": 16, "WIDE": 32, "num_warps": 4}

@@ -4,7 +4,7 @@ import torch
 
 from sslpipe.batch import Batch, BatchSpec, ViewSpec
 from sslpipe.recipe import parse_recipe
-from sslpipe.train.run import initial_method, prepare
+from sslpipe.train.run import initial_method, prepare_run
 
 RECIPE = """
 stream: {batch_size: 32}
@@ -16,7 +16,7 @@ SPEC = BatchSpec(32, 32, {"global": ViewSpec("global", 2, "CHW", (3, 32, 32))}, 
 
 
 class Pipe:
-    """As much of a pipeline as `prepare` asks for."""
+    """As much of a pipeline as `prepare_run` asks for."""
 
     recipe, spec, device = parse_recipe(RECIPE), SPEC, torch.device("cpu")
     rank, world_size = 0, 1
@@ -37,7 +37,7 @@ def batch():
 def main():
     method = initial_method(Pipe.recipe, SPEC)
     method.to(memory_format=torch.channels_last)  # as a user may hand it over
-    run = prepare(Pipe(), method, Pipe.recipe.train)
+    run = prepare_run(Pipe(), method, Pipe.recipe.train)
     for _ in range(2):
         run.optimizer.zero_grad()
         method(batch()).loss.backward()

@@ -28,14 +28,14 @@ def test_a_last_batch_that_would_be_short_is_refused(toy, stream):
     """Queues, groups of batch norm and BatchSpec.size know one batch size only."""
     recipe = toy.recipe(toy.RECIPE.replace("seed: 3", f"seed: 3, {stream}"))
     with pytest.raises(RecipeError, match=r"short last batch.*set stream\.remainder to wrap"):
-        run.prepare(toy.Pipe(recipe), toy.Toy(), recipe.train)
+        run.prepare_run(toy.Pipe(recipe), toy.Toy(), recipe.train)
 
 
 def test_rates_are_those_of_the_batch_of_all_ranks(toy, monkeypatch):
     monkeypatch.setattr(run, "replicate", lambda module, pipeline: module)
     recipe = toy.recipe(lr_batch=2)
     pipe = toy.Pipe(recipe, world_size=2)
-    made = run.prepare(pipe, toy.Toy(), recipe.train)
+    made = run.prepare_run(pipe, toy.Toy(), recipe.train)
     assert (pipe.spec.size, made.plan.lr) == (4, 1e-2 * 8 / 2)
 
 

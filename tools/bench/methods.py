@@ -30,7 +30,7 @@ from sslpipe.recipe import find_recipe, load_recipe, recipes
 from sslpipe.train import initial_method
 from sslpipe.train.loop import optimizer_step
 from sslpipe.train.record import Guard
-from sslpipe.train.run import TrainRun, encoded_view, move_module, prepare
+from sslpipe.train.run import TrainRun, encoded_view, move_module, prepare_run
 
 WARMUP = 3  # rounds
 Work = Callable[[], object]
@@ -66,7 +66,7 @@ def measured(recipe_name: str, chosen: argparse.Namespace) -> list[str]:
     sample = ROOT / "shards" / "sample"
     with sslpipe.load(recipe, shards=sample, device=chosen.device) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
-        run = prepare(pipe, initial_method(recipe, pipe.spec), recipe.train)
+        run = prepare_run(pipe, initial_method(recipe, pipe.spec), recipe.train)
         step = stepper(run, batch)
         bare = backbone_alone(run, batch)
         rounds = WARMUP + chosen.rounds

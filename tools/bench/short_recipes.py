@@ -14,7 +14,7 @@ from sslpipe.recipe.names import Entry
 from sslpipe.train import initial_method
 from sslpipe.train.loop import endless, optimizer_step
 from sslpipe.train.record import Guard
-from sslpipe.train.run import prepare
+from sslpipe.train.run import prepare_run
 
 RESNET = Entry("cifar_resnet", {"width": 16, "blocks": [1, 1, 1, 1]})
 VIT = MappingProxyType({"embed_dim": 96, "depth": 4, "num_heads": 3})
@@ -90,7 +90,7 @@ def step_time(recipe: Recipe, shards: Path, device: str, *, steps: int = 8) -> t
         sslpipe.load(recipe, shards=shards, device=device) as pipe,
         closing(endless(pipe)) as batches,
     ):
-        run = prepare(pipe, initial_method(recipe, pipe.spec), recipe.train)
+        run = prepare_run(pipe, initial_method(recipe, pipe.spec), recipe.train)
         guard = Guard(pipe.device)
         for step in range(3):
             optimizer_step(run, batches, min(step, run.plan.total - 1), guard)

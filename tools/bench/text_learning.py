@@ -38,7 +38,7 @@ from sslpipe.report.pictures import SampleFinder
 from sslpipe.train import Bar, initial_method, train
 from sslpipe.train.loop import endless, optimizer_step
 from sslpipe.train.record import Guard
-from sslpipe.train.run import prepare
+from sslpipe.train.run import prepare_run
 
 HELD_OUT = "stream.holdout={fraction: 0.05}"
 WARMUP = 100  # steps
@@ -199,7 +199,7 @@ def step_seconds(recipe: Recipe, shards: Path) -> float:
         sslpipe.load(recipe, shards=shards, device="cpu") as pipe,
         closing(endless(pipe)) as batches,
     ):
-        run = prepare(pipe, initial_method(recipe, pipe.spec), recipe.train)
+        run = prepare_run(pipe, initial_method(recipe, pipe.spec), recipe.train)
         guard, start = Guard(pipe.device), 0.0
         for step in range(3 + TIMED):
             if step == 3:

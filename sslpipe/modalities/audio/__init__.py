@@ -50,7 +50,7 @@ class AudioModality(Modality):
     unit = "recording"
 
     def advice(self, recipe: Recipe, what: Costs, *, cuda: bool) -> str:
-        """Other files; shorter crops."""
+        """What to change in files or recipe where decoding, making or memory binds."""
         return {
             "decoding": "store recordings as WAV at the rate of the crops: neither decoding nor "
             "resampling is left",
@@ -59,7 +59,7 @@ class AudioModality(Modality):
         }[what]
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> AudioDecider:
-        """Crops, ops, masks, and distractors."""
+        """Decides the crops, ops, masks and distractors of view groups."""
         from .decider import AudioDecider
 
         return AudioDecider(recipe, groups)
@@ -130,7 +130,7 @@ class AudioModality(Modality):
         return heard(batch, decider, stored.arrays, rows=rows)
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
-        """Small waveforms with their spectrograms."""
+        """Draw recordings, each with its lines of text, as small waveforms and spectrograms."""
         from .sheet import thumbnails
 
         return thumbnails(items)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...errors import ExtraError, SampleError
 from .. import Raw
 from .crop import ClipSlot, SoundCrop, slots_of
-from .recordings import Header, header_of, opened, read_range
+from .recordings import Header, header_of, opened, read_sound
 
 if TYPE_CHECKING:
     import soundfile
@@ -81,7 +81,7 @@ class WaveDecode:
             if len(spans) == 1 and is_stored_so(sound, header, wanted[0][0].crop):
                 fill(out, wanted[0][0], sound, *spans[0])
                 return Raw(out, tuple(header))
-            ranges = [(lo, read_range(sound, lo, hi - lo)) for lo, hi in joined(spans)]
+            ranges = [(lo, read_sound(sound, lo, hi - lo)) for lo, hi in merged_ranges(spans)]
         for (slot, word), (lo, hi) in zip(wanted, spans, strict=True):
             first, whole = next(each for each in ranges if 0 <= lo - each[0] < len(each[1]))
             part = mono(whole[lo - first : hi - first], slot.crop)
@@ -99,7 +99,7 @@ def is_stored_so(sound: soundfile.SoundFile, header: Header, crop: SoundCrop) ->
 def fill(out: I16, slot: ClipSlot, sound: soundfile.SoundFile, lo: int, hi: int) -> None:
     """Decode samples `lo` to `hi` where their view is wanted, with zeros behind them."""
     view = out[slot.at : slot.at + slot.crop.size]
-    read_range(sound, lo, hi - lo, view[: hi - lo, None])
+    read_sound(sound, lo, hi - lo, view[: hi - lo, None])
     view[hi - lo :] = 0
 
 
@@ -122,8 +122,8 @@ def margins(rate: int, wanted: int, start: int) -> tuple[int, int]:
     return min(start // period, -(-tail // period)) * period, tail
 
 
-def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges that touch, as one."""
+def merged_ranges(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges [lo, hi) in order, those that overlap or touch made one."""
     out: list[tuple[int, int]] = []
     for lo, hi in sorted(spans):
         if out and lo <= out[-1][1]:

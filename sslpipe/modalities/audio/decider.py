@@ -54,12 +54,12 @@ class AudioDecider:
 
     @cached_property  # asked for with every batch
     def views(self) -> dict[str, ViewSpec]:
-        """What each view group holds."""
+        """The shape and dtype of each view group."""
         return {name: policy.spec for name, policy in self.policies.items()}
 
     @cached_property
     def masks(self) -> dict[str, MaskSpec]:
-        """What each mask covers."""
+        """The grid that each mask covers, and what it hides of it."""
         return {name: masker.spec for name, masker in self.maskers.items()}
 
     @property

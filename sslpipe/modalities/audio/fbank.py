@@ -47,7 +47,7 @@ class Fbank(Plain):
         return 1 << (self.window - 1).bit_length()
 
     def shape(self, before: SoundShape) -> SoundShape:
-        """Spectrograms of one channel."""
+        """Make a spectrogram of one channel, (1, mels, frames), of a waveform."""
         before.wanted("T")
         check_range(self.low, self.high, before.rate)
         if before.steps < self.window:
@@ -114,7 +114,7 @@ class MelSpectrogram(Plain):
         check_windows(self.fft, self.shift, self.mels)
 
     def shape(self, before: SoundShape) -> SoundShape:
-        """Spectrograms of one channel."""
+        """Make a spectrogram of one channel, (1, mels, frames), of a waveform."""
         check_range(self.low, self.high, before.rate)
         frames = 1 + centred_steps(before, self.fft) // self.shift
         return SoundShape("CFT", (1, self.mels, frames), before.rate)
@@ -153,7 +153,7 @@ class WhisperMel(Plain):
         check_windows(self.fft, self.shift, self.mels)
 
     def shape(self, before: SoundShape) -> SoundShape:
-        """Spectrograms of one channel."""
+        """Make a spectrogram of one channel, (1, mels, frames), of a waveform."""
         if before.rate != self.rate:
             raise ValueError(f"is made for {self.rate} Hz, not {before.rate}; set rate in Crop")
         frames = centred_steps(before, self.fft) // self.shift

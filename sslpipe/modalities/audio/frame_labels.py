@@ -98,7 +98,11 @@ def read_frame_labels(path: str) -> LabelledFrames:
 
 @lru_cache(maxsize=4)
 def read_once(path: str, changed: int, size: int) -> LabelledFrames:
-    """The labels of a file of a size that was last changed at a time."""
+    """The labels of a file of a size that was last changed at a time.
+
+    Raises:
+        ShardError: it is no such file, of another format, or damaged.
+    """
     data = Path(path).read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:

@@ -43,7 +43,7 @@ class LinearFader(OnSpectrograms):
         check_gain(self.gain)
 
     def draw(self, uniforms_VBN: F64, before: SoundShape, real_VB: I64) -> F64:
-        """Both ends, (V, B, 2)."""
+        """Draw what is added at both ends of a view, (V, B, 2), uniform up to `gain` either way."""
         return self.gain * (2 * uniforms_VBN - 1)
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:

@@ -79,7 +79,7 @@ def triangles(places_f1: Tensor, edges_E: Tensor) -> Tensor:
 
 
 def mel_of(hertz: float, scale: Scale) -> float:
-    """A frequency in mels."""
+    """Convert a frequency in Hz to mels."""
     if scale == "htk":
         return 2595 * math.log10(1 + hertz / 700)
     if hertz < BREAK:
@@ -88,7 +88,7 @@ def mel_of(hertz: float, scale: Scale) -> float:
 
 
 def hertz_of(mel_E: Tensor, scale: Scale) -> Tensor:
-    """Mels in Hz."""
+    """Convert frequencies in mels, (E,), to Hz."""
     if scale == "htk":
         return 700 * (10 ** (mel_E / 2595) - 1)
     above = BREAK * ((mel_E - BREAK * PER_HERTZ) / PER_OCTAVE).exp()

@@ -41,7 +41,7 @@ class MFCC(Plain):
 
     @property
     def fbank(self) -> Fbank:
-        """What cepstra are made of."""
+        """The log mel spectrogram that the cepstra are made of."""
         return Fbank(
             mels=self.mels, window=self.window, shift=self.shift // self.every, taper="povey"
         )

@@ -46,7 +46,7 @@ class DrawnShare:
         return self.ratio * uniforms_VBN
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:
-        """Nothing: there is no partner."""
+        """Leave the views alone: here they have no partner."""
         return views
 
 

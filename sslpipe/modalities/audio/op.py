@@ -55,7 +55,7 @@ class SoundOp(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of what it draws."""
+        """Names of the numbers that it draws: columns of the parameter table."""
         ...
 
     @property
@@ -87,13 +87,13 @@ class Plain:
     numbers: int = 0
 
     def shape(self, before: SoundShape) -> SoundShape:
-        """The same."""
+        """The same shape: an op that is plain changes none."""
         return before
 
     def steps(self, real: I64, before: SoundShape) -> I64:
-        """The same."""
+        """The same numbers of real steps."""
         return real
 
     def draw(self, uniforms_VBN: F64, before: SoundShape, real_VB: I64) -> F64:
-        """Nothing."""
+        """No numbers, (V, B, 0): nothing is random."""
         return np.empty((*real_VB.shape, 0))

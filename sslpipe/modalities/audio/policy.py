@@ -90,7 +90,7 @@ class SoundPolicy:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the P columns."""
+        """Names of the P columns of the parameter table: the crop's, then those of each op."""
         own = (f"{step.name}.{column}" for step in self.steps for column in step.op.columns)
         return (f"{CROP}.start_{HIGH}", f"{CROP}.start", *own)
 

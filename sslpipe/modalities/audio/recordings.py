@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, SampleError
-from .whole import check_frames, check_ogg, check_pages, check_wav, flac_hash
+from .whole import check_mp3, check_ogg, check_pages, check_wav, flac_hash
 
 if TYPE_CHECKING:
     import soundfile
@@ -149,7 +149,7 @@ def header_of(data: bytes) -> Header:
         return Header(sound.frames, sound.samplerate, sound.channels)
 
 
-def read_range(
+def read_sound(
     sound: soundfile.SoundFile, start: int, count: int, out: I16 | None = None
 ) -> I16 | F32:
     """`count` samples from `start` on, (count, channels): int16 as stored, or float32.
@@ -191,7 +191,7 @@ def checked(data: bytes) -> Header:
     16-bit FLAC has a hash of its samples, which tells what else nothing tells: that there are more.
 
     Raises:
-        SampleError: as `opened` and `read_range`; a page of an Ogg file is damaged, or the samples
+        SampleError: as `opened` and `read_sound`; a page of an Ogg file is damaged, or the samples
             of a FLAC file are not those that were encoded; or it is several recordings in a row.
     """
     with opened(data) as sound:
@@ -199,10 +199,10 @@ def checked(data: bytes) -> Header:
         if ext in ("ogg", "opus"):
             check_pages(data)
         elif ext == "mp3":
-            check_frames(data)
+            check_mp3(data)
         block, digest = max(1, BLOCK // sound.channels), hashlib.md5(usedforsecurity=False)
         for start in range(0, sound.frames, block):
-            digest.update(read_range(sound, start, min(block, sound.frames - start)).data)
+            digest.update(read_sound(sound, start, min(block, sound.frames - start)).data)
         promised = flac_hash(data) if sound.subtype == "PCM_16" else b""
         if promised and promised != digest.digest():
             raise SampleError(

@@ -15,7 +15,7 @@ from .clips import quantised
 from .decider import AudioDecider
 from .maker import stacked
 from .policy import SoundPolicy
-from .recordings import opened, read_range, soundfile_library
+from .recordings import opened, read_sound, soundfile_library
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ def sheet(batch: Batch, decider: AudioDecider, *, rows: int) -> Image.Image:
 
 
 def tiles(batch: Batch, decider: AudioDecider, row: int) -> Iterator[Image.Image]:
-    """The tiles of one sample."""
+    """Yield a picture of each view of one sample, group by group, with its masks."""
     for group, policy in decider.policies.items():
         masks = [name for name, spec in decider.masks.items() if spec.view == group]
         for view in range(policy.count):
@@ -148,7 +148,7 @@ def thumbnails(items: Sequence[tuple[bytes, Sequence[str]]]) -> Image.Image:
 def beginning(data: bytes) -> F32:
     """The first seconds of a recording, the mean of its channels."""
     with opened(data) as sound:
-        part = read_range(sound, 0, min(sound.frames, LONGEST * sound.samplerate))
+        part = read_sound(sound, 0, min(sound.frames, LONGEST * sound.samplerate))
     mean: F32 = part.mean(1, dtype=np.float32)
     return mean
 

@@ -14,7 +14,7 @@ BICUBIC = -0.75  # torch's coefficient of cubic convolution
 
 
 class OnSpectrograms(Plain):
-    """An op on spectrograms; abstract."""
+    """What ops on spectrograms share: they refuse waveforms."""
 
     def shape(self, before: SoundShape) -> SoundShape:
         """The same, if it is one."""
@@ -38,7 +38,7 @@ class NormalizeSound(OnSpectrograms):
             raise ValueError(f"std = {self.std} must be above 0")
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:
-        """Shift and scale; padding, too."""
+        """Shift and scale all frames, those of padding too."""
         return (views - self.mean) / self.std
 
 
@@ -57,16 +57,16 @@ class PadFrames(OnSpectrograms):
             raise ValueError(f"frames = {self.frames} must be 1 or more")
 
     def shape(self, before: SoundShape) -> SoundShape:
-        """So many frames."""
+        """Give all spectrograms `frames` frames."""
         before.wanted("CFT")
         return before._replace(sizes=(*before.sizes[:-1], self.frames))
 
     def steps(self, real: I64, before: SoundShape) -> I64:
-        """At most so many."""
+        """Count at most `frames` real frames."""
         return np.minimum(real, self.frames)
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:
-        """Zeros where nothing is."""
+        """Set frames of padding to 0, then cut or pad to `frames`."""
         kept = views * rows.real_steps()[:, None, None]
         return F.pad(kept, (0, self.frames - views.shape[-1]))
 
@@ -125,7 +125,7 @@ class SpecAugment(OnSpectrograms):
         return np.stack([start, start + width], axis=-1).reshape(*real_VB.shape, -1)
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:
-        """Zeros in the bands."""
+        """Set the drawn bands of mels and of frames to 0."""
         ends_RN2 = rows.table_RP.view(len(views), -1, 2)
         shown = [
             ~covered(ends, length).any(1)

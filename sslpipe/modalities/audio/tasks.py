@@ -74,7 +74,7 @@ class Distractors:
             raise ValueError(f"count = {self.count}; a step has one distractor or more")
 
     def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
-        """Ids of hidden steps."""
+        """Say the shape of the ids of distractors: so many for each hidden step."""
         if self.mask not in masks:
             raise ValueError(
                 f"chooses among the steps that masks.{self.mask} hides, which this recipe has not; "
@@ -140,12 +140,12 @@ class FrameLabels:
 
     @property
     def labels(self) -> LabelledFrames:
-        """What the file holds."""
+        """The labels of frames that stand in the file."""
         return read_frame_labels(self.file)
 
     @property
     def files(self) -> str:
-        """The digest of the file."""
+        """The digest of the file that holds the labels."""
         return f"frame labels {self.labels.digest}"
 
     def spec(self, view: str, crop: SoundCrop, masks: Mapping[str, MaskSpec]) -> TargetSpec:
@@ -175,7 +175,7 @@ class FrameLabels:
     def draw(
         self, keys: Keys, stream: str, spec: TargetSpec, views: Cropped, masks: Mapping[str, Bools]
     ) -> I64:
-        """Look them up."""
+        """Look up the label of each frame of a view, (1, B, frames); nothing is random."""
         grid, rate_B = self.labels.grid, views.extents[:, 1]
         first_B = views.start_VB[0] * views.crop.rate // np.maximum(rate_B, 1) // grid.shift
         frames = masks[self.mask].shape[-1]  # fewer of a batch of short recordings

@@ -40,7 +40,7 @@ class Gain:
         return before
 
     def steps(self, real: I64, before: SoundShape) -> I64:
-        """The same."""
+        """Waveforms keep their real steps."""
         return real
 
     def draw(self, uniforms_VBN: F64, before: SoundShape, real_VB: I64) -> F64:
@@ -50,7 +50,7 @@ class Gain:
         return low + (high - low) * middle
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:
-        """Multiply."""
+        """Multiply each view by its factor."""
         return views * rows.table_RP
 
 
@@ -64,7 +64,7 @@ class RemoveMean(Plain):
         return before
 
     def apply(self, views: Tensor, rows: SoundRows) -> Tensor:
-        """Subtract where there is sound."""
+        """Subtract the mean of the real steps from them; padding stays 0."""
         real_RT = rows.real_steps()
         mean_R1 = views.sum(1, keepdim=True) / rows.real_R[:, None]
         return torch.where(real_RT, views - mean_R1, 0.0)
@@ -104,5 +104,5 @@ def floats(samples: Tensor, memory: Memory | None) -> Tensor:
 
 
 def in_memory(samples: Tensor, memory: Memory) -> Tensor:
-    """Copy samples as float32."""
+    """Copy samples as float32 into an array that `memory` gives."""
     return torch.from_numpy(memory.empty(tuple(samples.shape), np.float32)).copy_(samples)

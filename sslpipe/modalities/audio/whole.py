@@ -104,7 +104,7 @@ def flac_hash(data: bytes) -> bytes:
     return found if any(found) else b""
 
 
-def check_frames(data: bytes) -> None:
+def check_mp3(data: bytes) -> None:
     """Raise a SampleError if another MP3 begins where the frames that the first one counts end.
 
     Files that were joined are so, and the decoder stops where the first of them ends.

@@ -95,7 +95,7 @@ class ImageModality(Modality):
         return sheet(batch, spec, decider.policies, stored, rows=rows)
 
     def thumbnails(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> Image:
-        """Small pictures in rows."""
+        """Draw encoded images small, in rows, each with its lines of text."""
         from .sheet import thumbnails
 
         return thumbnails(items)

@@ -82,7 +82,7 @@ class JpegBytes:
         self._cpu, self._baseline = cpu, baseline
 
     def extent(self, sample: Sample) -> Sides:
-        """As the CPU's decoder."""
+        """Height and width of the canvas, as the CPU's decoder finds them."""
         return self._cpu.extent(sample)
 
     def room(self, *, extents: I64, sizes: I64, instructions: I64) -> I64:

@@ -16,10 +16,11 @@ from ...recipe.schema import ViewSection
 from ...rng import Place
 from ...stream.source import Drawn
 from .. import Tables
-from .draws import draw, keys_of, policy
+from .draws import draw, group_keys, policy
 from .ops import CenterCrop, Resize
+from .pretext import Pretext
 from .scale import FACTORS, factors, least_box, nominal
-from .targets import Pretext, pretext
+from .targets import pretext
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 
 
 class ViewSettings(Protocol):
-    """A view group of a recipe."""
+    """A view group of a recipe: fields of `schema.ViewSection`."""
 
     @property
     def count(self) -> int: ...
@@ -43,7 +44,7 @@ class ViewSettings(Protocol):
 
 
 class TargetSettings(Protocol):
-    """A pretext task of a recipe."""
+    """A pretext task of a recipe: fields of `schema.TargetSection`."""
 
     @property
     def view(self) -> str: ...
@@ -104,7 +105,7 @@ class ImageDecider:
 
     @property
     def masks(self) -> dict[str, MaskSpec]:
-        """What each mask covers."""
+        """The grid that each mask covers, and what it hides of it."""
         return {name: masker.spec for name, masker in self.maskers.items()}
 
     @property
@@ -153,14 +154,14 @@ class ImageDecider:
     def decide_drawn(
         self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
     ) -> Tables:
-        """As `decide`."""
+        """The tables that `decide` would give, with the parameters that are drawn already."""
         params = {**drawn.params}
         return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
 
     def _params(self, epochs: I64, uids: I64, sides_B2: I64) -> dict[str, F32]:
         """What is drawn for the views of each group."""
         return {
-            name: draw(group, keys_of(group, seed=self.seed, epochs=epochs, uids=uids), sides_B2)
+            name: draw(group, group_keys(group, seed=self.seed, epochs=epochs, uids=uids), sides_B2)
             for name, group in self.policies.items()
         }
 

@@ -237,6 +237,7 @@ def silence_pillow() -> None:
 
 
 def check_size(width: int, height: int) -> None:
+    """Raise a SampleError for more pixels than are read, in all or on a side."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise SampleError(
             f"{width:,} x {height:,} pixels; the limits are {MAX_PIXELS:,} pixels in all "
@@ -245,7 +246,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_scans(data: bytes) -> None:
-    """Refuse a JPEG that is small but takes minutes: thousands of scans over many pixels."""
+    """Raise a SampleError for a small JPEG that takes minutes: thousands of scans of big ones."""
     scans = data.count(SCAN)  # first, since few have many
     if scans <= MAX_SCANS or not data.startswith(b"\xff\xd8"):
         return
@@ -255,7 +256,11 @@ def check_scans(data: bytes) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB by the rules of this module."""
+    """8-bit RGB by the rules of this module.
+
+    Raises:
+        SampleError: pixels of 32 bits, whose range nobody knows.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -279,7 +284,7 @@ def shrink(pixels: Pixels, size: int | None) -> Pixels:
 
 
 def shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
-    """Height and width after `shrink`."""
+    """Height and width that `shrink` gives a picture, in pixels."""
     if size is None or min(height, width) <= size:
         return height, width
     scale = size / min(height, width)
@@ -287,7 +292,7 @@ def shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
 
 
 def turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply an EXIF orientation."""
+    """Turn and mirror pixels as an EXIF orientation, 1 to 8, says."""
     transpose, rows, columns = TURNS[orientation]
     upright = pixels.swapaxes(0, 1) if transpose else pixels
     return np.ascontiguousarray(upright[::rows, ::columns])

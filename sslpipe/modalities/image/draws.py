@@ -115,7 +115,7 @@ def policy(
         seen[entry.name] += 1
         name = entry.name if seen[entry.name] == 1 else f"{entry.name}#{seen[entry.name]}"
         stream = f"views/{group}/{name}"
-        steps.append(Step(op, stream, len(columns), name, ops.blocks_of(op)))
+        steps.append(Step(op, stream, len(columns), name, ops.uniform_blocks(op)))
         columns += [f"{name}.{column}" for column in op.columns]
         check_op(entry, op, count, first=len(steps) == 1)
     if not steps:
@@ -127,7 +127,11 @@ def policy(
 
 
 def build_op(entry: Entry) -> Op:
-    """One of our ops, a user's `package.module:Class`, or any other class of Kornia."""
+    """One of our ops, a user's `package.module:Class`, or any other class of Kornia.
+
+    Raises:
+        RecipeError: there is no such class, it is no op, or its settings do not fit.
+    """
     if entry.name in OPS or ":" in entry.name:
         op: Op = call(choose(entry, OPS, "op"), entry)
         if entry.name not in OPS and not isinstance(op, ops.OwnPixels):
@@ -140,7 +144,11 @@ def build_op(entry: Entry) -> Op:
 
 
 def check_op(entry: Entry, op: Op, count: int, *, first: bool) -> None:
-    """The first op is a crop and no other is; a list has one entry per view."""
+    """Check that the first op, and no other, is a crop, and that a list has one entry per view.
+
+    Raises:
+        RecipeError: an op stands in the wrong place, or a list is too short or too long.
+    """
     if first != isinstance(op, Crop):
         crops = "CenterCrop, MultiScaleCrop, RandomCrop, RandomResizedCrop or Resize"
         raise RecipeError(
@@ -173,7 +181,11 @@ def check_view(policy: Policy, entries: Sequence[Entry]) -> None:
 
 
 def check_streams(steps: Sequence[Step], entries: Sequence[Entry]) -> None:
-    """Streams are 16-bit hashes: a collision would make two ops draw alike."""
+    """Streams are 16-bit hashes: a collision would make two ops draw alike.
+
+    Raises:
+        RecipeError: the streams of two ops collide.
+    """
     taken: dict[int, str] = {}
     for step, entry in zip(steps, entries, strict=True):
         other = taken.setdefault(stream_id(step.stream), step.stream)
@@ -184,7 +196,7 @@ def check_streams(steps: Sequence[Step], entries: Sequence[Entry]) -> None:
             )
 
 
-def keys_of(
+def group_keys(
     policy: Policy, *, seed: int, epochs: npt.NDArray[np.int64], uids: npt.NDArray[np.int64]
 ) -> Keys:
     """The drawing identity of a batch for one group."""

@@ -77,6 +77,7 @@ def explain(data: bytes) -> str:
 
 
 def is_text(head: bytes) -> bool:
+    """Whether bytes may be text, in ASCII or UTF-8: no control codes but tabs and ends of lines."""
     return re.fullmatch(rb"[\t\n\r\x20-\x7e\x80-\xff]*", head) is not None
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from . import ops
 from .canvases import Sides, canvas_sides
 from .decode import MAX_SIDE
-from .draws import Policy, keys_of
+from .draws import Policy, group_keys
 from .ops import Draw
 
 F32 = npt.NDArray[np.float32]
@@ -73,7 +73,7 @@ def nominal(sides_B2: I64, size: int | None) -> I64:
 def boxes(policy: Policy, seed: int, epochs: I64, uids: I64, nominal_B2: I64) -> F64:
     """(V, B, 4) of x, y, w, h: the head of the parameter table, drawn as `draws.draw` does."""
     first = policy.steps[0]
-    keys = keys_of(policy, seed=seed, epochs=epochs, uids=uids)
+    keys = group_keys(policy, seed=seed, epochs=epochs, uids=uids)
     return first.op.draw(Draw(keys, first.stream, nominal_B2, policy.crop.size))[..., :4]
 
 

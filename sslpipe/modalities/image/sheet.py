@@ -67,7 +67,7 @@ def sheet(
 ) -> Image.Image:
     """Draw the first `rows` samples of a batch as one RGB picture, the stored ones beside them."""
     rows = min(rows, len(batch.keys))
-    blocks = [originals(batch, stored, rows), *blocks_of(batch, spec, policies, rows)]
+    blocks = [originals(batch, stored, rows), *tile_blocks(batch, spec, policies, rows)]
     layout = arrange([block.cells for block in blocks])
     band = layout.height + 2 * MARGIN
     canvas = Image.new("RGB", (layout.width + 2 * MARGIN, rows * band), "white")
@@ -116,7 +116,7 @@ def shown(canvas_HWC: U8) -> U8:
     return np.asarray(picture)
 
 
-def blocks_of(
+def tile_blocks(
     batch: Batch, spec: BatchSpec, policies: dict[str, Policy], rows: int
 ) -> Iterator[SheetBlock]:
     """The views of each group; masks, one per view on its view, others on the first; colours."""

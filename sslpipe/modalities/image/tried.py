@@ -4,13 +4,10 @@ What one would spoil silently is told here: images of another size or type, numb
 and what is random without a key, so that a resumed run would see other views.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
+from ...batch import ViewSpec
 from ...rng import Keys
 from ..returned import (
     check_finite,
@@ -21,10 +18,7 @@ from ..returned import (
     check_type,
 )
 from .ops import Draw, Op, OwnPixels
-
-if TYPE_CHECKING:  # tasks are tried where they are built
-    from ...batch import ViewSpec
-    from .targets import Pretext
+from .pretext import Pretext
 
 SAMPLES = 4
 SIDES = (75, 100)  # of the canvases that it is tried on, in pixels

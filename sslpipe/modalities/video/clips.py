@@ -82,7 +82,7 @@ class DenseClip(ClipSampling):
     """
 
     def draw(self, keys: Keys, stream: str, lengths_B: I64, rates_B: F64) -> I64:
-        """Draw where clips start."""
+        """Draw where clips start, (V, B, T); a shorter video repeats a late frame."""
         starts_VB = whole(keys.uniforms(stream, 1)[..., 0], lengths_B - self.span + 1)
         reach_VB = np.maximum(lengths_B - 2 - starts_VB, 0) // self.stride
         steps_VBT = np.minimum(np.arange(self.frames), reach_VB[..., None])
@@ -115,7 +115,7 @@ class UniformClip(ClipSampling):
             raise ValueError(f"gap = {list(self.gap)} must rise")
 
     def draw(self, keys: Keys, stream: str, lengths_B: I64, rates_B: F64) -> I64:
-        """Draw where clips start."""
+        """Draw where clips start, with gaps as asked, and round to frames: (V, B, T)."""
         ratio_B = np.ones(len(lengths_B))
         if self.rate is not None:
             ratio_B = np.where(rates_B > 0, rates_B, self.rate) / self.rate

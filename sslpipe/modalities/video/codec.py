@@ -49,7 +49,7 @@ class VideoCodec:
         return f"av {library().__version__}"
 
     def measured(self, extents: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-        """The frames of each video."""
+        """How many frames each video has, (n,): what sizes are told in."""
         return extents[:, 0].astype(np.int64)
 
     def extension(self, data: bytes) -> str:
@@ -84,7 +84,7 @@ class VideoCodec:
             return found
 
     def flags(self, data: bytes) -> int:
-        """The bits of `flag_bits`."""
+        """Which bits of `flag_bits` a video has; 0 if it does not decode."""
         try:
             with opened(data) as film:
                 return flags_of(film)

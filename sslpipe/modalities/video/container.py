@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, SampleError
-from .mp4_tables import check_tables
+from .mp4_tables import check_mp4_tables
 from .whole import check_whole
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def opened(data: bytes) -> Iterator[Film]:
             film = film_of(data, {})
         with film.container:
             if kind == "mp4":
-                check_tables(data, film.stream.id, film.frames)
+                check_mp4_tables(data, film.stream.id, film.frames)
             yield film
     except av.error.FFmpegError as error:
         words = str(error).partition("] ")[2].partition(":")[0] or type(error).__name__

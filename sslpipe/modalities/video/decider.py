@@ -25,7 +25,7 @@ from ...stream.source import Drawn
 from .. import Tables
 from ..image import decider
 from ..image.decider import DTYPES, ViewSettings
-from ..image.draws import Policy, Step, draw, keys_of, policy
+from ..image.draws import Policy, Step, draw, group_keys, policy
 from ..image.ops import Draw
 from .clips import CLIPS, CentralClip, ClipSampling, ShuffledClip
 from .decode import ALL, shrunk_sides
@@ -46,7 +46,7 @@ class ClipPolicy:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the P columns."""
+        """Names of the P columns: numbers of frames, draws of the clip, draws of later frames."""
         name, later = type(self.sampling).__name__, range(1, self.sampling.frames)
         frames = [f"{name}.{t}" for t in range(self.sampling.frames)]
         drawn = [
@@ -76,7 +76,7 @@ class ClipPolicy:
         return self.sampling.draw(keys, self.stream, extents[:, 0], extents[:, 3] / 1000)
 
     def table(self, keys: Keys, extents: I64) -> F32:
-        """(V, B, P)."""
+        """The parameter table of the views, (V, B, P) float32."""
         numbers_VBT = self.numbers(keys, extents)
         drawn_VBQ = draw(self.images, keys, extents[:, 1:3])
         later = [
@@ -166,7 +166,11 @@ class VideoDecider:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe, groups: Sequence[str]) -> Self:
-        """For some view groups of a recipe, with the masks on them."""
+        """For some view groups of a recipe, with the masks on them.
+
+        Raises:
+            RecipeError: a task is asked of clips.
+        """
         for name, target in recipe.targets.items():
             if target.view in groups:
                 raise RecipeError(
@@ -182,7 +186,7 @@ class VideoDecider:
 
     @property
     def masks(self) -> dict[str, MaskSpec]:
-        """What each mask covers."""
+        """The grid that each mask covers, and what it hides of it."""
         return {name: masker.spec for name, masker in self.maskers.items()}
 
     @property
@@ -192,7 +196,7 @@ class VideoDecider:
 
     def keys(self, group: ClipPolicy, epochs: I64, uids: I64) -> Keys:
         """The drawing identity of a batch for one group."""
-        return keys_of(group.images, seed=self.seed, epochs=epochs, uids=uids)
+        return group_keys(group.images, seed=self.seed, epochs=epochs, uids=uids)
 
     def instructions(self, *, epochs: I64, uids: I64, extents: I64) -> I64:
         """(B, U): the frames that any view shows, rising, then -1; no frames: all are needed.
@@ -221,7 +225,7 @@ class VideoDecider:
     def decide_drawn(
         self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64
     ) -> Tables:
-        """As `decide`."""
+        """The tables that `decide` would give, with the parameters that are drawn already."""
         params = {**drawn.params}
         return self._tables(params, epochs=epochs, uids=uids, place=place, extents=extents)
 

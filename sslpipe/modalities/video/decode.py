@@ -91,7 +91,7 @@ class ClipDecode:
                     "the set anew"
                 )
             numbers = [n for n in instructions if n != ALL] or list(range(film.frames))
-            frames_THWC = gather(film, numbers, self.size, memory or self._buffers)
+            frames_THWC = decode_frames(film, numbers, self.size, memory or self._buffers)
             height, width = frames_THWC.shape[1:3]
             return Raw(frames_THWC, (film.frames, height, width, film.rate))
 
@@ -116,7 +116,7 @@ def extent_of(film: Film) -> tuple[int, int, int, int]:
     return film.frames, height, width, film.rate
 
 
-def gather(film: Film, numbers: Sequence[int], size: int | None, memory: Memory) -> U8:
+def decode_frames(film: Film, numbers: Sequence[int], size: int | None, memory: Memory) -> U8:
     """The frames of these rising numbers, (T, H, W, 3)."""
     convert = Converter(size)
     out: U8 | None = None
@@ -180,7 +180,11 @@ def numbered(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
 
 
 def by_count(film: Film, numbers: Sequence[int]) -> Iterator[Numbered]:
-    """The same, counted as the decoder gives them from the beginning."""
+    """Frames by their numbers, counted as the decoder gives them from the beginning.
+
+    Raises:
+        SampleError: it gives fewer than the container says.
+    """
     wanted, context, found = set(numbers), film.stream.codec_context, -1
     context.skip_frame = "DEFAULT"
     context.flush_buffers()

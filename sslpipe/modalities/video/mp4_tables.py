@@ -43,7 +43,7 @@ class Track:
     edits: int | None  # ticks of `movie_scale` that its edits show; None: there are none
 
 
-def check_tables(data: bytes, track_number: int, frames: int) -> None:
+def check_mp4_tables(data: bytes, track_number: int, frames: int) -> None:
     """Raise a SampleError if the tables of a track of an mp4 contradict each other.
 
     frames: how many are shown.
@@ -103,7 +103,7 @@ def tracks(data: bytes) -> Iterator[Track]:
 
 
 def track_at(data: bytes, track: Place, table: Place, movie_scale: int) -> Track:
-    """One track by its boxes."""
+    """Read what the boxes of one track say of its frames."""
     head = first(data, track, b"tkhd")
     wide = long_form(data, head)
     at = head[0] + (20 if wide else 12)

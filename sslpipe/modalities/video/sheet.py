@@ -21,7 +21,7 @@ from ...stream.source import Column
 from ..image.sheet import FONT, GREY, LINE, MARGIN, picture, shortened
 from .container import opened
 from .decider import ClipPolicy, VideoDecider
-from .decode import gather
+from .decode import decode_frames
 
 U8 = npt.NDArray[np.uint8]
 SHOWN = 8  # frames of a strip
@@ -101,7 +101,7 @@ def greyed(frames_THWC: U8, mask_N: Tensor, mask: MaskSpec) -> U8:
     return np.where(grid[..., None], np.uint8(GREY), frames_THWC)
 
 
-def chosen(strip: FilmStrip) -> FilmStrip:
+def thinned(strip: FilmStrip) -> FilmStrip:
     """A strip with no more frames than paper has room for."""
     whole = len(strip.captions)
     places = np.linspace(0, whole - 1, min(whole, SHOWN)).astype(np.int64)
@@ -111,7 +111,7 @@ def chosen(strip: FilmStrip) -> FilmStrip:
 
 def on_paper(bands: Sequence[Sequence[FilmStrip]]) -> Image.Image:
     """Lay strips below each other, with a line between bands."""
-    bands = [[chosen(strip) for strip in band] for band in bands]
+    bands = [[thinned(strip) for strip in band] for band in bands]
     laid = [[(strip, fitted_size(strip.frames_THWC)) for strip in band] for band in bands]
     step = max(width for band in laid for _, (width, _) in band) + MARGIN
     row_height = max(height for band in laid for _, (_, height) in band) + LINE + MARGIN
@@ -197,7 +197,7 @@ def thumbnail(data: bytes, captions: Sequence[str]) -> FilmStrip:
     try:
         with opened(data) as film:
             numbers = sorted({0, film.frames // 2, film.frames - 1})
-            frames = gather(film, numbers, HEIGHT, Buffers())
+            frames = decode_frames(film, numbers, HEIGHT, Buffers())
     except SampleError:
         red = np.zeros((1, HEIGHT, HEIGHT, 3), np.uint8)
         red[..., 0] = 255

@@ -97,6 +97,9 @@ def number(data: bytes, at: int, *, marked: bool) -> tuple[int, int, bool]:
 
     The zeros before the first one bit of it count its further bytes. marked: keep that bit, as ids
     have it.
+
+    Raises:
+        SampleError: no number begins there: the data is over, or its byte is zero.
     """
     if at >= len(data) or not data[at]:
         raise SampleError("is a cut or damaged Matroska file")

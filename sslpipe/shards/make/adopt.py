@@ -26,7 +26,7 @@ from .indexing import (
     current_index,
     old_report,
     worked,
-    write_report,
+    write_problems,
 )
 from .journal import REPORT
 from .pack import plain_name
@@ -71,7 +71,7 @@ def adopt(
     shards = tuple(done.shard for done in found if done.shard)
     problems = [*(problem for done in found for problem in done.problems)]
     problems += repeated_keys(folder, shards)
-    write_report(folder, problems)
+    write_problems(folder, problems)
     if not shards:
         raise ShardError(
             f"{folder}: no tar holds a sample that can be used; all reasons stand in "

@@ -79,7 +79,7 @@ def equal_pairs(keys: U64) -> Iterator[tuple[I64, I64]]:
 
 
 def ones(values: U64) -> npt.NDArray[np.int64]:
-    """How many bits are set."""
+    """Count the bits that are set in each value, (n,)."""
     table = np.array([number.bit_count() for number in range(256)])
     counted: I64 = table[values.view(np.uint8)].reshape(-1, 8).sum(1)
     return counted

@@ -108,7 +108,11 @@ def export(manifest: Manifest, kind: str) -> Path:
 
 
 def export_dali(manifest: Manifest, listings: Iterator[TarMembers]) -> Path:
-    """Text, as DALI's `wds2idx` 2.4 writes it: `v1.2 N`, then `ext offset size name ...` lines."""
+    """Write text as DALI's `wds2idx` 2.4 does: `v1.2 N`, then `ext offset size name ...` lines.
+
+    Raises:
+        ShardError: a name with blanks or without extension, which the format has no place for.
+    """
     for listing in listings:
         lines = []
         for _, members in listing.samples():
@@ -203,7 +207,11 @@ def link_tar(folder: Path, listing: TarMembers) -> None:
 
 
 def add_shard(database: sqlite3.Connection, folder: Path, number: int, listing: TarMembers) -> int:
-    """The rows of one tar and its X.tar.idx (sample offsets, then the end, u64); samples."""
+    """Add the rows of one tar and write its X.tar.idx (sample offsets, then the end, u64); samples.
+
+    Raises:
+        ShardError: a key occurs twice.
+    """
     samples = list(listing.samples())
     starts = [members[0].start for _, members in samples]
     ends = [*starts, listing.end]

@@ -95,7 +95,7 @@ def film_at(place: Origin) -> bytes:
 
 
 def picture_at(place: Origin, name: str) -> Origin:
-    """Where one picture lies."""
+    """Say where one picture of a folder of frames lies, by its name."""
     if place.member is not None:
         return replace(place, member=place.member + name, frames=None)
     return replace(place, url=place.url + name, frames=None)

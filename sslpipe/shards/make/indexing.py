@@ -103,7 +103,7 @@ def report_rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def write_report(folder: Path, problems: list[Problem]) -> None:
+def write_problems(folder: Path, problems: list[Problem]) -> None:
     """Our lines of `report.jsonl`, one per problem, beside those of `pack`; no empty file."""
     rows = [row for row in report_rows(folder) if row["kind"] != KIND]
     rows += [{"kind": KIND, "file": p.shard, "key": p.key, "reason": p.what} for p in problems]

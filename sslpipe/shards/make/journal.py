@@ -40,7 +40,7 @@ class Journal:
             return None
 
     def save(self, kind: str, number: int, record: object) -> None:
-        """Keep a record, atomically."""
+        """Write the record of a job, whole or not at all."""
         replace_file(self.file(kind, number), sealed(record))
 
     def file(self, kind: str, number: int) -> Path:
@@ -173,7 +173,11 @@ def remove_files(out: Path, pattern: str) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a ShardError that says how to go on."""
+    """Say of what the disk refuses how to go on.
+
+    Raises:
+        ShardError: instead of an OSError.
+    """
     try:
         yield
     except OSError as error:

@@ -51,13 +51,13 @@ def list_inputs(
     groups: list[list[Found]] = []
     for single in singles:
         named = f"{single.name}: " if len(singles) > 1 else ""
-        found = gather(single, named, options, notes, sum(map(len, groups)), progress)
+        found = list_input(single, named, options, notes, sum(map(len, groups)), progress)
         groups.append(sorted(usable(found, seen, notes), key=lambda item: item.file))
     listing = assemble(groups, notes)
     return relabelled(listing, labels) if labels else listing
 
 
-def gather(
+def list_input(
     single: Input,
     named: str,
     options: Options,
@@ -65,7 +65,11 @@ def gather(
     before: int,
     progress: Callable[[int], None] | None,
 ) -> list[Found]:
-    """What one input offers, with `named` before its names; adds to `notes`."""
+    """What one input offers, with `named` before its names; adds to `notes`.
+
+    Raises:
+        ShardError: it holds nothing to pack.
+    """
     found: list[Found] = []
     for item in single.reader(single.url, options):
         if named:
@@ -177,7 +181,7 @@ def classes_of(labels: Iterable[Label]) -> tuple[str, ...]:
 
 
 def number_of(label: Label, numbers: dict[Label, int]) -> int:
-    """The number of a class."""
+    """The number of a class by its name or number; -1: it has none."""
     if label is None:
         return -1
     return label if isinstance(label, int) else numbers[label]

@@ -115,7 +115,12 @@ def borrowed(pool: Pool | None) -> AbstractContextManager[Pool]:
 
 
 def find_sources(inputs: Inputs, out: Path, settings: PackSettings) -> Listing:
-    """The listing of the inputs, after a look at the places."""
+    """The listing of the inputs, after a look at the places.
+
+    Raises:
+        ShardError: `out` is a URL, no folder, one of the inputs, or lies in one beside files of
+            others; or the inputs cannot be listed.
+    """
     if ":/" in str(out):
         raise ShardError(f"{out}: is a URL; pack into a folder, then copy it there")
     if os.path.lexists(out) and not out.is_dir():
@@ -170,7 +175,11 @@ def finish(
     bytes_in: int,
     seconds: float,
 ) -> PackReport:
-    """Write report and manifest, and remove what was kept in order to go on."""
+    """Write report and manifest, and remove what was kept in order to go on.
+
+    Raises:
+        ShardError: no file decodes, so there is no shard.
+    """
     out = journal.folder.parent
     closed = [note for note in listing.skipped if note.reason.startswith(CLOSED)]
     skipped = tuple(note for note in listing.skipped if note not in closed)

@@ -120,7 +120,7 @@ class ShardJob:
 
     @property
     def file(self) -> str:
-        """Plain name of the tar."""
+        """The name of the tar, without a folder: NAME-000000.tar."""
         return f"{self.settings.name}-{self.number:06d}.tar"
 
 

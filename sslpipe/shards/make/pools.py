@@ -78,7 +78,7 @@ class JobPool(ABC):
             yield from self.done()
 
     def done(self) -> list[Any]:
-        """Wait for the next results."""
+        """Wait until some jobs are done, and give their results."""
         done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
         return [future.result() for future in done]
 
@@ -97,7 +97,7 @@ class JobPool(ABC):
 
 
 class Threads(JobPool):
-    """Threads of this process."""
+    """Does jobs in threads of this process, which end soon when it is stopped."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(ThreadPoolExecutor(workers), workers)
@@ -166,7 +166,7 @@ def do_job(func: Callable[[Any], Any], item: Any) -> Any:
 
 
 def end_worker(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM.
+    """End a worker process as it handles SIGTERM, without a traceback.
 
     Raises:
         SystemExit: always.
@@ -268,7 +268,12 @@ def cluster_gpus(address: str, workers: int | None = None) -> int:
 
 @contextmanager
 def connected(address: str, own: int | None) -> Iterator[None]:
-    """Connect to a Ray cluster; `own`: cores of one that "local" starts. Errors of `open_ray`."""
+    """Connect to a Ray cluster; `own`: cores of one that "local" starts.
+
+    Raises:
+        ExtraError: Ray is not installed.
+        ShardError: there is no cluster at the address.
+    """
     try:
         import ray.util.multiprocessing
 

@@ -97,7 +97,7 @@ class Estimate:
 
     @property
     def summary(self) -> dict[str, Table]:
-        """As that of `PackReport`."""
+        """Rows of a table for people, as those of `PackReport`."""
         minutes, seconds = divmod(round(self.seconds), 60)
         return {
             "would pack": {

@@ -33,8 +33,8 @@ from ..manifest import (
     Manifest,
     Shard,
     parse_manifest,
-    places,
     read_document,
+    root_and_file,
     write_manifest,
 )
 from ..read.tars import Tar, open_tar
@@ -119,7 +119,7 @@ def upgrade_others(folder: Path, new: Manifest, codec: Codec) -> None:
 
 def is_version_1(path: Path) -> bool:
     """Whether a folder holds the manifest of a set of version 1, or a file is one."""
-    _, file = places(path)
+    _, file = root_and_file(path)
     try:
         return Path(file).is_file() and read_document(path).get("version") == ONE
     except ShardError:
@@ -132,7 +132,7 @@ def read_any_manifest(path: Path, codec: Codec) -> Manifest:
     Raises:
         ShardError: as `read_manifest`, but for version 1.
     """
-    root, file = places(path)
+    root, file = root_and_file(path)
     data = read_document(path)
     if data.get("version") == ONE:
         data |= {"version": VERSION, "modality": codec.modality}
@@ -197,7 +197,11 @@ def read_samples(stream: HashedStream, where: str) -> Samples:
 
 
 def join(records: npt.NDArray[np.void], samples: Samples) -> IndexBuilder:
-    """The records of version 1 with all the members of their samples."""
+    """The records of version 1 with all the members of their samples.
+
+    Raises:
+        ShardError: a sample is not in the tar where its record says.
+    """
     builder = IndexBuilder()
     by_offset = {
         member.offset: (members, ext)

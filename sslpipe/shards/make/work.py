@@ -195,7 +195,11 @@ def load(source: InputFile, settings: PackSettings) -> LoadedFile:
 
 
 def readable(what: bytes | Origin) -> bytes:
-    """Bytes as they are, or those at a place; SampleError: they cannot be read."""
+    """Bytes as they are, or those at a place.
+
+    Raises:
+        SampleError: they cannot be read.
+    """
     if isinstance(what, bytes):
         return what
     try:
@@ -213,7 +217,7 @@ def formats(index: Index) -> dict[str, int]:
 
 
 def sizes(index: Index, codec: Codec) -> dict[str, int]:
-    """The histogram of a shard."""
+    """How many samples of a shard have which size, by the bins of its codec."""
     return histogram(codec, index.samples["extent"])
 
 

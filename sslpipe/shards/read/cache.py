@@ -254,7 +254,11 @@ def is_at(file: int, path: Path) -> bool:
 
 
 def received(tar: Distant, write: Callable[[bytes], Any], patience: Patience) -> str:
-    """Download a tar; its SHA-256."""
+    """Download a tar; its SHA-256.
+
+    Raises:
+        ShardError: it is missing, or cannot be read.
+    """
     try:
         return download(tar.url, tar.bytes, write, patience)
     except FileNotFoundError as error:
@@ -262,7 +266,7 @@ def received(tar: Distant, write: Callable[[bytes], Any], patience: Patience) ->
 
 
 def check_content(tar: Distant, sha256: str) -> None:
-    """Refuse a download that is not the tar of the manifest; ShardError."""
+    """Raise a ShardError unless a download is the tar of the manifest, by its SHA-256."""
     if sha256 != tar.sha256:
         raise ShardError(
             f"{tar.url}: is not the tar of the manifest (SHA-256 {sha256[:12]}..., expected "

@@ -113,7 +113,12 @@ def download(url: str, size: int, write: Callable[[bytes], Any], patience: Patie
 
 
 def persist(request: Callable[[], T], url: str, patience: Patience) -> T:
-    """The result of a request, tried until the budget of failures is spent."""
+    """The result of a request, tried until the budget of failures is spent.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ShardError: the budget is spent, or trying again is useless.
+    """
     for failures in range(1, patience.attempts + 1):
         try:
             return request()

@@ -58,7 +58,11 @@ def find_tars(urls: Iterable[str]) -> list[Tar]:
 
 
 def braces(url: str) -> list[str]:
-    """Expand `{000..123}` and `{a,b}`."""
+    """Expand `{000..123}` and `{a,b}`.
+
+    Raises:
+        ShardError: the braces do not close.
+    """
     try:
         return list(braceexpand(url))
     except ValueError as error:
@@ -66,7 +70,11 @@ def braces(url: str) -> list[str]:
 
 
 def expand(url: str) -> list[str]:
-    """One URL as tars: the matches of a glob, the `*.tar` of a local folder, or itself."""
+    """One URL as tars: the matches of a glob, the `*.tar` of a local folder, or itself.
+
+    Raises:
+        ShardError: there is no such tar, or the store cannot be asked.
+    """
     files, path = find_store(url)
     local = isinstance(files, LocalFileSystem)
     if local and Path(path).is_dir():

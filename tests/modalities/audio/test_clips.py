@@ -9,7 +9,7 @@ import soundfile
 import soxr
 
 from sslpipe.errors import SampleError
-from sslpipe.modalities.audio.clips import WaveDecode, joined, quantised, resampled
+from sslpipe.modalities.audio.clips import WaveDecode, merged_ranges, quantised, resampled
 from sslpipe.modalities.audio.crop import SoundCrop
 from sslpipe.rng import Keys
 
@@ -108,7 +108,7 @@ def test_several_views_are_decoded_at_once():
     together = WaveDecode([(short, 2), (long, 1)])(sample(data), words).data
     alone = [one(data, crop, word) for crop, word in zip((short, short, long), words, strict=True)]
     assert (together == np.concatenate(alone)).all()
-    assert joined([(5, 9), (0, 3), (2, 6), (20, 21)]) == [(0, 9), (20, 21)]
+    assert merged_ranges([(5, 9), (0, 3), (2, 6), (20, 21)]) == [(0, 9), (20, 21)]
 
 
 def test_starts_are_uniform_over_all_that_fit():

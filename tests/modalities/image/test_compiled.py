@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sslpipe.device import arena
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.modalities.image.executors import compiled, kornia, planar, planar_crop, run_prepared
 from sslpipe.recipe.names import Entry
 
@@ -69,7 +69,7 @@ def decided(ops, images, *, count=1, uids=None):
     """The policy of some ops and its table for some images."""
     group = policy("global", [Entry(*op) for op in ops], count=count, shared=False)
     uids = np.arange(len(images), dtype=np.int64) + 7 if uids is None else uids
-    keys = keys_of(group, seed=5, epochs=np.zeros_like(uids), uids=uids)
+    keys = group_keys(group, seed=5, epochs=np.zeros_like(uids), uids=uids)
     sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
     return group, draw(group, keys, sizes)
 

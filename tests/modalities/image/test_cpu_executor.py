@@ -15,7 +15,7 @@ from sslpipe.device.buffers import Buffers
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image import executors
 from sslpipe.modalities.image.decider import ImageDecider
-from sslpipe.modalities.image.draws import OPS, Policy, Step, draw, keys_of, policy
+from sslpipe.modalities.image.draws import OPS, Policy, Step, draw, group_keys, policy
 from sslpipe.modalities.image.executors import compiled, cpu, cpu_program, kornia
 from sslpipe.modalities.image.maker import ImageMaker
 from sslpipe.recipe import load_recipe
@@ -64,7 +64,7 @@ def build(listed, count=1, shared=False):
 
 def table_of(group, images, seed=5, uids=None):
     uids = np.arange(len(images), dtype=np.int64) + 7 if uids is None else uids
-    keys = keys_of(group, seed=seed, epochs=np.zeros_like(uids), uids=uids)
+    keys = group_keys(group, seed=seed, epochs=np.zeros_like(uids), uids=uids)
     return draw(group, keys, np.array([image.shape[:2] for image in images], dtype=np.int64))
 
 
@@ -326,13 +326,13 @@ def test_what_would_read_beyond_a_canvas_is_refused(canvas, box):
 SCRIPT = """
 import sys
 import numpy as np, torch
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.modalities.image.executors import cpu
 from sslpipe.recipe.names import Entry
 ops = [Entry("RandomResizedCrop", {"size": [16, 16]}), Entry("ColorJitter", {"hue": 0.2})]
 group = policy("global", ops, count=1, shared=False)
 zero = np.zeros(1, np.int64)
-table = draw(group, keys_of(group, seed=0, epochs=zero, uids=zero), np.array([[30, 40]]))
+table = draw(group, group_keys(group, seed=0, epochs=zero, uids=zero), np.array([[30, 40]]))
 image = torch.arange(3600).remainder(251).to(torch.uint8).reshape(30, 40, 3)
 views = cpu.execute(group, [image], table.astype(np.float32), device=torch.device("cpu"))
 print(views.double().sum().item(), *{"numba", "kornia"} & set(sys.modules))

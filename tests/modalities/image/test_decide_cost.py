@@ -9,7 +9,7 @@ import pytest
 from sslpipe import rng
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.modalities.image.draws import Policy, Step, draw
-from sslpipe.modalities.image.ops import CenterCrop, Draw, RandomResizedCrop, blocks_of
+from sslpipe.modalities.image.ops import CenterCrop, Draw, RandomResizedCrop, uniform_blocks
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.rng import Keys, Place
 
@@ -107,10 +107,13 @@ def test_an_op_that_says_how_much_it_draws_draws_the_same_in_one_call_less(monke
     keys, sides_B2 = Keys(3, np.zeros(5, np.int64), np.arange(5), np.arange(2)), np.full((5, 2), 9)
     crop = CenterCrop(size=(8, 8))
     for op, most in ((Plain(), 2), (Told(), 1)):
-        steps = Step(crop, "crop", 0, "crop", blocks_of(crop)), Step(op, "s", 4, "s", blocks_of(op))
+        steps = (
+            Step(crop, "crop", 0, "crop", uniform_blocks(crop)),
+            Step(op, "s", 4, "s", uniform_blocks(op)),
+        )
         calls.clear()
         tables.append(draw(Policy("g", 2, False, steps, tuple("xywhab")), keys, sides_B2))
         assert len(calls) == most
     assert (tables[0] == tables[1]).all()
     assert (tables[0][..., 4:] == keys.uniforms("s", 2).astype(np.float32)).all()
-    assert [*blocks_of(RandomResizedCrop(size=(8, 8)))] == [0, 5]
+    assert [*uniform_blocks(RandomResizedCrop(size=(8, 8)))] == [0, 5]

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import RandomErasing, RandomResizedCrop
 
 from sslpipe.errors import RecipeError
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.recipe.names import Entry
 
 CROP = Entry("RandomResizedCrop", {"size": [32, 32]})
@@ -30,7 +30,7 @@ SIMCLR = [
 def table(entries=SIMCLR, *, uids, epochs=0, count=2, seed=0, shared=False, size=(375, 500)):
     group = policy("global", entries, count=count, shared=shared)
     uids = np.asarray(uids, dtype=np.int64)
-    keys = keys_of(group, seed=seed, epochs=np.full(len(uids), epochs), uids=uids)
+    keys = group_keys(group, seed=seed, epochs=np.full(len(uids), epochs), uids=uids)
     drawn = draw(group, keys, np.tile(np.array(size), (len(uids), 1)))
     return drawn, {name: drawn[..., i] for i, name in enumerate(group.columns)}
 

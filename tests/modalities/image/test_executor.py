@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
 
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.modalities.image.executors import kornia
 from sslpipe.recipe.names import Entry
 
@@ -27,7 +27,7 @@ def run(ops, images, *, count=1, seed=5, edit=None):
     entries = [Entry(name, settings) for name, settings in ops]
     group = policy("global", entries, count=count, shared=False)
     uids = np.arange(len(images), dtype=np.int64) + 7
-    keys = keys_of(group, seed=seed, epochs=np.zeros_like(uids), uids=uids)
+    keys = group_keys(group, seed=seed, epochs=np.zeros_like(uids), uids=uids)
     sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
     table = draw(group, keys, sizes)
     if edit:

@@ -16,7 +16,7 @@ MEASURE = """
 import numpy as np, torch
 import torch._inductor.config as config
 from torch._inductor import metrics
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.device import arena
 from sslpipe.modalities.image.executors import planar, planar_crop
 from sslpipe.recipe.names import Entry
@@ -33,7 +33,7 @@ ops = [("RandomResizedCrop", {"size": [224, 224]}), ("RandomHorizontalFlip", {})
        ("Normalize", {})]
 group = policy("global", [Entry(*op) for op in ops], count=1, shared=False)
 uids = np.arange(batch)
-keys = keys_of(group, seed=0, epochs=0 * uids, uids=uids)
+keys = group_keys(group, seed=0, epochs=0 * uids, uids=uids)
 table = draw(group, keys, np.full((batch, 2), 256))
 rng = np.random.default_rng(0)
 images = [torch.from_numpy(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)) for _ in uids]

@@ -60,6 +60,14 @@ def test_it_is_compiled_once_for_each_text_of_its_sources(home, source):
     assert len(list(home.rglob("*.o"))) == 2
 
 
+def test_that_it_compiles_is_told_where_commands_show_it(home, source, caplog):
+    """Warnings come to stderr unasked; what waits 8 s without a word looks as if it hung."""
+    doubled(source, 1)
+    doubled(source, 2)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["twice: compiles, which takes some seconds, once"]
+
+
 @pytest.mark.parametrize("damage", [b"", b"short", None])
 def test_a_damaged_file_is_compiled_anew(home, source, damage):
     doubled(source, 1)

@@ -12,7 +12,7 @@ import torch
 from sslpipe.device.keyed_random import KeyedRandom
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image import ops
-from sslpipe.modalities.image.draws import OPS, Crop, draw, keys_of, policy
+from sslpipe.modalities.image.draws import OPS, Crop, draw, group_keys, policy
 from sslpipe.modalities.image.executors import kornia
 from sslpipe.modalities.image.ops.foreign import foreign_names
 from sslpipe.recipe.names import Entry
@@ -63,7 +63,7 @@ def made(group, uids, *, seed=5):
     uids = np.asarray(uids, dtype=np.int64)
     images = images_of(uids)
     sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
-    table = draw(group, keys_of(group, seed=seed, epochs=np.zeros_like(uids), uids=uids), sizes)
+    table = draw(group, group_keys(group, seed=seed, epochs=np.zeros_like(uids), uids=uids), sizes)
     return kornia.execute(group, images, table, device=CPU), table
 
 
@@ -169,7 +169,7 @@ def test_jitter_s_order_is_the_sample_s_the_epoch_s_or_fixed():
     def orders(order, epochs, seed=0):
         group = group_of("ColorJitter", {"hue": 0.1, "order": order})
         uids = np.arange(len(epochs))
-        keys = keys_of(group, seed=seed, epochs=np.asarray(epochs), uids=uids)
+        keys = group_keys(group, seed=seed, epochs=np.asarray(epochs), uids=uids)
         table = draw(group, keys, np.full((len(uids), 2), 40))
         start = group.columns.index("ColorJitter.order0")
         return table[..., start : start + 4], np.delete(table, np.s_[start : start + 4], -1)
@@ -193,7 +193,7 @@ def test_quarter_turns_and_bits_are_equally_likely():
         ("RandomPosterize", {"bits": [4, 8]}, range(4, 9)),
     ):
         group = group_of(name, settings)
-        keys = keys_of(group, seed=1, epochs=np.zeros_like(uids), uids=uids)
+        keys = group_keys(group, seed=1, epochs=np.zeros_like(uids), uids=uids)
         drawn = draw(group, keys, np.full((len(uids), 2), 40))[..., -1]
         found, counts = np.unique(drawn, return_counts=True)
         want = drawn.size / len(kinds)

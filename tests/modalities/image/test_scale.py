@@ -15,7 +15,7 @@ import sslpipe
 from sslpipe.modalities.image.canvases import CanvasDecode, canvas_sides, side_at
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.image.decode import decode
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.modalities.image.executors import kornia
 from sslpipe.modalities.image.scale import factors, fitted
 from sslpipe.recipe import parse_recipe
@@ -52,7 +52,7 @@ def stored(pixels, uid=0, sides=(0, 0)):
 
 
 def table(policy, nominal, uid):
-    keys = keys_of(policy, seed=3, epochs=np.array([0]), uids=np.array([uid]))
+    keys = group_keys(policy, seed=3, epochs=np.array([0]), uids=np.array([uid]))
     return draw(policy, keys, np.array([nominal]))
 
 

@@ -9,12 +9,12 @@ from sslpipe.modalities.image.sheet import (
     GREY,
     LINE,
     MARGIN,
-    blocks_of,
     coloured,
     originals,
     sheet,
     shown,
     stretched,
+    tile_blocks,
 )
 from sslpipe.modalities.image.sheet_layout import Cells, arrange
 from sslpipe.recipe import parse_recipe
@@ -36,7 +36,7 @@ def drawn(recipe, shards):
         batch = pipe.make_batch(share, 0)
         stored = Column([array.clone() for array in share.columns[0].arrays], *share.columns[0][1:])
         policies = pipe.parts[0].decider.policies
-        return batch, stored, list(blocks_of(batch, pipe.spec, policies, 8)), pipe.spec, policies
+        return batch, stored, list(tile_blocks(batch, pipe.spec, policies, 8)), pipe.spec, policies
 
 
 @pytest.mark.parametrize(("count", "views"), [(2, [0, 1]), (1, [0]), (3, [0, 0, 0])])

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 START = """
 import numpy as np, torch
 from sslpipe.device.ragged import Ragged
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.modalities.image.executors import kornia, run_prepared, triton
 from sslpipe.recipe.names import Entry
 
@@ -46,7 +46,7 @@ def views(ops, count=2, dtype=torch.float32, images=images):
     group = policy("global", [Entry(*op) for op in ops], count=count, shared=False)
     assert not triton.unsupported(group)
     uids = np.arange(2) + 7
-    keys = keys_of(group, seed=5, epochs=0 * uids, uids=uids)
+    keys = group_keys(group, seed=5, epochs=0 * uids, uids=uids)
     table = draw(group, keys, np.array([image.shape[:2] for image in images]))
     made = run_prepared(triton.prepare, group, images, table, device=CPU, dtype=dtype)
     return made, kornia.execute(group, images, table, device=CPU)

@@ -19,7 +19,7 @@ from sslpipe.modalities.text.trained import open_vocabulary
 from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
 from sslpipe.modalities.text.vocabulary import document_of
 from sslpipe.shards import PackSettings, open_threads, pack, read_index, read_manifest, verify
-from sslpipe.shards.contents import extract, find_key, list_keys
+from sslpipe.shards.contents import extract_sample, find_key, list_keys
 from sslpipe.shards.exclude import exclude_rows
 from sslpipe.shards.make import reindex
 from sslpipe.shards.make.adopt import adopt
@@ -59,7 +59,7 @@ def counts(folder):
     """Key -> tokens by the indexes."""
     manifest = read_manifest(folder)
     return {
-        key: extract(manifest, *find_key(manifest, key)).extent["tokens"]
+        key: extract_sample(manifest, *find_key(manifest, key)).extent["tokens"]
         for key in list_keys(manifest)
     }
 
@@ -75,7 +75,7 @@ def test_train_then_count(run, texts):
     wanted = {
         key: len(
             vocabulary.encode(
-                document_of(extract(manifest, *find_key(manifest, key)).members["txt"])
+                document_of(extract_sample(manifest, *find_key(manifest, key)).members["txt"])
             )
         )
         for key in list_keys(manifest)
@@ -97,7 +97,7 @@ def test_train_then_count(run, texts):
 
 
 def text_at(manifest, key):
-    return document_of(extract(manifest, *find_key(manifest, key)).members["txt"])
+    return document_of(extract_sample(manifest, *find_key(manifest, key)).members["txt"])
 
 
 def read_manifest_of(before, folder):
@@ -223,7 +223,7 @@ def test_counting_for_another_vocabulary_replaces_the_counts(run, texts, tmp_pat
     second, manifest = counts(texts), read_manifest(texts)
     assert sum(second.values()) > sum(first.values())
     assert second == {
-        key: extract(manifest, *find_key(manifest, key)).extent["bytes"] for key in second
+        key: extract_sample(manifest, *find_key(manifest, key)).extent["bytes"] for key in second
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sslpipe.errors import RecipeError
-from sslpipe.modalities.image.draws import draw, keys_of, policy
+from sslpipe.modalities.image.draws import draw, group_keys, policy
 from sslpipe.recipe.names import Entry
 
 SCALES = (1, 0.875, 0.75, 0.66)
@@ -32,7 +32,7 @@ def drawn(height, width, count, size=(224, 224)):
     crop = Entry("MultiScaleCrop", {"size": list(size)})
     group, uids = policy("global", [crop], count=1, shared=False), np.arange(count)
     sizes = np.broadcast_to([height, width], (count, 2))
-    table = draw(group, keys_of(group, seed=0, epochs=0 * uids, uids=uids), sizes)
+    table = draw(group, group_keys(group, seed=0, epochs=0 * uids, uids=uids), sizes)
     return [tuple(row) for row in table[0].astype(int).tolist()]
 
 

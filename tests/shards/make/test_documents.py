@@ -12,7 +12,7 @@ from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.vocabulary import document_of
 from sslpipe.shards import PackSettings, estimate, open_threads, pack, read_manifest
-from sslpipe.shards.contents import extract, find_key, list_keys
+from sslpipe.shards.contents import extract_sample, find_key, list_keys
 from sslpipe.shards.make.inputs.found import Columns
 
 ROWS = [
@@ -51,7 +51,7 @@ def packed(path, tmp_path, pool=None, **settings):
     report = pack(path, out, PackSettings(codec=TextCodec(), **settings), pool=pool)
     manifest, found = read_manifest(out), {}
     for key in list_keys(manifest):
-        sample = extract(manifest, *find_key(manifest, key))
+        sample = extract_sample(manifest, *find_key(manifest, key))
         name = manifest.classes[sample.label] if sample.label >= 0 else None
         found[key] = sample.members[sample.payload], name, sample.payload
     return report, found

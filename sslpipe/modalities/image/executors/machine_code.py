@@ -40,7 +40,7 @@ def function(
     file = f"{name}-{key(sources)}.o"
     code = read(file)
     if code is None:
-        log.info("%s: compiles, which takes some seconds, once", name)
+        log.warning("%s: compiles, which takes some seconds, once", name)
         code = emit(compiled())
         keep(file, code)
     return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))

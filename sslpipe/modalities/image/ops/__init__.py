@@ -39,7 +39,7 @@ from .colour import ColorJitter, Normalize, RandomGaussianBlur, RandomGrayscale,
 from .crops import CenterCrop, MultiScaleCrop, RandomCrop, RandomResizedCrop, Resize
 from .erase import RandomErasing
 from .foreign import KorniaOp
-from .op import F64, Draw, Op, OwnPixels, Pair, Particular, PerView, blocks_of, per_view
+from .op import F64, Draw, Op, OwnPixels, Pair, Particular, PerView, per_view, uniform_blocks
 from .spatial import RandomHorizontalFlip, RandomRotation, RandomRotation90, RandomVerticalFlip
 from .tone import (
     RandomAutoContrast,
@@ -55,5 +55,5 @@ __all__ = [
     "RandomEqualize", "RandomErasing", "RandomGaussianBlur", "RandomGrayscale",
     "RandomHorizontalFlip", "RandomInvert", "RandomPosterize", "RandomResizedCrop",
     "RandomRotation", "RandomRotation90", "RandomSharpness", "RandomSolarize",
-    "RandomVerticalFlip", "Resize", "blocks_of", "per_view",
+    "RandomVerticalFlip", "Resize", "per_view", "uniform_blocks",
 ]  # fmt: skip

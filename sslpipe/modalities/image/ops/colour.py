@@ -47,7 +47,7 @@ class ColorJitter:
             raise ValueError(f"order = {list(self.order)} must hold 0, 1, 2 and 3 once each")
 
     def ranges(self) -> tuple[PerView[Pair], ...]:
-        """Ranges of the four factors."""
+        """Ranges of the four factors: brightness, contrast, saturation, hue (in turns)."""
         factors = (self.brightness, self.contrast, self.saturation)
         scaled = (f if isinstance(f, tuple) else (max(0.0, 1 - f), 1 + f) for f in factors)
         hue = self.hue if isinstance(self.hue, tuple) else (-self.hue, self.hue)
@@ -64,7 +64,7 @@ class ColorJitter:
         return made
 
     def orders(self, source: Draw, u_VB4: F64) -> F64:
-        """(V, B, 4)."""
+        """The order of the four factors, (V, B, 4): random, the batch's, or the given one."""
         if isinstance(self.order, tuple):
             return np.broadcast_to(np.array(self.order, dtype=np.float64), u_VB4.shape)
         if self.order == "batch":
@@ -115,7 +115,7 @@ class RandomGaussianBlur:
             )
 
     def draw(self, source: Draw) -> F64:
-        """Gate and sigma."""
+        """Draw the gate and sigma in pixels, (V, B, 2)."""
         u = source.uniforms(2)
         on = source.gates(u[..., 0], self.p)
         return np.stack([on, source.between(u[..., 1], self.sigma)], -1)
@@ -140,7 +140,7 @@ class RandomSolarize:
         bounded("thresholds", self.thresholds, 0, 1)
 
     def draw(self, source: Draw) -> F64:
-        """Gate and threshold."""
+        """Draw the gate and the threshold in [0, 1], (V, B, 2)."""
         u = source.uniforms(2)
         on = source.gates(u[..., 0], self.p)
         return np.stack([on, source.between(u[..., 1], self.thresholds)], -1)
@@ -160,5 +160,5 @@ class Normalize:
             raise ValueError(f"std = {list(self.std)} must be above 0")
 
     def draw(self, source: Draw) -> F64:
-        """Nothing."""
+        """No numbers, (V, B, 0): nothing is random."""
         return np.zeros((len(source.keys.views), len(source.keys.uids), 0))

@@ -195,7 +195,7 @@ class Resize:
         positive_size(self.size)
 
     def draw(self, source: Draw) -> F64:
-        """The canvas."""
+        """The whole canvas as the box, (V, B, 4): x, y, w, h."""
         height, width = source.sizes_B2.T
         box = np.stack([0.0 * width, 0.0 * height, width, height], -1)
         return np.broadcast_to(box, (len(source.keys.views), *box.shape))

@@ -119,7 +119,11 @@ def foreign(entry: Entry, known: Mapping[str, Any]) -> KorniaOp:
 
 
 def foreign_class(entry: Entry, known: Mapping[str, Any]) -> type[nn.Module]:
-    """The class itself; or say why it is none that can be an op."""
+    """The class itself.
+
+    Raises:
+        RecipeError: there is none of this name, or it can be no op; says why.
+    """
     K = augmentations()
     kind = getattr(K, entry.name, None)
     names = foreign_names()
@@ -132,7 +136,11 @@ def foreign_class(entry: Entry, known: Mapping[str, Any]) -> type[nn.Module]:
 
 
 def check_names(entry: Entry, names: Collection[str]) -> None:
-    """Kornia's constructors name no alternatives, and its `forward` swallows what it is given."""
+    """Check the names of settings, since Kornia's `forward` swallows what it is given.
+
+    Raises:
+        RecipeError: the class has no such setting; says which it has.
+    """
     for name in entry.settings:
         if name not in (*names, "p"):
             allowed = suggest(name, [*names, "p"])

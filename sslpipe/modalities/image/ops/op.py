@@ -130,11 +130,11 @@ class OwnPixels(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """As of an Op."""
+        """Names of what it draws, as of an Op."""
         ...
 
     def draw(self, source: Draw) -> F64:
-        """As of an Op."""
+        """Draw its columns, (V, B, P), as an Op does."""
         ...
 
     def apply(self, images_RCHW: Tensor, rows_RP: F32) -> Tensor:
@@ -174,7 +174,7 @@ class InBlocks(Protocol):
         ...
 
 
-def blocks_of(op: object) -> Sequence[int]:
+def uniform_blocks(op: object) -> Sequence[int]:
     """The blocks of four uniforms that are drawn for an op together with those of others."""
     if isinstance(op, InBlocks):
         return op.blocks

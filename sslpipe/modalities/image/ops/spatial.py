@@ -10,14 +10,14 @@ from .op import F64, Draw, Gated, Pair, PerView, bounded, pairs, probabilities
 
 @dataclass(frozen=True, kw_only=True)
 class RandomHorizontalFlip(Gated):
-    """Mirror left and right."""
+    """Mirror left and right with probability `p`."""
 
     p: PerView[float] = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomVerticalFlip(Gated):
-    """Mirror top and bottom."""
+    """Mirror top and bottom with probability `p`."""
 
     p: PerView[float] = 0.5
 
@@ -39,11 +39,11 @@ class RandomRotation:
 
     @property
     def bounds(self) -> PerView[Pair]:
-        """Range of degrees."""
+        """The range of angles in degrees; one number is its half width."""
         return self.degrees if isinstance(self.degrees, tuple) else (-self.degrees, self.degrees)
 
     def draw(self, source: Draw) -> F64:
-        """Gate and degrees."""
+        """Draw the gate and the angle in degrees, (V, B, 2)."""
         u = source.uniforms(2)
         on = source.gates(u[..., 0], self.p)
         return np.stack([on, source.between(u[..., 1], self.bounds)], -1)
@@ -75,7 +75,7 @@ class RandomRotation90:
             raise ValueError(f"views of {height} x {width} px change shape; make them square")
 
     def draw(self, source: Draw) -> F64:
-        """Gate and number of turns."""
+        """Draw the gate and the number of quarter turns, (V, B, 2)."""
         u = source.uniforms(2)
         on = source.gates(u[..., 0], self.p)
         return np.stack([on, source.whole(u[..., 1], self.times)], -1)

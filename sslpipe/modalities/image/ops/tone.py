@@ -55,11 +55,11 @@ class RandomPosterize:
 
     @property
     def bounds(self) -> PerView[tuple[int, int]]:
-        """Range of bits."""
+        """The range of bits that are kept; one number is the least."""
         return self.bits if isinstance(self.bits, tuple) else (self.bits, 8)
 
     def draw(self, source: Draw) -> F64:
-        """Gate and bits."""
+        """Draw the gate and the number of bits that are kept, (V, B, 2)."""
         u = source.uniforms(2)
         on = source.gates(u[..., 0], self.p)
         return np.stack([on, source.whole(u[..., 1], self.bounds)], -1)
@@ -84,7 +84,7 @@ class RandomSharpness:
 
     @property
     def bounds(self) -> PerView[Pair]:
-        """Range of the factor."""
+        """The range of the factor; one number is its end, and 0 its start."""
         return self.sharpness if isinstance(self.sharpness, tuple) else (0.0, self.sharpness)
 
     def check_view(self, height: int, width: int) -> None:
@@ -93,7 +93,7 @@ class RandomSharpness:
             raise ValueError(f"views of {height} x {width} px are smaller than its 3 x 3 kernel")
 
     def draw(self, source: Draw) -> F64:
-        """Gate and factor."""
+        """Draw the gate and the factor, (V, B, 2)."""
         u = source.uniforms(2)
         on = source.gates(u[..., 0], self.p)
         return np.stack([on, source.between(u[..., 1], self.bounds)], -1)

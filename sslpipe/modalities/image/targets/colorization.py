@@ -58,11 +58,11 @@ class ColorizationTask:
             )
 
     def draw(self, keys: Keys, stream: str) -> Table:
-        """Nothing is random."""
+        """Nothing is random: (V, B) zeros."""
         return np.zeros((len(keys.views), len(keys.uids)), dtype=np.int64)
 
     def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Split into lightness and colour."""
+        """Split RGB views into lightness in [0, 1] and, `stride` apart, the two colours of Lab."""
         lab = rgb_to_lab(views_VBCHW.clamp(0, 1))
         lightness = (lab[:, :, :1] / 100).expand(-1, -1, self.channels, -1, -1)
         return lightness.contiguous(), lab[:, :, 1:, :: self.stride, :: self.stride].contiguous()

@@ -81,7 +81,7 @@ class JigsawTask:
         return np.column_stack([order_B, gate_B, corners_BTC2.reshape(len(u_BP), -1)])[None]
 
     def apply(self, views_VBCHW: Tensor, table: I64, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Project, cut, normalise."""
+        """Take colour out of some images, cut their tiles and normalise these: (T, B, C, h, w)."""
         view_BCHW = torch.where(
             there[0, :, 1, None, None, None] == 1, without_green_magenta(views_VBCHW[0]),
             views_VBCHW[0],

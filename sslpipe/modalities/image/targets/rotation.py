@@ -24,7 +24,7 @@ class RotationTask:
     """
 
     def specs(self, view: str, spec: ViewSpec) -> tuple[ViewSpec, TargetSpec]:
-        """Four square views."""
+        """Ask for four square views, one per turn; the target is the turn."""
         if spec.count != 4:
             raise ValueError(f"views.{view}.count is {spec.count}; set it to 4, one per turn")
         return spec, square_target(view, spec)
@@ -56,7 +56,7 @@ class RotationOneTask:
         return spec, square_target(view, spec)
 
     def draw(self, keys: Keys, stream: str) -> Table:
-        """(V, B) int64 turns."""
+        """Draw the quarter turns of each view, (V, B) int64 in [0, 4)."""
         return np.floor(keys.uniforms(stream, 1)[..., 0] * 4).astype(np.int64)
 
     def apply(self, views_VBCHW: Tensor, table: Table, there: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,11 @@ def expand(names: Sequence[str | Path]) -> list[Input]:
 
 
 def expand_name(name: str) -> list[str]:
-    """The names that braces and globs stand for; a file of this very name comes first."""
+    """The names that braces and globs stand for; a file of this very name comes first.
+
+    Raises:
+        ShardError: braces do not close, or nothing matches.
+    """
     name = name.removeprefix("file://")
     if is_local(name) and os.path.lexists(name):
         return [name]
@@ -66,7 +70,11 @@ def expand_name(name: str) -> list[str]:
 
 
 def expand_glob(name: str) -> list[str]:
-    """The sorted matches of a name with `*`, `?` or `[`; `?` in http starts a query."""
+    """The sorted matches of a name with `*`, `?` or `[`; `?` in http starts a query.
+
+    Raises:
+        ShardError: nothing matches, or the store cannot be asked.
+    """
     if name.startswith(("http://", "https://")) or not re.search(r"[*?[]", name):
         return [name]
     store, path = find_store(name)

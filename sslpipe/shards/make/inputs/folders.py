@@ -36,6 +36,9 @@ def walk_local(root: str, away: str) -> Iterator[Folder | Note]:
     """Every folder below `root`; links are followed, but not into a folder they lie in.
 
     Only links are resolved: resolving each folder would take longer than listing it.
+
+    Raises:
+        ShardError: `root` itself cannot be listed; folders in it that cannot are noted.
     """
     away = os.path.realpath(away)
     pending = [("", os.path.realpath(root))]
@@ -80,7 +83,11 @@ def lies_in(folder: str, other: str) -> bool:
 
 
 def walk_store(root: str, away: str) -> Iterator[Folder | Note]:
-    """Every folder below a URL, from one flat listing: the fewest requests."""
+    """Every folder below a URL, from one flat listing: the fewest requests.
+
+    Raises:
+        ShardError: the URL cannot be listed, or is a file.
+    """
     store, top = find_store(root)
     top = top.rstrip("/")
     out = "" if is_local(away) else find_store(away)[1].rstrip("/")

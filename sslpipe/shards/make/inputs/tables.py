@@ -103,7 +103,11 @@ def choose_columns(wanted: Columns, names: Sequence[str], url: str) -> dict[str,
 
 
 def list_rows(rows: Iterable[Row], columns: Mapping[str, str], url: str) -> Iterator[Found | Note]:
-    """What the rows of a table name; rows without a path are told by their number."""
+    """What the rows of a table name; rows without a path are told by their number.
+
+    Raises:
+        ShardError: no path among the first is there, or the column holds something else than text.
+    """
     base, column = url.rpartition("/")[0], columns["path"]
     first = list(islice(rows := iter(rows), LOOK))
     entries = (row[column] for row in first if isinstance(row[column], str) and row[column])

@@ -1,0 +1,111 @@
+"""What the docstrings of the package owe to their readers."""
+
+import ast
+import re
+
+import pytest
+
+from .test_names import FILES, PACKAGE, TREES, shown
+
+LATER = {  # they have yet to say what they raise; this list only becomes shorter
+    *(f"methods/{name}" for name in ("autoencoder", "causal_lm", "colorization", "deepcluster")),
+    *(f"methods/{name}" for name in ("electra", "ijepa", "inpainting", "mlm", "nsp")),
+    *(f"methods/{name}" for name in ("relative_patch", "simcse", "t5")),
+    *(f"stream/{name}" for name in ("open_source", "packed_rows", "reader")),
+    *(f"modalities/text/{name}" for name in ("__init__", "token_file")),
+}
+ERRORS = {node.name for node in TREES[PACKAGE / "errors.py"].body if isinstance(node, ast.ClassDef)}
+INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+def raised(function):
+    """Our own errors that the statements of a function raise, those of inner functions aside."""
+    found, left = set(), list(function.body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            found |= {getattr(node.exc.func, "id", None)} & ERRORS
+        if not isinstance(node, INNER):
+            left += ast.iter_child_nodes(node)
+    return found
+
+
+def public(tree):
+    """Functions, and methods of classes; each with the docstring that speaks for it."""
+    for node in tree.body:
+        if node.__class__ in INNER and not node.name.startswith("_"):
+            said = ast.get_docstring(node) or ""
+            if not isinstance(node, ast.ClassDef):
+                yield node, said
+                continue
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef):
+                    own = ast.get_docstring(part) or ""
+                    if re.fullmatch("__init__|__post_init__", part.name):
+                        yield part, f"{said}\n\n{own}"
+                    elif not re.match("_(?!_)", part.name):
+                        yield part, own
+
+
+def untold(tree):
+    """Yield who raises an error of ours that stands neither below `Raises:` nor in `Raise a ...`.
+
+    The second is the whole docstring of a check: `Raise a ShardError unless ...`.
+    """
+    for function, said in public(tree):
+        told = said.partition("Raises:")[2]
+        if said.startswith("Raise "):
+            told += said.partition("\n\n")[0]
+        missing = {name for name in raised(function) if not re.search(rf"\b{name}\b", told)}
+        if missing:
+            yield function, sorted(missing)
+
+
+def is_held(path):
+    return path.relative_to(PACKAGE).with_suffix("").as_posix() not in LATER
+
+
+@pytest.mark.parametrize("path", list(filter(is_held, FILES)), ids=shown)
+def test_who_raises_says_what_and_when(path):
+    found = [f"{shown(path, node)}: {node.name}: {names}" for node, names in untold(TREES[path])]
+    assert not found, "say below `Raises:` when it is raised:\n" + "\n".join(found)
+
+
+def test_the_search_for_untold_errors_finds_them():
+    tree = ast.parse(
+        '''
+def plain(): raise ShardError("x") from None
+def told():
+    """A.
+
+    Raises:
+        ShardError: b.
+    """
+    raise ShardError("x")
+def other():
+    """A.
+
+    Raises:
+        ShardError: b.
+    """
+    raise StateError("x")
+def check():
+    """Raise a ShardError if it rains."""
+    raise ShardError("x")
+class Thing:
+    """A; a ShardError."""
+    def __init__(self): raise ShardError("x")
+    def outer(self):
+        def inner(): raise ShardError("x")
+    def _own(self): raise ShardError("x")
+    def __call__(self): raise ShardError("x")
+def _private(): raise ShardError("x")
+def foreign(): raise ValueError("x")
+'''
+    )
+    assert [(node.name, names) for node, names in untold(tree)] == [
+        ("plain", ["ShardError"]),
+        ("other", ["StateError"]),
+        ("__init__", ["ShardError"]),
+        ("__call__", ["ShardError"]),
+    ]
