@@ -97,16 +97,17 @@ def measured_in_turn(
     from ..evaluate import evaluate
     from ..evaluate.subjects import open_subject
 
-    # a wrong one is told before the first is measured, which `evaluate` opens
-    later = {name: open_subject(name, shards) for name in names[1:]}
+    for name in names[1:]:
+        # a wrong one is told before the first is measured; opened twice, as all of them at once
+        # may not fit into memory
+        open_subject(name, shards)
     say = show_measures if show else lambda protocol, found: None
     made = []
     for name in names:
         if show and len(names) > 1:
             console.print(f"\n{name}", highlight=False)
         with stopped(KEPT), Encoding() as progress:
-            subject = later.get(name, name)
-            made.append(evaluate(subject, shards, test, settings, say=say, progress=progress))
+            made.append(evaluate(name, shards, test, settings, say=say, progress=progress))
     for note in {evaluation.note for evaluation in made if evaluation.note}:
         notes.print(f"classes: {note}", highlight=False, soft_wrap=True)
     return made

@@ -41,7 +41,7 @@ def quiet(done: int, total: int) -> None:
 
 
 def evaluate(
-    name: str | Path | Subject,
+    name: str | Path,
     shards: str | Path,
     test: str | Path | None = None,
     settings: EvalSettings = AS_SHIPPED,
@@ -49,11 +49,10 @@ def evaluate(
     say: Say = lambda protocol, found: None,
     progress: Progress = quiet,
 ) -> Evaluation:
-    """Measure a subject on labelled shards, beside what it must beat.
+    """Measure a subject (see `open_subject`) on labelled shards, beside what it must beat.
 
-    name: what `open_subject` takes, or a subject that it has opened. Without `test` samples are
-    left out in turn or held out, as each protocol says. Classes are matched by name; test samples
-    of a class that the training set lacks are left out.
+    Without `test` samples are left out in turn or held out, as each protocol says. Classes are
+    matched by name; test samples of a class that the training set lacks are left out.
 
     Raises:
         StateError: a checkpoint that is missing or damaged.
@@ -66,7 +65,7 @@ def evaluate(
     find_device(settings.device)
     if test is not None:
         check_classes(shards, test, strict=settings.strict)
-    subject = name if isinstance(name, Subject) else open_subject(name, shards)
+    subject = open_subject(name, shards)
     if {"quick", "all"} & {*settings.protocols} and guesses_tokens(subject):
         chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     needed = needed_of(chosen, settings)

@@ -7,10 +7,9 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from sslpipe.cli.evaluation import measured_in_turn
 from sslpipe.encoders.central_view import CentralView
 from sslpipe.errors import SslpipeError, StateError
-from sslpipe.evaluate import EvalSettings, extract, subjects
+from sslpipe.evaluate import extract
 from sslpipe.evaluate.features import central, central_batches
 from sslpipe.evaluate.subjects import open_subject, recipe_of
 from sslpipe.pipeline import load
@@ -42,26 +41,6 @@ def trained(folder, packed, method):
     recipe = parse_recipe(RECIPE.replace("METHOD", method), path="r.yaml")
     train_recipe(recipe, shards=packed, out=folder, resume=False, max_steps=1, device="cpu")
     return recipe
-
-
-def test_each_of_several_subjects_is_read_once(tmp_path, packed, monkeypatch):
-    trained(tmp_path / "run", packed, "simclr")
-    names, read = [str(tmp_path / "run"), str(tmp_path / "run/last.pt")], []
-
-    def noted(path):
-        read.append(path)
-        return read_checkpoint(path)
-
-    monkeypatch.setattr(subjects, "read_checkpoint", noted)
-    settings = EvalSettings(("knn",), untrained=False, pixels=False, device="cpu")
-    found = measured_in_turn(names, packed, None, settings, show=False)
-    assert [each.subject.name for each in found] == names
-    assert len(read) == 2
-    first, second = (each.measures["trained"] for each in found)
-    assert first == second
-    with pytest.raises(SslpipeError, match=r"nowhere: there is no such file"):
-        measured_in_turn([*names, "nowhere"], packed, None, settings, show=False)
-    assert len(read) == 3  # the second alone: the first was not begun
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco_v3", "dino"])
