@@ -13,6 +13,7 @@ decode      TorchCodec's lists against the CPU's threads, and how far their pixe
 views       our executors on SimCLR 2 x 224 of 256 canvases, bfloat16, upload included
 compiled    the same of the compiled executor, which compiles for a minute
 augment     on request: the CUDA columns of augment.py, against the peers
+attention   on request: gpu_attention.py, attention that knows documents against what encoders do
 slow_tests  on request: what compiles, and 10,000 batches
 """
 
@@ -39,9 +40,9 @@ Row = dict[str, Any]
 LIMITS: Mapping[str, int] = MappingProxyType({  # seconds; 480 of those that run unasked
     "kernels": 70, "tests": 80, "modalities": 60, "wall": 120, "decode": 35, "views": 40,
     "compiled": 75,
-    "augment": 100, "slow_tests": 200,
+    "augment": 100, "slow_tests": 200, "attention": 150,
 })  # fmt: skip
-ON_REQUEST = ("augment", "slow_tests")
+ON_REQUEST = ("augment", "slow_tests", "attention")
 VERDICTS = ("PASSED", "FAILED", "ERROR", "SKIPPED")
 
 
@@ -149,6 +150,10 @@ def command_of(part: str, chosen: argparse.Namespace) -> list[str]:
     if part == "kernels":
         seconds = ["--seconds", str(LIMITS[part] - 20)]
         return [sys.executable, str(ROOT / "tools" / "bench" / "gpu_kernels.py"), *seconds]
+    if part == "attention":
+        dry = ["--device", "cpu", "--dry"] if chosen.dry else []
+        script = str(ROOT / "tools" / "bench" / "gpu_attention.py")
+        return [sys.executable, script, "--out", str(chosen.folder.resolve()), *dry]
     if part == "augment":
         script = str(ROOT / "tools" / "bench" / "augment.py")
         sizes = ["--images", "256", "--corpus", "256", "--rounds", "3", "--device", "cuda"]

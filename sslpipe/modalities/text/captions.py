@@ -138,7 +138,7 @@ def texts_in(data: bytes, field: str) -> list[str]:
     """The texts that a JSON object has under a name.
 
     Raises:
-        SampleError: it is no object, or has something else there.
+        SampleError: it is no object, or has something else there, or what is no Unicode.
     """
     try:
         found: Any = parse_json(text_of(data))
@@ -154,4 +154,11 @@ def texts_in(data: bytes, field: str) -> list[str]:
             f"its .json has no {field!r} that is a text or a list of texts ({known}); set field of "
             "Captions to its name"
         )
+    try:
+        "".join(texts).encode()  # of all: which is chosen does not decide whether a sample is bad
+    except UnicodeEncodeError as error:  # half of a pair of UTF-16, as JSON can write it
+        raise SampleError(
+            f"its .json under {field!r} has the sign {error.object[error.start]!r}, which is no "
+            "Unicode; correct it"
+        ) from error
     return texts

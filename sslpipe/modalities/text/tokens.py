@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,7 @@ class RecentIds:
         self._ids: OrderedDict[tuple[str, bytes], npt.NDArray[np.int32]] = OrderedDict()
 
     def get(self, key: tuple[str, bytes]) -> npt.NDArray[np.int32] | None:
-        """The ids of a document by its vocabulary and its bytes, if they are known still."""
+        """The ids of a document by what encodes it and its bytes, if they are known still."""
         with self._lock:
             if key in self._ids:
                 self._ids.move_to_end(key)
@@ -129,18 +130,27 @@ class TokenDecode:
         return start, length
 
     def ids(self, sample: Sample) -> npt.NDArray[np.int32]:
-        """All of a document."""
-        vocabulary, marked = self.vocabulary, self.marked
-        key = f"{marked} {vocabulary.fingerprint}", sample.data
+        """All of a document, for reading: its other pieces may have the same array."""
+        key = self._kind, sample.data
         found = RECENT.get(key)
         if found is None:
-            text = document_of(sample.data)
-            found = with_ends(vocabulary.encode_marked(text)) if marked else vocabulary.encode(text)
-            dear = marked or vocabulary.fingerprint  # bytes cost next to nothing
+            found = self.encoded(document_of(sample.data))
+            dear = self.marked or self.vocabulary.fingerprint  # bytes cost next to nothing
             if len(found) > self.length and dear:
                 RECENT.put(key, found)
-        begin = [vocabulary.begin] * self.begin
-        end = [vocabulary.end] * self.end
+        return found
+
+    @cached_property
+    def _kind(self) -> str:
+        """What ids of the same bytes depend on."""
+        return f"{self.marked} {self.begin} {self.end} {self.vocabulary.fingerprint}"
+
+    def encoded(self, text: str) -> npt.NDArray[np.int32]:
+        """The ids of a text, with those around it."""
+        vocabulary = self.vocabulary
+        encode = vocabulary.encode
+        found = with_ends(vocabulary.encode_marked(text)) if self.marked else encode(text)
+        begin, end = [vocabulary.begin] * self.begin, [vocabulary.end] * self.end
         return np.concatenate([begin, found, end], dtype=IDS, casting="unsafe")
 
 

@@ -221,6 +221,10 @@ BAD = {
     "numbers": ({"json": b'{"captions": [1]}'}, "no 'captions' that is a text or a list of texts"),
     "no object": ({"json": b"[1]"}, "no object"),
     "no JSON": ({"json": b"{"}, "does not parse"),
+    "half a sign": (
+        {"json": rb'{"captions": ["fine", "a \ud83d cat"]}'},
+        r"under 'captions' has the sign '\\ud83d', which is no Unicode",
+    ),
     "no UTF-8": ({"json": b'{"captions": ["\xff"]}'}, "not UTF-8"),
 }
 

@@ -3,17 +3,18 @@
 import json
 import logging
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
 
 from sslpipe.modalities.text.fast_bpe import (
     AWKWARD,
-    BLANKS,
     CHECKED,
     FastBytePairs,
     fast_encoder,
     joins_its_own,
+    parts_of,
     ranks_of,
 )
 from sslpipe.modalities.text.trained import TrainedVocabulary
@@ -37,7 +38,7 @@ def vocabulary(texts):
 def test_ids_are_those_of_tokenizers(vocabulary, texts):
     rng = np.random.default_rng(1)
     random = ["".join(rng.choice(list(ALPHABET), n)) for n in rng.integers(0, 200, 300)]
-    odd = [" " * (BLANKS + 5) + "a", "a" * 30_000, "", "<s>", "'" * 50, "don't\r\n\r\n 's"]
+    odd = [" " * (1_000_000) + "a", "a" * 30_000, "", "<s>", "'" * 50, "don't\r\n\r\n 's"]
     encode = vocabulary.encoder
     assert isinstance(encode, FastBytePairs)
     for text in [*texts, *AWKWARD, *random, *odd]:
@@ -46,6 +47,20 @@ def test_ids_are_those_of_tokenizers(vocabulary, texts):
         assert np.array_equal(found, vocabulary.encode_slowly(text)), text[:50]
         assert vocabulary.decode(found) == text
     assert encode.agrees
+
+
+def test_blanks_before_words_are_split_as_by_tokenizers(vocabulary):
+    """All runs of up to four signs that hold what Unicode, or Python alone, calls a blank."""
+    signs = [c for c in map(chr, range(0x110000)) if c.isspace()]
+    assert {"\x1c", "\x85", "\u3000"} < {*signs}
+    runs = ["".join(run) for run in product([*" \n\x1ca9.", "\u2003"], repeat=4)]
+    text = "".join(f"a{run}b" for run in runs)
+    text += "".join(f"a{a}{b}b {a}{b}9 {b} {a}." for a, b in product(signs, repeat=2))
+    encode = vocabulary.encoder
+    for at in range(0, len(text), 6000):
+        part = text[at : at + 6000]
+        assert np.array_equal(encode.found(part), vocabulary.encode_slowly(part)), at
+        assert "".join(parts_of(part)) == part
 
 
 def test_every_sign_of_unicode_falls_into_the_same_words(vocabulary):
@@ -114,8 +129,8 @@ def test_the_first_difference_ends_it_and_is_told(vocabulary, caplog):
     real = encode._fast
 
     class Other:
-        def encode_ordinary(self, text):
-            return real.encode_ordinary(text.replace("rest", "nest"))
+        def encode_to_numpy(self, text, **how):
+            return real.encode_to_numpy(text.replace("rest", "nest"), **how)
 
     encode._fast = Other()
     for _ in range(CHECKED - 1):
