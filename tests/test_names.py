@@ -7,6 +7,7 @@ from collections import defaultdict
 import pytest
 
 from .conftest import ROOT
+from .test_layers import MODULES, imported
 
 PACKAGE = ROOT / "sslpipe"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -39,6 +40,27 @@ def test_no_two_classes_have_one_name():
         places[node.name].append(shown(path, node))
     twice = [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1]
     assert not twice, "rename all but one of\n" + "\n".join(twice)
+
+
+SAME = {  # they mean the same wherever they stand, each of its own modality, file or library
+    "check_whole", "evaluation_views", "extension_of", "held_out", "library", "on_sphere",
+    "opened", "perplexity", "sheet", "thumbnails", "unsupported",
+}  # fmt: skip
+LATER = {"chosen_tokens", "decoded", "vocabulary_of"}  # they have yet to get other names
+
+
+def test_functions_that_others_import_have_names_of_their_own():
+    wanted = {(name[-1], MODULES.get(name[:-1])) for path in FILES for name in imported(path)}
+    places = defaultdict(list)
+    for path, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and (node.name, path) in wanted:
+                places[node.name].append(shown(path, node))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    wrong = [f"{name}: {', '.join(twice[name])}" for name in sorted(twice.keys() - SAME - LATER)]
+    assert not wrong, "rename all but one of\n" + "\n".join(wrong)
+    assert twice.keys() >= SAME
+    assert len(places) > 500
 
 
 def renaming(path, node):

@@ -17,7 +17,7 @@ from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.shards.make.pack import PackSettings, pack
 from sslpipe.stream.packing import SENTENCE_PACKERS
 from sslpipe.train import initial_method
-from sslpipe.train.run import check_training, prepare
+from sslpipe.train.run import check_training, prepare_run
 
 from .modalities.audio.sounds import chirp, encoded, packed
 from .modalities.video.films import film
@@ -183,7 +183,7 @@ def test_one_batch_one_step_one_backward(name, shards):
     with sslpipe.load(recipe_of(name), shards=shards, device="cpu", rank=0, world_size=1) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
         honours(batch, pipe.spec, pipe.recipe.views)
-        run = prepare(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
+        run = prepare_run(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
         if name.startswith("deepcluster"):  # its first epoch only fills the memory
             assert run.method(batch).loss == 0
             batch = replace(batch, epoch=1)

@@ -216,10 +216,10 @@ def readable(ext: str, data: bytes) -> str:
 def draw_sheet(manifest: Any, path: Path, count: int) -> None:
     """Thumbnails of samples that are spread evenly over the set."""
     from ..modalities.parts import find_modality
-    from ..shards.contents import read_payload, spread
+    from ..shards.contents import read_payload, spread_samples
 
     items = []
-    for shard, row in spread(manifest, count):
+    for shard, row in spread_samples(manifest, count):
         key, label, data = read_payload(manifest, shard, row)
         known = 0 <= label < len(manifest.classes)
         name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"

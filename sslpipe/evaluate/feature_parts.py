@@ -27,7 +27,7 @@ from ..stream.open_source import kept
 from .classes import class_names
 from .encoding import baseline_of
 from .feature_file import FeatureOrigin, read_features, read_origin, write_features
-from .features import Features, central_batches, contents_of, extract_all, joined
+from .features import Features, central_batches, concatenated, contents_of, extract_all
 from .subjects import Subject
 
 PART = 8192  # samples of a part, about: seconds on a GPU, a minute on a CPU
@@ -162,7 +162,7 @@ def together(parts: list[Features]) -> Features:
     """Put the features of several parts behind each other."""
 
     def column(of: Callable[[Features], Tensor]) -> Tensor:
-        return joined([of(part) for part in parts])
+        return concatenated([of(part) for part in parts])
 
     return replace(
         parts[0],

@@ -153,7 +153,7 @@ def extract_all(
     if not shown:
         raise SslpipeError("evaluation: there are no batches; check the shards and the batch size")
     shown[-1] = on_host(shown[-1])
-    labels, uids, known = (joined(column) for column in zip(*columns, strict=True))
+    labels, uids, known = (concatenated(column) for column in zip(*columns, strict=True))
     names = class_names(batches) if classes is None else classes
     return {
         name: features_of([each[name] for each in shown], labels, uids, names, known)
@@ -171,11 +171,11 @@ def features_of(
     shown: Sequence[Shown], labels: Tensor, uids: Tensor, classes: Names, contents: Tensor
 ) -> Features:
     """Put the batches of one encoder together."""
-    features, blocks, patches = (joined(column) for column in zip(*shown, strict=True))
+    features, blocks, patches = (concatenated(column) for column in zip(*shown, strict=True))
     return Features(features, labels, uids, classes, contents, blocks, patches)
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate what batches gave; empty if it is not known of them."""
     return torch.cat([*parts]) if any(len(part) for part in parts) else parts[0]
 

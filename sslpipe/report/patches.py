@@ -55,7 +55,7 @@ class Attention:
     kind: str
 
 
-def shown(recipe: Recipe, samples: Sequence[Sample], *, scale: int) -> SeenViews | None:
+def central_views(recipe: Recipe, samples: Sequence[Sample], *, scale: int) -> SeenViews | None:
     """The central views of samples, `scale` times as large as in training; None: no images.
 
     They go through the pipeline of the recipe, so they are what the encoder was evaluated on.

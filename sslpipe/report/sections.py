@@ -14,7 +14,7 @@ from ..stream.reader import Sample
 from .confusion import ConfusionTable, confusion
 from .embedding import names_for
 from .maps import stratified
-from .patches import SeenViews, attention, heat, in_colours, places, scale_for, shown
+from .patches import SeenViews, attention, central_views, heat, in_colours, places, scale_for
 from .pictures import SampleFinder, jpeg_uri, png_uri
 from .samples import EqualSamples, Look, ReportSettings, equal_samples
 from .tables import short_names
@@ -201,7 +201,7 @@ def places_of(name: str, look: Look, samples: Sequence[Sample]) -> SeenPlaces | 
     """Show pictures to a checkpoint's encoder; None: it shows no places of them."""
     subject = look.evaluation.subject
     encoder = subject.encoder.cpu()
-    views = shown(subject.recipe, samples, scale=scale_for(encoder))
+    views = central_views(subject.recipe, samples, scale=scale_for(encoder))
     maps = None if views is None else places(encoder, views.views_BCHW)
     return None if views is None or maps is None else SeenPlaces(name, look, views, maps)
 

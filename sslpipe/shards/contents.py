@@ -194,7 +194,7 @@ def extract_sample(manifest: Manifest, shard: Shard, row: int) -> Extract:
     )
 
 
-def spread(manifest: Manifest, count: int) -> list[tuple[Shard, int]]:
+def spread_samples(manifest: Manifest, count: int) -> list[tuple[Shard, int]]:
     """Up to `count` samples, evenly over the set."""
     numbers = np.linspace(0, manifest.samples - 1, min(count, manifest.samples))
     return [find_row(manifest, round(number)) for number in numbers]

@@ -13,7 +13,7 @@ import pydantic
 
 from ..errors import ShardError
 from .index import other_version
-from .read.download import Patience, beside, is_url, local_path, on_this_machine, read_whole
+from .read.download import Patience, is_url, local_path, on_this_machine, place_in, read_whole
 from .side_files import parse_json, replace_file
 
 FILE = "manifest.json"
@@ -82,14 +82,14 @@ class Manifest:
     def tar_place(self, shard: Shard) -> Path | str:
         """Where a tar lies: a path or a URL."""
         if shard.url is None:
-            return beside(self.root, shard.file)
+            return place_in(self.root, shard.file)
         if is_url(shard.url) or isinstance(self.root, str):
             return shard.url
         return self.root / local_path(shard.url)
 
     def index_place(self, shard: Shard) -> Path | str:
         """Where the index of a shard lies: a path or a URL, always beside the manifest."""
-        return beside(self.root, shard.file + ".idx")
+        return place_in(self.root, shard.file + ".idx")
 
     def tar(self, shard: Shard) -> Path:
         """The path of a shard on this machine; ShardError: it lies elsewhere."""

@@ -138,7 +138,7 @@ def read_stored(path: Path) -> Checkpoint:
     if not path.exists():
         raise StateError(f"{path}: there is no checkpoint; check the folder, or start a new run")
     try:
-        check_bytes(path)
+        check_crcs(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to load it unsafely
         raise StateError(
@@ -154,7 +154,7 @@ def read_stored(path: Path) -> Checkpoint:
     return check_format(path, content)
 
 
-def check_bytes(path: Path) -> None:
+def check_crcs(path: Path) -> None:
     """Verify the CRC32 of every record, which torch.load does not.
 
     Raises:

@@ -23,7 +23,7 @@ from ..encoders.library_encoders import LibraryEncoder
 from ..encoders.pretrained import pretrained
 from ..errors import StateError
 from ..methods import Method
-from .checkpoint import check_bytes, check_format, weights_digest
+from .checkpoint import check_crcs, check_format, weights_digest
 from .text_start import fit_text, text_config, text_weights
 from .world import keyed
 
@@ -146,7 +146,7 @@ def of_torch(path: Path) -> Mapping[str, Any]:
     """
     try:
         if zipfile.is_zipfile(path):  # not so before torch 1.6
-            check_bytes(path)
+            check_crcs(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to load it unsafely
         raise StateError(

@@ -209,7 +209,7 @@ def test_what_may_not_be_read_is_not_called_damaged_and_never_left_out_silently(
     (tmp_path / "r").mkdir()
     (tmp_path / "r/last.pt").touch()
     with monkeypatch.context() as patch:
-        patch.setattr("sslpipe.train.checkpoint.check_bytes", refused)
+        patch.setattr("sslpipe.train.checkpoint.check_crcs", refused)
         _, err = run("export", "r", "out", code=2, cwd=tmp_path)
     assert "r/last.pt: cannot be read (Permission denied); mend its rights" in err
     write_images(tmp_path / "photos", 6)

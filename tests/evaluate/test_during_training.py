@@ -10,7 +10,7 @@ import torch
 import sslpipe
 from sslpipe.errors import RecipeError, SslpipeError
 from sslpipe.evaluate import cross_validated, extract, knn, leave_one_out
-from sslpipe.evaluate.during_training import chosen, labelled_part, monitor_of
+from sslpipe.evaluate.during_training import labelled_part, monitor_of, taken_by_key
 from sslpipe.evaluate.features import central_batches
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import parse_recipe
@@ -74,7 +74,7 @@ def test_a_part_is_encoded_and_nothing_else(packed, encoder):
     ) as stream:
         assert stream.source.rank_epoch[0] == 10
     whole, part = features(encoder, packed), features(encoder, monitor.bank)
-    keep = chosen(whole.uids.numpy(), whole.labels.numpy(), 10)
+    keep = taken_by_key(whole.uids.numpy(), whole.labels.numpy(), 10)
     assert part.uids.tolist() == whole.uids[keep].tolist()
     torch.testing.assert_close(part.features, whole.features[keep], rtol=1e-4, atol=1e-5)
     assert monitor(encoder) == {"knn_top1": leave_one_out(part).top1}
@@ -87,16 +87,16 @@ def test_the_choice_is_by_uid_and_spread():
     rng = np.random.default_rng(0)
     uids = rng.integers(-(2**62), 2**62, 4000)
     labels = np.where(np.arange(4000) < 1000, -1, np.arange(4000) % 7)
-    keep = chosen(uids, labels, 600)
+    keep = taken_by_key(uids, labels, 600)
     assert keep.sum() == 600
     assert not keep[labels < 0].any()
     order = rng.permutation(4000)
-    assert set(uids[order][chosen(uids[order], labels[order], 600)]) == set(uids[keep])
-    fewer = chosen(uids, labels, 100)
+    assert set(uids[order][taken_by_key(uids[order], labels[order], 600)]) == set(uids[keep])
+    fewer = taken_by_key(uids, labels, 100)
     assert (keep | ~fewer).all()  # a smaller choice is part of a larger one
     halves = keep[1000:2500].sum(), keep[2500:].sum()
     assert abs(halves[0] - 300) < 4 * np.sqrt(150)  # hypergeometric, below binomial's variance
-    assert chosen(uids, labels, 9999).sum() == 3000
+    assert taken_by_key(uids, labels, 9999).sum() == 3000
 
 
 def test_excluded_samples_are_left_out(packed, tmp_path):

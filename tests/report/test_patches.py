@@ -6,7 +6,15 @@ from torch import nn
 from sslpipe.encoders import build_encoder
 from sslpipe.evaluate.features import central_batches
 from sslpipe.recipe.names import Entry
-from sslpipe.report.patches import attention, class_row, heat, in_colours, min_max, places, shown
+from sslpipe.report.patches import (
+    attention,
+    central_views,
+    class_row,
+    heat,
+    in_colours,
+    min_max,
+    places,
+)
 from sslpipe.report.pictures import SampleFinder
 from tests.report.conftest import subject
 from tests.view_specs import square
@@ -79,11 +87,11 @@ def test_pictures_are_what_was_evaluated(packed, stored):
     recipe, uids = subject("x").recipe, stored[0][[4, 30, 17]]
     with SampleFinder(packed) as finder:
         samples = finder.samples(uids.numpy())
-    found = shown(recipe, samples, scale=1)
+    found = central_views(recipe, samples, scale=1)
     with central_batches(recipe, shards=packed, device="cpu") as batches:
         (batch,) = list(batches)
         views = dict(zip(batch.uids.tolist(), batch.in_float32().views["global"][0], strict=True))
     expected = torch.stack([views[uid] for uid in uids.tolist()])
     torch.testing.assert_close(found.views_BCHW, expected, atol=1e-5, rtol=0)
     assert found.pictures_BHWC.shape == (3, 32, 32, 3)
-    assert shown(recipe, samples, scale=2).pictures_BHWC.shape == (3, 64, 64, 3)
+    assert central_views(recipe, samples, scale=2).pictures_BHWC.shape == (3, 64, 64, 3)

@@ -15,7 +15,7 @@ from sslpipe.shards.contents import (
     find_row,
     list_keys,
     read_payload,
-    spread,
+    spread_samples,
     survey,
 )
 from sslpipe.shards.make.adopt import adopt
@@ -95,8 +95,8 @@ def test_what_is_not_there(manifest):
 
 
 def test_a_selection_is_spread_over_the_set(manifest):
-    assert spread(manifest, 100) == [find_row(manifest, number) for number in range(20)]
-    assert spread(manifest, 3) == [find_row(manifest, number) for number in (0, 10, 19)]
+    assert spread_samples(manifest, 100) == [find_row(manifest, number) for number in range(20)]
+    assert spread_samples(manifest, 3) == [find_row(manifest, number) for number in (0, 10, 19)]
 
 
 def test_it_works_for_tars_that_lie_elsewhere(manifest, tmp_path):

@@ -12,7 +12,7 @@ from ..manifest import Shard
 from . import duplicates
 from .journal import AGAIN, Journal
 from .listing import shuffled
-from .plan import KEYED_SAMPLE, PackSettings, ShardJob, cut, keyed_sample
+from .plan import KEYED_SAMPLE, PackSettings, ShardJob, cut_into_shards, keyed_sample
 from .pools import Pool
 from .report import PackProgress
 from .source import InputFile, Listing, Note
@@ -71,7 +71,7 @@ def make_jobs(
 ) -> list[ShardJob]:
     """One job per shard, in order."""
     ordered = shuffled(tuple(sources), settings.seed)
-    groups = cut(ordered, settings, mean_bytes(ordered, settings, journal, pool))
+    groups = cut_into_shards(ordered, settings, mean_bytes(ordered, settings, journal, pool))
     run, labelled = os.urandom(4).hex(), bool(listing.classes)
     return [
         ShardJob(number, group, str(out), run, labelled, settings)

@@ -24,9 +24,9 @@ from .frames import FPS
 from .jobs import Tell, do_jobs, find_duplicates, make_jobs
 from .journal import FOLDER, REPORT, Journal, open_journal, writing
 from .listing import list_inputs, shuffled
-from .plan import KEYED_SAMPLE, PackSettings, cut, facts, tar_bytes
+from .plan import KEYED_SAMPLE, PackSettings, cut_into_shards, pack_facts, tar_bytes
 from .pools import Pool, open_threads
-from .report import Duplicate, Estimate, PackReport, write_report
+from .report import Duplicate, Estimate, PackReport, write_pack_report
 from .source import CLOSED, Listing
 from .work import JobFault, ShardDone, SizeJob, size_payloads
 
@@ -58,7 +58,7 @@ def pack(
     settings = named(settings, inputs)
     listing = find_sources(inputs, out, settings)
     with writing(out), own_folder(out), borrowed(pool) as workers:
-        journal = open_journal(out, facts(listing, settings), overwrite=overwrite)
+        journal = open_journal(out, pack_facts(listing, settings), overwrite=overwrite)
         twins = find_duplicates(listing, settings, journal, workers, tell)
         sources = [s for item, s in enumerate(listing.sources) if item not in twins]
         jobs = make_jobs(sources, listing, out, settings, journal, workers)
@@ -88,7 +88,7 @@ def estimate(
         raise ShardError(f"{sized.what}: {sized.reason}")
     return Estimate(
         samples=len(ordered),
-        shards=len(cut(ordered, settings, sized.mean)),
+        shards=len(cut_into_shards(ordered, settings, sized.mean)),
         bytes_out=sum(tar_bytes(source, settings, sized.mean) for source in ordered),
         sampled=len(sample),
         seconds=each_takes * len(ordered) / (workers or cores()),
@@ -189,7 +189,7 @@ def finish(
     repeated = tuple(
         sorted(Duplicate(files[item], files[first], reason) for item, first in twins.items())
     )
-    write_report(out, failures, skipped, repeated)
+    write_pack_report(out, failures, skipped, repeated)
     shards = tuple(one.shard for one in done if one.shard)
     if not shards:
         raise ShardError(f"{out}: none of {len(failures):,} files decodes; see {out / REPORT}")

@@ -124,7 +124,7 @@ class ShardJob:
         return f"{self.settings.name}-{self.number:06d}.tar"
 
 
-def facts(listing: Listing, settings: PackSettings) -> dict[str, object]:
+def pack_facts(listing: Listing, settings: PackSettings) -> dict[str, object]:
     """What must be the same for a run to go on with another's work, each under its name."""
     names = {field.name for field in fields(settings)} - {"codec", "columns", "labels"}
     return {
@@ -143,7 +143,7 @@ def keyed_sample(ordered: Sequence[InputFile], settings: PackSettings) -> list[I
     return [source for source, _ in zip(unknown, range(KEYED_SAMPLE), strict=False)]
 
 
-def cut(
+def cut_into_shards(
     ordered: Sequence[InputFile], settings: PackSettings, mean_bytes: int
 ) -> list[tuple[InputFile, ...]]:
     """Consecutive groups of sources, one per shard.

@@ -130,7 +130,7 @@ def in_order(edges: tuple[int, ...], found: Counter[str]) -> dict[str, int]:
     return {name: found[name] for name in bin_names(edges) if found[name]}
 
 
-def write_report(
+def write_pack_report(
     out: Path,
     failures: Iterable[Note],
     skipped: Iterable[Note],

@@ -45,7 +45,7 @@ def local_path(place: str | Path) -> Path:
     return Path(str(place).removeprefix("file://"))
 
 
-def beside(root: Path | str, file: str) -> Path | str:
+def place_in(root: Path | str, file: str) -> Path | str:
     """A file in the folder of a manifest."""
     return f"{root}/{file}" if isinstance(root, str) else root / file
 

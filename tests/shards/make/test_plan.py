@@ -11,7 +11,7 @@ from webdataset import TarWriter
 from sslpipe.errors import SampleError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, Rules, estimate, index_tar, open_threads, pack, read_index
-from sslpipe.shards.make.plan import cut, keyed_sample, tar_bytes
+from sslpipe.shards.make.plan import cut_into_shards, keyed_sample, tar_bytes
 from sslpipe.shards.make.source import InputFile, Origin
 from sslpipe.shards.make.writer import ShardWriter
 
@@ -27,7 +27,7 @@ def sources(sizes):
 
 def test_known_sizes_fill_shards_up_to_the_limit():
     some = sources(np.random.default_rng(0).integers(1, 60_000, 200).tolist())
-    groups = cut(some, PLAIN, 0)
+    groups = cut_into_shards(some, PLAIN, 0)
     assert [s for group in groups for s in group] == some
     sums = [sum(tar_bytes(s, PLAIN, 0) for s in group) + 1024 for group in groups]
     assert all(
@@ -40,16 +40,16 @@ def test_known_sizes_fill_shards_up_to_the_limit():
 
 def test_unknown_sizes_are_cut_by_the_mean():
     one = tar_bytes(sources([0])[0], PLAIN, 7_000)
-    groups = cut(sources([0] * 100), PLAIN, 7_000)
+    groups = cut_into_shards(sources([0] * 100), PLAIN, 7_000)
     assert {len(group) for group in groups[:-1]} == {(9 * tarfile.RECORDSIZE - 1024) // one}
-    resized = cut(sources([10**9] * 100), replace(PLAIN, resize=64), 7_000)
+    resized = cut_into_shards(sources([10**9] * 100), replace(PLAIN, resize=64), 7_000)
     assert [len(group) for group in resized] == [len(group) for group in groups]
 
 
 def test_a_count_takes_the_place_of_bytes():
-    groups = cut(sources([10**9] * 10), replace(PLAIN, shard_samples=4), 0)
+    groups = cut_into_shards(sources([10**9] * 10), replace(PLAIN, shard_samples=4), 0)
     assert [len(group) for group in groups] == [4, 4, 2]
-    assert cut([], PLAIN, 0) == []
+    assert cut_into_shards([], PLAIN, 0) == []
 
 
 def test_only_what_is_unknown_is_sampled():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....batch import TargetSpec, ViewSpec
 from ....rng import Keys
-from .tiles import Rule, cut, one_view, permutation_set, standardise
+from .tiles import Rule, cut_tiles, one_view, permutation_set, standardise
 
 I64 = npt.NDArray[np.int64]
 
@@ -87,7 +87,7 @@ class JigsawTask:
             views_VBCHW[0],
         )  # fmt: skip
         corners_BTC2 = there[0, :, 2:].reshape(-1, self.grid**2, 3, 2)
-        tiles_TBCHW = cut(view_BCHW, corners_BTC2.transpose(0, 1), self.tile)
+        tiles_TBCHW = cut_tiles(view_BCHW, corners_BTC2.transpose(0, 1), self.tile)
         if self.normalise == "tile":
             tiles_TBCHW = standardise(tiles_TBCHW, (-2, -1))
         return tiles_TBCHW, there[..., 0]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ....batch import TargetSpec, ViewSpec
 from ....philox import philox_torch
 from ....rng import Keys
-from .tiles import cut, one_view, over_rms
+from .tiles import cut_tiles, one_view, over_rms
 
 I64 = npt.NDArray[np.int64]
 # row-major around the centre, as `pos2lbl`; place 7 - k is opposite to k
@@ -92,7 +92,7 @@ class RelativePatchTask:
         """Cut, blur, drop two channels, and give every patch the same mean and contrast."""
         patches_2B8 = there[0, :, 1:].reshape(-1, 2, 8).transpose(0, 1)
         corners_2BC2 = patches_2B8[:, :, None, :2].expand(-1, -1, 3, -1)
-        pair_2BCHW = cut(views_VBCHW[0], corners_2BC2, self.patch)
+        pair_2BCHW = cut_tiles(views_VBCHW[0], corners_2BC2, self.patch)
         pair_2BCHW = coarsened(pair_2BCHW, patches_2B8[..., 3])
         pair_2BCHW = one_channel(pair_2BCHW, patches_2B8[..., 2], patches_2B8[..., 4:])
         return over_rms(pair_2BCHW, (-3, -2, -1)), there[..., 0]

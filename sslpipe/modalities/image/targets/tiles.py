@@ -26,7 +26,7 @@ def one_view(view: str, spec: ViewSpec, side: int) -> None:
         )
 
 
-def cut(views_BCHW: Tensor, corners_TBC2: Tensor, size: int) -> Tensor:
+def cut_tiles(views_BCHW: Tensor, corners_TBC2: Tensor, size: int) -> Tensor:
     """Tiles of `size` px: (T, B, C, size, size).
 
     `corners_TBC2`: int64 (y, x) of the upper left pixel, of each channel for itself.
