@@ -15,7 +15,7 @@ from .feature_cache import cached_features
 from .feature_parts import ExtractSettings
 from .features import Features
 from .labelling import labelled_by
-from .perplexity import guesses_tokens, perplexity
+from .perplexity import asked_of, guesses_tokens, perplexity
 from .protocols import FROZEN, GUESSING, ON_PIXELS, TRAINED, chosen_protocols
 from .results import Evaluation, Measure
 from .settings import (
@@ -27,7 +27,7 @@ from .settings import (
     needed_of,
 )
 from .subjects import Subject, open_subject
-from .towers import PAIRED, open_towers
+from .towers import PAIRED, check_towers, open_towers
 from .zero_shot import TEMPLATES, read_templates
 
 ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of BASELINES
@@ -70,6 +70,7 @@ def evaluate(
         chosen = tuple(dict.fromkeys((GUESSING, *chosen)))
     needed = needed_of(chosen, settings)
     check_options(chosen, settings)
+    check_subject(subject, needed, settings)
     if settings.labels is None:
         check_labels(shards, needed, classes=2)
     if test is not None:
@@ -88,6 +89,18 @@ def evaluate(
     return Evaluation(
         subject, bank, queries, train, dict.fromkeys(train, ()) | measures, tested, note, skipped
     )
+
+
+def check_subject(subject: Subject, needed: Sequence[str], settings: EvalSettings) -> None:
+    """Refuse what cannot be measured of a subject before any encoding.
+
+    Raises:
+        SslpipeError: it guesses no tokens or holds nothing out, or has no text tower.
+    """
+    if GUESSING in needed:
+        asked_of(subject, settings.part)
+    if {*PAIRED} & {*needed}:
+        check_towers(subject)
 
 
 def measured(

@@ -61,9 +61,33 @@ def perplexity(
     held out, or all if nothing was.
 
     Raises:
-        SslpipeError: the subject is no checkpoint of a method that guesses tokens; or there is no
-            such part.
+        SslpipeError: the subject is no checkpoint of a method that guesses tokens; there is no such
+            part; or its documents are too short.
         ShardError: what is wrong with the shards.
+    """
+    kind, holdout = asked_of(subject, part)
+    recipe = every_row(subject.recipe, holdout, kind)
+    with load(recipe, shards=shards, device=device, rank=0, world_size=1, epochs=1) as pipe:
+        methods = whole_methods(subject, pipe.spec, untrained=untrained)
+        found, counts_K = guessed(methods, pipe)
+        if not counts_K.sum():
+            raise SslpipeError(
+                f"perplexity: {shards}: no {kind.asked_for} is asked for in its documents, as they "
+                "are too short; measure longer ones"
+            )
+        sizes = sizes_of(pipe, found["trained"].uids_D) if kind.codes_text else None
+    said = protocol_of(kind, recipe, found["trained"], open_manifest(shards), subject.shards)
+    chance = unigram_entropy(counts_K)
+    return {name: measures_of(kind, each, chance, sizes, said) for name, each in found.items()}
+
+
+def asked_of(
+    subject: Subject, part: Part | None
+) -> tuple[type[TokenMethod], HoldoutSection | None]:
+    """What a subject is asked for tokens by, and which documents; None: all.
+
+    Raises:
+        SslpipeError: it is no checkpoint of a method that guesses tokens; or there is no such part.
     """
     kind = token_method(subject.recipe)
     if subject.checkpoint is None or kind is None:
@@ -71,14 +95,7 @@ def perplexity(
             f"perplexity: {subject.name} is no run of a method that guesses tokens "
             "(causal_lm, mlm, t5); name the last.pt of one, or leave perplexity out"
         )
-    recipe = every_row(subject.recipe, holdout_of(subject.recipe, part), kind)
-    with load(recipe, shards=shards, device=device, rank=0, world_size=1, epochs=1) as pipe:
-        methods = whole_methods(subject, pipe.spec, untrained=untrained)
-        found, counts_K = guessed(methods, pipe)
-        sizes = sizes_of(pipe, found["trained"].uids_D) if kind.codes_text else None
-    said = protocol_of(kind, recipe, found["trained"], open_manifest(shards), subject.shards)
-    chance = unigram_entropy(counts_K)
-    return {name: measures_of(kind, each, chance, sizes, said) for name, each in found.items()}
+    return kind, holdout_of(subject.recipe, part)
 
 
 def guesses_tokens(subject: Subject) -> bool:

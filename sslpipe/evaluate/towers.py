@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from ..encoders.monitors import evaluating
 from ..errors import SslpipeError
+from ..methods import METHODS
 from ..methods.parts.two_towers import TwoTowers
 from ..modalities.text.caption_views import CaptionDecider
 from ..modalities.text.captions import CaptionDecode
 from ..pipeline import load
 from ..recipe import Recipe
-from ..recipe.names import Entry
+from ..recipe.names import Entry, choose
 from .cross_retrieval import cross_retrieval_measures
 from .features import Features, central, central_batches, extract_all
 from .results import Measure
@@ -69,23 +70,32 @@ def open_towers(subject: Subject, *, untrained: bool) -> TowerPair:
         SslpipeError: it is no run, or its method has no text tower.
         StateError: a damaged checkpoint.
     """
+    check_towers(subject)
+    parts, spec = parts_and_spec(subject.recipe)
+    (captions,) = (part.decider for part in parts if isinstance(part.decider, CaptionDecider))
+    methods = whole_methods(subject, spec, untrained=untrained)
+    pairs = {name: method for name, method in methods.items() if isinstance(method, TwoTowers)}
+    return TowerPair(subject.recipe, pairs, captions)
+
+
+def check_towers(subject: Subject) -> None:
+    """Check that a subject has two towers, without making them.
+
+    Raises:
+        SslpipeError: it is no run, or its method has no text tower.
+    """
     if subject.checkpoint is None:
         raise SslpipeError(
             f"{subject.name}: is no run of ours, and zero_shot and cross_retrieval need its text "
             "tower; name the folder of a run of clip or siglip, or its last.pt"
         )
-    recipe = subject.recipe
-    parts, spec = parts_and_spec(recipe)
-    deciders = [part.decider for part in parts if isinstance(part.decider, CaptionDecider)]
-    methods = whole_methods(subject, spec, untrained=untrained)
-    pairs = {name: method for name, method in methods.items() if isinstance(method, TwoTowers)}
-    if not deciders or not pairs:
-        name = recipe.method.name if recipe.method else "none"
+    method = subject.recipe.method
+    found = choose(method, METHODS, "method") if method else None
+    if not (isinstance(found, type) and issubclass(found, TwoTowers)):
         raise SslpipeError(
-            f"{subject.checkpoint}: its method, {name}, has no text tower, which zero_shot and "
-            "cross_retrieval need; name a run of clip or siglip"
+            f"{subject.checkpoint}: its method, {method.name if method else 'none'}, has no text "
+            "tower, which zero_shot and cross_retrieval need; name a run of clip or siglip"
         )
-    return TowerPair(recipe, pairs, deciders[0])
 
 
 def zero_shot_of(

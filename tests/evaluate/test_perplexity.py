@@ -11,7 +11,7 @@ import torch
 from scipy.stats import entropy
 
 from sslpipe.errors import RecipeError, SslpipeError, StateError
-from sslpipe.evaluate import EvalSettings, evaluate, open_subject
+from sslpipe.evaluate import EvalSettings, command, evaluate, open_subject
 from sslpipe.evaluate.document_nats import (
     DocumentSizes,
     bits_per_byte,
@@ -272,6 +272,44 @@ def test_what_has_no_such_part_or_guesses_nothing_is_refused(shards, run):
         perplexity(whole, shards, device=CPU, part="held_out")
     with pytest.raises(SslpipeError, match="is no run of a method that guesses tokens"):
         perplexity(replace(subject, checkpoint=None), shards, device=CPU)
+
+
+def test_what_cannot_be_measured_is_told_before_any_document_is_encoded(
+    shards, run, tmp_path, monkeypatch
+):
+    def encoded(*_, **__):
+        raise AssertionError("documents are encoded")
+
+    monkeypatch.setattr(command, "cached_features", encoded)
+    made = run("causal_lm", begin=False)
+    towers = EvalSettings(protocols=("zero_shot",), cache=tmp_path)
+    with pytest.raises(SslpipeError, match=r"last\.pt: its method, causal_lm, has no text tower"):
+        evaluate(made, shards, settings=towers)
+    recipe = open_subject(made).recipe
+    stream = recipe.stream.model_copy(update={"holdout": None})
+    bare = replace(open_subject(made), recipe=recipe.model_copy(update={"stream": stream}))
+    monkeypatch.setattr(command, "open_subject", lambda *_: bare)
+    asked = EvalSettings(protocols=("perplexity",), cache=tmp_path, part="held_out")
+    with pytest.raises(SslpipeError, match=r"has no stream\.holdout"):
+        evaluate(made, shards, settings=asked)
+    monkeypatch.setattr(command, "open_subject", lambda *_: replace(bare, checkpoint=None))
+    with pytest.raises(SslpipeError, match="is no run of a method that guesses tokens"):
+        evaluate(made, shards, settings=replace(asked, part=None))
+
+
+def test_documents_that_are_asked_for_nothing_are_an_error(run, tmp_path):
+    """Of a single byte, with nothing around it, there is nothing to be guessed."""
+    (tmp_path / "docs").mkdir()
+    for letter in "abc":
+        (tmp_path / "docs" / f"{letter}.txt").write_text(letter)
+    pack(tmp_path / "docs", tmp_path / "set", PackSettings(codec=TextCodec()))
+    subject = open_subject(run("causal_lm", begin=False))
+    view = subject.recipe.views["tokens"]
+    op = replace(view.ops[0], settings={**view.ops[0].settings, "end": False})
+    views = {"tokens": view.model_copy(update={"ops": (op,)})}
+    bare = replace(subject, recipe=subject.recipe.model_copy(update={"views": views}))
+    with pytest.raises(SslpipeError, match=r"no token is asked for in its documents"):
+        perplexity(bare, tmp_path / "set", device=CPU, part="all", untrained=False)
 
 
 def test_a_vocabulary_that_changed_is_an_error(shards, tmp_path, monkeypatch):

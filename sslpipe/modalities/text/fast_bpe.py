@@ -102,6 +102,8 @@ def fast_encoder(
     document = json.loads(tokenizer.to_str())
     if document["normalizer"] or document["pre_tokenizer"] not in SPLITS:
         return None
+    if not all(token["special"] for token in document["added_tokens"]):
+        return None  # they are found in texts, as special ones are not, before words are
     ranks = ranks_of(document["model"])
     if ranks is None or not joins_its_own(tokenizer.model, document["model"]):
         return None

@@ -48,9 +48,9 @@ class Pieces:
         return piece_ids(self.uids, self.segments[:, 2])
 
     def open_steps(self) -> npt.NDArray[np.bool_]:
-        """The steps of each piece that are text, (m, longest)."""
-        lengths = self.lengths
-        open_mL = np.arange(int(lengths.max())) < lengths[:, None]
+        """The steps of each piece that are text, (m, longest); one step at least."""
+        lengths = self.lengths  # 0 of a document without tokens
+        open_mL = np.arange(max(1, int(lengths.max()))) < lengths[:, None]
         open_mL[:, 0] &= ~self.special[:, 0]
         open_mL[np.arange(len(lengths)), lengths - 1] &= ~self.special[:, 1]
         return open_mL

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import ExtraError, RecipeError
+from ...errors import ExtraError, RecipeError, SampleError
 from .marks import token_marks
 from .vocabulary import VOCABULARIES, Vocabulary
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<mask>")  # ids 0 to 3, as of Bytes
 UNKNOWN = "<unk>"  # of vocabularies that do not know every sign
@@ -74,9 +74,9 @@ class TrainedVocabulary:
             ExtraError: `tokenizers` is missing.
             RecipeError: the bytes are no tokenizer.
         """
-        made = library(self.where).Tokenizer
+        made = library(self.where)
         try:
-            tokenizer: Tokenizer = made.from_buffer(self.data)
+            tokenizer: Tokenizer = made.Tokenizer.from_buffer(self.data)
         except Exception as error:  # the library raises Exception itself
             if "Unknown tokenizer version" in str(error):
                 raise RecipeError(
@@ -87,8 +87,10 @@ class TrainedVocabulary:
                 "`sslpipe tokenizer train`"
             ) from error
         tokenizer.encode_special_tokens = True  # spelt out in a text, they are text
-        tokenizer.no_truncation()  # both may stand in a file
+        tokenizer.no_truncation()  # all three may stand in a file
         tokenizer.no_padding()
+        if isinstance(tokenizer.model, made.models.BPE):
+            tokenizer.model.dropout = None  # else a text had other ids each time
         return tokenizer
 
     @cached_property
@@ -121,11 +123,25 @@ class TrainedVocabulary:
 
     def encode_slowly(self, text: str) -> npt.NDArray[np.int32]:
         """By `tokenizers`, (n,) int32."""
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        return np.array(self.encoding(text).ids, dtype=np.int32)
+
+    def encoding(self, text: str) -> Encoding:
+        """What `tokenizers` makes of a text: ids, and from where to where each is.
+
+        Raises:
+            SampleError: it has no token for some of it, and none for what it does not know.
+        """
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises Exception itself
+            raise SampleError(
+                f"has what its vocabulary has no token for ({error}); give that one {UNKNOWN}, or "
+                "make one with `sslpipe tokenizer train`"
+            ) from error
 
     def encode_marked(self, text: str) -> npt.NDArray[np.int32]:
         """(n,) int32."""
-        found = self.tokenizer.encode(text, add_special_tokens=False)
+        found = self.encoding(text)
         spans = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
         return np.array(found.ids, dtype=np.int32) | token_marks(text, spans)
 
@@ -171,6 +187,8 @@ def check_specials(vocabulary: TrainedVocabulary) -> None:
             "vocabulary with `sslpipe tokenizer train`"
         )
     wanted = dict(enumerate(SPECIALS))
+    if tokenizer.token_to_id(UNKNOWN) is not None:
+        wanted[len(SPECIALS)] = UNKNOWN
     wanted |= {size - 1 - number: sentinel(number) for number in range(vocabulary.sentinels)}
     for place, name in wanted.items():
         if tokenizer.id_to_token(place) != name:
@@ -178,11 +196,29 @@ def check_specials(vocabulary: TrainedVocabulary) -> None:
                 f"{vocabulary.where}: id {place} is {tokenizer.id_to_token(place)!r}, which must "
                 f"be {name!r}; make a vocabulary with `sslpipe tokenizer train`"
             )
-        if place in tokenizer.encode(name, add_special_tokens=False).ids:
+        if name != UNKNOWN and place in of_text(vocabulary, name):
             raise RecipeError(
                 f"{vocabulary.where}: {name!r} in a text becomes the special token {place}; split "
                 "signs from letters before pieces are sought (a Punctuation pre-tokenizer)"
             )
+    if not vocabulary.pieces:
+        raise RecipeError(
+            f"{vocabulary.where}: all of its {size:,} tokens are special, so no text can be told "
+            "from another; make a vocabulary with `sslpipe tokenizer train`"
+        )
+
+
+def of_text(vocabulary: TrainedVocabulary, text: str) -> list[int]:
+    """The ids of a text.
+
+    Raises:
+        RecipeError: the vocabulary cannot encode it.
+    """
+    try:
+        ids: list[int] = vocabulary.encode_slowly(text).tolist()
+    except SampleError as error:
+        raise RecipeError(f"{vocabulary.where}: the text {text!r}: {error}") from error
+    return ids
 
 
 def library(where: str) -> Any:

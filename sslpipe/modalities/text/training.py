@@ -56,10 +56,10 @@ class TrainSettings:
         if self.kind not in get_args(Kind):
             raise SslpipeError(f"--kind {self.kind!r}: use {', '.join(get_args(Kind))}")
         least = SMALLEST.get(self.kind, 2 + len(SPECIALS))
-        if not least <= self.size <= 2**20:
-            raise SslpipeError(f"--size {self.size}: of {self.kind} it is {least} to {2**20:,}")
         if self.kind == "bytes" and self.size != least:
             raise SslpipeError(f"--size {self.size}: bytes are always {least}; leave it out")
+        if not least <= self.size <= 2**20:
+            raise SslpipeError(f"--size {self.size}: of {self.kind} it is {least} to {2**20:,}")
         if not 0 <= self.sentinels <= 1000:
             raise SslpipeError(f"--sentinels {self.sentinels}: is 0 to 1,000; T5 has 100")
         if self.megabytes <= 0:

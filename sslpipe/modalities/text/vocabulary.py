@@ -6,6 +6,7 @@ no text. A `.json` member is an object whose "text" is the document.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -130,29 +131,50 @@ def document_of(data: bytes) -> str:
     """The text of a member: of a JSON object where it is one, else all of it.
 
     Raises:
-        SampleError: as `text_of`.
+        SampleError: as `text_of`; or an object without a text, or one that cannot be read.
     """
     text = text_of(data)
-    return text_in(text) if is_object(data) else text
+    found = object_in(text)
+    return text if found is None else text_in(found)
 
 
 def is_object(data: bytes) -> bool:
-    """Whether a member is a JSON object with a text, and no document that begins with a brace."""
-    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        return False
+    """Whether a member is a JSON object, and no document that begins with a brace.
+
+    Raises:
+        SampleError: as `text_of` and `object_in`.
+    """
+    return object_in(text_of(data)) is not None
+
+
+def object_in(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None: it is a document.
+
+    It is read as the text that it is: of bytes, `json` guesses the encoding, and finds UTF-16.
+
+    Raises:
+        SampleError: it may be one, but has too many digits in a row or braces in each other.
+    """
+    if not text.lstrip(" \t\n").startswith("{"):
+        return None
     try:
-        return isinstance(parse_json(data), dict)
-    except ValueError:
-        return False
+        found: dict[str, Any] = parse_json(text)
+    except json.JSONDecodeError:
+        return None
+    except ValueError as error:
+        raise SampleError(
+            f"begins as a JSON object that cannot be read ({error}); leave out what is not its text"
+        ) from error
+    return found
 
 
-def text_in(line: str) -> str:
+def text_in(document: Mapping[str, Any]) -> str:
     """The text of a JSON object.
 
     Raises:
         SampleError: it has none.
     """
-    found = parse_json(line).get(FIELD)
+    found = document.get(FIELD)
     if not isinstance(found, str):
         raise SampleError(f"its JSON object has no {FIELD!r} that is a text; name the field so")
     try:

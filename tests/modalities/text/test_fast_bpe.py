@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from sslpipe.modalities.text.fast_bpe import (
     AWKWARD,
@@ -84,6 +85,20 @@ def test_without_tiktoken_ids_are_the_same(vocabulary, texts, monkeypatch):
 def test_what_is_no_bpe_of_words_is_left_to_tokenizers(kind, texts):
     made = TrainedVocabulary("v", kind(texts, 300).to_str().encode())
     assert made.encoder == made.encode_slowly
+
+
+def test_added_tokens_are_left_to_tokenizers(vocabulary):
+    """They are found in texts before words are; in most texts there are none."""
+    tokenizer = Tokenizer.from_buffer(vocabulary.data)
+    tokenizer.add_tokens(["<|user|>"])
+    added = TrainedVocabulary("v", tokenizer.to_str().encode())
+    assert added.encode("a <|user|>")[-1] == added.size - 1
+    assert fast_encoder(added.tokenizer, added.encode_slowly, "v") is None
+    tokenizer = Tokenizer.from_buffer(vocabulary.data)
+    tokenizer.add_special_tokens(["<|end|>"])
+    special = TrainedVocabulary("v", tokenizer.to_str().encode())
+    assert isinstance(special.encoder, FastBytePairs)
+    assert np.array_equal(special.encode("a <|end|>"), special.encode_slowly("a <|end|>"))
 
 
 def document(vocabulary):

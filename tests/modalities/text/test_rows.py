@@ -252,6 +252,21 @@ def test_rules_for_bytes(tmp_path):
         codec.extent(b"\xef\xbb\xbf")
 
 
+def test_an_object_is_read_as_the_text_that_it_is():
+    """Of bytes, `json` would guess UTF-16, and find an object that is none in UTF-8."""
+    for encoding in ("utf-16-le", "utf-32-le"):
+        data = '{"text": "a"}'.encode(encoding)
+        assert document_of(data) == data.decode()
+        assert TextCodec().extension(data) == "txt"
+    assert document_of(b'\xef\xbb\xbf\r\n {"text": "a"}') == "a"
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000])
+def test_an_object_that_cannot_be_read_is_no_document(value):
+    with pytest.raises(SampleError, match="begins as a JSON object that cannot be read"):
+        TextCodec().extent(f'{{"text": "a", "v": {value}}}'.encode())
+
+
 def test_bytes_go_back_to_text():
     text = "naïve – ok\n"
     ids = BYTES.encode(text)

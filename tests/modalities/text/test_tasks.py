@@ -126,6 +126,14 @@ def test_random_tokens_are_no_sentinels():
     assert put.min() == PLAIN.first
 
 
+def test_rows_without_any_token_hide_nothing():
+    """A document of which a vocabulary makes no token, alone in its batch."""
+    table = MaskedSpans().draw(pieces([[0], [0]]), "s", 0, PLAIN, 8)
+    assert (table == NOTHING).all()
+    table = MaskedSpans().draw(pieces([[0], [3]]), "s", 0, PLAIN, 8)
+    assert (table != NOTHING).sum(1).tolist() == [0, 1]
+
+
 def test_a_piece_keeps_its_spans_in_any_row():
     alone = MaskedSpans().draw(pieces([[40]], uids=[7]), "s", 0, PLAIN, 64)[0, :40]
     packed = MaskedSpans().draw(pieces([[20, 40], [64]], uids=[5, 7, 9]), "s", 0, PLAIN, 64)

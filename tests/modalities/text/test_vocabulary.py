@@ -1,6 +1,7 @@
 """Trained vocabularies: nothing lost by BPE, special strings are text, rows of every token."""
 
 import hashlib
+import json
 import pickle
 import shutil
 import subprocess
@@ -338,3 +339,45 @@ def test_ids_that_leave_some_out_are_refused(tmp_path):
     made.save(str(tmp_path / "holes.json"))
     with pytest.raises(RecipeError, match=r"its 6 tokens have 6 ids up to 70,000; .* 0 to 5;"):
         open_vocabulary(str(tmp_path / "holes.json"), "t")
+
+
+def words_file(path, names, **model):
+    """A file of whole words, split at blanks and signs."""
+    made = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, **model))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    made.save(str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "match"),
+    [
+        ([*SPECIALS, "<unk>"], {"unk_token": "<unk>"}, "all of its 5 tokens are special"),
+        ([*SPECIALS, "a", "<unk>"], {"unk_token": "<unk>"}, "id 4 is 'a', which must be '<unk>'"),
+        ([*SPECIALS, "a"], {}, "text '<pad>': has what its vocabulary has no token for"),
+    ],
+)
+def test_a_vocabulary_without_pieces_or_unknown_is_refused(tmp_path, names, model, match):
+    """Naive error: a random token of no pieces is the id behind the last one."""
+    with pytest.raises(RecipeError, match=match):
+        open_vocabulary(words_file(tmp_path / "w.json", names, **model), "t")
+
+
+def test_a_text_that_has_no_tokens_is_a_bad_sample(tmp_path):
+    made = Tokenizer(models.WordPiece({name: n for n, name in enumerate(SPECIALS)}))
+    made.save(str(tmp_path / "w.json"))
+    with pytest.raises(SampleError, match="has what its vocabulary has no token for"):
+        TrainedVocabulary("t", (tmp_path / "w.json").read_bytes()).encode("a")
+
+
+def test_dropout_of_merges_in_a_file_does_not_count(shards):
+    """Else the tokens of a document would not be those that were counted."""
+    plain = trained(shards, "bpe")
+    dropped = json.loads(plain.read_text())
+    dropped["model"]["dropout"] = 0.5
+    found = TrainedVocabulary("t", json.dumps(dropped).encode())
+    text = "of the baring lomu " * 20
+    wanted = open_vocabulary(str(plain), "t").encode(text)
+    assert all(np.array_equal(found.encode(text), wanted) for _ in range(5))
