@@ -15,7 +15,7 @@ RATES = (
     "end_to_end",
 )  # fmt: skip
 LOAD, MAKE = ("reading", "decoding"), ("deciding", "copying", "making")
-NEVER = float("inf")
+NEVER, NOTHING = float("inf"), 0.001  # the second: of the time of the whole, where none is left
 LITTLE = 0.02  # of the time of the whole: less is noise
 ENOUGH = 5  # batches: fewer are timed too roughly
 Times = dict[str, float]

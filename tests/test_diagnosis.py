@@ -114,3 +114,9 @@ def test_advice_is_of_the_modality(name, cuda):
     assert ("tokenizer count" in told) == (name == "text")
     assert ("WAV" in told) == (name == "audio")
     assert ("decode.device: cuda" in told) == (name == "image" and cuda)
+
+
+def test_a_stage_that_takes_all_of_the_time_by_noise_leaves_a_thousandth():
+    noisy = replace(DATA, read=1000, decode=1000, augment=NEVER, pipeline=1001, end_to_end=1000)
+    assert noisy.without("reading") == pytest.approx(1_000_000)
+    assert noisy.bottleneck == "reading"

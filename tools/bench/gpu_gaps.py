@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from sslpipe.batch import Batch
-from sslpipe.bench import Step, ahead_of, make, stepper, trained
+from sslpipe.bench import Step, ahead_of, make, ready_run, stepper
 from sslpipe.pipeline import Pipeline, load
 from sslpipe.process import TURN, short_turns
 from sslpipe.recipe import find_recipe, load_recipe
@@ -55,7 +55,7 @@ def main() -> None:
         short_turns(chosen.turn),
         load(recipe, shards=chosen.shards, device="cuda", rank=0, world_size=1) as pipe,
     ):
-        step = stepper(trained(pipe))
+        step = stepper(ready_run(pipe))
         batch = make(pipe, pipe.load_share(0))
         feeds: dict[str, Iterator[Batch]] = {"at hand": repeat(batch), "fed": endless(pipe)}
         for name, batches in feeds.items():
