@@ -1,7 +1,9 @@
 """The cpu executor against the reference, op by op and recipe by recipe, on the same tables."""
 
+import ctypes
 import importlib.util
 import itertools
+import mmap
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +116,40 @@ def test_boxes_of_one_pixel_and_of_the_whole_canvas(antialias):
     whole = (0, 0, images[5].shape[1], images[5].shape[0])
     made, want = both(group, images, np.array([[*boxes, whole]], dtype=np.float32))
     assert difference(made, want) < 0.001 * LEVEL
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8), (17, 3)])
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+def test_small_boxes_at_any_place_whole_eights_or_not(size, resample):
+    """Of 1 to 20 px a side, flipped or not, some in the last corner of their canvas."""
+    crop = ("RandomResizedCrop", {"size": list(size), "resample": resample})
+    group, images = build([crop, *flips(0.5)], count=8), canvases(40, 1, 30)
+    table, rng = table_of(group, images), np.random.default_rng(3)
+    room_B2 = np.array([image.shape[1::-1] for image in images])
+    sides_VB2 = rng.integers(1, np.minimum(room_B2, 20) + 1, (8, 40, 2))
+    corners_VB2 = rng.integers(0, room_B2 - sides_VB2 + 1)
+    corners_VB2[:3] = (room_B2 - sides_VB2)[:3]
+    table[..., :4] = np.concatenate([corners_VB2, sides_VB2], 2)
+    assert difference(*both(group, images, table)) < 2e-6
+
+
+def test_nothing_beyond_a_canvas_is_read():
+    """It ends where a page does that may not be read: reading on would end the process."""
+    page, images, held = mmap.PAGESIZE, [], []
+    for height, width in ((1, 1), (1, 5), (3, 6), (40, 57), (90, 130)):
+        size = 3 * height * width
+        length = -(-size // page) * page
+        memory = mmap.mmap(-1, length + page)
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(begin + length), page, 0) == 0
+        bytes_ = np.frombuffer(memory, np.uint8, size, length - size)
+        bytes_[:] = np.arange(size) % 251
+        images.append(torch.from_numpy(bytes_.reshape(height, width, 3)))
+        held.append(memory)
+    group = build([CROP])
+    boxes = [[(0, 0, image.shape[1], image.shape[0]) for image in images]]
+    made, want = both(group, images, np.array(boxes, np.float32))
+    assert difference(made, want) < 2e-6
 
 
 def test_a_box_outside_the_canvas_is_refused():

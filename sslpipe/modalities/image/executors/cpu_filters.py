@@ -1,14 +1,16 @@
 """Crops and blur of one image, (3, h, w) float32, C-contiguous: the loops of the `cpu` executor.
 
-Both are separable, and go along the rows first. A filtered row is kept only as long as the pass
-down the columns needs it: nothing but the image itself is ever larger than the L1 cache.
+Both are separable. The blur goes along the rows first, and keeps a filtered row only as long as the
+pass down the columns needs it. The crop goes down the columns first, for eight rows at a time. Then
+it transposes them, so that the pass along the rows needs no shuffles: a vector is a column of eight
+rows, and the same weight goes for all its lanes.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from .cpu_memory import address, carray, claim, flat, release, split
-from .cpu_vectors import FIVE, LANES, QUAD, block, quad
+from .cpu_vectors import AHEAD, LANES, QUAD, ROWS, block, columns, floats, square
 from .cpu_weights import Image, axis, gaussian, kernel, radius_of, taps_of
 
 U8 = npt.NDArray[np.uint8]
@@ -41,26 +43,6 @@ def weighted_sum(
 
 
 @kernel
-def in_groups(first: I64, weights: Image, starts: I64, spread: Image) -> None:
-    """Starts and weights as `quad` takes them; outputs that fill the last quad weigh 0."""
-    taps = weights.shape[1]
-    groups = groups_of(taps)
-    starts[:] = 0
-    spread[:] = f32(0)
-    for o in range(first.size):
-        starts[o] = 3 * first[o]
-        for k in range(taps):
-            at = (o * groups + k // FIVE) * LANES + 3 * (k % FIVE)
-            spread[at] = spread[at + 1] = spread[at + 2] = weights[o, k]
-
-
-@kernel
-def groups_of(taps: int) -> int:
-    """Vectors of five pixels that hold so many taps."""
-    return (taps + FIVE - 1) // FIVE
-
-
-@kernel
 def resize(
     canvas: U8, x: int, y: int, w: int, h: int, upside_down: bool, mirror: bool, cubic: bool,
     antialias: bool, image: Image,
@@ -71,62 +53,90 @@ def resize(
     """
     _, out_h, out_w = image.shape
     taps_x, taps_y = taps_of(w, out_w, cubic, antialias), taps_of(h, out_h, cubic, antialias)
-    groups, m = groups_of(taps_x), (out_w + QUAD - 1) // QUAD * QUAD
-    length = 3 * (w + FIVE * groups) + LANES  # of a line, in bytes
-    here = claim(8 * (out_w + out_h + m))
-    first_x, rest = split(carray(here, out_w + out_h + m, np.int64), out_w)
-    first_y, starts = split(rest, out_h)
-    total = out_w * taps_x + out_h * taps_y + m * groups * LANES
-    there, line = claim(4 * total), claim(length)
-    flat_x, rest_x = split(carray(there, total, np.float32), out_w * taps_x)
-    flat_y, spread = split(rest_x, out_h * taps_y)
+    m = (out_w + ROWS - 1) // ROWS * ROWS
+    work = (taps_y + 2 * ROWS) * pitch_of(w) + 3 * ROWS * m
+    total, numbers = work + m * taps_x + out_h * taps_y, 2 * m + out_h + taps_y
+    here, there = claim(4 * total), claim(8 * numbers)
+    memory, rest = split(carray(here, total, np.float32), work)
+    flat_x, flat_y = split(rest, m * taps_x)
+    first_y, rest_y = split(carray(there, numbers, np.int64), out_h)
+    places, rest_x = split(rest_y, taps_y)
+    first_x, starts = split(rest_x, m)
     weights_x = carray(address(flat_x), (out_w, taps_x))
     weights_y = carray(address(flat_y), (out_h, taps_y))
-    axis(w, cubic, antialias, mirror, first_x, weights_x)
+    axis(w, cubic, antialias, mirror, first_x[:out_w], weights_x)
     never = h < 0  # not False, or numba would compile `axis` for this constant, too
     axis(h, cubic, antialias, never, first_y, weights_y)
-    in_groups(first_x, weights_x, starts, spread)
-    pixels = carray(line, length, np.uint8)
-    resample(canvas, x, y, upside_down, first_y, weights_y, starts, spread, pixels, image)
+    for i in range(flat_y.size):
+        flat_y[i] *= f32(1 / 255)
+    for o in range(m):  # of those beyond the image, any that can be read
+        starts[o] = 3 * ROWS * first_x[o] if o < out_w else 0
+    resample(
+        canvas, x, y, w, upside_down, first_y, weights_y, starts, flat_x, places, memory, image
+    )
     release(here)
     release(there)
-    release(line)
+
+
+@kernel
+def pitch_of(width: int) -> int:
+    """Floats from row to row: an odd number of cache lines, or the rows would evict each other."""
+    return max(3, (3 * width + LANES - 1) // LANES | 1) * LANES
 
 
 @kernel
 def resample(
-    canvas: U8, x: int, y: int, upside_down: bool, first_y: I64, weights_y: Image, starts: I64,
-    spread: Image, line: U8, image: Image,
+    canvas: U8, x: int, y: int, width: int, upside_down: bool, first_y: I64, weights_y: Image,
+    starts: I64, weights_x: Image, places: I64, memory: Image, image: Image,
 ) -> None:  # fmt: skip
-    """`resize` with the weights of both axes: along the rows first, a ring of filtered rows."""
-    _, out_h, out_w = image.shape
-    taps, m = weights_y.shape[1], starts.size
-    groups = spread.size // (m * LANES)
-    width = (line.size - LANES) // 3 - FIVE * groups
-    here, there = claim(4 * taps * 3 * m), claim(8 * taps)
-    ring, places = carray(here, taps * 3 * m, np.float32), carray(there, taps, np.int64)
-    line[:] = 0
-    pixels, source, stride = flat(image), flat(canvas), 3 * canvas.shape[1]
-    done = 0
-    for o in range(out_h):
-        for row in range(max(done, first_y[o]), first_y[o] + taps):
-            start = np.uint64((y + row) * stride + 3 * x)
-            for j in range(np.uint64(3 * width)):
-                line[j] = source[start + j]
-            for p in range(0, m, QUAD):
-                quad(ring, row % taps * 3 * m + p, m, line, starts, spread, p, groups)
-        done = first_y[o] + taps
-        to = out_h - 1 - o if upside_down else o
-        for c in range(3):
+    """`resize` with the weights of both axes: ROWS output rows at a time, a ring of source rows."""
+    out_h, taps, pitch = image.shape[1], places.size, pitch_of(width)
+    ring, rest = split(memory, taps * pitch)
+    rows, rest_columns = split(rest, ROWS * pitch)
+    turned, made = split(rest_columns, ROWS * pitch)
+    source, stride = flat(canvas), 3 * canvas.shape[1]
+    m, done = starts.size, 0
+    taps_x = weights_x.size // m
+    for o in range(0, out_h, ROWS):
+        count = min(ROWS, out_h - o)
+        for r in range(count):  # the lanes of rows beyond the image keep what they had
+            first = first_y[o + r]
+            for row in range(max(done, first), first + taps):
+                start = (y + row) * stride + 3 * x
+                load(ring, row % taps * pitch, source, start, 3 * width, AHEAD * stride)
+            done = first + taps
             for k in range(taps):
-                places[k] = ((first_y[o] + k) % taps * 3 + c) * m
-            at = (c * out_h + to) * out_w
-            weighted_sum(pixels, at, out_w, ring, places, weights_y[o])
+                places[k] = (first + k) % taps * pitch
+            weighted_sum(rows, r * pitch, pitch, ring, places, weights_y[o + r])
+        for j in range(0, pitch, QUAD):
+            columns(turned, ROWS * j, rows, j, pitch)
+        for p in range(0, m, ROWS):
+            square(made, p, m, turned, starts, weights_x, p, taps_x)
+        finish(made, m, o, count, upside_down, image)
+
+
+@kernel
+def load(ring: Image, to: int, source: U8, at: int, size: int, ahead: int) -> None:
+    """Bytes of a row as floats. The last vector overlaps: nothing beyond the row is read."""
+    if size < LANES:
+        for j in range(size):
+            ring[to + j] = f32(source[at + j])
+    else:
+        floats(ring, to, source, at, size // LANES, ahead)
+        floats(ring, to + size - LANES, source, at + size - LANES, 1, ahead)
+
+
+@kernel
+def finish(made: Image, m: int, o: int, count: int, upside_down: bool, image: Image) -> None:
+    """Clamp `count` rows of three planes into the image, from row o on; m: floats of a made row."""
+    _, out_h, out_w = image.shape
+    pixels = flat(image)
+    for c in range(3):
+        for r in range(count):
+            row = out_h - 1 - o - r if upside_down else o + r
+            to, at = np.uint64((c * out_h + row) * out_w), np.uint64((c * ROWS + r) * m)
             for j in range(np.uint64(out_w)):
-                i = np.uint64(at) + j
-                pixels[i] = min(max(pixels[i] * f32(1 / 255), f32(0)), f32(1))
-    release(here)
-    release(there)
+                pixels[to + j] = min(max(made[at + j], f32(0)), f32(1))
 
 
 @kernel
