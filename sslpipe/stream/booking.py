@@ -31,6 +31,7 @@ from .tasks import (
     LABEL,
     MEMBER_COLUMNS,
     PLACE,
+    READ,
     RESULT,
     ROW,
     SIZE,
@@ -142,17 +143,10 @@ class Booking:
         extents = records.samples["extent"].astype(np.int64)
         uids, sizes = records.samples["uid"], records.payloads["size"].astype(np.int64)
         instructions, room = [], np.empty((len(wants), len(self.parts)), dtype=np.int64)
-        partners = np.flatnonzero(wants.turns)
         for number, part in enumerate(self.parts):
-            told = part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
-            if len(partners):
-                told = told.copy()
-                told[partners] = part.partner_instructions(
-                    epochs=wants.epochs[partners], uids=wants.owners[partners],
-                    extents=extents[partners], turns=wants.turns[partners] - 1,
-                )  # fmt: skip
-            if wants.segments.shape[1]:  # each decoder is told its segments last
-                told = np.hstack([told, wants.segments])
+            told = np.empty((len(wants), 0), dtype=np.int64)
+            if kind != READ:  # what is only read has no decoder, and drawing is a seventh of it
+                told = part_instructions(part, wants, uids, extents)
             known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
             room[:, number] = np.where(known > 0, known, usual[number])
             instructions.append(told)
@@ -203,6 +197,19 @@ class Booking:
             wanted, index = corpora[corpus].members, corpora[corpus].store.index(shard)
             found += [(at, *member) for member in others(index, row, wanted)]
         return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
+
+
+def part_instructions(part: Planner, wants: Wants, uids: I64, extents: I64) -> I64:
+    """What the decoder of a part is told of samples, (n, anything); their segments last."""
+    told = part.instructions(epochs=wants.epochs, uids=uids, extents=extents)
+    partners = np.flatnonzero(wants.turns)
+    if len(partners):
+        told = told.copy()
+        told[partners] = part.partner_instructions(
+            epochs=wants.epochs[partners], uids=wants.owners[partners], extents=extents[partners],
+            turns=wants.turns[partners] - 1,
+        )  # fmt: skip
+    return np.hstack([told, wants.segments]) if wants.segments.shape[1] else told
 
 
 def task_samples(table: I64, count: int) -> int:

@@ -153,6 +153,8 @@ class Workers:
             self._give_up(error)
         finally:
             self._give_up(SslpipeError(CLOSED))
+            for worker in self._processes if self._closing else ():
+                worker.process.kill()  # all of them first: each takes a while to give back memory
             for worker in list(self._processes):
                 self._end(worker)
             self._selector.close()

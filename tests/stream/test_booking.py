@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sslpipe.modalities.parts import Part
 from sslpipe.rng import Place
 from sslpipe.stream import booking
 from sslpipe.stream.flights import tasks_of
@@ -40,6 +41,20 @@ def test_steps_booked_together_are_those_booked_alone(packed, kind):
             (alone,) = booked(pipe, [step], kind)
             same(found, alone)
             assert bool(found.drawn) == (kind == DECODE)
+
+
+def test_nothing_is_drawn_for_what_is_only_read(packed, monkeypatch):
+    with load(packed, "run.workers=0", RECIPE) as pipe:
+        whole = pipe.load_share(2)
+
+        def drawn(*_, **asked):
+            pytest.fail("drew for samples that nobody decodes")
+
+        monkeypatch.setattr(Part, "instructions", drawn)
+        assert [found.widths for found in booked(pipe, [2], READ)] == [(0,)]
+        read = pipe.loading.load(2, READ)
+        assert (read.keys, read.columns) == (whole.keys, ())
+        np.testing.assert_array_equal(read.uids, whole.uids)
 
 
 def test_tasks_hold_every_sample_once_with_its_file_and_a_place_of_its_own(packed, monkeypatch):

@@ -234,6 +234,21 @@ def test_workers_import_no_torch(series):
         steps(pipe, 4)
 
 
+@pytest.mark.parametrize("asked", [None, "3"])
+def test_workers_have_one_thread_unless_the_user_says_otherwise(series, monkeypatch, asked):
+    """NumPy's library would start one for each core, in each worker."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", asked)
+    said = rf"by {asked}$" if asked else "collects: True, 1 thread, matrices by 1$"
+    decode = TroubledDecode(crashing.describe, {"11"})
+    with (
+        troubled(series, "stream.on_bad=raise", decode=decode) as pipe,
+        pytest.raises(SampleError, match=said),
+    ):
+        steps(pipe, 4)
+
+
 def test_a_decoder_of_the_script_itself_is_refused(series, monkeypatch):
     monkeypatch.setattr(TroubledDecode, "__module__", "__main__")
     with pytest.raises(RecipeError, match=r"TroubledDecode is defined .*; move it into"):

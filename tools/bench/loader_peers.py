@@ -15,11 +15,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 import torchvision.transforms as v1
 import webdataset
@@ -30,9 +32,13 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 import sslpipe
-import sslpipe.modalities.image.executors.cpu  # imports are not timed
+import sslpipe.modalities.image.executors.cpu
+import sslpipe.pipeline  # imports are not timed
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from sslpipe.shards import open_manifest
+
+with suppress(ImportError):
+    import cv2
 
 BATCH = 128
 CORES = len(os.sched_getaffinity(0))
@@ -115,9 +121,6 @@ def crop_pil() -> Any:
 
 def crop_cv2(data: bytes) -> np.ndarray:
     """simplejpeg's fast decoding and cv2's area or linear filter: cheaper than antialiasing."""
-    import cv2
-    import simplejpeg
-
     image = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True)
     shape = torch.empty((3, *image.shape[:2]), device="meta")
     y, x, h, w = v1.RandomResizedCrop.get_params(shape, SCALE, (3 / 4, 4 / 3))
@@ -127,10 +130,8 @@ def crop_cv2(data: bytes) -> np.ndarray:
 
 
 def webdataset_cv2(shards: Path) -> Counts:
-    try:
-        import cv2
-    except ImportError:
-        raise Skip("cv2 is not installed") from None
+    if "cv2" not in sys.modules:
+        raise Skip("cv2 is not installed")
     cv2.setNumThreads(0)
     return counted(webdataset_loader(shards, Map(crop_cv2, 1)))
 
