@@ -11,7 +11,7 @@ from ..batch import Batch, BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
 from ..encoders.blocks import blocks_of, can_recompute, recompute_blocks
 from ..encoders.image import check_encoder
-from ..errors import RecipeError, SslpipeError
+from ..errors import RecipeError
 from ..methods import METHODS, Method, Output, build_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
