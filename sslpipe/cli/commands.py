@@ -43,6 +43,7 @@ from .terminal import (
     Stopping,
     console,
     exit_code,
+    interrupt,
     notes,
     one_line,
     terminate,
@@ -78,6 +79,8 @@ def main() -> None:
     try:
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, terminate)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
         check_words(sys.argv[1:])
         check_current_folder()
         app()

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, Any, TextIO
@@ -92,10 +92,35 @@ def terminate(number: int, frame: FrameType | None) -> None:
     """Handle SIGTERM; a second one ends the process at once.
 
     Raises:
-        Terminated: always.
+        Terminated: always, but while a module is imported.
     """
     signal.signal(number, signal.SIG_DFL)
+    end_imports(number, frame)
     raise Terminated
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: always, but while a module is imported.
+    """
+    end_imports(number, frame)
+    raise KeyboardInterrupt
+
+
+def end_imports(number: int, frame: FrameType | None) -> None:
+    """End the process at once if a module is being imported.
+
+    Libraries in C swallow what is raised there: the stop would be lost, or NumPy stay half a module
+    that fails later. Little has begun then; what has is left as by a kill, which all else expects.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+            with suppress(OSError):
+                os.write(2, f"{STOPPED}\n".encode())
+            os._exit(128 + number)
+        frame = frame.f_back
 
 
 @contextmanager
