@@ -101,7 +101,7 @@ class Stages:
         return "sharing the GPU" if self.device == "cuda" else "sharing the cores"
 
     def without(self, stage: str) -> float:
-        """Predict samples/s end to end if a stage took no time: at most 1 / NOTHING times as many."""
+        """Predict samples/s end to end if a stage took no time: at most 1 / NOTHING of them now."""
         times = self.times
         gone = times[stage]
         pipeline = max(

@@ -4,6 +4,7 @@ import json
 import platform
 import signal
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -36,12 +37,21 @@ from .options import (
     Shards,
     WarmStart,
 )  # fmt: skip
-from .paths import LARGE, MANY, check_words, finite, picture_file, save_picture
+from .paths import (
+    LARGE,
+    MANY,
+    check_current_folder,
+    check_words,
+    finite,
+    picture_file,
+    save_picture,
+)
 from .terminal import (
     STOPPED,
     Stopping,
     console,
     exit_code,
+    interrupt,
     notes,
     one_line,
     terminate,
@@ -77,7 +87,10 @@ def main() -> None:
     try:
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, terminate)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
         check_words(sys.argv[1:])
+        check_current_folder()
         app()
     except KeyboardInterrupt as error:  # before a command has begun
         notes.print(STOPPED)
@@ -86,8 +99,9 @@ def main() -> None:
         words = one_line(error)
         if words is None:
             raise  # ours: a trace is what we need
-        notes.print("error: ", end="", style="red")
-        notes.print(words, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # where stderr takes nothing, the exit code still tells
+            notes.print("error: ", end="", style="red")
+            notes.print(words, highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -137,13 +151,16 @@ def show(
     from ..recipe import find_recipe, load_recipe
     from ..shards.side_files import replace_file
     from ..stream.open_source import parse_shards
+    from ..stream.order import lanes_of
     from ..train.run import check_names, check_training
 
-    path, small = find_recipe(recipe), [f"stream.batch_size={rows}", "stream.allow_repeats=true"]
-    whole = load_recipe(path, overrides=sets or [])
+    path, whole = find_recipe(recipe), load_recipe(find_recipe(recipe), overrides=sets or [])
+    # lanes divide the recipe's batch, and need not divide the smaller one
+    few = [f"stream.batch_size={rows}", "stream.allow_repeats=true", "stream.lanes=null"]
+    lanes_of(whole.stream.lanes, whole.stream.batch_size)
     check_names(whole)
     check_protocols(whole)
-    chosen = load_recipe(path, overrides=[*(sets or []), *small])
+    chosen = load_recipe(path, overrides=[*(sets or []), *few])
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
         check_training(whole, pipe.spec)
         share = pipe.load_share(step)

@@ -118,7 +118,8 @@ class ExtractProgress:
     """The progress of this process, for its bar and its last line."""
 
     def __init__(self, update: Any) -> None:
-        self._update, self._start, self._done = update, time.perf_counter(), 0
+        self._update, self._start = update, time.perf_counter()
+        self._done: int | None = None  # nothing was to be made
 
     def __call__(self, done: int, total: int) -> None:
         self._done = done
@@ -126,8 +127,8 @@ class ExtractProgress:
 
     @property
     def rate(self) -> str:
-        """Seconds since the start and samples/s; or that there was nothing to do."""
-        if not self._done:
+        """Seconds since the start and samples/s of this process; or that nothing was to do."""
+        if self._done is None:
             return "it was there, of the same weights, shards and settings"
         seconds = time.perf_counter() - self._start
         return f"{seconds:,.1f} s, {self._done / seconds:,.0f} samples/s"

@@ -36,6 +36,18 @@ def check_words(words: Sequence[str]) -> None:
         raise SslpipeError(f"{before} '': an argument is empty; write a path or a name, or set it")
 
 
+def check_current_folder() -> None:
+    """Find out whether the folder that we are in still exists: torch ends the process if it is not.
+
+    Raises:
+        SslpipeError: it was removed.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SslpipeError("the current folder was removed; go to another one (cd)") from None
+
+
 def finite(value: float | None) -> float | None:
     """Refuse infinity and what is no number, which every range lets through; None: not typed.
 

@@ -1,13 +1,14 @@
 """What all commands show things with: the console, notes on stderr, bars, tables, faults."""
 
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -22,15 +23,37 @@ ModalityOption = Annotated[
     str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
 ]
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
-# how torch says that memory is short, or that none has such a tensor
+# how torch says that memory is short, or that none has such a tensor; and what stands before it
 NO_ROOM = ("can't allocate memory", "Storage size calculation overflowed")
+ENFORCED = re.compile(r"^\[enforce fail at [^]]*\] [^.]*\. ")
+# how the system says that a library is not loaded for lack of memory
+NOT_LOADED = ("failed to map segment", "cannot allocate memory")
 # how numpy begins to say that no memory has such an array, however much there were
 TOO_LARGE = ("array is too big", "Maximum allowed")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 STOPPED = "stopped; run the same command again"
+NARROW, USUAL, PIPED = 40, 80, 200  # columns: what holds no table, a terminal's, a file's
+
+
+def width_of(stream: TextIO | None, columns: str) -> int | None:
+    """How wide tables are drawn; None: as wide as the terminal. `columns`: what COLUMNS says.
+
+    A file has room for every cell, so that what reads a pipe finds it whole. Where COLUMNS is too
+    small for any (0, as some shells and containers set it), lines are left to the terminal to wrap.
+    """
+    if columns.isdigit():
+        return USUAL if int(columns) < NARROW else None
+    return PIPED if stream is None or not stream.isatty() else None
+
+
 # names are printed as they are: [b] in one is no style, :x: no picture
-console = Console(markup=False, emoji=False)
-notes = Console(stderr=True, markup=False, emoji=False)
+console = Console(
+    markup=False, emoji=False, width=width_of(sys.stdout, os.environ.get("COLUMNS", ""))
+)
+notes = Console(
+    stderr=True, markup=False, emoji=False,
+    width=width_of(sys.stderr, os.environ.get("COLUMNS", "")),
+)  # fmt: skip
 AGAIN = "stopped; the same command goes on where it stopped"
 
 
@@ -69,10 +92,35 @@ def terminate(number: int, frame: FrameType | None) -> None:
     """Handle SIGTERM; a second one ends the process at once.
 
     Raises:
-        Terminated: always.
+        Terminated: always, but while a module is imported.
     """
     signal.signal(number, signal.SIG_DFL)
+    end_imports(number, frame)
     raise Terminated
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: always, but while a module is imported.
+    """
+    end_imports(number, frame)
+    raise KeyboardInterrupt
+
+
+def end_imports(number: int, frame: FrameType | None) -> None:
+    """End the process at once if a module is being imported.
+
+    Libraries in C swallow what is raised there: the stop would be lost, or NumPy stay half a module
+    that fails later. Little has begun then; what has is left as by a kill, which all else expects.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+            with suppress(OSError):
+                os.write(2, f"{STOPPED}\n".encode())
+            os._exit(128 + number)
+        frame = frame.f_back
 
 
 @contextmanager
@@ -154,8 +202,11 @@ def told(error: Exception) -> str | None:
     if type(error).__module__.partition(".")[0] in CLIENTS:
         words = " ".join(str(error).split()) or type(error).__name__
         return f"a store does not answer as it should ({words}); check URL, keys and network"
+    if isinstance(error, ImportError) and any(said in str(error).lower() for said in NOT_LOADED):
+        return f"memory: {error}: none is left to load it; raise the limit (ulimit -v) or free some"
     if is_memory(error):
-        words = " ".join(str(error).partition(". ")[0].split()) or "none is left"
+        said = ENFORCED.sub("", str(error)).partition(". ")[0]
+        words = " ".join(said.split()) or "none is left"
         return f"memory: {words}; make batches, views or the model smaller"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         words = f"{error.filename}: {error.strerror}"

@@ -5,8 +5,8 @@ after any kill. Ranks see one file system.
 """
 
 import hashlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,16 +73,16 @@ def features_at(
     Raises:
         SslpipeError: the file is there and holds no features, or they are not finite.
         ShardError: what is wrong with the shards.
-        StateError: a part of another rank is missing.
+        StateError: a part of another rank is missing, or other ranks extract the same now.
         ExtraError: safetensors is not installed.
     """
     ranks = process_ranks(rank, world_size)
     origin = feature_origin(subject, shards, settings)
     check_ours(path)
-    if not is_made_of(path, origin):
+    if not all_say(is_made_of(path, origin)):
         work = parts_work(path, origin, shards, settings)
-        with held(work.folder, "extracts", wait=True) if ranks.size == 1 else nullcontext():
-            if not is_made_of(path, origin):  # another process may have made it meanwhile
+        with own_parts(work, ranks):
+            if not all_say(is_made_of(path, origin)):  # another process may have made it meanwhile
                 extract_share(work, subject, shards, settings, ranks, progress)
                 wait_for_ranks()
                 if ranks.rank == 0:
@@ -142,9 +142,10 @@ def extract_share(
 ) -> None:
     """Extract the parts of a rank that are not there."""
     missing = work.missing(work.share(ranks))
-    if not missing:
-        return
     total, done = sum(map(work.size, missing)), 0
+    if not missing:
+        progress(0, 0)
+        return
 
     def count(samples: int) -> None:
         nonlocal done
@@ -157,7 +158,47 @@ def extract_share(
             extraction.make(number, count)
 
 
+@contextmanager
+def own_parts(work: PartsWork, ranks: Ranks) -> Iterator[None]:
+    """Keep the folder of parts to this process, or to the process group that it is of.
+
+    A process waits until another has left it. A group does not: its other ranks would wait for
+    rank 0 longer than a collective may. Ranks without a group share the folder.
+
+    Raises:
+        StateError: another process has it; all ranks of the group say so.
+    """
+    with ExitStack() as stack:
+        busy = None
+        try:
+            if ranks.size == 1:
+                stack.enter_context(held(work.folder, "extracts", wait=True))
+            elif ranks.rank == 0 and in_group():
+                stack.enter_context(held(work.folder, "extracts"))
+        except StateError as error:
+            busy = error
+        if not all_say(busy is None):
+            raise busy or StateError(
+                f"{work.folder}: rank 0 cannot have it; wait, or write elsewhere"
+            )
+        yield
+
+
+def in_group() -> bool:
+    """Whether this process is one of a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def all_say(answer: bool) -> bool:
+    """Whether all ranks of the process group, if there is one, say yes: they go on alike then."""
+    if not in_group():
+        return answer
+    answers = [answer] * dist.get_world_size()
+    dist.all_gather_object(answers, answer)
+    return all(answers)
+
+
 def wait_for_ranks() -> None:
     """Wait until all ranks of the process group are here, if there is one."""
-    if dist.is_available() and dist.is_initialized():
+    if in_group():
         dist.barrier()

@@ -16,6 +16,7 @@ from .manifest import Manifest, Shard
 from .read.download import Patience, read_whole
 from .read.tars import open_tar
 from .tar_headers import member_key
+from .verification import AGAIN, check_meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,17 @@ def counts(values: Any) -> list[tuple[int, int]]:
 
 
 def index_of(manifest: Manifest, shard: Shard) -> Index:
-    """The index of a shard, wherever it lies."""
-    place = manifest.index_place(shard)
-    return parse_index(read_whole(place, Patience()), str(place))
+    """The index of a shard, wherever it lies.
+
+    Raises:
+        ShardError: it is missing, damaged, or not the one that the manifest means.
+    """
+    place = str(manifest.index_place(shard))
+    try:
+        data = read_whole(place, Patience())
+    except OSError as error:
+        raise ShardError(f"{place}: cannot be read ({error.strerror}); {AGAIN}") from error
+    return check_meant(parse_index(data, place), data, shard, place)
 
 
 def labels_kept(manifest: Manifest, shard: Shard) -> npt.NDArray[np.int64]:

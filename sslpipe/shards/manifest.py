@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -23,6 +23,7 @@ UNSAFE = frozenset("/\\:\0")  # in file names
 LONGEST_NAME = 255 - len(".idx.part")  # bytes: what is written beside a tar has longer ones
 LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened
 MISSING = "is missing; pack again or copy it again"
+Positive = Annotated[int, pydantic.Field(strict=True, gt=0, lt=2**48)]  # what arrays can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Shard:
     """One tar of the set: its size, its samples and what it hashes to."""
 
     file: str  # plain file name
-    samples: pydantic.PositiveInt
-    bytes: pydantic.PositiveInt
+    samples: Positive
+    bytes: Positive
     sha256: str
     index_sha256: str
     url: str | None = None  # where the tar lies, a URL or a path; None: beside the manifest
@@ -108,12 +109,12 @@ class Document(pydantic.BaseModel):
     name: str
     modality: str
     extent: list[str]
-    flags: dict[str, int]
-    seed: int
-    resize: int | None
+    flags: dict[str, Annotated[int, pydantic.Field(strict=True, gt=0, lt=2**32)]]
+    seed: pydantic.StrictInt
+    resize: Positive | None
     classes: list[str]
     shards: list[Shard]
-    exclude: dict[str, list[int]] = {}
+    exclude: dict[str, list[pydantic.StrictInt]] = {}
     counted: dict[str, str] = {}
 
 

@@ -1,5 +1,6 @@
 """Check packed shards against their manifest, down to every sample."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -68,6 +69,7 @@ def check_shard(
         index = load_index(manifest, shard)
     except ShardError as error:
         return [*faults, Problem(shard.file, "", str(error))], []
+    faults.extend(Problem(shard.file, "", what) for what in class_faults(manifest, index))
     if not manifest.tar(shard).is_file():
         return faults, []
     skip = set(manifest.exclude.get(shard.file, ()))
@@ -89,6 +91,16 @@ def file_faults(manifest: Manifest, shard: Shard) -> Iterator[str]:
         yield CHANGED
 
 
+def class_faults(manifest: Manifest, index: Index) -> Iterator[str]:
+    """What is wrong with the labels of a shard; a set whose manifest names no classes has any."""
+    labels, known = index.samples["label"], len(manifest.classes)
+    if known and labels.max(initial=-1) >= known:
+        yield (
+            f"has label {labels.max()}, but the manifest names {known} classes; copy its "
+            "manifest.json again"
+        )
+
+
 def load_index(manifest: Manifest, shard: Shard) -> Index:
     """The index of a shard, if it is the one that the manifest means.
 
@@ -98,11 +110,20 @@ def load_index(manifest: Manifest, shard: Shard) -> Index:
     path = manifest.index(shard)
     if not path.is_file():
         raise ShardError(f"{path.name}: is missing; {AGAIN}")
-    index = parse_index(path.read_bytes(), str(path))
+    data = path.read_bytes()
+    return check_meant(parse_index(data, str(path)), data, shard, path.name)
+
+
+def check_meant(index: Index, data: bytes, shard: Shard, where: str) -> Index:
+    """An index, of bytes that were read, if it is the one that the manifest means.
+
+    Raises:
+        ShardError: it is another one, or was changed.
+    """
     if said_of_tar(index) != (shard.sha256, shard.bytes, shard.samples):
-        raise ShardError(f"{path.name}: is the index of another tar; {AGAIN}")
-    if file_sha256(path) != shard.index_sha256:
-        raise ShardError(f"{path.name}: was changed (SHA-256 differs from the manifest); {AGAIN}")
+        raise ShardError(f"{where}: is the index of another tar; {AGAIN}")
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        raise ShardError(f"{where}: was changed (SHA-256 differs from the manifest); {AGAIN}")
     return index
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,23 @@ def read_stored(path: Path) -> Checkpoint:
     Raises:
         StateError: it is missing, damaged, or of another format.
     """
+    with told_of(path):
+        check_crcs(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    return check_format(path, content)
+
+
+@contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """Have whatever a damaged file raises say what is wrong with it.
+
+    Raises:
+        StateError: it is missing, damaged, or no file of ours.
+    """
     if not path.exists():
         raise StateError(f"{path}: there is no checkpoint; check the folder, or start a new run")
     try:
-        check_crcs(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except pickle.UnpicklingError as error:  # torch's own text advises to load it unsafely
         raise StateError(
             f"{path}: holds more than tensors and plain data, so sslpipe did not write it; "
@@ -151,7 +164,6 @@ def read_stored(path: Path) -> Checkpoint:
         raise StateError(
             f"{path}: damaged ({error}); restore it, or resume from another checkpoint"
         ) from error
-    return check_format(path, content)
 
 
 def check_crcs(path: Path) -> None:

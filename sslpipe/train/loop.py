@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ..batch import Batch
 from ..device.handoff import find_device
 from ..encoders import build_encoder
-from ..errors import RecipeError, StateError
+from ..errors import RecipeError
 from ..memory import check_memory, raise_file_limit
 from ..methods import Method, Output
 from ..methods.method import check_output
@@ -25,7 +25,6 @@ from ..pipeline import Pipeline, load
 from ..process import short_turns
 from ..recipe import Recipe
 from ..recipe.schema import TrainSection
-from ..shards.manifest import FILE
 from ..stream.open_source import Shards
 from .accumulation import detached, divide_by_weights, loss_share, step_batches
 from .checkpoint import LAST
@@ -36,8 +35,8 @@ from .optimizers import set_rates
 from .record import Every, Guard, RunRecord
 from .replicas import reduction
 from .report import Bar, Reporter, Silent
-from .run import TrainRun, encoded_view, initial_method, prepare_run
-from .saving import restore_run
+from .run import TrainRun, check_length, encoded_view, initial_method, prepare_run
+from .saving import check_folder, check_resumed, restore_run
 from .schedules import ended_epoch
 from .warm_start import check_library, is_of_library, read_weights
 from .world import StopRequest, keyed, rank_device, start_world, stop_requests
@@ -163,6 +162,8 @@ def train_recipe(
         raise RecipeError(f"{recipe.path}: no train section; add one (see pipelines/README.md)")
     kind, bad = str(find_device(device)), out / "quarantine.jsonl"
     check_folder(out / LAST, resume=resume)
+    if resume:
+        check_resumed(out / LAST, recipe)
     raise_file_limit()
     warm = None if start is None or is_of_library(start) else read_weights(start)
     with (
@@ -172,6 +173,7 @@ def train_recipe(
             epochs=recipe.train.epochs,
         ) as pipeline,
     ):  # fmt: skip
+        check_length(recipe.train, len(pipeline), recipe.path)
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         if start is not None and warm is None:
@@ -195,22 +197,6 @@ def check_monitored(recipe: Recipe, settings: TrainSection, monitor: Monitor | N
         raise RecipeError(
             f"{recipe.path}: train.monitor is set, but nothing evaluates; pass monitor= "
             "(sslpipe.evaluate.during_training.monitor_of), or take train.monitor out"
-        )
-
-
-def check_folder(last: Path, *, resume: bool) -> None:
-    """Make sure that a new run does not overwrite an old one, and that one to resume is there.
-
-    Raises:
-        StateError: there is a checkpoint already, or none; or it is the folder of a set.
-    """
-    if (last.parent / FILE).exists():
-        raise StateError(f"{last.parent}: holds packed shards; name another folder for the run")
-    if resume and not last.exists():
-        raise StateError(f"{last}: there is no checkpoint; check the folder, or start a new run")
-    if last.exists() and not resume:
-        raise StateError(
-            f"{last}: holds a run already; resume it (--resume), or choose another folder"
         )
 
 

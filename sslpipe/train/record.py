@@ -26,7 +26,7 @@ from .log import JsonLines, LoggedRow, Meter, Sink, TensorBoard, hold_folder, ro
 from .monitoring import Monitor, Watch
 from .report import Reporter
 from .run import TrainRun
-from .saving import remove_unnamed, save_parts, save_run
+from .saving import check_folder, remove_unnamed, save_parts, save_run
 from .schedules import ended_epoch
 from .starvation import Starvation
 
@@ -247,10 +247,11 @@ def open_sinks(run: TrainRun, out: Path, step: int, stack: ExitStack) -> list[Si
     """Open the files that take rows, closed by `stack`; also write the recipe beside them.
 
     Raises:
-        StateError: another process trains there now.
+        StateError: another process trains there now, or did since we looked.
     """
     out.mkdir(parents=True, exist_ok=True)
     hold_folder(out, stack)
+    check_folder(out / LAST, resume=step > 0)  # again: another may have trained there meanwhile
     replace_file(out / "recipe.yaml", recipe_text(run.recipe).encode())
     lines = stack.enter_context(closing(JsonLines(out / METRICS, step=step)))
     board = stack.enter_context(closing(TensorBoard(out, step=step)))

@@ -62,7 +62,7 @@ class Bar:
             TextColumn("{task.fields[numbers]}"),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=console or Console(stderr=True, emoji=False),
         )
         self._task = self._progress.add_task("train", start=False, total=None, numbers="")
 
@@ -91,5 +91,5 @@ class Bar:
         self._progress.stop()
 
     def message(self, text: str) -> None:
-        """Print above the bar, as it stands: brackets are no markup."""
-        self._progress.console.print(text, highlight=False, markup=False)
+        """Print above the bar, as it stands: brackets are no markup, a line of a log is one."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

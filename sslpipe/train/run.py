@@ -11,7 +11,7 @@ from ..batch import Batch, BatchSpec, ViewSpec, whole_group
 from ..encoders import build_encoder
 from ..encoders.blocks import blocks_of, can_recompute, recompute_blocks
 from ..encoders.image import check_encoder
-from ..errors import RecipeError, SslpipeError
+from ..errors import RecipeError
 from ..methods import METHODS, Method, Output, build_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
@@ -131,8 +131,8 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     looks at its weights, is built as it is.
 
     Raises:
-        RecipeError: as `check_names`, `initial_method` and `prepare_run` do, but for what depends
-            on the device or on the length of an epoch.
+        RecipeError: as `check_names`, `check_length`, `initial_method` and `prepare_run` do, but
+            for what depends on the device.
         ContractError: the recipe's batches cannot feed the method.
     """
     check_names(recipe)
@@ -140,7 +140,9 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
     if recipe.method is None or settings is None:
         return
     size = recipe.stream.batch_size
-    epoch = max(1, -(-(spec.epoch_size or 0) // size)) * size
+    length = max(1, -(-(spec.epoch_size or 0) // size))
+    check_length(settings, length, recipe.path)
+    epoch = length * size
     spec = replace(spec, size=size, global_size=size, epoch_size=epoch)
     try:
         with torch.device("meta"):
@@ -170,8 +172,8 @@ def prepare_run(
 
     Raises:
         RecipeError: unknown optimizer or setting, fp16 without CUDA, no modules to clip, or
-            batches of two sizes.
-        SslpipeError: a distributed pipeline outside a process group, or a run of no steps.
+            batches of two sizes; or a run of no steps.
+        SslpipeError: a distributed pipeline outside a process group.
     """
     if settings.precision == "fp16" and pipeline.device.type != "cuda":
         raise RecipeError(
@@ -253,18 +255,27 @@ def lr_scale(settings: TrainSection, batch_size: int) -> float:
     return math.sqrt(ratio) if settings.lr_rule == "sqrt" else ratio
 
 
+def check_length(settings: TrainSection, length: int, where: str) -> None:
+    """Check that `settings.epochs` epochs of `length` batches make a step.
+
+    Raises:
+        RecipeError: there are fewer batches than one step takes.
+    """
+    if settings.epochs * length < settings.accumulate:
+        raise RecipeError(
+            f"{where}: {settings.epochs} epochs of {length} batches are less than one step of "
+            f"{settings.accumulate}; lower train.accumulate or raise train.epochs"
+        )
+
+
 def plan_of(settings: TrainSection, length: int, optimizer: torch.optim.Optimizer) -> RatePlan:
     """Plan the rates of a run of `settings.epochs` epochs of `length` batches.
 
     Raises:
-        SslpipeError: there are fewer batches than one step takes.
+        RecipeError: as `check_length`.
     """
+    check_length(settings, length, "train")
     total = settings.epochs * length // settings.accumulate
-    if total == 0:
-        raise SslpipeError(
-            f"train: {settings.epochs} epochs of {length} batches are less than one step of "
-            f"{settings.accumulate}; lower train.accumulate or raise train.epochs"
-        )
     lr, ratio = optimizer.defaults["lr"], settings.final_lr_ratio
     return RatePlan(
         total=total,

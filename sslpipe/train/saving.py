@@ -15,13 +15,42 @@ import torch
 from torch import Tensor
 
 from ..errors import StateError
+from ..recipe import Recipe
 from ..recipe.sections import recipe_text
+from ..shards.manifest import FILE
 from . import checkpoint
 from .run import TrainRun, encoded_view
 from .warm_start import check_same
 
 FOLDER = "parts-{:08d}"  # of a step
 FOLDERS = "parts-*"
+
+
+def check_folder(last: Path, *, resume: bool) -> None:
+    """Make sure that a new run does not overwrite an old one, and that one to resume is there.
+
+    Raises:
+        StateError: there is a checkpoint already, or none; or it is the folder of a set.
+    """
+    if (last.parent / FILE).exists():
+        raise StateError(f"{last.parent}: holds packed shards; name another folder for the run")
+    if resume and not last.exists():
+        raise StateError(f"{last}: there is no checkpoint; check the folder, or start a new run")
+    if last.exists() and not resume:
+        raise StateError(
+            f"{last}: holds a run already; resume it (--resume), or choose another folder"
+        )
+
+
+def check_resumed(last: Path, recipe: Recipe) -> None:
+    """Refuse to resume another run before anything is made for it: tensors stay in the file.
+
+    Raises:
+        StateError: the checkpoint is missing, cut, of another format, or of another recipe.
+    """
+    with checkpoint.told_of(last):
+        content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    checkpoint.check_recipe(last, checkpoint.check_format(last, content), recipe)
 
 
 def save_parts(run: TrainRun, step: int, out: Path) -> dict[str, str] | None:

@@ -1,23 +1,26 @@
 """Kinds of faults that users meet before, around and behind the work: each is one line or none."""
 
 import errno
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from sslpipe import __main__, load
-from sslpipe.cli.terminal import one_line
+from sslpipe.cli.terminal import one_line, width_of
 from sslpipe.errors import RecipeError, StateError
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import open_manifest
 from sslpipe.shards.side_files import held, written_whole
 from sslpipe.train.log import hold_folder
+from sslpipe.train.record import open_sinks
 
 from ..conftest import RECIPE, ROOT, write_images
 from .test_commands import TRAINABLE
@@ -67,6 +70,14 @@ def test_faults_of_the_program_stay_traces_and_short_memory_does_not():
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory. More")):
         assert one_line(error).startswith("memory: ")
         assert one_line(error).endswith("; make batches, views or the model smaller")
+    enforced = RuntimeError(
+        "[enforce fail at a.cpp:1] err == 0. A: can't allocate memory: 9 bytes."
+    )
+    assert "A: can't allocate memory: 9 bytes" in one_line(enforced)
+    loading = one_line(ImportError("libtorch.so: failed to map segment from shared object"))
+    assert loading.startswith("memory: libtorch.so: failed to map")
+    assert "ulimit" in loading
+    assert one_line(ImportError("cannot import name 'x'")) is None
 
 
 def test_a_run_s_folder_is_checked_before_the_model_is_made(run, packed, tmp_path, monkeypatch):
@@ -77,6 +88,92 @@ def test_a_run_s_folder_is_checked_before_the_model_is_made(run, packed, tmp_pat
     words = ("train", "train.yaml", "--shards", packed, "--device", "cpu", "--out")
     assert "old/last.pt: holds a run already" in run(*words, "old", code=2, cwd=tmp_path)[1]
     assert "new/last.pt: there is no" in run(*words, "new", "--resume", code=2, cwd=tmp_path)[1]
+
+
+def test_a_resume_of_another_recipe_is_refused_before_the_model_is_made(
+    run, packed, tmp_path, monkeypatch
+):
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    words = ("train", "train.yaml", "--shards", packed, "--device", "cpu", "--out", "run")
+    run(*words, "--max-steps", 1, cwd=tmp_path)
+    monkeypatch.setattr("sslpipe.train.loop.load", None)  # would be a trace
+    other = (*words, "--resume", "--set", "stream.seed=9")
+    assert "(stream.seed: 0 there, 9 now)" in run(*other, code=2, cwd=tmp_path)[1]
+    last = tmp_path / "run" / "last.pt"
+    last.write_bytes(last.read_bytes()[:5000])
+    assert "last.pt: damaged" in run(*words, "--resume", code=2, cwd=tmp_path)[1]
+
+
+def test_a_run_that_began_meanwhile_in_the_same_folder_is_kept(tmp_path):
+    """Two runs looked and found the folder free; the first is done when the second writes."""
+    (tmp_path / "last.pt").write_bytes(b"first")
+    with pytest.raises(StateError, match=r"last\.pt: holds a run already"), ExitStack() as stack:
+        open_sinks(None, tmp_path, 0, stack)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_less_than_one_step_is_told_by_show_and_before_the_model_is_made(
+    run, packed, tmp_path, monkeypatch
+):
+    (tmp_path / "train.yaml").write_text(TRAINABLE)
+    monkeypatch.setattr("sslpipe.train.loop.initial_method", None)  # would be a trace
+    for command in ("show", "train"):
+        words = (command, "train.yaml", "--shards", packed, "--set", "train.accumulate=9999")
+        err = run(*words, code=2, cwd=tmp_path)[1]
+        assert err.startswith("error: RecipeError: ")
+        assert "train.yaml: " in err
+        assert "are less than one step of 9999; lower train.accumulate" in err
+
+
+def test_lanes_are_checked_against_the_recipe_s_batch_not_the_rows_shown(run, packed, tmp_path):
+    (tmp_path / "train.yaml").write_text(TRAINABLE)  # batches of 8
+    words = ("show", "train.yaml", "--shards", packed, "--rows", 3, "--set")
+    run(*words, "stream.lanes=4", cwd=tmp_path)
+    err = run(*words, "stream.lanes=3", code=2, cwd=tmp_path)[1]
+    assert "stream.lanes = 3 does not divide stream.batch_size = 8" in err
+
+
+@pytest.mark.parametrize(
+    ("tty", "columns", "width"),
+    [
+        (True, "", None), (True, "100", None), (True, "0", 80), (True, "20", 80),
+        (False, "", 200), (False, "100", None), (False, "0", 80), (False, "wide", 200),
+    ],
+)  # fmt: skip
+def test_tables_have_room_whatever_columns_says(tty, columns, width):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return tty
+
+    assert width_of(Stream(), columns) == width
+    assert width_of(None, "") == 200  # closed
+
+
+def test_a_pipe_gets_whole_tables_and_no_columns_no_empty_ones(packed):
+    for columns in ("", "0"):
+        environ = {**os.environ, "COLUMNS": columns}
+        words = [sys.executable, "-m", "sslpipe", "inspect", str(packed)]
+        done = subprocess.run(words, env=environ, capture_output=True, check=True, text=True)
+        assert "class2" in done.stdout
+        assert "…" not in done.stdout
+
+
+def test_a_current_folder_that_was_removed_is_one_line(tmp_path):
+    gone = tmp_path / "gone"
+    script = f"mkdir {gone}; cd {gone}; rmdir {gone}; {sys.executable} -m sslpipe verify set"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", script], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the current folder was removed; go to another one (cd)" in done.stderr
+
+
+def test_where_even_the_error_cannot_be_written_the_exit_code_tells():
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "sslpipe", "verify", "nowhere"]
+        assert subprocess.run(words, stderr=full, cwd=ROOT, check=False).returncode == 2
 
 
 def test_a_terminal_that_knows_ascii_alone_takes_every_table(packed):

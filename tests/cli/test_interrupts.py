@@ -103,3 +103,31 @@ def test_a_command_that_says_nothing_of_stops_says_that_it_stopped(library, word
         job.terminate()
         _, err = job.communicate()
     assert (job.returncode, err) == (143, "stopped; run the same command again\n")
+
+
+SWALLOWS = """
+import signal, sys
+sys.path.insert(0, {folder!r})
+from sslpipe.cli import commands, paths
+def check():
+    import swallows
+    print("lost")
+commands.check_current_folder = check
+sys.argv = ["sslpipe", "recipes"]
+commands.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_stop_while_a_library_is_imported_that_swallows_it_is_not_lost(tmp_path, number):
+    """As extensions in C do, which import others and go on without."""
+    (tmp_path / "swallows.py").write_text(
+        f"import os, signal\ntry:\n    os.kill(os.getpid(), {int(number)})\n"
+        "    signal.sigtimedwait([], 5)\nexcept BaseException:\n    pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWS.format(folder=str(tmp_path))],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == "stopped; run the same command again\n"

@@ -21,6 +21,7 @@ from sslpipe.evaluate.feature_parts import ExtractSettings
 from sslpipe.evaluate.features import central_batches, extract_all
 from sslpipe.evaluate.subjects import Subject
 from sslpipe.pipeline import Pipeline
+from sslpipe.shards.side_files import held
 from sslpipe.train.checkpoint import weights_digest
 from tests.conftest import ROOT
 from tests.servers import free_port
@@ -103,6 +104,13 @@ RANK = textwrap.dedent(
 
     feature_parts.PART = 16
     done = []
+    true, looks = feature_cache.is_made_of, []
+
+    def is_made_of(path, origin):  # a rank that is LATE finds nothing at first
+        looks.append(path)
+        return (len(looks) > 1 or "LATE" not in os.environ) and true(path, origin)
+
+    feature_cache.is_made_of = is_made_of
 
     def progress(samples, total):
         done.append(samples)
@@ -124,8 +132,21 @@ def start(tmp_path, packed, out, *, kill_at=0, **environ):
     script.write_text(RANK)
     return subprocess.Popen(
         [sys.executable, script, ROOT, packed, out, str(kill_at)],
-        env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **environ}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def start_group(tmp_path, packed, out, *, late=()):
+    """Two ranks of a process group; those of `late` see a file later than others."""
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        start(
+            tmp_path, packed, out, RANK=str(rank), LOCAL_RANK=str(rank), **world,
+            **({"LATE": "1"} if rank in late else {}),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, packed, recipe, small_parts):
@@ -148,15 +169,31 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, packed, recipe,
 def test_two_ranks_of_a_process_group_give_the_same_bytes(tmp_path, packed, recipe, small_parts):
     whole, path = tmp_path / "whole.safetensors", tmp_path / "ranks.safetensors"
     features_at(whole, subject(recipe), packed, SETTINGS)
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
-        start(tmp_path, packed, path, RANK=str(rank), LOCAL_RANK=str(rank), **world)
-        for rank in range(2)
-    ]
+    ranks = start_group(tmp_path, packed, path)
     heard = [rank.communicate(timeout=60)[0].split() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     assert heard == [["8", "16"], ["8", "16", "24", "29"]]
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_ranks_of_which_some_see_the_file_and_some_do_not_go_on_alike(tmp_path, packed, recipe):
+    path = tmp_path / "made.safetensors"
+    features_at(path, subject(recipe), packed, SETTINGS)
+    ranks = start_group(tmp_path, packed, path, late=[0])
+    assert [rank.communicate(timeout=60)[0] for rank in ranks] == ["\n", "\n"]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+
+
+def test_a_second_process_group_is_refused_on_all_its_ranks(tmp_path, packed):
+    path = tmp_path / "a.safetensors"
+    folder = tmp_path / "a.safetensors.parts"
+    folder.mkdir()
+    with held(folder, "extracts"):
+        ranks = start_group(tmp_path, packed, path)
+        told = [rank.communicate(timeout=60)[1].strip().splitlines()[-1] for rank in ranks]
+    assert f"{folder}: another process extracts in this folder now; wait for its end" in told[0]
+    assert f"{folder}: rank 0 cannot have it" in told[1]
+    assert not path.exists()
 
 
 def test_the_cache_is_read_and_never_of_something_else(tmp_path, packed, recipe, monkeypatch):

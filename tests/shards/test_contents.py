@@ -107,3 +107,27 @@ def test_it_works_for_tars_that_lie_elsewhere(manifest, tmp_path):
     here, there = (extract_sample(m, *find_row(m, 7)) for m in (manifest, away))
     assert here.members == there.members
     assert read_manifest(tmp_path / "away") == away
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda path, other: path.unlink(), "cannot be read (No such file or directory)"),
+        (lambda path, other: path.write_bytes(b""), "is no shard index"),
+        (lambda path, other: path.write_bytes(other), "is the index of another tar"),
+        (lambda path, other: flip_last(path), "was changed (SHA-256 differs from the manifest)"),
+    ],
+)
+def test_an_index_that_the_manifest_does_not_mean_is_refused_not_counted(manifest, damage, fault):
+    first, second = manifest.shards[:2]
+    damage(manifest.index(second), manifest.index(first).read_bytes())
+    with pytest.raises(ShardError) as told:
+        survey(manifest, ImageCodec())
+    where = manifest.index(second)
+    assert str(told.value) == f"{where}: {fault}; pack again or copy it again"
+
+
+def flip_last(path):
+    """Change the name of an extension, and nothing of what the index says of its tar."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))

@@ -143,3 +143,17 @@ def test_a_row_that_does_not_exist_is_no_exclusion(out):
     write_manifest(replace(manifest, exclude={shard.file: (shard.samples,)}))
     with pytest.raises(ShardError, match=rf"exclude.{shard.file}.*rows 0 to {shard.samples - 1}"):
         read_manifest(out)
+
+
+@pytest.mark.parametrize("value", ["3", 3.0, True, -1, 2**70])
+@pytest.mark.parametrize("place", ["shards.1.samples", "shards.0.bytes", "resize", "flags.new"])
+def test_a_number_is_one_that_arrays_can_hold_and_no_text(out, place, value):
+    document = json.loads((out / "manifest.json").read_text())
+    *above, last = [int(part) if part.isdecimal() else part for part in place.split(".")]
+    inner = document
+    for part in above:
+        inner = inner[part]
+    inner[last] = value
+    (out / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(ShardError, match=rf"manifest\.json: {place}: input should be .*; pack"):
+        open_manifest(out)

@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+from dataclasses import replace
 
 import pytest
 
@@ -141,3 +142,15 @@ def test_samples_that_do_not_decode_are_named(manifest):
 def test_another_size_than_the_index_says(manifest):
     problems = verify(manifest, inspect=lambda data: (2, 1))
     assert problems[0].what == "decodes to 2 x 1, the index says 30 x 40"
+
+
+def test_a_label_that_the_manifest_has_no_class_for(manifest, codec):
+    labels = {
+        shard.file: read_index(manifest.tar(shard)).samples["label"] for shard in manifest.shards
+    }
+    beyond = [file for file, found in labels.items() if found.max() > 0]
+    fewer = replace(manifest, classes=manifest.classes[:1])
+    what = f"has label {1}, but the manifest names 1 classes; copy its manifest.json again"
+    assert faults(fewer, codec) == [(file, "", what) for file in beyond]
+    assert beyond
+    assert faults(replace(manifest, classes=()), codec) == []  # tars of others: numbers alone

@@ -1,4 +1,4 @@
-"""Scripts that no test runs, as they need a GPU or hours, must still find what they import of us."""
+"""Scripts that no test runs, as they need a GPU or hours, find what they import of ours."""
 
 import ast
 import importlib

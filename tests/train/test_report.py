@@ -24,3 +24,11 @@ def test_the_bar_shows_steps_loss_speed_and_waiting():
         "saved [here]",
     ):
         assert part in text
+
+
+def test_a_message_is_one_line_of_a_log_and_names_in_it_stay_as_they_are(capfd):
+    bar = Bar()
+    text = f"saved {'long/' * 40}:x:/[b]/last.pt; go on with the same command and --resume"
+    bar.message(text)
+    bar.close()
+    assert text in capfd.readouterr().err.splitlines()

@@ -145,7 +145,7 @@ def run(
     """Results as they come.
 
     Raises:
-        ShardError: a job came to nothing, or its worker was lost.
+        ShardError: a job came to nothing, its worker was lost, or an input went away.
     """
     out = journal.folder.parent
     # a single job is done before a pool has started
@@ -167,4 +167,5 @@ def run(
                 f"{out}: a worker was lost ({result}), with {', '.join(parts) or 'no shard'} "
                 f"unfinished; if memory ran out, take fewer workers, {AGAIN}"
             )
+        journal.check_inputs()
         yield result

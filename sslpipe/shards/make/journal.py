@@ -28,9 +28,10 @@ AGAIN = "then run the same command again: it goes on where it stopped"
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Records of finished jobs of one packing."""
+    """Records of finished jobs of one packing; `inputs` are those of its inputs that lie here."""
 
     folder: Path
+    inputs: tuple[Path, ...] = ()
 
     def load(self, kind: str, number: int) -> Any:
         """A record; None if there is none, or a damaged one."""
@@ -38,6 +39,20 @@ class Journal:
             return unsealed(self.file(kind, number).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
+
+    def check_inputs(self) -> None:
+        """Find out whether the inputs are still there, before what a job came to is believed.
+
+        Of a disk that was unmounted, an empty folder is left, and no file of it can be read.
+
+        Raises:
+            ShardError: one was removed, or emptied.
+        """
+        for place in self.inputs:
+            if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+                raise ShardError(
+                    f"{place}: went away meanwhile; bring it back (mount it?), {AGAIN}"
+                )
 
     def save(self, kind: str, number: int, record: object) -> None:
         """Write the record of a job, whole or not at all."""

@@ -52,13 +52,15 @@ def pack(
     `overwrite`: replace another packing in `out`. `pool`: default: threads.
 
     Raises:
-        ShardError: nothing to pack or to keep, `out` is taken or full, or a worker was lost.
+        ShardError: nothing to pack or to keep, `out` is taken or full, a worker was lost, or an
+            input went away.
     """
     start, out, tell = time.perf_counter(), Path(out), progress or (lambda packed: None)
     settings = named(settings, inputs)
     listing = find_sources(inputs, out, settings)
     with writing(out), own_folder(out), borrowed(pool) as workers:
         journal = open_journal(out, pack_facts(listing, settings), overwrite=overwrite)
+        journal = replace(journal, inputs=here(inputs))
         twins = find_duplicates(listing, settings, journal, workers, tell)
         sources = [s for item, s in enumerate(listing.sources) if item not in twins]
         jobs = make_jobs(sources, listing, out, settings, journal, workers)
@@ -151,6 +153,11 @@ def holds_others(out: Path) -> bool:
 def each(inputs: Inputs) -> list[str | Path]:
     """The inputs as a list, where one was named alone."""
     return [inputs] if isinstance(inputs, str | Path) else list(inputs)
+
+
+def here(inputs: Inputs) -> tuple[Path, ...]:
+    """The inputs that are folders or files of this machine; neither URLs nor patterns."""
+    return tuple(Path(place) for place in each(inputs) if Path(place).exists())
 
 
 def named(settings: PackSettings, inputs: Inputs) -> PackSettings:

@@ -145,6 +145,28 @@ def test_a_finished_shard_that_was_changed_is_made_again(folder, tmp_path, codec
     assert content(out) == clean
 
 
+@pytest.mark.parametrize("left", ["an empty folder", "nothing"])
+def test_inputs_that_go_away_meanwhile_are_not_taken_for_bad_files(
+    folder, tmp_path, codec, clean, left
+):
+    settings, away, out = PackSettings(codec=codec, **SETTINGS), tmp_path / "away", tmp_path / "out"
+    told = []
+
+    def unmount(packed):
+        if not told:
+            folder.rename(away)
+            if left == "an empty folder":
+                folder.mkdir()
+        told.append(packed)
+
+    with pytest.raises(ShardError, match=rf"^{folder}: went away meanwhile; bring it back"):
+        pack(folder, out, settings, progress=unmount)
+    assert len(told) == 1
+    away.replace(folder)
+    pack(folder, out, settings)
+    assert content(out) == clean
+
+
 def test_parts_of_a_killed_run_are_removed_and_nothing_else(folder, tmp_path, codec, clean):
     out = begun(folder, tmp_path / "out", codec)
     mine = ("p-notes.txt", "q-000000.tar.0123abcd.part", "p-000000.tar.part")
