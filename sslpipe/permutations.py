@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from .rng import U64, words
+from .philox import MASK, philox
+from .rng import U64, mix, stream_id, words
 
 I64 = npt.NDArray[np.int64]
 
@@ -37,21 +38,14 @@ def in_order(keys: U64) -> I64:
     return order
 
 
-def permuted_places(n: int, places: I64, *, seed: int, epochs: I64, stream: str) -> I64:
-    """Give `permutations(...)[:, places]`, (k, places).
-
-    Of places near each other only these are sorted: one rank's of 64 cost half as much.
-    """
-    keys = permutation_keys(n, seed=seed, epochs=epochs, stream=stream)
-    low, high = int(places.min()), int(places.max())
-    ends = [max(low - 1, 0), min(high + 1, n - 1)]  # a word beyond, to see whether it is equal
-    if ends == [0, n - 1]:
-        return in_order(keys)[:, places]
-    part = keys.argpartition(ends, -1)[:, ends[0] : ends[1] + 1]
-    found = np.take_along_axis(keys, part, -1)
-    order = found.argsort(-1)
-    found = np.take_along_axis(found, order, -1)
-    if (found[:, 1:] == found[:, :-1]).any():
-        return in_order(keys)[:, places]
-    taken: I64 = np.take_along_axis(part, order, -1)[:, places - ends[0]]
-    return taken
+def permutation_keys_at(places: I64, *, seed: int, epochs: I64, stream: str) -> U64:
+    """Draw `permutation_keys` of some places (k, m) of each epoch (k,) alone: (k, m)."""
+    key = mix(seed, epochs)[:, None]
+    shift, mask, zero = np.uint64(32), np.uint64(MASK), np.zeros(1, dtype=np.uint64)
+    block = places.astype(np.uint64) >> np.uint64(1)  # of four words: two keys
+    drawn = philox(
+        (block, zero + (stream_id(stream) << 16), zero, zero), (key & mask, key >> shift)
+    )
+    second = places & 1 > 0
+    high, low = (np.where(second, drawn[word + 2], drawn[word]) for word in range(2))
+    return high << shift | low

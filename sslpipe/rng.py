@@ -13,7 +13,7 @@ float32 and equal on every device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -251,11 +251,17 @@ class Place:
     """
 
     step: int
-    slots: npt.NDArray[np.int64]  # (B,) in [0, size)
+    # its slots, or what finds them: few draws ask, and those of a mixture are found from all slots
+    own: npt.NDArray[np.int64] | Callable[[], npt.NDArray[np.int64]]
     size: int  # samples of the global batch
     # (m, 4), of packed rows: see stream.source.SEGMENT
     segments: npt.NDArray[np.int64] = field(default_factory=whole_samples)
     row_length: int = 0  # of packed rows; 0: there are none
+
+    @property
+    def slots(self) -> npt.NDArray[np.int64]:
+        """Where in the global batch they stand: (B,) in [0, size)."""
+        return self.own() if callable(self.own) else self.own
 
     def all_slots(self, keys: Keys) -> Keys:
         """Make one key per slot of the global batch: draws are (V, size), a rank keeps its own."""
