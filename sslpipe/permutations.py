@@ -3,8 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from .philox import MASK, philox
-from .rng import U64, mix, stream_id, words
+from .rng import U64, words, words_of_blocks
 
 I64 = npt.NDArray[np.int64]
 
@@ -40,12 +39,8 @@ def in_order(keys: U64) -> I64:
 
 def permutation_keys_at(places: I64, *, seed: int, epochs: I64, stream: str) -> U64:
     """Draw `permutation_keys` of some places (k, m) of each epoch (k,) alone: (k, m)."""
-    key = mix(seed, epochs)[:, None]
-    shift, mask, zero = np.uint64(32), np.uint64(MASK), np.zeros(1, dtype=np.uint64)
-    block = places.astype(np.uint64) >> np.uint64(1)  # of four words: two keys
-    drawn = philox(
-        (block, zero + (stream_id(stream) << 16), zero, zero), (key & mask, key >> shift)
-    )
-    second = places & 1 > 0
+    blocks, second = places >> 1, places & 1 > 0  # a block of four words is two keys
+    drawn = words_of_blocks(blocks, seed=seed, epoch=epochs[:, None], stream=stream)
     high, low = (np.where(second, drawn[word + 2], drawn[word]) for word in range(2))
-    return high << shift | low
+    keys: U64 = high << np.uint64(32) | low
+    return keys

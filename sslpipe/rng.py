@@ -86,6 +86,18 @@ def words(
     return np.moveaxis(drawn, 0, -1)[..., :count]
 
 
+def words_of_blocks(
+    blocks: npt.NDArray[np.int64], *, seed: int, epoch: npt.ArrayLike, stream: str
+) -> Words:
+    """Draw the four words of each block, one of its own beside each epoch: what `words` has of id 0.
+
+    Arrays are of the shape to which blocks and epochs are broadcast.
+    """
+    key, mask, zero = mix(seed, epoch), np.uint64(MASK), np.zeros(1, dtype=np.uint64)
+    counter = blocks.astype(np.uint64), zero + (stream_id(stream) << 16), zero, zero
+    return philox(counter, (key & mask, key >> np.uint64(32)))
+
+
 def draw_blocks(
     blocks: U64,
     streams: U64,

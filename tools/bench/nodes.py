@@ -210,7 +210,7 @@ def live(trial: Trial, node: int, barrier: Barrier) -> None:
             barrier.wait()
             needed |= {manifest.shards[n].file for n in stream.source.wants(step).shards.tolist()}
             line = {
-                "step": step, "uids": [s.uid for s in batch], 
+                "step": step, "uids": [s.uid for s in batch],
                 "slots": stream.source.slots_at(step).tolist(),
                 "state": stream.state_dict(), "time": time.time(),
                 # not those that were fetched ahead, of the next epoch
