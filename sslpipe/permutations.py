@@ -37,6 +37,19 @@ def in_order(keys: U64) -> I64:
     return order
 
 
+def order_of_places(places: I64, *, seed: int, epochs: I64, stream: str) -> I64:
+    """Order some places (k, m) of ranges that are permuted, as they follow each other there.
+
+    Only their own keys are drawn, so of a long range it costs as much as of a short one.
+    """
+    keys = permutation_keys_at(places, seed=seed, epochs=epochs, stream=stream)
+    order: I64 = keys.argsort(-1)
+    ordered = np.take_along_axis(keys, order, -1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():  # see `in_order`
+        order = np.lexsort((places, keys), axis=-1)
+    return order
+
+
 def permutation_keys_at(places: I64, *, seed: int, epochs: I64, stream: str) -> U64:
     """Draw `permutation_keys` of some places (k, m) of each epoch (k,) alone: (k, m)."""
     blocks, second = places >> 1, places & 1 > 0  # a block of four words is two keys

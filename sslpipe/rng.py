@@ -89,7 +89,7 @@ def words(
 def words_of_blocks(
     blocks: npt.NDArray[np.int64], *, seed: int, epoch: npt.ArrayLike, stream: str
 ) -> Words:
-    """Draw the four words of each block, one of its own beside each epoch: what `words` has of id 0.
+    """Draw the four words of blocks, each of an epoch of its own: those that `words` has of id 0.
 
     Arrays are of the shape to which blocks and epochs are broadcast.
     """

@@ -16,8 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ..errors import RecipeError
-from ..permutations import permutation_keys_at, permutations
-from ..rng import U64
+from ..permutations import order_of_places, permutations
 from .plan import I64, Picks
 
 T = TypeVar("T")
@@ -66,9 +65,10 @@ class Mixture:
         epochs = np.array(steps, dtype=np.int64)
         return permutations(self.size, seed=self.seed, epochs=epochs, stream=PERMUTED)
 
-    def slot_keys(self, steps: I64, places: I64) -> U64:
-        """What slots are sorted by, of some places of batches, (steps, n), as of `permuted`."""
-        return permutation_keys_at(places, seed=self.seed, epochs=steps, stream=PERMUTED)
+    def permuted_order(self, steps: Sequence[int], places: I64) -> I64:
+        """The order of slots of some places of batches, (steps, n), found without all others."""
+        epochs = np.array(steps, dtype=np.int64)
+        return order_of_places(places, seed=self.seed, epochs=epochs, stream=PERMUTED)
 
     def places(self, corpora: I64, positions: I64) -> I64:
         """Where samples stand in the calendar."""

@@ -39,13 +39,8 @@ class RankSplit:
             return self._plan.batches(steps)
         begin = self._begin(steps)
         corpora, positions, places = self._all(begin)
-        keys = self._plan.slot_keys(begin[:, 0] // self._plan.size, places)
-        order = keys.argsort(-1)
-        ordered = np.take_along_axis(keys, order, -1)
-        if (ordered[:, 1:] == ordered[:, :-1]).any():  # once in 1e19: the first place goes first
-            order = np.lexsort((places, keys), axis=-1)
-        order += np.arange(len(steps))[:, None] * self.share
-        flat = order.ravel()
+        order = self._plan.permuted_order(steps, places)
+        flat = (order + np.arange(len(steps))[:, None] * self.share).ravel()
         return Picks(corpora[flat], positions[flat], np.ones(len(flat), dtype=np.bool_))
 
     def at(self, step: int) -> I64:

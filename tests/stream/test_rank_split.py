@@ -163,5 +163,4 @@ def test_equal_words_put_the_first_place_first(monkeypatch):
             return drawn(*told, **words) >> np.uint64(60)
 
         monkeypatch.setattr(permutations, name, few)
-    monkeypatch.setattr("sslpipe.stream.mixture.permutation_keys_at", few)
     test_ranks_have_each_slot_of_a_batch_once_and_any_step_is_found_alone(9)
