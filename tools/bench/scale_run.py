@@ -87,7 +87,7 @@ def split_of(run: Run, rank: int, lanes: int) -> RankSplit:
 
 
 def in_mixture(run: Run, lanes: int) -> float:
-    """Shards that the busiest of four nodes downloads in an epoch: runs of samples, one a lane."""
+    """Shards that the busiest of four nodes downloads in an epoch: all of each lane it walks."""
     most = 0.0
     for node in np.linspace(0, run.nodes - 1, 4, dtype=int).tolist():
         walked = set[tuple[int, int]]()
