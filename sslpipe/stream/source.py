@@ -1,6 +1,6 @@
 """Where the samples of global batch t come from; what the pipeline needs to know of it, no more.
 
-Packed    packed shards, one corpus or a weighted mixture: exact and elastic      packed.py
+Packed    packed shards, exact and elastic; several by weight: packed_mixture.py    packed.py
 Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither  foreign.py
 """
 
