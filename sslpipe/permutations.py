@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from .rng import U64, words
+from .rng import U64, words, words_of_blocks
 
 I64 = npt.NDArray[np.int64]
 
@@ -37,21 +37,23 @@ def in_order(keys: U64) -> I64:
     return order
 
 
-def permuted_places(n: int, places: I64, *, seed: int, epochs: I64, stream: str) -> I64:
-    """Give `permutations(...)[:, places]`, (k, places).
+def order_of_places(places: I64, *, seed: int, epochs: I64, stream: str) -> I64:
+    """Order some places (k, m) of ranges that are permuted, as they follow each other there.
 
-    Of places near each other only these are sorted: one rank's of 64 cost half as much.
+    Only their own keys are drawn, so of a long range it costs as much as of a short one.
     """
-    keys = permutation_keys(n, seed=seed, epochs=epochs, stream=stream)
-    low, high = int(places.min()), int(places.max())
-    ends = [max(low - 1, 0), min(high + 1, n - 1)]  # a word beyond, to see whether it is equal
-    if ends == [0, n - 1]:
-        return in_order(keys)[:, places]
-    part = keys.argpartition(ends, -1)[:, ends[0] : ends[1] + 1]
-    found = np.take_along_axis(keys, part, -1)
-    order = found.argsort(-1)
-    found = np.take_along_axis(found, order, -1)
-    if (found[:, 1:] == found[:, :-1]).any():
-        return in_order(keys)[:, places]
-    taken: I64 = np.take_along_axis(part, order, -1)[:, places - ends[0]]
-    return taken
+    keys = permutation_keys_at(places, seed=seed, epochs=epochs, stream=stream)
+    order: I64 = keys.argsort(-1)
+    ordered = np.take_along_axis(keys, order, -1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():  # see `in_order`
+        order = np.lexsort((places, keys), axis=-1)
+    return order
+
+
+def permutation_keys_at(places: I64, *, seed: int, epochs: I64, stream: str) -> U64:
+    """Draw `permutation_keys` of some places (k, m) of each epoch (k,) alone: (k, m)."""
+    blocks, second = places >> 1, places & 1 > 0  # a block of four words is two keys
+    drawn = words_of_blocks(blocks, seed=seed, epoch=epochs[:, None], stream=stream)
+    high, low = (np.where(second, drawn[word + 2], drawn[word]) for word in range(2))
+    keys: U64 = high << np.uint64(32) | low
+    return keys

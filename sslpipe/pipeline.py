@@ -28,13 +28,7 @@ from .modalities import Tables
 from .modalities.crews import shares_waiting, worker_count
 from .modalities.loading import open_loading, over_stored
 from .modalities.making import make_batch
-from .modalities.parts import (
-    batch_spec,
-    find_modality,
-    members_of,
-    parts_of,
-    units_of,
-)
+from .modalities.parts import batch_spec, find_modality, members_of, parts_of, units_of
 from .process import cores, process_ranks
 from .recipe import Recipe, load_recipe
 from .rng import Place
@@ -233,8 +227,10 @@ class Pipeline:
 
     def decide(self, share: Share, step: int, *, length: int) -> list[Tables]:
         """The tables of each part for a share of rows of `length`, whatever was drawn ahead."""
-        slots = self.source.slots[: share.rows]  # all of them but in a short last batch
-        place = Place(step, slots, self.spec.global_size, share.segments, length)
+        place = Place(
+            step, lambda: self.source.slots_at(step)[: share.rows],  # all but in a short last batch
+            self.spec.global_size, share.segments, length,
+        )  # fmt: skip
         return [
             part.decide(column, epochs=share.epochs, uids=share.uids, place=place, drawn=drawn)
             for part, column, drawn in zip(

@@ -13,7 +13,7 @@ float32 and equal on every device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -84,6 +84,18 @@ def words(
     streams = np.full_like(blocks, stream_id(stream))
     drawn = draw_blocks(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
     return np.moveaxis(drawn, 0, -1)[..., :count]
+
+
+def words_of_blocks(
+    blocks: npt.NDArray[np.int64], *, seed: int, epoch: npt.ArrayLike, stream: str
+) -> Words:
+    """Draw the four words of blocks, each of an epoch of its own: those that `words` has of id 0.
+
+    Arrays are of the shape to which blocks and epochs are broadcast.
+    """
+    key, mask, zero = mix(seed, epoch), np.uint64(MASK), np.zeros(1, dtype=np.uint64)
+    counter = blocks.astype(np.uint64), zero + (stream_id(stream) << 16), zero, zero
+    return philox(counter, (key & mask, key >> np.uint64(32)))
 
 
 def draw_blocks(
@@ -251,11 +263,17 @@ class Place:
     """
 
     step: int
-    slots: npt.NDArray[np.int64]  # (B,) in [0, size)
+    # its slots, or what finds them: few draws ask, and those of a mixture are found from all slots
+    own: npt.NDArray[np.int64] | Callable[[], npt.NDArray[np.int64]]
     size: int  # samples of the global batch
     # (m, 4), of packed rows: see stream.source.SEGMENT
     segments: npt.NDArray[np.int64] = field(default_factory=whole_samples)
     row_length: int = 0  # of packed rows; 0: there are none
+
+    @property
+    def slots(self) -> npt.NDArray[np.int64]:
+        """Where in the global batch they stand: (B,) in [0, size)."""
+        return self.own() if callable(self.own) else self.own
 
     def all_slots(self, keys: Keys) -> Keys:
         """Make one key per slot of the global batch: draws are (V, size), a rank keeps its own."""

@@ -56,7 +56,7 @@ def worker_count(recipe: Recipe, source: Source, parts: Sequence[Part]) -> int:
     # beside an H200 with 16 virtual cores, 8 workers fed a ResNet-18 with 22,000 images/s of 32 px,
     # and 16 with 13,000 to 16,000: they took the time of the thread that trains
     wanted = share if share <= FEW_CORES else max(FEW_CORES, share // 2)
-    return max(1, min(wanted, len(source.slots)))
+    return max(1, min(wanted, source.share))
 
 
 def shares_ahead(count: int) -> int:

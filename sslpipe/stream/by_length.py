@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..permutations import permutation
 from .packed import Corpus, Packed
-from .plan import Picks, Single, picked
+from .plan import Picks, RankSlots, Single, picked
 
 I64 = npt.NDArray[np.int64]
 KEPT = 8  # windows that are remembered
@@ -109,7 +109,7 @@ class PackedByLength(Packed):
         corpus: Corpus,
         plan: Single,
         buckets: LengthBuckets,
-        slots: I64,
+        slots: RankSlots,
         *,
         window: int,
         seed: int,

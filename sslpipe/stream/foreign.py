@@ -39,6 +39,7 @@ from ..rng import sample_id
 from ..shards.scan import class_id
 from ..shards.tar_headers import escaped
 from .order import I64
+from .plan import FixedSlots
 from .reader import Sample
 from .source import SUBSTITUTES, Fault, OnBad
 
@@ -74,13 +75,13 @@ class Foreign:
         self,
         samples: Iterable[Any],
         *,
-        slots: I64,
+        slots: FixedSlots,
         epoch_samples: int,
         payloads: Collection[str],
         on_bad: OnBad,
         threads: ThreadPoolExecutor,
     ) -> None:
-        self._samples, self.slots, self._epoch_samples = samples, slots, epoch_samples
+        self._samples, self._slots, self._epoch_samples = samples, slots, epoch_samples
         self._payloads, self._on_bad, self._threads = payloads, on_bad, threads
         self._lock = threading.Lock()
         self._next = 0  # the step that the iterator stands at
@@ -88,7 +89,7 @@ class Foreign:
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return max(1, self._epoch_samples // len(self.slots))
+        return max(1, self._epoch_samples // self._slots.share)
 
     def load(self, step: int, decode: Decode[T]) -> list[Loaded[T]]:
         """The next samples; asking for another than the next step iterates anew."""
@@ -96,10 +97,14 @@ class Foreign:
             if step != self._next:
                 self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
             self._next = -1  # an iterator that raises is done for: after an error, begin anew
-            loaded = self._decoded(decode, len(self.slots))
+            loaded = self._decoded(decode, self._slots.share)
             check_keys(loaded)
             self._next = step + 1
             return loaded
+
+    def slots_at(self, step: int) -> I64:
+        """The places that this rank's samples would have in a batch of a packed set."""
+        return self._slots.at(step)
 
     def row_length(self, step: int) -> int:
         """None: samples are samples."""

@@ -10,37 +10,28 @@ where a corpus has less than one sample per batch, its count could go back.
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from ..errors import RecipeError
-from ..permutations import permuted_places
+from ..permutations import order_of_places, permutations
 from .plan import I64, Picks
 
 T = TypeVar("T")
-PERMUTED = 1 << 14  # slots permuted in one go, of as many steps as there are in them
+PERMUTED = "order/mix"  # the stream of what permutes batches
 PLANNED = 1 << 12  # samples that are planned in one go: 1 MB with all that is decided of them
 STEPS = 64  # at most: each takes 3 kB, however few samples it has
 PARTS = 1 << 16  # weights with a larger common denominator are rounded to multiples of 1 / PARTS
-
-
-@dataclass(frozen=True, slots=True)
-class Permuted:
-    """What some slots, the same of each of some steps, become."""
-
-    first: int  # of the steps
-    slots: I64
-    found: I64  # (steps, slots)
 
 
 class Mixture:
     """Batches of several corpora, `turns[c]` of every sum(turns) slots being of corpus c.
 
     Every corpus has a stream, a cursor and epochs of its own; an epoch of the mixture is
-    `epoch_samples` samples. The slots of a batch are permuted: each rank gets of every corpus.
+    `epoch_samples` samples. Batch t takes the places [t * size, (t + 1) * size) of the calendar,
+    permuted. It keeps nothing: any thread may ask.
     """
 
     def __init__(
@@ -48,9 +39,10 @@ class Mixture:
     ) -> None:
         self.size, self.seed, self._epoch = batch_size, seed, epoch_samples
         self.turns = np.array(turns, dtype=np.int64)
-        self.whose, self._turns = calendar(turns), sum(turns)
+        self.whose, self._round = calendar(turns), sum(turns)
         self.before = ordinals(self.whose, len(turns))
-        self._permuted: Permuted | None = None
+        own = np.argsort(self.whose, kind="stable")  # the places of each corpus, ascending
+        self._own, self._first = self.whose[own] * self._round + own, np.cumsum(turns) - turns
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -58,22 +50,37 @@ class Mixture:
 
     def __call__(self, step: int, slots: I64) -> Picks:
         """The samples in some slots of a batch."""
-        rounds, slot = np.divmod(step * self.size + self._permuted_slots(step, slots), self._turns)
-        corpora = self.whose[slot]
-        return Picks(corpora, rounds * self.turns[corpora] + self.before[slot], slots >= 0)
+        return self.batches([step]).at(slots)
 
-    def _permuted_slots(self, step: int, slots: I64) -> I64:
-        """What some slots of a batch become; several threads may ask, so what is kept is one."""
-        steps = max(1, PERMUTED // self.size)
-        first, kept = step // steps * steps, self._permuted
-        if kept is None or kept.first != first or not np.array_equal(kept.slots, slots):
-            epochs = np.arange(first, first + steps)
-            found = permuted_places(
-                self.size, slots, seed=self.seed, epochs=epochs, stream="order/mix"
-            )
-            kept = self._permuted = Permuted(first, slots, found)
-        of_step: I64 = kept.found[step - first]
-        return of_step
+    def batches(self, steps: Sequence[int]) -> Picks:
+        """All samples of some steps behind each other, in the order of slots."""
+        places = np.array(steps, dtype=np.int64)[:, None] * self.size + self.permuted(steps)
+        rounds, place = np.divmod(places.ravel(), self._round)
+        corpora = self.whose[place]
+        positions = rounds * self.turns[corpora] + self.before[place]
+        return Picks(corpora, positions, np.ones(len(place), dtype=np.bool_))
+
+    def permuted(self, steps: Sequence[int]) -> I64:
+        """The place of each slot, counted from the first of its batch: (steps, size)."""
+        epochs = np.array(steps, dtype=np.int64)
+        return permutations(self.size, seed=self.seed, epochs=epochs, stream=PERMUTED)
+
+    def permuted_order(self, steps: Sequence[int], places: I64) -> I64:
+        """The order of slots of some places of batches, (steps, n), found without all others."""
+        epochs = np.array(steps, dtype=np.int64)
+        return order_of_places(places, seed=self.seed, epochs=epochs, stream=PERMUTED)
+
+    def places(self, corpora: I64, positions: I64) -> I64:
+        """Where samples stand in the calendar."""
+        rounds, turn = np.divmod(positions, self.turns[corpora])
+        found: I64 = self._own[self._first[corpora] + turn] + (rounds - corpora) * self._round
+        return found
+
+    def had(self, places: I64, corpora: I64) -> I64:
+        """How many samples some corpora have before some places of the calendar: (..., corpora)."""
+        rounds, place = np.divmod(places[..., None], self._round)
+        found = np.searchsorted(self._own, corpora * self._round + place) - self._first[corpora]
+        return np.asarray(rounds * self.turns[corpora] + found)
 
 
 class StepsInARow(Generic[T]):

@@ -29,9 +29,10 @@ from .checks import (
 from .foreign import Foreign, epoch_length
 from .holdout import beside
 from .mixture import Mixture, turns_of
-from .packed import Corpus, Packed, mixture_identity
+from .packed import Corpus, Packed
+from .packed_mixture import PackedMixture, mixture_identity
 from .packed_rows import PackedRows, RowLayout, check_counts
-from .plan import Single
+from .plan import FixedSlots, Single
 from .records import open_labels
 from .source import Source
 
@@ -51,10 +52,12 @@ class ReadingRank:
     layout: RowLayout | None = None  # of rows that its documents are packed in; None: samples
     buckets: LengthBuckets | None = None  # of batches of similar lengths; None: equally long
 
-    def slots(self, batch_size: int, lanes: int) -> order.I64:
+    def slots(self, batch_size: int, lanes: int) -> FixedSlots:
         """This rank's places in every batch."""
-        return order.slots(
-            batch_size=batch_size, lanes=lanes, rank=self.rank, world_size=self.world_size
+        return FixedSlots(
+            order.slots(
+                batch_size=batch_size, lanes=lanes, rank=self.rank, world_size=self.world_size
+            )
         )
 
 
@@ -200,10 +203,11 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
         seed=stream.seed,
         epoch_samples=stream.epoch_samples or int(sum(sizes.values())),
     )
-    return Packed(
+    return PackedMixture(
         list(corpora.values()),
         plan,
-        reading.slots(stream.batch_size, 1),
+        rank=reading.rank,
+        world_size=reading.world_size,
         identity=mixture_identity(corpora, turns),
     )
 
@@ -292,5 +296,5 @@ def kept(manifest: Manifest) -> int:
 
 
 def lanes_in_mixture(samples_per_batch: float) -> int:
-    """As many lanes as a batch has samples of the corpus: no rank keeps to its own lanes here."""
+    """As many lanes as a batch has samples of the corpus; ranks share them out (rank_split.py)."""
     return min(order.MAX_LANES, max(1, round(samples_per_batch)))

@@ -1,6 +1,5 @@
 """Packed shards as a source: which samples a batch has, and where they lie. It reads no payload."""
 
-import hashlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
@@ -17,7 +16,7 @@ from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
 from .mixture import StepsInARow
 from .order import I64, Located, Order
-from .plan import Picks, Plan
+from .plan import Picks, Plan, RankSlots
 from .records import ROWS, Records, RecordTable
 from .shard_lookahead import ShardLookahead
 
@@ -136,7 +135,7 @@ class Corpus:
 
 
 class Packed:
-    """One corpus or several: `plan` says whose samples stand in a batch, and at which position.
+    """A corpus, or several (packed_mixture.py): `plan` says which of whose positions make a batch.
 
     Badness is a property of the bytes, so the substitute of a bad sample, the next good one of its
     lane, is the same on every topology.
@@ -148,11 +147,12 @@ class Packed:
         self,
         corpora: Sequence[Corpus],
         plan: Plan,
-        slots: I64,
+        slots: RankSlots,
         *,
         identity: str,
     ) -> None:
-        self.corpora, self.plan, self.slots, self.identity = corpora, plan, slots, identity
+        self.corpora, self.plan, self.identity = corpora, plan, identity
+        self._slots, self.share = slots, slots.share
         self._in_a_row = StepsInARow(self.planned, samples=self.planned_as)
         self._lookaheads = [
             ShardLookahead(self._shards_of(number), corpus.store, epoch=len(plan))
@@ -171,7 +171,7 @@ class Packed:
     @property
     def rank_epoch(self) -> tuple[int, int]:
         """About how many samples and bytes of tars this rank reads in an epoch."""
-        share = len(self.slots) / max(1, self.plan.size)
+        share = self.share / max(1, self.plan.size)
         samples = sum(corpus.order.samples for corpus in self.corpora)
         return int(samples * share), int(sum(c.store.bytes for c in self.corpora) * share)
 
@@ -190,16 +190,14 @@ class Packed:
 
         Not of all, where the indexes that they need are more than are kept at a time.
         """
-        picks = [self.picks(step) for step in steps]
-        columns = ([getattr(p, name) for p in picks] for name in Picks.__slots__)
-        wants = self.located(*map(np.concatenate, columns))
-        ends = np.cumsum([len(p.valid) for p in picks]).tolist()
+        picks, ends = self.picked(steps)
+        wants = self.located(picks.corpora, picks.positions, picks.valid)
         return self.kept(wants, [wants.at(slice(*pair)) for pair in pairwise([0, *ends])])
 
     @property
     def planned_as(self) -> int:
         """How many samples a step counts as where several are planned in one go."""
-        return len(self.slots)
+        return self.share
 
     def kept(self, wants: Wants, found: list[Wants]) -> list[Wants]:
         """Those of several steps, or of the first alone: see `planned`."""
@@ -218,9 +216,20 @@ class Packed:
         found = self.located(wants.corpora, positions, wants.valid)
         return replace(found, positions=wants.positions, epochs=wants.epochs)
 
+    def slots_at(self, step: int) -> I64:
+        """This rank's places in a batch, ascending."""
+        return self._slots.at(step)
+
     def picks(self, step: int) -> Picks:
         """Which samples this rank's are."""
-        return self.plan(step, self.slots)
+        return self.plan(step, self._slots.at(step))
+
+    def picked(self, steps: Sequence[int]) -> tuple[Picks, list[int]]:
+        """Those of some steps behind each other, and where each step ends."""
+        picks = [self.picks(step) for step in steps]
+        columns = ([getattr(p, name) for p in picks] for name in Picks.__slots__)
+        ends = np.cumsum([len(p.valid) for p in picks]).tolist()
+        return Picks(*map(np.concatenate, columns)), ends
 
     def located(self, corpora: I64, positions: I64, valid: npt.NDArray[np.bool_]) -> Wants:
         """Where samples lie, in the order that was asked for."""
@@ -249,18 +258,7 @@ class Packed:
 
     def _shards_of(self, corpus: int) -> Callable[[int], I64]:
         """Say which shards of a corpus this rank needs for a step; for a thread of its own."""
-        if len(self.corpora) == 1:
-            return lambda step: self.corpora[0].shards(self.picks(step).positions)
-        plan = copy(self.plan)  # it keeps where it is
-
-        def found(steps: Sequence[int]) -> list[I64]:
-            picks = [plan(step, self.slots) for step in steps]
-            positions = [p.positions[p.corpora == corpus] for p in picks]
-            shards = self.corpora[corpus].ahead(np.concatenate(positions))
-            ends = np.cumsum([len(some) for some in positions])[:-1]
-            return [np.unique(some) for some in np.split(shards, ends)]
-
-        return StepsInARow(found, samples=len(self.slots))
+        return lambda step: self.corpora[corpus].shards(self.picks(step).positions)
 
     def row_length(self, step: int) -> int:
         """None: samples are samples."""
@@ -279,11 +277,3 @@ class Packed:
             lookahead.close()
         for corpus in self.corpora:
             corpus.store.close()
-
-
-def mixture_identity(corpora: Mapping[str, Any], turns: Sequence[int]) -> str:
-    """One fingerprint of all corpora, their names and their weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for (name, corpus), turn in zip(corpora.items(), turns, strict=True):
-        digest.update(f"{name} {corpus.fingerprint} {turn}\n".encode())
-    return "b2:" + digest.hexdigest()

@@ -22,7 +22,7 @@ from .holdout import lets_through
 from .mixture import PLANNED
 from .packed import Corpus, Packed, Wants
 from .packing import PACKERS, SENTENCE_PACKERS, Segments, Sentences
-from .plan import Remainder, Single
+from .plan import RankSlots, Remainder, Single
 from .rows import Anchor, Rows
 
 I64 = npt.NDArray[np.int64]
@@ -111,7 +111,7 @@ class PackedRows(Packed):
         *,
         batch_size: int,
         seed: int,
-        slots: I64,
+        slots: RankSlots,
         identity: str,
         epoch_rows: int | None = None,
         remainder: Remainder = "wrap",
@@ -168,7 +168,7 @@ class PackedRows(Packed):
     @property
     def planned_as(self) -> int:
         """How many samples a step counts as; with buckets, as all that are planned in one go."""
-        return PLANNED if self._layout.buckets else ROW * len(self.slots)
+        return PLANNED if self._layout.buckets else ROW * self.share
 
     def planned(self, steps: Sequence[int]) -> list[Wants]:
         """The segments of this rank's rows of some steps of the epoch of the first, in one go.

@@ -32,9 +32,9 @@ class Picks:
     positions: I64
     valid: npt.NDArray[np.bool_]  # False: a repeat that fills the batch
 
-    def at(self, places: Sequence[int]) -> "Picks":
+    def at(self, places: Sequence[int] | I64) -> "Picks":
         """The samples in some places of these, in the order that was asked for."""
-        chosen = np.array(places, dtype=np.int64)
+        chosen = np.asarray(places, dtype=np.int64)
         return Picks(self.corpora[chosen], self.positions[chosen], self.valid[chosen])
 
 
@@ -50,6 +50,27 @@ class Plan(Protocol):
     def __call__(self, step: int, slots: I64) -> Picks:
         """The samples in some slots of global batch `step`; slots are in [0, batch_size)."""
         ...
+
+
+class RankSlots(Protocol):
+    """Which slots of every batch are one rank's."""
+
+    share: int  # how many
+
+    def at(self, step: int) -> I64:
+        """Those of a batch, ascending: (share,)."""
+        ...
+
+
+class FixedSlots:
+    """The same ones of every batch."""
+
+    def __init__(self, slots: I64) -> None:
+        self._slots, self.share = slots, len(slots)
+
+    def at(self, step: int) -> I64:
+        """These."""
+        return self._slots
 
 
 class Single:

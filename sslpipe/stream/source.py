@@ -1,6 +1,6 @@
 """Where the samples of global batch t come from; what the pipeline needs to know of it, no more.
 
-Packed    packed shards, one corpus or a weighted mixture: exact and elastic      packed.py
+Packed    packed shards, exact and elastic; several by weight: packed_mixture.py    packed.py
 Foreign   somebody's iterable of samples, such as a webdataset pipeline: neither  foreign.py
 """
 
@@ -147,13 +147,12 @@ class Source(Protocol):
         """What a state must agree with to be resumed: data and weights."""
         ...
 
-    @property
-    def slots(self) -> I64:
-        """This rank's places in every global batch, (batch_size / world_size,)."""
-        ...
-
     def __len__(self) -> int:
         """Batches per epoch, the same on all ranks."""
+        ...
+
+    def slots_at(self, step: int) -> I64:
+        """This rank's places in a global batch, ascending: (batch_size / world_size,)."""
         ...
 
     def row_length(self, step: int) -> int:

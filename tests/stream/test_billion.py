@@ -9,7 +9,7 @@ from sslpipe.shards.read.store import INDEXES, ShardStore, indexes_kept
 from sslpipe.stream import order, records
 from sslpipe.stream.checks import say_shared_lanes
 from sslpipe.stream.packed import Corpus, Packed
-from sslpipe.stream.plan import Single
+from sslpipe.stream.plan import FixedSlots, Single
 
 SHARDS, SIZE = 100_000, 10_000
 
@@ -42,7 +42,7 @@ def source(kind, *, shards=SHARDS, size=SIZE, lanes=512, batch=16_384, rank=100,
     )
     mine = order.slots(batch_size=batch, lanes=made.stride, rank=rank, world_size=world)
     plan = Single(made.samples, batch_size=batch, remainder="wrap")
-    return Packed([corpus], plan, mine, identity="")
+    return Packed([corpus], plan, FixedSlots(mine), identity="")
 
 
 def test_a_rank_reads_the_indexes_of_its_window_and_none_twice():

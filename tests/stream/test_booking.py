@@ -93,7 +93,7 @@ def test_what_was_drawn_ahead_is_drawn_anew_for_other_samples(packed):
             assert not drawn.are_of(**{**asked, name: other})
         (part,) = pipe.parts
         spoiled = drawn._replace(uids=drawn.uids + 1, params={})
-        place = Place(0, pipe.source.slots[: share.rows], pipe.spec.global_size)
+        place = Place(0, pipe.source.slots_at(0)[: share.rows], pipe.spec.global_size)
         tables = part.decide(
             column, epochs=share.epochs, uids=share.uids, place=place, drawn=spoiled
         )

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from sslpipe import rng
 from sslpipe.errors import RecipeError
-from sslpipe.stream import order
 from sslpipe.stream.mixture import PARTS, Mixture, calendar, turns_of
 
 MIXES = [[7, 3], [1, 1], [1, 99], [1, 1, 1, 1, 1], [333, 667], [1, 2, 3, 5, 8, 500], [5000, 1], [4]]
@@ -23,9 +23,9 @@ def test_after_any_slot_every_corpus_is_within_one_sample_of_its_weight(turns):
 
 
 def test_random_mixtures_keep_within_one_too():
-    rng = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for _ in range(40):
-        turns = rng.integers(1, 60, rng.integers(2, 12)).tolist()
+        turns = random.integers(1, 60, random.integers(2, 12)).tolist()
         whose, total = calendar(turns), sum(turns)
         for corpus, n in enumerate(turns):
             had = np.cumsum(whose == corpus)
@@ -48,24 +48,33 @@ def test_each_corpus_is_walked_along_without_gaps_in_any_batch(turns):
             assert abs(cursors[corpus] - share * (step + 1) * size) < 1
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 12, 24])
-def test_ranks_split_a_mixed_batch_and_any_step_is_found_without_the_others(world_size):
-    whole = Mixture([7, 3], batch_size=24, seed=5, epoch_samples=100)
+@pytest.mark.parametrize(("turns", "size"), [([7, 3], 24), ([333, 667], 64), ([1, 1, 5], 1)])
+def test_a_batch_is_a_part_of_the_calendar_permuted_by_keyed_words(turns, size):
+    """The global batches, sample by sample: whatever splits them among ranks must not move them."""
+    whose = calendar(turns).tolist()
+    made = Mixture(turns, batch_size=size, seed=5, epoch_samples=100)
     for step in (0, 1, 17, 10**6):
-        fresh = Mixture([7, 3], batch_size=24, seed=5, epoch_samples=100)
-        parts = [
-            fresh(step, order.slots(batch_size=24, lanes=1, rank=rank, world_size=world_size))
-            for rank in range(world_size)
-        ]
-        joined = np.concatenate([np.stack([p.corpora, p.positions]) for p in parts], axis=1)
-        want = whole(step, np.arange(24))
-        assert (joined == np.stack([want.corpora, want.positions])).all()
+        drawn = rng.words(2 * size, seed=5, epoch=step, stream="order/mix", ids=0).tolist()
+        words = [(drawn[2 * place] << 32) + drawn[2 * place + 1] for place in range(size)]
+        places = [step * size + place for place in sorted(range(size), key=words.__getitem__)]
+        had = [place // len(whose) * turns[whose[place % len(whose)]] for place in places]
+        inside = [whose[: place % len(whose)].count(whose[place % len(whose)]) for place in places]
+        picks = made(step, np.arange(size))
+        assert picks.corpora.tolist() == [whose[place % len(whose)] for place in places]
+        assert picks.positions.tolist() == np.add(had, inside).tolist()
+        some = np.array([size - 1, 0, size // 2])
+        assert made(step, some).positions.tolist() == picks.positions[some].tolist()
 
 
-def test_a_rank_gets_of_every_corpus_over_time():
-    made = Mixture([1, 1], batch_size=2, seed=0, epoch_samples=100)
-    first = np.concatenate([made(step, np.array([0])).corpora for step in range(200)])
-    assert 60 < first.sum() < 140
+@pytest.mark.parametrize("turns", MIXES, ids=str)
+def test_where_a_sample_stands_in_the_calendar_is_told_both_ways(turns):
+    made, total = Mixture(turns, batch_size=1, seed=0, epoch_samples=1), 3 * sum(turns)
+    whose = np.tile(calendar(turns), 3)
+    counts = (whose[:, None] == np.arange(len(turns))).cumsum(0)
+    positions = counts[np.arange(total), whose] - 1
+    assert (made.places(whose, positions) == np.arange(total)).all()
+    some = np.arange(len(turns))[::-2]
+    assert (made.had(np.arange(1, total + 1)[None], some)[0] == counts[:, some]).all()
 
 
 def test_weights_become_turns_in_their_exact_proportion():

@@ -1,6 +1,7 @@
 """Packed sets as sources: one or a mixture of several, and what their batches end with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sslpipe.shards import PackSettings, pack
 from sslpipe.stream.open_source import parse_shards
 
 from ..conftest import write_images
-from ..streaming import load, steps, trace
+from ..streaming import damage, load, steps, trace
 
 MIX = 'stream.mix={"photos": 0.7, "sketches": 0.3}'
 
@@ -48,6 +49,41 @@ def test_a_mixture_does_not_depend_on_the_ranks(sets, world_size):
         ):
             whole |= part
     assert joined == want
+
+
+@pytest.mark.parametrize(
+    "sampler", ["{ibot: {}}", "{multiblock: {part: context, mode: reference, min_keep: 1}}"]
+)
+def test_masks_that_hang_on_slots_are_those_of_the_whole_batch_after_a_resume_too(sets, sampler):
+    """iBOT shares out ratios over the slots of a batch, and I-JEPA cuts masks to its shortest."""
+    mask = f"masks.random={{view: global, patch_size: 4, sampler: {sampler}}}"
+    settings = MIX, "stream.batch_size=12", mask
+    whole = walk(sets, *settings, count=9)
+    with load(sets, *settings) as pipe:
+        steps(pipe, 5)
+        state = pipe.state_dict()
+    for rank in range(4):
+        with load(sets, *settings, rank=rank, world_size=4) as pipe:
+            pipe.load_state_dict(state)
+            for mine, batch in zip(steps(pipe, 4), whole[5:], strict=True):
+                slots = pipe.source.slots_at(mine.step)
+                assert mine.keys == tuple(batch.keys[slot] for slot in slots)
+                assert torch.equal(mine.masks["random"], batch.masks["random"][:, slots])
+                assert torch.equal(mine.params["global"], batch.params["global"][:, slots])
+
+
+def test_a_bad_sample_of_a_mixture_is_replaced_by_the_same_one_on_any_ranks(sets, tmp_path):
+    spoiled = {name: tmp_path / name for name in sets}
+    for name, folder in sets.items():
+        shutil.copytree(folder, spoiled[name])
+        damage(spoiled[name], 0, 1)
+    settings = MIX, "stream.batch_size=12", "stream.max_bad_fraction=0.5"
+    want, joined = trace(walk(spoiled, *settings)), [{} for _ in range(30)]
+    for rank in range(3):
+        part = trace(walk(spoiled, *settings, rank=rank, world_size=3))
+        for whole, mine in zip(joined, part, strict=True):
+            whole |= mine
+    assert joined == want != trace(walk(sets, *settings))
 
 
 def test_each_corpus_of_a_mixture_has_its_weight_and_epochs_of_its_own(sets, photos):

@@ -123,7 +123,7 @@ def counted(recipe_sets, packed):
     """Samples that stand in a batch more than once, for each batch of six epochs; and the words."""
     recipe = parse_recipe(RECIPE, overrides=recipe_sets)
     with load(recipe, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
-        places = [pipe.source.plan(step, pipe.source.slots) for step in range(6 * len(pipe))]
+        places = [pipe.source.picks(step) for step in range(6 * len(pipe))]
         order = pipe.source.corpora[0].order
         found = []
         for picks in places:

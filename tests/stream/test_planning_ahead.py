@@ -8,7 +8,9 @@ import pytest
 from sslpipe import permutations, rng
 from sslpipe.stream import order
 from sslpipe.stream.mixture import PLANNED, Mixture, StepsInARow
-from sslpipe.stream.packed import Corpus, Packed
+from sslpipe.stream.packed import Corpus
+from sslpipe.stream.packed_mixture import PackedMixture
+from sslpipe.stream.rank_split import RankSplit
 
 SIZES = np.full(1000, 1281, dtype=np.int64)
 KINDS = ("lanes", "global", "sequential")
@@ -72,44 +74,31 @@ def test_a_copy_is_for_another_thread():
     assert same(made.locate(np.arange(99)), other.locate(np.arange(99)))
 
 
-def test_a_mixture_permutes_many_steps_at_once(generator_calls):
-    mixture = Mixture([7, 3], batch_size=64, seed=0, epoch_samples=1000)
-    alone = [
-        Mixture([7, 3], batch_size=64, seed=0, epoch_samples=1000)(step, np.arange(9))
-        for step in (*range(64), 7, 500)
-    ]
-    generator_calls.clear()
-    for step, expected in zip((*range(64), 7, 500), alone, strict=True):
-        found = mixture(step, np.arange(9))
-        assert np.array_equal(found.positions, expected.positions)
-        assert np.array_equal(found.corpora, expected.corpora)
-    assert len(generator_calls) <= 3
+@pytest.mark.parametrize("world_size", [1, 8])
+def test_a_mixture_is_split_for_many_steps_at_once(world_size, generator_calls, monkeypatch):
+    """By one draw for all of them; a rank that has all slots takes whole batches as they are."""
+    drawn, philox = [], rng.philox
+    monkeypatch.setattr(rng, "philox", lambda *given: drawn.append(1) or philox(*given))
+    plan = Mixture([7, 3], batch_size=64, seed=0, epoch_samples=1000)
+    split = RankSplit(
+        plan, samples=np.array([500, 400]), lanes=np.array([45, 19]), rank=world_size // 2,
+        world_size=world_size,
+    )  # fmt: skip
+    found = split.picks(range(64))
+    assert len(generator_calls) + len(drawn) <= 2
+    for step in range(64):
+        mine = slice(step * split.share, (step + 1) * split.share)
+        alone = plan(step, split.at(step))
+        assert np.array_equal(found.positions[mine], alone.positions)
+        assert np.array_equal(found.corpora[mine], alone.corpora)
 
 
-def test_a_rank_sorts_only_its_places_of_a_permutation(monkeypatch):
-    """And finds what the whole permutation says, where words are equal too."""
-    given = {"seed": 4, "epochs": np.arange(5), "stream": "order/mix"}
-
-    def check(n):
-        whole = permutations.permutations(n, **given)
-        for places in (
-            np.arange(n),
-            np.arange(n // 4, n // 2),
-            np.array([n - 1]),
-            np.array([3, 1]),
-        ):
-            found = permutations.permuted_places(n, places, **given)
-            assert np.array_equal(found, whole[:, places])
-        return whole
-
-    distinct = check(64)
-    drawn = permutations.permutation_keys
-    monkeypatch.setattr(
-        permutations,
-        "permutation_keys",
-        lambda *told, **words: drawn(*told, **words) >> np.uint64(60),
-    )
-    assert not np.array_equal(check(64), distinct)  # 16 words among 64: many are equal
+def test_keys_of_some_places_are_those_of_whole_permutations():
+    given = {"seed": 4, "epochs": np.array([0, 7, 2**40]), "stream": "order/mix"}
+    whole = permutations.permutation_keys(65, **given)
+    places = np.random.default_rng(0).integers(0, 65, (3, 40))
+    found = permutations.permutation_keys_at(places, **given)
+    assert np.array_equal(found, np.take_along_axis(whole, places, -1))
 
 
 def test_steps_in_a_row_are_found_together_and_others_alone():
@@ -136,14 +125,14 @@ class NoStore:
 
 
 def mixed(kind):
-    """Two sets, one of which leaves rows out; 8 of 64 slots."""
+    """Two sets, one of which leaves rows out; the third of eight ranks."""
     corpora = [
         Corpus(NoStore(), build(kind, sizes), fingerprint="", files=["a"] * len(sizes),
                excluded=gaps)
         for sizes, gaps in ((np.array([40, 30, 50]), {1: (0, 7)}), (SIZES, {}))
     ]  # fmt: skip
     plan = Mixture([1, 3], batch_size=64, seed=2, epoch_samples=1000)
-    return Packed(corpora, plan, np.arange(16, 24), identity="")
+    return PackedMixture(corpora, plan, rank=2, world_size=8, identity="")
 
 
 @pytest.mark.parametrize("kind", KINDS)

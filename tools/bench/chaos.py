@@ -261,7 +261,8 @@ def handed(pipe: Pipeline, state: dict[str, Any] | None) -> Iterator[Record]:
         pipe.load_state_dict(state)
     while pipe.step < STEPS:
         for batch in pipe:
-            yield dict(zip(map(str, pipe.source.slots.tolist()), digests(batch), strict=True))
+            slots = pipe.source.slots_at(batch.step).tolist()
+            yield dict(zip(map(str, slots), digests(batch), strict=True))
             if pipe.step == STEPS:
                 return
 

@@ -20,9 +20,10 @@ import numpy as np
 from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.rng import Place
-from sslpipe.stream.mixture import Mixture
+from sslpipe.stream.mixture import PLANNED, Mixture
 from sslpipe.stream.order import Order, build_order, lanes_of, slots
-from sslpipe.stream.plan import Plan, Single
+from sslpipe.stream.plan import Single
+from sslpipe.stream.rank_split import RankSplit
 
 STEPS = 64
 SIZES = np.diff(np.r_[np.arange(0, 1_281_167, 1000), 1_281_167])
@@ -48,7 +49,9 @@ def planning(repeats: int) -> Iterator[dict[str, Any]]:
             for name in (*ORDERS, "mixture, lanes", "mixture, global"):
                 kind = name.rpartition(" ")[2]
                 orders = [order_of(kind, lanes, seed) for seed in range(2)]
-                run = planner(name, orders, size, mine)
+                run = planner(orders, size, mine)
+                if name.startswith("mixture"):
+                    run = mixture_planner(orders, size, rank=world // 2, world_size=world)
                 yield {
                     "plan": name, "ranks": world, "share": share,
                     "us_per_sample": round(1e3 * timed(run, repeats) / STEPS / share, 2),
@@ -59,16 +62,34 @@ def order_of(kind: str, lanes: int, seed: int) -> Order:
     return build_order(SIZES, kind=kind, seed=seed, lanes=lanes, window=4)
 
 
-def planner(name: str, orders: list[Order], size: int, mine: np.ndarray) -> Callable[[], None]:
+def planner(orders: list[Order], size: int, mine: np.ndarray) -> Callable[[], None]:
     """Plans STEPS steps after those of the call before it."""
-    plan: Plan = Single(int(SIZES.sum()), batch_size=size, remainder="wrap")
-    if name.startswith("mixture"):
-        plan = Mixture([7, 3], batch_size=size, seed=0, epoch_samples=int(SIZES.sum()))
+    plan = Single(int(SIZES.sum()), batch_size=size, remainder="wrap")
     steps = count()
 
     def run() -> None:
         for _ in range(STEPS):
-            picks = plan(next(steps), mine)
+            orders[0].locate(plan(next(steps), mine).positions)
+
+    return run
+
+
+def mixture_planner(
+    orders: list[Order], size: int, *, rank: int, world_size: int
+) -> Callable[[], None]:
+    """The same of a mixture, as many steps in one go as a stream plans."""
+    split = RankSplit(
+        Mixture([7, 3], batch_size=size, seed=0, epoch_samples=int(SIZES.sum())),
+        samples=np.array([order.samples for order in orders]),
+        lanes=np.array([order.stride for order in orders]),
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
+    firsts, together = count(step=STEPS), min(STEPS, max(1, PLANNED // split.share))
+
+    def run() -> None:
+        first = next(firsts)
+        for start in range(first, first + STEPS, together):
+            picks = split.picks(range(start, start + together))
             for corpus in np.unique(picks.corpora):
                 orders[corpus].locate(picks.positions[picks.corpora == corpus])
 

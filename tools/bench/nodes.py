@@ -11,7 +11,7 @@ lost       some nodes are killed inside a step, the others go on from the state:
            twice, in the epoch? And are the batches those of the undisturbed run?
 uneven     seconds of a global step where all nodes are alike, and where one is 4 times as slow
 downloads  shards that a node downloads in an epoch, for each order, beside what scale_run.py says
-mixture    three sets by weight: the counts over all nodes, at every step
+mixture    three sets by weight: the counts over all nodes, at every step; shards that a node needs
 """
 
 import argparse
@@ -210,7 +210,8 @@ def live(trial: Trial, node: int, barrier: Barrier) -> None:
             barrier.wait()
             needed |= {manifest.shards[n].file for n in stream.source.wants(step).shards.tolist()}
             line = {
-                "step": step, "uids": [s.uid for s in batch], "slots": stream.source.slots.tolist(),
+                "step": step, "uids": [s.uid for s in batch],
+                "slots": stream.source.slots_at(step).tolist(),
                 "state": stream.state_dict(), "time": time.time(),
                 # not those that were fetched ahead, of the next epoch
                 "shards": sum(tar in needed for tar in SleepingStore.tars),
@@ -285,11 +286,12 @@ def downloads(trial: Trial, order: str, shards: list[int]) -> Row:
 
 
 def mixture(trial: Trial) -> Row:
-    """Counts of three sets over all nodes after every step, against their weights."""
+    """Counts of three sets over all nodes after every step, against their weights; and shards."""
     text = {"modality": "text", "views": {}, "stream": {"batch_size": trial.batch, "mix": WEIGHTS}}
     recipe = parse_recipe(yaml.safe_dump(text), path="nodes")
     here = trial.url.removeprefix("sleeping://")  # planned alone: nothing is read
     had, worst, planned = Counter[int](), Fraction(0), 0
+    needed: list[set[tuple[int, ...]]] = [set() for _ in range(trial.nodes)]
     with ThreadPoolExecutor(1) as threads:
         sources = []
         for rank in range(trial.nodes):
@@ -298,17 +300,23 @@ def mixture(trial: Trial) -> Row:
             assert isinstance(source, Packed)
             sources.append(source)
         for step in range(trial.steps):
-            for source in sources:
-                had.update(source.wants(step).corpora.tolist())
+            for source, shards in zip(sources, needed, strict=True):
+                wants = source.wants(step)
+                had.update(wants.corpora.tolist())
+                columns = wants.corpora, wants.epochs, wants.shards
+                shards.update(zip(*(column.tolist() for column in columns), strict=True))
             planned += trial.batch
             for corpus, weight in enumerate(WEIGHTS.values()):
                 worst = max(worst, abs(had[corpus] - Fraction(str(weight)) * planned))
         for source in sources:
             source.close()
+    shards_a_node, all_shards = sum(map(len, needed)) / trial.nodes, len(set.union(*needed))
     return {
         "case": "mixture", "nodes": trial.nodes, "samples": planned,
         "shares": [had[corpus] / planned for corpus in range(len(WEIGHTS))],
         "farthest_from_weight_samples": float(worst), "wrong": int(worst >= 1),
+        "shards_a_node": round(shards_a_node, 2), "of_shards": all_shards,
+        "times_its_share": round(shards_a_node * trial.nodes / all_shards, 2),
     }  # fmt: skip
 
 

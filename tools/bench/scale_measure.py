@@ -19,11 +19,11 @@ import numpy as np
 from sslpipe import stream
 from sslpipe.shards.index import MEMBER, SAMPLE, Index, parse_index, write_index
 from sslpipe.shards.manifest import Manifest, Shard, read_manifest, write_manifest
-from sslpipe.stream.mixture import Mixture
+from sslpipe.stream.mixture import STEPS
 from sslpipe.stream.order import I64, Order, build_order, slots
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scale_run import RUN
+from scale_run import MIXED, RUN, split_of
 
 SAMPLE_SHARDS = Path(__file__).parents[2] / "shards" / "sample"
 
@@ -61,11 +61,22 @@ def walk(made: Order, steps: Iterator[int], mine: I64) -> None:
 
 
 def of_mixture() -> float:
-    """Seconds a sample to permute batches of three sets on one of many ranks."""
-    plan = Mixture([6, 3, 1], batch_size=RUN.batch, seed=0, epoch_samples=RUN.samples)
-    mine = slots(batch_size=RUN.batch, lanes=1, rank=100, world_size=RUN.ranks)
-    steps = count()
-    return least(lambda: [plan(next(steps), mine) for _ in range(20)]) / 20 / len(mine)
+    """Seconds a sample to split and locate batches of three sets on one of many ranks."""
+    split = split_of(RUN, 100, RUN.lanes)
+    made = [
+        build_order(np.full(RUN.shards * part // sum(MIXED), RUN.shard), kind="lanes", seed=part,
+                    lanes=RUN.lanes, window=RUN.window)
+        for part in MIXED
+    ]  # fmt: skip
+    firsts = count(step=STEPS)
+
+    def plan() -> None:
+        for _ in range(16):
+            picks = split.picks(range(first := next(firsts), first + STEPS))
+            for corpus, order in enumerate(made):
+                order.locate(picks.positions[picks.corpora == corpus])
+
+    return least(plan) / 16 / STEPS / split.share
 
 
 def of_manifest(folder: Path) -> Iterator[tuple[str, float]]:

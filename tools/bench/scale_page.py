@@ -24,7 +24,7 @@ from sslpipe.stream.records import ROWS
 from sslpipe.stream.shard_lookahead import AHEAD
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scale_run import RUN, Run, in_lanes, shards_of_node
+from scale_run import RUN, Run, in_lanes, in_mixture, shards_of_node
 
 PAGE = Path(__file__).parents[2] / "pipelines" / "SCALE.md"
 INDEXED = SAMPLE.itemsize + MEMBER.itemsize  # bytes of a sample of one member
@@ -36,7 +36,7 @@ MEASURED = {  # by scale_measure.py
     "lanes_first_s": 0.02,
     "lanes_us_a_sample": 0.23,
     "global_us_a_sample": 0.36,
-    "mixture_us_a_sample": 18.0,
+    "mixture_us_a_sample": 0.65,
     "state_bytes": 146.0,
 }
 SIMULATED: tuple[dict[str, Any], ...] = (  # rows of nodes.py
@@ -46,6 +46,9 @@ SIMULATED: tuple[dict[str, Any], ...] = (  # rows of nodes.py
         "shares": [0.6001, 0.2999, 0.1],
         "farthest_from_weight_samples": 0.8,
         "wrong": 0,
+        "shards_a_node": 48.11,
+        "of_shards": 1831,
+        "times_its_share": 1.68,
     },
     {"case": "epoch", "samples": 10752, "wrong": 0},
     {
@@ -181,7 +184,8 @@ def download_table(run: Run) -> str:
         ("3,584 of them on 56 nodes", fewer, in_lanes(fewer, 3_584)),
         *((f"`{kind}`", run, shards_of_node(kind, run.samples, run.shard, run.nodes, run.batch))
           for kind in ("sequential", "global")),
-        ("a mixture, of any order", run, float(run.shards)),
+        *((f"three sets by weight, {lanes} lanes of each", run, in_mixture(run, lanes))
+          for lanes in (256, run.lanes)),
     ]  # fmt: skip
     rows = [
         [name, f"{shards:,.0f}", f"{shards * run.shard_bytes / 1e12:.2f}",

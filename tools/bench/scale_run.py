@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sslpipe.stream.mixture import Mixture
 from sslpipe.stream.order import slots
+from sslpipe.stream.rank_split import RankSplit
+
+MIXED = (6, 3, 1)  # parts of the samples, and of every batch, that are of each of three sets
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,26 @@ def shards_of_node(order: str, samples: int, shard: int, nodes: int, batch: int)
 def in_lanes(run: Run, lanes: int) -> float:
     """Shards that the busiest node downloads in an epoch, its lanes being one run of them."""
     return 1 + (max(run.lanes_of(node, lanes) for node in range(run.nodes)) / lanes) * run.shards
+
+
+def split_of(run: Run, rank: int, lanes: int) -> RankSplit:
+    """What a rank has of the run, were its samples those of three sets in so many lanes each."""
+    plan = Mixture(MIXED, batch_size=run.batch, seed=0, epoch_samples=run.samples)
+    samples = run.samples * np.array(MIXED) // sum(MIXED)
+    return RankSplit(
+        plan, samples=samples, lanes=np.full(len(MIXED), lanes), rank=rank, world_size=run.ranks
+    )
+
+
+def in_mixture(run: Run, lanes: int) -> float:
+    """Shards that the busiest of four nodes downloads in an epoch: all of each lane it walks."""
+    most = 0.0
+    for node in np.linspace(0, run.nodes - 1, 4, dtype=int).tolist():
+        walked = set[tuple[int, int]]()
+        for rank in range(node * run.ranks_a_node, (node + 1) * run.ranks_a_node):
+            picks = split_of(run, rank, lanes).picks(range(64))
+            columns = picks.corpora.tolist(), (picks.positions % lanes).tolist()
+            walked.update(zip(*columns, strict=True))
+        parts = [MIXED[corpus] / sum(MIXED) / lanes for corpus, _ in walked]
+        most = max(most, sum(1 + part * run.shards for part in parts))
+    return most
