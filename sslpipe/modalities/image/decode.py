@@ -247,11 +247,11 @@ def check_size(width: int, height: int) -> None:
 
 def check_scans(data: bytes) -> None:
     """Raise a SampleError for a small JPEG that takes minutes: thousands of scans of big ones."""
-    scans = data.count(SCAN)  # first, since few have many
-    if scans <= MAX_SCANS or not data.startswith(b"\xff\xd8"):
+    frame = jpeg_frame(data) if data.startswith(b"\xff\xd8") else None
+    if frame is None or frame.marker == BASELINE:  # most; counting takes 80 us of 94 kB
         return
-    frame = jpeg_frame(data)
-    if frame and frame.marker != BASELINE:
+    scans = data.count(SCAN)
+    if scans > MAX_SCANS:
         raise SampleError(f"has {scans:,} scans; the limit is {MAX_SCANS}")
 
 
