@@ -26,10 +26,15 @@ def parse_json(text: str | bytes) -> Any:
     """What a JSON document holds.
 
     Raises:
-        ValueError: it is none, or is nested deeper than Python's stack allows.
+        ValueError: it is none, is nested deeper than Python's stack allows, or has a number of
+            more digits than Python reads.
     """
     try:
         return json.loads(text)
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):  # Python's advice is for programs
+            raise ValueError("it has a number of thousands of digits") from None
+        raise
     except RecursionError:  # no subclass of ValueError, and as much the fault of the text
         raise ValueError("it is nested too deeply") from None
 

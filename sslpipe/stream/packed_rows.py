@@ -130,9 +130,10 @@ class PackedRows(Packed):
         count = epoch_rows or self._count(documents, exactly=remainder == "short")
         if not count:
             among = f" of stream.holdout.part = {holdout.part!r}" if holdout else ""
+            larger = "hold out another fraction, " if holdout else ""
             raise RecipeError(
                 f"{layout.where}: the documents{among} have no steps, or the index does not know "
-                "how many; count them (`sslpipe index`), or give other shards"
+                f"how many; {larger}count them (`sslpipe tokenizer count`), or give other shards"
             )
         self.plan: Single = Single(
             count, batch_size=batch_size, remainder=remainder, epoch_samples=epoch_rows

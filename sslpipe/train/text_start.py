@@ -43,9 +43,25 @@ def text_config(folder: Path) -> dict[str, Any] | None:
     except (ValueError, AttributeError) as error:
         raise StateError(f"{path}: is no JSON object ({error}); restore it") from error
     if kind not in BACKBONES:  # of timm, or its names will be told
+        check_other(path, config)
         return None
     check_config(path, config)
     return dict(config)
+
+
+def check_other(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a text model of another kind, whose weights may have the names of ours.
+
+    A RoBERTa has those of a BERT, and counts positions from 2. Speech models have an alphabet, too.
+
+    Raises:
+        StateError: it is one.
+    """
+    if "model_type" in config and "vocab_size" in config and "conv_dim" not in config:
+        raise StateError(
+            f"{path}: is a model of type {config['model_type']!r}, which no encoder of ours is; "
+            f"take one of {', '.join(BACKBONES)}"
+        )
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:

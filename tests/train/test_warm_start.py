@@ -1,5 +1,7 @@
 """`train --from`: what weights are taken from, what is refused, and that a run remembers them."""
 
+import json
+
 import pytest
 import torch
 import torchvision
@@ -230,3 +232,12 @@ def test_wrong_weights_are_found_before_any_data_is_read(tmp_path):
             parse_recipe(TRAINED), shards="nowhere", out=tmp_path / "run", resume=False,
             start=tmp_path / "none", max_steps=1, device="cpu",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "llama"])
+def test_a_text_model_of_another_kind_is_refused_whatever_its_weights_are_called(tmp_path, kind):
+    config = {"model_type": kind, "vocab_size": 99, "hidden_size": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"embeddings.word_embeddings.weight": torch.ones(99, 8)}, tmp_path / "m.safetensors")
+    with pytest.raises(StateError, match=f"is a model of type '{kind}', which no encoder of ours"):
+        read_weights(tmp_path)

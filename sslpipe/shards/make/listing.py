@@ -14,7 +14,7 @@ from ..index import MAX_BYTES
 from ..labels_file import LabelTable
 from .frames import FPS
 from .inputs.expand import Input, absolute, expand
-from .inputs.found import Columns, Found, Options
+from .inputs.found import INPUT, Columns, Found, Options
 from .source import InputFile, Listing, Note, Origin
 
 Label = int | str | None
@@ -71,6 +71,7 @@ def list_input(
         ShardError: it holds nothing to pack.
     """
     found: list[Found] = []
+    told = len(notes)
     for item in single.reader(single.url, options):
         if named:
             item = replace(item, file=named + item.file)
@@ -82,8 +83,11 @@ def list_input(
             progress(before + len(found))
     if not found:
         looked = ", ".join(f".{ext}" for ext in sorted(options.extensions))
+        kinds = sorted({kind[0] for note in notes[told:] if (kind := INPUT.search(note.file))})
+        files = " ".join(f"{single.name.rstrip('/')}/*{kind}" for kind in kinds)
         raise ShardError(
-            f"{single.name}: holds nothing to pack (looked for {looked}); check the path"
+            f"{single.name}: holds nothing to pack (looked for {looked}); "
+            f"{f'name its files, {files}' if files else 'check the path'}"
         )
     if progress:
         progress(before + len(found))

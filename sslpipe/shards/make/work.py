@@ -176,7 +176,7 @@ def load(source: InputFile, settings: PackSettings) -> LoadedFile:
     """Read, check, and shrink if asked.
 
     Raises:
-        SampleError: it cannot be read or does not decode.
+        SampleError: it cannot be read, does not decode, or is not what its name says.
     """
     data = readable(source.place)
     codec = settings.codec
@@ -191,6 +191,8 @@ def load(source: InputFile, settings: PackSettings) -> LoadedFile:
     else:
         extent = payload_extent(codec, data, decode=settings.check == "decode")
         payload, ext = data, codec.extension(data)
+        if ext == "txt" and source.file.lower().endswith(".json"):
+            raise SampleError("is called .json and holds no JSON object; correct or rename it")
     return LoadedFile(source, len(data), payload, ext, extent, codec.flags(payload), extras)
 
 

@@ -14,6 +14,7 @@ from sslpipe.modalities.text.vocabulary import document_of
 from sslpipe.shards import PackSettings, estimate, open_threads, pack, read_manifest
 from sslpipe.shards.contents import extract_sample, find_key, list_keys
 from sslpipe.shards.make.inputs.found import Columns
+from sslpipe.shards.make.source import Note
 
 ROWS = [
     {"text": "plain", "label": "b"},
@@ -186,3 +187,44 @@ def test_files_that_cannot_be_packed_are_refused_at_once(write, tmp_path):
     path.write_bytes(b"nothing of the kind")
     assert "no gzip, or a damaged one" in refused(path, tmp_path)
     assert "holds nothing to pack" in refused(write("jsonl", [b"", b" "]), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
+def test_a_folder_of_files_of_documents_says_to_name_them(write, tmp_path, kind):
+    write(kind)
+    with pytest.raises(ShardError, match=rf"name its files, .*/\*\.{kind}$"):
+        pack(tmp_path, tmp_path / "out", PackSettings(codec=TextCodec()))
+    (tmp_path / "a.txt").write_text("beside them")
+    out = pack(tmp_path, tmp_path / "out", PackSettings(codec=TextCodec()))
+    assert out.skipped == (Note(f"docs.{kind}", "holds samples of its own; name it as an input"),)
+
+
+def test_a_table_without_the_usual_column_of_texts_says_how_to_name_it(tmp_path):
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"body": ["a"]}), path)
+    with pytest.raises(
+        ShardError, match=r"no column 'text'; name it, --columns text=NAME\. .*body"
+    ):
+        pack(path, tmp_path / "out", PackSettings(codec=TextCodec()))
+    settings = PackSettings(codec=TextCodec(), columns=Columns(text="body"))
+    assert pack(path, tmp_path / "out", settings).manifest.samples == 1
+
+
+@pytest.mark.parametrize("content", ['{"text": "abc', '["abc"]', "abc"])
+def test_a_file_that_is_called_json_and_holds_no_object_is_no_document(tmp_path, content):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.json").write_text(content)
+    (folder / "b.json").write_text('{"text": "abc"}')
+    (folder / "c.txt").write_text(content)
+    report = pack(folder, tmp_path / "out", PackSettings(codec=TextCodec()))
+    (failure,) = report.failures
+    assert failure.file == "a.json"
+    assert "is called .json and holds no JSON object" in failure.reason
+
+
+def test_a_number_of_thousands_of_digits_is_told_without_advice_for_programs(write, tmp_path):
+    path = write("jsonl", [{"text": "a"}, b'{"text": "b", "n": %s}' % (b"1" * 5000)])
+    report, _ = packed(path, tmp_path)
+    (note,) = report.skipped
+    assert "a number of thousands of digits" in note.reason

@@ -40,6 +40,9 @@ def list_rows_of(url: str, options: Options) -> Iterator[Found | Note]:
     if wanted.text is not None and wanted.text not in names:
         raise ShardError(f"{url}: has no column {wanted.text!r}; {suggest(wanted.text, names)}")
     is_text = "txt" in options.extensions and wanted.path is None
+    if is_text and wanted.text is None and not {TEXT, *GUESSES["path"]} & {*map(str.lower, names)}:
+        there = suggest(TEXT, names)
+        raise ShardError(f"{url}: no column {TEXT!r}; name it, --columns text=NAME. {there}")
     if wanted.text is None and not (is_text and TEXT in names):
         yield from list_parquet(url, options)
         return

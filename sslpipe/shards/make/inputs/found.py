@@ -11,12 +11,15 @@ from ...tar_headers import escaped
 from ..frames import film_bytes, origin_of, run_of
 from ..source import FrameRun, Note, Origin
 
+AN_INPUT = "holds samples of its own; name it as an input"
 TEXTS = frozenset({"txt", "json", "caption"})  # kept beside a payload of the same name
 # control characters break headers and line-based tools; lone surrogates are names in no encoding
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MISSING = frozenset({"nan", "<na>"})  # as pandas and NumPy write what is not there
 PADDED = re.compile("[+-]?0[0-9]")  # 007 is a name
 FILM, FRAMES = "avi", "frames"  # what folders of frames become; one that has no name
+# files that are inputs themselves; a folder offers files that are a sample each
+INPUT = re.compile(r"\.(jsonl|jsonl\.gz|parquet|tar|zip)$", re.IGNORECASE)
 METADATA = re.compile("^__+")  # `__name__` is not a sample for webdataset
 
 
@@ -117,7 +120,9 @@ def offered(
         elif ext in TEXTS and stem in texts and ext not in texts[stem]:
             texts[stem][ext] = place(name)
         else:
-            yield Note(prefix + name, "no extension of a payload")
+            yield Note(
+                prefix + name, AN_INPUT if INPUT.search(name) else "no extension of a payload"
+            )
     for name, stem in payloads.items():
         key, extras = safe_key(prefix + stem), tuple(texts[stem].items())
         yield Found(place(name), prefix + name, key, names[name][1], label, sizes[name], extras)
