@@ -16,9 +16,8 @@ from .index import other_version
 from .read.download import Patience, is_url, local_path, on_this_machine, place_in, read_whole
 from .side_files import parse_json, replace_file
 
-FILE = "manifest.json"
+FILE, VERSION = "manifest.json", 2
 FORMAT: Literal["sslpipe-shards"] = "sslpipe-shards"
-VERSION = 2
 UNSAFE = frozenset("/\\:\0")  # in file names
 LONGEST_NAME = 255 - len(".idx.part")  # bytes: what is written beside a tar has longer ones
 LOOKED_AT = 16  # shards at most whose size is looked at when a set is opened

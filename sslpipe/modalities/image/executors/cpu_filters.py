@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cpu_memory import address, carray, claim, flat, release, split
-from .cpu_vectors import AHEAD, LANES, QUAD, ROWS, block, columns, floats, square
+from .cpu_vectors import AHEAD, LANES, QUAD, ROWS, block, bytes_as_floats, columns, square
 from .cpu_weights import Image, axis, gaussian, kernel, radius_of, taps_of
 
 U8 = npt.NDArray[np.uint8]
@@ -122,8 +122,8 @@ def load(ring: Image, to: int, source: U8, at: int, size: int, ahead: int) -> No
         for j in range(size):
             ring[to + j] = f32(source[at + j])
     else:
-        floats(ring, to, source, at, size // LANES, ahead)
-        floats(ring, to + size - LANES, source, at + size - LANES, 1, ahead)
+        bytes_as_floats(ring, to, source, at, size // LANES, ahead)
+        bytes_as_floats(ring, to + size - LANES, source, at + size - LANES, 1, ahead)
 
 
 @kernel

@@ -84,7 +84,7 @@ def both_halves(lanes: Sequence[int]) -> list[int]:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def floats(
+def bytes_as_floats(
     typing: Any, target: Any, to: Any, source: Any, at: Any, count: Any, ahead: Any
 ) -> tuple[Any, Any]:
     """target[to:] = source[at:], `count` vectors of bytes; asks for source[at + ahead:], too."""
