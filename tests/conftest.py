@@ -152,6 +152,21 @@ def run(monkeypatch, capfd):
 
 
 @pytest.fixture
+def write_module(tmp_path, monkeypatch):
+    """Write a module of a user's; it can be imported until the test ends, and is forgotten then."""
+    names = []
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        names.append(name)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
 def recipe():
     """Two views and a mask at 32 px, batches of 8."""
     return parse_recipe(RECIPE, path="test.yaml")

@@ -202,8 +202,8 @@ def test_erasing_nothing_where_no_box_was_found():
     assert torch.equal(run(erasing, images, edit=no_box)[0][0], cropped(images))
 
 
-def test_an_op_of_one_s_own_brings_its_own_pixels(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("""
+def test_an_op_of_one_s_own_brings_its_own_pixels(write_module):
+    text = """
 from dataclasses import dataclass
 import numpy as np, torch
 
@@ -218,8 +218,8 @@ class Darken:
 
     def apply(self, images, rows):
         return images * torch.from_numpy(1 - self.by * rows[:, :1, None, None])
-""")
-    monkeypatch.syspath_prepend(tmp_path)
+"""
+    write_module("mine", text)
     images = canvases()
     views, table, group = run([CROP, ("mine:Darken", {"by": 0.25})], images)
     on = torch.from_numpy(column(table, group, "mine:Darken.on")[0])

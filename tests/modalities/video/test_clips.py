@@ -1,7 +1,6 @@
 """Which frames clips have: slow transcriptions of the official samplings, tables, distributions."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -235,16 +234,14 @@ def test_settings_that_cannot_be_are_refused(kind, settings, words):
         kind(**settings)
 
 
-def test_the_example_of_a_sampling_runs_as_it_stands(videos, tmp_path, monkeypatch):
+def test_the_example_of_a_sampling_runs_as_it_stands(videos, write_module):
     (block,) = re.findall(r"```py\n(.*?)```", clips.__doc__, re.DOTALL)
-    (tmp_path / "mine.py").write_text(block)
-    monkeypatch.syspath_prepend(tmp_path)
+    write_module("mine", block)
     text = RECIPE.replace("DenseClip: {frames: 4, stride: 3}", '"mine:Ends": {frames: 4}')
     recipe = parse_recipe(text)
     with sslpipe.load(recipe, shards=videos, device="cpu", rank=0, world_size=1) as pipe:
         batch = next(iter(pipe))
         lengths = pipe.load_share(0).columns[0].extents[:, 0]
-    monkeypatch.delitem(sys.modules, "mine")
     numbers = batch.params["global"][..., :4].long().numpy()
     first = (numbers == np.arange(4)).all(-1)
     last = (numbers == lengths[:, None] - 4 + np.arange(4)).all(-1)
