@@ -116,7 +116,11 @@ class TokenWriter:
 
 
 class TokenFile:
-    """An open token file, closed with its last reference; `open_tokens` makes it."""
+    """An open token file, closed with its last reference; `open_tokens` makes it.
+
+    Raises:
+        ShardError: the file is none of tokens, of another format, tokenizer or tar, or damaged.
+    """
 
     def __init__(self, file: int, path: str | Path, of: TokenFileOf) -> None:
         self.number, self.path = file, Path(path)
