@@ -13,7 +13,7 @@ from sslpipe.methods.parts.two_towers import text_tower
 from sslpipe.recipe import load_recipe, recipes
 from sslpipe.recipe.names import Entry, keyword_settings
 
-BUILDS_NOTHING = {"chunk", "iterations", "neighbours", "overlap", "seed", "window"}
+BUILDS_NOTHING = {"chunk", "iterations", "k", "neighbours", "overlap", "seed", "window"}
 CHECKED_AGAINST_VIEWS = {"size", "strides"}  # of patches; strides must leave frames
 
 
