@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
-from ...process import node_ranks, without_tilde
+from ...process import node_ranks, regular_file, without_tilde
 from ..index import Index, parse_index, said_of_tar
 from ..manifest import MISSING, Manifest, Shard, cut_fault
 from .cache import Distant, NodeCache
@@ -253,7 +253,7 @@ def open_local(path: Path, shard: Shard) -> int:
         ShardError: it is missing, or of another size.
     """
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(regular_file(path), os.O_RDONLY)
     except FileNotFoundError as error:
         raise ShardError(f"{path}: {MISSING}") from error
     except OSError as error:
