@@ -1,4 +1,4 @@
-"""Where a file is wanted, a named pipe is one line at once; to open it would be to wait for ever."""
+"""Where a file is wanted, a named pipe is one line at once; opening it would wait for ever."""
 
 import os
 import subprocess
