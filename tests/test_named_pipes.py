@@ -21,6 +21,7 @@ from sslpipe.shards.contents import index_of
 from sslpipe.shards.labels_file import read_labels
 from sslpipe.shards.read.store import open_store
 from sslpipe.shards.side_files import read_objects
+from sslpipe.train.checkpoint import read_checkpoint
 
 from .conftest import RECIPE, ROOT
 
@@ -47,6 +48,12 @@ def test_a_named_pipe_is_no_file(tmp_path, name):
     with pytest.raises(SslpipeError, match=rf"{name}.*it is no regular file.*; ") as caught:
         READERS[name](path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_named_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "last.pt")
+    with pytest.raises(SslpipeError, match=r"last\.pt: is no file; "):
+        read_checkpoint(tmp_path / "last.pt")
 
 
 @pytest.mark.parametrize("end", [".tar", ".tar.idx"])
