@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -176,6 +178,21 @@ def user_cache(name: str) -> Path:
     return without_tilde(home, where="the user's cache", remedy="set XDG_CACHE_HOME") / (
         f"sslpipe/{name}"
     )
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path, for whoever opens it: a named pipe would let them wait for ever, without a word.
+
+    What a shell holds open below /dev, as `<(...)`, comes to an end; a folder says so itself.
+
+    Raises:
+        OSError: it is a pipe, a device or a socket, or there is nothing; `strerror` says so.
+    """
+    mode = Path(path).stat().st_mode
+    given_by_shell = stat.S_ISFIFO(mode) and str(path).startswith(("/dev/fd/", "/dev/stdin"))
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or given_by_shell):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return Path(path)
 
 
 def without_tilde(path: str | Path, *, where: str, remedy: str) -> Path:

@@ -7,13 +7,6 @@ import pytest
 
 from .test_names import FILES, PACKAGE, TREES, shown
 
-LATER = {  # they have yet to say what they raise; this list only becomes shorter
-    *(f"methods/{name}" for name in ("autoencoder", "causal_lm", "colorization", "deepcluster")),
-    *(f"methods/{name}" for name in ("electra", "ijepa", "inpainting", "mlm", "nsp")),
-    *(f"methods/{name}" for name in ("relative_patch", "simcse", "t5")),
-    *(f"stream/{name}" for name in ("open_source", "packed_rows", "reader")),
-    *(f"modalities/text/{name}" for name in ("__init__", "token_file")),
-}
 ERRORS = {node.name for node in TREES[PACKAGE / "errors.py"].body if isinstance(node, ast.ClassDef)}
 INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
@@ -61,11 +54,7 @@ def untold(tree):
             yield function, sorted(missing)
 
 
-def is_held(path):
-    return path.relative_to(PACKAGE).with_suffix("").as_posix() not in LATER
-
-
-@pytest.mark.parametrize("path", list(filter(is_held, FILES)), ids=shown)
+@pytest.mark.parametrize("path", FILES, ids=shown)
 def test_who_raises_says_what_and_when(path):
     found = [f"{shown(path, node)}: {node.name}: {names}" for node, names in untold(TREES[path])]
     assert not found, "say below `Raises:` when it is raised:\n" + "\n".join(found)

@@ -28,7 +28,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself
     "permutations": {"rng"},
     "batch": {"errors"},
     "process": {"errors"},
-    "recipe": {"errors"},
+    "recipe": {"errors", "process"},
     "shards": {*GROUND, "recipe"},
     "masks": {*GROUND, "recipe"},
     "device": GROUND,

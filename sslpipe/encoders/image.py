@@ -23,6 +23,7 @@ from .libraries import Blueprint, library, timm_blueprint, timm_create
 from .library_encoders import ResNet, TimmModel, ViT
 from .patches import Resample, check_whole, grid_size, plane_patch, sincos
 from .protocols import Encoder, declared_dim
+from .sizes import check_sizes
 from .starts import Start, start_like
 from .text import TEXT_ENCODERS
 from .video import VIDEO_ENCODERS, ClipViT, take_clips
@@ -63,32 +64,14 @@ def check_encoder(entry: names.Entry) -> None:
     """Check name and settings of an encoder, and build nothing.
 
     Raises:
-        RecipeError: unknown name or setting, a setting of a wrong type, or a size of ours below 1.
+        RecipeError: unknown name or setting, a setting of a wrong type, or a size of ours below 1
+            or beyond use.
     """
     own = ":" in entry.name
     name = SHORT.get(entry.name, entry.name)
     settings = names.bind(names.imported(entry) if own else builder(name, entry), entry)
     if not own:
         check_sizes(entry, settings)
-
-
-def check_sizes(entry: names.Entry, settings: Mapping[str, Any]) -> None:
-    """Check the whole numbers of a backbone, each of which counts parts or their width.
-
-    Raises:
-        RecipeError: one is below 1, or the width is not one of its heads times their number.
-    """
-    for name, value in settings.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(type(number) is int and number < 1 for number in numbers):
-            raise RecipeError(
-                f"{entry.where}: {entry.name}.{name} = {value}: is below 1; correct the value"
-            )
-    dim, heads = settings.get("dim"), settings.get("heads", 1)
-    if isinstance(dim, int) and dim % heads:
-        raise RecipeError(
-            f"{entry.where}: {entry.name}: dim = {dim} is no multiple of heads = {heads}; set one"
-        )
 
 
 def own_encoder(entry: names.Entry, view: ViewSpec) -> Encoder:

@@ -8,7 +8,9 @@ Weights that are not in the library's cache are fetched by the library. What pic
 expects comes with it: timm's pretrained_cfg, the transforms of torchvision's weights.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
@@ -133,13 +135,16 @@ def torchvision_resnet(name: str, *, weights: bool) -> tuple[Encoder, CentralVie
 
 
 def fetched(where: str, wanted: str, make: Callable[[], Any]) -> Any:
-    """Build a model whose library may have to fetch its weights.
+    """Build a model whose library may have to fetch its weights; what it prints goes to stderr.
+
+    torch.hub says "Downloading" on stdout, which would stand in front of a command's JSON.
 
     Raises:
         SslpipeError: they are neither in the cache nor to be had; says which file.
     """
     try:
-        return make()
+        with redirect_stdout(sys.stderr):
+            return make()
     except Exception as error:  # noqa: BLE001, RUF100  # of any of the clients behind the library
         raise SslpipeError(
             f"{where}: its weights, {wanted}, are not in the cache and cannot be fetched "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..encoders.libraries import library
 from ..errors import StateError
+from ..process import regular_file
 from ..shards.side_files import open_to_others, other_format, parse_json, written_whole
 from .encoding import NONE
 from .features import Features
@@ -107,7 +108,7 @@ def read_said(path: Path) -> dict[str, Any]:
     """
     safetensors = library("safetensors")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(regular_file(path), framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise StateError(

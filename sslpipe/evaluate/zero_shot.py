@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SslpipeError
+from ..process import regular_file
 from .results import Measure
 
 # short and plain: they suit photos of things; of other data a file is better
@@ -41,7 +42,8 @@ def read_templates(path: Path) -> tuple[str, ...]:
         SslpipeError: it cannot be read, is empty, or a line has no place for the class.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        read = regular_file(path).read_text(encoding="utf-8")
+        lines = [line.strip() for line in read.splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SslpipeError(f"{path}: cannot be read ({error}); name a file of templates") from error
     templates = tuple(line for line in lines if line)

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..batch import BatchSpec
+from ..encoders.sizes import check_most
 from ..errors import RecipeError
-from ..recipe.names import Entry, call, choose
+from ..recipe.names import Entry, bind, call, choose
 from .autoencoder import Autoencoder
 from .barlow_twins import BarlowTwins
 from .beit import BEiT
@@ -50,7 +51,7 @@ from .t5 import SpanDenoising
 from .vicreg import VICReg
 from .wav2vec2 import Wav2Vec2
 
-__all__ = ["METHODS", "Method", "Output", "Sign", "build_method", "follow"]
+__all__ = ["METHODS", "Method", "Output", "Sign", "build_method", "check_method", "follow"]
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
     {
@@ -95,13 +96,25 @@ METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
 )
 
 
+def check_method(entry: Entry) -> None:
+    """Check name and settings of a method, and build nothing.
+
+    Raises:
+        RecipeError: unknown name or setting, a setting of a wrong type, or a size beyond use.
+    """
+    settings = bind(choose(entry, METHODS, "method"), entry)
+    if ":" not in entry.name:  # what a user's own settings mean is the user's
+        check_most(entry, settings)
+
+
 def build_method(entry: Entry, encoder: nn.Module, spec: BatchSpec) -> Method:
     """Make the method that an entry names; a user's own is `package.module:Class`.
 
     Raises:
-        RecipeError: unknown name or setting, or a class of the user's that is no Method.
+        RecipeError: as `check_method`, or a class of the user's that is no Method.
         ContractError: the batches or the encoder cannot feed the method.
     """
+    check_method(entry)
     made = call(choose(entry, METHODS, "method"), entry, encoder, spec)
     if not isinstance(made, Method):
         raise RecipeError(

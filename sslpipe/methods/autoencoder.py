@@ -41,6 +41,9 @@ class Autoencoder(Method):
 
     noise: standard deviation, in units of the normalised image. drop: share of pixels lost.
     bottleneck: channels that the decoder gets; too many, and copying is enough.
+
+    Raises:
+        ContractError: the encoder's maps do not tile the view evenly.
     """
 
     encoder: nn.Module

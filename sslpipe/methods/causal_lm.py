@@ -21,6 +21,9 @@ class CausalLM(TokenMethod):
     """Needs a group of tokens and an encoder of them; its output layer is the embedding.
 
     Metrics: `bits` per token, and the share of `tokens` that are asked for.
+
+    Raises:
+        ContractError: the encoder gives no states of tokens.
     """
 
     encoder: TokenEncoder

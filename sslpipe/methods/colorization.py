@@ -97,6 +97,9 @@ class Colorization(Method):
 
     The official prior of colours is ImageNet's, from a file. Ours is counted over the batches of
     the run so far, all ranks', this one among them; it is saved with the run.
+
+    Raises:
+        ContractError: the targets are classes, or not two numbers for each place.
     """
 
     encoder: nn.Module

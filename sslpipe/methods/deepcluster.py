@@ -44,6 +44,9 @@ class DeepClusterV2(Method):
 
     Officially a pass without training does that before the first epoch; a stream is not rewound for
     it, and the loss of that epoch is 0 here.
+
+    Raises:
+        ContractError: the batches come without end, so that there are no epochs.
     """
 
     collapse_causes = PROTOTYPE_CAUSES

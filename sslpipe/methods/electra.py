@@ -87,6 +87,9 @@ class ELECTRA(Method):
     Deviation: positions are hidden without replacement.
     Metrics: `accuracy` of the generator, the share of tokens that are `fakes`, and of those the
     share that is `found`.
+
+    Raises:
+        ContractError: the encoder is no bert.
     """
 
     encoder: BERT

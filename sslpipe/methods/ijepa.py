@@ -58,6 +58,9 @@ class IJEPA(Method):
     it is V-JEPA on clips (Bardes et al. 2024, arXiv:2404.08471; V-JEPA 2, arXiv:2506.09985), with
     `tube_blocks` for both masks and beta 0. Differs: all target tokens weigh alike, where theirs
     averages each mask for itself first; positions are fixed ones of a patch's number, not rotary.
+
+    Raises:
+        ContractError: there are several contexts, but not as many as targets.
     """
 
     collapse_causes = MASKED_CAUSES

@@ -67,6 +67,10 @@ class Inpainting(Method):
 
     Any encoder with maps and the paper's decoder; its channel-wise layer between them is left out,
     as modern encoders see the whole picture at every place of their maps.
+
+    Raises:
+        ContractError: the mask is of another view than 'global', or its patches are no
+            larger than twice the overlap.
     """
 
     encoder: nn.Module

@@ -28,6 +28,9 @@ class MLM(TokenMethod):
     """Needs targets 'mlm', and an encoder of tokens whose embedding the output layer shares.
 
     Metrics: `accuracy` on hidden tokens, and the share of tokens that are `hidden`.
+
+    Raises:
+        ContractError: the encoder gives no states of tokens.
     """
 
     encoder: TokenEncoder

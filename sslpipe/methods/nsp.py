@@ -40,6 +40,9 @@ class NSP(MLM):
     weight: of the second loss, the mean cross entropy over the rows of all ranks that are asked
     for; officially 1. Metrics: as `mlm`, the losses `guessing` (of tokens) and `pairing`, and the
     share of rows that are right, `paired`.
+
+    Raises:
+        ContractError: the encoder is a gpt, whose first token sees nothing behind it.
     """
 
     task: ClassVar[str] = "nsp"

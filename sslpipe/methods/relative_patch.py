@@ -21,6 +21,9 @@ class RelativePatch(Method):
     """Needs targets 'relative_patch' and two views: the patches.
 
     Places are numbered row by row around the first patch, so the one opposite to k is K - 1 - k.
+
+    Raises:
+        ContractError: the question is not about two views.
     """
 
     # the encoder of one patch is kept; it takes whole images as well

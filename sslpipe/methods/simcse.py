@@ -45,6 +45,9 @@ class SimCSE(Method):
     torch's generator, which the trainer keys by seed, step and rank. The dense layer of tanh behind
     it goes after training. A deviation: the encoder that is kept pools the mean of tokens, unless
     asked otherwise, officially the first one.
+
+    Raises:
+        ContractError: the encoder is no bert, or has no dropout.
     """
 
     encoder: BERT

@@ -30,6 +30,9 @@ class SpanDenoising(TokenMethod):
     Each token is asked for after those before it in its document. Logits are scaled by
     1 / sqrt(D), as version 1.0 does, whose output layer is the embedding.
     Metrics: `accuracy`, and the share of the targets' places that are asked for, `tokens`.
+
+    Raises:
+        ContractError: the encoder is no T5, so that nothing writes tokens.
     """
 
     encoder: T5

@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 
 from ..errors import RecipeError
+from ..process import regular_file
 from .lines import KeyPath, YamlFile, parse_yaml
 from .names import BOOLEAN, Entry, misread, remedy, shown, suggest, unfit
 from .schema import SECTIONS, Recipe
@@ -24,7 +25,7 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular_file(path).read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:

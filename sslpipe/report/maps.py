@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from ..errors import ExtraError, SslpipeError
 from ..evaluate import Features
+from ..process import regular_file
 from ..rng import words64
 
 F64 = npt.NDArray[np.float64]  # (N, D) features or (N, 2) coordinates of N samples
@@ -150,7 +151,7 @@ def read_map(path: Path, uids: I64) -> F64:
         SslpipeError: there is no such file, or it has no columns uid, x and y.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with regular_file(path).open(newline="", encoding="utf-8") as file:
             rows = {int(r["uid"]): (float(r["x"]), float(r["y"])) for r in csv.DictReader(file)}
     except OSError as error:
         raise SslpipeError(

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ShardError
+from ..process import regular_file
 from .codec import EXTENTS, Extent
 from .side_files import other_format, replace_file
 from .tar_headers import BLOCK
@@ -217,7 +218,7 @@ def read_index(tar: str | Path) -> Index:
     """
     path = index_path(tar)
     try:
-        data = path.read_bytes()
+        data = regular_file(path).read_bytes()
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); pack again") from error
     return parse_index(data, str(path))

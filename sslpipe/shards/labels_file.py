@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ShardError
+from ..process import regular_file
 from ..recipe.names import suggest
 from ..rng import sample_id
 from .side_files import replace_file
@@ -153,7 +154,7 @@ def read_labels(path: str | Path) -> LabelTable:
         ShardError: it cannot be read, lacks columns or rows, or a line is wrong.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = regular_file(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ShardError(
             f"{path}: cannot be read ({error.strerror}); name a CSV file of labels"

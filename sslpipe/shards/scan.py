@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from ..errors import SampleError, ShardError
+from ..process import regular_file
 from ..rng import sample_id
 from .codec import Codec, Extent, payload_extent
 from .index import MAX_BLOCKS, MAX_BYTES, Index, IndexBuilder, IndexedMember
@@ -86,7 +87,7 @@ def index_tar(path: str | Path, rules: Rules, report: Report | None = None) -> I
         ShardError: no plain tar, or a cut or damaged one.
     """
     told = report or (lambda key, reason: None)
-    with Path(path).open("rb", buffering=CHUNK) as file:
+    with regular_file(path).open("rb", buffering=CHUNK) as file:
         return index_stream(file, str(path), rules, told)
 
 

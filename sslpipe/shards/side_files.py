@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError, StateError
+from ..process import regular_file
 
 log = logging.getLogger(__name__)
 # a disk that is full (of bytes, of a user's, of a file's size), read-only, or breaking
@@ -55,7 +56,7 @@ def read_objects(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
         ShardError: the file cannot be read, or a line is no object; `what` it should be.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = regular_file(path).read_bytes().split(b"\n")
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     for number, line in enumerate(lines, start=1):

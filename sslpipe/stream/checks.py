@@ -120,6 +120,27 @@ def check_bucket(recipe: Recipe, given: str) -> None:
         )
 
 
+def check_iterable(recipe: Recipe) -> None:
+    """An iterable has no index, no rows to exclude and no last batch.
+
+    Raises:
+        RecipeError: the recipe asks for what needs one of them.
+    """
+    stream = recipe.stream
+    check_bucket(recipe, "an iterable")
+    if stream.holdout:
+        raise RecipeError(
+            f"{recipe.path}: stream.holdout keeps samples apart by the uids of an index, which an "
+            "iterable does not have; pack it, or leave stream.holdout out"
+        )
+    if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
+        raise RecipeError(
+            f"{recipe.path}: stream.on_bad = {stream.on_bad!r} with stream.remainder = "
+            f"{stream.remainder!r}: an iterable has no rows to exclude, and its epochs follow each "
+            "other; use replace, mask or raise, and wrap"
+        )
+
+
 def check_world(recipe: Recipe, rank: int, world_size: int) -> None:
     """Every rank gets the same number of samples of every batch.
 

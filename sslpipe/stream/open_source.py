@@ -20,6 +20,7 @@ from . import order
 from .by_length import LengthBuckets, PackedByLength
 from .checks import (
     check_bucket,
+    check_iterable,
     check_mixture,
     check_repeats,
     check_short,
@@ -169,7 +170,11 @@ def rows_of(recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLay
 
 
 def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRank) -> Packed:
-    """Several packed sets by weight; each has an order, a cursor and epochs of its own."""
+    """Several packed sets by weight; each has an order, a cursor and epochs of its own.
+
+    Raises:
+        RecipeError: the recipe packs rows, which come from one set.
+    """
     stream = recipe.stream
     check_mixture(recipe, paths)
     check_bucket(recipe, f"a mixture of {len(paths)} sets")
@@ -215,18 +220,7 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
 def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> Foreign:
     """Somebody's iterable: this rank's part of the data, split by its owner."""
     stream = recipe.stream
-    check_bucket(recipe, "an iterable")
-    if stream.holdout:
-        raise RecipeError(
-            f"{recipe.path}: stream.holdout keeps samples apart by the uids of an index, which an "
-            "iterable does not have; pack it, or leave stream.holdout out"
-        )
-    if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
-        raise RecipeError(
-            f"{recipe.path}: stream.on_bad = {stream.on_bad!r} with stream.remainder = "
-            f"{stream.remainder!r}: an iterable has no rows to exclude, and its epochs follow each "
-            "other; use replace, mask or raise, and wrap"
-        )
+    check_iterable(recipe)
     length = epoch_length(
         samples, given=stream.epoch_samples, world_size=reading.world_size, where=recipe.path
     )

@@ -102,6 +102,9 @@ class PackedRows(Packed):
 
     `holdout`: which documents come; the others have no steps here, so nothing is known of a window
     before it is packed.
+
+    Raises:
+        RecipeError: the documents make no row.
     """
 
     def __init__(

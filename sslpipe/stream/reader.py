@@ -137,7 +137,11 @@ def checked_key(header: bytes, wanted: Wanted) -> str:
 
 
 def key_in(header: bytes, uid: int) -> str:
-    """The same, of a sample with this id; an error does not say where it is."""
+    """The same, of a sample with this id; an error does not say where it is.
+
+    Raises:
+        SampleError: the header is damaged: it names another sample.
+    """
     key = member_key(header)
     if rng.sample_id(key) != uid:
         raise SampleError(

@@ -149,8 +149,9 @@ def told_of(path: Path) -> Iterator[None]:
     Raises:
         StateError: it is missing, damaged, or no file of ours.
     """
-    if not path.exists():
-        raise StateError(f"{path}: there is no checkpoint; check the folder, or start a new run")
+    if not path.is_file():  # opening a named pipe would wait for ever
+        fault = "is no file" if path.exists() else "there is no checkpoint"
+        raise StateError(f"{path}: {fault}; check the folder, or start a new run")
     try:
         yield
     except pickle.UnpicklingError as error:  # torch's own text advises to load it unsafely

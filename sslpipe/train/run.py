@@ -12,10 +12,9 @@ from ..encoders import build_encoder
 from ..encoders.blocks import blocks_of, can_recompute, recompute_blocks
 from ..encoders.image import check_encoder
 from ..errors import RecipeError
-from ..methods import METHODS, Method, Output, build_method
+from ..methods import Method, Output, build_method, check_method
 from ..pipeline import Pipeline
 from ..recipe import Recipe
-from ..recipe.names import bind, choose
 from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
 from .clipping import parameters_to_clip
@@ -113,10 +112,10 @@ def check_names(recipe: Recipe) -> None:
     """Check names and settings of method and backbone, if the recipe has them; nothing is built.
 
     Raises:
-        RecipeError: an unknown name or setting, or one of a wrong type.
+        RecipeError: an unknown name or setting, one of a wrong type, or a size beyond use.
     """
     if recipe.method is not None:
-        bind(choose(recipe.method, METHODS, "method"), recipe.method)
+        check_method(recipe.method)
     if recipe.train is not None:
         check_encoder(recipe.train.backbone)
 

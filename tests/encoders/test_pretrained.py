@@ -130,7 +130,7 @@ def test_torchvisions_weights_come_from_its_cache(tmp_path, monkeypatch, images)
         assert expected == CentralView((224, 224), 256, *IMAGENET, "bilinear")
 
 
-def test_without_network_one_line_names_the_file(tmp_path, monkeypatch):
+def test_without_network_one_line_names_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def refuse(*_, **__):
@@ -146,6 +146,9 @@ def test_without_network_one_line_names_the_file(tmp_path, monkeypatch):
             pretrained(name)
         assert "no network" in str(caught.value)
         assert "\n" not in str(caught.value)
+    said = capsys.readouterr()  # torch.hub prints; stdout is for the answer, such as JSON
+    assert not said.out
+    assert said.err.startswith('Downloading: "https://')
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from ...encoders.libraries import undecayed_by_name
 from ...encoders.monitors import embedding_std
 from ...encoders.patches import visible_first
 from ...encoders.protocols import PatchEncoder
+from ...encoders.sizes import check_most
 from ...encoders.text_tower import TextTower
-from ...recipe.names import Entry, call
+from ...recipe.names import Entry, bind, call
 from ..method import Method, Numbers, Sign
 from .checks import positive
 from .collapse import LEAST_EMBEDDING_STD, embeddings_alike, spread_sign
@@ -117,8 +118,9 @@ def text_tower(entry: Entry, view: ViewSpec, causal: bool) -> TextTower:
     """Make the tower of a method's setting `text`.
 
     Raises:
-        RecipeError: an unknown setting, or sizes that do not fit.
+        RecipeError: an unknown setting, or sizes that do not fit or are beyond use.
     """
+    check_most(entry, bind(TextTower, entry))
     made: TextTower = call(TextTower, entry, view, causal)
     return made
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ...batch import IGNORED
 from ...errors import ShardError
+from ...process import regular_file
 from ...shards.side_files import other_format, written_whole
 
 I64 = npt.NDArray[np.int64]
@@ -87,7 +88,7 @@ def read_frame_labels(path: str) -> LabelledFrames:
         ShardError: it is missing, damaged, or no file of frame labels.
     """
     try:
-        found = Path(path).stat()
+        found = regular_file(path).stat()
         return read_once(path, found.st_mtime_ns, found.st_size)
     except OSError as error:
         raise ShardError(

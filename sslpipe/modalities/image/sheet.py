@@ -99,11 +99,22 @@ def text_width(text: str) -> int:
 
 
 def originals(batch: Batch, stored: Column, rows: int) -> SheetBlock:
-    """The pictures as they were decoded, nothing done to them, with keys and sizes in pixels."""
-    pictures = [shown(array.cpu().numpy()) for array in stored.arrays[:rows]]
-    sides = [f"{width} x {height}" for height, width in stored.extents[:rows, :2].tolist()]
+    """The pictures as they were decoded, nothing done to them, with keys and sizes in pixels.
+
+    Views that need no more may have had a JPEG decoded at a fraction of its sides: both are said.
+    """
+    arrays = [array.cpu().numpy() for array in stored.arrays[:rows]]
+    pictures = [shown(array) for array in arrays]
+    whole = map(by_sides, stored.extents[:rows, :2].tolist())
+    made = [by_sides(array.shape[:2]) for array in arrays]
+    sides = [m if m == w else f"{m} of {w}" for m, w in zip(made, whole, strict=True)]
     captions = [f"{shortened(k)}\n{size}" for k, size in zip(batch.keys, sides, strict=False)]
     return SheetBlock(["decoded"] * rows, [SheetColumn(pictures, captions)])
+
+
+def by_sides(sides: Sequence[int]) -> str:
+    """Height and width as people write them, width first."""
+    return f"{sides[1]} x {sides[0]}"
 
 
 def shown(canvas_HWC: U8) -> U8:

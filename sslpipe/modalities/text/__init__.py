@@ -75,7 +75,11 @@ class TextModality(Modality):
         return frozenset({caption_settings(recipe, groups[0]).member})
 
     def decider(self, recipe: Recipe, groups: Sequence[str]) -> TextDecider | CaptionDecider:
-        """One group of rows, its masks and its tasks; or one of captions."""
+        """One group of rows, its masks and its tasks; or one of captions.
+
+        Raises:
+            RecipeError: the views are text, but the recipe's modality is one with captions.
+        """
         from .caption_views import CaptionDecider
         from .decider import TextDecider
 

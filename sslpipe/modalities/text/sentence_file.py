@@ -20,6 +20,7 @@ import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
 from ...errors import ShardError
+from ...process import regular_file
 from ...shards.read.store import ShardStore
 from ...shards.side_files import other_format, replace_file
 from ...stream.packing import Sentences
@@ -74,7 +75,7 @@ class SentenceFile:
 
     def __init__(self, path: Path, of: TokenFileOf) -> None:
         try:
-            data = path.read_bytes()
+            data = regular_file(path).read_bytes()
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
         if len(data) < HEADER.size or not data.startswith(MAGIC):

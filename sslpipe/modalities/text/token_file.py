@@ -23,6 +23,7 @@ import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
 from ...errors import ShardError
+from ...process import regular_file
 from ...shards.side_files import other_format, written_whole
 
 SUFFIX = ".tok"
@@ -116,7 +117,11 @@ class TokenWriter:
 
 
 class TokenFile:
-    """An open token file, closed with its last reference; `open_tokens` makes it."""
+    """An open token file, closed with its last reference; `open_tokens` makes it.
+
+    Raises:
+        ShardError: the file is none of tokens, of another format, tokenizer or tar, or damaged.
+    """
 
     def __init__(self, file: int, path: str | Path, of: TokenFileOf) -> None:
         self.number, self.path = file, Path(path)
@@ -169,7 +174,7 @@ def open_tokens(path: str | Path, of: TokenFileOf) -> TokenFile:
         ShardError: it is missing, cut or damaged, or of another vocabulary or tar.
     """
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(regular_file(path), os.O_RDONLY)
     except OSError as error:
         raise ShardError(f"{path}: cannot be opened ({error.strerror}); {AGAIN}") from error
     return TokenFile(file, path, of)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, RecipeError, SampleError
+from ...process import regular_file
 from .marks import token_marks
 from .vocabulary import VOCABULARIES, Vocabulary
 
@@ -160,7 +161,7 @@ def open_vocabulary(name: str, where: str) -> Vocabulary:
     if name in VOCABULARIES:
         return VOCABULARIES[name]
     try:
-        data = Path(name).read_bytes()
+        data = regular_file(name).read_bytes()
     except OSError as error:
         raise RecipeError(
             f"{where}: vocabulary = {name!r}: is none of {', '.join(VOCABULARIES)}, and no file "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import ShardError
+from ...process import regular_file
 from .file_systems import find_store
 
 BLOCK = 16 << 20  # bytes per request: what a dropped connection loses at most
@@ -66,10 +67,11 @@ def read_whole(place: str | Path, patience: Patience) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        ShardError: it cannot be read.
+        OSError: it cannot be opened here, or is no regular file.
+        ShardError: it cannot be read elsewhere.
     """
     if not is_url(place):
-        return local_path(place).read_bytes()
+        return regular_file(local_path(place)).read_bytes()
     fs, path = find_store(str(place))
     return persist(lambda: bytes(fs.cat_file(path)), str(place), patience)
 

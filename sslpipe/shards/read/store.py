@@ -14,7 +14,6 @@ import resource
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -22,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExtraError, ShardError
-from ...process import node_ranks, without_tilde
-from ..index import Index, parse_index, said_of_tar
+from ...process import node_ranks, regular_file, without_tilde
+from ..index import Index, parse_index
 from ..manifest import MISSING, Manifest, Shard, cut_fault
+from ..verification import check_meant
 from .cache import Distant, NodeCache
 from .download import Patience, is_url, local_path, read_whole
 from .open_tars import DistantTar, LocalTar, RangeReader, ShardTar
@@ -200,15 +200,7 @@ class ShardStore:
             data = read_whole(place, self._patience)
         except OSError as error:
             raise ShardError(f"{place}: cannot be read ({error}); pack or copy it again") from error
-        index = parse_index(data, str(place))
-        if said_of_tar(index) != (shard.sha256, shard.bytes, shard.samples):
-            raise ShardError(f"{place}: is the index of another tar; pack again or copy it again")
-        if sha256(data).hexdigest() != shard.index_sha256:
-            raise ShardError(
-                f"{place}: was changed (SHA-256 differs from the manifest); pack again or copy it "
-                "again"
-            )
-        return index
+        return check_meant(parse_index(data, str(place)), data, shard, str(place))
 
 
 def open_store(
@@ -253,7 +245,7 @@ def open_local(path: Path, shard: Shard) -> int:
         ShardError: it is missing, or of another size.
     """
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(regular_file(path), os.O_RDONLY)
     except FileNotFoundError as error:
         raise ShardError(f"{path}: {MISSING}") from error
     except OSError as error:

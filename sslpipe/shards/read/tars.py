@@ -15,6 +15,7 @@ from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
 from ...errors import ShardError
+from ...process import regular_file
 from ..make.source import is_local
 from ..tar_streams import CHUNK
 from .file_systems import asking, find_store
@@ -148,7 +149,7 @@ def local_folder(tars: list[Tar]) -> Path:
 def open_tar(url: str) -> Iterator[BinaryIO]:
     """A tar, to be read from its start; OSError."""
     if is_local(url):
-        with Path(url).open("rb", buffering=CHUNK) as file:
+        with regular_file(url).open("rb", buffering=CHUNK) as file:
             yield file
         return
     files, path = find_store(url)

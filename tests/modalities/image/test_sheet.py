@@ -75,6 +75,15 @@ def test_every_picture_lies_in_the_band_of_its_sample_with_its_key_below(packed)
     assert (key, size) == (batch.keys[1], f"{width} x {height}")
 
 
+def test_a_picture_decoded_at_a_fraction_says_its_sides_and_those_of_the_whole(packed):
+    batch, stored, *_ = drawn(parse_recipe(RECIPE.format(count=1)), packed)
+    height, width = stored.arrays[1].shape[:2]
+    halves = [array[::2, ::2] for array in stored.arrays]
+    captions = originals(batch, stored._replace(arrays=halves), 3).columns[0].captions
+    made = f"{(width + 1) // 2} x {(height + 1) // 2}"
+    assert captions[1].splitlines()[1] == f"{made} of {width} x {height}"
+
+
 def test_the_decoded_picture_is_shown_as_it_is():
     small = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     factor = shown(small).shape[0] // 2
