@@ -57,7 +57,8 @@ class Augment(nn.Module):
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides=overrides)
         for name, group in loaded.views.items():
             if (group.modality or loaded.modality) != "image":
-                raise RecipeError(f"{loaded.path}: views.{name} is not of images; leave it out")
+                where = loaded.where("views", name)
+                raise RecipeError(f"{where}: views.{name} is not of images; leave it out")
         self.recipe, self.seen = loaded, 0
         self.decider = ImageDecider(
             loaded.views, {}, {}, seed=loaded.stream.seed if seed is None else seed
@@ -121,8 +122,9 @@ class Augment(nn.Module):
             run = self.recipe.run
             threads = ThreadPoolExecutor(cores() if run.threads == "auto" else run.threads)
             self._makers[device] = ImageMaker(
-                self.decider, device=device, executor=run.executor, threads=threads
-            )
+                self.decider, device=device, executor=run.executor, threads=threads,
+                where=self.recipe.where("run", "executor"),
+            )  # fmt: skip
         return self._makers[device].make(canvases, tables, {}).views
 
     def get_extra_state(self) -> dict[str, int]:

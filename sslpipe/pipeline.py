@@ -26,9 +26,10 @@ from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
 from .modalities import Tables
 from .modalities.crews import shares_waiting, worker_count
+from .modalities.finding import modality_of
 from .modalities.loading import open_loading, over_stored
 from .modalities.making import make_batch
-from .modalities.parts import batch_spec, find_modality, members_of, parts_of, units_of
+from .modalities.parts import batch_spec, members_of, parts_of, units_of
 from .process import cores, process_ranks
 from .recipe import Recipe, load_recipe
 from .rng import Place
@@ -109,7 +110,7 @@ class Pipeline:
         self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
         self.parts = parts_of(recipe, device=device, threads=self._threads)
-        codec = find_modality(recipe.modality, recipe.path).codec
+        codec = modality_of(recipe).codec
         reading = ReadingRank(
             rank, world_size, self._threads,
             modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),

@@ -47,10 +47,11 @@ class Watching:
 
     def __init__(self, pipe: Pipeline, batches_per_step: int) -> None:
         if not 1 <= batches_per_step <= pipe.recipe.run.prefetch:
+            where = pipe.recipe.where("run", "prefetch")
             raise RecipeError(
-                f"{pipe.recipe.path}: watch: batches_per_step = {batches_per_step} with "
-                f"run.prefetch = {pipe.recipe.run.prefetch}: steps at rest need their batches made "
-                "ahead; raise run.prefetch"
+                f"{where}: watch: batches_per_step = {batches_per_step} with run.prefetch = "
+                f"{pipe.recipe.run.prefetch}: steps at rest need their batches made ahead; "
+                "raise run.prefetch"
             )
         self._pipe, self._each = pipe, batches_per_step
         self._own: list[float] = []  # seconds of the steps at rest

@@ -7,7 +7,7 @@ import pytest
 
 from sslpipe.diagnosis import NEVER, Stages, consistent
 from sslpipe.modalities import Costs
-from sslpipe.modalities.parts import find_modality, shipped_modalities
+from sslpipe.modalities.finding import find_modality, shipped_modalities
 from sslpipe.recipe import parse_recipe
 
 DATA = Stages(

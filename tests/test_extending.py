@@ -105,7 +105,7 @@ def shards_of(part):
 
 def packed(name, modality, files):
     """A set of these files, packed in this process."""
-    from sslpipe.modalities.parts import find_modality
+    from sslpipe.modalities.finding import find_modality
     from sslpipe.shards import PackSettings, open_threads, pack
 
     Path(name).mkdir(exist_ok=True)

@@ -157,7 +157,7 @@ def show(
     path, whole = find_recipe(recipe), load_recipe(find_recipe(recipe), overrides=sets or [])
     # lanes divide the recipe's batch, and need not divide the smaller one
     few = [f"stream.batch_size={rows}", "stream.allow_repeats=true", "stream.lanes=null"]
-    lanes_of(whole.stream.lanes, whole.stream.batch_size)
+    lanes_of(whole.stream.lanes, whole.stream.batch_size, whole.where("stream", "lanes"))
     check_names(whole)
     check_protocols(whole)
     chosen = load_recipe(path, overrides=[*(sets or []), *few])

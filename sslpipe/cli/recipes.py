@@ -101,12 +101,13 @@ def listed(name: str, path: Path) -> Listed:
 
 def views_of(recipe: "Recipe") -> dict[str, tuple[int, tuple[int, ...]]]:
     """Count and shape of the views as batches hold them, pretext tasks applied."""
-    from ..modalities.parts import find_modality, groups_of
+    from ..modalities.finding import modality_of
+    from ..modalities.parts import groups_of
 
     recipe = without_labels(with_any_vocabulary(recipe))
     found: dict[str, tuple[int, tuple[int, ...]]] = {}
-    for name, groups in groups_of(recipe).items():
-        decider = find_modality(name, recipe.path).decider(recipe, groups)
+    for groups in groups_of(recipe).values():
+        decider = modality_of(recipe, groups[0]).decider(recipe, groups)
         found |= {group: (spec.count, tuple(spec.shape)) for group, spec in decider.views.items()}
     return found
 

@@ -146,7 +146,7 @@ def pack(
     """
     with stopped(AGAIN):  # the imports take most of the first second
         from .. import shards
-        from ..modalities.parts import find_modality
+        from ..modalities.finding import find_modality
 
         codec = find_modality(modality, "--modality").codec
     check_together(resize, quality, dedupe, near_bits)
@@ -221,7 +221,7 @@ def verify(
 
     Example: `sslpipe verify shards/sample`
     """
-    from ..modalities.parts import find_modality
+    from ..modalities.finding import find_modality
     from ..shards import exclude_rows, read_manifest, verify
     from ..shards.verification import Problem
 

@@ -45,7 +45,7 @@ def index(
     Example: `sslpipe index "s3://bucket/laion/{00000..01023}.tar" --out shards/laion`
     """
     with stopped(KEPT):  # the imports take most of the first second
-        from ..modalities.parts import find_modality
+        from ..modalities.finding import find_modality
         from ..shards.make import exports
         from ..shards.make.adopt import adopt
         from ..shards.scan import Rules
@@ -119,7 +119,7 @@ def inspect(
 
     Example: `sslpipe inspect shards/sample --sheet sheet.png`
     """
-    from ..modalities.parts import find_modality
+    from ..modalities.finding import find_modality
     from ..shards import read_manifest
     from ..shards.contents import extract_sample, find_key, find_row, list_keys, survey
 
@@ -215,7 +215,7 @@ def readable(ext: str, data: bytes) -> str:
 
 def draw_sheet(manifest: Any, path: Path, count: int) -> None:
     """Thumbnails of samples that are spread evenly over the set."""
-    from ..modalities.parts import find_modality
+    from ..modalities.finding import find_modality
     from ..shards.contents import read_payload, spread_samples
 
     items = []

@@ -134,8 +134,9 @@ def check_protocols(recipe: Recipe) -> None:
     asked = recipe.train.monitor if recipe.train else None
     for name in asked.protocols if asked else ():
         if name not in PROTOCOLS:
+            where = recipe.where("train", "monitor", "protocols")
             raise RecipeError(
-                f"{recipe.path}: train.monitor.protocols: unknown protocol {name!r}; "
+                f"{where}: train.monitor.protocols: unknown protocol {name!r}; "
                 f"{suggest(name, PROTOCOLS)}"
             )
 

@@ -15,7 +15,7 @@ from ..batch import Batch
 from ..device.handoff import find_device
 from ..encoders.monitors import evaluating
 from ..errors import ContractError, SslpipeError
-from ..modalities.parts import find_modality
+from ..modalities.finding import modality_of
 from ..pipeline import Pipeline, load
 from ..recipe import Recipe
 from ..recipe.names import suggest
@@ -235,7 +235,7 @@ def central(recipe: Recipe, *, batch_size: int = 256) -> Recipe:
     return recipe.model_copy(
         update={
             "stream": StreamSection(batch_size=batch_size, order="sequential", on_bad="raise"),
-            "views": find_modality(recipe.modality, recipe.path).evaluation_views(recipe),
+            "views": modality_of(recipe).evaluation_views(recipe),
             "masks": {},
             "targets": {},
         }

@@ -235,8 +235,9 @@ def augmented(
     crop, *rest = central(recipe).views["global"].ops
     if crop.name != "CenterCrop":
         raise SslpipeError(
-            f"{recipe.path}: modality = {recipe.modality!r} is evaluated on {crop.name}, and "
-            "trained protocols crop and flip pictures; use the protocols on frozen features"
+            f"{recipe.where('modality')}: modality = {recipe.modality!r} is evaluated on "
+            f"{crop.name}, and trained protocols crop and flip pictures; use the protocols "
+            "on frozen features"
         )
     random_crop = {"size": crop.settings["size"], "scale": (0.08, 1.0), "resample": resample}
     colours = dict.fromkeys(("brightness", "contrast", "saturation"), jitter)

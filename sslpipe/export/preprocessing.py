@@ -2,9 +2,9 @@
 
 from ..encoders.central_view import CentralView, Channels
 from ..errors import SslpipeError
+from ..modalities.finding import modality_of
 from ..modalities.image.ops.colour import Normalize
 from ..modalities.image.ops.crops import CenterCrop, Resize
-from ..modalities.parts import find_modality
 from ..modalities.video.clips import CLIPS
 from ..recipe import Recipe
 from ..recipe.names import Entry, call
@@ -15,7 +15,7 @@ UNCHANGED: tuple[Channels, Channels] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 def evaluation_ops(recipe: Recipe) -> tuple[Entry, ...]:
     """The ops of the one view on which encoders of a recipe are evaluated."""
-    (view,) = find_modality(recipe.modality, recipe.path).evaluation_views(recipe).values()
+    (view,) = modality_of(recipe).evaluation_views(recipe).values()
     return tuple(view.ops)
 
 
@@ -38,8 +38,8 @@ def central_view(recipe: Recipe) -> CentralView:
     names = [op.name for op in ops]
     if not names or names[0] not in CROPS or names[1:] not in ([], ["Normalize"]):
         raise SslpipeError(
-            f"{recipe.path}: encoders of modality {recipe.modality!r} are evaluated on "
-            f"{', '.join(names)}; libraries can be told of {' or '.join(CROPS)}, then Normalize"
+            f"{recipe.where('modality')}: encoders of modality {recipe.modality!r} are evaluated "
+            f"on {', '.join(names)}; libraries can be told of {' or '.join(CROPS)}, then Normalize"
         )
     crop = call(CROPS[names[0]], ops[0])
     resize = (crop.resize or max(crop.size)) if isinstance(crop, CenterCrop) else None

@@ -174,7 +174,7 @@ class Modality(Protocol):
         """
         if recipe.stream.rows:
             raise RecipeError(
-                f"{recipe.path}: stream.rows packs documents, which modality = "
+                f"{recipe.where('stream', 'rows')}: stream.rows packs documents, which modality = "
                 f"{recipe.modality!r} does not have; leave it out"
             )
         return None
@@ -187,8 +187,9 @@ class Modality(Protocol):
         """
         if recipe.stream.bucket:
             raise RecipeError(
-                f"{recipe.path}: stream.bucket sorts samples by length, which those of modality = "
-                f"{recipe.modality!r} do not have; leave it out (rows of text: stream.rows.bucket)"
+                f"{recipe.where('stream', 'bucket')}: stream.bucket sorts samples by length, which "
+                f"those of modality = {recipe.modality!r} do not have; leave it out (rows of text: "
+                "stream.rows.bucket)"
             )
         return None
 

@@ -16,7 +16,7 @@ def check_device_decoding(recipe: Recipe, source: Source, parts: Sequence[Part])
     Raises:
         RecipeError: it is an iterable, or there are several modalities.
     """
-    device = f"{recipe.path}: decode.device = {recipe.decode.device!r}"
+    device = f"{recipe.where('decode', 'device')}: decode.device = {recipe.decode.device!r}"
     if not isinstance(source, Packed):
         raise RecipeError(
             f"{device}: what a device cannot decode is read again, which an iterable does not "
@@ -42,8 +42,9 @@ def check_members(recipe: Recipe, source: Packed, parts: Sequence[Part]) -> None
             indexes = (store.index(shard) for shard in range(store.shards))
             if not any(has_member(index, part.members) for index in indexes):
                 wanted = ", .".join(sorted(part.members))
+                where = recipe.where("views", next(iter(part.decider.views)))
                 raise RecipeError(
-                    f"{recipe.path}: views.{', '.join(part.decider.views)} needs a member "
+                    f"{where}: views.{', '.join(part.decider.views)} needs a member "
                     f".{wanted} beside each payload, and no sample of {store.place} has one; pack "
                     "the files with theirs beside them, or give other shards"
                 )

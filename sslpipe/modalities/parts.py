@@ -1,13 +1,10 @@
 """The modalities of a recipe: whose each view group is, and who decides, decodes and makes it."""
 
-import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +14,7 @@ from torch import Tensor
 from ..batch import BatchSpec
 from ..device.ragged import Ragged
 from ..errors import RecipeError
-from ..recipe import Entry, Recipe
-from ..recipe.names import imported, suggest
+from ..recipe import Recipe
 from ..rng import Place
 from ..shards.manifest import Manifest
 from ..stream.by_length import LengthBuckets
@@ -40,8 +36,9 @@ from . import (
     ShareDecode,
     Tables,
 )
+from .finding import modality_of
 from .messages import class_of
-from .returned import check_groups, check_tables, checked_modality, given
+from .returned import check_groups, check_tables, given
 
 I64 = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -148,7 +145,8 @@ def parts_of(
         RecipeError: no views, an unknown modality, or what its decider and maker refuse.
     """
     if not recipe.views:
-        raise RecipeError(f"{recipe.path}: views = {{}}: there are none; write a view group")
+        where = recipe.where("views")
+        raise RecipeError(f"{where}: views = {{}}: there are none; write a view group")
     return [
         build_part(name, recipe, names, device=device, threads=threads)
         for name, names in groups_of(recipe).items()
@@ -169,7 +167,7 @@ def files_of(recipe: Recipe) -> list[str]:
     Raises:
         RecipeError: an unknown modality, or what its decider refuses.
     """
-    known = [(find_modality(name, recipe.path), names) for name, names in groups_of(recipe).items()]
+    known = [(modality_of(recipe, names[0]), names) for names in groups_of(recipe).values()]
     found = [modality.files(recipe, modality.decider(recipe, names)) for modality, names in known]
     return [words for words in found if words]
 
@@ -183,7 +181,7 @@ def build_part(
     threads: ThreadPoolExecutor | None,
 ) -> Part:
     """Ask the modality called `name` for all that some view groups of it need."""
-    modality = find_modality(name, recipe.path)
+    modality = modality_of(recipe, groups[0])
     who = class_of(modality)
     decider = given(who, Decider, lambda: modality.decider(recipe, groups))
     check_groups(recipe, decider, groups)
@@ -231,32 +229,6 @@ def members_of(parts: Sequence[Part]) -> frozenset[str]:
     """Extensions of the members that are read beside a sample's payload."""
     others = (part.members for part in parts if not part.owns_payload)
     return frozenset[str]().union(*others)
-
-
-def find_modality(name: str, where: str = "modality") -> Modality:
-    """A folder of this package by its name, or the user's own `package.module:Thing`.
-
-    A class is made an instance without arguments.
-
-    Raises:
-        RecipeError: there is no such modality, or it is none; says which there are.
-    """
-    if ":" in name:
-        thing = imported(Entry(name, where=where))
-        made = thing if not isinstance(thing, type) else given(f"{where}: {name}", Modality, thing)
-        return checked_modality(made, f"{where}: {name}", shipped_modalities())
-    if name not in shipped_modalities():
-        raise RecipeError(
-            f"{where}: unknown modality {name!r}; {suggest(name, shipped_modalities())}, or your "
-            "own as package.module:Thing"
-        )
-    return cast(Modality, import_module(f".{name}", __package__).MODALITY)
-
-
-def shipped_modalities() -> list[str]:
-    """Names of the modalities that come with the package: the folders beside this file."""
-    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
-    return [module.name for module in modules if module.ispkg]
 
 
 def batch_spec(

@@ -98,8 +98,9 @@ def check_groups(recipe: Recipe, decider: Decider, groups: Sequence[str]) -> Non
         for name in names:
             if name not in found:
                 raise RecipeError(
-                    f"{recipe.path}: {class_of(decider)} decides no {section}.{name}, only "
-                    f"{sorted(found)}; take it out, or let the decider name and decide it"
+                    f"{recipe.where(section, name)}: {class_of(decider)} decides no "
+                    f"{section}.{name}, only {sorted(found)}; take it out, or let the decider "
+                    "name and decide it"
                 )
 
 

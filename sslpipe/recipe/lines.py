@@ -1,8 +1,8 @@
 """YAML as plain data that knows the line of every key and item, for messages with file:line."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -18,22 +18,45 @@ KeyPath = tuple[str | int, ...]  # keys and indices from the root
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where settings stand: the line of every key and item, and what was set from outside.
+
+    All are equal, so that what keeps some is compared without them.
+    """
+
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
+    overrides: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)  # as written
+
+    def where(self, path: str, place: KeyPath) -> str:
+        """Name file:line of the nearest known ancestor of `place`, or the override that set it.
+
+        path: of the file; alone, it is what a place has of which nothing is written down.
+        """
+        above = [place[:size] for size in range(len(place), 0, -1)]
+        for known in above:  # what it set hides the lines that stood below
+            if known in self.overrides:
+                return f"--set {self.overrides[known]}"
+        return next((f"{path}:{self.lines[known]}" for known in above if known in self.lines), path)
+
+    def without(self, sections: Collection[str]) -> "Places":
+        """Those of all other sections."""
+        lines = {place: line for place, line in self.lines.items() if place[0] not in sections}
+        overrides = {p: text for p, text in self.overrides.items() if p[0] not in sections}
+        return Places(lines, overrides)
+
+
+@dataclass(frozen=True, slots=True)
 class YamlFile:
-    """A parsed YAML file: plain data, and the line of every key and item."""
+    """A parsed YAML file: plain data, and where each of it stands."""
 
     path: str
     data: Any
-    lines: Mapping[KeyPath, int]
-    overrides: Mapping[KeyPath, str]  # what was set from outside, as it was written
+    places: Places
 
-    def where(self, path: KeyPath) -> str:
-        """Name file:line of the nearest known ancestor of `path`, or the override that set it."""
-        above = [path[:size] for size in range(len(path), 0, -1)]
-        for place in above:  # what it set hides the lines that stood below
-            if place in self.overrides:
-                return f"--set {self.overrides[place]}"
-        path = next((place for place in above if place in self.lines), ())
-        return f"{self.path}:{self.lines.get(path, 1)}"
+    def where(self, place: KeyPath) -> str:
+        """Name file:line of a place, as `Places.where`; line 1 where nothing is written down."""
+        found = self.places.where(self.path, place)
+        return f"{found}:1" if found == self.path else found
 
 
 def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
@@ -60,7 +83,7 @@ def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
     except (ValueError, RecursionError) as error:  # 2001-99-99, brackets without end
         raise RecipeError(f"{path}: is no YAML ({told(error)}); correct it") from error
     places = {override(data, text): text for text in overrides}
-    return YamlFile(path, data, lines, places)
+    return YamlFile(path, data, Places(lines, places))
 
 
 def problem_of(error: yaml.MarkedYAMLError) -> str:

@@ -75,7 +75,8 @@ def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] 
         where = source.where(("path",))
         raise RecipeError(f"{where}: unknown key 'path'; {suggest('path', known_keys(()))}")
     try:
-        recipe = Recipe.model_validate({**located(source.data, (), source), "path": path})
+        data = {**located(source.data, (), source), "path": path}
+        recipe = Recipe.model_validate(data, context=source.places)
     except pydantic.ValidationError as error:
         raise RecipeError(explain(error, source)) from None
     if place := misread(source.data, recipe.model_dump()):

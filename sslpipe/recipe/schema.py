@@ -24,6 +24,7 @@ from .sections import (
     Share,
     Text,
     Weight,
+    WrittenSection,
 )  # fmt: skip
 
 SIDE = 65_535  # pixels of the longest side that a JPEG can have
@@ -233,10 +234,9 @@ class RunSection(Section):
     cache_gb: Annotated[float, pydantic.Field(gt=0)] | None = None  # None: 0.9 of the free disk
 
 
-class Recipe(Section):
+class Recipe(WrittenSection):
     """A validated recipe. `fingerprint` covers everything but `run` and FREE of `train`."""
 
-    path: str = pydantic.Field(exclude=True, default="<recipe>")
     modality: Text = "image"  # a folder of modalities/, or package.module:Thing
     stream: StreamSection
     decode: DecodeSection = DecodeSection()

@@ -1,11 +1,12 @@
 """What all sections of a recipe are, the types of their keys, and the way back to YAML."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pydantic
 import yaml
 
+from .lines import Places
 from .names import MOST, Entry
 
 
@@ -39,6 +40,36 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
+
+
+class WrittenSection(Section):
+    """A section that knows where it and what is in it are written down.
+
+    The places are under no fingerprint, and nothing that `==` compares.
+    """
+
+    path: str = pydantic.Field(exclude=True, default="<recipe>")
+    _places: Places = pydantic.PrivateAttr(default_factory=Places)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep the places, which a parser gives as the context of the validation."""
+        if isinstance(context, Places):
+            self._places = context
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy as pydantic does; what is other than it was written stands in no file."""
+        copy = super().model_copy(update=update, deep=deep)
+        other = {name for name, new in (update or {}).items() if new != getattr(self, name)}
+        copy._places = self._places.without(other)
+        return copy
+
+    def where(self, *keys: str | int) -> str:
+        """Name the place of a setting, for messages: `where("stream", "lanes")` -> "r.yaml:2".
+
+        What `--set` gave is told as that. A default has the place of the section that it is of,
+        and what stands in no file the path alone.
+        """
+        return self._places.where(self.path, keys)
 
 
 def recipe_text(recipe: Section) -> str:

@@ -31,9 +31,11 @@ def check_short(recipe: Recipe, remainder: Remainder, samples: int, world_size: 
         RecipeError: the last batch would be smaller on some of several ranks.
     """
     if remainder == "short" and world_size > 1 and samples % recipe.stream.batch_size:
+        said = "remainder" if recipe.stream.remainder else "order"
         raise RecipeError(
-            f"{recipe.path}: the last batch would be short, and {world_size} ranks would wait for "
-            "each other; set stream.remainder to pad (and use batch.valid), drop or wrap"
+            f"{recipe.where('stream', said)}: the last batch would be short, and "
+            f"{world_size} ranks would wait for each other; set stream.remainder to pad (and use "
+            "batch.valid), drop or wrap"
         )
 
 
@@ -52,7 +54,7 @@ def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
         return
     if size > fits:
         raise RecipeError(
-            f"{recipe.path}: stream.batch_size = {size} is more than the "
+            f"{recipe.where('stream', 'batch_size')}: stream.batch_size = {size} is more than the "
             "shards have: copies of a sample would stand in one batch; set it to "
             f"{max(fits - fits % world_size, 1)} or less, or stream.allow_repeats: true"
         )
@@ -61,7 +63,7 @@ def check_repeats(recipe: Recipe, fits: int, world_size: int) -> None:
             "%s: stream.batch_size = %d does not divide the %d samples: a batch that straddles two "
             "epochs holds up to about %d of them twice; choose a divisor, stream.remainder: "
             "drop, or a smaller batch",
-            recipe.path, size, fits, math.ceil(size * size / 4 / fits),
+            recipe.where("stream", "batch_size"), size, fits, math.ceil(size * size / 4 / fits),
         )  # fmt: skip
 
 
@@ -74,14 +76,14 @@ def say_shared_lanes(recipe: Recipe, lanes: int, store: ShardStore, world_size: 
         log.warning(
             "%s: stream.order = global over shards that lie elsewhere: each of %d ranks reads in "
             "all of them; stream.order: lanes gives each node shards of its own",
-            recipe.path, world_size,
+            recipe.where("stream", "order"), world_size,
         )  # fmt: skip
     elif recipe.stream.order == "lanes" and together > node_ranks():
         log.warning(
             "%s: %d lanes for %d ranks: %d of them share each lane, so several nodes download the "
             "same shards; set stream.lanes to a multiple of the ranks that divides "
             "stream.batch_size = %d",
-            recipe.path, lanes, world_size, together, recipe.stream.batch_size,
+            recipe.where("stream", "lanes"), lanes, world_size, together, recipe.stream.batch_size,
         )  # fmt: skip
 
 
@@ -94,16 +96,17 @@ def check_mixture(recipe: Recipe, paths: Mapping[str, str | Path]) -> None:
     stream = recipe.stream
     if stream.mix and set(stream.mix) != set(paths):
         raise RecipeError(
-            f"{recipe.path}: stream.mix weighs {', '.join(sorted(stream.mix))}, but "
-            f"{', '.join(paths) or 'nothing'} was given; the names must be the same"
+            f"{recipe.where('stream', 'mix')}: stream.mix weighs {', '.join(sorted(stream.mix))}, "
+            f"but {', '.join(paths) or 'nothing'} was given; the names must be the same"
         )
     if not paths:
         raise RecipeError(f"{recipe.path}: no shards were given; give a path, or NAME=PATH")
     if stream.order == "sequential" or stream.remainder not in (None, "wrap"):
+        wrong = "order" if stream.order == "sequential" else "remainder"
         raise RecipeError(
-            f"{recipe.path}: stream.order = {stream.order!r} with stream.remainder = "
-            f"{stream.remainder!r}: a mixture goes on for ever and has no last batch; use lanes or "
-            "global, and leave the remainder out"
+            f"{recipe.where('stream', wrong)}: stream.order = {stream.order!r} with "
+            f"stream.remainder = {stream.remainder!r}: a mixture goes on for ever and has no "
+            "last batch; use lanes or global, and leave the remainder out"
         )
 
 
@@ -115,8 +118,9 @@ def check_bucket(recipe: Recipe, given: str) -> None:
     """
     if recipe.stream.bucket:
         raise RecipeError(
-            f"{recipe.path}: stream.bucket sorts the samples of one packed set by the lengths in "
-            f"its index, and {given} was given; pack into one set, or leave stream.bucket out"
+            f"{recipe.where('stream', 'bucket')}: stream.bucket sorts the samples of one packed "
+            f"set by the lengths in its index, and {given} was given; pack into one set, or leave "
+            "stream.bucket out"
         )
 
 
@@ -130,14 +134,15 @@ def check_iterable(recipe: Recipe) -> None:
     check_bucket(recipe, "an iterable")
     if stream.holdout:
         raise RecipeError(
-            f"{recipe.path}: stream.holdout keeps samples apart by the uids of an index, which an "
-            "iterable does not have; pack it, or leave stream.holdout out"
+            f"{recipe.where('stream', 'holdout')}: stream.holdout keeps samples apart by the uids "
+            "of an index, which an iterable does not have; pack it, or leave stream.holdout out"
         )
     if stream.on_bad == "exclude" or stream.remainder not in (None, "wrap"):
+        wrong = "on_bad" if stream.on_bad == "exclude" else "remainder"
         raise RecipeError(
-            f"{recipe.path}: stream.on_bad = {stream.on_bad!r} with stream.remainder = "
-            f"{stream.remainder!r}: an iterable has no rows to exclude, and its epochs follow each "
-            "other; use replace, mask or raise, and wrap"
+            f"{recipe.where('stream', wrong)}: stream.on_bad = {stream.on_bad!r} with "
+            f"stream.remainder = {stream.remainder!r}: an iterable has no rows to exclude, and its "
+            "epochs follow each other; use replace, mask or raise, and wrap"
         )
 
 
@@ -149,8 +154,9 @@ def check_world(recipe: Recipe, rank: int, world_size: int) -> None:
     """
     if not 0 <= rank < world_size:
         raise RecipeError(f"rank = {rank} is not in [0, {world_size}); check the launcher")
-    if recipe.stream.batch_size % world_size:
+    size = recipe.stream.batch_size
+    if size % world_size:
         raise RecipeError(
-            f"{recipe.path}: stream.batch_size = {recipe.stream.batch_size} is not divisible by "
-            f"the {world_size} ranks; choose a multiple of {world_size}"
+            f"{recipe.where('stream', 'batch_size')}: stream.batch_size = {size} is "
+            f"not divisible by the {world_size} ranks; choose a multiple of {world_size}"
         )

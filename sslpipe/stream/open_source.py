@@ -71,16 +71,16 @@ def open_source(recipe: Recipe, shards: Shards, reading: ReadingRank) -> Source:
     """
     if recipe.stream.labels and not isinstance(shards, str | Path):
         raise RecipeError(
-            f"{recipe.path}: stream.labels = {recipe.stream.labels!r} labels one packed set by its "
-            "uids; give that set alone, or leave the labels out"
+            f"{recipe.where('stream', 'labels')}: stream.labels = {recipe.stream.labels!r} labels "
+            "one packed set by its uids; give that set alone, or leave the labels out"
         )
     if isinstance(shards, Mapping):
         return mixture(recipe, {name: shards[name] for name in sorted(shards)}, reading)
     if recipe.stream.mix:
         names = ", ".join(f"{name}=PATH" for name in recipe.stream.mix)
         raise RecipeError(
-            f"{recipe.path}: stream.mix weighs several sets by name, but one without a name was "
-            f"given; give {names}, or leave stream.mix out"
+            f"{recipe.where('stream', 'mix')}: stream.mix weighs several sets by name, but one "
+            f"without a name was given; give {names}, or leave stream.mix out"
         )
     if isinstance(shards, str | Path):
         return single(recipe, open_manifest(shards), reading)
@@ -110,7 +110,7 @@ def parse_shards(words: Sequence[str]) -> str | dict[str, str]:
 def single(recipe: Recipe, manifest: Manifest, reading: ReadingRank) -> Packed:
     """The stream over one packed set."""
     stream = recipe.stream
-    lanes = order.lanes_of(stream.lanes, stream.batch_size)
+    lanes = order.lanes_of(stream.lanes, stream.batch_size, recipe.where("stream", "lanes"))
     corpus = corpus_of(recipe, manifest, reading, seed=stream.seed, lanes=lanes)
     say_shared_lanes(recipe, lanes, corpus.store, reading.world_size)
     if reading.layout:
@@ -149,10 +149,11 @@ def rows_of(recipe: Recipe, corpus: Corpus, reading: ReadingRank, layout: RowLay
     # only in order sequential has every epoch as many rows
     ends = ("wrap", "short") if stream.order == "sequential" else ("wrap",)
     if remainder not in ends or stream.on_bad == "exclude":
+        wrong = "on_bad" if remainder in ends else "remainder"
         raise RecipeError(
-            f"{recipe.path}: stream.remainder = {stream.remainder!r} with stream.on_bad = "
-            f"{stream.on_bad!r}: rows of one epoch are followed by those of the next, and a bad "
-            "document leaves its place empty; use wrap, and mask or raise"
+            f"{recipe.where('stream', wrong)}: stream.remainder = {stream.remainder!r} with "
+            f"stream.on_bad = {stream.on_bad!r}: rows of one epoch are followed by those of the "
+            "next, and a bad document leaves its place empty; use wrap, and mask or raise"
         )
     source = PackedRows(
         corpus,
@@ -209,12 +210,9 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
         epoch_samples=stream.epoch_samples or int(sum(sizes.values())),
     )
     return PackedMixture(
-        list(corpora.values()),
-        plan,
-        rank=reading.rank,
-        world_size=reading.world_size,
+        list(corpora.values()), plan, rank=reading.rank, world_size=reading.world_size,
         identity=mixture_identity(corpora, turns),
-    )
+    )  # fmt: skip
 
 
 def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> Foreign:
@@ -254,9 +252,9 @@ def corpus_of(
     """
     if manifest.modality != reading.modality:
         raise RecipeError(
-            f"{recipe.path}: modality = {recipe.modality!r} reads sets of {reading.modality!r}, "
-            f"but {manifest.root} holds {manifest.modality!r}; give other shards or another "
-            "modality"
+            f"{recipe.where('modality')}: modality = {recipe.modality!r} reads sets of "
+            f"{reading.modality!r}, but {manifest.root} holds {manifest.modality!r}; give "
+            "other shards or another modality"
         )
     if not kept(manifest):
         raise ShardError(f"{manifest.root}: all samples are excluded; give another manifest")

@@ -216,8 +216,8 @@ def build_order(sizes: I64, *, kind: Kind, seed: int, lanes: int, window: int) -
     return Order(sizes, Lanes(sizes, seed=seed, lanes=lanes, window=window), lanes)
 
 
-def lanes_of(given: int | None, batch_size: int) -> int:
-    """The number of lanes of a recipe.
+def lanes_of(given: int | None, batch_size: int, where: str) -> int:
+    """The number of lanes of a recipe; `where` it is given, for the message.
 
     Raises:
         RecipeError: it does not divide the batch.
@@ -225,7 +225,7 @@ def lanes_of(given: int | None, batch_size: int) -> int:
     lanes = given or default_lanes(batch_size)
     if batch_size % lanes:
         raise RecipeError(
-            f"stream.lanes = {lanes} does not divide stream.batch_size = {batch_size}; "
+            f"{where}: stream.lanes = {lanes} does not divide stream.batch_size = {batch_size}; "
             "choose a divisor, or leave lanes out"
         )
     return lanes

@@ -173,7 +173,7 @@ def train_recipe(
             epochs=recipe.train.epochs,
         ) as pipeline,
     ):  # fmt: skip
-        check_length(recipe.train, len(pipeline), recipe.path)
+        check_length(recipe.train, len(pipeline), recipe.where("train", "accumulate"))
         bar = Bar()
         show = bar if pipeline.rank == 0 else SILENT
         if start is not None and warm is None:
@@ -195,8 +195,8 @@ def check_monitored(recipe: Recipe, settings: TrainSection, monitor: Monitor | N
     """
     if settings.monitor and monitor is None:
         raise RecipeError(
-            f"{recipe.path}: train.monitor is set, but nothing evaluates; pass monitor= "
-            "(sslpipe.evaluate.during_training.monitor_of), or take train.monitor out"
+            f"{recipe.where('train', 'monitor')}: train.monitor is set, but nothing evaluates; "
+            "pass monitor= (sslpipe.evaluate.during_training.monitor_of), or take train.monitor out"
         )
 
 

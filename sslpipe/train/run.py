@@ -140,7 +140,7 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
         return
     size = recipe.stream.batch_size
     length = max(1, -(-(spec.epoch_size or 0) // size))
-    check_length(settings, length, recipe.path)
+    check_length(settings, length, recipe.where("train", "accumulate"))
     epoch = length * size
     spec = replace(spec, size=size, global_size=size, epoch_size=epoch)
     try:
@@ -150,8 +150,8 @@ def check_training(recipe: Recipe, spec: BatchSpec) -> None:
         method = initial_method(recipe, spec)
     scale = lr_scale(settings, spec.global_size)
     build_optimizer(settings.optimizer, method, scale=scale)
-    parameters_to_clip(settings.clip, method, recipe.path)
-    check_large_model(method, settings, recipe.path)
+    parameters_to_clip(settings.clip, method, recipe.where("train", "clip"))
+    check_large_model(method, settings, recipe)
 
 
 def encoded_view(spec: BatchSpec) -> ViewSpec:
@@ -174,18 +174,21 @@ def prepare_run(
             batches of two sizes; or a run of no steps.
         SslpipeError: a distributed pipeline outside a process group.
     """
+    recipe = pipeline.recipe.model_copy(update={"train": settings})
     if settings.precision == "fp16" and pipeline.device.type != "cuda":
         raise RecipeError(
-            f"{pipeline.recipe.path}: train.precision = 'fp16' needs a CUDA device, this is "
-            f"{pipeline.device}; set bf16 or fp32"
+            f"{recipe.where('train', 'precision')}: train.precision = 'fp16' needs a CUDA device, "
+            f"this is {pipeline.device}; set bf16 or fp32"
         )
-    if remainder_of(pipeline.recipe) == "short":  # a queue would fail at the end of the epoch
+    if remainder_of(recipe) == "short":  # a queue would fail at the end of the epoch
+        said = "remainder" if recipe.stream.remainder else "order"
         raise RecipeError(
-            f"{pipeline.recipe.path}: methods are built for one batch size, and stream.order and "
-            "stream.remainder make a short last batch; set stream.remainder to wrap or drop"
+            f"{recipe.where('stream', said)}: methods are built for one batch size, and "
+            "stream.order and stream.remainder make a short last batch; set stream.remainder "
+            "to wrap or drop"
         )
     method.train()
-    check_large_model(method, settings, pipeline.recipe.path)
+    check_large_model(method, settings, recipe)
     if settings.checkpoint_activations:
         recompute_blocks(method)
     graphs = compile_forward(method) if settings.compile else None
@@ -194,12 +197,12 @@ def prepare_run(
     optimizer = build_optimizer(settings.optimizer, method, scale=scale)
     return TrainRun(
         pipeline=pipeline,
-        recipe=pipeline.recipe.model_copy(update={"train": settings}),
+        recipe=recipe,
         settings=settings,
         method=method,
         replica=replica,
         optimizer=optimizer,
-        clipped=parameters_to_clip(settings.clip, method, pipeline.recipe.path),
+        clipped=parameters_to_clip(settings.clip, method, recipe.where("train", "clip")),
         scaler=torch.amp.GradScaler(pipeline.device.type, enabled=settings.precision == "fp16"),
         plan=plan_of(settings, len(pipeline), optimizer),
         start=start,
@@ -207,15 +210,16 @@ def prepare_run(
     )
 
 
-def check_large_model(method: Method, settings: TrainSection, where: str) -> None:
+def check_large_model(method: Method, settings: TrainSection, recipe: Recipe) -> None:
     """Check that a method can be sharded and computed again, where settings ask for it.
 
     Raises:
         RecipeError: it cannot.
     """
     if settings.parallel == "fsdp":
-        check_shardable(method, where)
+        check_shardable(method, recipe.where("train", "parallel"))
     if settings.checkpoint_activations and not any(map(can_recompute, blocks_of(method))):
+        where = recipe.where("train", "checkpoint_activations")
         raise RecipeError(
             f"{where}: train.checkpoint_activations: backbone {settings.backbone.name!r} has no "
             "blocks without batch norm, whose statistics would move twice; set it to false, or "

@@ -121,7 +121,7 @@ def test_less_than_one_step_is_told_by_show_and_before_the_model_is_made(
         words = (command, "train.yaml", "--shards", packed, "--set", "train.accumulate=9999")
         err = run(*words, code=2, cwd=tmp_path)[1]
         assert err.startswith("error: RecipeError: ")
-        assert "train.yaml: " in err
+        assert "--set train.accumulate=9999: 2 epochs" in err
         assert "are less than one step of 9999; lower train.accumulate" in err
 
 
@@ -130,7 +130,7 @@ def test_lanes_are_checked_against_the_recipe_s_batch_not_the_rows_shown(run, pa
     words = ("show", "train.yaml", "--shards", packed, "--rows", 3, "--set")
     run(*words, "stream.lanes=4", cwd=tmp_path)
     err = run(*words, "stream.lanes=3", code=2, cwd=tmp_path)[1]
-    assert "stream.lanes = 3 does not divide stream.batch_size = 8" in err
+    assert "--set stream.lanes=3: stream.lanes = 3 does not divide stream.batch_size = 8" in err
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_unlabelled_sets_are_refused_before_anything_is_read(tmp_path):
 
 
 def test_wrong_names_and_sets_are_one_line(packed, tmp_path):
-    with pytest.raises(RecipeError, match=r"mine.yaml: .* 'knnn'; did you mean 'knn'\?"):
+    with pytest.raises(RecipeError, match=r"^mine.yaml:19: .* 'knnn'; did you mean 'knn'\?"):
         monitor_of(recipe_of(protocols=["knnn"]), shards=packed)
     with pytest.raises(SslpipeError, match=r"trains on several sets .* name a labelled set"):
         monitor_of(recipe_of(every_epochs=1), shards={"a": packed, "b": packed})

@@ -108,7 +108,7 @@ def test_tars_of_others_and_their_damage(series, run, tmp_path):
 def test_an_unknown_modality_is_named():
     for name, message in (("imgae", "did you mean 'image'"), ("no.such:Thing", "cannot import")):
         recipe = parse_recipe(RECIPE, path="r.yaml", overrides=[f"modality={name}"])
-        with pytest.raises(RecipeError, match=rf"^r\.yaml: .*{message}"):
+        with pytest.raises(RecipeError, match=rf"^--set modality={name}: .*{message}"):
             sslpipe.load(recipe, shards="shards/sample", device="cpu")
 
 

@@ -12,7 +12,7 @@ STARTS = np.concatenate([[0], np.cumsum(SIZES)])
 
 
 def build(kind="lanes", *, sizes=SIZES, seed=3, batch_size=64, lanes=None, window=4):
-    lanes = order.lanes_of(lanes, batch_size)
+    lanes = order.lanes_of(lanes, batch_size, "r.yaml:2")
     return order.build_order(sizes, kind=kind, seed=seed, lanes=lanes, window=window)
 
 

@@ -21,7 +21,7 @@ from sslpipe.modalities.image.decider import ImageDecider
 from sslpipe.recipe import find_recipe, load_recipe
 from sslpipe.rng import Place
 from sslpipe.stream.mixture import PLANNED, Mixture
-from sslpipe.stream.order import Order, build_order, lanes_of, slots
+from sslpipe.stream.order import Order, build_order, default_lanes, slots
 from sslpipe.stream.plan import Single
 from sslpipe.stream.rank_split import RankSplit
 
@@ -44,7 +44,7 @@ def planning(repeats: int) -> Iterator[dict[str, Any]]:
     for world in (1, 64):
         for share in (32, 128, 512):
             size = share * world
-            lanes = lanes_of(None, size)
+            lanes = default_lanes(size)
             mine = slots(batch_size=size, lanes=lanes, rank=world // 2, world_size=world)
             for name in (*ORDERS, "mixture, lanes", "mixture, global"):
                 kind = name.rpartition(" ")[2]

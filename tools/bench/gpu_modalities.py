@@ -17,7 +17,7 @@ from torch import Tensor
 from sslpipe.batch import Batch, BatchSpec
 from sslpipe.device.ragged import Ragged
 from sslpipe.modalities import Made, Tables
-from sslpipe.modalities.parts import find_modality
+from sslpipe.modalities.finding import find_modality
 from sslpipe.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from sslpipe.rng import Place
 from sslpipe.train.optimizers import build_optimizer

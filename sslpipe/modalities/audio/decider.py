@@ -97,7 +97,8 @@ class AudioDecider:
             RecipeError: there are several groups of sound, or spectrograms, whose encoders want
                 one size.
         """
-        where, (policy, *others) = f"{recipe.path}: stream.bucket", [*self.policies.values()]
+        (policy, *others), where = self.policies.values(), recipe.where("stream", "bucket")
+        where += ": stream.bucket"
         if others or policy.spec.axes != "T":
             raise RecipeError(
                 f"{where} cuts batches to the length of what is in them, which suits one group of "

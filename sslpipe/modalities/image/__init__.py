@@ -84,6 +84,7 @@ class ImageModality(Modality):
             executor=recipe.run.executor,
             threads=threads,
             size=recipe.decode.size,
+            where=recipe.where("run", "executor"),
         )
 
     def sheet(
@@ -115,7 +116,8 @@ class ImageModality(Modality):
         from .codec import GPU_JPEG
         from .gpu_decode import GpuDecode, TorchCodec
 
-        return GpuDecode(decode, TorchCodec(device), baseline=GPU_JPEG)
+        codec = TorchCodec(device, recipe.where("decode", "device"))
+        return GpuDecode(decode, codec, baseline=GPU_JPEG)
 
 
 def faster_executor(*, cuda: bool) -> str:

@@ -156,14 +156,16 @@ def shrink(image_CHW: Tensor, target: tuple[int, int]) -> Tensor:
 class TorchCodec:
     """The engine: nvJPEG by TorchCodec, on a stream of its own; call it from one thread.
 
+    where: `decode.device` is, for messages.
+
     Raises:
         RecipeError: the device is no CUDA device.
         ExtraError: TorchCodec is missing, or older than OLDEST.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        check_device(device)
-        check_version()
+    def __init__(self, device: torch.device, where: str = "recipe") -> None:
+        check_device(device, where)
+        check_version(where)
         from torchcodec.decoders import decode_jpeg
 
         from . import gpu_shrink  # Triton is there wherever CUDA is
@@ -189,23 +191,24 @@ class TorchCodec:
             self._stream.synchronize()
 
 
-def check_device(device: torch.device) -> None:
+def check_device(device: torch.device, where: str) -> None:
     """Raise RecipeError unless it is a CUDA device."""
     if device.type != "cuda":
         raise RecipeError(
-            f"decode.device = 'cuda': views are made on {device}; write decode: {{device: cpu}}"
+            f"{where}: decode.device = 'cuda': views are made on {device}; write decode: "
+            "{device: cpu}"
         )
 
 
-def check_version() -> None:
+def check_version(where: str = "recipe") -> None:
     """Raise ExtraError unless a TorchCodec is installed that is safe on CUDA streams."""
     if importlib.util.find_spec("torchcodec") is None:
         raise ExtraError(
-            "decode.device = 'cuda': torchcodec is missing; pip install 'sslpipe[gpu]'"
+            f"{where}: decode.device = 'cuda': torchcodec is missing; pip install 'sslpipe[gpu]'"
         )
     version = importlib.metadata.version("torchcodec")
     if tuple(map(int, version.split("+")[0].split(".")[:2])) < OLDEST:
         raise ExtraError(
-            f"decode.device = 'cuda': torchcodec {version} may corrupt memory that other streams "
-            f"use; pip install 'torchcodec>={OLDEST[0]}.{OLDEST[1]}'"
+            f"{where}: decode.device = 'cuda': torchcodec {version} may corrupt memory that other "
+            f"streams use; pip install 'torchcodec>={OLDEST[0]}.{OLDEST[1]}'"
         )

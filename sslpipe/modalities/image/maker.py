@@ -20,7 +20,7 @@ class ImageMaker:
     """The views of a decider, by the executor of a name.
 
     threads: for executors that work on the CPU; None: the caller's alone. size: of the nominal
-    canvas, see `decode`.
+    canvas, see `decode`. where: the executor is named.
 
     Raises:
         RecipeError: the executor does not suit the device, or does not know an op.
@@ -34,10 +34,11 @@ class ImageMaker:
         executor: executors.Name = "auto",
         threads: ThreadPoolExecutor | None = None,
         size: int | None = None,
+        where: str = "recipe",
     ) -> None:
         self.decider, self.device = decider, device
         self.executors = {
-            name: executors.choose(executor, group, device, threads=threads)
+            name: executors.choose(executor, group, device, threads=threads, where=where)
             for name, group in decider.policies.items()
         }
         self._size = size

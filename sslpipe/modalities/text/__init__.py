@@ -87,8 +87,8 @@ class TextModality(Modality):
             return CaptionDecider(recipe, groups)
         if recipe.modality != self.codec.modality:
             raise RecipeError(
-                f"{recipe.path}: views.{groups[0]} is text beside modality {recipe.modality!r}, "
-                "which has captions; write ops: [Captions: {length: 32}]"
+                f"{recipe.where('views', groups[0])}: views.{groups[0]} is text beside modality "
+                f"{recipe.modality!r}, which has captions; write ops: [Captions: {{length: 32}}]"
             )
         return TextDecider(recipe, groups)
 
@@ -208,7 +208,8 @@ def has_captions(recipe: Recipe, groups: Sequence[str]) -> bool:
     """
     kinds = [op.name == "Captions" for name in groups for op in recipe.views[name].ops]
     if any(kinds) and len(groups) > 1:
-        raise RecipeError(f"{recipe.path}: {len(groups)} groups of text; a recipe has one")
+        where = recipe.where("views", *groups[1:2])
+        raise RecipeError(f"{where}: {len(groups)} groups of text; a recipe has one")
     return any(kinds)
 
 

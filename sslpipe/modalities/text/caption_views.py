@@ -53,8 +53,8 @@ class CaptionDecider:
                 if item.view == self.group:
                     kind = "masks" if section is recipe.masks else "targets"
                     raise RecipeError(
-                        f"{recipe.path}: {kind}.{name} is of views.{self.group}, captions, which "
-                        "no mask or task changes; name another view"
+                        f"{recipe.where(kind, name, 'view')}: {kind}.{name} is of views."
+                        f"{self.group}, captions, which no mask or task changes; name another view"
                     )
 
     @property

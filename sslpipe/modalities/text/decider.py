@@ -270,7 +270,8 @@ def tokens_of(recipe: Recipe, groups: Sequence[str]) -> Tokens:
         RecipeError: there are more, or it is no `Tokens`.
     """
     if len(groups) != 1:
-        raise RecipeError(f"{recipe.path}: {len(groups)} groups of text; a recipe has one")
+        where = recipe.where("views", *groups[1:2])
+        raise RecipeError(f"{where}: {len(groups)} groups of text; a recipe has one")
     group = recipe.views[groups[0]]
     if len(group.ops) != 1 or group.count != 1:
         raise RecipeError(

@@ -18,23 +18,28 @@ def row_layout(recipe: Recipe, decider: TextDecider) -> RowLayout | None:
     rows = recipe.stream.rows
     if rows is None:
         return None
-    where, length, names = f"{recipe.path}: stream.rows", decider.tokens.length, [*decider.tasks]
+    where = f"{recipe.where('stream', 'rows')}: stream.rows"
+    packing = (
+        f"{recipe.where('stream', 'rows', 'packing')}: stream.rows: packing = {rows.packing!r}"
+    )
+    length, names = decider.tokens.length, [*decider.tasks]
     if decider.pairs and rows.packing not in ("one", "split"):
         raise RecipeError(
-            f"{where}: packing = {rows.packing!r} lays several documents in a row, which is to be "
+            f"{packing} lays several documents in a row, which is to be "
             f"one of two texts ({names[0]}); write packing: split"
         )
     if rows.bucket and (decider.pairs or decider.views[decider.group].shape != (length,)):
         raise RecipeError(
-            f"{where}.bucket: {', '.join(names)} makes rows of one length of whatever comes, so "
-            "batches cannot have another; leave bucket out"
+            f"{recipe.where('stream', 'rows', 'bucket')}: stream.rows.bucket: {', '.join(names)} "
+            "makes rows of one length of whatever comes, so batches cannot have another; leave "
+            "bucket out"
         )
     whole = rows.packing in SENTENCE_PACKERS
     return RowLayout(
         decider.room, rows.packing, rows.window, decider.lengths, where,
         counts_of(decider, sentences=whole),
         bucket_lengths(length) if rows.bucket else (),
-        sentences_of(decider, f"{where}: packing = {rows.packing!r}") if whole else None,
+        sentences_of(decider, packing) if whole else None,
     )  # fmt: skip
 
 

@@ -136,8 +136,8 @@ class VideoModality(Modality):
         """
         if recipe.decode.device != "cpu":
             raise RecipeError(
-                f"{recipe.path}: decode.device = {recipe.decode.device!r}: videos are decoded on "
-                "the CPU; write decode: {device: cpu}"
+                f"{recipe.where('decode', 'device')}: decode.device = {recipe.decode.device!r}: "
+                "videos are decoded on the CPU; write decode: {device: cpu}"
             )
 
 

@@ -76,11 +76,16 @@ def run_prepared(
 
 
 def choose(
-    name: Name, policy: Policy, device: torch.device, *, threads: ThreadPoolExecutor | None = None
+    name: Name,
+    policy: Policy,
+    device: torch.device,
+    *,
+    threads: ThreadPoolExecutor | None = None,
+    where: str = "recipe",
 ) -> Executor:
     """The executor of that name; `auto`: see `fastest`.
 
-    threads: for those that work on the CPU; None: the caller's alone.
+    threads: for those that work on the CPU; None: the caller's alone. where: it is named.
 
     Raises:
         RecipeError: it is not installed, not for this device, or does not know an op.
@@ -89,7 +94,7 @@ def choose(
         name = fastest(policy, device)
     reason = None if name == "kornia" else obstacle(name, policy, device)
     if reason is not None:
-        raise RecipeError(f"run.executor = {name!r}: {reason}, or write executor: auto")
+        raise RecipeError(f"{where}: run.executor = {name!r}: {reason}, or write executor: auto")
     module = importlib.import_module(f".{name}", __package__)  # some take a second to import
     if name == "kornia":
         return module.execute  # type: ignore[no-any-return]
