@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RecipeError
-from ..recipe.names import Entry
+from ..recipe.names import Entry, shown
 
 DEPTH, WIDTH, ROWS = 4096, 65_536, 2**24
-# the last word of a setting's name tells what it counts; what is not listed builds nothing
+# the last word of a setting's name tells what it counts; others build nothing or must suit the views
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("depth", "blocks", "layers", "heads", "groups", "codebooks"), DEPTH),
     **dict.fromkeys(("dim", "width", "hidden", "inner", "embedding", "bottleneck"), WIDTH),
@@ -31,8 +31,9 @@ def check_most(entry: Entry, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         most = LIMITS.get(name.rpartition("_")[2])
         if most and max(whole_numbers(value), default=0) > most:
+            given = shown(entry.settings.get(name, value))
             raise RecipeError(
-                f"{entry.where}: {entry.name}.{name} = {value}: is above {most:,}, more than any "
+                f"{entry.where}: {entry.name}.{name} = {given}: is above {most:,}, more than any "
                 "model has; correct the value"
             )
 

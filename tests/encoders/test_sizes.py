@@ -39,9 +39,9 @@ def test_a_backbone_beyond_use_is_refused_by_name(name, setting, value, most):
 
 
 def test_of_several_numbers_one_is_enough():
-    with pytest.raises(RecipeError, match=r"blocks = \(1, 1, 1, 5000\): is above 4,096"):
+    with pytest.raises(RecipeError, match=r"blocks = \[1, 1, 1, 5000\]: is above 4,096"):
         check_encoder(entry("cifar_resnet", blocks=[1, 1, 1, 5000]))
-    with pytest.raises(RecipeError, match=r"simclr.projector = \(8, 70000\): is above 65,536"):
+    with pytest.raises(RecipeError, match=r"simclr.projector = \[8, 70000\]: is above 65,536"):
         check_method(entry("simclr", projector=[8, 70_000]))
 
 
