@@ -11,7 +11,7 @@ from ..errors import RecipeError
 from ..recipe.names import Entry, shown
 
 DEPTH, WIDTH, ROWS = 4096, 65_536, 2**24
-# the last word of a setting's name tells what it counts; others build nothing or must suit the views
+# the last word of a setting says what it counts; others build nothing or must suit the views
 LIMITS: Mapping[str, int] = {
     **dict.fromkeys(("depth", "blocks", "layers", "heads", "groups", "codebooks"), DEPTH),
     **dict.fromkeys(("dim", "width", "hidden", "inner", "embedding", "bottleneck"), WIDTH),

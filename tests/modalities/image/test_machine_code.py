@@ -61,7 +61,7 @@ def test_it_is_compiled_once_for_each_text_of_its_sources(home, source):
 
 
 def test_that_it_compiles_is_told_where_commands_show_it(home, source, caplog):
-    """Warnings come to stderr unasked; what waits 8 s without a word looks as if it hung."""
+    """Warnings come to stderr unasked; what waits 10 s without a word looks as if it hung."""
     doubled(source, 1)
     doubled(source, 2)
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -37,7 +37,7 @@ LOADING = threading.Lock()
 
 
 def load() -> Callable[..., None]:
-    """The compiled `cpu_view.views`, loaded once; the first time, compiling takes 8 s of CPU."""
+    """The compiled `cpu_view.views`, loaded once; the first time, compiling takes 10 s of CPU."""
     with LOADING:
         return loaded()
 
