@@ -10,13 +10,15 @@ from sslpipe.errors import SslpipeError
 from sslpipe.evaluate.feature_file import read_origin
 from sslpipe.evaluate.zero_shot import read_templates
 from sslpipe.modalities.audio.frame_labels import read_frame_labels
+from sslpipe.modalities.image.codec import ImageCodec
+from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.sentence_file import SentenceFile
 from sslpipe.modalities.text.token_file import open_tokens
 from sslpipe.modalities.text.trained import open_vocabulary
 from sslpipe.process import regular_file
 from sslpipe.recipe import load_recipe
 from sslpipe.report.maps import read_map
-from sslpipe.shards import open_manifest, read_index
+from sslpipe.shards import PackSettings, open_manifest, pack, read_index
 from sslpipe.shards.contents import index_of
 from sslpipe.shards.labels_file import read_labels
 from sslpipe.shards.read.store import open_store
@@ -47,6 +49,15 @@ def test_a_named_pipe_is_no_file(tmp_path, name):
     os.mkfifo(path)
     with pytest.raises(SslpipeError, match=rf"{name}.*it is no regular file.*; ") as caught:
         READERS[name](path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.csv", "x.txt", "x.parquet", "x.jsonl.gz"])
+def test_a_named_pipe_is_no_input_of_pack(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    settings = PackSettings(codec=TextCodec() if "jsonl" in name else ImageCodec())
+    with pytest.raises(SslpipeError, match=rf"{name}.*it is no regular file") as caught:
+        pack(tmp_path / name, tmp_path / "out", settings)
     assert "\n" not in str(caught.value)
 
 

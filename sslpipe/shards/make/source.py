@@ -7,10 +7,10 @@ import os
 import re
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from ...errors import ExtraError, ShardError
+from ...process import regular_file
 from ..read.file_systems import find_store
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
@@ -116,10 +116,10 @@ def open_file(url: str) -> BinaryIO:
     """Open a file, local or not, for reading and seeking.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is no regular file.
     """
     if is_local(url):
-        return Path(url).open("rb")
+        return regular_file(url).open("rb")
     store, path = find_store(url)
     return cast(BinaryIO, store.open(path, "rb"))
 
@@ -162,8 +162,8 @@ def read(place: Origin) -> bytes:
 def read_local(place: Origin) -> bytes:
     """The bytes at a place on this machine."""
     if place.span is None:
-        return Path(place.url).read_bytes()
-    with Path(place.url).open("rb", buffering=0) as file:
+        return regular_file(place.url).read_bytes()
+    with regular_file(place.url).open("rb", buffering=0) as file:
         file.seek(place.span[0])
         return file.read(place.span[1])
 
