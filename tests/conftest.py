@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,14 @@ def run(monkeypatch, capfd):
         return out, err
 
     return run
+
+
+def dry_rows(folder: Path, part: str) -> list[dict]:
+    """Run one part of the measurements for a GPU here, at tiny sizes; the rows that it wrote."""
+    command = [sys.executable, ROOT / "tools" / "bench" / "gpu_parts.py", folder, "--dry"]
+    done = subprocess.run([*command, "--parts", part], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Flown:
         self._left, self._done = jobs, list[Done]()
 
     def add(self, done: Sequence[Done]) -> None:
-        """One job is done."""
+        """Note what one more job has done."""
         self._done += done
         self._left -= 1
         if not self._left and not self.future.done():

@@ -66,7 +66,7 @@ class Departures(Protocol[B, F]):
         ...
 
     def land(self, flight: F) -> Landed:
-        """Wait for them."""
+        """Wait until the samples of a flight are here."""
         ...
 
 

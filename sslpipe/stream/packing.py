@@ -41,7 +41,7 @@ class Segments(NamedTuple):
 
     @property
     def row_count(self) -> int:
-        """Rows of the window."""
+        """How many rows the window makes."""
         return int(self.rows[-1]) + 1 if len(self.rows) else 0
 
 

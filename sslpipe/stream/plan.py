@@ -69,7 +69,7 @@ class FixedSlots:
         self._slots, self.share = slots, len(slots)
 
     def at(self, step: int) -> I64:
-        """These."""
+        """Give the same slots, whatever the step."""
         return self._slots
 
 

@@ -80,7 +80,7 @@ class Prefetch(Generic[T]):
         return len(self._pending)
 
     def go_on(self) -> None:
-        """Work ahead again."""
+        """Let the thread work ahead again, after `rest`."""
         self._resting = False
 
     def reset(self, step: int) -> None:

@@ -127,7 +127,7 @@ class StoredFlights:
         ]
 
     def land(self, flight: StoredFlight) -> Landed:
-        """They have landed."""
+        """Give the samples: reading them was all, and is done."""
         return flight.landed
 
     def depart(self, booked: StoredBooking) -> StoredFlight:

@@ -85,7 +85,7 @@ class Task:
         return {*self.table[:, FILE].tolist()}
 
     def packed(self, number: int) -> bytes:
-        """As a message."""
+        """Give the bytes that a worker is sent."""
         sizes = len(self.table), len(self.widths), len(self.members)
         widths = struct.pack(f"<{len(self.widths)}q", *self.widths)
         tables = self.table.tobytes(), self.members.tobytes()

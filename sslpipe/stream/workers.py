@@ -113,7 +113,7 @@ class Workers:
         self._thread.start()
 
     def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
-        """Queue tasks."""
+        """Put tasks into the queue of the workers."""
         flown = Flown(len(tasks))
         with self._lock:
             if self._closing or self._broken:

@@ -37,19 +37,19 @@ class Silent:
     """A reporter that says nothing, for tests and for all ranks but the first."""
 
     def start(self, step: int, total: int) -> None:
-        """Say nothing."""
+        """Say nothing: this reporter is silent."""
 
     def step(self, step: int) -> None:
-        """Say nothing."""
+        """Say nothing: this reporter is silent."""
 
     def row(self, row: LoggedRow) -> None:
-        """Say nothing."""
+        """Say nothing: this reporter is silent."""
 
     def close(self) -> None:
-        """Say nothing."""
+        """Say nothing: this reporter is silent."""
 
     def message(self, text: str) -> None:
-        """Say nothing."""
+        """Say nothing: this reporter is silent."""
 
 
 class Bar:

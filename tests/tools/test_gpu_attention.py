@@ -1,26 +1,21 @@
 """Attention of packed rows: what the script for GPUs measures runs on a CPU, and is right there."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
 
-from ..conftest import ROOT, load_tool
+from ..conftest import ROOT, dry_rows, load_tool
 
 # what needs a GPU: the flash kernel, and jagged tensors that are causal
 ELSEWHERE = {("varlen", "gpt"), ("varlen", "bert"), ("nested", "gpt")}
 
 
 def test_all_rows_of_a_dry_run_are_right(tmp_path):
-    command = [sys.executable, ROOT / "tools" / "bench" / "gpu_parts.py", tmp_path, "--dry"]
-    done = subprocess.run(
-        [*command, "--parts", "attention"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "attention.jsonl").read_text().splitlines()]
-    assert rows == [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = dry_rows(tmp_path, "attention")
+    own = (tmp_path / "attention.jsonl").read_text().splitlines()
+    assert rows == [json.loads(line) for line in own]
     failed = {(row["contender"], row["model"]) for row in rows if "error" in row}
     assert failed <= ELSEWHERE, rows
     right = {

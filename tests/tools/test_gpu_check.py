@@ -1,12 +1,11 @@
 """The script for GPU machines runs; what it measures there is another matter."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
-from ..conftest import ROOT, load_tool
+from ..conftest import ROOT, dry_rows, load_tool
 
 COLLECT = """
 import sys
@@ -34,12 +33,7 @@ def right(rows):
 
 @pytest.mark.slow
 def test_a_part_runs_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, ROOT / "tools" / "bench" / "gpu_parts.py", tmp_path, "--dry"]
-    done = subprocess.run(
-        [*command, "--parts", "decode"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = dry_rows(tmp_path, "decode")
     assert {row["part"] for row in rows} == {"decode"}
     assert right(rows)
 

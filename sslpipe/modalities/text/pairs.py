@@ -97,7 +97,7 @@ class SentencePairs:
         return table
 
     def counts(self, table: I64, pieces: Pieces, length: int) -> I64:
-        """One class a row."""
+        """How many numbers a row has: its class."""
         return np.ones(len(table), dtype=np.int64)
 
     def apply(self, rows: LaidRows, table: Tensor, vocabulary: Vocabulary) -> Asked:
@@ -127,7 +127,7 @@ class SentenceOrder(SentencePairs):
     """
 
     def decided(self, rows: LaidRows, parted: Parted, happens: Tensor) -> tuple[Sides, Tensor]:
-        """Swap."""
+        """Swap the two texts of a row where it happens."""
         first, border, last, ok = parted
         swap, border = happens & ok, torch.where(ok, border, last)
         one, other = border - first, last - border

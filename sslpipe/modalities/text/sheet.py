@@ -52,13 +52,13 @@ class Strip(NamedTuple):
 
 @cache
 def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own."""
+    """The font that comes with Pillow."""
     return ImageFont.load_default(13)
 
 
 @cache
 def width_of(text: str) -> int:
-    """Pixels of a text."""
+    """How many pixels wide a text is drawn."""
     return round(font().getlength(text))
 
 

@@ -107,7 +107,7 @@ class DocumentTable(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Bytes of an id."""
+        """How many bytes an id takes in the file."""
         return self.files[0].width if self.files else 1
 
     def pieces(self, starts: I64, stops: I64, memory: Memory) -> ReadPieces:

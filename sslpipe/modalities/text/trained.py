@@ -101,7 +101,7 @@ class TrainedVocabulary:
 
     @cached_property
     def sentinels(self) -> int:
-        """How many there are."""
+        """How many sentinels the vocabulary has."""
         names = self.tokenizer.get_vocab(with_added_tokens=True)
         return sum(sentinel(number) in names for number in range(self.size))
 
@@ -119,7 +119,7 @@ class TrainedVocabulary:
         return fast_encoder(self.tokenizer, self.encode_slowly, self.where) or self.encode_slowly
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
-        """(n,) int32."""
+        """Give the ids of a text, (n,) int32."""
         return self.encoder(text)
 
     def encode_slowly(self, text: str) -> npt.NDArray[np.int32]:
@@ -141,7 +141,7 @@ class TrainedVocabulary:
             ) from error
 
     def encode_marked(self, text: str) -> npt.NDArray[np.int32]:
-        """(n,) int32."""
+        """Give the ids of a text, (n,) int32."""
         found = self.encoding(text)
         spans = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
         return np.array(found.ids, dtype=np.int32) | token_marks(text, spans)

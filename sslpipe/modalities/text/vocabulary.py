@@ -89,7 +89,7 @@ class Bytes:
 
     @property
     def pieces(self) -> range:
-        """All bytes."""
+        """The ids that stand for pieces of text: those of the 256 bytes."""
         return range(self.first, self.first + 256)
 
     def encode(self, text: str) -> I32:
