@@ -106,10 +106,15 @@ class TrainedVocabulary:
         return sum(sentinel(number) in names for number in range(self.size))
 
     @cached_property
-    def pieces(self) -> range:
-        """From behind the special tokens to before the sentinels."""
+    def pieces(self) -> npt.NDArray[np.int64]:
+        """From behind the special tokens to before the sentinels, without special ones of a user's.
+
+        These mean something to whoever added them, and no text becomes one.
+        """
         unknown = self.tokenizer.token_to_id(UNKNOWN) is not None
-        return range(len(SPECIALS) + unknown, self.size - self.sentinels)
+        added = self.tokenizer.get_added_tokens_decoder()
+        own = [number for number, token in added.items() if token.special]
+        return np.setdiff1d(np.arange(len(SPECIALS) + unknown, self.size - self.sentinels), own)
 
     @cached_property
     def encoder(self) -> Callable[[str], npt.NDArray[np.int32]]:
@@ -202,7 +207,7 @@ def check_specials(vocabulary: TrainedVocabulary) -> None:
                 f"{vocabulary.where}: {name!r} in a text becomes the special token {place}; split "
                 "signs from letters before pieces are sought (a Punctuation pre-tokenizer)"
             )
-    if not vocabulary.pieces:
+    if not len(vocabulary.pieces):
         raise RecipeError(
             f"{vocabulary.where}: all of its {size:,} tokens are special, so no text can be told "
             "from another; make a vocabulary with `sslpipe tokenizer train`"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from ...shards.side_files import parse_json
 from .marks import byte_marks
 
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 FIELD = "text"  # of a JSON object
 
 
@@ -37,8 +39,8 @@ class Vocabulary(Protocol):
     @property
     def mask(self) -> int: ...
     @property
-    def pieces(self) -> range:
-        """The ids that text becomes, but for that of what is unknown."""
+    def pieces(self) -> I64:
+        """The ids that text becomes, ascending, but for that of what is unknown."""
         ...
 
     @property
@@ -87,10 +89,10 @@ class Bytes:
         """All ids: special ones, bytes, sentinels."""
         return self.first + 256 + self.sentinels
 
-    @property
-    def pieces(self) -> range:
+    @cached_property
+    def pieces(self) -> I64:
         """The ids that stand for pieces of text: those of the 256 bytes."""
-        return range(self.first, self.first + 256)
+        return np.arange(self.first, self.first + 256)
 
     def encode(self, text: str) -> I32:
         """(n,) int32, n = bytes of the text."""
