@@ -90,7 +90,7 @@ def name_faults(manifest: Manifest, codec: Codec) -> Iterator[str]:
     if dict(manifest.flags) != bits:
         yield f"names flags {dict(manifest.flags)}, not {bits}; {AGAIN}"
     if unknown := {*manifest.counted} - {*codec.extents}:
-        yield f"says what {', '.join(sorted(unknown))} were counted by, no name of an extent; {AGAIN}"
+        yield f"says what {', '.join(sorted(unknown))} were counted by, no such extent; {AGAIN}"
 
 
 def file_faults(manifest: Manifest, shard: Shard) -> Iterator[str]:

@@ -20,26 +20,14 @@ import numpy.typing as npt
 
 from ...errors import ExtraError, RecipeError, SampleError
 from ...process import regular_file
+from .fast_bpe import fast_encoder
 from .marks import token_marks
-from .vocabulary import VOCABULARIES, Vocabulary
+from .vocabulary import SPECIALS, UNKNOWN, VOCABULARIES, Vocabulary, sentinel
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-SPECIALS = ("<pad>", "<s>", "</s>", "<mask>")  # ids 0 to 3, as of Bytes
-UNKNOWN = "<unk>"  # of vocabularies that do not know every sign
 FILE = "tokenizer.json"  # beside the shards
-
-
-def sentinel(number: int) -> str:
-    """The name that T5's sentinels have."""
-    return f"<extra_id_{number}>"
-
-
-def byte_sign(value: int) -> str:
-    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
-    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
 
 
 @dataclass(frozen=True)
@@ -119,8 +107,6 @@ class TrainedVocabulary:
     @cached_property
     def encoder(self) -> Callable[[str], npt.NDArray[np.int32]]:
         """What encodes: tiktoken where it gives the same ids."""
-        from .fast_bpe import fast_encoder
-
         return fast_encoder(self.tokenizer, self.encode_slowly, self.where) or self.encode_slowly
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:

@@ -23,6 +23,9 @@ from .marks import byte_marks
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 FIELD = "text"  # of a JSON object
+# in a file of the library `tokenizers`
+SPECIALS = ("<pad>", "<s>", "</s>", "<mask>")  # ids 0 to 3, as of Bytes
+UNKNOWN = "<unk>"  # of vocabularies that do not know every sign
 
 
 class Vocabulary(Protocol):
@@ -69,6 +72,17 @@ class Vocabulary(Protocol):
     def decode(self, ids: npt.NDArray[np.integer[Any]]) -> str:
         """The text of ids; special tokens are left out."""
         ...
+
+
+def sentinel(number: int) -> str:
+    """The name that T5's sentinels have."""
+    return f"<extra_id_{number}>"
+
+
+def byte_sign(value: int) -> str:
+    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
 
 
 @dataclass(frozen=True)

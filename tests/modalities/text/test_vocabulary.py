@@ -20,9 +20,15 @@ from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens
 from sslpipe.modalities.text.tasks import replacements
 from sslpipe.modalities.text.tokens import TokenDecode
-from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary, open_vocabulary
-from sslpipe.modalities.text.training import TrainSettings, byte_sign, train_vocabulary
-from sslpipe.modalities.text.vocabulary import VOCABULARIES, Bytes, document_of
+from sslpipe.modalities.text.trained import TrainedVocabulary, open_vocabulary
+from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
+from sslpipe.modalities.text.vocabulary import (
+    SPECIALS,
+    VOCABULARIES,
+    Bytes,
+    byte_sign,
+    document_of,
+)
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import sample_id
 from sslpipe.shards import PackSettings, pack, read_manifest
