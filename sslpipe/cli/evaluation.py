@@ -74,7 +74,7 @@ def eval_subject(
 
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
-        labels=labels, device=device, cache=cache, epochs=epochs,
+        labels=labels, device=device, cache=cache, epochs=epochs, report=report is not None,
         templates=templates, part=None if part is None else part.value,
     )  # fmt: skip
     names = (subject, *(beside or ()))

@@ -232,7 +232,7 @@ def verify(
         modality = find_modality(manifest.modality, str(shards))
         problems = verify(
             manifest,
-            inspect=modality.codec.inspect,
+            codec=modality.codec,
             progress=adding(update),
             excluded=left_out.append,
         )

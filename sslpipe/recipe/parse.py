@@ -59,13 +59,17 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
 
 
-def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(
+    text: str, *, path: str = "<recipe>", overrides: Sequence[str] = (), seen: bool = True
+) -> Recipe:
     """Validate the text of a recipe.
+
+    seen: whether the user has the text to look at; if not, messages name settings, not lines.
 
     Raises:
         RecipeError: it is not YAML, or breaks the schema; says file:line.
     """
-    source = parse_yaml(text, path, overrides)
+    source = parse_yaml(text, path, overrides, seen=seen)
     if not isinstance(source.data, dict):
         found = "is empty" if source.data is None else f"is {said(source.data)}"
         raise RecipeError(
@@ -146,7 +150,9 @@ def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
         raise RecipeError(
             f"{source.where(place)}: {name} = {shown(value)}: is no entry; {error}"
         ) from None
-    return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
+    inside = (*place, entry.name)
+    lines = {key: source.where((*inside, key)) for key in entry.settings}
+    return Entry(entry.name, entry.settings, source.where(inside), lines)
 
 
 # what pydantic adds to a place where a value may be of several types

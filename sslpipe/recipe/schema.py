@@ -19,6 +19,7 @@ from .sections import (
     Fraction,
     Info,
     Named,
+    PlacedSection,
     Positive,
     Section,
     Share,
@@ -105,7 +106,7 @@ class ViewSection(Section):
     ops: Annotated[tuple[Named, ...], pydantic.Field(min_length=1)]
 
 
-class MaskSection(Section):
+class MaskSection(PlacedSection):
     """Says which patches of one view group are hidden, by which sampler."""
 
     view: Text = "global"
@@ -284,7 +285,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Entry):
         return [value.name, plain(value.settings)]
     if isinstance(value, Mapping):
-        if set(value) == {"name", "settings", "where"}:
+        if set(value) == {"name", "settings", "where", "lines"}:
             return [value["name"], plain(value["settings"])]
         return {str(k): plain(v) for k, v in value.items() if (k, v) not in UNSAID}
     if isinstance(value, list | tuple):
