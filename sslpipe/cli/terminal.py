@@ -13,7 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from ..errors import SslpipeError
@@ -69,9 +69,11 @@ def write_any_sign() -> None:
 @contextmanager
 def bar(unit: str) -> Iterator[Any]:
     """A progress bar on stderr: done, rate and time left."""
+    whole = Column(no_wrap=True)  # on a narrow screen the bar alone gives way
     columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[numbers]}"), TextColumn("eta"), TimeRemainingColumn(),
+        BarColumn(), MofNCompleteColumn(table_column=whole), TextColumn(unit),
+        TextColumn("{task.fields[numbers]}"), TextColumn("eta"),
+        TimeRemainingColumn(table_column=whole),
     )  # fmt: skip
     with Progress(*columns, console=notes) as progress:
         task = progress.add_task(unit, total=None, numbers="")

@@ -10,6 +10,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from .log import PER_SECOND, LoggedRow
 
@@ -58,10 +59,10 @@ class Bar:
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
             BarColumn(),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),  # the bar alone gives way
             TextColumn("{task.fields[numbers]}"),
             TextColumn("eta"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console or Console(stderr=True, emoji=False),
         )
         self._task = self._progress.add_task("train", start=False, total=None, numbers="")
@@ -77,12 +78,12 @@ class Bar:
         self._progress.update(self._task, completed=step)
 
     def row(self, row: LoggedRow) -> None:
-        """Show the newest numbers."""
+        """Show the newest numbers, so short that 80 columns have room for the ETA, too."""
         rates = {n.removesuffix(PER_SECOND): v for n, v in row.items() if n.endswith(PER_SECOND)}
         numbers = (
             f"loss {row['loss']:.4f}  "
             f"{', '.join(f'{value:.0f} {name}s/s' for name, value in rates.items())}  "
-            f"waiting for data {row['data_wait']:.0%}, lost to it {row['data_lost']:.0%}"
+            f"data: wait {row['data_wait']:.0%}, lost {row['data_lost']:.0%}"
         )
         self._progress.update(self._task, numbers=numbers)
 

@@ -75,7 +75,10 @@ def test_milestones_of_a_recipe_are_its_epochs():
         (["final_lr=1e-4", "final_lr_ratio=0.1"], "one of final_lr and final_lr_ratio is enough"),
         (["schedule=multistep", "milestones=[5]", "final_lr=0.1"], "train.final_lr=.* is for cos"),
         (["warmup_epochs=11"], "train.warmup_epochs=.* = 11: .*must not be longer than the run"),
-        (["epochs=2", "warmup_epochs=2.5"], "train.warmup_epochs = 2.5: .*longer than the run"),
+        (
+            ["epochs=2", "warmup_epochs=2.5"],
+            "warmup_epochs = 2.5: must not be longer than the run, train.epochs = 2; set it too$",
+        ),
         (
             ["schedule=cosin"],
             "train.schedule=.*'cosine', 'cosine_per_epoch', 'linear' or 'multistep'",

@@ -20,10 +20,24 @@ def test_the_bar_shows_steps_loss_speed_and_waiting():
         "50/200",
         "loss 1.2346",
         "789 images/s",
-        "waiting for data 3%, lost to it 12%",
+        "data: wait 3%, lost 12%",
         "saved [here]",
     ):
         assert part in text
+
+
+def test_a_terminal_of_80_columns_shows_all_of_it():
+    screen = io.StringIO()
+    bar = Bar(Console(file=screen, width=80, force_terminal=False))
+    bar.start(0, 12_500)
+    bar.step(1_234)
+    bar.row({
+        "step": 1_234, "loss": 1.23456, "images_per_s": 2_878, "data_wait": 0.31, "data_lost": 0.12
+    })  # fmt: skip
+    bar.close()
+    words = screen.getvalue()
+    assert "1234/12500 loss 1.2346  2878 images/s  data: wait 31%, lost 12% eta" in words
+    assert "…" not in words
 
 
 def test_a_message_is_one_line_of_a_log_and_names_in_it_stay_as_they_are(capfd):
