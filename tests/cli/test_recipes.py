@@ -42,12 +42,7 @@ def test_numbers_are_those_of_the_page(listed):
         numbers = re.findall(r"(?:k-NN|linear) [\d.]+ \([\d.]+\)", rows[name])
         assert len(numbers) == len({"k-NN", "linear"} & row.measured.keys()), name
         assert len(numbers) == (2 if name in stated else 0)
-        for ours, theirs in zip(found, numbers, strict=False):
-            name_of, value, untrained = re.fullmatch(r"(.+) ([\d.]+) \(([\d.]+)\)", ours).groups()
-            assert theirs.startswith(name_of)
-            close = [float(v) for v in re.findall(r"\d\.\d+", theirs)]
-            # .305 is rounded up there and down here
-            assert close == pytest.approx([float(value), float(untrained)], abs=0.0101)
+        assert found[: len(numbers)] == numbers
 
 
 def test_a_head_without_the_line_states_nothing():
