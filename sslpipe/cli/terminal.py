@@ -20,7 +20,7 @@ from ..errors import SslpipeError
 from ..shards.side_files import disk_fault
 
 ModalityOption = Annotated[
-    str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
+    str, typer.Option(help="What it holds: image, text, audio, video, or your pkg.module:Thing.")
 ]
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
 # how torch says that memory is short, or that none has such a tensor; and what stands before it
@@ -189,6 +189,11 @@ def printable(text: str) -> str:
 def say_line(text: str) -> None:
     """Print a note as it is, on one line, whatever names are in it."""
     notes.print(printable(text), highlight=False, soft_wrap=True)
+
+
+def say_made(text: str) -> None:
+    """Print to stdout what was made, on one line that can be copied, whatever names are in it."""
+    console.print(printable(text), highlight=False, soft_wrap=True)
 
 
 def one_line(error: Exception) -> str | None:

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on."""
 
+import time
 from typing import Protocol
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.progress import (
 from rich.table import Column
 
 from .log import PER_SECOND, LoggedRow
+
+SELDOM = 60.0  # seconds from one line of a log to the next
 
 
 class Reporter(Protocol):
@@ -54,9 +57,14 @@ class Silent:
 
 
 class Bar:
-    """A progress bar: steps, loss, samples/s, shares of time that data costs, ETA."""
+    """A progress bar: steps, loss, samples/s, shares of time that data costs, ETA.
+
+    A file, which shows no bar before the run is over, gets a line with the same numbers at the
+    first logged row, and then one a minute.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        self._told: float | None = None  # when a file got its last line, in seconds of the clock
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),  # the bar alone gives way
@@ -86,6 +94,11 @@ class Bar:
             f"data: wait {row['data_wait']:.0%}, lost {row['data_lost']:.0%}"
         )
         self._progress.update(self._task, numbers=numbers)
+        now = time.monotonic()
+        live = self._progress.console.is_terminal or self._progress.console.is_jupyter
+        if not live and (self._told is None or now - self._told >= SELDOM):
+            self._told = now
+            self.message(f"step {row['step']} of {self._progress.tasks[0].total:.0f}: {numbers}")
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
