@@ -1,5 +1,6 @@
 import csv
 import json
+import pathlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -244,5 +245,7 @@ def test_templates_are_files_of_the_package():
 
 def test_every_mark_of_the_numbers_has_its_legend():
     """A square stands for each baseline, of whatever modality: none is listed by hand."""
-    page = (Path(write_report.__code__.co_filename).parent / "templates/report.html.j2").read_text()
+    page = (
+        pathlib.Path(write_report.__code__.co_filename).parent / "templates/report.html.j2"
+    ).read_text()
     assert 'if c.kind not in ("trained", "untrained") %}<span><svg' in page
