@@ -27,7 +27,7 @@ from .options import (
     TestShards,
     Untrained,
 )  # fmt: skip
-from .terminal import bar, console, notes, stopped
+from .terminal import bar, console, notes, say_line, stopped
 
 if TYPE_CHECKING:
     from ..evaluate import EvalSettings
@@ -87,7 +87,7 @@ def eval_subject(
         from ..report import write_report
 
         page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
-        notes.print(f"wrote {page}", highlight=False, soft_wrap=True)
+        say_line(f"wrote {page}")
 
 
 def measured_in_turn(

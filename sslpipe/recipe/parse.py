@@ -174,7 +174,13 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     if fault["type"] in ("model_type", "dict_type"):
         return f"{where}: {name} = {shown(typed(fault['input']))}: is a section; write its keys"
     value = typed(fault["input"])
-    return f"{where}: {name} = {shown(value)}: {fault['msg'].lower()}; {remedy(value)}"
+    return f"{where}: {name} = {shown(value)}: {reason_of(fault['msg'], value)}"
+
+
+def reason_of(words: str, value: Any) -> str:
+    """Say what is wrong and what to do; a check of ours may say both."""
+    reason = words.removeprefix("Value error, ")  # as pydantic begins what a check of ours raises
+    return reason if ";" in reason else f"{reason.lower()}; {remedy(value)}"
 
 
 def typed(value: Any) -> Any:
