@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..device.slots import Slots
-from .booking import Booked, Booking, Planner
+from .booking import Booked, Booking, Planner, Stock
 from .jobs import Done, key_of, table_of
-from .packed import Packed, Wants
+from .packed import Wants
 from .records import Records
 from .source import Drawn
 from .tasks import PLACE, SHORT, Kind, Task
@@ -81,7 +81,7 @@ class Flights:
     """Sends samples through a crew. `count`: of workers, between whom a batch is divided."""
 
     def __init__(
-        self, source: Packed, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
+        self, source: Stock, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
     ) -> None:
         self._crew, self._slots = crew, slots
         self._booking = Booking(source, parts, max(1, count))

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from ..device.slots import anonymous_file
-from ..shards.read.open_tars import LocalTar
-from ..shards.read.store import ShardStore, open_files
+from ..shards.read.open_tars import LocalTar, ShardTar
+from ..shards.read.store import open_files
 from .jobs import Job, done_samples
 from .reader import TarPlace
 from .tasks import File, shard_of
@@ -33,6 +33,15 @@ STDERR = 2
 GRACE = 2.0  # seconds that a worker has to end by itself
 
 
+class FileStore(Protocol):
+    """Opens the files that samples lie in: shards, or the memory of an iterable's (parcels.py)."""
+
+    def open(self, shard: int) -> ShardTar: ...
+    def holds(self, shard: int) -> bool: ...
+    def name(self, shard: int) -> str: ...
+    def beside(self, shard: int) -> str: ...
+
+
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
     """A running worker, and the jobs that it was given: the first is in hand."""
@@ -46,7 +55,7 @@ class WorkerProcess:
     _since: float = 0.0  # when it was last seen to get on
     _reached: int = 0  # samples of the task in hand that were done then
 
-    def give(self, job: Job, stores: Sequence[ShardStore]) -> None:
+    def give(self, job: Job, stores: Sequence[FileStore]) -> None:
         """Send a job, after the files of it that are new to the worker.
 
         Raises:
@@ -93,7 +102,7 @@ class WorkerProcess:
             return f"crashed the decoder (signal {-code}, {signal.Signals(-code).name})"
         return f"ended the decoder's process (exit code {code})"
 
-    def _bring(self, files: set[File], stores: Sequence[ShardStore]) -> None:
+    def _bring(self, files: set[File], stores: Sequence[FileStore]) -> None:
         """Hand it those of some shards that are new to it; it lets go of others."""
         new = sorted(files.difference(self._held))
         if not new:
@@ -143,7 +152,7 @@ def start_worker(arena: int, decoders: int) -> WorkerProcess:
     return WorkerProcess(process, ours)
 
 
-def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
+def opened(stores: Sequence[FileStore], corpus: int, shard: int) -> ShardFile:
     """A shard of a corpus, opened and checked by its store."""
     store = stores[corpus]
     tar = store.open(shard)
@@ -151,7 +160,7 @@ def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
     return ShardFile(store.name(shard), tar.index.extensions, tar, place)
 
 
-def is_held(stores: Sequence[ShardStore], file: File) -> bool:
+def is_held(stores: Sequence[FileStore], file: File) -> bool:
     """Whether the store of a shard still has it."""
     corpus, shard = shard_of(file)
     return stores[corpus].holds(shard)

@@ -22,12 +22,12 @@ import numpy.typing as npt
 
 from ..device.slots import Slots
 from ..errors import SslpipeError
-from ..shards.read.store import ShardStore
 from .jobs import Done, Flown, Job, done_samples, forget, key_of, results_of, table_of
+from .part_decode import PartDecode
 from .tasks import FAULT, FILE, PLACE, ROW, Task, shard_of, unpacked
 from .worker import MESSAGE, READY, decoded
-from .worker_process import WorkerProcess, file_of, opened, start_worker
-from .worker_tasks import Failed, PartDecode, TaskReport, Tasks
+from .worker_process import FileStore, WorkerProcess, file_of, opened, start_worker
+from .worker_tasks import Failed, TaskReport, Tasks
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
 DEATHS = 2  # of workers at one sample, after which it is the sample's fault
@@ -55,7 +55,7 @@ class Crew(Protocol):
 class InProcess:
     """Does tasks at once in the thread that submits them: `run.workers: 0`."""
 
-    def __init__(self, stores: Sequence[ShardStore], parts: Sequence[PartDecode]) -> None:
+    def __init__(self, stores: Sequence[FileStore], parts: Sequence[PartDecode]) -> None:
         self._stores, self._parts = stores, parts
 
     def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
@@ -88,7 +88,7 @@ class Workers:
 
     def __init__(
         self,
-        stores: Sequence[ShardStore],
+        stores: Sequence[FileStore],
         parts: Sequence[PartDecode],
         slots: Slots,
         *,

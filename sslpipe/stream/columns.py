@@ -1,0 +1,93 @@
+"""The arrays of landed samples as the columns of a share: where they lie, or copied together."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..device.arena import ALIGN
+from ..device.ragged import Ragged
+from ..device.slots import Slots
+from .flights import Landed
+from .source import Column
+from .tasks import SENT
+
+Array = npt.NDArray[Any]
+
+
+class Blank(Protocol):
+    """What stands in the place of a sample that is not shown: `modalities.Raw`."""
+
+    @property
+    def data(self) -> Any: ...
+    @property
+    def extent(self) -> tuple[int, ...]: ...
+
+
+class Columns:
+    """`columns(landed)` -> those of each part.
+
+    blanks: of each part, for `stream.on_bad: mask`.
+    """
+
+    def __init__(self, slots: Slots, blanks: Sequence[Blank]) -> None:
+        self._slots, self._blanks = slots, blanks
+
+    def __call__(self, landed: Landed) -> tuple[Column, ...]:
+        """The arrays of each part, where they lie if they lie in one slot."""
+        parts = range(landed.results.shape[1])
+        if len(landed.slots) == 1 and not landed.reasons:
+            alike = [self._in_place(landed, part) for part in parts]
+            if all(alike):
+                return tuple(column for column in alike if column)
+        return tuple(self._copied(landed, part) for part in parts)
+
+    def _in_place(self, landed: Landed, part: int) -> Column | None:
+        """The arrays of a part in the slot; None: they are not of one kind."""
+        results = landed.results[:, part]
+        kinds = np.stack([results["type"], results["axes"], results["extents"]])
+        if (kinds != kinds[:, :1]).any():
+            return None
+        kind, axes, extents = kinds[:, 0].tolist()
+        flat = torch.from_numpy(landed.slots[0])
+        shapes, starts = results["shape"][:, :axes], landed.starts[:, part]
+        arrays = Ragged(flat, starts, shapes, TYPES[kind])
+        return Column(arrays, results["extent"][:, :extents])
+
+    def _copied(self, landed: Landed, part: int) -> Column:
+        """The arrays of a part from several slots in a new one; two kinds: a list."""
+        raws = [self._raw(landed, place, part) for place in range(len(landed.wants))]
+        extents = np.array([extent for _, extent in raws], dtype=np.int64)
+        kinds = {(array.dtype, array.ndim) for array, _ in raws}
+        if len(kinds) > 1:
+            return Column([torch.from_numpy(array) for array, _ in raws], extents)
+        return Column(self._together([array for array, _ in raws]), extents)
+
+    def _raw(self, landed: Landed, place: int, part: int) -> tuple[Array, Sequence[int]]:
+        """One array where it lies, and its extent."""
+        if place in landed.reasons:
+            blank = self._blanks[part]
+            return np.asarray(blank.data), blank.extent
+        result, start = landed.results[place, part], int(landed.starts[place, part])
+        shape = result["shape"][: result["axes"]].tolist()
+        memory = landed.slots[landed.slot[place]][start : start + int(result["bytes"])]
+        array = memory.view(KINDS[int(result["type"])]).reshape(shape)
+        return array, result["extent"][: result["extents"]].tolist()
+
+    def _together(self, arrays: Sequence[Array]) -> Ragged:
+        """Arrays of one kind behind each other in a new slot."""
+        sizes = np.array([-(-array.nbytes // ALIGN) * ALIGN for array in arrays], dtype=np.int64)
+        starts = np.cumsum(sizes) - sizes
+        memory = self._slots.take(int(sizes.sum())).memory
+        for array, start in zip(arrays, starts.tolist(), strict=True):
+            place = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            place[...] = array
+        shapes = np.array([array.shape for array in arrays], dtype=np.int64)
+        return Ragged(torch.from_numpy(memory), starts, shapes, TYPES[arrays[0].dtype.num])
+
+
+# NumPy's number of a type -> the type, and torch's
+KINDS: dict[int, np.dtype[Any]] = {np.dtype(name).num: np.dtype(name) for name in SENT}
+TYPES: dict[int, torch.dtype] = {np.dtype(name).num: getattr(torch, name) for name in SENT}
