@@ -188,8 +188,11 @@ class ForeignLoading:
 
     def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
         """The same, while workers are at the next ones."""
-        ahead = self._ahead if end is None else max(0, min(self._ahead, end - 1 - step))
-        return self._loader.load(step, kind, ahead=ahead)
+        wanted = max(1, end - step) if end is not None else 2 + self._ahead
+        decoded = min(1 + self._ahead, wanted)
+        # extents are asked for before they are waited for
+        taken = min(2 + self._ahead, wanted) if self._ahead else 1
+        return self._loader.load(step, kind, decoded=decoded, taken=taken)
 
     def close(self) -> None:
         """End the crew, and let go of all memory."""

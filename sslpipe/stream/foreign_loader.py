@@ -136,10 +136,10 @@ class ForeignLoader:
         self._next = 0  # the step that comes next; -1: after an error the iterable begins anew
         self._ended: Exception | None = None  # why there are no more samples
 
-    def load(self, step: int, kind: Kind = DECODE, *, ahead: int = 0) -> Share:
+    def load(self, step: int, kind: Kind = DECODE, *, decoded: int = 1, taken: int = 1) -> Share:
         """The next samples; asking for another than the next step iterates anew.
 
-        ahead: shares behind it that are decoded meanwhile; one more is measured.
+        decoded: shares, with this one, that workers are at. taken: those that they have at all.
 
         Raises:
             SampleError: one is bad, and the policy is `raise`.
@@ -150,8 +150,8 @@ class ForeignLoader:
             if step != self._next or stale:
                 self._begin(step)
             self._next = -1
-            self._fill(1 + ahead + (ahead > 0), kind)
-            self._decode(1 + ahead)
+            self._fill(taken, kind)
+            self._decode(decoded)
             share = self._made(kind)
             self._next = step + 1
             return share
