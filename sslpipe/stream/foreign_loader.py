@@ -193,6 +193,8 @@ class ForeignLoader:
         while missing:
             delivery = self._first(missing, kind)
             landed, rows = delivery.landed(), delivery.rows(missing)
+            if not delivery.left:
+                self._coming.popleft()
             bad = [row for row in rows.tolist() if row in landed.reasons] if landed.reasons else []
             found = [delivery.fault(row) for row in bad]
             if found and self._on_bad == "raise":
@@ -214,8 +216,6 @@ class ForeignLoader:
         Raises:
             Exception: there are no more samples, and why.
         """
-        while self._coming and not self._coming[0].left:
-            self._coming.popleft()
         if not self._coming:
             self._take(missing, kind)
         if not self._coming:
