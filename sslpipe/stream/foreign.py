@@ -7,6 +7,9 @@ ends where the iterable ends, and where as many samples were taken as an epoch h
 pipeline, which never ends, has new views of a sample in every epoch. A key that comes twice within
 one epoch gets the same views twice: telling them apart would need a memory of all keys.
 
+It is iterated in one thread, ahead of what is needed unless `run.prefetch` is 0; workers decode
+what it gave (foreign_loader.py).
+
 An iterable of your own: save this as `mine.py`, then `load(recipe, shards=mine.Photos("photos"))`.
 
 ```python
