@@ -20,7 +20,7 @@ from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..recipe import Recipe
-from ..stream.columns import Columns
+from ..stream.columns import ShareColumns
 from ..stream.flights import Flights
 from ..stream.foreign import Foreign
 from ..stream.foreign_loader import ForeignLoader
@@ -235,7 +235,7 @@ def open_loading(
         check_device_decoding(recipe, source, parts)
     check_partners(recipe, source, parts)
     slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
-    columns = Columns(slots, [part.maker.blank for part in parts])
+    columns = ShareColumns(slots, [part.maker.blank for part in parts])
     if isinstance(source, Foreign):
         return foreign_loading(recipe, source, parts, slots, columns, count)
     assert isinstance(source, Packed)
@@ -256,7 +256,7 @@ def foreign_loading(
     source: Foreign,
     parts: Sequence[Part],
     slots: Slots,
-    columns: Columns,
+    columns: ShareColumns,
     count: int,
 ) -> ForeignLoading:
     """What loads an iterable's samples, with `count` workers.

@@ -26,7 +26,7 @@ class Blank(Protocol):
     def extent(self) -> tuple[int, ...]: ...
 
 
-class Columns:
+class ShareColumns:
     """`columns(landed)` -> those of each part.
 
     blanks: of each part, for `stream.on_bad: mask`.

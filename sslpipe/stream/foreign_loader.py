@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SampleError, ShardError
-from .columns import Columns
+from .columns import ShareColumns
 from .flights import Flight, Flights, Landed
 from .foreign import Foreign, check_keys
 from .packed import Wants
@@ -125,7 +125,7 @@ class ForeignLoader:
         source: Foreign,
         parcels: Parcels,
         flights: Flights,
-        columns: Columns,
+        columns: ShareColumns,
         *,
         on_bad: OnBad,
     ) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
-from .columns import Columns
+from .columns import ShareColumns
 from .flights import Landed
 from .jobs import keys_of
 from .mixture import StepsInARow
@@ -68,7 +68,7 @@ class Loader(Generic[B, F]):
         self,
         source: Packed,
         flights: Departures[B, F],
-        columns: Columns,
+        columns: ShareColumns,
         *,
         on_bad: OnBad,
         partners: PartnerDraw,
