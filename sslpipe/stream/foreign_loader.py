@@ -10,14 +10,14 @@ samples, their order and their substitutes are the same as without.
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import wait
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SampleError, ShardError
 from .columns import ShareColumns
-from .flights import Flight, Flights, Landed
+from .flights import Flight, Flights, Landed, gathered
 from .foreign import Foreign, check_keys
 from .packed import Wants
 from .parcels import NAME, Parcel, Parcels
@@ -101,7 +101,8 @@ class Delivery:
     def drop(self) -> None:
         """Wait until no worker reads it, and forget it."""
         if self._flight:
-            wait([self._flight.future])
+            with suppress(Exception):  # nobody asks for it any more
+                gathered(self._flight)
         self._parcels.drop(self.parcel)
 
     def _sent(self, wants: Wants, kind: Kind) -> Flight:
