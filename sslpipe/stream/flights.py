@@ -5,7 +5,6 @@ what turns out larger flies once more, in another slot, with the room that it as
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from ..device.slots import Slots
 from .booking import Booked, Booking, Planner
-from .jobs import Done, key_of, table_of
+from .jobs import Flown, key_of, table_of
 from .packed import Packed, Wants
 from .records import Records
 from .source import Drawn
@@ -31,7 +30,7 @@ class Flight:
 
     booked: Booked
     memory: U8
-    future: "Future[list[Done]]"
+    flown: Flown
 
     @property
     def kind(self) -> Kind:
@@ -146,7 +145,7 @@ def gathered(flight: Flight) -> Landed:
     """Wait for the tasks of a flight, and put together what they found."""
     keys: dict[int, str] = {}
     reasons: dict[int, str] = {}
-    for done in flight.future.result():
+    for done in flight.flown.result():
         if not (done.keys or done.faults):
             continue
         places = done.task.table[:, PLACE]

@@ -3,8 +3,7 @@
 Results stand at the head of a slot: one record of every sample and part.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,23 +26,39 @@ class Done(NamedTuple):
 
 
 class Flown:
-    """Jobs that were submitted together, and what they will have found."""
+    """Jobs that were submitted together, and what they will have found.
 
-    def __init__(self, jobs: int) -> None:
-        self.future: Future[list[Done]] = Future()
-        self._left, self._done = jobs, list[Done]()
+    attend: sees to it that they end, in the thread that calls it.
+    """
+
+    def __init__(self, jobs: int, attend: "Callable[[Flown], None]") -> None:
+        self._left, self._done, self._attend = jobs, list[Done](), attend
+        self._error: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all jobs are done, or in vain."""
+        return self._left <= 0 or self._error is not None
 
     def add(self, done: Sequence[Done]) -> None:
         """Note what one more job has done."""
         self._done += done
         self._left -= 1
-        if not self._left and not self.future.done():
-            self.future.set_result(self._done)
 
     def fail(self, error: Exception) -> None:
         """One job cannot be done, so all are in vain."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        self._error = self._error or error
+
+    def result(self) -> list[Done]:
+        """Wait for all jobs; more than these if a worker died on the way.
+
+        Raises what is no fault of a sample.
+        """
+        if not self.ended:
+            self._attend(self)
+        if self._error:
+            raise self._error
+        return self._done
 
 
 @dataclass(slots=True, eq=False)
