@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..device.slots import Slots
 from .booking import Booked, Booking, Planner
-from .jobs import Flown, key_of, table_of
+from .jobs import Flown, are_alike, key_of, table_of
 from .packed import Packed, Wants
 from .records import Records
 from .source import Drawn
@@ -50,6 +50,7 @@ class Landed:
     wants: Wants
     records: Records
     results: npt.NDArray[np.void]  # (n, P) of RESULT
+    alike: bool  # all is well, the arrays of each part are of one kind, and lie in the only slot
     starts: I64  # (n, P) where in its slot each array begins
     slots: list[U8]
     slot: I64  # (n,) which of them
@@ -63,6 +64,7 @@ class Landed:
         for mine, theirs in zip(self.records, other.records, strict=True):
             mine[places] = theirs
         self.results[places], self.starts[places] = other.results, other.starts
+        self.alike = False
         self.slot[places] = other.slot + len(self.slots)
         self.slots += other.slots
         for texts, new in ((self.keys, other.keys), (self.reasons, other.reasons)):
@@ -109,10 +111,11 @@ class Flights:
             ShardError: a shard cannot be read, which says nothing of the sample.
         """
         landed = gathered(flight)
-        short = (landed.results["status"] == SHORT).any(1)
-        if short.any():
-            places = np.flatnonzero(short)
-            landed.replace(places, self.land(self._wider(flight.booked, landed, places)))
+        if landed.alike:
+            return landed
+        short = np.flatnonzero((landed.results["status"] == SHORT).any(1))
+        if len(short):
+            landed.replace(short, self.land(self._wider(flight.booked, landed, short)))
         return landed
 
     def _wider(self, booked: Booked, landed: Landed, places: I64) -> Flight:
@@ -146,8 +149,6 @@ def gathered(flight: Flight) -> Landed:
     keys: dict[int, str] = {}
     reasons: dict[int, str] = {}
     for done in flight.flown.result():
-        if not (done.keys or done.faults):
-            continue
         places = done.task.table[:, PLACE]
         keys |= {int(places[row]): key for row, key in done.keys.items()}
         for failed in done.faults:
@@ -155,10 +156,12 @@ def gathered(flight: Flight) -> Landed:
             if failed.key is not None:
                 keys[int(places[failed.row])] = failed.key
     booked, n = flight.booked, len(flight.booked.table)
+    results = table_of(flight.memory[: booked.rooms_at].copy(), n, len(booked.widths))
     return Landed(
         booked.wants,
         booked.records,
-        table_of(flight.memory[: booked.rooms_at].copy(), n, len(booked.widths)),
+        results,
+        not reasons and are_alike(results),
         booked.rooms[..., 0],
         [flight.memory],
         np.zeros(n, dtype=np.int64),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .tasks import NEW, PLACE, RESULT, Task
+from .tasks import DONE, NEW, PLACE, RESULT, WORDS, Task
 from .worker_tasks import Failed
 
 U8 = npt.NDArray[np.uint8]
@@ -18,7 +18,7 @@ Results = npt.NDArray[np.void]
 
 
 class Done(NamedTuple):
-    """A task that is done: what its report says; the arrays stand in its slot."""
+    """A task that is done, and what its report says: most say nothing beside the slot."""
 
     task: Task
     faults: Sequence[Failed]
@@ -32,7 +32,7 @@ class Flown:
     """
 
     def __init__(self, jobs: int, attend: "Callable[[Flown], None]") -> None:
-        self._left, self._done, self._attend = jobs, list[Done](), attend
+        self._left, self._told, self._attend = jobs, list[Done](), attend
         self._error: Exception | None = None
 
     @property
@@ -40,9 +40,9 @@ class Flown:
         """Whether all jobs are done, or in vain."""
         return self._left <= 0 or self._error is not None
 
-    def add(self, done: Sequence[Done]) -> None:
-        """Note what one more job has done."""
-        self._done += done
+    def add(self, told: Sequence[Done]) -> None:
+        """Note that one more job is done, and what was told of it."""
+        self._told += told
         self._left -= 1
 
     def fail(self, error: Exception) -> None:
@@ -50,7 +50,7 @@ class Flown:
         self._error = self._error or error
 
     def result(self) -> list[Done]:
-        """Wait for all jobs; more than these if a worker died on the way.
+        """Wait for all jobs; what was told of them, often nothing.
 
         Raises what is no fault of a sample.
         """
@@ -58,7 +58,7 @@ class Flown:
             self._attend(self)
         if self._error:
             raise self._error
-        return self._done
+        return self._told
 
 
 @dataclass(slots=True, eq=False)
@@ -101,20 +101,16 @@ def forget(task: Task, memory: U8) -> None:
 
 
 def key_of(result: Any) -> str | None:
-    """The key of a sample as its first result has it; None: it is not known, or too long."""
-    size = int(result["key_bytes"])
-    return bytes(result["key"][:size]).decode() if size > 0 else None
+    """The key of a sample as its first result has it; None: it is not known, or does not fit."""
+    return bytes(result["key"]).decode() if result["key_bytes"] > 0 else None
 
 
 def keys_of(results: npt.NDArray[np.void]) -> list[str]:
-    """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
-    sizes = np.maximum(results["key_bytes"], 0)
-    # no wider than the longest: what is decoded is most of what this takes
-    blocks = np.ascontiguousarray(results["key"][:, : int(sizes.max(initial=1))])
-    padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
-    whole = b"\0".join(padded)
-    # a key that holds a zero byte itself makes more of them, or is shorter than it should be
-    if len(whole) == int(sizes.sum()) + len(padded) - 1 and whole.count(0) == len(padded) - 1:
-        return whole.decode().split("\0")
-    pairs = zip(blocks, sizes.tolist(), strict=True)
-    return [block[:size].tobytes().decode() for block, size in pairs]
+    """The keys in the first results of samples, decoded in one call; "": not known, or no fit."""
+    return b"\0".join(results["key"].tolist()).decode().split("\0") if len(results) else []
+
+
+def are_alike(results: Results) -> bool:
+    """Whether all samples are done, the arrays of each part being of one kind."""
+    kinds = results.view(np.int64)[:, ::WORDS]
+    return bool((kinds == kinds[:1]).all()) and set(results["status"][0].tolist()) == {DONE}

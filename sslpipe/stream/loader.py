@@ -26,7 +26,7 @@ from .mixture import StepsInARow
 from .packed import Packed, Wants
 from .partners import PartnerDraw, put_wants
 from .source import SUBSTITUTES, Column, Drawn, Fault, OnBad, Share
-from .tasks import ALONE, DECODE, READ, SENT, Kind
+from .tasks import ALONE, DECODE, EXTENT_WORD, READ, SENT, SHAPE_WORD, WORDS, Kind
 
 I64 = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -217,10 +217,10 @@ class Loader(Generic[B, F]):
 
     def _labels(self, landed: Landed) -> I64:
         """(n,), -1 where a corpus numbers its classes by itself."""
-        labelled = np.array([corpus.labelled for corpus in self._source.corpora])
-        labels: I64 = np.where(
-            labelled[landed.wants.corpora], landed.records.samples["label"].astype(np.int64), -1
-        )
+        labels = landed.records.samples["label"].astype(np.int64)
+        for number, corpus in enumerate(self._source.corpora):
+            if not corpus.labelled:
+                labels[landed.wants.corpora == number] = -1
         return labels
 
     def _keys(self, landed: Landed) -> tuple[str, ...]:
@@ -239,24 +239,16 @@ class Loader(Generic[B, F]):
 
     def _columns(self, landed: Landed) -> tuple[Column, ...]:
         """The arrays of each part, where they lie if they lie in one slot."""
-        parts = range(landed.results.shape[1])
-        if len(landed.slots) == 1 and not landed.reasons:
-            alike = [self._in_place(landed, part) for part in parts]
-            if all(alike):
-                return tuple(column for column in alike if column)
-        return tuple(self._copied(landed, part) for part in parts)
+        column = self._in_place if landed.alike else self._copied
+        return tuple(column(landed, part) for part in range(landed.results.shape[1]))
 
-    def _in_place(self, landed: Landed, part: int) -> Column | None:
-        """The arrays of a part in the slot; None: they are not of one kind."""
-        results = landed.results[:, part]
-        kinds = np.stack([results["type"], results["axes"], results["extents"]])
-        if (kinds != kinds[:, :1]).any():
-            return None
-        kind, axes, extents = kinds[:, 0].tolist()
-        flat = torch.from_numpy(landed.slots[0])
-        shapes, starts = results["shape"][:, :axes], landed.starts[:, part]
-        arrays = Ragged(flat, starts, shapes, TYPES[kind])
-        return Column(arrays, results["extent"][:, :extents])
+    def _in_place(self, landed: Landed, part: int) -> Column:
+        """The arrays of a part where they lie."""
+        words = landed.results.view(np.int64)[:, part * WORDS :]
+        _, kind, axes, extents = words[0, :1].view(np.int16).tolist()
+        flat, starts = torch.from_numpy(landed.slots[0]), landed.starts[:, part]
+        arrays = Ragged(flat, starts, words[:, SHAPE_WORD : SHAPE_WORD + axes], TYPES[kind])
+        return Column(arrays, words[:, EXTENT_WORD : EXTENT_WORD + extents])
 
     def _copied(self, landed: Landed, part: int) -> Column:
         """The arrays of a part from several slots in a new one; two kinds: a list."""

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -196,9 +196,10 @@ class Workers:
 
     def _hear(self, worker: WorkerProcess) -> None:
         """Take a report, or learn that the worker is gone."""
-        size = 0
-        with suppress(OSError):
+        try:
             size = worker.connection.recv_into(self._heard)
+        except OSError:
+            size = 0
         if not size:
             self._lost(worker)
             return
@@ -210,8 +211,10 @@ class Workers:
         worker.begin()
         if report.error:
             job.flown.fail(report.error)
-        else:
-            job.flown.add([*job.done, Done(job.task, report.faults, report.keys)])
+            return
+        if report.faults or report.keys:
+            job.done.append(Done(job.task, report.faults, report.keys))
+        job.flown.add(job.done)
 
     def _ready(self, worker: WorkerProcess, report: TaskReport) -> None:
         """A worker has the decoders, or cannot load them."""
