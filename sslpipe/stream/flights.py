@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from ..device.slots import Slots
 from .booking import Booked, Booking, Planner
-from .jobs import Flown, are_alike, key_of, table_of
+from .jobs import Flown, Results, are_alike, key_of, table_of
 from .packed import Packed, Wants
 from .records import Records
 from .source import Drawn
-from .tasks import PLACE, SHORT, Kind, Task
+from .tasks import PLACE, SHORT, WORDS, Kind, Task
 from .workers import Crew
 
 USUAL = 1 << 12  # bytes of an array, where nobody knows how many, until one was short of room
@@ -49,7 +49,7 @@ class Landed:
 
     wants: Wants
     records: Records
-    results: npt.NDArray[np.void]  # (n, P) of RESULT
+    words: I64  # (n, P * WORDS): `results` as words, which is what most need
     alike: bool  # all is well, the arrays of each part are of one kind, and lie in the only slot
     starts: I64  # (n, P) where in its slot each array begins
     slots: list[U8]
@@ -57,13 +57,18 @@ class Landed:
     keys: dict[int, str]  # of samples whose results do not have it
     reasons: dict[int, str]  # why the samples in these places are bad
 
+    @property
+    def results(self) -> Results:
+        """(n, P) of RESULT, in the memory of `words`."""
+        return table_of(self.words, len(self.words), self.starts.shape[1])
+
     def replace(self, places: I64, other: "Landed") -> None:
         """Put other samples in some places of these."""
         # the rest of the wants stays: a substitute has its position's epoch
         self.wants.shards[places], self.wants.rows[places] = other.wants.shards, other.wants.rows
         for mine, theirs in zip(self.records, other.records, strict=True):
             mine[places] = theirs
-        self.results[places], self.starts[places] = other.results, other.starts
+        self.words[places], self.starts[places] = other.words, other.starts
         self.alike = False
         self.slot[places] = other.slot + len(self.slots)
         self.slots += other.slots
@@ -111,11 +116,10 @@ class Flights:
             ShardError: a shard cannot be read, which says nothing of the sample.
         """
         landed = gathered(flight)
-        if landed.alike:
-            return landed
-        short = np.flatnonzero((landed.results["status"] == SHORT).any(1))
-        if len(short):
-            landed.replace(short, self.land(self._wider(flight.booked, landed, short)))
+        if not landed.alike:
+            short = np.flatnonzero((landed.results["status"] == SHORT).any(1))
+            if len(short):
+                landed.replace(short, self.land(self._wider(flight.booked, landed, short)))
         return landed
 
     def _wider(self, booked: Booked, landed: Landed, places: I64) -> Flight:
@@ -156,12 +160,12 @@ def gathered(flight: Flight) -> Landed:
             if failed.key is not None:
                 keys[int(places[failed.row])] = failed.key
     booked, n = flight.booked, len(flight.booked.table)
-    results = table_of(flight.memory[: booked.rooms_at].copy(), n, len(booked.widths))
+    words = flight.memory[: 8 * n * WORDS * len(booked.widths)].copy().view(np.int64).reshape(n, -1)
     return Landed(
         booked.wants,
         booked.records,
-        results,
-        not reasons and are_alike(results),
+        words,
+        not reasons and are_alike(words),
         booked.rooms[..., 0],
         [flight.memory],
         np.zeros(n, dtype=np.int64),

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .tasks import DONE, NEW, PLACE, RESULT, WORDS, Task
+from .tasks import DONE, KEY_AT, NEW, PLACE, RESULT, WORDS, Task
 from .worker_tasks import Failed
 
 U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 Results = npt.NDArray[np.void]
+STATUS = 0xFFFF  # of a result in its first word
 
 
 class Done(NamedTuple):
@@ -72,10 +74,9 @@ class Job:
     deaths: dict[int, int] = field(default_factory=dict)  # of workers, by the sample's place
 
 
-def table_of(memory: U8, samples: int, parts: int) -> Results:
+def table_of(memory: U8 | I64, samples: int, parts: int) -> Results:
     """(samples, parts) of RESULT, which share the memory of their slot."""
-    table: Results = memory[: samples * parts * RESULT.itemsize].view(RESULT)
-    return table.reshape(samples, parts)
+    return np.ndarray((samples, parts), RESULT, memory)
 
 
 def table_with(task: Task, memory: U8) -> Results:
@@ -105,12 +106,15 @@ def key_of(result: Any) -> str | None:
     return bytes(result["key"]).decode() if result["key_bytes"] > 0 else None
 
 
-def keys_of(results: npt.NDArray[np.void]) -> list[str]:
+def keys_of(words_NW: I64) -> list[str]:
     """The keys in the first results of samples, decoded in one call; "": not known, or no fit."""
-    return b"\0".join(results["key"].tolist()).decode().split("\0") if len(results) else []
+    count, keys = len(words_NW), RESULT["key"]
+    table = np.ndarray(count, keys, words_NW, KEY_AT, words_NW.strides[:1])
+    return b"\0".join(table.tolist()).decode().split("\0") if count else []
 
 
-def are_alike(results: Results) -> bool:
+def are_alike(words_NW: I64) -> bool:
     """Whether all samples are done, the arrays of each part being of one kind."""
-    kinds = results.view(np.int64)[:, ::WORDS]
-    return bool((kinds == kinds[:1]).all()) and set(results["status"][0].tolist()) == {DONE}
+    kinds = words_NW[:, ::WORDS]
+    alike = kinds.tobytes() == len(kinds) * kinds[0].tobytes()
+    return alike and {kind & STATUS for kind in kinds[0].tolist()} == {DONE}

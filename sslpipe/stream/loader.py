@@ -228,7 +228,7 @@ class Loader(Generic[B, F]):
         if len(landed.keys) == len(landed.wants):
             told = map(landed.keys.__getitem__, range(len(landed.wants)))
             return tuple(key or self._nameless(landed.wants, n) for n, key in enumerate(told))
-        keys = keys_of(landed.results[:, 0])
+        keys = keys_of(landed.words)
         for place in {*landed.keys, *landed.reasons}:
             keys[place] = landed.key(place) or self._nameless(landed.wants, place)
         return tuple(keys)
@@ -240,11 +240,11 @@ class Loader(Generic[B, F]):
     def _columns(self, landed: Landed) -> tuple[Column, ...]:
         """The arrays of each part, where they lie if they lie in one slot."""
         column = self._in_place if landed.alike else self._copied
-        return tuple(column(landed, part) for part in range(landed.results.shape[1]))
+        return tuple(column(landed, part) for part in range(landed.starts.shape[1]))
 
     def _in_place(self, landed: Landed, part: int) -> Column:
         """The arrays of a part where they lie."""
-        words = landed.results.view(np.int64)[:, part * WORDS :]
+        words = landed.words[:, part * WORDS :]
         _, kind, axes, extents = words[0, :1].view(np.int16).tolist()
         flat, starts = torch.from_numpy(landed.slots[0]), landed.starts[:, part]
         arrays = Ragged(flat, starts, words[:, SHAPE_WORD : SHAPE_WORD + axes], TYPES[kind])

@@ -283,7 +283,15 @@ def in_places(
         slot, own_keys = np.zeros(len(wants), dtype=np.int64), dict(enumerate(keys[at]))
         landed.append(
             Landed(
-                wants, tables, results[at], not bad, starts[at] - begin, [own], slot, own_keys, bad
+                wants,
+                tables,
+                results[at].view(np.int64),
+                not bad,
+                starts[at] - begin,
+                [own],
+                slot,
+                own_keys,
+                bad,
             )
         )
         first, begin = at.stop, begin + len(own)

@@ -14,8 +14,8 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from ..errors import SslpipeError
 from ..shards.read.store import ShardStore
 from .jobs import Done, Flown, Job, done_samples, forget, key_of, results_of, table_of
 from .tasks import FAULT, FILE, PLACE, ROW, Task, shard_of
-from .worker import MESSAGE, READY, decoded
+from .worker import MESSAGE, READY, REPORT, decoded
 from .worker_process import WorkerProcess, file_of, start_worker
 from .worker_tasks import Failed, PartDecode, TaskReport
 
@@ -102,8 +102,7 @@ class Workers:
             self._ring.send(b"!")
             return flown
         try:
-            with self._whole():
-                self._hand_out()
+            self._wholly(self._hand_out)
         finally:
             self._talking.release()
         return flown
@@ -147,14 +146,12 @@ class Workers:
         with self._talking:
             while not flown.ended:
                 news = self._selector.select(min(1.0, self._patience / 4))
-                with self._whole():
-                    self._deal_with(news)
+                self._wholly(partial(self._deal_with, news))
 
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Do all of what is in here; where that fails, or is interrupted, no task goes on."""
+    def _wholly(self, work: Callable[[], None]) -> None:
+        """Do all of some work; where it fails, or is interrupted, no task goes on."""
         try:
-            yield
+            work()
         except Exception as error:
             self._give_up(error)
         except BaseException:
@@ -203,18 +200,24 @@ class Workers:
         if not size:
             self._lost(worker)
             return
-        report = decoded(self._heard[:size])
+        if size > REPORT.size or not worker.ready:
+            self._read(worker, decoded(self._heard[:size]))
+            return
+        worker.begin()
+        job = worker.jobs.popleft()
+        job.flown.add(job.done)
+
+    def _read(self, worker: WorkerProcess, report: TaskReport) -> None:
+        """Take a report that says more than that a task is done."""
         if report.number == READY:
             self._ready(worker, report)
             return
-        job = worker.jobs.popleft()
         worker.begin()
+        job = worker.jobs.popleft()
         if report.error:
             job.flown.fail(report.error)
-            return
-        if report.faults or report.keys:
-            job.done.append(Done(job.task, report.faults, report.keys))
-        job.flown.add(job.done)
+        else:
+            job.flown.add([*job.done, Done(job.task, report.faults, report.keys)])
 
     def _ready(self, worker: WorkerProcess, report: TaskReport) -> None:
         """A worker has the decoders, or cannot load them."""
