@@ -10,10 +10,11 @@ from ..errors import RecipeError
 from ..process import cores, node_ranks
 from ..recipe import Recipe
 from ..stream.foreign import Foreign
+from ..stream.in_process import InProcess
 from ..stream.packed import Packed
 from ..stream.source import Source
 from ..stream.worker_process import FileStore
-from ..stream.workers import Crew, InProcess, Workers
+from ..stream.workers import Crew, Workers
 from .parts import Part
 
 FEW_CORES = 4

@@ -12,7 +12,7 @@ from ..device.ragged import Ragged
 from ..device.slots import Slots
 from .flights import Landed
 from .source import Column
-from .tasks import SENT
+from .tasks import EXTENT_WORD, SENT, SHAPE_WORD, WORDS
 
 Array = npt.NDArray[Any]
 
@@ -37,24 +37,16 @@ class ShareColumns:
 
     def __call__(self, landed: Landed) -> tuple[Column, ...]:
         """The arrays of each part, where they lie if they lie in one slot."""
-        parts = range(landed.results.shape[1])
-        if len(landed.slots) == 1 and not landed.reasons:
-            alike = [self._in_place(landed, part) for part in parts]
-            if all(alike):
-                return tuple(column for column in alike if column)
-        return tuple(self._copied(landed, part) for part in parts)
+        column = self._in_place if landed.alike else self._copied
+        return tuple(column(landed, part) for part in range(landed.starts.shape[1]))
 
-    def _in_place(self, landed: Landed, part: int) -> Column | None:
-        """The arrays of a part in the slot; None: they are not of one kind."""
-        results = landed.results[:, part]
-        kinds = np.stack([results["type"], results["axes"], results["extents"]])
-        if (kinds != kinds[:, :1]).any():
-            return None
-        kind, axes, extents = kinds[:, 0].tolist()
-        flat = torch.from_numpy(landed.slots[0])
-        shapes, starts = results["shape"][:, :axes], landed.starts[:, part]
-        arrays = Ragged(flat, starts, shapes, TYPES[kind])
-        return Column(arrays, results["extent"][:, :extents])
+    def _in_place(self, landed: Landed, part: int) -> Column:
+        """The arrays of a part where they lie."""
+        words = landed.words[:, part * WORDS :]
+        _, kind, axes, extents = words[0, :1].view(np.int16).tolist()
+        flat, starts = torch.from_numpy(landed.slots[0]), landed.starts[:, part]
+        arrays = Ragged(flat, starts, words[:, SHAPE_WORD : SHAPE_WORD + axes], TYPES[kind])
+        return Column(arrays, words[:, EXTENT_WORD : EXTENT_WORD + extents])
 
     def _copied(self, landed: Landed, part: int) -> Column:
         """The arrays of a part from several slots in a new one; two kinds: a list."""

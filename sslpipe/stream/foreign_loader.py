@@ -19,6 +19,7 @@ from ..errors import SampleError, ShardError
 from .columns import ShareColumns
 from .flights import Flight, Flights, Landed, gathered
 from .foreign import Foreign, check_keys
+from .jobs import are_alike
 from .packed import Wants
 from .parcels import NAME, Parcel, Parcels
 from .records import Records
@@ -268,11 +269,13 @@ def put_behind(pieces: Sequence[tuple[Landed, I64]]) -> Landed:
         slots += [landed.slots[each] for each in used.tolist()]
         told = enumerate(rows.tolist(), end)
         reasons |= {at: landed.reasons[row] for at, row in told if row in landed.reasons}
+    words = np.concatenate([landed.words[rows] for landed, rows in pieces])
+    alike = not reasons and len(slots) == 1 and are_alike(words)
     tables = ([landed.records[n][rows] for landed, rows in pieces] for n in range(2))
     return Landed(
         Wants.joined([landed.wants.at(rows) for landed, rows in pieces]),
         Records(*map(np.concatenate, tables)),
-        np.concatenate([landed.results[rows] for landed, rows in pieces]),
+        words, alike,
         np.concatenate([landed.starts[rows] for landed, rows in pieces]),
         slots, np.concatenate(slot), {}, reasons,
     )  # fmt: skip

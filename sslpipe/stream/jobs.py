@@ -3,23 +3,24 @@
 Results stand at the head of a slot: one record of every sample and part.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .tasks import NEW, PLACE, RESULT, Task
+from .tasks import DONE, KEY_AT, NEW, PLACE, RESULT, WORDS, Task
 from .worker_tasks import Failed
 
 U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 Results = npt.NDArray[np.void]
+STATUS = 0xFFFF  # of a result in its first word
 
 
 class Done(NamedTuple):
-    """A task that is done: what its report says; the arrays stand in its slot."""
+    """A task that is done, and what its report says: most say nothing beside the slot."""
 
     task: Task
     faults: Sequence[Failed]
@@ -27,23 +28,39 @@ class Done(NamedTuple):
 
 
 class Flown:
-    """Jobs that were submitted together, and what they will have found."""
+    """Jobs that were submitted together, and what they will have found.
 
-    def __init__(self, jobs: int) -> None:
-        self.future: Future[list[Done]] = Future()
-        self._left, self._done = jobs, list[Done]()
+    attend: sees to it that they end, in the thread that calls it.
+    """
 
-    def add(self, done: Sequence[Done]) -> None:
-        """Note what one more job has done."""
-        self._done += done
+    def __init__(self, jobs: int, attend: "Callable[[Flown], None]") -> None:
+        self._left, self._told, self._attend = jobs, list[Done](), attend
+        self._error: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all jobs are done, or in vain."""
+        return self._left <= 0 or self._error is not None
+
+    def add(self, told: Sequence[Done]) -> None:
+        """Note that one more job is done, and what was told of it."""
+        self._told += told
         self._left -= 1
-        if not self._left and not self.future.done():
-            self.future.set_result(self._done)
 
     def fail(self, error: Exception) -> None:
         """One job cannot be done, so all are in vain."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        self._error = self._error or error
+
+    def result(self) -> list[Done]:
+        """Wait for all jobs; what was told of them, often nothing.
+
+        Raises what is no fault of a sample.
+        """
+        if not self.ended:
+            self._attend(self)
+        if self._error:
+            raise self._error
+        return self._told
 
 
 @dataclass(slots=True, eq=False)
@@ -57,10 +74,9 @@ class Job:
     deaths: dict[int, int] = field(default_factory=dict)  # of workers, by the sample's place
 
 
-def table_of(memory: U8, samples: int, parts: int) -> Results:
+def table_of(memory: U8 | I64, samples: int, parts: int) -> Results:
     """(samples, parts) of RESULT, which share the memory of their slot."""
-    table: Results = memory[: samples * parts * RESULT.itemsize].view(RESULT)
-    return table.reshape(samples, parts)
+    return np.ndarray((samples, parts), RESULT, memory)
 
 
 def table_with(task: Task, memory: U8) -> Results:
@@ -86,20 +102,19 @@ def forget(task: Task, memory: U8) -> None:
 
 
 def key_of(result: Any) -> str | None:
-    """The key of a sample as its first result has it; None: it is not known, or too long."""
-    size = int(result["key_bytes"])
-    return bytes(result["key"][:size]).decode() if size > 0 else None
+    """The key of a sample as its first result has it; None: it is not known, or does not fit."""
+    return bytes(result["key"]).decode() if result["key_bytes"] > 0 else None
 
 
-def keys_of(results: npt.NDArray[np.void]) -> list[str]:
-    """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
-    sizes = np.maximum(results["key_bytes"], 0)
-    # no wider than the longest: what is decoded is most of what this takes
-    blocks = np.ascontiguousarray(results["key"][:, : int(sizes.max(initial=1))])
-    padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
-    whole = b"\0".join(padded)
-    # a key that holds a zero byte itself makes more of them, or is shorter than it should be
-    if len(whole) == int(sizes.sum()) + len(padded) - 1 and whole.count(0) == len(padded) - 1:
-        return whole.decode().split("\0")
-    pairs = zip(blocks, sizes.tolist(), strict=True)
-    return [block[:size].tobytes().decode() for block, size in pairs]
+def keys_of(words_NW: I64) -> list[str]:
+    """The keys in the first results of samples, decoded in one call; "": not known, or no fit."""
+    count, keys = len(words_NW), RESULT["key"]
+    table = np.ndarray(count, keys, words_NW, KEY_AT, words_NW.strides[:1])
+    return b"\0".join(table.tolist()).decode().split("\0") if count else []
+
+
+def are_alike(words_NW: I64) -> bool:
+    """Whether all samples are done, the arrays of each part being of one kind."""
+    kinds = words_NW[:, ::WORDS]
+    alike = kinds.tobytes() == len(kinds) * kinds[0].tobytes()
+    return alike and {kind & STATUS for kind in kinds[0].tolist()} == {DONE}

@@ -203,10 +203,10 @@ class Loader(Generic[B, F]):
 
     def _labels(self, landed: Landed) -> I64:
         """(n,), -1 where a corpus numbers its classes by itself."""
-        labelled = np.array([corpus.labelled for corpus in self._source.corpora])
-        labels: I64 = np.where(
-            labelled[landed.wants.corpora], landed.records.samples["label"].astype(np.int64), -1
-        )
+        labels = landed.records.samples["label"].astype(np.int64)
+        for number, corpus in enumerate(self._source.corpora):
+            if not corpus.labelled:
+                labels[landed.wants.corpora == number] = -1
         return labels
 
     def _keys(self, landed: Landed) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class Loader(Generic[B, F]):
         if len(landed.keys) == len(landed.wants):
             told = map(landed.keys.__getitem__, range(len(landed.wants)))
             return tuple(key or self._nameless(landed.wants, n) for n, key in enumerate(told))
-        keys = keys_of(landed.results[:, 0])
+        keys = keys_of(landed.words)
         for place in {*landed.keys, *landed.reasons}:
             keys[place] = landed.key(place) or self._nameless(landed.wants, place)
         return tuple(keys)

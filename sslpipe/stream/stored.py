@@ -282,7 +282,17 @@ def in_places(
         tables = Records(*(table[at] for table in records))
         slot, own_keys = np.zeros(len(wants), dtype=np.int64), dict(enumerate(keys[at]))
         landed.append(
-            Landed(wants, tables, results[at], starts[at] - begin, [own], slot, own_keys, bad)
+            Landed(
+                wants,
+                tables,
+                results[at].view(np.int64),
+                not bad,
+                starts[at] - begin,
+                [own],
+                slot,
+                own_keys,
+                bad,
+            )
         )
         first, begin = at.stop, begin + len(own)
     return landed

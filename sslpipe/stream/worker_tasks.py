@@ -78,7 +78,7 @@ class TaskReport(NamedTuple):
 
     number: int
     faults: Sequence[Failed] = ()
-    keys: Mapping[int, str] = MappingProxyType({})  # of samples whose key is too long for a result
+    keys: Mapping[int, str] = MappingProxyType({})  # of samples whose key fits into no result
     error: Exception | None = None  # no fault of a sample: the run cannot go on
 
 
@@ -161,13 +161,13 @@ class Tasks:
                 keys[row] = sample.key
             for number, part in enumerate(self._parts):
                 result = self._decode(task, row, number, part, sample, memory)
-                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, key_bytes, *result)
+                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *result, key_bytes)
         except SampleError as error:
             name = self._files[task.table[row][FILE]].name
             reason = f"{name} {sample.key}: {error}" if sample else str(error)
             faults.append(Failed(row, reason, sample.key if sample else None))
             for number in range(len(self._parts)):
-                failed = key_bytes, FAULT, *[0] * 12
+                failed = FAULT, *[0] * 12, key_bytes
                 RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *failed)
 
     def _read(self, task: Unpacked, row: int) -> Sample:
@@ -192,7 +192,7 @@ class Tasks:
     def _decode(
         self, task: Unpacked, row: int, number: int, part: PartDecode, sample: Sample, memory: U8
     ) -> tuple[int, ...]:
-        """Decode one part of a sample to its place: the rest of RESULT_HEAD."""
+        """Decode one part of a sample to its place: RESULT_HEAD up to the key."""
         if task.kind == READ:
             return DONE, *[0] * 12
         if task.kind == MEASURE:
@@ -210,11 +210,14 @@ class Tasks:
 
 
 def write_key(key: str, results: memoryview, at: int) -> int:
-    """Put the key of a sample into its first result; its length, or -1 where it is too long."""
+    """Put the key of a sample into its first result; its length, or -1 where it does not fit.
+
+    Neither does one with a zero in it: that is what ends a key.
+    """
     encoded = key.encode()
-    if len(encoded) > KEY_BYTES:
+    if len(encoded) > KEY_BYTES or 0 in encoded:
         return -1
-    KEY_SIZE.pack_into(results, at, len(encoded))
     start = at + KEY_AT
+    KEY_SIZE.pack_into(results, start - KEY_SIZE.size, len(encoded))
     results[start : start + len(encoded)] = encoded
     return len(encoded)
