@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import SampleError, ShardError
 from .columns import ShareColumns
-from .flights import Flight, Flights, Landed, gathered
+from .flights import Flight, Flights, Landed
 from .foreign import Foreign, check_keys
 from .jobs import are_alike
 from .packed import Wants
@@ -103,7 +103,7 @@ class Delivery:
         """Wait until no worker reads it, and forget it."""
         if self._flight:
             with suppress(Exception):  # nobody asks for it any more
-                gathered(self._flight)
+                self._flights.land(self._flight)
         self._parcels.drop(self.parcel)
 
     def _sent(self, wants: Wants, kind: Kind) -> Flight:
