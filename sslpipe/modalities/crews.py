@@ -9,10 +9,10 @@ from ..device.slots import Slots
 from ..errors import RecipeError
 from ..process import cores, node_ranks
 from ..recipe import Recipe
-from ..stream.in_process import InProcess
+from ..stream.crew import Crew, InProcess
 from ..stream.packed import Packed
 from ..stream.source import Source
-from ..stream.workers import Crew, Workers
+from ..stream.workers import Workers
 from .parts import Part
 
 FEW_CORES = 4

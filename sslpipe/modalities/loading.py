@@ -20,6 +20,7 @@ from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..recipe import Recipe
+from ..stream.crew import Crew
 from ..stream.flights import Flights
 from ..stream.foreign import Foreign, Loaded
 from ..stream.loader import Departed, Departures, Loader
@@ -30,7 +31,6 @@ from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
 from ..stream.stored import StoredFlights
 from ..stream.tasks import ALONE, DECODE, READ, Kind
-from ..stream.workers import Crew
 from . import Raw, ShareDecode
 from .checks import check_device_decoding, check_members, check_partners, partner_count
 from .crews import open_crew, shares_ahead

@@ -19,7 +19,7 @@ from .order import I64, Located, Order
 from .plan import Picks, Plan, RankSlots
 from .records import ROWS, Records, RecordTable
 from .shard_lookahead import ShardLookahead
-from .source import distinct
+from .source import each_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class Packed:
 
     def _are_kept(self, wants: Wants) -> bool:
         """Whether the indexes of samples are read once, even if others are read meanwhile."""
-        used = distinct(wants.corpora << 32 | wants.shards).tolist()
+        used = each_once(wants.corpora << 32 | wants.shards).tolist()
         sizes = (self.corpora[each >> 32].order.sizes[each & (1 << 32) - 1] for each in used)
         return int(sum(sizes)) <= ROWS // 2
 
@@ -235,7 +235,7 @@ class Packed:
     def located(self, corpora: I64, positions: I64, valid: npt.NDArray[np.bool_]) -> Wants:
         """Where samples lie, in the order that was asked for."""
         epochs, shards, rows = (np.empty_like(positions) for _ in range(3))
-        for corpus in distinct(corpora):
+        for corpus in each_once(corpora):
             here = corpora == corpus
             found = self.corpora[corpus].locate(positions[here])
             epochs[here], shards[here], rows[here] = found.epochs, found.shards, found.rows
@@ -251,7 +251,7 @@ class Packed:
         if len(self.corpora) == 1:
             return self.corpora[0].records.at(wants.shards, wants.rows)
         samples, payloads = np.empty(len(wants), SAMPLE), np.empty(len(wants), MEMBER)
-        for corpus in distinct(wants.corpora):
+        for corpus in each_once(wants.corpora):
             here = wants.corpora == corpus
             found = self.corpora[corpus].records.at(wants.shards[here], wants.rows[here])
             samples[here], payloads[here] = found

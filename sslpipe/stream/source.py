@@ -81,7 +81,7 @@ def first_of_runs(*values: npt.NDArray[Any]) -> I64:
     return np.flatnonzero(new)
 
 
-def distinct(values: I64) -> I64:
+def each_once(values: I64) -> I64:
     """The different ones of (n,) values, ascending: of 4,096, `np.unique` takes twice to 50 x."""
     ordered = np.sort(values)
     return ordered[first_of_runs(ordered)]

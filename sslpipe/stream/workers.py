@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,7 @@ import numpy.typing as npt
 from ..device.slots import Slots
 from ..errors import SslpipeError
 from ..shards.read.store import ShardStore
-from .deaths import blame
-from .jobs import Done, Flown, Job
+from .jobs import Done, Flown, Job, blame
 from .tasks import Task
 from .worker import MESSAGE, READY, REPORT, decoded
 from .worker_process import WorkerProcess, file_of, start_worker
@@ -39,18 +37,6 @@ STARTS = 3  # workers that die before they are ready, after which starting them 
 CLOSED = "workers: are closed; load the pipeline once more"
 INTERRUPTED = "workers: were interrupted in the middle of it; load the pipeline once more"
 U8 = npt.NDArray[np.uint8]
-
-
-class Crew(Protocol):
-    """What does tasks: `Workers`, or `in_process.InProcess`."""
-
-    def submit(self, tasks: Sequence[Task], memory: U8) -> Flown:
-        """Begin with tasks whose slot is `memory`."""
-        ...
-
-    def close(self) -> None:
-        """Stop; nothing is submitted afterwards."""
-        ...
 
 
 class Workers:

@@ -1,6 +1,7 @@
-"""A crew of no workers: `run.workers: 0`, for tests, debuggers and tiny sets."""
+"""Who does tasks: worker processes (workers.py), or the process that submits them."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,20 @@ from .worker_tasks import PartDecode, Tasks
 U8 = npt.NDArray[np.uint8]
 
 
+class Crew(Protocol):
+    """What does tasks: `workers.Workers`, or `InProcess`."""
+
+    def submit(self, tasks: Sequence[Task], memory: U8) -> Flown:
+        """Begin with tasks whose slot is `memory`."""
+        ...
+
+    def close(self) -> None:
+        """Stop; nothing is submitted afterwards."""
+        ...
+
+
 class InProcess:
-    """Does tasks at once in the thread that submits them: `run.workers: 0`."""
+    """Does tasks at once in the thread that submits them: `run.workers: 0`, for tiny sets."""
 
     def __init__(self, stores: Sequence[ShardStore], parts: Sequence[PartDecode]) -> None:
         self._stores, self._parts = stores, parts
