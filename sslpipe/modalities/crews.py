@@ -9,12 +9,12 @@ from ..device.slots import Slots
 from ..errors import RecipeError
 from ..process import cores, node_ranks
 from ..recipe import Recipe
+from ..stream.crew import Crew, InProcess
 from ..stream.foreign import Foreign
-from ..stream.in_process import InProcess
+from ..stream.jobs import FileStore
 from ..stream.packed import Packed
 from ..stream.source import Source
-from ..stream.worker_process import FileStore
-from ..stream.workers import Crew, Workers
+from ..stream.workers import Workers
 from .parts import Part
 
 FEW_CORES = 4

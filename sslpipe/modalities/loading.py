@@ -21,6 +21,7 @@ from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..recipe import Recipe
 from ..stream.columns import ShareColumns
+from ..stream.crew import Crew
 from ..stream.flights import Flights
 from ..stream.foreign import Foreign
 from ..stream.foreign_loader import ForeignLoader
@@ -32,7 +33,6 @@ from ..stream.partners import PartnerDraw
 from ..stream.source import Column, Share, Source
 from ..stream.stored import StoredFlights
 from ..stream.tasks import ALONE, DECODE, Kind
-from ..stream.workers import Crew
 from . import Raw, ShareDecode
 from .checks import check_device_decoding, check_members, check_partners, partner_count
 from .crews import open_crew, shares_ahead

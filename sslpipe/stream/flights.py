@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from ..device.slots import Slots
 from .booking import Booked, Booking, Planner, Stock
+from .crew import Crew
 from .jobs import Flown, Results, are_alike, key_of, table_of
 from .packed import Wants
 from .records import Records
 from .source import Drawn
 from .tasks import PLACE, SHORT, WORDS, Kind, Task
-from .workers import Crew
 
 USUAL = 1 << 12  # bytes of an array, where nobody knows how many, until one was short of room
 I64 = npt.NDArray[np.int64]

@@ -5,18 +5,28 @@ Results stand at the head of a slot: one record of every sample and part.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .tasks import DONE, KEY_AT, NEW, PLACE, RESULT, WORDS, Task
+from ..shards.read.open_tars import ShardTar
+from .tasks import DONE, FAULT, FILE, KEY_AT, NEW, PLACE, RESULT, ROW, WORDS, Task, shard_of
 from .worker_tasks import Failed
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 Results = npt.NDArray[np.void]
 STATUS = 0xFFFF  # of a result in its first word
+
+
+class FileStore(Protocol):
+    """Opens the files that samples lie in: shards, or the memory of an iterable's (parcels.py)."""
+
+    def open(self, shard: int) -> ShardTar: ...
+    def holds(self, shard: int) -> bool: ...
+    def name(self, shard: int) -> str: ...
+    def beside(self, shard: int) -> str: ...
 
 
 class Done(NamedTuple):
@@ -108,13 +118,41 @@ def key_of(result: Any) -> str | None:
 
 def keys_of(words_NW: I64) -> list[str]:
     """The keys in the first results of samples, decoded in one call; "": not known, or no fit."""
-    count, keys = len(words_NW), RESULT["key"]
-    table = np.ndarray(count, keys, words_NW, KEY_AT, words_NW.strides[:1])
-    return b"\0".join(table.tolist()).decode().split("\0") if count else []
+    if not len(words_NW):
+        return []
+    table = np.ndarray(len(words_NW), RESULT["key"], words_NW, KEY_AT, words_NW.strides[:1])
+    return b"\0".join(table.tolist()).decode().split("\0")
 
 
 def are_alike(words_NW: I64) -> bool:
     """Whether all samples are done, the arrays of each part being of one kind."""
     kinds = words_NW[:, ::WORDS]
-    alike = kinds.tobytes() == len(kinds) * kinds[0].tobytes()
-    return alike and {kind & STATUS for kind in kinds[0].tolist()} == {DONE}
+    alike = kinds.tobytes() == len(kinds) * kinds[:1].tobytes()
+    return alike and all(kind & STATUS == DONE for row in kinds[:1].tolist() for kind in row)
+
+
+def blame(job: Job, reason: str, allowed: int, stores: Sequence[FileStore]) -> None:
+    """Take note at which sample of a task a worker died; after `allowed` deaths it is bad.
+
+    All others are done again: their faults and long keys died with the worker.
+    """
+    reached, results = done_samples(job.task, job.memory), results_of(job.task, job.memory)
+    if reached < len(results):
+        place = int(job.task.table[reached, PLACE])
+        job.deaths[place] = job.deaths.get(place, 0) + 1
+        if job.deaths[place] >= allowed:
+            key = key_of(results[reached, 0])
+            told = f"{named(stores, job.task, reached, key)}: {reason}"
+            job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
+            table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
+            job.task = job.task.rest([row for row in range(len(results)) if row != reached])
+    forget(job.task, job.memory)
+    if not len(job.task.table):
+        job.flown.add(job.done)
+
+
+def named(stores: Sequence[FileStore], task: Task, row: int, key: str | None) -> str:
+    """A sample of a task, as other faults name theirs."""
+    corpus, shard = shard_of(int(task.table[row, FILE]))
+    known = f"sample {task.table[row, ROW]}" if key is None else key
+    return f"{stores[corpus].name(shard)} {known}"

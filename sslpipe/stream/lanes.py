@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..permutations import permutation, permutations
+from .source import each_once
 
 I64 = npt.NDArray[np.int64]
 AT_ONCE = 1 << 15  # samples whose places in windows are drawn at once: 4 MB of words
@@ -29,7 +30,7 @@ class Lanes:
         """Slot q % L walks along its lane; the place inside the window is permuted."""
         offset, lane = np.divmod(q, self.lanes)
         window, inside = np.divmod(offset, self.window)
-        for w in np.unique(window):
+        for w in each_once(window):
             here = window == w
             inside[here] = self._table(epoch, int(w), lane[here])[lane[here], inside[here]]
         start = lane * self.short + np.minimum(lane, self.longer)

@@ -19,6 +19,7 @@ from .order import I64, Located, Order
 from .plan import Picks, Plan, RankSlots
 from .records import ROWS, Records, RecordTable, others
 from .shard_lookahead import ShardLookahead
+from .source import each_once
 from .tasks import MEMBER_COLUMNS
 
 
@@ -206,7 +207,7 @@ class Packed:
 
     def _are_kept(self, wants: Wants) -> bool:
         """Whether the indexes of samples are read once, even if others are read meanwhile."""
-        used = np.unique(wants.corpora << 32 | wants.shards).tolist()
+        used = each_once(wants.corpora << 32 | wants.shards).tolist()
         sizes = (self.corpora[each >> 32].order.sizes[each & (1 << 32) - 1] for each in used)
         return int(sum(sizes)) <= ROWS // 2
 
@@ -235,7 +236,7 @@ class Packed:
     def located(self, corpora: I64, positions: I64, valid: npt.NDArray[np.bool_]) -> Wants:
         """Where samples lie, in the order that was asked for."""
         epochs, shards, rows = (np.empty_like(positions) for _ in range(3))
-        for corpus in np.unique(corpora):
+        for corpus in each_once(corpora):
             here = corpora == corpus
             found = self.corpora[corpus].locate(positions[here])
             epochs[here], shards[here], rows[here] = found.epochs, found.shards, found.rows
@@ -251,7 +252,7 @@ class Packed:
         if len(self.corpora) == 1:
             return self.corpora[0].records.at(wants.shards, wants.rows)
         samples, payloads = np.empty(len(wants), SAMPLE), np.empty(len(wants), MEMBER)
-        for corpus in np.unique(wants.corpora):
+        for corpus in each_once(wants.corpora):
             here = wants.corpora == corpus
             found = self.corpora[corpus].records.at(wants.shards[here], wants.rows[here])
             samples[here], payloads[here] = found

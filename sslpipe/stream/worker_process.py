@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -13,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from ..device.slots import anonymous_file
-from ..shards.read.open_tars import LocalTar, ShardTar
+from ..shards.read.open_tars import LocalTar
 from ..shards.read.store import open_files
-from .jobs import Job, done_samples
+from .jobs import FileStore, Flown, Job, done_samples
 from .reader import TarPlace
 from .tasks import File, shard_of
 from .worker import FILES, MESSAGE, MOST_FILES, TASK
@@ -33,15 +34,6 @@ STDERR = 2
 GRACE = 2.0  # seconds that a worker has to end by itself
 
 
-class FileStore(Protocol):
-    """Opens the files that samples lie in: shards, or the memory of an iterable's (parcels.py)."""
-
-    def open(self, shard: int) -> ShardTar: ...
-    def holds(self, shard: int) -> bool: ...
-    def name(self, shard: int) -> str: ...
-    def beside(self, shard: int) -> str: ...
-
-
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
     """A running worker, and the jobs that it was given: the first is in hand."""
@@ -51,6 +43,7 @@ class WorkerProcess:
     ready: bool = False
     jobs: deque[Job] = field(default_factory=deque)
     hung: bool = False
+    ears: "select.poll" = field(default_factory=select.poll)  # for it, and for the bell
     _held: dict[File, ShardFile] = field(default_factory=dict)  # what it has, so kept open here
     _since: float = 0.0  # when it was last seen to get on
     _reached: int = 0  # samples of the task in hand that were done then
@@ -67,6 +60,15 @@ class WorkerProcess:
             self.begin()
         self.jobs.append(job)
         self.connection.send(TASK + job.task.packed(0))
+
+    def is_at(self, flown: Flown) -> bool:
+        """Whether it has some of these jobs."""
+        return any(job.flown is flown for job in self.jobs)
+
+    def news(self, seconds: float) -> "list[WorkerProcess | None]":
+        """Wait for a while, for this worker and the bell (None): who has something to say."""
+        mine, found = self.connection.fileno(), self.ears.poll(1000 * seconds)
+        return [self if file == mine else None for file, _ in found]
 
     def begin(self) -> None:
         """Take note that it is at the next task."""
@@ -131,8 +133,11 @@ class WorkerProcess:
                 socket.send_fds(self.connection, [message], handed)
 
 
-def start_worker(arena: int, decoders: int) -> WorkerProcess:
-    """Start one, of the thread whose end shall end it; see `worker.main` for the files."""
+def start_worker(arena: int, decoders: int, bell: socket.socket) -> WorkerProcess:
+    """Start one, of the thread whose end shall end it; see `worker.main` for the files.
+
+    bell: whoever waits for the worker hears it, too.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         ours.setsockopt(socket.SOL_SOCKET, option, MESSAGE)
@@ -149,7 +154,10 @@ def start_worker(arena: int, decoders: int) -> WorkerProcess:
         start_new_session=True,  # Ctrl-C is for the main process
     )
     theirs.close()
-    return WorkerProcess(process, ours)
+    worker = WorkerProcess(process, ours)
+    for source in (ours, bell):
+        worker.ears.register(source, select.POLLIN)
+    return worker
 
 
 def opened(stores: Sequence[FileStore], corpus: int, shard: int) -> ShardFile:

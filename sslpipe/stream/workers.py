@@ -14,22 +14,21 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..device.slots import Slots
 from ..errors import SslpipeError
-from .jobs import Done, Flown, Job, done_samples, forget, key_of, results_of, table_of
+from .jobs import Done, FileStore, Flown, Job, blame
 from .part_decode import PartDecode
-from .tasks import FAULT, FILE, PLACE, ROW, Task, shard_of
+from .tasks import Task
 from .worker import MESSAGE, READY, REPORT, decoded
-from .worker_process import FileStore, WorkerProcess, file_of, start_worker
-from .worker_tasks import Failed, TaskReport
+from .worker_process import WorkerProcess, file_of, start_worker
+from .worker_tasks import TaskReport
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
 DEATHS = 2  # of workers at one sample, after which it is the sample's fault
@@ -38,18 +37,6 @@ STARTS = 3  # workers that die before they are ready, after which starting them 
 CLOSED = "workers: are closed; load the pipeline once more"
 INTERRUPTED = "workers: were interrupted in the middle of it; load the pipeline once more"
 U8 = npt.NDArray[np.uint8]
-
-
-class Crew(Protocol):
-    """What does tasks: `Workers`, or `in_process.InProcess`."""
-
-    def submit(self, tasks: Sequence[Task], memory: U8) -> Flown:
-        """Begin with tasks whose slot is `memory`."""
-        ...
-
-    def close(self) -> None:
-        """Stop; nothing is submitted afterwards."""
-        ...
 
 
 class Workers:
@@ -131,7 +118,7 @@ class Workers:
         """Start workers, as many as are asked for."""
         while self._asked.get():
             try:
-                worker = start_worker(self._slots.file, self._decoders)
+                worker = start_worker(self._slots.file, self._decoders, self._bell)
             except Exception as error:
                 self._start_error = error
                 self._ring.send(b"!")
@@ -145,8 +132,20 @@ class Workers:
         """Talk to workers until some tasks have ended."""
         with self._talking:
             while not flown.ended:
-                news = self._selector.select(min(1.0, self._patience / 4))
-                self._wholly(partial(self._deal_with, news))
+                self._wholly(partial(self._deal_with, self._heard_of(flown)))
+
+    def _heard_of(self, flown: Flown) -> Iterable[WorkerProcess | None]:
+        """Wait for news: who has some; None: the bell has rung.
+
+        Where no task waits to be given to whoever is free, one worker at some tasks of `flown` is
+        enough: it would be waited for anyway, and to be woken costs more than to hear.
+        """
+        pause = min(1.0, self._patience / 4)
+        if not self._waiting:
+            for worker in reversed(self._processes):  # who was given its task last
+                if worker.is_at(flown):
+                    return worker.news(pause)
+        return [key.data for key, _ in self._selector.select(pause)]
 
     def _wholly(self, work: Callable[[], None]) -> None:
         """Do all of some work; where it fails, or is interrupted, no task goes on."""
@@ -158,13 +157,13 @@ class Workers:
             self._give_up(SslpipeError(INTERRUPTED))
             raise
 
-    def _deal_with(self, news: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
+    def _deal_with(self, news: Iterable[WorkerProcess | None]) -> None:
         """Hear those who have something to say, and have all of them go on."""
-        for key, _ in news:
-            if key.fileobj is self._bell:
-                self._bell.recv(4096)
+        for worker in news:
+            if worker:
+                self._hear(worker)
             else:
-                self._hear(key.data)
+                self._bell.recv(4096)
         if self._closing or self._start_error:
             self._give_up(self._start_error or SslpipeError(CLOSED))
         for worker in list(self._processes):
@@ -245,35 +244,10 @@ class Workers:
         if again:
             by_others = code == -signal.SIGKILL and not worker.hung
             allowed = KILLS if by_others else DEATHS
-            self._split(again[0], worker.reason(code, self._patience), allowed)
+            blame(again[0], worker.reason(code, self._patience), allowed, self._stores)
         with self._lock:
             self._waiting.extendleft(reversed([job for job in again if len(job.task.table)]))
         self._asked.put(True)
-
-    def _split(self, job: Job, reason: str, allowed: int) -> None:
-        """Take note at which sample of a task a worker died; it may be the sample's fault.
-
-        All others are done again: their faults and long keys died with the worker.
-        """
-        reached, results = done_samples(job.task, job.memory), results_of(job.task, job.memory)
-        if reached < len(results):
-            place = int(job.task.table[reached, PLACE])
-            job.deaths[place] = job.deaths.get(place, 0) + 1
-            if job.deaths[place] >= allowed:
-                key = key_of(results[reached, 0])
-                told = f"{self._named(job.task, reached, key)}: {reason}"
-                job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
-                table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
-                job.task = job.task.rest([row for row in range(len(results)) if row != reached])
-        forget(job.task, job.memory)
-        if not len(job.task.table):
-            job.flown.add(job.done)
-
-    def _named(self, task: Task, row: int, key: str | None) -> str:
-        """A sample of a task, as other faults name theirs."""
-        corpus, shard = shard_of(int(task.table[row, FILE]))
-        known = f"sample {task.table[row, ROW]}" if key is None else key
-        return f"{self._stores[corpus].name(shard)} {known}"
 
     def _give_up(self, error: Exception) -> None:
         """Have every job fail, now and later."""

@@ -1,21 +1,34 @@
-"""A crew of no workers: `run.workers: 0`, for tests, debuggers and tiny sets."""
+"""Who does tasks: worker processes (workers.py), or the process that submits them."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .jobs import Done, Flown
+from .jobs import Done, FileStore, Flown
 from .part_decode import PartDecode
 from .tasks import Task, shard_of, unpacked
-from .worker_process import FileStore, opened
+from .worker_process import opened
 from .worker_tasks import Tasks
 
 U8 = npt.NDArray[np.uint8]
 
 
+class Crew(Protocol):
+    """What does tasks: `workers.Workers`, or `InProcess`."""
+
+    def submit(self, tasks: Sequence[Task], memory: U8) -> Flown:
+        """Begin with tasks whose slot is `memory`."""
+        ...
+
+    def close(self) -> None:
+        """Stop; nothing is submitted afterwards."""
+        ...
+
+
 class InProcess:
-    """Does tasks at once in the thread that submits them: `run.workers: 0`."""
+    """Does tasks at once in the thread that submits them: `run.workers: 0`, for tiny sets."""
 
     def __init__(self, stores: Sequence[FileStore], parts: Sequence[PartDecode]) -> None:
         self._stores, self._parts = stores, parts
