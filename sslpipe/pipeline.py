@@ -112,7 +112,7 @@ class Pipeline:
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = modality_of(recipe).codec
         reading = ReadingRank(
-            rank, world_size, self._threads,
+            rank, world_size,
             modality=codec.modality, payloads=codec.extensions, members=members_of(self.parts),
             layout=next(filter(None, (part.layout for part in self.parts)), None),
             buckets=next(filter(None, (part.buckets for part in self.parts)), None),

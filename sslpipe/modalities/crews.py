@@ -1,4 +1,4 @@
-"""Who reads and decodes packed shards, how many of them, and how far ahead of what is made.
+"""Who reads and decodes samples, how many of them, and how far ahead of what is made.
 
 A share that is in memory costs its pages, which the system clears when they are first written.
 """
@@ -9,9 +9,12 @@ from ..device.slots import Slots
 from ..errors import RecipeError
 from ..process import cores, node_ranks
 from ..recipe import Recipe
+from ..stream.crew import Crew, InProcess
+from ..stream.foreign import Foreign
+from ..stream.jobs import FileStore
 from ..stream.packed import Packed
 from ..stream.source import Source
-from ..stream.workers import Crew, InProcess, Workers
+from ..stream.workers import Workers
 from .parts import Part
 
 FEW_CORES = 4
@@ -19,14 +22,13 @@ SMALL_SAMPLES, SMALL_BYTES = 2_000, 30_000_000  # of a rank's epoch: sooner done
 
 
 def open_crew(
-    recipe: Recipe, source: Packed, parts: Sequence[Part], slots: Slots, count: int
+    recipe: Recipe, stores: Sequence[FileStore], parts: Sequence[Part], slots: Slots, count: int
 ) -> Crew:
-    """`count` workers, or this process.
+    """`count` workers, or this process. stores: of the files that samples lie in.
 
     Raises:
         RecipeError: a decoder is made in the user's script, which workers do not run.
     """
-    stores = [corpus.store for corpus in source.corpora]
     decoders = [part.worker_side for part in parts]
     if not count:
         return InProcess(stores, decoders)
@@ -43,9 +45,10 @@ def open_crew(
 def worker_count(recipe: Recipe, source: Source, parts: Sequence[Part]) -> int:
     """How many workers this rank has; none for sets that are read before workers have started.
 
-    None for an iterable, which reads its bytes itself, and where arrays lie ready beside the tars.
+    None where arrays lie ready beside the tars, either.
     """
-    if not isinstance(source, Packed) or any(part.stored for part in parts):
+    assert isinstance(source, Packed | Foreign)
+    if any(part.stored for part in parts):
         return 0
     if recipe.run.workers != "auto":
         return recipe.run.workers

@@ -1,8 +1,8 @@
-"""From a source to decoded shares: by workers, in this process, or from an iterable's own bytes.
+"""From a source to decoded shares: by workers, or in this process.
 
     Packed    tasks for workers, each array straight into the arena      stream/loader.py
               arrays that lie ready beside the tars, read here           stream/stored.py
-    Foreign   the iterable's bytes, decoded in threads                   stream/foreign.py
+    Foreign   the iterable's bytes in memory, and tasks for workers      stream/foreign_loader.py
 
 A device that decodes lists gets what workers left to it, in `DeviceLoading`.
 """
@@ -20,21 +20,23 @@ from ..device.handoff import pin, unpin
 from ..device.ragged import Ragged
 from ..device.slots import Slots
 from ..recipe import Recipe
+from ..stream.columns import ShareColumns
+from ..stream.crew import Crew
 from ..stream.flights import Flights
-from ..stream.foreign import Foreign, Loaded
+from ..stream.foreign import Foreign
+from ..stream.foreign_loader import ForeignLoader
 from ..stream.loader import Departed, Departures, Loader
 from ..stream.packed import Packed
 from ..stream.packed_rows import PackedRows
+from ..stream.parcels import Parcels
 from ..stream.partners import PartnerDraw
-from ..stream.reader import Sample
 from ..stream.source import Column, Share, Source
 from ..stream.stored import StoredFlights
-from ..stream.tasks import ALONE, DECODE, READ, Kind
-from ..stream.workers import Crew
+from ..stream.tasks import ALONE, DECODE, Kind
 from . import Raw, ShareDecode
 from .checks import check_device_decoding, check_members, check_partners, partner_count
 from .crews import open_crew, shares_ahead
-from .parts import Part, column_of, tensor_of
+from .parts import Part, tensor_of
 
 I64 = npt.NDArray[np.int64]
 
@@ -91,7 +93,8 @@ class PackedLoading:
         for arrays, extents in share.columns:
             if isinstance(arrays, Ragged) and extents.shape[1] < arrays.shapes_BD.shape[1]:
                 sides = arrays.shapes_BD[:, : extents.shape[1]]
-                self._reduced += int((sides != extents).any(1).sum())
+                if sides.tobytes() != extents.tobytes():  # seldom, and less to do
+                    self._reduced += int((sides != extents).any(1).sum())
             self._loaded += len(arrays)
         return share
 
@@ -168,46 +171,35 @@ def decoded_column(raws: Sequence[Raw | None], extents: I64) -> Column:
 
 
 class ForeignLoading:
-    """An iterable's samples, decoded in threads."""
+    """An iterable's samples by a crew, some shares ahead.
+
+    ahead: 0: the iterable is asked for no more than a share needs.
+    """
 
     summary = "samples of an iterable were decoded as they came"
 
-    def __init__(self, source: Foreign, parts: Sequence[Part]) -> None:
-        self._source, self._parts = source, parts
+    def __init__(
+        self, loader: ForeignLoader, crew: Crew, memory: Sequence[Slots | Parcels], *, ahead: int
+    ) -> None:
+        self._loader, self.crew, self._memory, self._ahead = loader, crew, memory, ahead
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """The next samples; with READ they are taken and not decoded."""
-        decode = self._skip if kind == READ else self._decode
-        loaded = self._source.load(step, decode)
-        return share_of(loaded, [part.maker.blank for part in self._parts])
+        return self._loader.load(step, kind)
 
     def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
-        """The same: an iterable is asked for no more than is needed."""
-        return self.load(step, kind)
-
-    def _decode(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
-        return tuple(part.load(sample, epoch) for part in self._parts)
-
-    def _skip(self, sample: Sample, epoch: int) -> tuple[Raw, ...]:
-        return ()
+        """The same, while workers are at the next ones."""
+        wanted = max(1, end - step) if end is not None else 2 + self._ahead
+        decoded = min(1 + self._ahead, wanted)
+        # extents are asked for before they are waited for
+        taken = min(2 + self._ahead, wanted) if self._ahead else 1
+        return self._loader.load(step, kind, decoded=decoded, taken=taken)
 
     def close(self) -> None:
-        """Its threads are the pipeline's."""
-
-
-def share_of(loaded: Sequence[Loaded[tuple[Raw, ...]]], blanks: Sequence[Raw]) -> Share:
-    """Samples that were decoded one by one, by column."""
-    samples = [item.sample for item in loaded]
-    raws = [tuple(blanks) if item.decoded is None else item.decoded for item in loaded]
-    return Share(
-        np.array([sample.uid for sample in samples], dtype=np.int64),
-        tuple(sample.key for sample in samples),
-        np.array([sample.label for sample in samples], dtype=np.int64),
-        np.array([item.epoch for item in loaded], dtype=np.int64),
-        ~np.array([item.bad for item in loaded], dtype=bool),
-        tuple(column_of(column) for column in zip(*raws, strict=True)),
-        tuple(fault for item in loaded for fault in item.faults),
-    )
+        """End the crew, and let go of all memory."""
+        self.crew.close()
+        for memory in self._memory:
+            memory.close()
 
 
 def over_stored(parts: Sequence[Part], source: Source) -> list[Part]:
@@ -233,7 +225,7 @@ def flights_of(
 def open_loading(
     recipe: Recipe, source: Source, parts: Sequence[Part], *, device: torch.device, count: int
 ) -> Loading:
-    """What loads the shares of a source; with `count` workers, if it is packed.
+    """What loads the shares of a source, with `count` workers.
 
     Raises:
         RecipeError: a device cannot decode what an iterable gives, or several modalities, or a
@@ -243,18 +235,39 @@ def open_loading(
     if devices:
         check_device_decoding(recipe, source, parts)
     check_partners(recipe, source, parts)
+    slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
+    columns = ShareColumns(slots, [part.maker.blank for part in parts])
     if isinstance(source, Foreign):
-        return ForeignLoading(source, parts)
+        return foreign_loading(recipe, source, parts, slots, columns, count)
     assert isinstance(source, Packed)
     check_members(recipe, source, parts)
-    slots = Slots(pin=pin, unpin=unpin) if device.type == "cuda" else Slots()
-    crew = open_crew(recipe, source, parts, slots, count)
+    crew = open_crew(recipe, [corpus.store for corpus in source.corpora], parts, slots, count)
     rows, partners = isinstance(source, PackedRows), partner_count(parts)
     loader = Loader(
-        source, flights_of(source, crew, slots, parts, count), slots,
-        blanks=[part.maker.blank for part in parts],
+        source, flights_of(source, crew, slots, parts, count), columns,
         on_bad="mask" if rows and recipe.stream.on_bad == "replace" else recipe.stream.on_bad,
         partners=PartnerDraw(source, partners, recipe.stream.seed),
     )  # fmt: skip
     packed = PackedLoading(loader, crew, slots, ahead=shares_ahead(count))
     return DeviceLoading(packed, devices[0]) if devices else packed
+
+
+def foreign_loading(
+    recipe: Recipe,
+    source: Foreign,
+    parts: Sequence[Part],
+    slots: Slots,
+    columns: ShareColumns,
+    count: int,
+) -> ForeignLoading:
+    """What loads an iterable's samples, with `count` workers.
+
+    Raises:
+        RecipeError: a decoder cannot be sent to workers.
+    """
+    parcels = Parcels()
+    crew = open_crew(recipe, [parcels], parts, slots, count)
+    flights = Flights(parcels, crew, slots, parts, count=count)
+    loader = ForeignLoader(source, parcels, flights, columns, on_bad=recipe.stream.on_bad)
+    ahead = shares_ahead(count) if recipe.run.prefetch else 0
+    return ForeignLoading(loader, crew, (slots, parcels), ahead=ahead)

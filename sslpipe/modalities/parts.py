@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 
 from ..batch import BatchSpec
-from ..device.ragged import Ragged
 from ..errors import RecipeError
 from ..recipe import Recipe
 from ..rng import Place
 from ..shards.manifest import Manifest
 from ..stream.by_length import LengthBuckets
 from ..stream.packed_rows import RowLayout
-from ..stream.reader import Sample
+from ..stream.part_decode import PartDecode
 from ..stream.source import Column, Drawn
 from ..stream.stored import StoredReader
-from ..stream.tasks import DECODE, READ, Kind
-from ..stream.worker_tasks import PartDecode, decoded
+from ..stream.tasks import DECODE, MEASURE, READ, Kind
 from . import (
     Costs,
     Decider,
@@ -32,7 +30,6 @@ from . import (
     Maker,
     Modality,
     Partners,
-    Raw,
     ShareDecode,
     Tables,
 )
@@ -81,7 +78,7 @@ class Part:
 
     def room(self, *, kind: Kind, extents: I64, sizes: I64, instructions: I64) -> I64:
         """How many bytes each decoded array takes, (B,); 0: not known."""
-        if kind == READ:
+        if kind in (READ, MEASURE):
             return np.ones_like(sizes)
         if not self.owns_payload:
             return np.zeros_like(sizes)
@@ -96,22 +93,6 @@ class Part:
             ShardError: a set promises such files, and one is missing or damaged.
         """
         return replace(self, stored=self.modality.stored_reader(self.decode, sets))
-
-    def load(self, sample: Sample, epoch: int) -> Raw:
-        """Decode a sample of an iterable, whose extent no index tells: its bytes are asked.
-
-        Raises:
-            SampleError: the reason, without the place.
-            ContractError: the decoder returns no Raw.
-        """
-        mine = self.worker_side.of(sample)
-        (row,) = self.decider.instructions(
-            epochs=np.array([epoch]),
-            uids=np.array([mine.uid]),
-            extents=np.array([self.decode.extent(mine)]),
-        )
-        data, extent = decoded(self.decode, mine, row.tolist(), None)
-        return Raw(data, tuple(extent))
 
     def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
         """What can be drawn before samples are decoded; extents (B, 4) of the payloads."""
@@ -129,8 +110,8 @@ class Part:
         """
         decider, decide, extents = self.decider, self.decider.decide, column.extents
         if drawn and drawn.are_of(epochs=epochs, uids=uids, extents=extents):
-            assert isinstance(decider, DrawsAhead)
-            decide = partial(decider.decide_drawn, drawn)
+            # it has drawn ahead; to ask whether it can takes longer than all else here
+            decide = partial(cast(DrawsAhead, decider).decide_drawn, drawn)
         tables = decide(epochs=epochs, uids=uids, place=place, extents=extents)
         check_tables(self.decider, tables, len(uids))
         return tables
@@ -244,14 +225,6 @@ def batch_spec(
         merged(part.decider.targets for part in parts),
         epoch_size=batches * size,
     )
-
-
-def column_of(raws: Sequence[Raw]) -> Column:
-    """Decoded samples as a column; arrays of one kind on the host are brought into one buffer."""
-    arrays = [tensor_of(raw.data) for raw in raws]
-    extents = np.array([raw.extent for raw in raws], dtype=np.int64)
-    kinds = {(array.device.type, array.dtype, array.ndim) for array in arrays}
-    return Column(Ragged.of(arrays) if len(kinds) == 1 else arrays, extents)
 
 
 def merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:

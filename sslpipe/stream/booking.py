@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from ..device.arena import ALIGN
 from ..shards.tar_headers import BLOCK
-from .packed import Packed, Wants
-from .records import Records, others
+from .packed import Wants
+from .records import Records
 from .source import Drawn
 from .tasks import (
     COLUMNS,
@@ -29,7 +29,7 @@ from .tasks import (
     FLAGS,
     HEADER,
     LABEL,
-    MEMBER_COLUMNS,
+    MEASURE,
     PLACE,
     READ,
     RESULT,
@@ -66,6 +66,23 @@ class Planner(Protocol):
 
     def draw_ahead(self, *, epochs: I64, uids: I64, extents: I64) -> Drawn | None:
         """What can be drawn before they are decoded; None: nothing."""
+        ...
+
+
+class Stock(Protocol):
+    """What is known of samples before they are read: a `Packed`, or an iterable's `Parcels`."""
+
+    @property
+    def corpora(self) -> Sequence[object]:
+        """What samples are of."""
+        ...
+
+    def records(self, wants: Wants) -> Records:
+        """What is known of samples and their payloads."""
+        ...
+
+    def others(self, wants: Wants, order: I64) -> I64:
+        """(m, MEMBER_COLUMNS) of what is read beside payloads; the first counts in `order`."""
         ...
 
 
@@ -106,7 +123,7 @@ class Booked:
 class Booking:
     """Books the samples of steps. count: of workers."""
 
-    source: Packed
+    source: Stock
     parts: Sequence[Planner]
     count: int
 
@@ -145,7 +162,7 @@ class Booking:
         instructions, room = [], np.empty((len(wants), len(self.parts)), dtype=np.int64)
         for number, part in enumerate(self.parts):
             told = np.empty((len(wants), 0), dtype=np.int64)
-            if kind != READ:  # what is only read has no decoder, and drawing is a seventh of it
+            if kind not in (READ, MEASURE):  # drawing is a seventh of reading
                 told = part_instructions(part, wants, uids, extents)
             known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
             room[:, number] = np.where(known > 0, known, usual[number])
@@ -169,7 +186,7 @@ class Booking:
         behind = file_number(step * len(self.source.corpora) + wants.corpora, wants.shards)
         order = np.lexsort((wants.rows, behind))
         table = np.hstack([samples, rooms.reshape(len(room), -1), *instructions])[order]
-        members = self._members(wants, order)
+        members = self.source.others(wants, order)
         widths = tuple(told.shape[1] for told in instructions)
         booked = []
         for at, (start, end) in enumerate(pairwise(ends.tolist())):
@@ -185,18 +202,6 @@ class Booking:
                 )
             )  # fmt: skip
         return booked
-
-    def _members(self, wants: Wants, order: I64) -> I64:
-        """(m, MEMBER_COLUMNS) of what is read beside payloads; the first counts in `order`."""
-        corpora = self.source.corpora
-        if not any(corpus.members for corpus in corpora):
-            return np.empty((0, MEMBER_COLUMNS), dtype=np.int64)
-        found: list[tuple[int, ...]] = []
-        columns = (each[order].tolist() for each in (wants.corpora, wants.shards, wants.rows))
-        for at, (corpus, shard, row) in enumerate(zip(*columns, strict=True)):
-            wanted, index = corpora[corpus].members, corpora[corpus].store.index(shard)
-            found += [(at, *member) for member in others(index, row, wanted)]
-        return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
 
 
 def part_instructions(part: Planner, wants: Wants, uids: I64, extents: I64) -> I64:

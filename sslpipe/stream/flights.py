@@ -5,20 +5,19 @@ what turns out larger flies once more, in another slot, with the room that it as
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..device.slots import Slots
-from .booking import Booked, Booking, Planner
-from .jobs import Done, key_of, table_of
-from .packed import Packed, Wants
+from .booking import Booked, Booking, Planner, Stock
+from .crew import Crew
+from .jobs import Flown, Results, are_alike, key_of, table_of
+from .packed import Wants
 from .records import Records
 from .source import Drawn
-from .tasks import PLACE, SHORT, Kind, Task
-from .workers import Crew
+from .tasks import PLACE, SHORT, WORDS, Kind, Task
 
 USUAL = 1 << 12  # bytes of an array, where nobody knows how many, until one was short of room
 I64 = npt.NDArray[np.int64]
@@ -31,7 +30,7 @@ class Flight:
 
     booked: Booked
     memory: U8
-    future: "Future[list[Done]]"
+    flown: Flown
 
     @property
     def kind(self) -> Kind:
@@ -50,12 +49,18 @@ class Landed:
 
     wants: Wants
     records: Records
-    results: npt.NDArray[np.void]  # (n, P) of RESULT
+    words: I64  # (n, P * WORDS): `results` as words, which is what most need
+    alike: bool  # all is well, the arrays of each part are of one kind, and lie in the only slot
     starts: I64  # (n, P) where in its slot each array begins
     slots: list[U8]
     slot: I64  # (n,) which of them
     keys: dict[int, str]  # of samples whose results do not have it
     reasons: dict[int, str]  # why the samples in these places are bad
+
+    @property
+    def results(self) -> Results:
+        """(n, P) of RESULT, in the memory of `words`."""
+        return table_of(self.words, len(self.words), self.starts.shape[1])
 
     def replace(self, places: I64, other: "Landed") -> None:
         """Put other samples in some places of these."""
@@ -63,7 +68,8 @@ class Landed:
         self.wants.shards[places], self.wants.rows[places] = other.wants.shards, other.wants.rows
         for mine, theirs in zip(self.records, other.records, strict=True):
             mine[places] = theirs
-        self.results[places], self.starts[places] = other.results, other.starts
+        self.words[places], self.starts[places] = other.words, other.starts
+        self.alike = False
         self.slot[places] = other.slot + len(self.slots)
         self.slots += other.slots
         for texts, new in ((self.keys, other.keys), (self.reasons, other.reasons)):
@@ -81,7 +87,7 @@ class Flights:
     """Sends samples through a crew. `count`: of workers, between whom a batch is divided."""
 
     def __init__(
-        self, source: Packed, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
+        self, source: Stock, crew: Crew, slots: Slots, parts: Sequence[Planner], *, count: int
     ) -> None:
         self._crew, self._slots = crew, slots
         self._booking = Booking(source, parts, max(1, count))
@@ -110,10 +116,10 @@ class Flights:
             ShardError: a shard cannot be read, which says nothing of the sample.
         """
         landed = gathered(flight)
-        short = (landed.results["status"] == SHORT).any(1)
-        if short.any():
-            places = np.flatnonzero(short)
-            landed.replace(places, self.land(self._wider(flight.booked, landed, places)))
+        if not landed.alike:
+            short = np.flatnonzero((landed.results["status"] == SHORT).any(1))
+            if len(short):
+                landed.replace(short, self.land(self._wider(flight.booked, landed, short)))
         return landed
 
     def _wider(self, booked: Booked, landed: Landed, places: I64) -> Flight:
@@ -146,9 +152,7 @@ def gathered(flight: Flight) -> Landed:
     """Wait for the tasks of a flight, and put together what they found."""
     keys: dict[int, str] = {}
     reasons: dict[int, str] = {}
-    for done in flight.future.result():
-        if not (done.keys or done.faults):
-            continue
+    for done in flight.flown.result():
         places = done.task.table[:, PLACE]
         keys |= {int(places[row]): key for row, key in done.keys.items()}
         for failed in done.faults:
@@ -156,10 +160,12 @@ def gathered(flight: Flight) -> Landed:
             if failed.key is not None:
                 keys[int(places[failed.row])] = failed.key
     booked, n = flight.booked, len(flight.booked.table)
+    words = flight.memory[: 8 * n * WORDS * len(booked.widths)].copy().view(np.int64).reshape(n, -1)
     return Landed(
         booked.wants,
         booked.records,
-        table_of(flight.memory[: booked.rooms_at].copy(), n, len(booked.widths)),
+        words,
+        not reasons and are_alike(words),
         booked.rooms[..., 0],
         [flight.memory],
         np.zeros(n, dtype=np.int64),

@@ -7,6 +7,9 @@ ends where the iterable ends, and where as many samples were taken as an epoch h
 pipeline, which never ends, has new views of a sample in every epoch. A key that comes twice within
 one epoch gets the same views twice: telling them apart would need a memory of all keys.
 
+It is iterated in one thread, ahead of what is needed unless `run.prefetch` is 0; workers decode
+what it gave (foreign_loader.py).
+
 An iterable of your own: save this as `mine.py`, then `load(recipe, shards=mine.Photos("photos"))`.
 
 ```python
@@ -27,45 +30,38 @@ class Photos:  # the JPEGs of a folder; a run on several ranks gives each rank i
 """
 
 import logging
-import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple
 
-from ..errors import RecipeError, SampleError, ShardError
+from ..errors import RecipeError, SampleError, ShardError, StateError
 from ..rng import sample_id
 from ..shards.scan import class_id
 from ..shards.tar_headers import escaped
 from .order import I64
 from .plan import FixedSlots
-from .reader import Sample
-from .source import SUBSTITUTES, Fault, OnBad
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Decode = Callable[[Sample, int], T]  # of a sample and its epoch; SampleError if it is bad
-Numbered = tuple[int, Any]  # epoch, what the iterable gave
+PHOTO = 100_000  # bytes of a usual payload: an iterable does not tell those of its own
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[T]):
-    """One sample, without its bytes; `faults` tell of the bad ones that it stands in for."""
+class ForeignSample(NamedTuple):
+    """A sample as an iterable gave it."""
 
-    sample: Sample
-    decoded: T | None  # None: it is bad, and policy `mask` leaves its place empty
+    uid: int
+    key: str
+    label: int  # -1: none
     epoch: int
-    faults: tuple[Fault, ...] = ()
-    bad: bool = False
+    url: str  # where it is from, for messages
+    members: Sequence[tuple[str, bytes]]  # extension and bytes; the payload first
 
 
 class Foreign:
-    """Batches, a sample for each of `slots`, of an iterable of dicts with `__key__` and raw bytes.
+    """An iterable of dicts with `__key__` and raw bytes, a sample for each of `slots` in a batch.
 
-    payloads: extensions, lower case; the one field of a sample with such a name is decoded.
-    epoch_samples: per rank; decides the length of an epoch.
+    payloads: extensions, lower case; the one field of a sample with such a name is its payload.
+    members: those of what else is wanted of it. epoch_samples: per rank; the length of an epoch.
     """
 
     exact = False
@@ -78,29 +74,36 @@ class Foreign:
         slots: FixedSlots,
         epoch_samples: int,
         payloads: Collection[str],
-        on_bad: OnBad,
-        threads: ThreadPoolExecutor,
+        members: Collection[str],
     ) -> None:
         self._samples, self._slots, self._epoch_samples = samples, slots, epoch_samples
-        self._payloads, self._on_bad, self._threads = payloads, on_bad, threads
-        self._lock = threading.Lock()
-        self._next = 0  # the step that the iterator stands at
+        self._payloads, self._members, self.share = payloads, members, slots.share
         self._stream = numbered(samples, 0, epoch_samples)
 
     def __len__(self) -> int:
         """Batches per epoch."""
         return max(1, self._epoch_samples // self._slots.share)
 
-    def load(self, step: int, decode: Decode[T]) -> list[Loaded[T]]:
-        """The next samples; asking for another than the next step iterates anew."""
-        with self._lock:
-            if step != self._next:
-                self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
-            self._next = -1  # an iterator that raises is done for: after an error, begin anew
-            loaded = self._decoded(decode, self._slots.share)
-            check_keys(loaded)
-            self._next = step + 1
-            return loaded
+    @property
+    def rank_epoch(self) -> tuple[int, int]:
+        """About how many samples and bytes this rank reads in an epoch."""
+        return self._epoch_samples, PHOTO * self._epoch_samples
+
+    def begin(self, step: int) -> None:
+        """Iterate anew; what comes first is of the epoch of a step."""
+        self._stream.close()
+        self._stream = numbered(self._samples, step // len(self), self._epoch_samples)
+
+    def take(self, count: int) -> tuple[list[ForeignSample], Exception | None]:
+        """The next samples; fewer with the error at which the iterable ended, for ever."""
+        taken: list[ForeignSample] = []
+        try:
+            for epoch, fields in islice(self._stream, count):
+                taken.append(foreign_sample(fields, epoch, self._payloads, self._members))
+        except Exception as error:
+            self._stream.close()
+            return taken, error
+        return taken, StateError("iterable: was closed") if len(taken) < count else None
 
     def slots_at(self, step: int) -> I64:
         """The places that this rank's samples would have in a batch of a packed set."""
@@ -122,66 +125,21 @@ class Foreign:
         """Close the iterator; the iterable itself is the user's."""
         self._stream.close()
 
-    def _decoded(self, decode: Decode[T], count: int) -> list[Loaded[T]]:
-        """`count` samples; in place of those that are replaced come the next ones."""
-        taken = list(islice(self._stream, count))
-        found = list(self._threads.map(lambda item: self._try(decode, item), taken))
-        good: list[Loaded[T]] = []
-        faults: list[Fault] = []
-        while len(good) < count:
-            for loaded in found:
-                if loaded.bad and self._on_bad == "replace":
-                    faults.extend(loaded.faults)
-                else:
-                    good.append(stands_in(loaded, faults))
-                    faults = []
-            if len(faults) >= SUBSTITUTES:
-                raise ShardError(
-                    f"iterable: {SUBSTITUTES} bad samples in a row, the last: {faults[-1].reason}"
-                )
-            found = [self._try(decode, x) for x in islice(self._stream, count - len(good))]
-        return good
 
-    def _try(self, decode: Decode[T], item: Numbered) -> Loaded[T]:
-        """A sample with its pixels, or without them and with its fault.
-
-        Raises:
-            SampleError: it does not decode, and the policy is `raise`.
-            ShardError: it is no dict of raw bytes.
-        """
-        epoch, fields = item
-        sample = sample_of(fields, self._payloads)
-        try:
-            return Loaded(without_bytes(sample, sample.label), decode(sample, epoch), epoch)
-        except SampleError as error:
-            url = str(fields.get("__url__", "iterable"))
-            reason = f"{url} {sample.key}: {error}"
-            if self._on_bad == "raise":
-                raise SampleError(reason) from error
-            fault = Fault(url, None, sample.uid, sample.key, reason, epoch)
-            return Loaded(without_bytes(sample, -1), None, epoch, (fault,), bad=True)
-
-
-def check_keys(loaded: Sequence[Loaded[Any]]) -> None:
+def check_keys(keys: Collection[str]) -> None:
     """Whether samples have keys of their own: an iterable that counts wrongly gives all the same.
 
     Raises:
         ShardError: all samples of a batch have one key.
     """
-    keys = {each.sample.key for each in loaded}
-    if len(loaded) > 1 and len(keys) == 1:
+    if len(keys) > 1 and len(set(keys)) == 1:
         raise ShardError(
-            f"iterable: gave {len(loaded)} samples with the one key {keys.pop()!r}; give each its "
-            "own '__key__', by which its crops and masks are drawn"
+            f"iterable: gave {len(keys)} samples with the one key {next(iter(keys))!r}; give each "
+            "its own '__key__', by which its crops and masks are drawn"
         )
 
 
-def stands_in(loaded: Loaded[T], faults: list[Fault]) -> Loaded[T]:
-    """The sample, told which ones it stands in for."""
-    return replace(loaded, faults=(*faults, *loaded.faults))
-
-
-def numbered(samples: Iterable[Any], epoch: int, epoch_samples: int) -> Generator[Numbered]:
+def numbered(samples: Iterable[Any], epoch: int, epoch_samples: int) -> Generator[tuple[int, Any]]:
     """The samples of pass after pass with the number of their epoch.
 
     Raises:
@@ -230,7 +188,9 @@ def epoch_length(samples: Iterable[Any], *, given: int | None, world_size: int, 
     return length
 
 
-def sample_of(fields: Any, payloads: Collection[str]) -> Sample:
+def foreign_sample(
+    fields: Any, epoch: int, payloads: Collection[str], members: Collection[str]
+) -> ForeignSample:
     """Key, label and raw bytes of a dict in webdataset's form.
 
     Raises:
@@ -254,8 +214,15 @@ def sample_of(fields: Any, payloads: Collection[str]) -> Sample:
             f"iterable: sample {key}.{found[0]} is {type(data).__name__}, not raw bytes; "
             "leave .decode() out, sslpipe decodes"
         )
-    members = {str(name): value for name, value in fields.items() if isinstance(value, bytes)}
-    return Sample(sample_id(key), key, label_of(fields.get("cls"), key), data, members=members)
+    blocks = [(str(found[0]), data)]
+    if members:
+        blocks += [
+            (str(name), value)
+            for name, value in fields.items()
+            if isinstance(value, bytes) and str(name).rpartition(".")[2] in members
+        ]
+    url = str(fields.get("__url__", "iterable"))
+    return ForeignSample(sample_id(key), key, label_of(fields.get("cls"), key), epoch, url, blocks)
 
 
 def label_of(value: Any, key: str) -> int:
@@ -270,8 +237,3 @@ def label_of(value: Any, key: str) -> int:
         raise ShardError(
             f"iterable: sample {key}: {error}; number the classes, or leave the field 'cls' out"
         ) from None
-
-
-def without_bytes(sample: Sample, label: int) -> Sample:
-    """The identity of a sample: its memory is taken by the next one, still in the CPU's cache."""
-    return Sample(sample.uid, sample.key, label, b"")

@@ -3,23 +3,34 @@
 Results stand at the head of a slot: one record of every sample and part.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .tasks import NEW, PLACE, RESULT, Task
+from ..shards.read.open_tars import ShardTar
+from .tasks import DONE, FAULT, FILE, KEY_AT, NEW, PLACE, RESULT, ROW, WORDS, Task, shard_of
 from .worker_tasks import Failed
 
 U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 Results = npt.NDArray[np.void]
+STATUS = 0xFFFF  # of a result in its first word
+
+
+class FileStore(Protocol):
+    """Opens the files that samples lie in: shards, or the memory of an iterable's (parcels.py)."""
+
+    def open(self, shard: int) -> ShardTar: ...
+    def holds(self, shard: int) -> bool: ...
+    def name(self, shard: int) -> str: ...
+    def beside(self, shard: int) -> str: ...
 
 
 class Done(NamedTuple):
-    """A task that is done: what its report says; the arrays stand in its slot."""
+    """A task that is done, and what its report says: most say nothing beside the slot."""
 
     task: Task
     faults: Sequence[Failed]
@@ -27,23 +38,39 @@ class Done(NamedTuple):
 
 
 class Flown:
-    """Jobs that were submitted together, and what they will have found."""
+    """Jobs that were submitted together, and what they will have found.
 
-    def __init__(self, jobs: int) -> None:
-        self.future: Future[list[Done]] = Future()
-        self._left, self._done = jobs, list[Done]()
+    attend: sees to it that they end, in the thread that calls it.
+    """
 
-    def add(self, done: Sequence[Done]) -> None:
-        """Note what one more job has done."""
-        self._done += done
+    def __init__(self, jobs: int, attend: "Callable[[Flown], None]") -> None:
+        self._left, self._told, self._attend = jobs, list[Done](), attend
+        self._error: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all jobs are done, or in vain."""
+        return self._left <= 0 or self._error is not None
+
+    def add(self, told: Sequence[Done]) -> None:
+        """Note that one more job is done, and what was told of it."""
+        self._told += told
         self._left -= 1
-        if not self._left and not self.future.done():
-            self.future.set_result(self._done)
 
     def fail(self, error: Exception) -> None:
         """One job cannot be done, so all are in vain."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        self._error = self._error or error
+
+    def result(self) -> list[Done]:
+        """Wait for all jobs; what was told of them, often nothing.
+
+        Raises what is no fault of a sample.
+        """
+        if not self.ended:
+            self._attend(self)
+        if self._error:
+            raise self._error
+        return self._told
 
 
 @dataclass(slots=True, eq=False)
@@ -57,10 +84,9 @@ class Job:
     deaths: dict[int, int] = field(default_factory=dict)  # of workers, by the sample's place
 
 
-def table_of(memory: U8, samples: int, parts: int) -> Results:
+def table_of(memory: U8 | I64, samples: int, parts: int) -> Results:
     """(samples, parts) of RESULT, which share the memory of their slot."""
-    table: Results = memory[: samples * parts * RESULT.itemsize].view(RESULT)
-    return table.reshape(samples, parts)
+    return np.ndarray((samples, parts), RESULT, memory)
 
 
 def table_with(task: Task, memory: U8) -> Results:
@@ -86,20 +112,47 @@ def forget(task: Task, memory: U8) -> None:
 
 
 def key_of(result: Any) -> str | None:
-    """The key of a sample as its first result has it; None: it is not known, or too long."""
-    size = int(result["key_bytes"])
-    return bytes(result["key"][:size]).decode() if size > 0 else None
+    """The key of a sample as its first result has it; None: it is not known, or does not fit."""
+    return bytes(result["key"]).decode() if result["key_bytes"] > 0 else None
 
 
-def keys_of(results: npt.NDArray[np.void]) -> list[str]:
-    """The keys in the first results of samples, decoded in one call; "": not known, or too long."""
-    sizes = np.maximum(results["key_bytes"], 0)
-    # no wider than the longest: what is decoded is most of what this takes
-    blocks = np.ascontiguousarray(results["key"][:, : int(sizes.max(initial=1))])
-    padded = blocks.view(f"S{blocks.shape[1]}").ravel().tolist()
-    whole = b"\0".join(padded)
-    # a key that holds a zero byte itself makes more of them, or is shorter than it should be
-    if len(whole) == int(sizes.sum()) + len(padded) - 1 and whole.count(0) == len(padded) - 1:
-        return whole.decode().split("\0")
-    pairs = zip(blocks, sizes.tolist(), strict=True)
-    return [block[:size].tobytes().decode() for block, size in pairs]
+def keys_of(words_NW: I64) -> list[str]:
+    """The keys in the first results of samples, decoded in one call; "": not known, or no fit."""
+    if not len(words_NW):
+        return []
+    table = np.ndarray(len(words_NW), RESULT["key"], words_NW, KEY_AT, words_NW.strides[:1])
+    return b"\0".join(table.tolist()).decode().split("\0")
+
+
+def are_alike(words_NW: I64) -> bool:
+    """Whether all samples are done, the arrays of each part being of one kind."""
+    kinds = words_NW[:, ::WORDS]
+    alike = kinds.tobytes() == len(kinds) * kinds[:1].tobytes()
+    return alike and all(kind & STATUS == DONE for row in kinds[:1].tolist() for kind in row)
+
+
+def blame(job: Job, reason: str, allowed: int, stores: Sequence[FileStore]) -> None:
+    """Take note at which sample of a task a worker died; after `allowed` deaths it is bad.
+
+    All others are done again: their faults and long keys died with the worker.
+    """
+    reached, results = done_samples(job.task, job.memory), results_of(job.task, job.memory)
+    if reached < len(results):
+        place = int(job.task.table[reached, PLACE])
+        job.deaths[place] = job.deaths.get(place, 0) + 1
+        if job.deaths[place] >= allowed:
+            key = key_of(results[reached, 0])
+            told = f"{named(stores, job.task, reached, key)}: {reason}"
+            job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
+            table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
+            job.task = job.task.rest([row for row in range(len(results)) if row != reached])
+    forget(job.task, job.memory)
+    if not len(job.task.table):
+        job.flown.add(job.done)
+
+
+def named(stores: Sequence[FileStore], task: Task, row: int, key: str | None) -> str:
+    """A sample of a task, as other faults name theirs."""
+    corpus, shard = shard_of(int(task.table[row, FILE]))
+    known = f"sample {task.table[row, ROW]}" if key is None else key
+    return f"{stores[corpus].name(shard)} {known}"

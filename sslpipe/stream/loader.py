@@ -9,36 +9,23 @@ decoded sample is: that is for the parts of the recipe.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ..device.arena import ALIGN
-from ..device.ragged import Ragged
-from ..device.slots import Slots
 from ..errors import SampleError, ShardError
 from ..rng import whole_samples
+from .columns import ShareColumns
 from .flights import Landed
 from .jobs import keys_of
 from .mixture import StepsInARow
 from .packed import Packed, Wants
 from .partners import PartnerDraw, put_wants
 from .source import SUBSTITUTES, Column, Drawn, Fault, OnBad, Share
-from .tasks import ALONE, DECODE, READ, SENT, Kind
+from .tasks import ALONE, DECODE, READ, Kind
 
 I64 = npt.NDArray[np.int64]
-Array = npt.NDArray[Any]
-
-
-class Blank(Protocol):
-    """What stands in the place of a sample that is not shown: `modalities.Raw`."""
-
-    @property
-    def data(self) -> Any: ...
-    @property
-    def extent(self) -> tuple[int, ...]: ...
 
 
 B = TypeVar("B")  # samples of a step that are booked
@@ -73,21 +60,20 @@ class Departures(Protocol[B, F]):
 class Loader(Generic[B, F]):
     """`load(step)` gives a share; `submit` and `finish` do it in two steps, many at a time.
 
-    flights: how samples come here. blanks: of each part, for `stream.on_bad: mask`. partners: what
-    is loaded beside samples.
+    flights: how samples come here. columns: makes those of a share. partners: what is loaded beside
+    samples.
     """
 
     def __init__(
         self,
         source: Packed,
         flights: Departures[B, F],
-        slots: Slots,
+        columns: ShareColumns,
         *,
-        blanks: Sequence[Blank],
         on_bad: OnBad,
         partners: PartnerDraw,
     ) -> None:
-        self._source, self._slots, self._blanks, self._on_bad = source, slots, blanks, on_bad
+        self._source, self._columns, self._on_bad = source, columns, on_bad
         self._partners, self._flights = partners, flights
         self._in_a_row = {
             kind: StepsInARow(partial(self._booked, kind=kind), samples=source.planned_as)
@@ -217,10 +203,10 @@ class Loader(Generic[B, F]):
 
     def _labels(self, landed: Landed) -> I64:
         """(n,), -1 where a corpus numbers its classes by itself."""
-        labelled = np.array([corpus.labelled for corpus in self._source.corpora])
-        labels: I64 = np.where(
-            labelled[landed.wants.corpora], landed.records.samples["label"].astype(np.int64), -1
-        )
+        labels = landed.records.samples["label"].astype(np.int64)
+        for number, corpus in enumerate(self._source.corpora):
+            if not corpus.labelled:
+                labels[landed.wants.corpora == number] = -1
         return labels
 
     def _keys(self, landed: Landed) -> tuple[str, ...]:
@@ -228,7 +214,7 @@ class Loader(Generic[B, F]):
         if len(landed.keys) == len(landed.wants):
             told = map(landed.keys.__getitem__, range(len(landed.wants)))
             return tuple(key or self._nameless(landed.wants, n) for n, key in enumerate(told))
-        keys = keys_of(landed.results[:, 0])
+        keys = keys_of(landed.words)
         for place in {*landed.keys, *landed.reasons}:
             keys[place] = landed.key(place) or self._nameless(landed.wants, place)
         return tuple(keys)
@@ -236,60 +222,3 @@ class Loader(Generic[B, F]):
     def _nameless(self, wants: Wants, place: int) -> str:
         corpus = self._source.corpora[wants.corpora[place]]
         return f"{corpus.files[wants.shards[place]]}#{wants.rows[place]}"
-
-    def _columns(self, landed: Landed) -> tuple[Column, ...]:
-        """The arrays of each part, where they lie if they lie in one slot."""
-        parts = range(landed.results.shape[1])
-        if len(landed.slots) == 1 and not landed.reasons:
-            alike = [self._in_place(landed, part) for part in parts]
-            if all(alike):
-                return tuple(column for column in alike if column)
-        return tuple(self._copied(landed, part) for part in parts)
-
-    def _in_place(self, landed: Landed, part: int) -> Column | None:
-        """The arrays of a part in the slot; None: they are not of one kind."""
-        results = landed.results[:, part]
-        kinds = np.stack([results["type"], results["axes"], results["extents"]])
-        if (kinds != kinds[:, :1]).any():
-            return None
-        kind, axes, extents = kinds[:, 0].tolist()
-        flat = torch.from_numpy(landed.slots[0])
-        shapes, starts = results["shape"][:, :axes], landed.starts[:, part]
-        arrays = Ragged(flat, starts, shapes, TYPES[kind])
-        return Column(arrays, results["extent"][:, :extents])
-
-    def _copied(self, landed: Landed, part: int) -> Column:
-        """The arrays of a part from several slots in a new one; two kinds: a list."""
-        raws = [self._raw(landed, place, part) for place in range(len(landed.wants))]
-        extents = np.array([extent for _, extent in raws], dtype=np.int64)
-        kinds = {(array.dtype, array.ndim) for array, _ in raws}
-        if len(kinds) > 1:
-            return Column([torch.from_numpy(array) for array, _ in raws], extents)
-        return Column(self._together([array for array, _ in raws]), extents)
-
-    def _raw(self, landed: Landed, place: int, part: int) -> tuple[Array, Sequence[int]]:
-        """One array where it lies, and its extent."""
-        if place in landed.reasons:
-            blank = self._blanks[part]
-            return np.asarray(blank.data), blank.extent
-        result, start = landed.results[place, part], int(landed.starts[place, part])
-        shape = result["shape"][: result["axes"]].tolist()
-        memory = landed.slots[landed.slot[place]][start : start + int(result["bytes"])]
-        array = memory.view(KINDS[int(result["type"])]).reshape(shape)
-        return array, result["extent"][: result["extents"]].tolist()
-
-    def _together(self, arrays: Sequence[Array]) -> Ragged:
-        """Arrays of one kind behind each other in a new slot."""
-        sizes = np.array([-(-array.nbytes // ALIGN) * ALIGN for array in arrays], dtype=np.int64)
-        starts = np.cumsum(sizes) - sizes
-        memory = self._slots.take(int(sizes.sum())).memory
-        for array, start in zip(arrays, starts.tolist(), strict=True):
-            place = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-            place[...] = array
-        shapes = np.array([array.shape for array in arrays], dtype=np.int64)
-        return Ragged(torch.from_numpy(memory), starts, shapes, TYPES[arrays[0].dtype.num])
-
-
-# NumPy's number of a type -> the type, and torch's
-KINDS: dict[int, np.dtype[Any]] = {np.dtype(name).num: np.dtype(name) for name in SENT}
-TYPES: dict[int, torch.dtype] = {np.dtype(name).num: getattr(torch, name) for name in SENT}

@@ -4,7 +4,6 @@ A packed set is named by its place, or given as a Manifest, which may exclude sa
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,6 @@ class ReadingRank:
 
     rank: int
     world_size: int
-    threads: ThreadPoolExecutor  # for an iterable's samples
     modality: str = "image"  # whose codec must have written the index
     payloads: Collection[str] = ()  # extensions of what an iterable's samples hold to be decoded
     members: Collection[str] = ()  # extensions of what else is read of a sample, captions say
@@ -234,8 +232,7 @@ def foreign(recipe: Recipe, samples: Iterable[Any], reading: ReadingRank) -> For
         slots=reading.slots(stream.batch_size, 1),
         epoch_samples=length,
         payloads=reading.payloads,
-        on_bad=stream.on_bad,
-        threads=reading.threads,
+        members=reading.members,
     )
 
 

@@ -18,8 +18,9 @@ from .lanes import distinct_numbers
 from .mixture import StepsInARow
 from .order import I64, Located, Order
 from .plan import Picks, Plan, RankSlots
-from .records import ROWS, Records, RecordTable
+from .records import ROWS, Records, RecordTable, others
 from .shard_lookahead import ShardLookahead
+from .tasks import MEMBER_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +257,18 @@ class Packed:
             found = self.corpora[corpus].records.at(wants.shards[here], wants.rows[here])
             samples[here], payloads[here] = found
         return Records(samples, payloads)
+
+    def others(self, wants: Wants, order: I64) -> I64:
+        """(m, MEMBER_COLUMNS) of what is read beside payloads; the first counts in `order`."""
+        corpora = self.corpora
+        if not any(corpus.members for corpus in corpora):
+            return np.empty((0, MEMBER_COLUMNS), dtype=np.int64)
+        found: list[tuple[int, ...]] = []
+        columns = (each[order].tolist() for each in (wants.corpora, wants.shards, wants.rows))
+        for at, (corpus, shard, row) in enumerate(zip(*columns, strict=True)):
+            wanted, index = corpora[corpus].members, corpora[corpus].store.index(shard)
+            found += [(at, *member) for member in others(index, row, wanted)]
+        return np.array(found, dtype=np.int64).reshape(-1, MEMBER_COLUMNS)
 
     def _shards_of(self, corpus: int) -> Callable[[int], I64]:
         """Say which shards of a corpus this rank needs for a step; for a thread of its own."""

@@ -44,6 +44,9 @@ class Sample(NamedTuple):  # made once per sample read: a dataclass takes three 
         return self.extent[:2]
 
 
+MEMORY = TarPlace("", "")  # of an iterable's samples, which the main process has put in a file
+
+
 class OpenTar(Protocol):
     """A tar that can be read for as long as somebody refers to it."""
 
@@ -100,6 +103,19 @@ def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
     return Sample(
         wanted.uid, key, wanted.label, data, wanted.flags, wanted.extent, members, wanted.tar,
         wanted.row,
+    )  # fmt: skip
+
+
+def kept_sample(memory: OpenTar, wanted: Wanted) -> Sample:
+    """A sample of an iterable, its key before its bytes (parcels.py); nothing can have cut it."""
+    payload, *others = wanted.members
+    key, data = memory.read(payload.start, payload.header, payload.size)
+    members = {payload.ext: data}
+    for member in others:
+        _, members[member.ext] = memory.read(member.start, member.header, member.size)
+    return Sample(
+        wanted.uid, key.rstrip(b"\0").decode(), wanted.label, data, wanted.flags, wanted.extent,
+        members,
     )  # fmt: skip
 
 

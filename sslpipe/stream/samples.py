@@ -43,7 +43,7 @@ class SampleStream:
         self.recipe, self.rank, self.world_size = recipe, rank, world_size
         self.classes = manifest.classes
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="sslpipe")
-        reading = ReadingRank(rank, world_size, self._threads, modality=manifest.modality)
+        reading = ReadingRank(rank, world_size, modality=manifest.modality)
         self.source: Packed = single(recipe, manifest, reading)
         self._shares = Prefetch(self._load, depth=prefetch, name="read")
         self.step = 0  # batches handed out since the start of the run

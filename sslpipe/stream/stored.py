@@ -270,7 +270,7 @@ def in_places(
     steps: Sequence[Wants], records: Records, order: I64, found: StoredArrays, memory: Sequence[U8]
 ) -> list[Landed]:
     """What was read in an order, each in the place where it was wanted, in its step's memory."""
-    results, starts = results_of(found, order)
+    words, starts = results_of(found, order)
     keys = [""] * len(order)
     for place, key in zip(order.tolist(), found.keys, strict=True):
         keys[place] = key
@@ -280,20 +280,20 @@ def in_places(
         at = slice(first, first + len(wants))
         bad = {place - first: reasons[place] for place in reasons if at.start <= place < at.stop}
         tables = Records(*(table[at] for table in records))
-        slot, own_keys = np.zeros(len(wants), dtype=np.int64), dict(enumerate(keys[at]))
+        slot, told = np.zeros(len(wants), dtype=np.int64), dict(enumerate(keys[at]))
         landed.append(
-            Landed(wants, tables, results[at], starts[at] - begin, [own], slot, own_keys, bad)
+            Landed(wants, tables, words[at], not bad, starts[at] - begin, [own], slot, told, bad)
         )
         first, begin = at.stop, begin + len(own)
     return landed
 
 
-def results_of(found: StoredArrays, order: I64) -> tuple[npt.NDArray[np.void], I64]:
-    """(n, 1) of RESULT, and where arrays begin, in bytes; in the places where they were wanted."""
+def results_of(found: StoredArrays, order: I64) -> tuple[I64, I64]:
+    """Results as words, and where arrays begin, in bytes, (n, 1); in the places that want them."""
     count, width = len(order), found.flat.dtype.itemsize
     results, starts = np.zeros((count, 1), RESULT), np.empty((count, 1), dtype=np.int64)
     first = results[:, 0]
     first["type"], first["axes"], first["extents"] = found.flat.dtype.num, 1, 1
     first["bytes"][order], first["extent"][order, 0] = width * found.sizes, found.extents
     first["shape"][order, 0], starts[order, 0] = found.sizes, width * found.starts
-    return results, starts
+    return results.view(np.int64), starts

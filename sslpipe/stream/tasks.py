@@ -18,15 +18,15 @@ import numpy.typing as npt
 I64 = npt.NDArray[np.int64]
 Kind = int
 File = int  # a shard of a corpus, the same number for all workers: see `file_number`
-DECODE, ALONE, READ = 0, 1, 2  # decode as the device wants it; decode whole, here; only read
+# decode as the device wants it; decode whole, here; only read; find extents that no index tells
+DECODE, ALONE, READ, MEASURE = range(4)
 
 # types of arrays that can be sent, by the names that NumPy and torch have in common
 SENT = "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"
 NEW, DONE, FAULT, SHORT = 0, 1, 2, 3  # status; SHORT: the array needs more room than it was given
-KEY_BYTES = 112  # of a key that fits into a result; a longer one comes as text
+KEY_BYTES = 110  # of a key that fits into a result; others come as text
 RESULT = np.dtype(
     [
-        ("key_bytes", "<i2"),  # -1: too long; 0: not known
         ("status", "<i2"),
         ("type", "<i2"),  # NumPy's number of the array's type
         ("axes", "<i2"),
@@ -34,12 +34,17 @@ RESULT = np.dtype(
         ("bytes", "<i8"),  # that the array takes
         ("shape", "<i8", 4),
         ("extent", "<i8", 4),
-        ("key", "u1", KEY_BYTES),
+        ("key_bytes", "<i2"),  # -1: it does not fit; 0: not known
+        ("key", f"S{KEY_BYTES}"),  # zeros behind it
     ]
 )
 # the same without the key: a field of a NumPy record takes as long as all of a struct
-RESULT_HEAD, KEY_SIZE = struct.Struct("<hhhhhq4q4q"), struct.Struct("<h")
+RESULT_HEAD, KEY_SIZE = struct.Struct("<hhhhq4q4qh"), struct.Struct("<h")
 KEY_AT = RESULT_HEAD.size
+# a result as words of eight bytes, the first of which is its status, type, axes and extents: plain
+# arrays are looked at in a third of the time
+WORDS = RESULT.itemsize // 8
+SHAPE_WORD, EXTENT_WORD = 2, 6
 
 # columns of a sample in a task; its payload first
 FILE, ROW, UID, LABEL, FLAGS, EXTENT, START, HEADER, SIZE, CRC, EXT, PLACE = (

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -17,8 +18,8 @@ from typing import Any
 
 from ..device.slots import anonymous_file
 from ..shards.read.open_tars import LocalTar
-from ..shards.read.store import ShardStore, open_files
-from .jobs import Job, done_samples
+from ..shards.read.store import open_files
+from .jobs import FileStore, Flown, Job, done_samples
 from .reader import TarPlace
 from .tasks import File, shard_of
 from .worker import FILES, MESSAGE, MOST_FILES, TASK
@@ -42,11 +43,12 @@ class WorkerProcess:
     ready: bool = False
     jobs: deque[Job] = field(default_factory=deque)
     hung: bool = False
+    ears: "select.poll" = field(default_factory=select.poll)  # for it, and for the bell
     _held: dict[File, ShardFile] = field(default_factory=dict)  # what it has, so kept open here
     _since: float = 0.0  # when it was last seen to get on
     _reached: int = 0  # samples of the task in hand that were done then
 
-    def give(self, job: Job, stores: Sequence[ShardStore]) -> None:
+    def give(self, job: Job, stores: Sequence[FileStore]) -> None:
         """Send a job, after the files of it that are new to the worker.
 
         Raises:
@@ -58,6 +60,15 @@ class WorkerProcess:
             self.begin()
         self.jobs.append(job)
         self.connection.send(TASK + job.task.packed(0))
+
+    def is_at(self, flown: Flown) -> bool:
+        """Whether it has some of these jobs."""
+        return any(job.flown is flown for job in self.jobs)
+
+    def news(self, seconds: float) -> "list[WorkerProcess | None]":
+        """Wait for a while, for this worker and the bell (None): who has something to say."""
+        mine, found = self.connection.fileno(), self.ears.poll(1000 * seconds)
+        return [self if file == mine else None for file, _ in found]
 
     def begin(self) -> None:
         """Take note that it is at the next task."""
@@ -93,7 +104,7 @@ class WorkerProcess:
             return f"crashed the decoder (signal {-code}, {signal.Signals(-code).name})"
         return f"ended the decoder's process (exit code {code})"
 
-    def _bring(self, files: set[File], stores: Sequence[ShardStore]) -> None:
+    def _bring(self, files: set[File], stores: Sequence[FileStore]) -> None:
         """Hand it those of some shards that are new to it; it lets go of others."""
         new = sorted(files.difference(self._held))
         if not new:
@@ -122,8 +133,11 @@ class WorkerProcess:
                 socket.send_fds(self.connection, [message], handed)
 
 
-def start_worker(arena: int, decoders: int) -> WorkerProcess:
-    """Start one, of the thread whose end shall end it; see `worker.main` for the files."""
+def start_worker(arena: int, decoders: int, bell: socket.socket) -> WorkerProcess:
+    """Start one, of the thread whose end shall end it; see `worker.main` for the files.
+
+    bell: whoever waits for the worker hears it, too.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         ours.setsockopt(socket.SOL_SOCKET, option, MESSAGE)
@@ -140,10 +154,13 @@ def start_worker(arena: int, decoders: int) -> WorkerProcess:
         start_new_session=True,  # Ctrl-C is for the main process
     )
     theirs.close()
-    return WorkerProcess(process, ours)
+    worker = WorkerProcess(process, ours)
+    for source in (ours, bell):
+        worker.ears.register(source, select.POLLIN)
+    return worker
 
 
-def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
+def opened(stores: Sequence[FileStore], corpus: int, shard: int) -> ShardFile:
     """A shard of a corpus, opened and checked by its store."""
     store = stores[corpus]
     tar = store.open(shard)
@@ -151,7 +168,7 @@ def opened(stores: Sequence[ShardStore], corpus: int, shard: int) -> ShardFile:
     return ShardFile(store.name(shard), tar.index.extensions, tar, place)
 
 
-def is_held(stores: Sequence[ShardStore], file: File) -> bool:
+def is_held(stores: Sequence[FileStore], file: File) -> bool:
     """Whether the store of a shard still has it."""
     corpus, shard = shard_of(file)
     return stores[corpus].holds(shard)

@@ -3,17 +3,26 @@
 It runs in worker processes, and in the caller's process where a recipe says `run.workers: 0`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..device.buffers import Memory
-from ..errors import ContractError, SampleError
-from .reader import MemberPlace, OpenTar, Sample, TarPlace, Wanted, read_sample
+from ..errors import SampleError
+from .part_decode import PartDecode, decoded, measured_extent
+from .reader import (
+    MEMORY,
+    MemberPlace,
+    OpenTar,
+    Sample,
+    TarPlace,
+    Wanted,
+    kept_sample,
+    read_sample,
+)
 from .tasks import (
     ALONE,
     CRC,
@@ -28,13 +37,13 @@ from .tasks import (
     KEY_BYTES,
     KEY_SIZE,
     LABEL,
+    MEASURE,
     PLACE,
     READ,
     RESULT,
     RESULT_HEAD,
     ROOM,
     ROW,
-    SENT,
     SHORT,
     SIZE,
     START,
@@ -46,42 +55,6 @@ U8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 SIZE_OF_RESULT = RESULT.itemsize  # asked of NumPy once
 ONLY_READ = DONE, *[0] * 12  # the rest of RESULT_HEAD, of a sample that is not decoded
-TYPES = frozenset(map(np.dtype, SENT))  # the name of a type takes 5 us
-
-
-class Decoder(Protocol):
-    """Bytes to an array, as `modalities.Decode` says."""
-
-    def __call__(
-        self, sample: Sample, instructions: Sequence[int], memory: Memory | None
-    ) -> Any: ...
-
-
-class PartDecode(NamedTuple):
-    """How one part of a recipe decodes a sample.
-
-    first: as the device wants it; alone: whole, on the CPU; the same but where a device decodes.
-    extensions: of the member that is the part's payload; None: it is the sample's.
-    """
-
-    first: Decoder
-    alone: Decoder
-    extensions: Collection[str] | None = None
-
-    def of(self, sample: Sample) -> Sample:
-        """A sample as this part sees it.
-
-        Raises:
-            SampleError: it has no member of the part's modality.
-        """
-        if self.extensions is None:
-            return sample
-        found = sorted(sample.members, key=lambda ext: "." in ext)  # .json before .name.json
-        for ext in found:
-            if ext.rpartition(".")[2] in self.extensions:
-                return Sample(sample.uid, sample.key, sample.label, sample.members[ext])
-        wanted = ", .".join(sorted(self.extensions))
-        raise SampleError(f"has no member .{wanted}; put one beside it, or leave the sample out")
 
 
 class ShardFile(NamedTuple):
@@ -106,7 +79,7 @@ class TaskReport(NamedTuple):
 
     number: int
     faults: Sequence[Failed] = ()
-    keys: Mapping[int, str] = MappingProxyType({})  # of samples whose key is too long for a result
+    keys: Mapping[int, str] = MappingProxyType({})  # of samples whose key fits into no result
     error: Exception | None = None  # no fault of a sample: the run cannot go on
 
 
@@ -189,13 +162,13 @@ class Tasks:
                 keys[row] = sample.key
             for number, part in enumerate(self._parts):
                 result = self._decode(task, row, number, part, sample, memory)
-                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, key_bytes, *result)
+                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *result, key_bytes)
         except SampleError as error:
             name = self._files[task.table[row][FILE]].name
             reason = f"{name} {sample.key}: {error}" if sample else str(error)
             faults.append(Failed(row, reason, sample.key if sample else None))
             for number in range(len(self._parts)):
-                failed = key_bytes, FAULT, *[0] * 12
+                failed = FAULT, *[0] * 12, key_bytes
                 RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *failed)
 
     def _read(self, task: Unpacked, row: int) -> Sample:
@@ -215,14 +188,17 @@ class Tasks:
             file.name, columns[ROW], columns[UID], columns[LABEL], columns[FLAGS], extent,  # type: ignore[arg-type]
             members, file.place,
         )  # fmt: skip
-        return read_sample(file.tar, wanted)
+        return (kept_sample if file.place == MEMORY else read_sample)(file.tar, wanted)
 
     def _decode(
         self, task: Unpacked, row: int, number: int, part: PartDecode, sample: Sample, memory: U8
     ) -> tuple[int, ...]:
-        """Decode one part of a sample to its place: the rest of RESULT_HEAD."""
+        """Decode one part of a sample to its place: RESULT_HEAD up to the key."""
         if task.kind == READ:
             return ONLY_READ
+        if task.kind == MEASURE:
+            sides = measured_extent(part, sample)
+            return DONE, 0, 0, len(sides), *[0] * 5, *sides, *[0] * (4 - len(sides))
         columns, place = task.table[row], ROOM + 2 * number
         room = Room(memory, columns[place], columns[place + 1])
         decode = part.alone if task.kind == ALONE else part.first
@@ -234,38 +210,15 @@ class Tasks:
         return status, data.dtype.num, data.ndim, len(extent), data.nbytes, *shape, *sides
 
 
-def decoded(
-    decode: Decoder, sample: Sample, instructions: Sequence[int], memory: Memory | None
-) -> tuple[Array, Sequence[int]]:
-    """What a decoder returns: an array that can be sent, and the extent of the sample.
-
-    Raises:
-        SampleError: the sample is bad.
-        ContractError: the decoder returns something else.
-    """
-    made = decode(sample, instructions, memory)
-    data, extent = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
-    sent = isinstance(data, np.ndarray) and data.dtype in TYPES and data.ndim <= 4
-    whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
-    if not sent or not whole or not 0 < len(extent) <= 4:
-        kind = type(data).__name__
-        if isinstance(data, np.ndarray):
-            kind = f"{data.dtype} of {data.ndim} axes and the extent {extent!r}"
-        author = f"{type(decode).__module__}:{type(decode).__qualname__}"
-        raise ContractError(
-            f"{author}: {sample.key}: returned {kind}; "
-            f"return Raw(array, extent): up to four axes of {', '.join(SENT)}, and one to four "
-            "whole numbers, as the codec names them"
-        )
-    return data, extent
-
-
 def write_key(key: str, results: memoryview, at: int) -> int:
-    """Put the key of a sample into its first result; its length, or -1 where it is too long."""
+    """Put the key of a sample into its first result; its length, or -1 where it does not fit.
+
+    Neither does one with a zero in it: that is what ends a key.
+    """
     encoded = key.encode()
-    if len(encoded) > KEY_BYTES:
+    if len(encoded) > KEY_BYTES or 0 in encoded:
         return -1
-    KEY_SIZE.pack_into(results, at, len(encoded))
     start = at + KEY_AT
+    KEY_SIZE.pack_into(results, start - KEY_SIZE.size, len(encoded))
     results[start : start + len(encoded)] = encoded
     return len(encoded)

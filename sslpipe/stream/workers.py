@@ -1,8 +1,10 @@
 """Worker processes, seen from the main process: tasks out, reports back, the dead replaced.
 
-One thread talks to all workers; it also starts them, so that the kernel ends them with it. A worker
-that dies, or does not get on for `patience` seconds, is replaced and what it had not done is done
-again. A sample at which two workers died is a bad sample like any other.
+Whoever submits tasks sends them, and whoever waits for some talks to all workers meanwhile: a
+thread that did it for them would be woken by each of its messages, and wake them in its turn. One
+thread only starts workers, since the kernel ends them with the thread that did. A worker that dies,
+or does not get on for `patience` seconds, is replaced and what it had not done is done again. A
+sample at which two workers died is a bad sample like any other.
 """
 
 import os
@@ -12,83 +14,41 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
 
 from ..device.slots import Slots
 from ..errors import SslpipeError
-from ..shards.read.store import ShardStore
-from .jobs import Done, Flown, Job, done_samples, forget, key_of, results_of, table_of
-from .tasks import FAULT, FILE, PLACE, ROW, Task, shard_of, unpacked
-from .worker import MESSAGE, READY, decoded
-from .worker_process import WorkerProcess, file_of, opened, start_worker
-from .worker_tasks import Failed, PartDecode, TaskReport, Tasks
+from .jobs import Done, FileStore, Flown, Job, blame
+from .part_decode import PartDecode
+from .tasks import Task
+from .worker import MESSAGE, READY, REPORT, decoded
+from .worker_process import WorkerProcess, file_of, start_worker
+from .worker_tasks import TaskReport
 
 AT_ONCE = 2  # tasks that a worker has: one in hand, one waiting
 DEATHS = 2  # of workers at one sample, after which it is the sample's fault
 KILLS = 5  # the same if somebody else killed them: mostly a person, or the system short of memory
 STARTS = 3  # workers that die before they are ready, after which starting them is given up
 CLOSED = "workers: are closed; load the pipeline once more"
+INTERRUPTED = "workers: were interrupted in the middle of it; load the pipeline once more"
 U8 = npt.NDArray[np.uint8]
 
 
-class Crew(Protocol):
-    """What does tasks: `Workers`, or `InProcess`."""
-
-    def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
-        """Do tasks whose slot is `memory`; more Done than tasks if a worker died on the way.
-
-        The future raises what is no fault of a sample.
-        """
-        ...
-
-    def close(self) -> None:
-        """Stop; nothing is submitted afterwards."""
-        ...
-
-
-class InProcess:
-    """Does tasks at once in the thread that submits them: `run.workers: 0`."""
-
-    def __init__(self, stores: Sequence[ShardStore], parts: Sequence[PartDecode]) -> None:
-        self._stores, self._parts = stores, parts
-
-    def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
-        """Do tasks; the future is done already."""
-        future: Future[list[Done]] = Future()
-        try:
-            future.set_result([self._do(task, memory) for task in tasks])
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def _do(self, task: Task, memory: U8) -> Done:
-        files = {file: opened(self._stores, *shard_of(file)) for file in sorted(task.files)}
-        do = Tasks(self._parts, lambda _: memory, files)
-        report = do(unpacked(task.packed(0)))
-        if report.error:
-            raise report.error
-        return Done(task, report.faults, report.keys)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 class Workers:
-    """`count` processes that decode with `parts`; see the module.
+    """`count` processes that decode with `parts`; see the module. Safe in threads.
 
     Raises:
-        SslpipeError: of `submit`'s futures: workers cannot be started, or were closed.
+        SslpipeError: of what was submitted: workers cannot be started, or were closed.
     """
 
     def __init__(
         self,
-        stores: Sequence[ShardStore],
+        stores: Sequence[FileStore],
         parts: Sequence[PartDecode],
         slots: Slots,
         *,
@@ -101,27 +61,38 @@ class Workers:
         self._waiting: deque[Job] = deque()
         self._failed_starts = 0
         self._broken: Exception | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is waiting, and whether more may be
+        self._talking = threading.Lock()  # whoever has it talks to workers
         self._closing = False
         self._selector = selectors.DefaultSelector()
         # used again: a megabyte that is asked for anew takes four times as long as hearing it
         self._heard = memoryview(bytearray(MESSAGE))
         self._bell, self._ring = socket.socketpair()
         self._selector.register(self._bell, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
+        self._asked: SimpleQueue[bool] = SimpleQueue()  # for one more worker; False: for none
+        self._start_error: Exception | None = None
+        self._starter = threading.Thread(target=self._start, name="workers", daemon=True)
         self._pid = os.getpid()
-        self._thread.start()
+        self._starter.start()
+        for _ in range(count):
+            self._asked.put(True)
 
-    def submit(self, tasks: Sequence[Task], memory: U8) -> "Future[list[Done]]":
-        """Put tasks into the queue of the workers."""
-        flown = Flown(len(tasks))
+    def submit(self, tasks: Sequence[Task], memory: U8) -> Flown:
+        """Send tasks to workers that have few; the others wait until somebody attends."""
+        flown = Flown(len(tasks), self._attend)
         with self._lock:
             if self._closing or self._broken:
                 flown.fail(self._broken or SslpipeError(CLOSED))
-                return flown.future
+                return flown
             self._waiting.extend(Job(task, memory, flown) for task in tasks)
-        self._ring.send(b"!")
-        return flown.future
+        if not self._talking.acquire(blocking=False):
+            self._ring.send(b"!")
+            return flown
+        try:
+            self._wholly(self._hand_out)
+        finally:
+            self._talking.release()
+        return flown
 
     @property
     def pids(self) -> list[int]:
@@ -129,44 +100,72 @@ class Workers:
         return [worker.process.pid for worker in self._processes]
 
     def close(self) -> None:
-        """End the workers and the thread."""
+        """End the workers and the thread that starts them."""
         with self._lock:
             if self._closing:
                 return
             self._closing = True
         if os.getpid() == self._pid:
             self._ring.send(b"!")
-            self._thread.join()
+            with self._talking:  # who has waited learns that it was in vain
+                self._end_all()
         for end in (self._bell, self._ring):
             end.close()
 
-    # the thread
+    # in the thread of its own
 
-    def _run(self) -> None:
-        """Serve until closed."""
+    def _start(self) -> None:
+        """Start workers, as many as are asked for."""
+        while self._asked.get():
+            try:
+                worker = start_worker(self._slots.file, self._decoders, self._bell)
+            except Exception as error:
+                self._start_error = error
+                self._ring.send(b"!")
+            else:
+                self._processes.append(worker)
+                self._selector.register(worker.connection, selectors.EVENT_READ, worker)
+
+    # in that of whoever talks
+
+    def _attend(self, flown: Flown) -> None:
+        """Talk to workers until some tasks have ended."""
+        with self._talking:
+            while not flown.ended:
+                self._wholly(partial(self._deal_with, self._heard_of(flown)))
+
+    def _heard_of(self, flown: Flown) -> Iterable[WorkerProcess | None]:
+        """Wait for news: who has some; None: the bell has rung.
+
+        Where no task waits to be given to whoever is free, one worker at some tasks of `flown` is
+        enough: it would be waited for anyway, and to be woken costs more than to hear.
+        """
+        pause = min(1.0, self._patience / 4)
+        if not self._waiting:
+            for worker in reversed(self._processes):  # who was given its task last
+                if worker.is_at(flown):
+                    return worker.news(pause)
+        return [key.data for key, _ in self._selector.select(pause)]
+
+    def _wholly(self, work: Callable[[], None]) -> None:
+        """Do all of some work; where it fails, or is interrupted, no task goes on."""
         try:
-            for _ in range(self._count):
-                self._start()
-            while not self._closing:
-                self._serve()
+            work()
         except Exception as error:
             self._give_up(error)
-        finally:
-            self._give_up(SslpipeError(CLOSED))
-            for worker in self._processes if self._closing else ():
-                worker.process.kill()  # all of them first: each takes a while to give back memory
-            for worker in list(self._processes):
-                self._end(worker)
-            self._selector.close()
-            os.close(self._decoders)
+        except BaseException:
+            self._give_up(SslpipeError(INTERRUPTED))
+            raise
 
-    def _serve(self) -> None:
-        """Wait for news, and deal with it."""
-        for key, _ in self._selector.select(min(1.0, self._patience / 4)):
-            if key.fileobj is self._bell:
-                self._bell.recv(4096)
+    def _deal_with(self, news: Iterable[WorkerProcess | None]) -> None:
+        """Hear those who have something to say, and have all of them go on."""
+        for worker in news:
+            if worker:
+                self._hear(worker)
             else:
-                self._hear(key.data)
+                self._bell.recv(4096)
+        if self._closing or self._start_error:
+            self._give_up(self._start_error or SslpipeError(CLOSED))
         for worker in list(self._processes):
             worker.watch(self._patience)
         self._hand_out()
@@ -174,10 +173,10 @@ class Workers:
     def _hand_out(self) -> None:
         """Give waiting tasks to those workers that have fewest."""
         while self._waiting:
-            free = [w for w in self._processes if w.ready and len(w.jobs) < AT_ONCE]
-            if not free:
+            ready = [worker for worker in self._processes if worker.ready]
+            worker = min(ready, key=lambda worker: len(worker.jobs), default=None)
+            if worker is None or len(worker.jobs) >= AT_ONCE:
                 return
-            worker = min(free, key=lambda w: len(w.jobs))
             with self._lock:
                 job = self._waiting.popleft()
             self._send(worker, job)
@@ -193,18 +192,27 @@ class Workers:
 
     def _hear(self, worker: WorkerProcess) -> None:
         """Take a report, or learn that the worker is gone."""
-        size = 0
-        with suppress(OSError):
+        try:
             size = worker.connection.recv_into(self._heard)
+        except OSError:
+            size = 0
         if not size:
             self._lost(worker)
             return
-        report = decoded(self._heard[:size])
+        if size > REPORT.size or not worker.ready:
+            self._read(worker, decoded(self._heard[:size]))
+            return
+        worker.begin()
+        job = worker.jobs.popleft()
+        job.flown.add(job.done)
+
+    def _read(self, worker: WorkerProcess, report: TaskReport) -> None:
+        """Take a report that says more than that a task is done."""
         if report.number == READY:
             self._ready(worker, report)
             return
-        job = worker.jobs.popleft()
         worker.begin()
+        job = worker.jobs.popleft()
         if report.error:
             job.flown.fail(report.error)
         else:
@@ -236,35 +244,10 @@ class Workers:
         if again:
             by_others = code == -signal.SIGKILL and not worker.hung
             allowed = KILLS if by_others else DEATHS
-            self._split(again[0], worker.reason(code, self._patience), allowed)
+            blame(again[0], worker.reason(code, self._patience), allowed, self._stores)
         with self._lock:
             self._waiting.extendleft(reversed([job for job in again if len(job.task.table)]))
-        self._start()
-
-    def _split(self, job: Job, reason: str, allowed: int) -> None:
-        """Take note at which sample of a task a worker died; it may be the sample's fault.
-
-        All others are done again: their faults and long keys died with the worker.
-        """
-        reached, results = done_samples(job.task, job.memory), results_of(job.task, job.memory)
-        if reached < len(results):
-            place = int(job.task.table[reached, PLACE])
-            job.deaths[place] = job.deaths.get(place, 0) + 1
-            if job.deaths[place] >= allowed:
-                key = key_of(results[reached, 0])
-                told = f"{self._named(job.task, reached, key)}: {reason}"
-                job.done.append(Done(job.task.rest([reached]), [Failed(0, told, key)], {}))
-                table_of(job.memory, place + 1, results.shape[1])[place]["status"] = FAULT
-                job.task = job.task.rest([row for row in range(len(results)) if row != reached])
-        forget(job.task, job.memory)
-        if not len(job.task.table):
-            job.flown.add(job.done)
-
-    def _named(self, task: Task, row: int, key: str | None) -> str:
-        """A sample of a task, as other faults name theirs."""
-        corpus, shard = shard_of(int(task.table[row, FILE]))
-        known = f"sample {task.table[row, ROW]}" if key is None else key
-        return f"{self._stores[corpus].name(shard)} {known}"
+        self._asked.put(True)
 
     def _give_up(self, error: Exception) -> None:
         """Have every job fail, now and later."""
@@ -275,11 +258,17 @@ class Workers:
         for job in jobs:
             job.flown.fail(error)
 
-    def _start(self) -> None:
-        """Start a worker."""
-        worker = start_worker(self._slots.file, self._decoders)
-        self._processes.append(worker)
-        self._selector.register(worker.connection, selectors.EVENT_READ, worker)
+    def _end_all(self) -> None:
+        """End all workers, of which the starting thread starts no more."""
+        self._give_up(SslpipeError(CLOSED))
+        self._asked.put(False)
+        self._starter.join()
+        for worker in self._processes:
+            worker.process.kill()  # all of them first: each takes a while to give back memory
+        for worker in list(self._processes):
+            self._end(worker)
+        self._selector.close()
+        os.close(self._decoders)
 
     def _end(self, worker: WorkerProcess) -> int:
         """End a worker, and forget it; its exit code."""

@@ -101,15 +101,16 @@ def refuse_to_load():
 class TroubledDecode:
     """Series of numbers, as float32; `trouble()` comes before those samples whose key is named.
 
-    keys: None: before all. kinds: arrays alternate between float32 and float64 (C, T), by their
-    uid, and have as many axes.
+    keys: None: before all. measured: in place of the extent of an iterable's samples. mixed: arrays
+    alternate between float32 and float64 (C, T), by their uid, and have as many axes.
     """
 
-    def __init__(self, trouble=nothing, keys=None, *, wide=0, mixed=False):
+    def __init__(self, trouble=nothing, keys=None, *, wide=0, mixed=False, measured=None):
         self.trouble, self.keys, self.wide, self.mixed = trouble, keys, wide, mixed
+        self.measured = measured
 
     def extent(self, sample):
-        return (self._series(sample).shape[1],)
+        return self.measured or (self._series(sample).shape[1],)
 
     def room(self, *, extents, sizes, instructions):
         return np.full_like(sizes, self.wide)
@@ -123,4 +124,17 @@ class TroubledDecode:
         series = self._series(sample)
         if self.mixed and int(sample.uid) % 2:
             series = series.astype(np.float64)
+        return Raw(series, series.shape[1:])
+
+
+class DeepDecode(TroubledDecode):
+    """The same, whose trouble comes before a sample is measured."""
+
+    def extent(self, sample):
+        if sample.key in self.keys:
+            self.trouble()
+        return super().extent(sample)
+
+    def __call__(self, sample, instructions, memory=None):
+        series = self._series(sample)
         return Raw(series, series.shape[1:])

@@ -1,6 +1,8 @@
 """What the scripts of `test_worker_scripts.py` share: a pipeline with two workers."""
 
 import sys
+import tarfile
+from pathlib import Path
 
 import sslpipe
 from sslpipe.recipe import parse_recipe
@@ -8,9 +10,22 @@ from tests.conftest import RECIPE
 
 
 def opened(**where):
-    """Over the shards that the script was called with."""
+    """Over the shards that the script was called with; its last word `dicts`: as an iterable."""
     recipe = parse_recipe(RECIPE, overrides=["run.workers=2"])
-    return sslpipe.load(recipe, shards=sys.argv[1], device="cpu", **where)
+    shards = dicts(sys.argv[1]) if sys.argv[-1] == "dicts" else sys.argv[1]
+    return sslpipe.load(recipe, shards=shards, device="cpu", **where)
+
+
+def dicts(folder):
+    """The pictures of some shards, as an iterable gives them."""
+    found = []
+    for path in sorted(Path(folder).glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, ext = member.name.partition(".")
+                if ext == "jpg":
+                    found.append({"__key__": key, ext: tar.extractfile(member).read()})
+    return found
 
 
 def uids(pipe):

@@ -11,6 +11,8 @@ from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
 
+from .scripts_pipe import dicts
+
 RECIPE = """
 stream: {batch_size: 64, order: global}
 views: {global: {ops: [RandomCrop: {size: [32, 32], padding: 4}]}}
@@ -61,3 +63,10 @@ def test_a_sample_more_is_a_few_calls_more(small):
     each = (many - few) / (256 - 64)
     assert few > 100  # they are counted
     assert each < 1  # 0 now that keys are decoded at once, 1.1 before
+
+
+def test_a_sample_more_of_an_iterable_is_as_few(small):
+    """Looking at what it gave and hashing its key: nothing of decoding."""
+    shards = dicts(small)
+    few, many = (calls_a_batch(shards, size) for size in (64, 256))
+    assert (many - few) / (256 - 64) < 50  # 35; 25 are for the dict, 5 for its label

@@ -5,13 +5,15 @@ import pytest
 
 from sslpipe.errors import ContractError
 from sslpipe.stream import worker_tasks
-from sslpipe.stream.jobs import key_of, table_of
+from sslpipe.stream.jobs import are_alike, key_of, keys_of, table_of
 from sslpipe.stream.reader import Sample
 from sslpipe.stream.tasks import (
     COLUMNS,
     CRC,
     DECODE,
+    DONE,
     EXTENT,
+    EXTENT_WORD,
     FILE,
     KEY_BYTES,
     MEMBER_COLUMNS,
@@ -19,8 +21,11 @@ from sslpipe.stream.tasks import (
     RESULT,
     ROOM,
     SENT,
+    SHAPE_WORD,
+    SHORT,
     START,
     UID,
+    WORDS,
     Task,
     file_number,
     shard_of,
@@ -86,12 +91,38 @@ def test_reports_arrive_as_they_were():
     assert (type(error), error.args) == (OSError, (5, "gone"))
 
 
-@pytest.mark.parametrize("key", ["a", "b" * KEY_BYTES, "b" * (KEY_BYTES + 1), "ß" * 56, "ß" * 57])
+@pytest.mark.parametrize(
+    "key", ["a", "b" * KEY_BYTES, "b" * (KEY_BYTES + 1), "ß" * 55, "ß" * 56, "a\0b", "a\0"]
+)
 def test_a_key_stands_in_the_result_if_it_fits(key):
     memory = np.zeros(2 * RESULT.itemsize, np.uint8)
-    size, fits = write_key(key, memoryview(memory), 0), len(key.encode()) <= KEY_BYTES
+    fits = len(key.encode()) <= KEY_BYTES and "\0" not in key
+    size = write_key(key, memoryview(memory), 0)
     assert size == (len(key.encode()) if fits else -1)
     assert key_of(table_of(memory, 1, 2)[0, 0]) == (key if fits else None)
+
+
+def test_keys_and_kinds_of_many_results_are_read_at_once():
+    memory = np.zeros(4 * 2 * RESULT.itemsize, np.uint8)
+    results, words = table_of(memory, 4, 2), memory.view(np.int64).reshape(4, -1)
+    keys = ["a", "b" * KEY_BYTES, "c" * (KEY_BYTES + 1), "ß"]
+    for row, key in enumerate(keys):
+        write_key(key, memoryview(memory), 2 * row * RESULT.itemsize)
+    assert keys_of(words) == [keys[0], keys[1], "", keys[3]]
+    assert keys_of(words[:0]) == []
+    assert not are_alike(words)  # none is done
+    results["status"] = DONE
+    results["type"] = 1, 2  # of the two parts
+    assert are_alike(words)
+    results["shape"][0, 0] = 3, 2, 0, 0
+    assert words[0, SHAPE_WORD : SHAPE_WORD + 2].tolist() == [3, 2]
+    results["extent"][3, 1] = 7, 6, 5, 4
+    assert words[3, WORDS + EXTENT_WORD :][:4].tolist() == [7, 6, 5, 4]
+    assert are_alike(words)  # of one kind, whatever their sides
+    results["axes"][2, 1] = 3
+    assert not are_alike(words)
+    results["axes"][2, 1], results["status"][2] = 0, SHORT
+    assert not are_alike(words)
 
 
 def test_a_room_takes_what_fits_where_it_lies():

@@ -85,13 +85,14 @@ def opened_files(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("kind", ["shards", "dicts"])
 @pytest.mark.parametrize("end", ["fall", "raise", "SIGINT", "SIGTERM", "SIGKILL"])
-def test_no_worker_and_no_file_is_left(end, packed, environment, tmp_path):
+def test_no_worker_and_no_file_is_left(end, kind, packed, environment, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ENDS)
     word = "wait" if end.startswith("SIG") else end
     with subprocess.Popen(
-        [sys.executable, script, packed, word],
+        [sys.executable, script, packed, word, kind],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -331,8 +331,40 @@ def test_workers_that_were_closed_say_so(packed):
         crew = pipe.loading.crew
         steps(pipe, 1)
     with pytest.raises(SslpipeError, match="workers: are closed"):
-        crew.submit([], np.zeros(1, np.uint8)).result(5)
+        crew.submit([], np.zeros(1, np.uint8)).result()
     crew.close()  # once more is no fault
+
+
+def test_an_interrupt_while_one_waits_for_workers_changes_nothing(series):
+    with troubled(series, workers=0) as plain:
+        truth = steps(plain, 4)
+    decode = TroubledDecode(crashing.nap)
+    with troubled(series, "run.prefetch=0", decode=decode) as pipe:
+        same(steps(pipe, 1)[0], truth[0])
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            steps(pipe, 39)  # two samples of each nap
+        pipe.load_state_dict({**pipe.state_dict(), "step": 1})
+        for batch, other in zip(steps(pipe, 3), truth[1:], strict=True):
+            same(batch, other)
+
+
+def test_two_threads_may_wait_for_workers_at_once(series):
+    with troubled(series, workers=0) as plain:
+        truth = [plain.load_share(step).uids.tolist() for step in range(12)]
+    with troubled(series, decode=TroubledDecode(crashing.doze)) as pipe:
+        found = {}
+
+        def take(first):
+            for step in range(first, 12, 3):
+                found[step] = pipe.load_share(step).uids.tolist()
+
+        threads = [threading.Thread(target=take, args=[first]) for first in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [found[step] for step in range(12)] == truth
 
 
 # samples that are out of the ordinary

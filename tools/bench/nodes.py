@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -157,24 +156,23 @@ def mixture(trial: Trial) -> Row:
     here = trial.url.removeprefix("sleeping://")  # planned alone: nothing is read
     had, worst, planned = Counter[int](), Fraction(0), 0
     needed: list[set[tuple[int, ...]]] = [set() for _ in range(trial.nodes)]
-    with ThreadPoolExecutor(1) as threads:
-        sources = []
-        for rank in range(trial.nodes):
-            reading = ReadingRank(rank, trial.nodes, threads, modality="text")
-            source = open_source(recipe, dict.fromkeys(WEIGHTS, here), reading)
-            assert isinstance(source, Packed)
-            sources.append(source)
-        for step in range(trial.steps):
-            for source, shards in zip(sources, needed, strict=True):
-                wants = source.wants(step)
-                had.update(wants.corpora.tolist())
-                columns = wants.corpora, wants.epochs, wants.shards
-                shards.update(zip(*(column.tolist() for column in columns), strict=True))
-            planned += trial.batch
-            for corpus, weight in enumerate(WEIGHTS.values()):
-                worst = max(worst, abs(had[corpus] - Fraction(str(weight)) * planned))
-        for source in sources:
-            source.close()
+    sources = []
+    for rank in range(trial.nodes):
+        reading = ReadingRank(rank, trial.nodes, modality="text")
+        source = open_source(recipe, dict.fromkeys(WEIGHTS, here), reading)
+        assert isinstance(source, Packed)
+        sources.append(source)
+    for step in range(trial.steps):
+        for source, shards in zip(sources, needed, strict=True):
+            wants = source.wants(step)
+            had.update(wants.corpora.tolist())
+            columns = wants.corpora, wants.epochs, wants.shards
+            shards.update(zip(*(column.tolist() for column in columns), strict=True))
+        planned += trial.batch
+        for corpus, weight in enumerate(WEIGHTS.values()):
+            worst = max(worst, abs(had[corpus] - Fraction(str(weight)) * planned))
+    for source in sources:
+        source.close()
     shards_a_node, all_shards = sum(map(len, needed)) / trial.nodes, len(set.union(*needed))
     return {
         "case": "mixture", "nodes": trial.nodes, "samples": planned,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...batch import MaskSpec, TargetSpec, ViewSpec, whole_group
+from ...batch import ViewSpec, whole_group
 from ...errors import RecipeError
 from ...masks import MaskSettings, maskers
 from ...recipe import Entry, Recipe
@@ -85,6 +85,8 @@ class ImageDecider:
         drawn = {name: group.spec for name, group in self.policies.items()}
         self.maskers = maskers(masks, drawn)
         self.views, self.pretexts = asked(targets, views, drawn)  # as batches hold them
+        self.masks = {name: masker.spec for name, masker in self.maskers.items()}
+        self.targets = {name: made.spec for name, made in self.pretexts.items()}
         for name, mask in masks.items():
             check_size(mask, name, drawn, self.views)
         # sides that a canvas must have to be scaled down at all
@@ -102,16 +104,6 @@ class ImageDecider:
             size=recipe.decode.size,
             scaled=recipe.decode.scaled,
         )
-
-    @property
-    def masks(self) -> dict[str, MaskSpec]:
-        """The grid that each mask covers, and what it hides of it."""
-        return {name: masker.spec for name, masker in self.maskers.items()}
-
-    @property
-    def targets(self) -> dict[str, TargetSpec]:
-        """What each pretext task asks of a batch."""
-        return {name: made.spec for name, made in self.pretexts.items()}
 
     @property
     def summaries(self) -> dict[str, str]:

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import sslpipe
+from sslpipe.device.ragged import Ragged
 from sslpipe.errors import RecipeError
 from sslpipe.modalities.image.draws import draw
 from sslpipe.modalities.image.executors import kornia
-from sslpipe.modalities.parts import column_of, parts_of
+from sslpipe.modalities.parts import parts_of
 from sslpipe.modalities.video.codec import VideoCodec
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import Place
 from sslpipe.shards import open_manifest, read_index
 from sslpipe.shards.verification import verify
+from sslpipe.stream.part_decode import measured_extent
 from sslpipe.stream.reader import Sample
 
 from ...streaming import damage
@@ -271,11 +273,14 @@ def test_videos_that_no_index_knows_are_measured_when_they_come():
         parse_recipe(RECIPE, path="video.yaml"), device=torch.device("cpu"), threads=None
     )
     sample = Sample(uid=5, key="a", label=-1, data=film(40))
-    raw = part.load(sample, 0)
+    ids = np.array([5])
+    measured = np.array([measured_extent(part.worker_side, sample)])
+    told = part.instructions(epochs=0 * ids, uids=ids, extents=measured)
+    raw = part.decode(sample, told[0].tolist())
     numbers = sorted({*read(raw.data)})
     assert raw.extent == (40, 32, 64, 16_000)
     assert len(raw.data) == len(numbers) <= 8
-    ids, extents = np.array([5]), np.array([raw.extent])
+    extents = np.array([raw.extent])
     told = part.decider.instructions(epochs=0 * ids, uids=ids, extents=0 * extents)
     assert (told == -1).all()
     every = part.decode(sample, told[0].tolist())
@@ -283,7 +288,7 @@ def test_videos_that_no_index_knows_are_measured_when_they_come():
         epochs=0 * ids, uids=ids, place=Place(0, 0 * ids, 1), extents=extents
     )
     few, many = (
-        part.maker.make(column_of([each]).arrays, tables, {}).views["global"]
+        part.maker.make(Ragged.of([torch.from_numpy(each.data)]), tables, {}).views["global"]
         for each in (raw, every)
     )
     assert len(every.data) == 40
