@@ -15,9 +15,9 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
-from ....errors import SslpipeError
-from ....process import user_cache
-from ....shards.side_files import replace_file
+from ...errors import SslpipeError
+from ...process import user_cache
+from ...shards.side_files import replace_file
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,222 @@
+"""A whole JPEG to RGB: the function that is compiled.
+
+Needs numba. Only a process that compiles imports this file and those that it imports.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import carray, types
+
+from ..kernels import kernel
+from .blocks import inverse_dct
+from .cells import get, put, put_word
+from .codes import ORDER, block, tables, unstuffed
+from .colours import LANES, STEP, doubled_row, plain_row, sums
+from .layout import (
+    AC,
+    ACROSS,
+    CHROMA_EDGE,
+    CHROMA_ROWS,
+    COMPONENT,
+    COMPONENTS,
+    DC,
+    DC_TABLES,
+    DONE,
+    DOWN,
+    FIELDS,
+    HEIGHT,
+    LARGEST,
+    LAST,
+    QUANT,
+    QUANT_ROWS,
+    QUANTS,
+    SCAN,
+    SLACK,
+    WIDTH,
+    WORK,
+)
+from .segments import header
+
+U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
+I64 = npt.NDArray[np.int64]
+Pointer = Any  # of numba's kind
+NAME = "sslpipe_jpeg"
+END_OF_IMAGE = 0xD9
+pointer, number = types.CPointer, types.int64
+SIGNATURE = types.void(
+    pointer(types.uint8), number, pointer(types.uint8), number, number, pointer(types.uint8),
+    pointer(types.uint8), number, pointer(types.int16), pointer(number),
+)  # fmt: skip
+u64 = np.uint64
+
+
+@kernel
+def ready(data: U8, work: I64, shorts: I16) -> bool:
+    """Make the tables of a file whose header was read; False: they are for libjpeg."""
+    most = 1
+    for c in range(work[COMPONENTS]):
+        source = work[QUANT + work[COMPONENT + c * FIELDS + QUANTS]]
+        for k in range(64):
+            quant = get(data, source + k)
+            put(shorts, QUANT_ROWS + 64 * c + get(ORDER, k), quant)
+            most = max(most, quant)
+    largest = 0
+    while (2 << largest) * most <= LARGEST + 1 and largest < 10:
+        largest += 1
+    return tables(data, work, largest)
+
+
+@kernel
+def fill(plane: U8, to: int, pitch: int, level: int) -> None:
+    """A block of one colour, from its DC coefficient times its quant."""
+    value = min(max((level + 4 >> 3) + 128, 0), 255) * 0x0101010101010101
+    for row in range(8):
+        put_word(plane, to + row * pitch, value)
+
+
+@kernel
+def row_of_blocks(
+    data: U8, work: I64, shorts: I16, coded: U8, planes: U8, across: int, pitch: int, room: int,
+    row: int, at: int, left: int, bits: Any,
+) -> tuple[int, int, Any, bool]:  # fmt: skip
+    """All blocks of a row of MCUs to the planes.
+
+    across: MCUs. pitch: of the planes, pixels. room: bytes of a plane. at, left, bits: see `block`.
+    """
+    good = True
+    coefficients = shorts[:128]
+    for mcu in range(across):
+        for c in range(work[COMPONENTS]):
+            field = COMPONENT + c * FIELDS
+            wide, high = work[field + ACROSS], work[field + DOWN]
+            quants = shorts[QUANT_ROWS + 64 * c : QUANT_ROWS + 64 * c + 64]
+            dc, ac = work[field + DC], work[field + AC]
+            corner = c * room + row * high * 8 * pitch + mcu * wide * 8
+            for place in range(wide * high):
+                to = corner + place // wide * 8 * pitch + place % wide * 8
+                at, left, bits, fine, detailed = block(
+                    data, work, coded, at, left, bits, dc, ac, quants, coefficients
+                )
+                last = work[field + LAST] + get(coefficients, 0)
+                put(work, field + LAST, last)
+                put(coefficients, 0, last)
+                level = last * get(quants, 0)
+                good &= fine and abs(level) <= LARGEST
+                if not good:
+                    return at, left, bits, False
+                if detailed:
+                    good &= inverse_dct(coefficients, quants, planes, to, pitch) == 0
+                else:
+                    fill(planes, to, pitch, level)
+    return at, left, bits, good
+
+
+@kernel
+def grey_row(planes: U8, at: int, out: U8, to: int, width: int) -> None:
+    for x in range(width):
+        for c in range(3):
+            put(out, to + 3 * x + c, get(planes, at + x))
+
+
+@kernel
+def colour_row(
+    work: I64, shorts: I16, planes: U8, pitch: int, room: int, y: int, out: U8, to: int
+) -> None:
+    """Row y to out[to:], in whole steps of STEP pixels."""
+    down, height, width = work[COMPONENT + DOWN], work[HEIGHT], work[WIDTH]
+    at, count, half = y * pitch, (width + STEP - 1) // STEP, (width + 1) // 2
+    blue, red = planes[room:], planes[2 * room :]
+    if work[COMPONENT + ACROSS] == 1:
+        plain_row(out, to, planes, at, blue, red, at, count * (STEP // LANES))
+        return
+    size = (shorts.size - CHROMA_ROWS) // 2
+    blues, reds = shorts[CHROMA_ROWS : CHROMA_ROWS + size], shorts[CHROMA_ROWS + size :]
+    if down == 2:
+        near = y // 2
+        far = min(max(near + (1 if y % 2 else -1), 0), (height + 1) // 2 - 1)
+        sums(blue, near * pitch, far * pitch, 3, 1, half, blues)
+        sums(red, near * pitch, far * pitch, 3, 1, half, reds)
+        doubled_row(out, to, planes, at, blues, reds, count, 4, 8, 7)
+    else:
+        sums(blue, at, at, 1, 0, half, blues)
+        sums(red, at, at, 1, 0, half, reds)
+        doubled_row(out, to, planes, at, blues, reds, count, 2, 1, 2)
+
+
+@kernel
+def rows(
+    work: I64, shorts: I16, planes: U8, pitch: int, room: int, start: int, stop: int, out: U8
+) -> None:
+    """Rows of RGB from planes. What a step writes behind a row, the next row overwrites."""
+    width = work[WIDTH]
+    whole = (width + STEP - 1) // STEP * STEP * 3
+    spare = planes[3 * room :]
+    for y in range(start, stop):
+        to = y * width * 3
+        if work[COMPONENTS] == 1:
+            grey_row(planes, y * pitch, out, to, width)
+        elif to + whole <= out.size:
+            colour_row(work, shorts, planes, pitch, room, y, out, to)
+        else:
+            colour_row(work, shorts, planes, pitch, room, y, spare, 0)
+            for i in range(3 * width):
+                put(out, to + i, get(spare, i))
+
+
+@kernel
+def all_rows(
+    data: U8, work: I64, shorts: I16, coded: U8, planes: U8, room: int, pitch: int, end: int,
+    out: U8,
+) -> bool:  # fmt: skip
+    """Decode the scan, whose bytes are coded[:end], row of MCUs by row of MCUs."""
+    side, width, height = 8 * work[COMPONENT + DOWN], work[WIDTH], work[HEIGHT]
+    across = (width + 8 * work[COMPONENT + ACROSS] - 1) // (8 * work[COMPONENT + ACROSS])
+    down, made, good = (height + side - 1) // side, 0, True
+    at, left, bits = 0, 0, u64(0)
+    for row in range(down):
+        at, left, bits, good = row_of_blocks(
+            data, work, shorts, coded, planes, across, pitch, room, row, at, left, bits
+        )
+        if not good or at > end + 8:
+            return False
+        # the last row above the next MCUs needs their chroma
+        known = height if row == down - 1 else side * (row + 1) - (1 if side == 16 else 0)
+        rows(work, shorts, planes, pitch, room, made, known, out)
+        made = known
+    return (at * 8 - left + 7) // 8 == end
+
+
+def picture(
+    source: Pointer, size: int, target: Pointer, height: int, width: int, coded: Pointer,
+    planes: Pointer, room: int, shorts: Pointer, numbers: Pointer,
+) -> None:  # fmt: skip
+    """A JPEG of `size` bytes to (height, width, 3) bytes of RGB; numbers[DONE] is 1 if it is done.
+
+    coded: memory of size + SLACK bytes. planes: three of `room` bytes, and a row. shorts, numbers:
+    int16 and int64, see `layout`.
+    """
+    work, data = carray(numbers, WORK), carray(source, size)
+    for i in range(DC_TABLES):
+        work[i] = 0
+    if not header(data, work) or work[HEIGHT] != height or work[WIDTH] != width:
+        return
+    few = carray(shorts, CHROMA_ROWS + 2 * (width + CHROMA_EDGE))
+    bytes_of_scan = carray(coded, size + SLACK)
+    pitch = (width + 15) // 16 * 16
+    memory = carray(planes, 3 * room + 3 * (width + STEP))
+    end, marker = unstuffed(data, work[SCAN], size, bytes_of_scan)
+    if marker < 0 or get(data, marker + 1) != END_OF_IMAGE or not ready(data, work, few):
+        return
+    out = carray(target, height * width * 3)
+    if all_rows(data, work, few, bytes_of_scan, memory, room, pitch, end, out):
+        work[DONE] = 1
+
+
+def compiled() -> str:
+    """The LLVM code of `picture` for this machine, under the name NAME."""
+    made = numba.cfunc(SIGNATURE, nogil=True, error_model="numpy")(picture)
+    return str(made.inspect_llvm()).replace(made.native_name, NAME)
