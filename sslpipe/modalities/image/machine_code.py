@@ -46,6 +46,14 @@ def function(
     return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
 
 
+def kept_function(
+    name: str, sources: Iterable[Path], arguments: Sequence[type]
+) -> Callable[..., None] | None:
+    """The same if it need not be compiled; None: it must."""
+    code = read(f"{name}-{key(sources)}.o")
+    return None if code is None else ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
+
+
 def key(sources: Iterable[Path]) -> str:
     """A name for what the code depends on."""
     parts = [version("numba"), version("llvmlite"), llvm.get_process_triple()]

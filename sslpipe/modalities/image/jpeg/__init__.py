@@ -11,20 +11,22 @@ The loops are compiled once on a machine, by `prepare`; a process without their 
 import functools
 import threading
 from collections.abc import Callable
-from ctypes import c_int64, c_void_p
+from ctypes import c_char_p, c_int64, c_void_p
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import machine_code
 from .layout import CHROMA_EDGE, CHROMA_ROWS, DONE, SLACK, WORK
 
 Pixels = npt.NDArray[np.uint8]
 
 ARGUMENTS = (
-    c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_void_p
+    c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_void_p
 )  # fmt: skip
+NAME = "sslpipe_jpeg"
 ROW = 128  # bytes of a plane's row beyond its pixels, and of a step beyond a picture's
 
 
@@ -33,31 +35,60 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self.work = np.zeros(WORK, np.int64)
-        self.coded, self.planes = np.empty(0, np.uint8), np.empty(0, np.uint8)
-        self.shorts = np.empty(0, np.int16)
+        self.bytes, self.pixels = -1, -1
+        self.arrays: list[npt.NDArray[Any]] = []
+        self.places: list[int] = []  # where the arrays begin
 
-    def grow(self, coded: int, planes: int, shorts: int) -> None:
-        if self.coded.size < coded:
-            self.coded = np.empty(coded, np.uint8)
-        if self.planes.size < planes:
-            self.planes = np.empty(planes, np.uint8)
-        if self.shorts.size < shorts:
-            self.shorts = np.empty(shorts, np.int16)
+    def fit(self, size: int, height: int, width: int) -> list[int]:
+        """Where memory for a file of `size` bytes is: see `pictures.picture`."""
+        room = plane(height, width)
+        if size > self.bytes or room + width > self.pixels:
+            self.bytes, self.pixels = max(size, self.bytes), max(room + width, self.pixels)
+            self.arrays = [
+                np.empty(self.bytes + SLACK, np.uint8),
+                np.empty(3 * (self.pixels + ROW), np.uint8),
+                np.empty(CHROMA_ROWS + 2 * (self.pixels // 16 + CHROMA_EDGE), np.int16),
+                self.work,
+            ]
+            self.places = [array.__array_interface__["data"][0] for array in self.arrays]
+        return self.places
 
 
 SCRATCH = Scratch()
 
 
-@functools.cache
-def loaded() -> Callable[..., None]:
+def sources() -> list[Path]:
+    """The files that the code depends on."""
+    here = Path(__file__).parent
+    return [*here.glob("*.py"), here.parent / "kernels.py"]
+
+
+def prepare() -> None:
+    """Compile the loops unless that was done on this machine: 6 s of CPU.
+
+    Where numba is not installed, libjpeg decodes.
+    """
+
     def compiled() -> str:
         from . import pictures  # numba is behind it
 
         return pictures.compiled()
 
-    here = Path(__file__).parent
-    sources = [*here.glob("*.py"), here.parent / "kernels.py"]
-    return machine_code.function("sslpipe_jpeg", sources, compiled, ARGUMENTS)
+    if find_spec("numba") and loaded() is None:
+        from .. import machine_code
+
+        machine_code.function(NAME, sources(), compiled, ARGUMENTS)
+        loaded.cache_clear()
+
+
+@functools.cache
+def loaded() -> Callable[..., None] | None:
+    """The compiled loops; None: nobody compiled them."""
+    if find_spec("llvmlite") is None:
+        return None
+    from .. import machine_code
+
+    return machine_code.kept_function(NAME, sources(), ARGUMENTS)
 
 
 def decode(data: bytes, pixels: Pixels) -> bool:
@@ -65,17 +96,16 @@ def decode(data: bytes, pixels: Pixels) -> bool:
 
     H, W: of its frame header.
     """
+    make = loaded()
+    if make is None:
+        return False
     height, width, _ = pixels.shape
-    room = (height + 15) // 16 * 16 * ((width + 15) // 16 * 16)
-    scratch = SCRATCH
-    scratch.grow(
-        len(data) + SLACK, 3 * (room + width + ROW), CHROMA_ROWS + 2 * (width + CHROMA_EDGE)
-    )
-    source = np.frombuffer(data, np.uint8)
-    arrays = source, pixels, scratch.coded, scratch.planes, scratch.shorts, scratch.work
-    places = [array.__array_interface__["data"][0] for array in arrays]
-    loaded()(
-        places[0], len(data), places[1], height, width, places[2], places[3], room, places[4],
-        places[5],
-    )  # fmt: skip
-    return bool(scratch.work[DONE])
+    coded, planes, shorts, work = SCRATCH.fit(len(data), height, width)
+    out, room = pixels.__array_interface__["data"][0], plane(height, width)
+    make(data, len(data), out, height, width, coded, planes, room, shorts, work)
+    return bool(SCRATCH.work[DONE])
+
+
+def plane(height: int, width: int) -> int:
+    """Bytes of one component's samples, in whole blocks of 16 x 16."""
+    return (height + 15 & -16) * (width + 15 & -16)

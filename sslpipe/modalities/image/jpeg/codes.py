@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import kernel
+from ..kernels import inlined, kernel
 from .cells import clear, get, put, put_word, reverse, word
 from .layout import (
     AC_TABLES,
@@ -27,6 +27,8 @@ from .layout import (
     LENGTHS,
     LIMITS,
     LOOK,
+    SEEN,
+    SEEN_BYTES,
     SHIFTS,
     SINGLE,
 )
@@ -109,16 +111,17 @@ def ac_entry(symbol: int, length: int, rest: int, largest: int) -> int:
 
 
 @kernel
-def build(data: U8, work: I64, which: int, to: int, largest: int) -> bool:
-    """Table `which` of CODES as ENTRIES entries, work[to:]; False: it is no table of codes."""
-    counts, is_dc = work[CODES + which], which < 2
-    symbols, code = counts + 16, 0
+def build(data: U8, work: I64, which: int, largest: int) -> bool:
+    """Table `which` of CODES, of AC as SINGLE entries; False: it is no table of codes."""
+    counts, is_dc, symbol_at = get(work, CODES + which), which < 2, 0
+    to = DC_TABLES + which * ENTRIES if is_dc else SINGLE
+    code = 0
     for i in range(ENTRIES):
         put(work, to + i, 0)
     for length in range(1, 17):
-        put(work, SHIFTS + which * LENGTHS + length, symbols - code)
+        put(work, SHIFTS + which * LENGTHS + length, symbol_at - code)
         for _ in range(get(data, counts + length - 1)):
-            symbol = get(data, symbols)
+            symbol = get(data, counts + 16 + symbol_at)
             if code >= 1 << length or (symbol > 11 if is_dc else symbol & 15 > 10):
                 return False
             left = LOOK - length
@@ -130,7 +133,7 @@ def build(data: U8, work: I64, which: int, to: int, largest: int) -> bool:
                         else ac_entry(symbol, length, rest, largest)
                     )
                     put(work, to + (code << left) + rest, entry)
-            symbols, code = symbols + 1, code + 1
+            symbol_at, code = symbol_at + 1, code + 1
         put(work, LIMITS + which * LENGTHS + length, code)
         code <<= 1
     return True
@@ -152,16 +155,33 @@ def pair(work: I64, to: int) -> None:
 
 
 @kernel
+def seen(data: U8, work: I64, which: int, largest: int) -> bool:
+    """Whether a table is that of the file before, as most are; it is noted for the next one."""
+    at, to, size = get(work, CODES + which), SEEN + which * SEEN_BYTES, 16
+    for i in range(16):
+        size += get(data, at + i)
+    same = get(work, to) == largest + 1
+    put(work, to, largest + 1)
+    for i in range(size):
+        byte = get(data, at + i)
+        same &= get(work, to + 1 + i) == byte
+        put(work, to + 1 + i, byte)
+    return same
+
+
+@kernel
 def tables(data: U8, work: I64, largest: int) -> bool:
     """All Huffman tables of a file; False: one is none."""
-    for i in range(2):
-        if work[CODES + i] and not build(data, work, i, DC_TABLES + i * ENTRIES, largest):
-            return False
-        if work[CODES + 2 + i]:
-            if not build(data, work, 2 + i, SINGLE, largest):
-                return False
-            pair(work, AC_TABLES + i * ENTRIES)
-    return True
+    good = True
+    for which in range(4):
+        if get(work, CODES + which) and not seen(data, work, which, largest):
+            good &= build(data, work, which, largest)
+            if which >= 2:
+                pair(work, AC_TABLES + (which - 2) * ENTRIES)
+    if not good:
+        for which in range(4):
+            put(work, SEEN + which * SEEN_BYTES, 0)
+    return good
 
 
 @kernel
@@ -170,7 +190,8 @@ def long_code(data: U8, work: I64, which: int, bits: Bits) -> tuple[int, int]:
     for length in range(LOOK + 1, 17):
         code = np.int64(bits >> u64(64 - length))
         if code < get(work, LIMITS + which * LENGTHS + length):
-            return length, get(data, code + get(work, SHIFTS + which * LENGTHS + length))
+            symbols = get(work, CODES + which) + 16
+            return length, get(data, symbols + code + get(work, SHIFTS + which * LENGTHS + length))
     return 0, 0
 
 
@@ -200,7 +221,7 @@ def dc_value(data: U8, work: I64, which: int, bits: Bits) -> tuple[int, int]:
     return length + size, received(bits << u64(length), size)
 
 
-@kernel
+@inlined
 def block(
     data: U8, work: I64, coded: U8, at: int, left: int, bits: Bits, dc: int, ac: int, quants: I16,
     coefficients: I16,

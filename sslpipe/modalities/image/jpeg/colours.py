@@ -26,8 +26,8 @@ LANES = 16  # pixels of a vector; a step is of two
 STEP = 2 * LANES  # pixels
 AHEAD = 16  # of a row of chroma, before its first sample: its left neighbour
 BYTE, SHORT, INT = (ir.IntType(bits) for bits in (8, 16, 32))
-RED, BLUE, GREEN_CB, GREEN_CR = 91_881, 116_130, 22_554, 46_802  # times 2**16
-HALF = 1 << 15
+# times 2**16, less the whole numbers that are added apart: 1.402 Cr, 1.772 Cb, -.34414 Cb - .71414 Cr
+RED, BLUE, GREEN = 26_345, -14_942, (-22_554, 18_734)
 
 
 def vector(element: Any, lanes: int) -> Any:
@@ -66,29 +66,42 @@ class Pixels:
         mask = ir.Constant(vector(INT, len(lanes)), list(lanes))
         return self.builder.shuffle_vector(left, right, mask)
 
-    def wide(self, values: Any) -> Any:
-        return self.builder.sext(values, vector(INT, LANES))
+    def sum(self, *values: Any) -> Any:
+        total = values[0]
+        for value in values[1:]:
+            total = self.builder.add(total, value)
+        return total
+
+    def shifted(self, values: Any, bits: int, element: Any = SHORT) -> Any:
+        return self.builder.ashr(values, self.all(bits, element))
 
     def times(self, values: Any, constant: int) -> Any:
-        return self.builder.mul(values, self.all(constant))
+        """int16 -> int32."""
+        return self.builder.mul(self.builder.sext(values, vector(INT, LANES)), self.all(constant))
+
+    def part(self, values: Any, constant: int) -> Any:
+        """int16 times constant / 2**16, rounded; by the upper half of a product, one instruction."""
+        product = self.times(self.sum(values, values), constant)
+        upper = self.builder.trunc(self.shifted(product, 16, INT), vector(SHORT, LANES))
+        return self.shifted(self.sum(upper, self.all(1, SHORT)), 1)
 
     def clamped(self, values: Any) -> Any:
-        """int32 -> uint8."""
-        build, zero, most = self.builder, self.all(0), self.all(255)
+        """int16 -> uint8."""
+        build, zero, most = self.builder, self.all(0, SHORT), self.all(255, SHORT)
         low = build.select(build.icmp_signed(">", values, zero), values, zero)
         least = build.select(build.icmp_signed("<", low, most), low, most)
         return build.trunc(least, vector(BYTE, LANES))
 
     def rgb(self, y: Any, cb: Any, cr: Any) -> list[Any]:
         """Three planes of uint8; cb, cr: int16, 128 off."""
-        build, bits = self.builder, self.all(16)
-        luma = build.zext(y, vector(INT, LANES))
-        cb, cr = self.wide(cb), self.wide(cr)
-        green = build.add(self.times(cb, -GREEN_CB), self.times(cr, -GREEN_CR))
-        parts = self.times(cr, RED), green, self.times(cb, BLUE)
+        build = self.builder
+        luma = build.zext(y, vector(SHORT, LANES))
+        both = self.sum(self.times(cb, GREEN[0]), self.times(cr, GREEN[1]), self.all(1 << 15))
+        green = build.trunc(self.shifted(both, 16, INT), vector(SHORT, LANES))
         return [
-            self.clamped(build.add(luma, build.ashr(build.add(part, self.all(HALF)), bits)))
-            for part in parts
+            self.clamped(self.sum(luma, cr, self.part(cr, RED))),
+            self.clamped(self.sum(luma, build.sub(green, cr))),
+            self.clamped(self.sum(luma, cb, cb, self.part(cb, BLUE))),
         ]
 
     def interleaved(self, planes: Sequence[Any]) -> Any:

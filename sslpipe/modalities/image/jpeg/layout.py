@@ -7,16 +7,20 @@ DONE = 0  # 1 once the pixels are those of libjpeg
 HEIGHT, WIDTH, COMPONENTS = 1, 2, 3  # of the frame header
 SCAN = 4  # where in the file the entropy-coded bytes begin
 JFIF, ADOBE = 5, 6  # 1 if there is such a segment; 1 + its transform
+ROWS = 7  # of RGB that are made
 COMPONENT = 8  # of component c from COMPONENT + c * FIELDS on:
 FIELDS, ID, ACROSS, DOWN, QUANTS, DC, AC, LAST = 8, 0, 1, 2, 3, 4, 5, 6
 QUANT = 32  # where in the file each of four quantisation tables begins; 0: there is none
 CODES = 36  # the same of the Huffman tables: DC 0, DC 1, AC 0, AC 1
-LIMITS, SHIFTS = 40, 112  # of each of the four, by the length of a code: see `codes.long_code`
-LENGTHS = 18
+STREAM = 40  # the state of `codes.block` between rows: at, left, bits
+HEADER = 48  # all before it is zeroed for each file; what follows serves the next one, too
+
+LIMITS, SHIFTS, LENGTHS = 48, 120, 18  # of each of CODES, by the length of a code: `long_code`
 DC_TABLES = 256
 AC_TABLES = DC_TABLES + 2 * ENTRIES
 SINGLE = AC_TABLES + 2 * ENTRIES  # one table before its entries are paired
-WORK = SINGLE + ENTRIES  # int64 in all
+SEEN, SEEN_BYTES = SINGLE + ENTRIES, 273  # what each of CODES was made of: bits of a value, bytes
+WORK = SEEN + 4 * SEEN_BYTES  # int64 in all
 
 LARGEST = 16_383  # of a coefficient and of a sum: above it libjpeg's vectors wrap around
 SLACK = 4_096  # bytes behind those of a scan: a block may ask for 1.4 kB before it is found out

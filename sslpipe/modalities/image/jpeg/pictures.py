@@ -23,18 +23,20 @@ from .layout import (
     COMPONENT,
     COMPONENTS,
     DC,
-    DC_TABLES,
     DONE,
     DOWN,
     FIELDS,
+    HEADER,
     HEIGHT,
     LARGEST,
     LAST,
     QUANT,
     QUANT_ROWS,
     QUANTS,
+    ROWS,
     SCAN,
     SLACK,
+    STREAM,
     WIDTH,
     WORK,
 )
@@ -58,8 +60,8 @@ u64 = np.uint64
 def ready(data: U8, work: I64, shorts: I16) -> bool:
     """Make the tables of a file whose header was read; False: they are for libjpeg."""
     most = 1
-    for c in range(work[COMPONENTS]):
-        source = work[QUANT + work[COMPONENT + c * FIELDS + QUANTS]]
+    for c in range(get(work, COMPONENTS)):
+        source = get(work, QUANT + get(work, COMPONENT + c * FIELDS + QUANTS))
         for k in range(64):
             quant = get(data, source + k)
             put(shorts, QUANT_ROWS + 64 * c + get(ORDER, k), quant)
@@ -81,38 +83,42 @@ def fill(plane: U8, to: int, pitch: int, level: int) -> None:
 @kernel
 def row_of_blocks(
     data: U8, work: I64, shorts: I16, coded: U8, planes: U8, across: int, pitch: int, room: int,
-    row: int, at: int, left: int, bits: Any,
-) -> tuple[int, int, Any, bool]:  # fmt: skip
+    row: int,
+) -> bool:  # fmt: skip
     """All blocks of a row of MCUs to the planes.
 
-    across: MCUs. pitch: of the planes, pixels. room: bytes of a plane. at, left, bits: see `block`.
+    across: MCUs. pitch: of the planes, pixels. room: bytes of a plane. Goes on
+    where work[STREAM:] says. Returns whether all are good.
     """
-    good = True
-    coefficients = shorts[:128]
+    at, left, bits = get(work, STREAM), get(work, STREAM + 1), u64(get(work, STREAM + 2))
+    good, coefficients = True, shorts[:QUANT_ROWS]
     for mcu in range(across):
-        for c in range(work[COMPONENTS]):
+        for c in range(get(work, COMPONENTS)):
             field = COMPONENT + c * FIELDS
-            wide, high = work[field + ACROSS], work[field + DOWN]
+            wide, high = get(work, field + ACROSS), get(work, field + DOWN)
             quants = shorts[QUANT_ROWS + 64 * c : QUANT_ROWS + 64 * c + 64]
-            dc, ac = work[field + DC], work[field + AC]
+            dc, ac = get(work, field + DC), get(work, field + AC)
             corner = c * room + row * high * 8 * pitch + mcu * wide * 8
             for place in range(wide * high):
                 to = corner + place // wide * 8 * pitch + place % wide * 8
                 at, left, bits, fine, detailed = block(
                     data, work, coded, at, left, bits, dc, ac, quants, coefficients
                 )
-                last = work[field + LAST] + get(coefficients, 0)
+                last = get(work, field + LAST) + get(coefficients, 0)
                 put(work, field + LAST, last)
                 put(coefficients, 0, last)
                 level = last * get(quants, 0)
                 good &= fine and abs(level) <= LARGEST
                 if not good:
-                    return at, left, bits, False
+                    return False
                 if detailed:
                     good &= inverse_dct(coefficients, quants, planes, to, pitch) == 0
                 else:
                     fill(planes, to, pitch, level)
-    return at, left, bits, good
+    put(work, STREAM, at)
+    put(work, STREAM + 1, left)
+    put(work, STREAM + 2, np.int64(bits))
+    return good
 
 
 @kernel
@@ -127,44 +133,42 @@ def colour_row(
     work: I64, shorts: I16, planes: U8, pitch: int, room: int, y: int, out: U8, to: int
 ) -> None:
     """Row y to out[to:], in whole steps of STEP pixels."""
-    down, height, width = work[COMPONENT + DOWN], work[HEIGHT], work[WIDTH]
+    down, height, width = get(work, COMPONENT + DOWN), get(work, HEIGHT), get(work, WIDTH)
     at, count, half = y * pitch, (width + STEP - 1) // STEP, (width + 1) // 2
     blue, red = planes[room:], planes[2 * room :]
-    if work[COMPONENT + ACROSS] == 1:
+    if get(work, COMPONENT + ACROSS) == 1:
         plain_row(out, to, planes, at, blue, red, at, count * (STEP // LANES))
         return
     size = (shorts.size - CHROMA_ROWS) // 2
     blues, reds = shorts[CHROMA_ROWS : CHROMA_ROWS + size], shorts[CHROMA_ROWS + size :]
+    near, far, thrice, once, shift, left, right = y, y, 1, 0, 2, 1, 2
     if down == 2:
-        near = y // 2
+        near, thrice, once, shift, left, right = y // 2, 3, 1, 4, 8, 7
         far = min(max(near + (1 if y % 2 else -1), 0), (height + 1) // 2 - 1)
-        sums(blue, near * pitch, far * pitch, 3, 1, half, blues)
-        sums(red, near * pitch, far * pitch, 3, 1, half, reds)
-        doubled_row(out, to, planes, at, blues, reds, count, 4, 8, 7)
-    else:
-        sums(blue, at, at, 1, 0, half, blues)
-        sums(red, at, at, 1, 0, half, reds)
-        doubled_row(out, to, planes, at, blues, reds, count, 2, 1, 2)
+    sums(blue, near * pitch, far * pitch, thrice, once, half, blues)
+    sums(red, near * pitch, far * pitch, thrice, once, half, reds)
+    doubled_row(out, to, planes, at, blues, reds, count, shift, left, right)
 
 
 @kernel
 def rows(
-    work: I64, shorts: I16, planes: U8, pitch: int, room: int, start: int, stop: int, out: U8
+    work: I64, shorts: I16, planes: U8, pitch: int, room: int, stop: int, out: U8
 ) -> None:
-    """Rows of RGB from planes. What a step writes behind a row, the next row overwrites."""
-    width = work[WIDTH]
+    """Rows of RGB from planes, up to `stop`. What a step writes behind a row, the next overwrites."""
+    width, start = get(work, WIDTH), get(work, ROWS)
     whole = (width + STEP - 1) // STEP * STEP * 3
     spare = planes[3 * room :]
     for y in range(start, stop):
         to = y * width * 3
-        if work[COMPONENTS] == 1:
+        if get(work, COMPONENTS) == 1:
             grey_row(planes, y * pitch, out, to, width)
-        elif to + whole <= out.size:
-            colour_row(work, shorts, planes, pitch, room, y, out, to)
         else:
-            colour_row(work, shorts, planes, pitch, room, y, spare, 0)
-            for i in range(3 * width):
+            inside = to + whole <= out.size
+            target, place = (out, to) if inside else (spare, 0)
+            colour_row(work, shorts, planes, pitch, room, y, target, place)
+            for i in range(0 if inside else 3 * width):
                 put(out, to + i, get(spare, i))
+    put(work, ROWS, stop)
 
 
 @kernel
@@ -173,21 +177,17 @@ def all_rows(
     out: U8,
 ) -> bool:  # fmt: skip
     """Decode the scan, whose bytes are coded[:end], row of MCUs by row of MCUs."""
-    side, width, height = 8 * work[COMPONENT + DOWN], work[WIDTH], work[HEIGHT]
-    across = (width + 8 * work[COMPONENT + ACROSS] - 1) // (8 * work[COMPONENT + ACROSS])
-    down, made, good = (height + side - 1) // side, 0, True
-    at, left, bits = 0, 0, u64(0)
+    side, width, height = 8 * get(work, COMPONENT + DOWN), get(work, WIDTH), get(work, HEIGHT)
+    across = (width + 8 * get(work, COMPONENT + ACROSS) - 1) // (8 * get(work, COMPONENT + ACROSS))
+    down = (height + side - 1) // side
     for row in range(down):
-        at, left, bits, good = row_of_blocks(
-            data, work, shorts, coded, planes, across, pitch, room, row, at, left, bits
-        )
-        if not good or at > end + 8:
+        good = row_of_blocks(data, work, shorts, coded, planes, across, pitch, room, row)
+        if not good or get(work, STREAM) > end + 8:
             return False
         # the last row above the next MCUs needs their chroma
         known = height if row == down - 1 else side * (row + 1) - (1 if side == 16 else 0)
-        rows(work, shorts, planes, pitch, room, made, known, out)
-        made = known
-    return (at * 8 - left + 7) // 8 == end
+        rows(work, shorts, planes, pitch, room, known, out)
+    return (get(work, STREAM) * 8 - get(work, STREAM + 1) + 7) // 8 == end
 
 
 def picture(
@@ -200,7 +200,7 @@ def picture(
     int16 and int64, see `layout`.
     """
     work, data = carray(numbers, WORK), carray(source, size)
-    for i in range(DC_TABLES):
+    for i in range(HEADER):
         work[i] = 0
     if not header(data, work) or work[HEIGHT] != height or work[WIDTH] != width:
         return

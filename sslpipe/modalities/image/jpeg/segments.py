@@ -86,12 +86,12 @@ def frame(data: U8, work: I64, at: int, end: int) -> bool:
 def start_of_scan(data: U8, work: I64, at: int, end: int) -> bool:
     """Read an SOS segment; False: not of all components in their order, or not of a whole block."""
     count = get(data, at)
-    if count == 0 or count != work[COMPONENTS] or end != at + 4 + 2 * count:
+    if count == 0 or count != get(work, COMPONENTS) or end != at + 4 + 2 * count:
         return False
     for c in range(count):
         to, source = COMPONENT + c * FIELDS, at + 1 + 2 * c
         tables = get(data, source + 1)
-        if get(data, source) != work[to + ID] or tables >> 4 > 1 or tables & 15 > 1:
+        if get(data, source) != get(work, to + ID) or tables >> 4 > 1 or tables & 15 > 1:
             return False
         put(work, to + DC, tables >> 4)
         put(work, to + AC, tables & 15)
@@ -121,7 +121,7 @@ def segment(data: U8, work: I64, at: int, end: int) -> bool:
     if marker == 0xC4:
         return huffman(data, work, at, end)
     if marker == 0xC0:
-        return work[COMPONENTS] == 0 and end - at >= 9 and frame(data, work, at, end)
+        return get(work, COMPONENTS) == 0 and end - at >= 9 and frame(data, work, at, end)
     if marker == 0xDA:
         return start_of_scan(data, work, at, end)
     marked(data, work, at, end)
@@ -132,7 +132,7 @@ def segment(data: U8, work: I64, at: int, end: int) -> bool:
 def header(data: U8, work: I64) -> bool:
     """Read all segments up to the scan; False: the file is for libjpeg."""
     at, good = 2, data.size > 4 and two(data, 0) == 0xFFD8
-    while good and work[SCAN] == 0:
+    while good and get(work, SCAN) == 0:
         good = at + 4 <= data.size and get(data, at) == 0xFF
         if good:
             end = at + 2 + two(data, at + 2)
@@ -142,20 +142,26 @@ def header(data: U8, work: I64) -> bool:
 
 
 @kernel
+def has_tables(work: I64, at: int) -> bool:
+    """Whether the tables are there that the component at work[at:] names."""
+    quants, dc, ac = get(work, at + QUANTS), get(work, at + DC), get(work, at + AC)
+    if quants > 3 or get(work, QUANT + quants) == 0:
+        return False
+    return get(work, CODES + dc) > 0 and get(work, CODES + 2 + ac) > 0
+
+
+@kernel
 def familiar(work: I64) -> bool:
     """Whether colours, samplings and tables are those that are decoded here."""
-    count = work[COMPONENTS]
-    good = work[HEIGHT] > 0 and work[WIDTH] > 0
+    count, halves, ids = get(work, COMPONENTS), 0, 0
+    good = get(work, HEIGHT) > 0 and get(work, WIDTH) > 0
     for c in range(count):
         at = COMPONENT + c * FIELDS
-        good &= work[at + QUANTS] <= 3 and work[QUANT + min(3, work[at + QUANTS])] > 0
-        good &= work[CODES + work[at + DC]] > 0 and work[CODES + 2 + work[at + AC]] > 0
-        if c > 0:
-            good &= work[at + ACROSS] == 1 and work[at + DOWN] == 1
-    across, down = work[COMPONENT + ACROSS], work[COMPONENT + DOWN]
+        good &= has_tables(work, at)
+        halves = halves << 8 | get(work, at + ACROSS) << 4 | get(work, at + DOWN)
+        ids = ids << 8 | get(work, at + ID)
     if count == 1:
-        return good and across == 1 and down == 1
-    numbered = work[COMPONENT + ID] == 1 and work[COMPONENT + FIELDS + ID] == 2
-    numbered &= work[COMPONENT + 2 * FIELDS + ID] == 3
-    usual = work[JFIF] == 1 or work[ADOBE] == 2 or (work[ADOBE] == 0 and numbered)
-    return good and usual and (across == 1 or across == 2) and (down == 1 or down == across)
+        return good and halves == 0x11
+    adobe = get(work, ADOBE)
+    usual = get(work, JFIF) == 1 or adobe == 2 or (adobe == 0 and ids == 0x010203)
+    return good and usual and (halves == 0x111111 or halves == 0x211111 or halves == 0x221111)
