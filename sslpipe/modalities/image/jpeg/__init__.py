@@ -27,6 +27,7 @@ ARGUMENTS = (
     c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_void_p
 )  # fmt: skip
 NAME = "sslpipe_jpeg"
+MOST = 1 << 23  # pixels; above it three planes of a thread are too much memory
 ROW = 128  # bytes of a plane's row beyond its pixels, and of a step beyond a picture's
 
 
@@ -100,6 +101,8 @@ def decode(data: bytes, pixels: Pixels) -> bool:
     if make is None:
         return False
     height, width, _ = pixels.shape
+    if height * width > MOST:
+        return False
     coded, planes, shorts, work = SCRATCH.fit(len(data), height, width)
     out, room = pixels.__array_interface__["data"][0], plane(height, width)
     make(data, len(data), out, height, width, coded, planes, room, shorts, work)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import carray, types
 
 from ..kernels import kernel
-from .blocks import inverse_dct
+from .blocks import PASS, inverse_dct
 from .cells import get, put, put_word
 from .codes import ORDER, block, tables, unstuffed
 from .colours import LANES, STEP, doubled_row, plain_row, sums
@@ -83,7 +83,7 @@ def fill(plane: U8, to: int, pitch: int, level: int) -> None:
 @kernel
 def row_of_blocks(
     data: U8, work: I64, shorts: I16, coded: U8, planes: U8, across: int, pitch: int, room: int,
-    row: int,
+    row: int, end: int,
 ) -> bool:  # fmt: skip
     """All blocks of a row of MCUs to the planes.
 
@@ -108,12 +108,13 @@ def row_of_blocks(
                 put(work, field + LAST, last)
                 put(coefficients, 0, last)
                 level = last * get(quants, 0)
-                good &= fine and abs(level) <= LARGEST
+                good &= fine and abs(level) <= LARGEST and at <= end + 8  # else bits were made up
                 if not good:
                     return False
                 if detailed:
                     good &= inverse_dct(coefficients, quants, planes, to, pitch) == 0
                 else:
+                    good &= abs(level) <= LARGEST >> PASS
                     fill(planes, to, pitch, level)
     put(work, STREAM, at)
     put(work, STREAM + 1, left)
@@ -181,8 +182,8 @@ def all_rows(
     across = (width + 8 * get(work, COMPONENT + ACROSS) - 1) // (8 * get(work, COMPONENT + ACROSS))
     down = (height + side - 1) // side
     for row in range(down):
-        good = row_of_blocks(data, work, shorts, coded, planes, across, pitch, room, row)
-        if not good or get(work, STREAM) > end + 8:
+        good = row_of_blocks(data, work, shorts, coded, planes, across, pitch, room, row, end)
+        if not good:
             return False
         # the last row above the next MCUs needs their chroma
         known = height if row == down - 1 else side * (row + 1) - (1 if side == 16 else 0)

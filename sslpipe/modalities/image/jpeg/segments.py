@@ -164,4 +164,7 @@ def familiar(work: I64) -> bool:
         return good and halves == 0x11
     adobe = get(work, ADOBE)
     usual = get(work, JFIF) == 1 or adobe == 2 or (adobe == 0 and ids == 0x010203)
-    return good and usual and (halves == 0x111111 or halves == 0x211111 or halves == 0x221111)
+    # libjpeg doubles two samples of chroma or fewer without their neighbours
+    narrow = get(work, WIDTH) <= 4
+    halved = (halves == 0x211111 or halves == 0x221111) and not narrow
+    return good and usual and (halved or halves == 0x111111)
