@@ -7,6 +7,7 @@ imports; llvmlite, on which numba stands, loads the same code in 0.05.
 import ctypes
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
@@ -70,6 +71,16 @@ def read(file: str) -> bytes | None:
         return None
     digest, code = content[:32], content[32:]
     return code if hashlib.sha256(code).digest() == digest else None
+
+
+def can_keep() -> bool:
+    """Whether code that is compiled now will be there for other processes."""
+    try:
+        folder = user_cache("code")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, SslpipeError):
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def keep(file: str, code: bytes) -> None:

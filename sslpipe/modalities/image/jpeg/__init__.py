@@ -3,9 +3,9 @@
     codes      Huffman codes, one or two coefficients a look-up       segments   what comes before
     blocks     the inverse DCT, in vectors                            colours    upsampling and RGB
 
-The pixels are libjpeg's, bit for bit. What is not baseline YCbCr or grey in one scan without restart
-markers, and every file that is odd in any way, is left to libjpeg: so it alone says what is wrong.
-The loops are compiled once on a machine, by `prepare`; a process without their code uses libjpeg.
+The pixels are libjpeg's, bit for bit. What is not baseline YCbCr or grey, in one scan without
+restart markers, and every file that is odd in any way, is left to libjpeg: it alone says what is
+wrong. The loops are compiled once on a machine, by `prepare`; without their code libjpeg decodes.
 """
 
 import functools
@@ -32,7 +32,7 @@ ROW = 128  # bytes of a plane's row beyond its pixels, and of a step beyond a pi
 
 
 class Scratch(threading.local):
-    """A thread's memory, which grows to its largest picture: new memory costs a fifth of decoding."""
+    """A thread's memory, which grows to its largest picture: new memory costs a fifth more."""
 
     def __init__(self) -> None:
         self.work = np.zeros(WORK, np.int64)
@@ -75,9 +75,11 @@ def prepare() -> None:
 
         return pictures.compiled()
 
-    if find_spec("numba") and loaded() is None:
-        from .. import machine_code
+    if find_spec("numba") is None or loaded():
+        return
+    from .. import machine_code
 
+    if machine_code.can_keep():  # else no worker would ever find it
         machine_code.function(NAME, sources(), compiled, ARGUMENTS)
         loaded.cache_clear()
 

@@ -26,7 +26,7 @@ LANES = 16  # pixels of a vector; a step is of two
 STEP = 2 * LANES  # pixels
 AHEAD = 16  # of a row of chroma, before its first sample: its left neighbour
 BYTE, SHORT, INT = (ir.IntType(bits) for bits in (8, 16, 32))
-# times 2**16, less the whole numbers that are added apart: 1.402 Cr, 1.772 Cb, -.34414 Cb - .71414 Cr
+# times 2**16, without whole numbers: 1.402 Cr, 1.772 Cb, -0.34414 Cb - 0.71414 Cr
 RED, BLUE, GREEN = 26_345, -14_942, (-22_554, 18_734)
 
 
@@ -80,7 +80,7 @@ class Pixels:
         return self.builder.mul(self.builder.sext(values, vector(INT, LANES)), self.all(constant))
 
     def part(self, values: Any, constant: int) -> Any:
-        """int16 times constant / 2**16, rounded; by the upper half of a product, one instruction."""
+        """int16 times constant / 2**16, rounded: the upper half of a product is one instruction."""
         product = self.times(self.sum(values, values), constant)
         upper = self.builder.trunc(self.shifted(product, 16, INT), vector(SHORT, LANES))
         return self.shifted(self.sum(upper, self.all(1, SHORT)), 1)
@@ -125,7 +125,9 @@ def doubled(pixels: Pixels, array: int, at: Any, settings: Sequence[Any]) -> lis
     middle = pixels.all(128, SHORT)
     even, odd = build.sub(even, middle), build.sub(odd, middle)
     halves = (range(LANES // 2), range(LANES // 2, LANES))
-    return [pixels.pick(even, odd, [i + LANES * o for i in half for o in (0, 1)]) for half in halves]
+    return [
+        pixels.pick(even, odd, [i + LANES * o for i in half for o in (0, 1)]) for half in halves
+    ]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -146,9 +148,7 @@ def doubled_row(
             chroma = builder.add(builder.mul(loop.index, to.type(LANES)), to.type(AHEAD))
             blues, reds = (doubled(pixels, array, chroma, settings) for array in (4, 5))
             for half in range(2):
-                x = builder.add(
-                    builder.mul(loop.index, to.type(STEP)), to.type(LANES * half)
-                )
+                x = builder.add(builder.mul(loop.index, to.type(STEP)), to.type(LANES * half))
                 y = pixels.load(2, builder.add(at, x), BYTE)
                 made = pixels.interleaved(pixels.rgb(y, blues[half], reds[half]))
                 pixels.store(made, 0, builder.add(to, builder.mul(x, to.type(3))))

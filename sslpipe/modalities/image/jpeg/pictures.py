@@ -152,10 +152,8 @@ def colour_row(
 
 
 @kernel
-def rows(
-    work: I64, shorts: I16, planes: U8, pitch: int, room: int, stop: int, out: U8
-) -> None:
-    """Rows of RGB from planes, up to `stop`. What a step writes behind a row, the next overwrites."""
+def rows(work: I64, shorts: I16, planes: U8, pitch: int, room: int, stop: int, out: U8) -> None:
+    """Rows of RGB up to `stop`. What a step writes behind its row, the next one overwrites."""
     width, start = get(work, WIDTH), get(work, ROWS)
     whole = (width + STEP - 1) // STEP * STEP * 3
     spare = planes[3 * room :]

@@ -101,15 +101,16 @@ def start_of_scan(data: U8, work: I64, at: int, end: int) -> bool:
 
 
 @kernel
-def marked(data: U8, work: I64, at: int, end: int) -> None:
-    """Note what JFIF and Adobe say of an APPn segment."""
-    if get(data, at - 3) == 0xE0 and end - at >= 14:
-        jfif = two(data, at) == 0x4A46 and two(data, at + 2) == 0x4946 and get(data, at + 4) == 0
-        if jfif:
-            put(work, JFIF, 1)
-    if get(data, at - 3) == 0xEE and end - at >= 12:
-        if two(data, at) == 0x4164 and two(data, at + 2) == 0x6F62 and get(data, at + 4) == 0x65:
-            put(work, ADOBE, 1 + get(data, at + 11))
+def marked(data: U8, work: I64, at: int, end: int) -> bool:
+    """Note what JFIF and Adobe say in an APPn segment; False: a version that libjpeg warns of."""
+    marker, long = get(data, at - 3), end - at >= 12
+    four, fifth = two(data, at) << 16 | two(data, at + 2), get(data, at + 4)
+    if marker == 0xE0 and end - at >= 14 and four == 0x4A464946 and fifth == 0:  # JFIF
+        put(work, JFIF, 1)
+        return get(data, at + 5) == 1
+    if marker == 0xEE and long and four == 0x41646F62 and fifth == 0x65:  # Adobe
+        put(work, ADOBE, 1 + get(data, at + 11))
+    return True
 
 
 @kernel
@@ -124,8 +125,9 @@ def segment(data: U8, work: I64, at: int, end: int) -> bool:
         return get(work, COMPONENTS) == 0 and end - at >= 9 and frame(data, work, at, end)
     if marker == 0xDA:
         return start_of_scan(data, work, at, end)
-    marked(data, work, at, end)
-    return marker >= 0xE0 and (marker <= 0xEF or marker == 0xFE)
+    if marker < 0xE0 or (marker > 0xEF and marker != 0xFE):
+        return False
+    return end - at < 5 or marked(data, work, at, end)
 
 
 @kernel
@@ -133,10 +135,10 @@ def header(data: U8, work: I64) -> bool:
     """Read all segments up to the scan; False: the file is for libjpeg."""
     at, good = 2, data.size > 4 and two(data, 0) == 0xFFD8
     while good and get(work, SCAN) == 0:
-        good = at + 4 <= data.size and get(data, at) == 0xFF
+        good = at + 4 < data.size and get(data, at) == 0xFF
         if good:
             end = at + 2 + two(data, at + 2)
-            good = at + 6 <= end <= data.size and segment(data, work, at + 4, end)
+            good = at + 4 <= end <= data.size and segment(data, work, at + 4, end)
             at = end
     return good and familiar(work)
 
