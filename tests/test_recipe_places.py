@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 import sslpipe
+import sslpipe.stream
 from sslpipe.errors import RecipeError
 from sslpipe.evaluate.during_training import check_protocols
 from sslpipe.evaluate.features import central
@@ -122,6 +123,44 @@ def test_what_this_machine_or_the_caller_lacks_is_told_with_its_line(packed):
     assert said.startswith(f"{place}: the last batch would be short, and 2 ranks would wait")
 
 
+BLOCK = """
+masks:
+  m:
+    view: global
+    patch_size: {size}
+    count: {count}
+    sampler:
+      {name}:
+        {settings}
+"""
+HERE = MARK
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "name", "settings", "message"),
+    [
+        (f"7  {HERE}", 1, "random", "ratio: 0.5", "masks.m.patch_size = 7 does not"),
+        (f"[8, 8, 8]  {HERE}", 1, "random", "ratio: 0.5", "masks.m.patch_size = [8, 8, 8] has 3"),
+        (f"4\n    receptive_field: 40  {HERE}", 1, "random", "ratio: 0.5", "masks.m.receptive_f"),
+        (8, f"2  {HERE}", "multiblock", "part: targets\n        min_keep: 0", "masks.m.count = 2"),
+        (4, 1, "simmim", f"ratio: 0.5\n        unit: 3  {HERE}", "masks.m: unit = 3 does not"),
+        (4, 1, "simmim", f"ratio: 0.5\n        unit: x  {HERE}", "simmim.unit = 'x': "),
+        (4, 1, "random", f"ratio: 2.0  {HERE}", "random: ratio = 2.0 must lie"),
+        (4, 1, "random", f"ratio: 0.5\n        rate: 1  {HERE}", "random has no setting 'rate'"),
+        (f"32  {HERE}", 1, "random", "ratio: 0.5", "masks.m hides 1 of 1 patches"),
+    ],
+)
+def test_what_does_not_suit_a_grid_is_told_at_the_setting_that_is_wrong(
+    packed, size, count, name, settings, message
+):
+    text = BLOCK.format(size=size, count=count, name=name, settings=settings)
+    recipe, place = changed("method:", f"{text}method:")
+    if message:
+        assert told(load, recipe, packed).startswith(f"{place}: {message}")
+    else:
+        load(recipe, packed).close()
+
+
 def test_two_groups_of_text_are_told_at_the_second():
     ops = "ops: [Tokens: {length: 8}]"
     text = f"modality: text\nstream: {{batch_size: 2}}\nviews:\n  a: {{{ops}}}\n  b: {{{ops}}}\n"
@@ -172,3 +211,19 @@ def test_what_a_copy_changes_is_not_told_with_the_line_of_another_value():
     assert recipe.where("stream", "batch_size") == "r.yaml:3"
     again = recipe.model_copy(update={"stream": recipe.stream.model_copy()})
     assert again.where("stream", "batch_size") == "r.yaml:3"
+
+
+def test_of_a_text_that_nobody_sees_settings_are_named_and_no_lines(packed):
+    def opened(**stream):
+        return told(sslpipe.stream.open, packed, **stream)
+
+    place = "sslpipe.stream.open, stream.batch_size: stream.batch_size = "
+    assert opened(batch_size=999_999).startswith(f"{place}999999 is more than")
+    assert opened(batch_size="many").startswith(f"{place}'many': input should be")
+    block = BLOCK.format(size=7, count=1, name="random", settings="ratio: 0.5")
+    kept = RECIPE.replace("method:", f"{block}method:")
+    recipe = parse_recipe(kept, path="last.pt (recipe)", seen=False)
+    place = "last.pt (recipe), masks.m.patch_size: masks.m.patch_size = 7 does not"
+    assert told(load, recipe, packed).startswith(place)
+    other = parse_recipe(kept.replace("simclr", "simcrl"), path="last.pt (recipe)", seen=False)
+    assert other.method.where == "last.pt (recipe), method.simcrl"

@@ -222,7 +222,7 @@ class Files:
     def read_set(self, folder: Path, case: Case, *, same: bool) -> list[str]:
         found = []
         try:
-            problems = verify(read_manifest(folder), inspect=CODEC.inspect)
+            problems = verify(read_manifest(folder), codec=CODEC)
             if same and case.data != case.whole and not problems:
                 found.append("verify finds nothing")
             store = open_store(open_manifest(folder))

@@ -54,6 +54,7 @@ from .terminal import (
     interrupt,
     notes,
     one_line,
+    say_made,
     terminate,
     write_any_sign,
 )
@@ -175,7 +176,7 @@ def show(
     for end, data in files.items():
         replace_file(out.with_suffix(f".{end}"), data)
     written = [out, *(out.with_suffix(f".{end}") for end in files)]
-    console.print(f"wrote {', '.join(map(str, written))}")
+    say_made(f"wrote {', '.join(map(str, written))}")
 
 
 @app.command()

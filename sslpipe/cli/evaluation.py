@@ -27,7 +27,7 @@ from .options import (
     TestShards,
     Untrained,
 )  # fmt: skip
-from .terminal import bar, console, notes, stopped
+from .terminal import bar, console, notes, say_line, stopped
 
 if TYPE_CHECKING:
     from ..evaluate import EvalSettings
@@ -74,7 +74,7 @@ def eval_subject(
 
     settings = EvalSettings(
         protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
-        labels=labels, device=device, cache=cache, epochs=epochs,
+        labels=labels, device=device, cache=cache, epochs=epochs, report=report is not None,
         templates=templates, part=None if part is None else part.value,
     )  # fmt: skip
     names = (subject, *(beside or ()))
@@ -87,7 +87,7 @@ def eval_subject(
         from ..report import write_report
 
         page = write_report(found, report, say=lambda text: notes.print(text, highlight=False))
-        notes.print(f"wrote {page}", highlight=False, soft_wrap=True)
+        say_line(f"wrote {page}")
 
 
 def measured_in_turn(

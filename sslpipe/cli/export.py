@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .paths import exported_folder
-from .terminal import console, notes
+from .terminal import notes, say_made
 
 CHECKERS = {"onnx": "onnxruntime", "hf": "transformers"}  # who loads a format to compare it
 
@@ -56,4 +56,4 @@ def export(
     for name in made.unchecked:
         notes.print(f"{name} is not checked: {CHECKERS[name]} is not installed", soft_wrap=True)
     written = ", ".join(made.formats) or "weights alone, for sslpipe train --from"
-    console.print(f"wrote {out}: the {made.branch}, for {written}", soft_wrap=True)
+    say_made(f"wrote {out}: the {made.branch}, for {written}")

@@ -1,11 +1,14 @@
 """The command of frozen features: any encoder, any shards, one file."""
 
+import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SslpipeError
+from ..process import launcher_ranks
 from .options import (
     AnyShards,
     BatchSize,
@@ -59,7 +62,7 @@ def features(
         device=device,
     )
     check_workers(workers, ray)
-    with stopped(AGAIN), bar("samples") as update:
+    with stopped(AGAIN), own_bar() as update:
         shown = ExtractProgress(update)
         if ray is None:
             made = on_ranks(out, subject, shards, settings, shown)
@@ -69,6 +72,15 @@ def features(
         rows, width = made["trained"].features.shape
         told = f"{out}: {', '.join(made)} features of {rows:,} samples, {width} wide; {shown.rate}"
         console.print(told, highlight=False, soft_wrap=True)
+
+
+def own_bar() -> AbstractContextManager[Any]:
+    """The bar of rank 0 for its share: those of several ranks would write over each other."""
+    return nullcontext(unseen) if launcher_ranks(os.environ).rank else bar("samples")
+
+
+def unseen(**fields: Any) -> None:
+    """Take the numbers of a bar that is not shown."""
 
 
 def check_workers(workers: int | None, ray: str | None) -> None:
@@ -127,8 +139,9 @@ class ExtractProgress:
 
     @property
     def rate(self) -> str:
-        """Seconds since the start and samples/s of this process; or that nothing was to do."""
+        """Seconds since the start and samples/s here; or that others made it, or it was there."""
         if self._done is None:
             return "it was there, of the same weights, shards and settings"
         seconds = time.perf_counter() - self._start
-        return f"{seconds:,.1f} s, {self._done / seconds:,.0f} samples/s"
+        speed = f"{self._done / seconds:,.0f} samples/s" if self._done else "by other processes"
+        return f"{seconds:,.1f} s, {speed}"

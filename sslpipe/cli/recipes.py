@@ -135,8 +135,8 @@ def without_labels(recipe: "Recipe") -> "Recipe":
 
 
 def measured(text: str) -> dict[str, tuple[float, float]]:
-    """The numbers of the line `# measured: NAME VALUE (untrained VALUE), ...`; empty: none."""
+    """The numbers of the line `# measured: NAME VALUE (untrained VALUE), ...; ...`; empty: none."""
     line = MEASURED.search(text)
-    parts = line[1].split(", ") if line else []
+    parts = re.split("[,;] ", line[1]) if line else []
     found = (NUMBER.fullmatch(part) for part in parts)
     return {match[1]: (float(match[2]), float(match[3])) for match in found if match}

@@ -18,8 +18,8 @@ from .terminal import (
     adding,
     bar,
     console,
-    notes,
     say_line,
+    say_made,
     show_tables,
     stopped,
 )  # fmt: skip
@@ -70,7 +70,9 @@ Megabytes = Annotated[
 ]
 Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1, max=MANY)]
 Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
-Columns = Annotated[str, typer.Option(help="Of a table: path=file,label=class,key=id,text=body")]
+Columns = Annotated[
+    str, typer.Option(help="Names in a table, as path=file,label=a: path, label, key, text.")
+]
 DedupeOption = Annotated[Dedupe, typer.Option(help="Drop all but one of equal samples.")]
 NearBits = Annotated[
     int | None, typer.Option(help="Of 64 that near ones may differ in; default: 4.", min=0, max=15)
@@ -185,14 +187,14 @@ def check_together(
 def show_packed(report: Any, out: Path) -> None:
     """The summary; exit code 1 if anything failed."""
     show_tables(report.summary)
-    console.print(f"wrote {out / 'manifest.json'}")
+    say_made(f"wrote {out / 'manifest.json'}")
     left = {"skipped": len(report.skipped), "duplicates": len(report.duplicates)}
     if told := ", ".join(f"{number:,} {what}" for what, number in left.items() if number):
-        notes.print(f"{told}: all listed, with the reason, in {out / 'report.jsonl'}")
+        say_line(f"{told}: all listed, with the reason, in {out / 'report.jsonl'}")
     for failure in report.failures[:10]:
         say_line(f"failed: {failure.file}: {failure.reason}")
     if report.failures:
-        notes.print(f"{len(report.failures)} failed, all listed in {out / 'report.jsonl'}")
+        say_line(f"{len(report.failures)} failed, all listed in {out / 'report.jsonl'}")
         raise typer.Exit(1)
 
 
@@ -232,7 +234,7 @@ def verify(
         modality = find_modality(manifest.modality, str(shards))
         problems = verify(
             manifest,
-            inspect=modality.codec.inspect,
+            codec=modality.codec,
             progress=adding(update),
             excluded=left_out.append,
         )
@@ -241,7 +243,7 @@ def verify(
     if exclude or exclude_log:
         new = exclude_rows(manifest, logs=exclude_log or (), problems=problems if exclude else ())
         rows = sum(map(len, new.exclude.values()))
-        console.print(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
+        say_made(f"{rows:,} samples are excluded in {new.folder / 'manifest.json'}")
     if problems or beside:
         raise typer.Exit(1)
     print_problems(left_out, before="excluded: ")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..errors import ShardError
 from .paths import CROWD, MANY, in_a_folder, picture_file, run_folder, save_picture
-from .terminal import AGAIN, ModalityOption, bar, console, notes, say_line, stopped
+from .terminal import AGAIN, ModalityOption, bar, console, say_line, say_made, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
 MOST = 20  # rows of a table of labels
@@ -65,7 +65,7 @@ def index(
             progress=tar_progress(update),
         )
     for kind in kinds:
-        console.print(f"{kind}: {exports.export(made.manifest, kind)}")
+        say_made(f"{kind}: {exports.export(made.manifest, kind)}")
     show_adopted(made)
 
 
@@ -80,7 +80,7 @@ def show_adopted(made: Any) -> None:
         say_line(f"{problem.shard} {problem.key}: {problem.what}")
     if made.problems:
         report = manifest.folder / "report.jsonl"
-        notes.print(f"{len(made.problems):,} problems, all listed in {report}")
+        say_line(f"{len(made.problems):,} problems, all listed in {report}")
         raise typer.Exit(1)
 
 
@@ -203,7 +203,7 @@ def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
         from ..shards.side_files import replace_file
 
         replace_file(out, sample.members[sample.payload])
-        notes.print(f"wrote {out}")
+        say_line(f"wrote {out}")
 
 
 def readable(ext: str, data: bytes) -> str:
@@ -225,4 +225,4 @@ def draw_sheet(manifest: Any, path: Path, count: int) -> None:
         name = manifest.classes[label] if known else "no label" if label < 0 else f"label {label}"
         items.append((data, (key, name)))
     save_picture(find_modality(manifest.modality, str(path)).thumbnails(items), path)
-    console.print(f"wrote {path}: {len(items)} of {manifest.samples:,} samples", soft_wrap=True)
+    say_made(f"wrote {path}: {len(items)} of {manifest.samples:,} samples")

@@ -13,14 +13,14 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from ..errors import SslpipeError
 from ..shards.side_files import disk_fault
 
 ModalityOption = Annotated[
-    str, typer.Option(help="What is packed: image, or your own package.module:Thing.")
+    str, typer.Option(help="What it holds: image, text, audio, video, or your pkg.module:Thing.")
 ]
 CLIENTS = ("aiohttp", "aiobotocore", "botocore", "fsspec", "s3fs")  # packages behind URLs
 # how torch says that memory is short, or that none has such a tensor; and what stands before it
@@ -69,9 +69,11 @@ def write_any_sign() -> None:
 @contextmanager
 def bar(unit: str) -> Iterator[Any]:
     """A progress bar on stderr: done, rate and time left."""
+    whole = Column(no_wrap=True)  # on a narrow screen the bar alone gives way
     columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TextColumn("{task.fields[numbers]}"), TextColumn("eta"), TimeRemainingColumn(),
+        BarColumn(), MofNCompleteColumn(table_column=whole), TextColumn(unit),
+        TextColumn("{task.fields[numbers]}"), TextColumn("eta"),
+        TimeRemainingColumn(table_column=whole),
     )  # fmt: skip
     with Progress(*columns, console=notes) as progress:
         task = progress.add_task(unit, total=None, numbers="")
@@ -187,6 +189,11 @@ def printable(text: str) -> str:
 def say_line(text: str) -> None:
     """Print a note as it is, on one line, whatever names are in it."""
     notes.print(printable(text), highlight=False, soft_wrap=True)
+
+
+def say_made(text: str) -> None:
+    """Print to stdout what was made, on one line that can be copied, whatever names are in it."""
+    console.print(printable(text), highlight=False, soft_wrap=True)
 
 
 def one_line(error: Exception) -> str | None:

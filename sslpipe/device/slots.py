@@ -6,6 +6,7 @@ the slot is given out again when the last array or tensor that looks into it is 
 was copied to the device, or when the last executor has read it in place.
 """
 
+import errno
 import mmap
 import os
 import tempfile
@@ -19,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..errors import SslpipeError
 
 U8 = npt.NDArray[np.uint8]
 PAGE = 1 << 21  # bytes; of a huge page: slots are made of whole ones
@@ -50,6 +53,23 @@ def anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
+def mapped(file: int, start: int, size: int) -> mmap.mmap:
+    """Make the file longer by `size` bytes from `start` on, and map them.
+
+    Raises:
+        SslpipeError: the system gives no more, by one of its limits or for lack of memory.
+    """
+    try:
+        os.ftruncate(file, start + size)
+        return mmap.mmap(file, size, offset=start)
+    except OSError as error:
+        limit = "ulimit -f" if error.errno == errno.EFBIG else "ulimit -v"
+        raise SslpipeError(
+            f"shared memory: {size / 1e6:,.0f} MB for a batch: {error.strerror}; raise the limit "
+            f"({limit}), free some memory, or make stream.batch_size smaller"
+        ) from None
+
+
 class Slots:
     """`take(size)` gives a slot of at least `size` bytes; safe in threads.
 
@@ -77,7 +97,11 @@ class Slots:
         self.bytes = 0  # that the slots take, used or free
 
     def take(self, size: int) -> Slot:
-        """A slot; what stands in it is arbitrary."""
+        """A slot; what stands in it is arbitrary.
+
+        Raises:
+            SslpipeError: the system gives no more memory.
+        """
         size = max(size, 1)
         with self._lock:
             found = self._fitting(size) or self._grown(size)
@@ -116,8 +140,7 @@ class Slots:
         if self._free:
             self._let_go(self._free.pop(0))
         size = -(-size // PAGE) * PAGE
-        os.ftruncate(self.file, self._end + size)
-        memory = mmap.mmap(self.file, size, offset=self._end)
+        memory = mapped(self.file, self._end, size)
         made = Range(self._end, size, memory)
         self._end += size
         self.bytes += size

@@ -25,6 +25,7 @@ from .settings import (
     check_labels,
     check_options,
     needed_of,
+    reads_features,
 )
 from .subjects import Subject, open_subject
 from .towers import PAIRED, check_towers, open_towers
@@ -76,8 +77,11 @@ def evaluate(
     if test is not None:
         check_labels(test, needed, classes=1)
     bank, queries = Path(shards), None if test is None else Path(test)
-    train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
-    tested = encoded(subject, queries, settings, progress) if queries else {}
+    train: dict[str, Features] = {}
+    tested: dict[str, Features] = {}
+    if reads_features(settings):
+        train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
+        tested = encoded(subject, queries, settings, progress) if queries else {}
     tested, note = in_training_classes(train, tested, strict=settings.strict)
 
     def run(protocol: str) -> ByEncoder:
@@ -134,15 +138,15 @@ def encode(
     *,
     progress: Progress = quiet,
 ) -> None:
-    """Extract and keep the features that `evaluate` starts from: of several ranks, each its share.
+    """Extract and keep the features that `evaluate` starts from, if any protocol does.
 
-    All ranks call it, then one of them `evaluate`, which finds them.
+    All ranks call it, each for its share, then one of them `evaluate`, which finds them.
 
     Raises:
         SslpipeError: as `evaluate`, of the subject and the shards.
     """
     subject = open_subject(name, shards)
-    for part in (shards, test):
+    for part in (shards, test) if reads_features(settings) else ():
         if part is not None:
             encoded(subject, Path(part), settings, progress)
 

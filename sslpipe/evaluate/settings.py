@@ -12,7 +12,7 @@ from ..shards.labels_file import read_labels
 from ..shards.manifest import read_manifest
 from .classes import difference
 from .perplexity import Part
-from .protocols import GUESSING, TRAINED
+from .protocols import FROZEN, GUESSING, TRAINED, chosen_protocols
 from .zero_shot import read_templates
 
 # of `quick` and `all`, what is an error where a set is not for it; the others say so, and go on
@@ -33,6 +33,7 @@ class EvalSettings:
     device: str | None = None
     cache: Path | None = None  # None: `features` beside a checkpoint, or the user's cache
     epochs: int | None = None  # of protocols that train; None: as officially
+    report: bool = False  # one follows, which reads features that no protocol may have asked for
     part: Part | None = None  # documents that perplexity is of; None: those that were held out
     templates: Path | None = None  # of zero_shot, one a line; None: TEMPLATES
 
@@ -48,6 +49,11 @@ def needed_of(chosen: Sequence[str], settings: EvalSettings) -> list[str]:
     """
     needed = () if GUESSING in chosen else NEEDED
     return [name for name in chosen if name in (*settings.protocols, *needed)]
+
+
+def reads_features(settings: EvalSettings) -> bool:
+    """Whether anything starts from frozen features; what does not would encode for nobody."""
+    return settings.report or bool({*chosen_protocols(settings.protocols)} & {*FROZEN})
 
 
 def check_options(chosen: Sequence[str], settings: EvalSettings) -> None:

@@ -10,15 +10,9 @@ from typing import Any
 
 from ..errors import ExtraError, RecipeError
 from ..modalities.text.decider import Tokens, tokens_of
-from ..modalities.text.trained import (
-    SPECIALS,
-    UNKNOWN,
-    TrainedVocabulary,
-    open_vocabulary,
-    sentinel,
-)
+from ..modalities.text.trained import TrainedVocabulary, open_vocabulary
 from ..modalities.text.training import single_bytes
-from ..modalities.text.vocabulary import Vocabulary
+from ..modalities.text.vocabulary import SPECIALS, UNKNOWN, Vocabulary, sentinel
 from .trained import Trained
 from .writers import write_json
 

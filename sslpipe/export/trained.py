@@ -117,7 +117,7 @@ def branch_weights(path: Path, content: Checkpoint, branch: str) -> tuple[str, d
 
 def branches(content: Checkpoint, path: Path) -> dict[str, str]:
     """Where the method of a checkpoint holds its encoders, by name; {}: it does not say."""
-    recipe = parse_recipe(content.recipe, path=f"{path} (recipe)")
+    recipe = parse_recipe(content.recipe, path=f"{path} (recipe)", seen=False)
     assert recipe.method is not None
     method = choose(recipe.method, METHODS, "method")
     says = isinstance(method, type) and issubclass(method, Method)

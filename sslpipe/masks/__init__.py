@@ -112,6 +112,7 @@ class MaskSettings(Protocol):
     def receptive_field(self) -> int | None: ...
     @property
     def sampler(self) -> Entry: ...
+    def where(self, key: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +208,12 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
     try:
         hidden = sampler.hidden(grid)
     except ValueError as error:
-        raise RecipeError(f"{entry.where}: masks.{name}: {error}") from error
+        raise RecipeError(f"{unsuitable(mask, str(error))}: masks.{name}: {error}") from error
     whole = isinstance(hidden, int | np.integer)  # hidden() may be a user's own
     if hidden is not None and not (whole and 0 < hidden < math.prod(grid)):
+        where = mask.where("patch_size") if math.prod(grid) == 1 else entry.where
         raise RecipeError(
-            f"{entry.where}: masks.{name} hides {hidden!r} of {math.prod(grid)} patches; "
+            f"{where}: masks.{name} hides {hidden!r} of {math.prod(grid)} patches; "
             f"change the settings of {entry.name}, or the patch_size"
         )
     most = sampler.most(grid) if isinstance(sampler, WithinReal) else None
@@ -220,8 +222,19 @@ def masker(name: str, mask: MaskSettings, view: ViewSpec) -> Masker:
         sampler,
         MaskSpec(mask.view, mask.count, view.grid_axes, patch, grid, hidden, most),
     )
-    try_masks(sampler.draw, built.spec, name=name, entry=entry)
+    try_masks(sampler.draw, built.spec, name=name, mask=mask)
     return built
+
+
+def unsuitable(mask: MaskSettings, words: str) -> str:
+    """Where the setting stands that a sampler says its grid does not suit: its own, or patch_size.
+
+    words: as `unit = 3 does not divide the grid` or `a grid ...; set patch_size lower`.
+    """
+    setting = words.partition(" ")[0]
+    if setting not in mask.sampler.lines and "patch_size" in words:
+        return mask.where("patch_size")
+    return mask.sampler.at(setting)
 
 
 def patch_of(name: str, mask: MaskSettings, view: ViewSpec) -> tuple[int, ...]:
@@ -230,7 +243,7 @@ def patch_of(name: str, mask: MaskSettings, view: ViewSpec) -> tuple[int, ...]:
     Raises:
         RecipeError: they are not one per axis.
     """
-    size, axes, where = mask.patch_size, view.grid_axes, mask.sampler.where
+    size, axes, where = mask.patch_size, view.grid_axes, mask.where("patch_size")
     patch = (size,) * len(axes) if isinstance(size, int) else tuple(size)
     if len(patch) != len(axes):
         raise RecipeError(
@@ -250,20 +263,20 @@ def grid_of(name: str, mask: MaskSettings, view: ViewSpec, patch: Sequence[int])
         RecipeError: patches do not fill the views, or not one field fits.
     """
     sides, field = tuple(view.size(axis) for axis in view.grid_axes), mask.receptive_field
-    place, shown = f"{mask.sampler.where}: masks.{name}", " x ".join(map(str, sides))
+    shown = " x ".join(map(str, sides))
     steps = list(zip(sides, patch, strict=True))
     if field is None:
         if any(side % step for side, step in steps):
             given = mask.patch_size if isinstance(mask.patch_size, int) else list(patch)
             raise RecipeError(
-                f"{place}.patch_size = {given} does not divide views.{mask.view} of {shown}; "
-                "choose a divisor"
+                f"{mask.where('patch_size')}: masks.{name}.patch_size = {given} does not divide "
+                f"views.{mask.view} of {shown}; choose a divisor"
             )
         return tuple(side // step for side, step in steps)
     if min(sides) < field:
         raise RecipeError(
-            f"{place}.receptive_field = {field} is more than views.{mask.view} of {shown} have; "
-            "choose longer views"
+            f"{mask.where('receptive_field')}: masks.{name}.receptive_field = {field} is more than "
+            f"views.{mask.view} of {shown} have; choose longer views"
         )
     return tuple((side - field) // step + 1 for side, step in steps)
 
@@ -278,7 +291,9 @@ def check_agreement(masks: Mapping[str, MaskSettings], built: Mapping[str, Maske
         mine = (made.sampler.whole, made.spec.grid)
         other, *theirs = first.setdefault(kind, (name, *mine))
         if tuple(theirs) != mine:
+            alike = theirs[0] == made.sampler.whole
+            where = masks[name].where("patch_size" if alike else "sampler")
             raise RecipeError(
-                f"{masks[name].sampler.where}: masks.{name} and masks.{other} are parts of one "
+                f"{where}: masks.{name} and masks.{other} are parts of one "
                 f"{masks[name].sampler.name}; give them the same settings and patch_size"
             )

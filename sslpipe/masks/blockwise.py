@@ -177,7 +177,10 @@ class IBotBlocks:
         """Return None: the number differs from view to view."""
         check_plane(grid)
         if min(grid) < 3:
-            raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches is too small for blocks")
+            raise ValueError(
+                f"a grid of {grid[0]} x {grid[1]} patches is too small for blocks; "
+                "set patch_size lower"
+            )
 
     def draw(self, keys: Keys, place: Place, stream: str, grid: Grid) -> Bools:
         """Pick the share of each view, then grow blocks up to it."""

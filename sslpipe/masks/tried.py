@@ -1,7 +1,7 @@
 """A sampler of masks, tried on some samples before any data is read."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,24 +14,33 @@ Draw = Callable[[Keys, Place, str, tuple[int, ...]], Any]
 TRIED = 64  # samples that a sampler is tried on
 
 
-def try_masks(draw: Draw, spec: MaskSpec, *, name: str, entry: Entry) -> None:
+class TriedMask(Protocol):
+    """What is asked of a mask's settings for messages: its sampler, and where its keys stand."""
+
+    @property
+    def sampler(self) -> Entry: ...
+    def where(self, key: str) -> str: ...
+
+
+def try_masks(draw: Draw, spec: MaskSpec, *, name: str, mask: TriedMask) -> None:
     """Compare the masks `name` that a sampler draws with what it and the recipe say.
 
-    draw: `Sampler.draw`. entry: of the sampler, for messages.
+    draw: `Sampler.draw`. mask: as the recipe has it, for messages.
 
     Raises:
         RecipeError: they are of another kind or number, hide another share, or are random without
             a key.
     """
-    uids, what = np.arange(TRIED), f"{entry.where}: {entry.name}"
+    entry, uids = mask.sampler, np.arange(TRIED)
+    what = f"{entry.where}: {entry.name}"
     keys = Keys(0, uids % 2, uids, np.arange(spec.count))
     place, stream = Place(0, uids, TRIED), f"masks/{name}"
     drawn, again = (draw(keys, place, stream, spec.grid) for _ in range(2))
     masks = isinstance(drawn, np.ndarray) and drawn.ndim == 3
     if masks and len(drawn) != spec.count:
         raise RecipeError(
-            f"{what} makes {len(drawn)} masks per sample, but masks.{name}.count is {spec.count}; "
-            f"set it to {len(drawn)}"
+            f"{mask.where('count')}: masks.{name}.count = {spec.count}, but {entry.name} makes "
+            f"{len(drawn)} masks per sample; set it to {len(drawn)}"
         )
     if not masks or drawn.shape[1:] != (TRIED, spec.patches) or drawn.dtype != np.bool_:
         array = isinstance(drawn, np.ndarray)

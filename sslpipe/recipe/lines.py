@@ -26,23 +26,30 @@ class Places:
 
     lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
     overrides: Mapping[KeyPath, str] = field(default_factory=dict, compare=False)  # as written
+    seen: bool = field(default=True, compare=False)  # whether the user has the text to look at
 
     def where(self, path: str, place: KeyPath) -> str:
         """Name file:line of the nearest known ancestor of `place`, or the override that set it.
 
+        Of a text that nobody sees the ancestor itself is named: `last.pt (recipe), stream.seed`.
         path: of the file; alone, it is what a place has of which nothing is written down.
         """
         above = [place[:size] for size in range(len(place), 0, -1)]
         for known in above:  # what it set hides the lines that stood below
             if known in self.overrides:
                 return f"--set {self.overrides[known]}"
-        return next((f"{path}:{self.lines[known]}" for known in above if known in self.lines), path)
+        found = next((known for known in above if known in self.lines), None)
+        if found is None:
+            return path
+        return (
+            f"{path}:{self.lines[found]}" if self.seen else f"{path}, {'.'.join(map(str, found))}"
+        )
 
     def without(self, sections: Collection[str]) -> "Places":
         """Those of all other sections."""
         lines = {place: line for place, line in self.lines.items() if place[0] not in sections}
         overrides = {p: text for p, text in self.overrides.items() if p[0] not in sections}
-        return Places(lines, overrides)
+        return Places(lines, overrides, self.seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +63,16 @@ class YamlFile:
     def where(self, place: KeyPath) -> str:
         """Name file:line of a place, as `Places.where`; line 1 where nothing is written down."""
         found = self.places.where(self.path, place)
-        return f"{found}:1" if found == self.path else found
+        return f"{found}:1" if found == self.path and self.places.seen else found
 
 
-def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
+def parse_yaml(
+    text: str, path: str, overrides: Iterable[str] = (), *, seen: bool = True
+) -> YamlFile:
     """Parse safe YAML, with the line of every node; a key that stands twice is an error.
 
-    overrides: `a.b.c=value`, the value being YAML, set after reading.
+    overrides: `a.b.c=value`, the value being YAML, set after reading. seen: whether the user has
+    the text to look at; of others places are named, not lines.
 
     Raises:
         RecipeError: not YAML, a key that stands twice, or an override that leads nowhere.
@@ -83,7 +93,7 @@ def parse_yaml(text: str, path: str, overrides: Iterable[str] = ()) -> YamlFile:
     except (ValueError, RecursionError) as error:  # 2001-99-99, brackets without end
         raise RecipeError(f"{path}: is no YAML ({told(error)}); correct it") from error
     places = {override(data, text): text for text in overrides}
-    return YamlFile(path, data, Places(lines, places))
+    return YamlFile(path, data, Places(lines, places, seen))
 
 
 def problem_of(error: yaml.MarkedYAMLError) -> str:

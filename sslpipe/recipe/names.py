@@ -28,6 +28,15 @@ class Entry:
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     where: str = "settings"
+    lines: Mapping[str, str] = field(default_factory=dict, compare=False)  # of each setting
+
+    def at(self, setting: str) -> str:
+        """Name file:line of one of its settings; that of the entry where it is a default."""
+        return self.lines.get(setting, self.where)
+
+    def told(self, words: str) -> str:
+        """Say what is wrong with it, at the setting which the words begin with, `ratio = 2 ...`."""
+        return f"{self.at(words.partition(' ')[0])}: {self.name}: {words}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -106,10 +115,12 @@ def bind(function: Callable[..., Any], entry: Entry) -> dict[str, Any]:
     found = {name: getattr(checked, name) for name in fields}
     if place := misread(entry.settings, found):
         given = shown(entry.settings[place[0]])
-        raise RecipeError(f"{entry.where}: {entry.name}.{place[0]} = {given}: holds {BOOLEAN}")
+        raise RecipeError(
+            f"{entry.at(place[0])}: {entry.name}.{place[0]} = {given}: holds {BOOLEAN}"
+        )
     for name, given in entry.settings.items():
         if reason := unfit(found[name]):
-            raise RecipeError(f"{entry.where}: {entry.name}.{name} = {shown(given)}: {reason}")
+            raise RecipeError(f"{entry.at(name)}: {entry.name}.{name} = {shown(given)}: {reason}")
     return found
 
 
@@ -190,18 +201,19 @@ def explain(error: pydantic.ValidationError, entry: Entry, fields: Iterable[str]
     faults = error.errors()  # a misspelt setting is also a missing one: say the first
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     setting = ".".join(str(part) for part in fault["loc"][:1])
+    where = entry.at(setting)
     if fault["type"] == "extra_forbidden":
         known = suggest(setting, fields)
-        return f"{entry.where}: {entry.name} has no setting {setting!r}; {known}"
+        return f"{where}: {entry.name} has no setting {setting!r}; {known}"
     value = entry.settings.get(setting)
     if fault["type"] == "missing" and len(fault["loc"]) > 1 and isinstance(value, Sequence):
         lacking = sum(f["type"] == "missing" and f["loc"][0] == fault["loc"][0] for f in faults)
         what = f"has {len(value)} of {len(value) + lacking} values"
-        return f"{entry.where}: {entry.name}.{setting} = {shown(value)}: {what}; write them all"
+        return f"{where}: {entry.name}.{setting} = {shown(value)}: {what}; write them all"
     if fault["type"] == "missing":
-        return f"{entry.where}: {entry.name} needs the setting {setting!r}; add it"
+        return f"{where}: {entry.name} needs the setting {setting!r}; add it"
     reason = fault["msg"].lower()
-    return f"{entry.where}: {entry.name}.{setting} = {shown(value)}: {reason}; {remedy(value)}"
+    return f"{where}: {entry.name}.{setting} = {shown(value)}: {reason}; {remedy(value)}"
 
 
 def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
@@ -218,4 +230,4 @@ def call(function: Callable[..., Any], entry: Entry, *arguments: Any) -> Any:
     except ValueError as error:
         words = str(error)
         hint = "" if ";" in words else "; correct the value"
-        raise RecipeError(f"{entry.where}: {entry.name}: {words}{hint}") from error
+        raise RecipeError(entry.told(f"{words}{hint}")) from error

@@ -59,13 +59,17 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
 
 
-def parse_recipe(text: str, *, path: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(
+    text: str, *, path: str = "<recipe>", overrides: Sequence[str] = (), seen: bool = True
+) -> Recipe:
     """Validate the text of a recipe.
+
+    seen: whether the user has the text to look at; if not, messages name settings, not lines.
 
     Raises:
         RecipeError: it is not YAML, or breaks the schema; says file:line.
     """
-    source = parse_yaml(text, path, overrides)
+    source = parse_yaml(text, path, overrides, seen=seen)
     if not isinstance(source.data, dict):
         found = "is empty" if source.data is None else f"is {said(source.data)}"
         raise RecipeError(
@@ -146,7 +150,9 @@ def to_entry(value: Any, place: KeyPath, source: YamlFile) -> Entry:
         raise RecipeError(
             f"{source.where(place)}: {name} = {shown(value)}: is no entry; {error}"
         ) from None
-    return Entry(entry.name, entry.settings, source.where((*place, entry.name)))
+    inside = (*place, entry.name)
+    lines = {key: source.where((*inside, key)) for key in entry.settings}
+    return Entry(entry.name, entry.settings, source.where(inside), lines)
 
 
 # what pydantic adds to a place where a value may be of several types
@@ -168,7 +174,13 @@ def explain(error: pydantic.ValidationError, source: YamlFile) -> str:
     if fault["type"] in ("model_type", "dict_type"):
         return f"{where}: {name} = {shown(typed(fault['input']))}: is a section; write its keys"
     value = typed(fault["input"])
-    return f"{where}: {name} = {shown(value)}: {fault['msg'].lower()}; {remedy(value)}"
+    return f"{where}: {name} = {shown(value)}: {reason_of(fault['msg'], value)}"
+
+
+def reason_of(words: str, value: Any) -> str:
+    """Say what is wrong and what to do; a check of ours may say both."""
+    reason = words.removeprefix("Value error, ")  # as pydantic begins what a check of ours raises
+    return reason if ";" in reason else f"{reason.lower()}; {remedy(value)}"
 
 
 def typed(value: Any) -> Any:

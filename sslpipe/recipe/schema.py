@@ -19,6 +19,7 @@ from .sections import (
     Fraction,
     Info,
     Named,
+    PlacedSection,
     Positive,
     Section,
     Share,
@@ -105,7 +106,7 @@ class ViewSection(Section):
     ops: Annotated[tuple[Named, ...], pydantic.Field(min_length=1)]
 
 
-class MaskSection(Section):
+class MaskSection(PlacedSection):
     """Says which patches of one view group are hidden, by which sampler."""
 
     view: Text = "global"
@@ -146,17 +147,18 @@ class Rates(Section):
     def _fit_the_schedule(cls, value: tuple[int, ...], info: Info) -> tuple[int, ...]:
         """Milestones and the multistep schedule come together, in order, before the end."""
         if (info.data.get("schedule") == "multistep") != bool(value):
-            raise ValueError("schedule: multistep needs milestones, and only it has them")
-        if list(value) != sorted({*value}) or value[-1:] >= (info.data.get("epochs", 0),):
-            raise ValueError("milestones must rise and lie before the last epoch")
+            raise ValueError("schedule: multistep needs milestones, and only it has them; set both")
+        last = info.data.get("epochs", 0)
+        if list(value) != sorted({*value}) or value[-1:] >= (last,):
+            raise ValueError(f"must rise and lie before train.epochs = {last}; set them too")
         return value
 
     @pydantic.field_validator("warmup_epochs")
     @classmethod
     def _reach_the_peak(cls, value: float, info: Info) -> float:
         """A warm-up ends in the run, or the learning rate that the recipe names is never taken."""
-        if value > info.data.get("epochs", math.inf):
-            raise ValueError("the warm-up must not be longer than the run, train.epochs")
+        if value > (epochs := info.data.get("epochs", math.inf)):
+            raise ValueError(f"must not be longer than train.epochs = {epochs}; set it too")
         return value
 
     @pydantic.field_validator("final_lr", "final_lr_ratio")
@@ -284,7 +286,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Entry):
         return [value.name, plain(value.settings)]
     if isinstance(value, Mapping):
-        if set(value) == {"name", "settings", "where"}:
+        if set(value) == {"name", "settings", "where", "lines"}:
             return [value["name"], plain(value["settings"])]
         return {str(k): plain(v) for k, v in value.items() if (k, v) not in UNSAID}
     if isinstance(value, list | tuple):

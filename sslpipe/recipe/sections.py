@@ -1,12 +1,13 @@
 """What all sections of a recipe are, the types of their keys, and the way back to YAML."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 import pydantic
 import yaml
 
-from .lines import Places
+from .lines import KeyPath, Places
 from .names import MOST, Entry
 
 
@@ -42,6 +43,26 @@ class Section(pydantic.BaseModel):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a section stands in a file; all are equal, as sections are compared without it."""
+
+    path: str = field(default="<recipe>", compare=False)
+    place: KeyPath = field(default=(), compare=False)
+    places: Places = field(default_factory=Places, compare=False)
+
+
+class PlacedSection(Section):
+    """A section inside a recipe that knows where its own keys are written down."""
+
+    _standing: Standing = pydantic.PrivateAttr(default_factory=Standing)
+
+    def where(self, key: str) -> str:
+        """Name the place of a setting, for messages, as `Recipe.where` does."""
+        standing = self._standing
+        return standing.places.where(standing.path, (*standing.place, key))
+
+
 class WrittenSection(Section):
     """A section that knows where it and what is in it are written down.
 
@@ -55,6 +76,15 @@ class WrittenSection(Section):
         """Keep the places, which a parser gives as the context of the validation."""
         if isinstance(context, Places):
             self._places = context
+            self._tell_inner(context)
+
+    def _tell_inner(self, places: Places) -> None:
+        """Tell sections that are named inside one of this section's where they stand."""
+        for kind in type(self).model_fields:
+            groups = getattr(self, kind)
+            for name, inner in groups.items() if isinstance(groups, dict) else ():
+                if isinstance(inner, PlacedSection):
+                    inner._standing = Standing(self.path, (kind, name), places)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy as pydantic does; what is other than it was written stands in no file."""

@@ -6,7 +6,7 @@ stand in the index; their names stand in the manifest.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from ..errors import ContractError, SampleError
 
 Extent = tuple[int, ...]  # up to EXTENTS numbers from 0 to 2**32 - 1; all 0: not known
-Inspect = Callable[[bytes], Extent]  # of a payload; SampleError with the reason
 U32 = npt.NDArray[np.uint32]
 
 EXTENTS = 4  # numbers of an extent in an index

@@ -8,6 +8,7 @@ from ..errors import SampleError
 
 BLOCK = tarfile.BLOCKSIZE
 PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
+PREFIX_AT = 345  # of the folders of a name of more than 100 bytes
 # the key ends at the first dot of the base name, as in webdataset
 FOREIGN = re.compile("[\udc80-\udcff]")  # bytes, as `surrogateescape` keeps them
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -39,8 +40,10 @@ def member_key(header: bytes) -> str:
     """
     if len(header) == BLOCK and header.startswith(PLAIN, MAGIC_AT):
         # tarfile's parser takes longer than reading the sample; nothing but the name is needed
-        name, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
-        full = (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+        name = header[:100].rstrip(b"\0")
+        if header[PREFIX_AT]:
+            name = header[PREFIX_AT : PREFIX_AT + 155].rstrip(b"\0") + b"/" + name
+        full = name.decode("utf-8", "surrogateescape")
     else:
         full = parse_header(header).name
     parts = split_name(full)
@@ -51,6 +54,10 @@ def member_key(header: bytes) -> str:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension of a member (`a/b.left.jpg` -> `a/b`, `left.jpg`); None without either."""
+    base = name.rfind("/") + 1
+    dot = name.find(".", base)
+    if dot > base:  # almost always; the expression, which says the same, takes longer than that
+        return escaped(name[:dot]), name[dot + 1 :]
     match = NAME.fullmatch(name)
     if match is None:
         return None
@@ -62,4 +69,6 @@ def escaped(name: str) -> str:
 
     So names that differ stay different; one sign for all such bytes would make them one.
     """
+    if name.isascii():
+        return name
     return FOREIGN.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", name)

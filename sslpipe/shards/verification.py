@@ -11,9 +11,9 @@ from typing import BinaryIO
 from ..errors import SampleError, ShardError
 from ..process import cores
 from ..rng import sample_id
-from .codec import Extent, Inspect
+from .codec import Codec, Extent
 from .index import Index, MemberRecord, file_sha256, filled, parse_index, said_of_tar
-from .manifest import Manifest, Shard, size_fault
+from .manifest import FILE, Manifest, Shard, size_fault
 from .stopping import in_threads
 from .tar_headers import parse_header, split_name
 
@@ -34,7 +34,7 @@ class Problem:
 def verify(
     manifest: Manifest,
     *,
-    inspect: Inspect,
+    codec: Codec,
     progress: Callable[[int], None] | None = None,
     excluded: Callable[[Problem], None] | None = None,
 ) -> list[Problem]:
@@ -44,11 +44,11 @@ def verify(
     Rows that the manifest excludes are not reported, nor that the SHA-256 of their tar differs if
     no other fault explains it: `excluded` gets them.
 
-    `inspect`: a codec's. `progress` gets the number of samples of each finished
+    `codec`: of the modality of the set. `progress` gets the number of samples of each finished
     shard, in order. Use `read_manifest` where damaged shards are to be listed, not refused.
     """
-    problems: list[Problem] = []
-    check = partial(check_shard, manifest, inspect=inspect)
+    problems = [Problem(FILE, "", what) for what in name_faults(manifest, codec)]
+    check = partial(check_shard, manifest, codec=codec)
     with closing(in_threads(check, manifest.shards, cores())) as found:
         for shard, (faults, left_out) in zip(manifest.shards, found, strict=True):
             problems.extend(faults)
@@ -61,7 +61,7 @@ def verify(
 
 
 def check_shard(
-    manifest: Manifest, shard: Shard, *, inspect: Inspect
+    manifest: Manifest, shard: Shard, *, codec: Codec
 ) -> tuple[list[Problem], list[Problem]]:
     """Everything that is wrong with one shard, and that which is of excluded rows."""
     faults = [Problem(shard.file, "", what) for what in file_faults(manifest, shard)]
@@ -74,12 +74,23 @@ def check_shard(
         return faults, []
     skip = set(manifest.exclude.get(shard.file, ()))
     with manifest.tar(shard).open("rb") as tar:
-        found = list(sample_faults(tar, shard.file, index, inspect))
+        found = list(sample_faults(tar, shard.file, index, codec))
     bad = [problem for problem in found if problem.row not in skip]
     left_out = [problem for problem in found if problem.row in skip]
     if left_out and not bad and [fault.what for fault in faults] == [CHANGED]:
         return [], [*faults, *left_out]  # the bytes that differ are those of these rows
     return faults + bad, left_out
+
+
+def name_faults(manifest: Manifest, codec: Codec) -> Iterator[str]:
+    """What is wrong with the names of numbers and bits: all sets of a modality have the codec's."""
+    bits = dict(codec.flag_bits)
+    if manifest.extent != codec.extents:
+        yield f"names extents {[*manifest.extent]}, not {[*codec.extents]}; {AGAIN}"
+    if dict(manifest.flags) != bits:
+        yield f"names flags {dict(manifest.flags)}, not {bits}; {AGAIN}"
+    if unknown := {*manifest.counted} - {*codec.extents}:
+        yield f"says what {', '.join(sorted(unknown))} were counted by, no such extent; {AGAIN}"
 
 
 def file_faults(manifest: Manifest, shard: Shard) -> Iterator[str]:
@@ -127,7 +138,7 @@ def check_meant(index: Index, data: bytes, shard: Shard, where: str) -> Index:
     return index
 
 
-def sample_faults(tar: BinaryIO, file: str, index: Index, inspect: Inspect) -> Iterator[Problem]:
+def sample_faults(tar: BinaryIO, file: str, index: Index, codec: Codec) -> Iterator[Problem]:
     """What is wrong with each sample: the first fault of its members."""
     for row in range(len(index)):
         key = f"sample {row}"  # until the header tells
@@ -137,7 +148,8 @@ def sample_faults(tar: BinaryIO, file: str, index: Index, inspect: Inspect) -> I
             for ext, member in index.members_of(row).items():
                 data = check_bytes(tar, ext, member)
                 if member == payload:
-                    check_extent(inspect(data), index.sample(row).extent)
+                    check_extent(codec.inspect(data), index.sample(row).extent)
+                    check_flags(codec, data, index.sample(row).flags)
                 else:
                     check_header(tar, index, row, member)
         except SampleError as error:
@@ -188,3 +200,20 @@ def check_extent(found: Extent, indexed: Extent) -> None:
     if any(indexed) and not same:
         says = " x ".join(map(str, indexed[: len(found)]))
         raise SampleError(f"decodes to {' x '.join(map(str, found))}, the index says {says}")
+
+
+def check_flags(codec: Codec, data: bytes, indexed: int) -> None:
+    """Compare the bits that hold for a payload with those of the index.
+
+    Raises:
+        SampleError: they differ.
+    """
+    found, bits = codec.flags(data), codec.flag_bits
+    if found != indexed:
+        names = [
+            ", ".join(name for name, bit in bits.items() if flags & bit) or "none"
+            for flags in (found, indexed)
+        ]
+        raise SampleError(
+            f"has the flags {names[0]} ({found}), the index says {names[1]} ({indexed})"
+        )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..permutations import permutation
+from .lanes import distinct_numbers
 from .packed import Corpus, Packed
 from .plan import Picks, RankSlots, Single, picked
 
@@ -75,7 +76,7 @@ class ByLength:
         epochs, inside = np.divmod(picks.positions, self._plan.samples)
         windows = epochs * self._per_epoch + inside // self._window
         found = np.empty_like(picks.positions)
-        for window in np.unique(windows).tolist():
+        for window in distinct_numbers(windows).tolist():
             here = windows == window
             first, order = self._ordered(window)
             found[here] = first + order[picks.positions[here] - first]

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import RecipeError
@@ -84,6 +84,33 @@ def say_shared_lanes(recipe: Recipe, lanes: int, store: ShardStore, world_size: 
             "same shards; set stream.lanes to a multiple of the ranks that divides "
             "stream.batch_size = %d",
             recipe.where("stream", "lanes"), lanes, world_size, together, recipe.stream.batch_size,
+        )  # fmt: skip
+
+
+def say_shared_in_mixture(
+    recipe: Recipe, lanes: Mapping[str, int], stores: Sequence[ShardStore], world_size: int
+) -> None:
+    """Tell where many nodes will download the same shards of sets of a mixture.
+
+    lanes: of each set, by name. Of each set a rank walks along the lanes of its share of a batch
+    (rank_split.py), so nodes have lanes of their own if there are as many; neighbours may share
+    one at the border.
+    """
+    nodes = world_size / node_ranks()
+    far = {name: lanes[name] for name, store in zip(lanes, stores, strict=True) if store.distant}
+    shared = [name for name, count in far.items() if count < nodes]
+    if recipe.stream.order == "global" and far and nodes > 1:
+        log.warning(
+            "%s: stream.order = global over shards that lie elsewhere (%s): each of %d ranks reads "
+            "in all of them; stream.order: lanes gives each node shards of its own",
+            recipe.where("stream", "order"), ", ".join(far), world_size,
+        )  # fmt: skip
+    elif recipe.stream.order == "lanes" and shared:
+        log.warning(
+            "%s: %s of the mixture have %s lanes for %d nodes, so several nodes download the same "
+            "shards; choose a larger stream.batch_size, or more weight for them in stream.mix",
+            recipe.where("stream", "lanes" if recipe.stream.lanes else "batch_size"),
+            ", ".join(shared), ", ".join(str(far[name]) for name in shared), math.ceil(nodes),
         )  # fmt: skip
 
 

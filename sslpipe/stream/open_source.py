@@ -25,6 +25,7 @@ from .checks import (
     check_repeats,
     check_short,
     remainder_of,
+    say_shared_in_mixture,
     say_shared_lanes,
 )
 from .foreign import Foreign, epoch_length
@@ -203,6 +204,12 @@ def mixture(recipe: Recipe, paths: Mapping[str, str | Path], reading: ReadingRan
         )
         for (name, manifest), turn in zip(manifests.items(), turns, strict=True)
     }
+    say_shared_in_mixture(
+        recipe,
+        {name: corpus.order.stride for name, corpus in corpora.items()},
+        [corpus.store for corpus in corpora.values()],
+        reading.world_size,
+    )
     plan = Mixture(
         turns,
         batch_size=stream.batch_size,

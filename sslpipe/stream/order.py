@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .. import rng
 from ..errors import RecipeError
-from .lanes import Lanes
+from .lanes import Lanes, distinct_numbers
 
 I64 = npt.NDArray[np.int64]
 Kind = Literal["lanes", "global", "sequential"]
@@ -131,7 +131,7 @@ class Order:
     def _locate(self, positions: I64) -> Located:
         epochs, q = np.divmod(positions, self.samples)
         shards, rows = np.empty_like(q), np.empty_like(q)
-        for epoch in np.unique(epochs):
+        for epoch in distinct_numbers(epochs):
             here = epochs == epoch
             shards[here], rows[here] = self._inside(int(epoch), q[here])
         return Located(epochs, shards, rows)

@@ -14,6 +14,7 @@ from ..shards.index import MEMBER, SAMPLE
 from ..shards.labels_file import Relabelled
 from ..shards.manifest import Manifest
 from ..shards.read.store import ShardStore
+from .lanes import distinct_numbers
 from .mixture import StepsInARow
 from .order import I64, Located, Order
 from .plan import Picks, Plan, RankSlots
@@ -93,7 +94,7 @@ class Corpus:
     def _in_tar(self, shards: I64, kept: I64) -> I64:
         """The rows in their tars of the samples that are the `kept`-th of those left."""
         rows = kept.copy()
-        for shard in np.unique(shards) if self._gaps else ():
+        for shard in distinct_numbers(shards) if self._gaps else ():
             if int(shard) in self._gaps:
                 here = shards == shard
                 # kept row r lies behind all excluded rows x_i with x_i - i <= r
@@ -103,7 +104,7 @@ class Corpus:
     def _among_kept(self, shards: I64, rows: I64) -> I64:
         """The opposite: which of those left the samples in some rows of tars are."""
         kept = rows.copy()
-        for shard in np.unique(shards) if self._gaps else ():
+        for shard in distinct_numbers(shards) if self._gaps else ():
             if int(shard) in self._gaps:
                 here, gaps = shards == shard, self._gaps[int(shard)]
                 kept[here] -= np.searchsorted(gaps + np.arange(len(gaps)), rows[here])
@@ -127,7 +128,7 @@ class Corpus:
 
     def shards(self, positions: I64) -> I64:
         """The shards of some positions, from the thread that looks ahead."""
-        return np.unique(self.ahead(positions))
+        return distinct_numbers(self.ahead(positions))
 
     def ahead(self, positions: I64) -> I64:
         """The shard of each position, from the thread that looks ahead."""
@@ -205,7 +206,7 @@ class Packed:
 
     def _are_kept(self, wants: Wants) -> bool:
         """Whether the indexes of samples are read once, even if others are read meanwhile."""
-        used = np.unique(wants.corpora << 32 | wants.shards).tolist()
+        used = distinct_numbers(wants.corpora << 32 | wants.shards).tolist()
         sizes = (self.corpora[each >> 32].order.sizes[each & (1 << 32) - 1] for each in used)
         return int(sum(sizes)) <= ROWS // 2
 
@@ -234,7 +235,7 @@ class Packed:
     def located(self, corpora: I64, positions: I64, valid: npt.NDArray[np.bool_]) -> Wants:
         """Where samples lie, in the order that was asked for."""
         epochs, shards, rows = (np.empty_like(positions) for _ in range(3))
-        for corpus in np.unique(corpora):
+        for corpus in distinct_numbers(corpora):
             here = corpora == corpus
             found = self.corpora[corpus].locate(positions[here])
             epochs[here], shards[here], rows[here] = found.epochs, found.shards, found.rows
@@ -250,7 +251,7 @@ class Packed:
         if len(self.corpora) == 1:
             return self.corpora[0].records.at(wants.shards, wants.rows)
         samples, payloads = np.empty(len(wants), SAMPLE), np.empty(len(wants), MEMBER)
-        for corpus in np.unique(wants.corpora):
+        for corpus in distinct_numbers(wants.corpora):
             here = wants.corpora == corpus
             found = self.corpora[corpus].records.at(wants.shards[here], wants.rows[here])
             samples[here], payloads[here] = found

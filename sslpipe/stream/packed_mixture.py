@@ -6,6 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from .lanes import distinct_numbers
 from .mixture import Mixture, StepsInARow
 from .packed import Corpus, Packed
 from .plan import I64, Picks
@@ -48,7 +49,7 @@ class PackedMixture(Packed):
             positions = self._split.positions(steps, corpus)
             shards = self.corpora[corpus].ahead(np.concatenate(positions))
             ends = np.cumsum([len(some) for some in positions])[:-1]
-            return [np.unique(some) for some in np.split(shards, ends)]
+            return [distinct_numbers(some) for some in np.split(shards, ends)]
 
         return StepsInARow(found, samples=self.share)
 

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .lanes import distinct_numbers
+
 I64 = npt.NDArray[np.int64]
 
 
@@ -89,7 +91,7 @@ def concat(lengths: I64, length: int) -> Segments:
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     # a segment begins wherever a document or a row does
-    cuts = np.unique(np.r_[ends - lengths, np.arange(0, total, length)])
+    cuts = distinct_numbers(np.r_[ends - lengths, np.arange(0, total, length)])
     cuts = cuts[cuts < total]
     documents = np.searchsorted(ends, cuts, side="right")
     taken = np.diff(np.r_[cuts, total])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..rng import piece_ids, words
+from .lanes import distinct_numbers
 from .packed import Packed, Wants
 from .source import I64, START
 
@@ -40,7 +41,7 @@ class PartnerDraw:
         owners = self._keys(wants)
         found = self._words(owners, wants.epochs, turns, attempt)
         shards, rows = wants.shards.copy(), wants.rows.copy()
-        for corpus in np.unique(wants.corpora):
+        for corpus in distinct_numbers(wants.corpora):
             here = wants.corpora == corpus
             shards[here], rows[here] = self.source.corpora[corpus].another(
                 wants.shards[here], wants.rows[here], found[here]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..shards.index import MEMBER, SAMPLE, Index
 from ..shards.labels_file import Relabelled, read_labels
 from ..shards.read.store import ShardStore
+from .lanes import distinct_numbers
 from .reader import MemberPlace, Wanted
 
 I64 = npt.NDArray[np.int64]
@@ -49,7 +50,9 @@ class RecordTable:
         with self._lock:
             first = self._first[shards]
             if (missing := first < 0).any():
-                self._add(np.unique(shards[missing]).tolist(), np.unique(shards).tolist())
+                self._add(
+                    distinct_numbers(shards[missing]).tolist(), distinct_numbers(shards).tolist()
+                )
                 first = self._first[shards]
             places = first + rows
             return Records(self._samples[places], self._payloads[places])

@@ -137,5 +137,5 @@ def open_samples(
     manifest = shards if isinstance(shards, Manifest) else open_manifest(shards)
     ranks = process_ranks(rank, world_size)
     text = yaml.safe_dump({"modality": manifest.modality, "stream": dict(section), "views": {}})
-    recipe = parse_recipe(text, path="sslpipe.stream.open")
+    recipe = parse_recipe(text, path="sslpipe.stream.open", seen=False)
     return SampleStream(recipe, manifest, rank=ranks.rank, world_size=ranks.size, prefetch=prefetch)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import whole_samples
+from .lanes import distinct_numbers
 
 if TYPE_CHECKING:  # a stream of raw samples needs no torch
     from torch import Tensor
@@ -116,7 +117,7 @@ class Share:
     @property
     def samples(self) -> int:
         """Samples that it is made of; of rows the documents, each once, whatever its pieces."""
-        return len(np.unique(self.uids)) if len(self.segments) else len(self.uids)
+        return len(distinct_numbers(self.uids)) if len(self.segments) else len(self.uids)
 
     def in_rows(self) -> Share:
         """The share of a batch: samples themselves, or rows under the names of their first piece.

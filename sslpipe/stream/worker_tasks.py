@@ -45,6 +45,7 @@ from .tasks import (
 U8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 SIZE_OF_RESULT = RESULT.itemsize  # asked of NumPy once
+ONLY_READ = DONE, *[0] * 12  # the rest of RESULT_HEAD, of a sample that is not decoded
 TYPES = frozenset(map(np.dtype, SENT))  # the name of a type takes 5 us
 
 
@@ -221,7 +222,7 @@ class Tasks:
     ) -> tuple[int, ...]:
         """Decode one part of a sample to its place: the rest of RESULT_HEAD."""
         if task.kind == READ:
-            return DONE, *[0] * 12
+            return ONLY_READ
         columns, place = task.table[row], ROOM + 2 * number
         room = Room(memory, columns[place], columns[place + 1])
         decode = part.alone if task.kind == ALONE else part.first

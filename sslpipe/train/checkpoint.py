@@ -265,7 +265,7 @@ def encoder_of(path: Path, checkpoint: Checkpoint) -> tuple[nn.Module, Recipe]:
     Raises:
         StateError: the encoder is not the recipe's.
     """
-    recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)")
+    recipe = parse_recipe(checkpoint.recipe, path=f"{path} (recipe)", seen=False)
     assert recipe.train is not None
     encoder = build_encoder(recipe.train.backbone, ViewSpec(**checkpoint.view))
     try:

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on."""
 
+import time
 from typing import Protocol
 
 from rich.console import Console
@@ -10,8 +11,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from .log import PER_SECOND, LoggedRow
+
+SELDOM = 60.0  # seconds from one line of a log to the next
 
 
 class Reporter(Protocol):
@@ -53,15 +57,20 @@ class Silent:
 
 
 class Bar:
-    """A progress bar: steps, loss, samples/s, shares of time that data costs, ETA."""
+    """A progress bar: steps, loss, samples/s, shares of time that data costs, ETA.
+
+    A file, which shows no bar before the run is over, gets a line with the same numbers at the
+    first logged row, and then one a minute.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        self._told: float | None = None  # when a file got its last line, in seconds of the clock
         self._progress = Progress(
             BarColumn(),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),  # the bar alone gives way
             TextColumn("{task.fields[numbers]}"),
             TextColumn("eta"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console or Console(stderr=True, emoji=False),
         )
         self._task = self._progress.add_task("train", start=False, total=None, numbers="")
@@ -77,14 +86,19 @@ class Bar:
         self._progress.update(self._task, completed=step)
 
     def row(self, row: LoggedRow) -> None:
-        """Show the newest numbers."""
+        """Show the newest numbers, so short that 80 columns have room for the ETA, too."""
         rates = {n.removesuffix(PER_SECOND): v for n, v in row.items() if n.endswith(PER_SECOND)}
         numbers = (
             f"loss {row['loss']:.4f}  "
             f"{', '.join(f'{value:.0f} {name}s/s' for name, value in rates.items())}  "
-            f"waiting for data {row['data_wait']:.0%}, lost to it {row['data_lost']:.0%}"
+            f"data: wait {row['data_wait']:.0%}, lost {row['data_lost']:.0%}"
         )
         self._progress.update(self._task, numbers=numbers)
+        now = time.monotonic()
+        live = self._progress.console.is_terminal or self._progress.console.is_jupyter
+        if not live and (self._told is None or now - self._told >= SELDOM):
+            self._told = now
+            self.message(f"step {row['step']} of {self._progress.tasks[0].total:.0f}: {numbers}")
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""

@@ -19,6 +19,7 @@ from ..recipe.schema import TrainSection
 from ..stream.checks import remainder_of
 from .clipping import parameters_to_clip
 from .compiling import Graphs, compile_forward
+from .model_size import check_model_size
 from .optimizers import build_optimizer
 from .replicas import Parts, Sharded, check_shardable, gathered, replicate, shard
 from .schedules import RatePlan
@@ -90,20 +91,22 @@ def initial_method(
     `start`: the backbone has these weights instead, and teachers are copies of it.
 
     Raises:
-        RecipeError: the recipe has no method or train section, or they cannot be built.
+        RecipeError: no method or train section, or one that cannot be built or does not fit.
         ContractError: the recipe's batches cannot feed the method.
         StateError: the weights of `start` are not those of such a backbone.
     """
     if recipe.method is None or recipe.train is None:
         missing = "method" if recipe.method is None else "train"
         raise RecipeError(f"{recipe.path}: has no {missing!r} section; add it to train")
+    backbone, entry, view = recipe.train.backbone, recipe.method, encoded_view(spec)
+    check_model_size(recipe, lambda: build_method(entry, build_encoder(backbone, view), spec))
     with keyed("init", seed=recipe.stream.seed):
-        encoder = build_encoder(recipe.train.backbone, encoded_view(spec))
+        encoder = build_encoder(backbone, view)
         if start is None:
-            return build_method(recipe.method, encoder, spec)
+            return build_method(entry, encoder, spec)
         say(fill(encoder, start))
         warm = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-        method = build_method(recipe.method, encoder, spec)
+        method = build_method(entry, encoder, spec)
         fill_method(method, warm)
         return method
 

@@ -131,6 +131,16 @@ def test_evaluation_joins_classes_by_name(run, tmp_path):
     assert "no class of the test set (elsewhere)" in err
 
 
+def test_what_was_made_is_named_on_one_line_that_can_be_copied(run, tmp_path):
+    """However long a path is, and with a line feed in it."""
+    write_images(tmp_path / "photos", 2)
+    out = f"{'long/' * 30}li\nne"
+    words, _ = run("pack", "photos", out, cwd=tmp_path)
+    assert f"wrote {'long/' * 30}li\\nne/manifest.json" in words.splitlines()
+    words, _ = run("inspect", out, "--sheet", f"{out}.png", cwd=tmp_path)
+    assert f"wrote {'long/' * 30}li\\nne.png: 2 of 2 samples" in words.splitlines()
+
+
 def test_unreadable_files_are_listed_and_the_exit_code_says_so(run, tmp_path):
     write_images(tmp_path / "photos", 6)
     whole = (tmp_path / "photos/class0/000.jpg").read_bytes()

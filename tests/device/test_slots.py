@@ -1,9 +1,11 @@
 """Slots of shared memory: given out again when nobody looks into them, and bounded."""
 
+import errno
 import gc
 import mmap
 import os
 import random
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from sslpipe.device.slots import PAGE, Slots, address_of
+from sslpipe.errors import SslpipeError
 
 
 @pytest.fixture
@@ -120,6 +123,26 @@ def test_memory_that_is_pinned_is_unpinned_before_it_goes():
     slots.close()
     assert pinned == {}
     assert pins.order == ["pin", "unpin", "pin", "unpin"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "number"), [("ulimit -f", errno.EFBIG), ("ulimit -v", errno.ENOMEM)]
+)
+def test_memory_that_the_system_does_not_give_is_told_with_its_limit(
+    slots, monkeypatch, limit, number
+):
+    kept = slots.take(1000)
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "ftruncate", refused)
+    words = f"shared memory: 4 MB for a batch: {os.strerror(number)}; raise the limit ({limit})"
+    with pytest.raises(SslpipeError, match=re.escape(words)):
+        slots.take(PAGE + 1)
+    assert slots.bytes == len(kept.memory) == PAGE
+    monkeypatch.undo()
+    assert len(slots.take(PAGE + 1).memory) == 2 * PAGE  # when there is some again
 
 
 def test_close_leaves_what_is_in_use_whole():

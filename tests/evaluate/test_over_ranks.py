@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from sslpipe.cli import features
 from tests.conftest import ROOT
 
 from . import commands
@@ -59,3 +60,16 @@ def test_two_ranks_measure_and_write_what_one_does(tmp_path, packed):
     assert measures[0] == measures[1]
     assert measures[0].keys() >= {"trained", "untrained", "pixels"}
     assert several.count("features of 45 samples") == 1  # of rank 0 alone
+
+
+@pytest.mark.parametrize(("rank", "shows"), [("0", True), ("1", False)])
+def test_only_rank_0_draws_a_bar(monkeypatch, capfd, rank, shows):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with features.own_bar() as update:
+        shown = features.ExtractProgress(update)
+        shown(5, 5)
+    assert ("5/5 samples" in capfd.readouterr().err) == shows
+    assert shown.rate.endswith(" samples/s")
+    shown(0, 0)  # fewer shards than ranks
+    assert shown.rate.endswith(" s, by other processes")

@@ -371,3 +371,23 @@ def test_a_page_of_documents_with_labels(shards, run, tmp_path):
 
 def test_perplexity_is_a_protocol_by_its_name():
     assert chosen_protocols(["knn", "perplexity"]) == ("perplexity", "knn")
+
+
+def test_features_that_no_protocol_reads_are_not_made(shards, run, tmp_path, monkeypatch):
+    def no_features(*args, **kwargs):
+        raise AssertionError("features were made")
+
+    folder = run("causal_lm", begin=False)
+    settings = EvalSettings(("perplexity",), device="cpu", cache=tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "cached_features", no_features)
+        found = evaluate(folder, shards, shards, settings)
+        command.encode(folder, shards, shards, settings)
+    assert not (tmp_path / "cache").exists()
+    assert (found.features, found.tested) == ({}, {})
+    assert found.measures["trained"][0].name == "nats per token"
+    with pytest.raises(SslpipeError, match="report"):
+        write_report([found], tmp_path / "report")
+    whole = evaluate(folder, shards, settings=replace(settings, report=True))
+    assert whole.features["trained"].features.shape[0] > 0
+    assert whole.measures["trained"] == evaluate(folder, shards, None, settings).measures["trained"]

@@ -228,7 +228,7 @@ CONTEXT = "context: {patch_size: 16, sampler: {multiblock: {part: context}}}"
         ("dinov2: {probability: 0}", "probability = 0"),
         ("dinov2: {mode: batch}", "'per_sample' or 'reference'"),
         ("multiblock", "needs the setting 'part'"),
-        ("multiblock: {part: targets}", "makes 4 masks per sample.*count is 1; set it to 4"),
+        ("multiblock: {part: targets}", "count = 1, but multiblock makes 4 .*; set it to 4"),
         ("multiblock: {part: context, scale: [0.01, 0.2]}", "min_keep = 10"),
         ("multiblock: {part: context, context_scale: [0.9, 1.1]}", "must rise within"),
         ("multiblock: {part: context, blocks: 0}", "blocks = 0"),
@@ -266,7 +266,7 @@ class Twice:
 def test_a_user_s_own_sampler_is_tried_too():
     own = "mine: {{count: {}, patch_size: 16, sampler: tests.masks.test_masks:Twice}}"
     assert built(own.format(2)).masks["mine"].hidden == 1
-    with pytest.raises(RecipeError, match=r"makes 2 masks per sample.*count is 1"):
+    with pytest.raises(RecipeError, match=r"count = 1, but .*Twice makes 2 masks per sample"):
         built(own.format(1))
 
 

@@ -75,7 +75,7 @@ def test_running_cells_are_those_of_the_official_generator(ratio):
 
 
 def test_running_cells_need_whole_cells():
-    with pytest.raises(RecipeError, match=r"r.yaml:9: masks.m: a grid of 7 x 7 .*another patch"):
+    with pytest.raises(RecipeError, match=r"^<recipe>: masks.m: a grid of 7 x 7 .*another patch"):
         built("running_cell", patch_size=(2, 32, 32))
 
 

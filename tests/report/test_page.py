@@ -1,5 +1,6 @@
 import csv
 import json
+import pathlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -240,3 +241,11 @@ def test_templates_are_files_of_the_package():
     assert {path.name for path in folder.iterdir()} == {
         "report.html.j2", "report.css", "report.js",
     }  # fmt: skip
+
+
+def test_every_mark_of_the_numbers_has_its_legend():
+    """A square stands for each baseline, of whatever modality: none is listed by hand."""
+    page = (
+        pathlib.Path(write_report.__code__.co_filename).parent / "templates/report.html.j2"
+    ).read_text()
+    assert 'if c.kind not in ("trained", "untrained") %}<span><svg' in page

@@ -85,7 +85,7 @@ def test_an_index_that_claims_a_longer_tar_than_the_manifest_is_of_another_tar(c
     agree(copied, tar)
     with pytest.raises(ShardError, match="is the index of another tar"):
         open_store(open_manifest(copied)).open(0)
-    found = verify(read_manifest(copied), inspect=ImageCodec().inspect)
+    found = verify(read_manifest(copied), codec=ImageCodec())
     assert "is the index of another tar" in found[0].what
 
 

@@ -30,7 +30,7 @@ def test_what_verify_finds_is_excluded_once_and_then_not_reported(packed, codec)
     before = open_manifest(packed)
     flip(before, 0, 1)
     flip(before, 1, 0)
-    problems = verify(before, inspect=codec.inspect)
+    problems = verify(before, codec=codec)
     assert {(p.shard, p.row) for p in problems if p.row is not None} == {
         (before.shards[0].file, 1), (before.shards[1].file, 0),
     }  # fmt: skip
@@ -38,7 +38,7 @@ def test_what_verify_finds_is_excluded_once_and_then_not_reported(packed, codec)
     assert after == open_manifest(packed)
     assert after.exclude == {before.shards[0].file: (1,), before.shards[1].file: (0,)}
     assert after.fingerprint != before.fingerprint
-    assert all(problem.row is None for problem in verify(after, inspect=codec.inspect))
+    assert all(problem.row is None for problem in verify(after, codec=codec))
     assert open_manifest(packed / f"manifest-{before.fingerprint[3:11]}.json") == before
     again = exclude_rows(after, problems=problems)
     assert again == after

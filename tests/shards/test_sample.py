@@ -33,7 +33,7 @@ def samples(manifest, by_webdataset):
 
 
 def test_every_byte_is_right(manifest, codec):
-    assert verify(manifest, inspect=codec.inspect) == []
+    assert verify(manifest, codec=codec) == []
     assert (manifest.name, manifest.samples, len(manifest.classes)) == ("photos", 72, 12)
 
 

@@ -1,5 +1,6 @@
 """Fault injection: pytest tests/shards/test_verify.py"""
 
+import json
 import shutil
 import tarfile
 from dataclasses import replace
@@ -7,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from sslpipe.errors import SampleError
+from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, open_manifest, pack, read_index, read_manifest, verify
+from sslpipe.shards.index import file_sha256, write_index
 
 
 @pytest.fixture
@@ -27,12 +30,12 @@ def flip(path, at):
 
 
 def faults(manifest, codec):
-    return [(p.shard, p.key, p.what) for p in verify(manifest, inspect=codec.inspect)]
+    return [(p.shard, p.key, p.what) for p in verify(manifest, codec=codec)]
 
 
 def test_sound_shards_have_no_problems(manifest, codec):
     told = []
-    assert verify(manifest, inspect=codec.inspect, progress=told.append) == []
+    assert verify(manifest, codec=codec, progress=told.append) == []
     assert told == [shard.samples for shard in manifest.shards]
 
 
@@ -131,17 +134,60 @@ def test_a_swapped_shard(manifest, victim, codec):
 
 
 def test_samples_that_do_not_decode_are_named(manifest):
-    def inspect(data):
-        raise SampleError("does not decode: test")
+    class Failing(ImageCodec):
+        def inspect(self, data):
+            raise SampleError("does not decode: test")
 
-    problems = verify(manifest, inspect=inspect)
+    problems = verify(manifest, codec=Failing())
     assert len(problems) == manifest.samples
     assert {p.what for p in problems} == {"does not decode: test"}
 
 
 def test_another_size_than_the_index_says(manifest):
-    problems = verify(manifest, inspect=lambda data: (2, 1))
+    class Small(ImageCodec):
+        def inspect(self, data):
+            return 2, 1
+
+    problems = verify(manifest, codec=Small())
     assert problems[0].what == "decodes to 2 x 1, the index says 30 x 40"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("extent", ["width", "height"], "names extents ['width', 'height'], not ['height', 'wi"),
+        ("extent", ["height", "width", "depth"], "names extents ['height', 'width', 'depth']"),
+        ("flags", {"gpu_jpeg": 2}, "names flags {'gpu_jpeg': 2}, not {'gpu_jpeg': 1}"),
+        ("flags", {}, "names flags {}, not {'gpu_jpeg': 1}"),
+        ("flags", {"gpu_jpeg": 1, "blurred": 2}, "names flags {'gpu_jpeg': 1, 'blurred': 2}, not"),
+        ("counted", {"tokens": "b2:0"}, "says what tokens were counted by"),
+    ],
+)
+def test_names_of_numbers_and_bits_that_were_edited(manifest, codec, key, value, said):
+    file = manifest.root / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    (found,) = faults(read_manifest(manifest.root), codec)
+    assert found[:2] == ("manifest.json", "")
+    assert found[2].startswith(said)
+
+
+def test_bits_of_samples_that_were_edited(manifest, victim, codec):
+    index = read_index(manifest.tar(victim))
+    samples = index.samples.copy()
+    before = int(samples["flags"][1])
+    samples["flags"][1] ^= 1
+    write_index(manifest.tar(victim), replace(index, samples=samples))
+    digest = file_sha256(manifest.index(victim))
+    shards = tuple(
+        replace(s, index_sha256=digest) if s.file == victim.file else s for s in manifest.shards
+    )
+    (found,) = faults(replace(manifest, shards=shards), codec)
+    assert found[0] == victim.file
+    names = "none", "gpu_jpeg"
+    assert found[2] == (
+        f"has the flags {names[before]} ({before}), the index says {names[1 - before]} "
+        f"({1 - before})"
+    )
 
 
 def test_a_label_that_the_manifest_has_no_class_for(manifest, codec):

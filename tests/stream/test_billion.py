@@ -7,7 +7,7 @@ from sslpipe.shards.index import MEMBER, SAMPLE, Index
 from sslpipe.shards.manifest import Manifest, Shard
 from sslpipe.shards.read.store import INDEXES, ShardStore, indexes_kept
 from sslpipe.stream import order, records
-from sslpipe.stream.checks import say_shared_lanes
+from sslpipe.stream.checks import say_shared_in_mixture, say_shared_lanes
 from sslpipe.stream.packed import Corpus, Packed
 from sslpipe.stream.plan import FixedSlots, Single
 
@@ -107,5 +107,29 @@ def test_nodes_that_would_fetch_the_same_are_told(
         caplog.clear()
         store = ShardStore(manifest(3, 5, root), None, room=0, patience=None)
         say_shared_lanes(chosen, lanes, store, world)
+        assert words in caplog.text
+        assert bool(caplog.text) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lanes", "world", "node", "told"),
+    [
+        ("lanes", {"a": 200, "b": 56}, 64, 8, ""),
+        ("lanes", {"a": 250, "b": 6}, 64, 8, "b of the mixture have 6 lanes for 8 nodes"),
+        ("lanes", {"a": 4, "b": 6}, 64, 8, "a, b of the mixture have 4, 6 lanes for 8 nodes"),
+        ("lanes", {"a": 1, "b": 1}, 8, 8, ""),
+        ("global", {"a": 200, "b": 56}, 64, 8, "elsewhere (a, b): each of 64 ranks reads in all"),
+        ("global", {"a": 200, "b": 56}, 8, 8, ""),
+    ],
+)
+def test_nodes_that_would_fetch_the_same_of_a_mixture_are_told(
+    recipe, caplog, monkeypatch, kind, lanes, world, node, told
+):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(node))
+    chosen = recipe.model_copy(update={"stream": recipe.stream.model_copy(update={"order": kind})})
+    for root, words in (("nodes://set", told), ("here", "")):
+        caplog.clear()
+        store = ShardStore(manifest(3, 5, root), None, room=0, patience=None)
+        say_shared_in_mixture(chosen, lanes, [store, store], world)
         assert words in caplog.text
         assert bool(caplog.text) == bool(words)

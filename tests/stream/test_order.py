@@ -5,6 +5,7 @@ import pytest
 
 from sslpipe.errors import RecipeError
 from sslpipe.stream import order
+from sslpipe.stream.lanes import distinct_numbers
 
 SIZES = np.random.default_rng(0).integers(5, 60, 97).astype(np.int64)  # 97 uneven shards
 N = int(SIZES.sum())
@@ -29,6 +30,16 @@ def samples(made, positions):
     assert (located.rows < SIZES[located.shards]).all()
     assert (located.rows >= 0).all()
     return STARTS[located.shards] + located.rows
+
+
+@pytest.mark.parametrize("shape", [0, 1, 500, (20, 30)])
+def test_distinct_numbers_are_those_of_numpy(shape):
+    numbers = np.random.default_rng(0).integers(-40, 40, shape)
+    before = numbers.copy()
+    found = distinct_numbers(numbers)
+    assert found.dtype == numbers.dtype
+    assert found.tolist() == np.unique(numbers).tolist()
+    assert (numbers == before).all()
 
 
 @pytest.mark.parametrize(("kind", "lanes"), [("lanes", None), ("lanes", 1), ("global", None)])

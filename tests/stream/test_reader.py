@@ -109,7 +109,7 @@ def test_a_damaged_caption_names_shard_key_and_member(captioned, damage):
     ):
         good.read(0, row)
     if damage == "flip":
-        problems = verify(captioned, inspect=ImageCodec().inspect)
+        problems = verify(captioned, codec=ImageCodec())
         assert (problems[1].key, problems[1].row) == (key, row)
         assert "the bytes of its .txt were changed" in problems[1].what
         assert Reader(open_store(captioned)).read(0, row).key == key  # nobody asked for it

@@ -54,7 +54,7 @@ def test_the_tables_of_the_page_follow_from_the_constants():
 
 def test_the_numbers_in_the_words_of_the_page():
     text = " ".join(load_tool("scale_page").PAGE.read_text().split())
-    run, nodes = load_tool("scale_run").RUN, load_tool("nodes")
+    run, nodes = load_tool("scale_run").RUN, load_tool("node_trial")
     assert 14_336 % run.ranks == 14_336 % (56 * run.ranks_a_node) == 0
     said = (
         (

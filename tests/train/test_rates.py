@@ -70,12 +70,21 @@ def test_milestones_of_a_recipe_are_its_epochs():
     [
         (["schedule=multistep"], "r.yaml:4: train.milestones = .*multistep needs milestones"),
         (["milestones=[5]"], "train.milestones=.*multistep needs milestones, and only it has"),
-        (["schedule=multistep", "milestones=[8, 6]"], "must rise and lie before the last epoch"),
-        (["schedule=multistep", "milestones=[6, 10]"], "must rise and lie before the last epoch"),
+        (["schedule=multistep", "milestones=[8, 6]"], "must rise and lie before train.epochs = 10"),
+        (
+            ["schedule=multistep", "milestones=[6, 10]"],
+            "must rise and lie before train.epochs = 10",
+        ),
         (["final_lr=1e-4", "final_lr_ratio=0.1"], "one of final_lr and final_lr_ratio is enough"),
         (["schedule=multistep", "milestones=[5]", "final_lr=0.1"], "train.final_lr=.* is for cos"),
-        (["warmup_epochs=11"], "train.warmup_epochs=.* = 11: .*must not be longer than the run"),
-        (["epochs=2", "warmup_epochs=2.5"], "train.warmup_epochs = 2.5: .*longer than the run"),
+        (
+            ["warmup_epochs=11"],
+            "train.warmup_epochs=.* = 11: .*must not be longer than train.epochs = 10",
+        ),
+        (
+            ["epochs=2", "warmup_epochs=2.5"],
+            "warmup_epochs = 2.5: must not be longer than train.epochs = 2; set it too$",
+        ),
         (
             ["schedule=cosin"],
             "train.schedule=.*'cosine', 'cosine_per_epoch', 'linear' or 'multistep'",

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from sslpipe.train import Bar
+from sslpipe.train import Bar, report
 
 
 def test_the_bar_shows_steps_loss_speed_and_waiting():
@@ -20,10 +20,40 @@ def test_the_bar_shows_steps_loss_speed_and_waiting():
         "50/200",
         "loss 1.2346",
         "789 images/s",
-        "waiting for data 3%, lost to it 12%",
+        "data: wait 3%, lost 12%",
         "saved [here]",
     ):
         assert part in text
+
+
+def test_a_terminal_of_80_columns_shows_all_of_it():
+    screen = io.StringIO()
+    bar = Bar(Console(file=screen, width=80, force_terminal=False))
+    bar.start(0, 12_500)
+    bar.step(1_234)
+    bar.row({
+        "step": 1_234, "loss": 1.23456, "images_per_s": 2_878, "data_wait": 0.31, "data_lost": 0.12
+    })  # fmt: skip
+    bar.close()
+    words = screen.getvalue()
+    assert "1234/12500 loss 1.2346  2878 images/s  data: wait 31%, lost 12% eta" in words
+    assert "…" not in words
+
+
+def test_a_file_gets_a_line_a_minute(monkeypatch):
+    clock = iter([0.0, 30.0, 61.0])
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
+    screen = io.StringIO()
+    bar = Bar(Console(file=screen, width=120, force_terminal=False))
+    bar.start(0, 200)
+    for step in (10, 20, 30):
+        bar.row({
+            "step": step, "loss": 1.5, "images_per_s": 2_878, "data_wait": 0.3, "data_lost": 0.1
+        })  # fmt: skip
+    assert screen.getvalue().splitlines() == [
+        f"step {step} of 200: loss 1.5000  2878 images/s  data: wait 30%, lost 10%"
+        for step in (10, 30)
+    ]
 
 
 def test_a_message_is_one_line_of_a_log_and_names_in_it_stay_as_they_are(capfd):

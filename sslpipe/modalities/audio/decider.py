@@ -214,7 +214,7 @@ def sound_task(
     try:
         return task, task.spec(target.view, policy.crop, masks)
     except ValueError as error:
-        raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        raise RecipeError(entry.told(str(error))) from error
 
 
 def evaluation_views(recipe: Recipe, groups: Sequence[str]) -> dict[str, ViewSection]:

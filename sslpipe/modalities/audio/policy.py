@@ -168,7 +168,7 @@ def sound_policy(group: str, view: ViewSection) -> SoundPolicy:
         try:
             shape = op.shape(shape)
         except ValueError as error:
-            raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+            raise RecipeError(entry.told(str(error))) from error
     check_mixing(steps, view.ops[1:])
     dtype = DTYPES[view.dtype]
     return SoundPolicy(group, view.count, view.draws == "shared", crop, tuple(steps), shape, dtype)

@@ -114,7 +114,7 @@ class TextDecider:
         try:
             left, spec = task.specs(view, self.vocabulary, around=around)
         except ValueError as error:
-            raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+            raise RecipeError(entry.told(str(error))) from error
         if self.tasks and (left != view or view.shape != (self.tokens.length,)):
             raise RecipeError(
                 f"{entry.where}: targets.{name} and {', '.join(self.tasks)}: one of them makes "

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .trained import SPECIALS, byte_sign
+from .vocabulary import SPECIALS, byte_sign
 
 if TYPE_CHECKING:
     from tiktoken import Encoding

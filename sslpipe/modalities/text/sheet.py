@@ -70,7 +70,9 @@ def sheet(batch: Batch, decider: TextDecider, *, rows: int) -> Image.Image:
     laid = [in_lines(strip.cells) for strip in found]
     heights = [LINE * (len(lines) * 2 if asks(lines) else len(lines)) for lines in laid]
     height = sum(heights) + (LINE + LINE // 2) * len(found) + MARGIN
-    picture = Image.new("RGB", (ACROSS + 2 * MARGIN, height), "white")
+    ends = [sum(cell.width for cell in line) for lines in laid for line in lines]
+    across = max(*ends, *(width_of(strip.title) for strip in found))
+    picture = Image.new("RGB", (across + 2 * MARGIN, height), "white")
     pen, top = ImageDraw.Draw(picture), MARGIN
     for strip, lines, tall in zip(found, laid, heights, strict=True):
         pen.text((MARGIN, top), strip.title, "black", font())
@@ -91,7 +93,8 @@ def strips(batch: Batch, decider: TextDecider, row: int) -> list[Strip]:
     tokens = batch.views[decider.group][0][row].tolist()
     texts = segments[0] + segments[2:].sum(0)  # the second text of a pair has a colour of its own
     classes = [f"{name} {int(batch.targets[name][0, row])}" for name in whole]
-    title = ", ".join([f"{batch.keys[row]} and others", *classes])
+    several = np.unique(segments[0][segments[0] >= 0]).size > 1
+    title = ", ".join([f"{batch.keys[row]} and others" if several else batch.keys[row], *classes])
     found = [Strip(title, cells(tokens, texts.tolist(), answers, vocabulary))]
     return found + [
         to_be_written(batch, name, row, vocabulary)

@@ -109,7 +109,8 @@ def replacements(mask: float, random: float, what: F64, which: F64, vocabulary: 
 def random_tokens(which: F64, vocabulary: Vocabulary) -> I64:
     """Tokens by uniform numbers, of the same shape; never special, unknown, or a sentinel."""
     pieces = vocabulary.pieces
-    return pieces.start + np.floor(which * len(pieces)).astype(np.int64)
+    found: I64 = pieces[np.floor(which * len(pieces)).astype(np.int64)]
+    return found
 
 
 def check_shares(share: float, mask: float, random: float) -> None:

@@ -20,26 +20,14 @@ import numpy.typing as npt
 
 from ...errors import ExtraError, RecipeError, SampleError
 from ...process import regular_file
+from .fast_bpe import fast_encoder
 from .marks import token_marks
-from .vocabulary import VOCABULARIES, Vocabulary
+from .vocabulary import SPECIALS, UNKNOWN, VOCABULARIES, Vocabulary, sentinel
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-SPECIALS = ("<pad>", "<s>", "</s>", "<mask>")  # ids 0 to 3, as of Bytes
-UNKNOWN = "<unk>"  # of vocabularies that do not know every sign
 FILE = "tokenizer.json"  # beside the shards
-
-
-def sentinel(number: int) -> str:
-    """The name that T5's sentinels have."""
-    return f"<extra_id_{number}>"
-
-
-def byte_sign(value: int) -> str:
-    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
-    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
 
 
 @dataclass(frozen=True)
@@ -106,16 +94,19 @@ class TrainedVocabulary:
         return sum(sentinel(number) in names for number in range(self.size))
 
     @cached_property
-    def pieces(self) -> range:
-        """From behind the special tokens to before the sentinels."""
+    def pieces(self) -> npt.NDArray[np.int64]:
+        """From behind the special tokens to before the sentinels, without special ones of a user's.
+
+        These mean something to whoever added them, and no text becomes one.
+        """
         unknown = self.tokenizer.token_to_id(UNKNOWN) is not None
-        return range(len(SPECIALS) + unknown, self.size - self.sentinels)
+        added = self.tokenizer.get_added_tokens_decoder()
+        own = [number for number, token in added.items() if token.special]
+        return np.setdiff1d(np.arange(len(SPECIALS) + unknown, self.size - self.sentinels), own)
 
     @cached_property
     def encoder(self) -> Callable[[str], npt.NDArray[np.int32]]:
         """What encodes: tiktoken where it gives the same ids."""
-        from .fast_bpe import fast_encoder
-
         return fast_encoder(self.tokenizer, self.encode_slowly, self.where) or self.encode_slowly
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
@@ -202,7 +193,7 @@ def check_specials(vocabulary: TrainedVocabulary) -> None:
                 f"{vocabulary.where}: {name!r} in a text becomes the special token {place}; split "
                 "signs from letters before pieces are sought (a Punctuation pre-tokenizer)"
             )
-    if not vocabulary.pieces:
+    if not len(vocabulary.pieces):
         raise RecipeError(
             f"{vocabulary.where}: all of its {size:,} tokens are special, so no text can be told "
             "from another; make a vocabulary with `sslpipe tokenizer train`"

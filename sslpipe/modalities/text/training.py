@@ -24,8 +24,8 @@ from ...shards.stopping import left_behind
 from ...shards.verification import Problem, check_bytes
 from ...stream.holdout import held_out
 from ...stream.reader import key_in
-from .trained import SPECIALS, UNKNOWN, byte_sign, library, sentinel
-from .vocabulary import document_of
+from .trained import library
+from .vocabulary import SPECIALS, UNKNOWN, byte_sign, document_of, sentinel
 
 Kind = Literal["bpe", "wordpiece", "unigram", "bytes"]
 SMALLEST = {"bpe": len(SPECIALS) + 256, "bytes": len(SPECIALS) + 256}  # others: by their alphabet

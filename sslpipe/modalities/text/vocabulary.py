@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -20,7 +21,11 @@ from ...shards.side_files import parse_json
 from .marks import byte_marks
 
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 FIELD = "text"  # of a JSON object
+# in a file of the library `tokenizers`
+SPECIALS = ("<pad>", "<s>", "</s>", "<mask>")  # ids 0 to 3, as of Bytes
+UNKNOWN = "<unk>"  # of vocabularies that do not know every sign
 
 
 class Vocabulary(Protocol):
@@ -37,8 +42,8 @@ class Vocabulary(Protocol):
     @property
     def mask(self) -> int: ...
     @property
-    def pieces(self) -> range:
-        """The ids that text becomes, but for that of what is unknown."""
+    def pieces(self) -> I64:
+        """The ids that text becomes, ascending, but for that of what is unknown."""
         ...
 
     @property
@@ -69,6 +74,17 @@ class Vocabulary(Protocol):
         ...
 
 
+def sentinel(number: int) -> str:
+    """The name that T5's sentinels have."""
+    return f"<extra_id_{number}>"
+
+
+def byte_sign(value: int) -> str:
+    """The letter that stands for a byte: itself if it can be seen, else the next from U+0100 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(value if value in seen else 256 + sum(v not in seen for v in range(value)))
+
+
 @dataclass(frozen=True)
 class Bytes:
     """A token is a byte of UTF-8; it needs no training, no file and no dependency."""
@@ -87,10 +103,10 @@ class Bytes:
         """All ids: special ones, bytes, sentinels."""
         return self.first + 256 + self.sentinels
 
-    @property
-    def pieces(self) -> range:
+    @cached_property
+    def pieces(self) -> I64:
         """The ids that stand for pieces of text: those of the 256 bytes."""
-        return range(self.first, self.first + 256)
+        return np.arange(self.first, self.first + 256)
 
     def encode(self, text: str) -> I32:
         """(n,) int32, n = bytes of the text."""

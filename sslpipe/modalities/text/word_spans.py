@@ -12,7 +12,7 @@ from .marks import WORD
 from .masked_words import PUT_BITS, ROUNDS, TURN_BITS, chosen, is_text, opens, put_at, words_of
 from .pieces import Pieces
 from .spans import MaskedSpans
-from .tasks import KEEP, NOTHING, Asked, LaidRows
+from .tasks import KEEP, NOTHING, Asked, LaidRows, random_tokens
 from .vocabulary import Vocabulary
 
 I64 = npt.NDArray[np.int64]
@@ -45,7 +45,7 @@ class MaskedWordSpans(MaskedSpans):
         table = turn.astype(np.int64) << PUT_BITS | opens(keys, stream, steps, self.odds)
         most = int(self.hidden(pieces.lengths).max())
         which = keys.uniforms(f"{stream}/put", most)[0]
-        ids = vocabulary.pieces.start + np.floor(which * len(vocabulary.pieces)).astype(np.int64)
+        ids = random_tokens(which, vocabulary)
         table |= kind << KIND_AT
         table[:, :most] |= ids - KEEP
         return pieces.laid(table, NOTHING, length)

@@ -129,7 +129,7 @@ def clip_policy(group: str, view: ViewSettings) -> ClipPolicy:
     try:
         sampling.check_count(view.count)
     except ValueError as error:
-        raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        raise RecipeError(entry.told(str(error))) from error
     known = {step.name: step for step in images.steps}
     unknown = [name for name in sampling.per_frame if name not in known]
     if unknown:

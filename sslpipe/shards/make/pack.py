@@ -83,6 +83,7 @@ def estimate(
     listing = find_sources(inputs, Path(out), settings)
     ordered = shuffled(listing.sources, settings.seed)
     sample = ordered[:KEYED_SAMPLE]
+    size_payloads(SizeJob(sample[:1], settings))  # imports decoders and opens archives, once
     start = time.perf_counter()
     sized = size_payloads(SizeJob(sample, settings))
     each_takes = (time.perf_counter() - start) / len(sample)

@@ -98,13 +98,13 @@ class Estimate:
     @property
     def summary(self) -> dict[str, Table]:
         """Rows of a table for people, as those of `PackReport`."""
-        minutes, seconds = divmod(round(self.seconds), 60)
+        minutes, seconds = divmod(max(1, round(self.seconds)), 60)
         return {
             "would pack": {
                 "samples": f"{self.samples:,}",
                 "shards": f"about {self.shards:,}",
                 "size": f"about {self.bytes_out / 1e6:,.1f} MB",
-                "time": f"about {minutes}:{seconds:02d} min",
+                "time": f"about {minutes}:{seconds:02d} min" if minutes else f"about {seconds} s",
                 "labels": self.labels,
                 **({"frame rate": self.frame_rate} if self.frame_rate else {}),
                 "estimated from": f"{self.sampled:,} samples",

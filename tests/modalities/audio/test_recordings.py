@@ -239,7 +239,7 @@ def test_packing_leaves_bad_ones_out_and_verify_counts(tmp_path):
     shards = packed(tmp_path / "in", tmp_path / "out", {**good, "bad.wav": b"RIFF" + bytes(90)})
     manifest = read_manifest(shards)
     assert manifest.samples == 5
-    assert verify(manifest, inspect=CODEC.inspect) == []
+    assert verify(manifest, codec=CODEC) == []
     assert "bad.wav" in (shards / "report.jsonl").read_text()
 
 

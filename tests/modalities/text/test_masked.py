@@ -19,8 +19,8 @@ from sslpipe.modalities.text.marks import (
 )
 from sslpipe.modalities.text.masked_words import OPENS, PUT_BITS, MaskedWords
 from sslpipe.modalities.text.tasks import KEEP, NOTHING, LaidRows
-from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary
-from sslpipe.modalities.text.vocabulary import Bytes
+from sslpipe.modalities.text.trained import TrainedVocabulary
+from sslpipe.modalities.text.vocabulary import SPECIALS, Bytes
 
 from .test_tasks import pieces
 

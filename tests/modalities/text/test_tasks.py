@@ -419,6 +419,8 @@ def test_a_sheet_says_what_is_asked_for(texts):
     _, (batch, *_), pipe = first_batches(texts)
     (part,) = pipe.parts
     (row, written), said = strips(batch, part.decider, 0), batch.targets["t5"][0, 0]
+    several = batch.segments["tokens"][0, 0].unique().numel() > 1  # full rows, without padding
+    assert several
     assert row.title == f"{batch.keys[0]} and others"
     assert [cell.text for cell in row.cells if cell.text.startswith("*")][:2] == ["*0", "*1"]
     asked = said[said != IGNORED].numpy()
@@ -433,6 +435,18 @@ def test_a_sheet_says_what_is_asked_for(texts):
     hidden = (batch.targets["t5"][0, 0] != IGNORED).tolist()
     assert [answer is not None for answer in answers] == hidden[: len(answers)]
     assert not any(hidden[len(answers) :])
+
+
+def test_a_sheet_is_as_wide_as_its_rows_and_names_others_where_there_are_some(texts):
+    _, (batch, *_), pipe = first_batches(texts)
+    (part,) = pipe.parts
+    stored = Column([], np.empty((0, 2), dtype=np.int64))
+    picture = np.asarray(part.modality.sheet(batch, pipe.spec, part.decider, stored, rows=3))
+    drawn = np.flatnonzero((picture != 255).any((0, 2)))
+    assert drawn[0] in range(6, 12)
+    assert picture.shape[1] - 1 - drawn[-1] in range(6, 16)
+    batch.segments["tokens"][0, 0] = 0  # all of one document
+    assert strips(batch, part.decider, 0)[0].title == batch.keys[0]
 
 
 def test_no_cell_of_a_sheet_stands_across_a_line():

@@ -91,7 +91,7 @@ def test_train_then_count(run, texts):
     }  # no tar
     assert set(after) - set(before) == {"tokenizer.json"}
     assert manifest.fingerprint == read_manifest_of(before, texts).fingerprint
-    assert verify(manifest, inspect=TextCodec().inspect) == []
+    assert verify(manifest, codec=TextCodec()) == []
     run("tokenizer", "count", texts, "--workers", 1)
     assert content(texts) == after
 
@@ -120,7 +120,7 @@ def test_what_packing_measured_is_still_checked(texts):
     for other in manifest.shards[1:]:
         reindex.reindexed(manifest, other, folder, 1, 5)
     changed = reindex.publish_indexes(manifest, folder)
-    found = verify(changed, inspect=TextCodec().inspect)
+    found = verify(changed, codec=TextCodec())
     assert len(found) == 10
     assert all("the index says 7 x 0" in problem.what for problem in found)
 
@@ -159,13 +159,13 @@ def test_killed_at_any_moment_and_run_again(texts, moment, number, tmp_path, mon
             count(texts, file)
     assert content(texts) != content(clean)
     if moment == "write_index":  # the old set is whole
-        assert verify(read_manifest(texts), inspect=TextCodec().inspect) == []
+        assert verify(read_manifest(texts), codec=TextCodec()) == []
     count(texts, file)
     assert content(texts) == content(clean)
     manifests = list(clean.glob("manifest*.json"))  # the one before the exclusion, too
     assert len(manifests) == 2
     for manifest in manifests:
-        assert verify(read_manifest(manifest), inspect=TextCodec().inspect) == []
+        assert verify(read_manifest(manifest), codec=TextCodec()) == []
         assert read_manifest(manifest).counted
 
 

@@ -20,9 +20,15 @@ from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.counting import count_tokens
 from sslpipe.modalities.text.tasks import replacements
 from sslpipe.modalities.text.tokens import TokenDecode
-from sslpipe.modalities.text.trained import SPECIALS, TrainedVocabulary, open_vocabulary
-from sslpipe.modalities.text.training import TrainSettings, byte_sign, train_vocabulary
-from sslpipe.modalities.text.vocabulary import VOCABULARIES, Bytes, document_of
+from sslpipe.modalities.text.trained import TrainedVocabulary, open_vocabulary
+from sslpipe.modalities.text.training import TrainSettings, train_vocabulary
+from sslpipe.modalities.text.vocabulary import (
+    SPECIALS,
+    VOCABULARIES,
+    Bytes,
+    byte_sign,
+    document_of,
+)
 from sslpipe.recipe import parse_recipe
 from sslpipe.rng import sample_id
 from sslpipe.shards import PackSettings, pack, read_manifest
@@ -117,7 +123,7 @@ def test_special_tokens_stand_where_they_are_promised(shards, kind):
     assert vocabulary.size == SIZES[kind] + 3
     assert vocabulary.sentinels == 3
     first = 4 if kind in ("bpe", "bytes") else 5  # <unk>
-    assert vocabulary.pieces == range(first, SIZES[kind])
+    assert vocabulary.pieces.tolist() == [*range(first, SIZES[kind])]
     assert [vocabulary.pad, vocabulary.begin, vocabulary.end, vocabulary.mask] == [0, 1, 2, 3]
     for text in ODD:
         ids = vocabulary.encode(text)
@@ -307,6 +313,19 @@ def test_random_tokens_are_pieces_of_text(shards):
     assert set(put.tolist()) == set(vocabulary.pieces)
 
 
+def test_random_tokens_are_never_special_ones_of_a_user(shards, tmp_path):
+    made = Tokenizer.from_file(str(trained(shards, "bpe")))
+    size = made.get_vocab_size()
+    made.add_special_tokens(["<tool>", "<eot>"])
+    made.add_tokens(["common"])  # found in texts, so it is one of their tokens
+    made.save(str(tmp_path / "own.json"))
+    vocabulary = open_vocabulary(str(tmp_path / "own.json"), "t")
+    assert vocabulary.size == size + 3
+    which = np.linspace(0, 1, 20 * vocabulary.size, endpoint=False)
+    put = replacements(0.0, 1.0, np.zeros(len(which)), which, vocabulary)
+    assert set(put.tolist()) == {*range(4, size), made.token_to_id("common")}
+
+
 def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
     with pytest.raises(
         RecipeError, match=r"'bites': is none of bytes, bytes_t5, and no file seen from /"
@@ -327,7 +346,7 @@ def test_files_that_are_no_vocabulary_are_refused(shards, tmp_path):
 
 
 def test_bytes_say_what_a_vocabulary_says():
-    assert VOCABULARIES["bytes"].pieces == range(4, 260)
+    assert VOCABULARIES["bytes"].pieces.tolist() == [*range(4, 260)]
     assert TrainedVocabulary("t", b"x").fingerprint != TrainedVocabulary("t", b"y").fingerprint
 
 

@@ -189,7 +189,7 @@ def test_workers_decode_into_the_arena(videos):
 
 def test_a_set_is_verified_and_its_index_knows_it(videos):
     manifest = open_manifest(videos)
-    assert verify(manifest, inspect=VideoCodec().inspect) == []
+    assert verify(manifest, codec=VideoCodec()) == []
     extents = np.concatenate(
         [read_index(manifest.root / shard.file).samples["extent"] for shard in manifest.shards]
     )

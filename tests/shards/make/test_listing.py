@@ -62,7 +62,7 @@ def test_unicode_and_long_names(tmp_path, codec, picture, by_webdataset, by_inde
     expected = {name.removesuffix(".jpg") for name in names}
     assert {s["__key__"] for s in by_webdataset(manifest)} == expected
     assert {key for key, *_ in by_index(manifest)} == expected
-    assert verify(manifest, inspect=codec.inspect) == []
+    assert verify(manifest, codec=codec) == []
 
 
 def test_a_name_in_no_encoding(tmp_path, codec, picture, by_index):

@@ -102,7 +102,7 @@ def test_resize(folder, tmp_path, codec):
     assert index.extensions == ("cls", "jpg")
     assert (index.samples["extent"] == (15, 20, 0, 0)).all()
     assert (index.samples["flags"] == 1).all()
-    assert verify(manifest, inspect=codec.inspect) == []
+    assert verify(manifest, codec=codec) == []
 
 
 def test_bad_files_are_listed_and_never_stop_the_run(folder, tmp_path, codec, picture):

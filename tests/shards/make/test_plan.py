@@ -11,8 +11,10 @@ from webdataset import TarWriter
 from sslpipe.errors import SampleError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import PackSettings, Rules, estimate, index_tar, open_threads, pack, read_index
+from sslpipe.shards.make import pack as making
 from sslpipe.shards.make.plan import cut_into_shards, keyed_sample, tar_bytes
 from sslpipe.shards.make.source import InputFile, Origin
+from sslpipe.shards.make.work import Sized
 from sslpipe.shards.make.writer import ShardWriter
 
 PLAIN = PackSettings(codec=ImageCodec(), name="p", shard_bytes=100_000)
@@ -168,6 +170,23 @@ def test_an_estimate_writes_nothing_and_comes_true(folder, tmp_path, codec):
     assert resized.shards == len(small.shards)
     halved = estimate(folder, tmp_path / "out", PackSettings(shard_samples=2, codec=codec))
     assert halved.shards == 10
+
+
+def test_an_estimate_leaves_out_what_is_done_once(folder, tmp_path, monkeypatch):
+    """The first sample imports decoders and opens archives: its time is not counted."""
+    clock = [0.0]
+
+    def sized(job):
+        clock[0] += len(job.sources) + (100 if not clock[0] else 0)
+        return Sized((1,) * len(job.sources))
+
+    monkeypatch.setattr(making, "size_payloads", sized)
+    monkeypatch.setattr(making.time, "perf_counter", lambda: clock[0])
+    said = estimate(folder, tmp_path / "out", PLAIN, workers=1)
+    assert said.seconds == said.samples == 20
+    assert said.summary["would pack"]["time"] == "about 20 s"
+    assert replace(said, seconds=0.2).summary["would pack"]["time"] == "about 1 s"
+    assert replace(said, seconds=83.2).summary["would pack"]["time"] == "about 1:23 min"
 
 
 def test_a_shard_without_any_good_file_is_left_out(folder, tmp_path, codec):

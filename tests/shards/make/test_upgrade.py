@@ -53,7 +53,7 @@ def test_an_old_set_becomes_the_very_one_that_is_packed_now(out):
     assert made.manifest == read_manifest(out) == manifest
     assert made.manifest.fingerprint == manifest.fingerprint
     assert (made.problems, len(told)) == ((), len(manifest.shards))
-    assert verify(made.manifest, inspect=ImageCodec().inspect) == []
+    assert verify(made.manifest, codec=ImageCodec()) == []
 
 
 def test_manifests_that_excluding_left_behind_are_upgraded_too(out):

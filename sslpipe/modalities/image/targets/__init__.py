@@ -73,7 +73,7 @@ def pretext(
             task.check_ops(view, ops)
         specs = task.specs(view, spec)
     except ValueError as error:
-        raise RecipeError(f"{entry.where}: {entry.name}: {error}") from error
+        raise RecipeError(entry.told(str(error))) from error
     if not isinstance(specs, tuple) or [*map(type, specs)] != [ViewSpec, TargetSpec]:
         raise RecipeError(
             f"{entry.where}: {entry.name}: specs() returned {specs!r}; return two, the ViewSpec of "
