@@ -92,8 +92,8 @@ def decode_jpeg(
     height, width = sides
     check_size(width, height)
     check_scans(data)
-    # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
-    # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
+    # strict: else libjpeg fills the rest of a truncated picture with grey. Without the fast flags
+    # the pixels are Pillow's, bit for bit; with them nothing is faster here.
     factor = scale_factor(min(height, width), size) if size else factor
     height, width = math.ceil(height / factor), math.ceil(width / factor)
     pixels = buffers.empty((height, width, 3), np.uint8)

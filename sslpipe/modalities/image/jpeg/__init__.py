@@ -9,17 +9,15 @@ wrong. The loops are compiled once on a machine, by `prepare`; without their cod
 """
 
 import functools
-import threading
 from collections.abc import Callable
 from ctypes import c_char_p, c_int64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .layout import CHROMA_EDGE, CHROMA_ROWS, DONE, SLACK, WORK
+from .memory import DONE, DecodeMemory, plane
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,34 +26,9 @@ ARGUMENTS = (
 )  # fmt: skip
 NAME = "sslpipe_jpeg"
 MOST = 1 << 23  # pixels; above it three planes of a thread are too much memory
-ROW = 128  # bytes of a plane's row beyond its pixels, and of a step beyond a picture's
 
 
-class Scratch(threading.local):
-    """A thread's memory, which grows to its largest picture: new memory costs a fifth more."""
-
-    def __init__(self) -> None:
-        self.work = np.zeros(WORK, np.int64)
-        self.bytes, self.pixels = -1, -1
-        self.arrays: list[npt.NDArray[Any]] = []
-        self.places: list[int] = []  # where the arrays begin
-
-    def fit(self, size: int, height: int, width: int) -> list[int]:
-        """Where memory for a file of `size` bytes is: see `pictures.picture`."""
-        room = plane(height, width)
-        if size > self.bytes or room + width > self.pixels:
-            self.bytes, self.pixels = max(size, self.bytes), max(room + width, self.pixels)
-            self.arrays = [
-                np.empty(self.bytes + SLACK, np.uint8),
-                np.empty(3 * (self.pixels + ROW), np.uint8),
-                np.empty(CHROMA_ROWS + 2 * (self.pixels // 16 + CHROMA_EDGE), np.int16),
-                self.work,
-            ]
-            self.places = [array.__array_interface__["data"][0] for array in self.arrays]
-        return self.places
-
-
-SCRATCH = Scratch()
+MEMORY = DecodeMemory()
 
 
 def sources() -> list[Path]:
@@ -105,12 +78,7 @@ def decode(data: bytes, pixels: Pixels) -> bool:
     height, width, _ = pixels.shape
     if height * width > MOST:
         return False
-    coded, planes, shorts, work = SCRATCH.fit(len(data), height, width)
+    coded, planes, shorts, work = MEMORY.fit(len(data), height, width)
     out, room = pixels.__array_interface__["data"][0], plane(height, width)
     make(data, len(data), out, height, width, coded, planes, room, shorts, work)
-    return bool(SCRATCH.work[DONE])
-
-
-def plane(height: int, width: int) -> int:
-    """Bytes of one component's samples, in whole blocks of 16 x 16."""
-    return (height + 15 & -16) * (width + 15 & -16)
+    return bool(MEMORY.work[DONE])

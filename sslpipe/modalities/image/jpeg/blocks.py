@@ -5,6 +5,7 @@ eight columns at once, then of eight rows. The arithmetic is that of libjpeg-tur
 for bit, as long as coefficients and sums stay within LARGEST.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,15 +13,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .layout import LARGEST
+from .memory import LARGEST
 
 SHORT, INT = ir.IntType(16), ir.IntType(32)
 SHORTS, INTS, BYTES = (ir.VectorType(ir.IntType(bits), 8) for bits in (16, 32, 8))
+LOW_PLACES = 10  # in zigzag order, all in the first four rows and columns
 FIXED, PASS = 13, 2  # bits behind the point of constants, and of what the first pass leaves
 
 
 class Dct:
-    """Writes LLVM code for vectors of eight int32."""
+    """Writes LLVM code for vectors of eight int32; None is one of zeros, which costs nothing."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
@@ -29,24 +31,24 @@ class Dct:
         return ir.Constant(INTS, [value] * 8)
 
     def times(self, vector: Any, constant: int) -> Any:
-        return self.builder.mul(vector, self.all(constant))
+        return None if vector is None else self.builder.mul(vector, self.all(constant))
 
     def sum(self, *vectors: Any) -> Any:
-        total = vectors[0]
-        for vector in vectors[1:]:
-            total = self.builder.add(total, vector)
-        return total
+        present = [vector for vector in vectors if vector is not None]
+        return functools.reduce(self.builder.add, present) if present else None
 
     def minus(self, left: Any, right: Any) -> Any:
-        return self.builder.sub(left, right)
+        return left if right is None else self.builder.sub(left, right)
 
-    def even(self, c: Sequence[Any]) -> list[Any]:
-        """Of the coefficients 0, 2, 4 and 6."""
+    def shifted(self, vector: Any) -> Any:
+        return None if vector is None else self.builder.shl(vector, self.all(FIXED))
+
+    def even(self, c: Sequence[Any], rounding: int) -> list[Any]:
+        """Of the coefficients 0, 2, 4 and 6; what rounds all sums is added here."""
         z1 = self.times(self.sum(c[2], c[6]), 4433)
         t2, t3 = self.sum(z1, self.times(c[6], -15137)), self.sum(z1, self.times(c[2], 6270))
-        bits = self.all(FIXED)
-        t0 = self.builder.shl(self.sum(c[0], c[4]), bits)
-        t1 = self.builder.shl(self.minus(c[0], c[4]), bits)
+        t0 = self.sum(self.shifted(self.sum(c[0], c[4])), self.all(rounding))
+        t1 = self.sum(self.shifted(self.minus(c[0], c[4])), self.all(rounding))
         return [self.sum(t0, t3), self.sum(t1, t2), self.minus(t1, t2), self.minus(t0, t3)]
 
     def odd(self, c: Sequence[Any]) -> list[Any]:
@@ -64,13 +66,13 @@ class Dct:
             self.sum(self.times(t0, 2446), z1, z3),
         ]
 
-    def inverse(self, coefficients: Sequence[Any], drop: int) -> list[Any]:
-        """Eight sums, rounded by leaving out their last `drop` bits."""
-        even, odd = self.even(coefficients), self.odd(coefficients)
+    def inverse(self, coefficients: Sequence[Any], drop: int, plus: int = 0) -> list[Any]:
+        """Eight sums, rounded by leaving out their last `drop` bits, and `plus` added."""
+        even = self.even(coefficients, (plus << drop) + (1 << drop - 1))
+        odd = self.odd(coefficients)
         sums = [self.sum(e, o) for e, o in zip(even, odd, strict=True)]
         others = [self.minus(e, o) for e, o in zip(even, odd, strict=True)]
-        half, bits = self.all(1 << drop - 1), self.all(drop)
-        return [self.builder.ashr(self.sum(x, half), bits) for x in [*sums, *others[::-1]]]
+        return [self.builder.ashr(x, self.all(drop)) for x in [*sums, *others[::-1]]]
 
     def transposed(self, rows: Sequence[Any]) -> list[Any]:
         """Eight vectors of eight, rows for columns: three rounds that interleave two of them."""
@@ -84,53 +86,60 @@ class Dct:
             ]
         return list(rows)
 
+    def dequantised(self, coefficients: Any, quants: Any, side: int) -> list[Any]:
+        """Eight rows of int16 times int16, as int32; None from row `side` on."""
+        rows: list[Any] = []
+        for row in range(side):
+            pair = []
+            for data in (coefficients, quants):
+                place = self.builder.gep(data, [ir.IntType(64)(8 * row)])
+                vector = self.builder.load(
+                    self.builder.bitcast(place, SHORTS.as_pointer()), align=2
+                )
+                pair.append(self.builder.sext(vector, INTS))
+            rows.append(self.builder.mul(*pair))
+        return rows + [None] * (8 - side)
 
-def dequantised(dct: Dct, coefficients: Any, quants: Any) -> list[Any]:
-    """Eight rows of int16 times int16, as int32."""
-    builder, rows = dct.builder, []
-    for row in range(8):
-        pair = []
-        for data in (coefficients, quants):
-            place = builder.gep(data, [ir.IntType(64)(8 * row)])
-            vector = builder.load(builder.bitcast(place, SHORTS.as_pointer()), align=2)
-            pair.append(builder.sext(vector, INTS))
-        rows.append(builder.mul(*pair))
-    return rows
+    def clamped(self, vector: Any) -> Any:
+        """int32 -> uint8."""
+        build, zero, most = self.builder, self.all(0), self.all(255)
+        low = build.select(build.icmp_signed(">", vector, zero), vector, zero)
+        return build.trunc(build.select(build.icmp_signed("<", low, most), low, most), BYTES)
+
+    def beyond(self, rows: Sequence[Any]) -> Any:
+        """A byte that is not 0 where a number is above LARGEST."""
+        moved = [self.builder.add(row, self.all(LARGEST + 1)) for row in rows]
+        high = self.builder.and_(
+            functools.reduce(self.builder.or_, moved), self.all(-2 * (LARGEST + 1))
+        )
+        differs = self.builder.icmp_signed("!=", high, self.all(0))
+        return self.builder.bitcast(differs, ir.IntType(8))
 
 
-def clamped(builder: Any, vector: Any) -> Any:
-    """int32 with 128 to be added -> uint8."""
-    moved = builder.add(vector, ir.Constant(INTS, [128] * 8))
-    zero, most = ir.Constant(INTS, [0] * 8), ir.Constant(INTS, [255] * 8)
-    low = builder.select(builder.icmp_signed(">", moved, zero), moved, zero)
-    return builder.trunc(builder.select(builder.icmp_signed("<", low, most), low, most), BYTES)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def inverse_dct(
-    typing: Any, coefficients: Any, quants: Any, plane: Any, to: Any, pitch: Any
+    typing: Any, coefficients: Any, quants: Any, plane: Any, to: Any, pitch: Any, side: Any
 ) -> tuple[Any, Any]:
-    """Pixels of a block to plane[to + pitch * row:]; not 0 where a sum is beyond LARGEST."""
+    """Pixels of a block to plane[to + pitch * row:]; not 0 where a sum is beyond LARGEST.
+
+    side: how many rows and columns have coefficients, a literal.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        dct = Dct(builder)
+        dct, count = Dct(builder), side.literal_value
         data = [
             context.make_array(kind)(context, builder, arg).data
             for kind, arg in zip(signature.args[:3], args[:3], strict=True)
         ]
-        once = dct.inverse(dequantised(dct, *data[:2]), FIXED - PASS)
-        beyond = dct.all(0)
-        for row in once:  # of LARGEST + 1 more, the sign or a bit above it shows
-            beyond = builder.or_(beyond, builder.add(row, dct.all(LARGEST + 1)))
-        columns = dct.transposed([builder.trunc(row, SHORTS) for row in once])
-        twice = dct.inverse([builder.sext(c, INTS) for c in columns], FIXED + PASS + 3)
-        pixels = dct.transposed([clamped(builder, column) for column in twice])
-        for row, vector in enumerate(pixels):
+        once = dct.inverse(dct.dequantised(data[0], data[1], count), FIXED - PASS)
+        columns = dct.transposed([builder.trunc(row, SHORTS) for row in once])[:count]
+        again = [builder.sext(c, INTS) for c in columns] + [None] * (8 - count)
+        twice = dct.inverse(again, FIXED + PASS + 3, plus=128)
+        for row, vector in enumerate(dct.transposed([dct.clamped(x) for x in twice])):
             at = builder.add(args[3], builder.mul(args[4], args[4].type(row)))
             place = builder.bitcast(builder.gep(data[2], [at]), BYTES.as_pointer())
             builder.store(vector, place, align=1)
-        high = builder.and_(beyond, dct.all(-2 * (LARGEST + 1)))
-        return builder.bitcast(builder.icmp_signed("!=", high, dct.all(0)), ir.IntType(8))
+        return dct.beyond(once)
 
     number = types.int64
-    return types.uint8(coefficients, quants, plane, number, number), generate
+    return types.uint8(coefficients, quants, plane, number, number, side), generate

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..kernels import inlined, kernel
 from .cells import clear, get, put, put_word, reverse, word
-from .layout import (
+from .memory import (
     AC_TABLES,
     CODES,
     DC_TABLES,
@@ -111,7 +111,7 @@ def ac_entry(symbol: int, length: int, rest: int, largest: int) -> int:
 
 
 @kernel
-def build(data: U8, work: I64, which: int, largest: int) -> bool:
+def build_table(data: U8, work: I64, which: int, largest: int) -> bool:
     """Table `which` of CODES, of AC as SINGLE entries; False: it is no table of codes."""
     counts, is_dc, symbol_at = get(work, CODES + which), which < 2, 0
     to = DC_TABLES + which * ENTRIES if is_dc else SINGLE
@@ -160,7 +160,7 @@ def seen(data: U8, work: I64, which: int, largest: int) -> bool:
     at, to, size = get(work, CODES + which), SEEN + which * SEEN_BYTES, 16
     for i in range(16):
         size += get(data, at + i)
-    same = get(work, to) == largest + 1
+    same = bool(get(work, to) == largest + 1)
     put(work, to, largest + 1)
     for i in range(size):
         byte = get(data, at + i)
@@ -175,7 +175,7 @@ def tables(data: U8, work: I64, largest: int) -> bool:
     good = True
     for which in range(4):
         if get(work, CODES + which) and not seen(data, work, which, largest):
-            good &= build(data, work, which, largest)
+            good &= build_table(data, work, which, largest)
             if which >= 2:
                 pair(work, AC_TABLES + (which - 2) * ENTRIES)
     if not good:
@@ -206,7 +206,8 @@ def slow_code(data: U8, work: I64, which: int, entry: int, bits: Bits) -> tuple[
 @kernel
 def received(bits: Bits, size: int) -> int:
     """The value in the next `size` bits, 1 or more."""
-    return signed(np.int64(bits >> u64(64 - size)), size)
+    raw: Any = np.int64(bits >> u64(64 - size))
+    return signed(raw, size)
 
 
 @kernel
@@ -222,14 +223,14 @@ def dc_value(data: U8, work: I64, which: int, bits: Bits) -> tuple[int, int]:
 
 
 @inlined
-def block(
+def next_block(
     data: U8, work: I64, coded: U8, at: int, left: int, bits: Bits, dc: int, ac: int, quants: I16,
     coefficients: I16,
-) -> tuple[int, int, Bits, int, int]:  # fmt: skip
+) -> tuple[int, int, Bits, bool, int]:  # fmt: skip
     """The next block's coefficients, by rows; its DC difference stands in place of the DC value.
 
     at: of the bytes that follow `bits`, whose first `left` bits are those of the stream.
-    Returns at, left, bits, whether it is a good block, and whether it has AC coefficients.
+    Returns at, left, bits, whether it is a good block, and the zigzag place behind its last value.
     """
     clear(coefficients)
     bits |= reverse(word(coded, at)) >> u64(left)
@@ -268,5 +269,5 @@ def block(
                 bits, left = bits << u64(taken), left - taken
                 break
             bits, left = bits << u64(taken), left - taken
-    good &= k == 64 or END <= k <= END + 64
-    return at, left, bits, good, k != END + 1
+    places = k - END if k >= END else k
+    return at, left, bits, good and places <= 64, places

@@ -34,7 +34,7 @@ def vector(element: Any, lanes: int) -> Any:
     return ir.VectorType(element, lanes)
 
 
-class Pixels:
+class RowEmitter:
     """Writes LLVM code for vectors of LANES pixels; arrays are known by their place in `args`."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
@@ -112,7 +112,7 @@ class Pixels:
         return self.pick(two, three, lanes)
 
 
-def doubled(pixels: Pixels, array: int, at: Any, settings: Sequence[Any]) -> list[Any]:
+def doubled(pixels: RowEmitter, array: int, at: Any, settings: Sequence[Any]) -> list[Any]:
     """STEP samples from LANES + 2 sums of a row: a vector of the first half, and of the second."""
     build = pixels.builder
     here, before, after = (
@@ -142,7 +142,7 @@ def doubled_row(
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pixels = Pixels(context, builder, signature, args)
+        pixels = RowEmitter(context, builder, signature, args)
         to, at, count, settings = args[1], args[3], args[6], args[7:]
         with cgutils.for_range(builder, count) as loop:
             chroma = builder.add(builder.mul(loop.index, to.type(LANES)), to.type(AHEAD))
@@ -165,7 +165,7 @@ def plain_row(
     """`count` vectors of pixels to out[to:], where each has chroma of its own: blue[chroma:]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pixels = Pixels(context, builder, signature, args)
+        pixels = RowEmitter(context, builder, signature, args)
         to, at, chroma, count = args[1], args[3], args[6], args[7]
         with cgutils.for_range(builder, count) as loop:
             x = builder.mul(loop.index, to.type(LANES))

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from numba import carray, types
 
 from ..kernels import kernel
-from .blocks import PASS, inverse_dct
+from .blocks import LOW_PLACES, PASS, inverse_dct
 from .cells import get, put, put_word
-from .codes import ORDER, block, tables, unstuffed
+from .codes import ORDER, next_block, tables, unstuffed
 from .colours import LANES, STEP, doubled_row, plain_row, sums
-from .layout import (
+from .memory import (
     AC,
     ACROSS,
     CHROMA_EDGE,
@@ -101,7 +101,7 @@ def row_of_blocks(
             corner = c * room + row * high * 8 * pitch + mcu * wide * 8
             for place in range(wide * high):
                 to = corner + place // wide * 8 * pitch + place % wide * 8
-                at, left, bits, fine, detailed = block(
+                at, left, bits, fine, places = next_block(
                     data, work, coded, at, left, bits, dc, ac, quants, coefficients
                 )
                 last = get(work, field + LAST) + get(coefficients, 0)
@@ -111,11 +111,13 @@ def row_of_blocks(
                 good &= fine and abs(level) <= LARGEST and at <= end + 8  # else bits were made up
                 if not good:
                     return False
-                if detailed:
-                    good &= inverse_dct(coefficients, quants, planes, to, pitch) == 0
-                else:
+                if places == 1:
                     good &= abs(level) <= LARGEST >> PASS
                     fill(planes, to, pitch, level)
+                elif places <= LOW_PLACES:
+                    good &= inverse_dct(coefficients, quants, planes, to, pitch, 4) == 0
+                else:
+                    good &= inverse_dct(coefficients, quants, planes, to, pitch, 8) == 0
     put(work, STREAM, at)
     put(work, STREAM + 1, left)
     put(work, STREAM + 2, np.int64(bits))
@@ -186,7 +188,7 @@ def all_rows(
         # the last row above the next MCUs needs their chroma
         known = height if row == down - 1 else side * (row + 1) - (1 if side == 16 else 0)
         rows(work, shorts, planes, pitch, room, known, out)
-    return (get(work, STREAM) * 8 - get(work, STREAM + 1) + 7) // 8 == end
+    return bool((get(work, STREAM) * 8 - get(work, STREAM + 1) + 7) // 8 == end)
 
 
 def picture(
@@ -196,7 +198,7 @@ def picture(
     """A JPEG of `size` bytes to (height, width, 3) bytes of RGB; numbers[DONE] is 1 if it is done.
 
     coded: memory of size + SLACK bytes. planes: three of `room` bytes, and a row. shorts, numbers:
-    int16 and int64, see `layout`.
+    int16 and int64, see `memory`.
     """
     work, data = carray(numbers, WORK), carray(source, size)
     for i in range(HEADER):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..kernels import kernel
 from .cells import get, put
-from .layout import (
+from .memory import (
     AC,
     ACROSS,
     ADOBE,
@@ -36,7 +36,7 @@ I64 = npt.NDArray[np.int64]
 @kernel
 def two(data: U8, at: int) -> int:
     """The two bytes from `at` on, as a number."""
-    return get(data, at) << 8 | get(data, at + 1)
+    return int(get(data, at) << 8 | get(data, at + 1))
 
 
 @kernel
@@ -107,7 +107,7 @@ def marked(data: U8, work: I64, at: int, end: int) -> bool:
     four, fifth = two(data, at) << 16 | two(data, at + 2), get(data, at + 4)
     if marker == 0xE0 and end - at >= 14 and four == 0x4A464946 and fifth == 0:  # JFIF
         put(work, JFIF, 1)
-        return get(data, at + 5) == 1
+        return bool(get(data, at + 5) == 1)
     if marker == 0xEE and long and four == 0x41646F62 and fifth == 0x65:  # Adobe
         put(work, ADOBE, 1 + get(data, at + 11))
     return True
@@ -149,7 +149,7 @@ def has_tables(work: I64, at: int) -> bool:
     quants, dc, ac = get(work, at + QUANTS), get(work, at + DC), get(work, at + AC)
     if quants > 3 or get(work, QUANT + quants) == 0:
         return False
-    return get(work, CODES + dc) > 0 and get(work, CODES + 2 + ac) > 0
+    return bool(get(work, CODES + dc) > 0 and get(work, CODES + 2 + ac) > 0)
 
 
 @kernel
