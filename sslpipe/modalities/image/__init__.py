@@ -63,8 +63,10 @@ class ImageModality(Modality):
 
     def decoder(self, recipe: Recipe) -> CanvasDecode:
         """To uint8 canvases, no finer than the views can show."""
+        from . import jpeg
         from .canvases import CanvasDecode
 
+        jpeg.prepare()
         return CanvasDecode(recipe.decode.size)
 
     def maker(

@@ -28,6 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from ...device.buffers import Buffers, Memory
 from ...errors import SampleError
+from . import jpeg
 from .headers import BASELINE, FORMATS, SCAN, explain, jpeg_frame, texts_first
 from .strict import check_whole, libtiff_told
 
@@ -91,10 +92,13 @@ def decode_jpeg(
     height, width = sides
     check_size(width, height)
     check_scans(data)
-    # strict: libjpeg fills the rest of a truncated picture with grey and merely warns. Without
-    # the fast flags the pixels are Pillow's, bit for bit; with them nothing is faster here.
+    # strict: else libjpeg fills the rest of a truncated picture with grey. Without the fast flags
+    # the pixels are Pillow's, bit for bit; with them nothing is faster here.
     factor = scale_factor(min(height, width), size) if size else factor
     height, width = math.ceil(height / factor), math.ceil(width / factor)
+    pixels = buffers.empty((height, width, 3), np.uint8)
+    if factor == 1 and jpeg.decode(data, pixels):
+        return pixels, jpeg_orientation(data)
     pixels = simplejpeg.decode_jpeg(
         data,
         "RGB",
@@ -104,7 +108,7 @@ def decode_jpeg(
         min_height=height,
         min_width=width,
         min_factor=factor,
-        buffer=buffers.empty((height, width, 3), np.uint8),
+        buffer=pixels,
     )
     return pixels, jpeg_orientation(data)
 

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from ....device.buffers import Buffers
-from .. import ops
+from .. import machine_code, ops
 from ..draws import Policy
-from . import machine_code
 from .cpu_program import program, unsupported
 
 __all__ = ["execute", "load", "unsupported"]
@@ -49,7 +48,8 @@ def loaded() -> Callable[..., None]:
 
         return cpu_view.compiled()
 
-    sources = Path(__file__).parent.glob("cpu_*.py")
+    here = Path(__file__).parent
+    sources = [*here.glob("cpu_*.py"), here.parent / "kernels.py"]
     return machine_code.function("sslpipe_views", sources, compiled, ARGUMENTS)
 
 

@@ -5,8 +5,8 @@ Each is one pass over contiguous planes, which LLVM vectorises, clamped as Korni
 
 import numpy as np
 
-from .cpu_memory import address, carray, flat
-from .cpu_weights import Image, kernel
+from ..kernels import address, carray, flat, kernel
+from .cpu_weights import Image
 
 f32 = np.float32
 

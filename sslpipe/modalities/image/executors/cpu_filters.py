@@ -9,9 +9,9 @@ rows, and the same weight goes for all its lanes.
 import numpy as np
 import numpy.typing as npt
 
-from .cpu_memory import address, carray, claim, flat, release, split
+from ..kernels import address, carray, claim, flat, kernel, release, split
 from .cpu_vectors import AHEAD, LANES, QUAD, ROWS, block, bytes_as_floats, columns, square
-from .cpu_weights import Image, axis, gaussian, kernel, radius_of, taps_of
+from .cpu_weights import Image, axis, gaussian, radius_of, taps_of
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]

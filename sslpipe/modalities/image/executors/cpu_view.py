@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import carray, types
 
+from ..kernels import kernel
 from .cpu_colour import brightness, contrast, hue, normalize, saturation, solarize
 from .cpu_filters import blur, cut, resize
 from .cpu_program import (
@@ -23,7 +24,7 @@ from .cpu_program import (
     SOLARIZE,
     UPSIDE_DOWN,
 )  # fmt: skip
-from .cpu_weights import Image, kernel
+from .cpu_weights import Image
 
 U8 = npt.NDArray[np.uint8]
 F64 = npt.NDArray[np.float64]

@@ -1,29 +1,13 @@
 """The weights of resampling and blur, which the loops of `cpu_filters` apply."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from ..kernels import kernel
 
 I64 = npt.NDArray[np.int64]
 f32 = np.float32
 Image = npt.NDArray[np.float32]
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def kernel(function: F) -> F:
-    """Have numba compile a function into those that call it.
-
-    The processes that load the machine code have none of numba's library: a kernel may not make
-    arrays (see `cpu_memory`), reshape them or raise.
-    """
-    only_called_by_kernels = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    settings = {"nogil": True, "fastmath": True, "error_model": "numpy", **only_called_by_kernels}
-    return cast(F, numba.njit(**settings)(function))
 
 
 @kernel

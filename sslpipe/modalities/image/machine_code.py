@@ -7,6 +7,7 @@ imports; llvmlite, on which numba stands, loads the same code in 0.05.
 import ctypes
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
@@ -15,9 +16,9 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
-from ....errors import SslpipeError
-from ....process import user_cache
-from ....shards.side_files import replace_file
+from ...errors import SslpipeError
+from ...process import user_cache
+from ...shards.side_files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,14 @@ def function(
     return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
 
 
+def kept_function(
+    name: str, sources: Iterable[Path], arguments: Sequence[type]
+) -> Callable[..., None] | None:
+    """The same if it need not be compiled; None: it must."""
+    code = read(f"{name}-{key(sources)}.o")
+    return None if code is None else ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
+
+
 def key(sources: Iterable[Path]) -> str:
     """A name for what the code depends on."""
     parts = [version("numba"), version("llvmlite"), llvm.get_process_triple()]
@@ -62,6 +71,16 @@ def read(file: str) -> bytes | None:
         return None
     digest, code = content[:32], content[32:]
     return code if hashlib.sha256(code).digest() == digest else None
+
+
+def can_keep() -> bool:
+    """Whether code that is compiled now will be there for other processes."""
+    try:
+        folder = user_cache("code")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, SslpipeError):
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def keep(file: str, code: bytes) -> None:
