@@ -1,7 +1,6 @@
 """The schema of a recipe: its sections, keys and types. `parse.py` makes a Recipe of a file.
 
-What an op, mask, task, method or optimizer accepts is checked by its own signature (names.py) when
-the pipeline or the trainer is built; for that every entry carries the place where it stands.
+What an op, a mask or a method accepts its own signature checks (names.py) when it is built.
 """
 
 import hashlib
@@ -156,7 +155,7 @@ class Rates(Section):
     @pydantic.field_validator("warmup_epochs")
     @classmethod
     def _reach_the_peak(cls, value: float, info: Info) -> float:
-        """A warm-up ends in the run, or the learning rate that the recipe names is never taken."""
+        # else the learning rate that the recipe names is never taken
         if value > (epochs := info.data.get("epochs", math.inf)):
             raise ValueError(f"must not be longer than train.epochs = {epochs}; set it too")
         return value

@@ -92,24 +92,16 @@ def decode_jpeg(
     height, width = sides
     check_size(width, height)
     check_scans(data)
-    # strict: else libjpeg fills the rest of a truncated picture with grey. Without the fast flags
-    # the pixels are Pillow's, bit for bit; with them nothing is faster here.
+    # strict: else libjpeg makes grey of what is cut off; fast flags change pixels for nothing
     factor = scale_factor(min(height, width), size) if size else factor
     height, width = math.ceil(height / factor), math.ceil(width / factor)
     pixels = buffers.empty((height, width, 3), np.uint8)
     if factor == 1 and jpeg.decode(data, pixels):
         return pixels, jpeg_orientation(data)
     pixels = simplejpeg.decode_jpeg(
-        data,
-        "RGB",
-        fastdct=False,
-        fastupsample=False,
-        strict=True,
-        min_height=height,
-        min_width=width,
-        min_factor=factor,
-        buffer=pixels,
-    )
+        data, "RGB", fastdct=False, fastupsample=False, strict=True, min_height=height,
+        min_width=width, min_factor=factor, buffer=pixels,
+    )  # fmt: skip
     return pixels, jpeg_orientation(data)
 
 
