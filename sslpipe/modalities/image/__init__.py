@@ -1,6 +1,6 @@
 """Images. Whatever knows what an image is, is in this folder.
 
-at rest   codec, describe, headers, hashing            decode    decode, canvases; gpu_decode
+at rest   codec, describe, headers, hashing            decode    decode, jpeg/, canvases; gpu_decode
 decide    decider: ops/, draws, scale, targets/        make      maker: executors/
 look      sheet, thumbnails
 
