@@ -7,7 +7,7 @@ from .test_commands import TRAINABLE
 
 TRAIN = ("train", "train.yaml", "--shards", "{set}", "--out", "run", "--device", "cpu",
          "--max-steps", "2")  # fmt: skip
-NAMED = ("last.pt", "o.png", "o.jpg", "out", "x.tar.idx", "metrics.jsonl")
+NAMED = ("shared memory", "last.pt", "o.png", "o.jpg", "out", "x.tar.idx", "metrics.jsonl")
 CASES = {  # words -> bytes that fit, files that there may be afterwards
     TRAIN: (60_000, {"run/recipe.yaml", "run/metrics.jsonl"}),
     ("show", "recipe.yaml", "--shards", "{set}", "--out", "o.png"): (500, set()),

@@ -215,7 +215,7 @@ def test_eval_measures_both_towers_beside_untrained_ones(captioned, trained, run
     words = ["eval", trained, captioned, "--json", "--device", "cpu", "--protocols"]
     names = "zero_shot,cross_retrieval"
     rows = json.loads(run(*words, names, "--templates", templates)[0])
-    assert set(rows) == {"trained", "untrained", "pixels"}
+    assert set(rows) == {"trained", "untrained"}  # no protocol reads pixels
     for encoder in ("trained", "untrained"):
         assert set(rows[encoder]) == {
             "zero-shot top-1",

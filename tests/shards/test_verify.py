@@ -160,7 +160,6 @@ def test_another_size_than_the_index_says(manifest):
         ("flags", {"gpu_jpeg": 2}, "names flags {'gpu_jpeg': 2}, not {'gpu_jpeg': 1}"),
         ("flags", {}, "names flags {}, not {'gpu_jpeg': 1}"),
         ("flags", {"gpu_jpeg": 1, "blurred": 2}, "names flags {'gpu_jpeg': 1, 'blurred': 2}, not"),
-        ("counted", {"tokens": "b2:0"}, "says what tokens were counted by"),
     ],
 )
 def test_names_of_numbers_and_bits_that_were_edited(manifest, codec, key, value, said):
