@@ -77,11 +77,8 @@ def evaluate(
     if test is not None:
         check_labels(test, needed, classes=1)
     bank, queries = Path(shards), None if test is None else Path(test)
-    train: dict[str, Features] = {}
-    tested: dict[str, Features] = {}
-    if reads_features(settings):
-        train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
-        tested = encoded(subject, queries, settings, progress) if queries else {}
+    train = with_labels(encoded(subject, bank, settings, progress), settings.labels)
+    tested = encoded(subject, queries, settings, progress) if queries else {}
     tested, note = in_training_classes(train, tested, strict=settings.strict)
 
     def run(protocol: str) -> ByEncoder:
@@ -146,7 +143,7 @@ def encode(
         SslpipeError: as `evaluate`, of the subject and the shards.
     """
     subject = open_subject(name, shards)
-    for part in (shards, test) if reads_features(settings) else ():
+    for part in (shards, test):
         if part is not None:
             encoded(subject, Path(part), settings, progress)
 
@@ -170,7 +167,12 @@ def on_shards(
 def encoded(
     subject: Subject, shards: Path, settings: EvalSettings, progress: Progress
 ) -> dict[str, Features]:
-    """The features of a set by all encoders, from the cache if they are there."""
+    """The features of a set by all encoders, from the cache if they are there.
+
+    None where no protocol reads them.
+    """
+    if not reads_features(settings):
+        return {}
     extraction = ExtractSettings(
         untrained=settings.untrained, pixels=settings.pixels, device=settings.device
     )
@@ -184,7 +186,7 @@ def with_labels(found: dict[str, Features], file: Path | None) -> dict[str, Feat
     Raises:
         ShardError: what is wrong with the file.
     """
-    if file is None:
+    if file is None or not found:
         return found
     table = read_labels(file)
     return {encoder: labelled_by(each, table) for encoder, each in found.items()}

@@ -73,11 +73,7 @@ def say_shared_lanes(recipe: Recipe, lanes: int, store: ShardStore, world_size: 
     if recipe.stream.order == "sequential" or not store.distant:
         return
     if recipe.stream.order == "global" and world_size > node_ranks():
-        log.warning(
-            "%s: stream.order = global over shards that lie elsewhere: each of %d ranks reads in "
-            "all of them; stream.order: lanes gives each node shards of its own",
-            recipe.where("stream", "order"), world_size,
-        )  # fmt: skip
+        say_all_are_read(recipe, world_size)
     elif recipe.stream.order == "lanes" and together > node_ranks():
         log.warning(
             "%s: %d lanes for %d ranks: %d of them share each lane, so several nodes download the "
@@ -85,6 +81,15 @@ def say_shared_lanes(recipe: Recipe, lanes: int, store: ShardStore, world_size: 
             "stream.batch_size = %d",
             recipe.where("stream", "lanes"), lanes, world_size, together, recipe.stream.batch_size,
         )  # fmt: skip
+
+
+def say_all_are_read(recipe: Recipe, world_size: int, names: str = "") -> None:
+    """Tell that `order: global` has every rank read in all shards, of the sets of some names."""
+    log.warning(
+        "%s: stream.order = global over shards that lie elsewhere%s: each of %d ranks reads in "
+        "all of them; stream.order: lanes gives each node shards of its own",
+        recipe.where("stream", "order"), names, world_size,
+    )  # fmt: skip
 
 
 def say_shared_in_mixture(
@@ -100,11 +105,7 @@ def say_shared_in_mixture(
     far = {name: lanes[name] for name, store in zip(lanes, stores, strict=True) if store.distant}
     shared = [name for name, count in far.items() if count < nodes]
     if recipe.stream.order == "global" and far and nodes > 1:
-        log.warning(
-            "%s: stream.order = global over shards that lie elsewhere (%s): each of %d ranks reads "
-            "in all of them; stream.order: lanes gives each node shards of its own",
-            recipe.where("stream", "order"), ", ".join(far), world_size,
-        )  # fmt: skip
+        say_all_are_read(recipe, world_size, f" ({', '.join(far)})")
     elif recipe.stream.order == "lanes" and shared:
         log.warning(
             "%s: %s of the mixture have %s lanes for %d nodes, so several nodes download the same "

@@ -1,5 +1,7 @@
 """The order `lanes` inside an epoch: places on the line of shards, permuted window by window."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,9 +17,16 @@ def distinct_numbers(numbers: I64) -> I64:
     `np.unique` looks for masked arrays, whose import takes 11 ms, and twice as long itself.
     """
     ascending = np.sort(numbers, axis=None)
-    new = np.ones(len(ascending), dtype=bool)
-    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
-    return ascending[new]
+    return ascending[first_of_runs(ascending)]
+
+
+def first_of_runs(*values: npt.NDArray[Any]) -> I64:
+    """Where a run of equal values begins, in a table of one column or several, (n,) each."""
+    new = np.ones(len(values[0]), dtype=np.bool_)
+    new[1:] = False
+    for column in values:
+        new[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(new)
 
 
 class Lanes:

@@ -65,12 +65,11 @@ def measured_extent(part: PartDecode, sample: Sample) -> Sequence[int]:
     if part.extensions is not None:
         return ()
     extent: Sequence[int] = part.alone.extent(sample)
-    whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
-    if not whole or len(extent) > 4 or not all(0 <= n <= MOST_EXTENT for n in extent):
-        author = f"{type(part.alone).__module__}:{type(part.alone).__qualname__}"
+    fits = holds_numbers(extent) and len(extent) <= 4
+    if not fits or not all(0 <= n <= MOST_EXTENT for n in extent):
         raise ContractError(
-            f"{author}: {sample.key}: extent() returned {extent!r}; return a tuple of up to four "
-            "whole numbers from 0 to 2^32 - 1, as the codec names them"
+            f"{author_of(part.alone)}: {sample.key}: extent() returned {extent!r}; return a tuple "
+            "of up to four whole numbers from 0 to 2^32 - 1, as the codec names them"
         )
     return extent
 
@@ -87,15 +86,23 @@ def decoded(
     made = decode(sample, instructions, memory)
     data, extent = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
     sent = isinstance(data, np.ndarray) and data.dtype in TYPES and data.ndim <= 4
-    whole = isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
-    if not sent or not whole or not 0 < len(extent) <= 4:
+    if not sent or not holds_numbers(extent) or not 0 < len(extent) <= 4:
         kind = type(data).__name__
         if isinstance(data, np.ndarray):
             kind = f"{data.dtype} of {data.ndim} axes and the extent {extent!r}"
-        author = f"{type(decode).__module__}:{type(decode).__qualname__}"
         raise ContractError(
-            f"{author}: {sample.key}: returned {kind}; "
+            f"{author_of(decode)}: {sample.key}: returned {kind}; "
             f"return Raw(array, extent): up to four axes of {', '.join(SENT)}, and one to four "
             "whole numbers, as the codec names them"
         )
     return data, extent
+
+
+def holds_numbers(extent: object) -> bool:
+    """Whether it is a tuple of whole numbers."""
+    return isinstance(extent, tuple) and all(isinstance(n, int | np.integer) for n in extent)
+
+
+def author_of(decode: Decoder) -> str:
+    """The class of a decoder, by which a user finds it."""
+    return f"{type(decode).__module__}:{type(decode).__qualname__}"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rng import whole_samples
-from .lanes import distinct_numbers
+from .lanes import distinct_numbers, first_of_runs
 
 if TYPE_CHECKING:  # a stream of raw samples needs no torch
     from torch import Tensor
@@ -71,15 +71,6 @@ class Drawn(NamedTuple):
         """Whether they hold for these samples: by bytes, which is the least to do once a batch."""
         pairs = (epochs, self.epochs), (uids, self.uids), (extents, self.extents)
         return all(one.tobytes() == other.tobytes() for one, other in pairs)
-
-
-def first_of_runs(*values: npt.NDArray[Any]) -> I64:
-    """Where a run of equal values begins, in a table of one column or several, (n,) each."""
-    new = np.ones(len(values[0]), dtype=np.bool_)
-    new[1:] = False
-    for column in values:
-        new[1:] |= column[1:] != column[:-1]
-    return np.flatnonzero(new)
 
 
 def no_partners() -> I64:

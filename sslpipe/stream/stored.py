@@ -19,10 +19,11 @@ from ..errors import SampleError, ShardError
 from ..shards.tar_headers import BLOCK
 from .booking import Planner
 from .flights import Landed
+from .lanes import first_of_runs
 from .packed import Packed, Wants
 from .reader import TarPlace, key_in
 from .records import Records
-from .source import COLUMN, LENGTH, ROW, START, Drawn, first_of_runs
+from .source import COLUMN, LENGTH, ROW, START, Drawn
 from .tasks import DECODE, RESULT, Kind
 from .worker_process import opened
 

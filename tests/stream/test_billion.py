@@ -81,6 +81,18 @@ def manifest(shards, samples, root="nodes://set"):
     return Manifest("set", root, "image", ("height", "width"), {}, (), listed, 0, None)
 
 
+def ordered(recipe, kind):
+    """A recipe with `stream.order` changed."""
+    return recipe.model_copy(update={"stream": recipe.stream.model_copy(update={"order": kind})})
+
+
+def stores_and_words(caplog, told):
+    """Shards that lie elsewhere, of which something is told, and shards here; nothing heard yet."""
+    for root, words in (("nodes://set", told), ("here", "")):
+        caplog.clear()
+        yield ShardStore(manifest(3, 5, root), None, room=0, patience=None), words
+
+
 @pytest.mark.parametrize(("samples", "kept"), [(100, INDEXES), (10_000, 209), (10**6, 64)])
 def test_fewer_large_indexes_are_kept(samples, kept):
     assert indexes_kept(manifest(2_000, samples)) == kept
@@ -102,10 +114,8 @@ def test_nodes_that_would_fetch_the_same_are_told(
     recipe, caplog, monkeypatch, kind, lanes, world, node, told
 ):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(node))
-    chosen = recipe.model_copy(update={"stream": recipe.stream.model_copy(update={"order": kind})})
-    for root, words in (("nodes://set", told), ("here", "")):
-        caplog.clear()
-        store = ShardStore(manifest(3, 5, root), None, room=0, patience=None)
+    chosen = ordered(recipe, kind)
+    for store, words in stores_and_words(caplog, told):
         say_shared_lanes(chosen, lanes, store, world)
         assert words in caplog.text
         assert bool(caplog.text) == bool(words)
@@ -126,10 +136,8 @@ def test_nodes_that_would_fetch_the_same_of_a_mixture_are_told(
     recipe, caplog, monkeypatch, kind, lanes, world, node, told
 ):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(node))
-    chosen = recipe.model_copy(update={"stream": recipe.stream.model_copy(update={"order": kind})})
-    for root, words in (("nodes://set", told), ("here", "")):
-        caplog.clear()
-        store = ShardStore(manifest(3, 5, root), None, room=0, patience=None)
+    chosen = ordered(recipe, kind)
+    for store, words in stores_and_words(caplog, told):
         say_shared_in_mixture(chosen, lanes, [store, store], world)
         assert words in caplog.text
         assert bool(caplog.text) == bool(words)

@@ -30,7 +30,7 @@ ENGINES: list[Any] = []  # what frees the code when it is collected
 
 
 def function(
-    name: str, sources: Iterable[Path], compiled: Callable[[], str], arguments: Sequence[type]
+    name: str, sources: Sequence[Path], compiled: Callable[[], str], arguments: Sequence[type]
 ) -> Callable[..., None]:
     """A function of C's kind that returns nothing and releases the GIL, from the user's cache.
 
@@ -38,21 +38,31 @@ def function(
     the code in LLVM's language; called where the cache has none for these sources, versions and
     this processor. arguments: ctypes' types.
     """
-    file = f"{name}-{key(sources)}.o"
-    code = read(file)
-    if code is None:
+    found = kept_function(name, sources, arguments)
+    if found is None:
         log.warning("%s: compiles, which takes some seconds, once", name)
         code = emit(compiled())
-        keep(file, code)
-    return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
+        keep(file_of(name, sources), code)
+        found = callable_of(name, code, arguments)
+    return found
 
 
 def kept_function(
-    name: str, sources: Iterable[Path], arguments: Sequence[type]
+    name: str, sources: Sequence[Path], arguments: Sequence[type]
 ) -> Callable[..., None] | None:
     """The same if it need not be compiled; None: it must."""
-    code = read(f"{name}-{key(sources)}.o")
-    return None if code is None else ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
+    code = read(file_of(name, sources))
+    return None if code is None else callable_of(name, code, arguments)
+
+
+def file_of(name: str, sources: Sequence[Path]) -> str:
+    """What the file with the code of these sources is called."""
+    return f"{name}-{key(sources)}.o"
+
+
+def callable_of(name: str, code: bytes, arguments: Sequence[type]) -> Callable[..., None]:
+    """A function of an object file."""
+    return ctypes.CFUNCTYPE(None, *arguments)(address(name, code))
 
 
 def key(sources: Iterable[Path]) -> str:

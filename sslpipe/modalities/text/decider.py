@@ -14,7 +14,8 @@ from ...recipe import Entry, Recipe
 from ...recipe.names import call, choose
 from ...rng import Keys, Place
 from ...shards.codec import EXTENTS
-from ...stream.source import ROW, Drawn, first_of_runs
+from ...stream.lanes import first_of_runs
+from ...stream.source import ROW, Drawn
 from .. import Tables
 from .corruption import SpanCorruption
 from .denoisers import DenoiserMixture

@@ -14,7 +14,7 @@ from zlib_ng.zlib_ng import crc32
 from ...device.buffers import Buffers, Memory
 from ...errors import ShardError
 from ...shards.read.store import open_files
-from ...stream.source import first_of_runs
+from ...stream.lanes import first_of_runs
 from .token_file import (
     AGAIN,
     CHUNK,

@@ -6,8 +6,8 @@ and the next bits are asked for before they are needed. ISO/IEC 10918-1, annexes
 
 An entry of a table of AC codes, 64 bits from the lowest on: 6 how many bits it takes (0: a slow
 one), 4 how many its first code takes alone, 6 how far on its first coefficient is, 8 its second,
-8 how far on the next code is (END more behind the last coefficient of a block), 16 unused... the
-first value in bits 32 to 47, the second in 48 to 63. A slow entry: the code's length from bit 8 on
+8 how far on the next code is (END more behind the last coefficient of a block), 16 the first
+value, 16 the second. A slow entry: the code's length from bit 8 on
 (0: longer than LOOK) and its symbol from bit 16 on. One of DC codes: bits in all, and the value.
 """
 

@@ -33,7 +33,7 @@ WORK = SEEN + 4 * SEEN_BYTES  # int64 in all
 
 LARGEST = 16_383  # of a coefficient and of a sum: above it libjpeg's vectors wrap around
 SLACK = 4_096  # bytes behind those of a scan: a block may ask for 1.4 kB before it is found out
-COEFFICIENTS, QUANT_ROWS, CHROMA_ROWS = 0, 128, 320  # in `shorts`, an array of int16
+QUANT_ROWS, CHROMA_ROWS = 128, 320  # in `shorts`, int16, behind the coefficients of a block
 CHROMA_EDGE = 64  # of a row of sums, beside its samples: what vectors may read
 ROW = 128  # bytes of a plane's row beyond its pixels, and of a step beyond a picture's
 
