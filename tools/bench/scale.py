@@ -4,6 +4,8 @@
 
 sleep     a decoder that sleeps 1.3 ms: samples/s against workers / 1.3 ms, as if cores were many
 decode    JPEGs of 32 px with 2 workers and with none: samples/s and CPU us in the main process
+main      the main process's CPU us a sample to load and decide two views of SimCLR, with as many
+          workers as cores: at 224 px of photos of 500 x 375, at 32 px of the JPEGs above
 beside    a loop of pure Python while 4 workers sleep, against the loop alone: how much slower
 """
 
@@ -14,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from sslpipe.recipe import parse_recipe
 from sslpipe.shards import PackSettings, pack
 
 sys.path.insert(0, str(Path(__file__).parent))
+from provenance import write_corpus
 from sleeping import SECONDS
 
 Row = dict[str, Any]
@@ -37,7 +41,8 @@ views:
     ops: [RandomCrop: {size: [32, 32], padding: 4}]
 run: {workers: WORKERS}
 """
-WARM = 8  # shares before the clock starts: workers start, slots are touched
+PHOTOS = 1024
+WARM = 0.3  # seconds a worker before the clock starts: all start, and slots are touched
 
 
 def main() -> None:
@@ -47,9 +52,9 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         shards = corpus(Path(folder), chosen.images)
-        for row in (*sleep(shards, chosen.seconds), *decode(shards, chosen.seconds)):
+        cases = sleep, decode, main_process, beside
+        for row in chain.from_iterable(case(shards, chosen.seconds) for case in cases):
             print(json.dumps(row), flush=True)
-        print(json.dumps(beside(shards, chosen.seconds)), flush=True)
 
 
 def corpus(folder: Path, count: int) -> Path:
@@ -72,17 +77,24 @@ def opened(shards: Path, workers: int, modality: str = "image") -> sslpipe.Pipel
     return sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1)
 
 
-def loading(pipe: sslpipe.Pipeline, seconds: float) -> Row:
+def loading(pipe: sslpipe.Pipeline, seconds: float, *, decide: bool = False) -> Row:
     """Samples/s of shares that follow each other, and the main process's CPU time of each."""
-    for step in range(WARM):
-        pipe.loading.load_ahead(step)
-    steps, start, cpu = WARM, time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds:
-        pipe.loading.load_ahead(steps)
-        steps += 1
-    samples = (steps - WARM) * pipe.spec.size
+    warm = loaded(pipe, 0, 1 + WARM * pipe.workers, decide)
+    start, cpu = time.perf_counter(), time.process_time()
+    samples = (loaded(pipe, warm, seconds, decide) - warm) * pipe.spec.size
     took, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {"samples_s": round(samples / took), "main_us": round(1e6 * cpu / samples, 2)}
+
+
+def loaded(pipe: sslpipe.Pipeline, step: int, seconds: float, decide: bool) -> int:
+    """Load shares from a step on for a while, and decide their tables; the step that comes next."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        share = pipe.loading.load_ahead(step)
+        if decide:
+            pipe.decide(share, step, length=0)
+        step += 1
+    return step
 
 
 def sleep(shards: Path, seconds: float) -> Iterator[Row]:
@@ -99,7 +111,18 @@ def decode(shards: Path, seconds: float) -> Iterator[Row]:
             yield {"case": "decode", "workers": workers, **loading(pipe, seconds)}
 
 
-def beside(shards: Path, seconds: float) -> Row:
+def main_process(shards: Path, seconds: float) -> Iterator[Row]:
+    """At 224 and at 32 px, by recipes as they ship."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos = write_corpus(Path(folder) / "in", PHOTOS)
+        pack(photos, Path(folder) / "out", PackSettings(codec=ImageCodec()))
+        for name, packed in (("simclr", Path(folder) / "out"), ("simclr_cifar", shards)):
+            with sslpipe.load(name, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
+                row = loading(pipe, seconds, decide=True)
+                yield {"case": "main", "recipe": name, "workers": pipe.workers, **row}
+
+
+def beside(shards: Path, seconds: float) -> Iterator[Row]:
     """The loop alone and beside the loading, whose workers need no core: what the lock costs."""
     alone = counted(seconds)
     with opened(shards, 4, "sleeping:Sleeping") as pipe:
@@ -117,7 +140,7 @@ def beside(shards: Path, seconds: float) -> Row:
         rate = counted(seconds)
         ended.set()
         thread.join()
-    return {"case": "beside", "workers": 4, "slower": 1 - rate / alone}
+    yield {"case": "beside", "workers": 4, "slower": 1 - rate / alone}
 
 
 def counted(seconds: float) -> float:
