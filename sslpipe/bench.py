@@ -37,7 +37,15 @@ from .train.loop import endless
 from .train.run import TrainRun, prepare_run
 
 Step = Callable[[Batch], None]
+Tell = Callable[[str], None]
+
+
+def tell_nobody(text: str) -> None:
+    """Keep what is told to oneself."""
+
+
 FEW = 4  # batches that tell how long samples are
+LEFT_OUT = "memory: the method's step is left out, since it needs more than is free; to measure it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,13 @@ def measure(
     device: str | None = None,
     seconds: float = 5.0,
     with_method: bool = True,
-    say: Callable[[str], None] = lambda text: None,
+    say: Tell = tell_nobody,
+    begin: Tell = tell_nobody,
 ) -> Stages:
     """Run every stage for about `seconds` each, and as long at most to warm up.
 
-    say: is told what memory is needed, before work begins.
+    A method for whose step memory is short is left out, as without `with_method`. say: is told
+    that, and what memory is needed, before work begins. begin: is told each stage before it runs.
 
     Raises:
         RecipeError: the recipe has no method or train section, or its data does not fit in memory.
@@ -71,22 +81,30 @@ def measure(
         load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe,
     ):
         run = ready_run(pipe) if with_method else None
-        memory = check_memory(pipe, run.method if run else None).line
-        say(memory)
+        need = check_memory(pipe, run.method if run else None)
+        say(need.line)
+        if run and not need.fits:
+            say(f"{LEFT_OUT} set {need.remedy}")
+            run = None
+        elif need.warning:
+            say(need.warning)
         step = stepper(run) if run else None
-        rates = alone(pipe, step, seconds)
-        pipeline = together(pipe, ignore, seconds)
+        rates = alone(pipe, step, seconds, begin)
+        begin("pipeline")
+        pipeline = whole = together(pipe, ignore, seconds)
         rates["pipeline"] = pipeline.rate
         if step:
+            begin("step beside the pipeline")
             batch = pipe.make_batch(pipe.load_share(0), 0)
             rates["step_beside"] = beside(pipe, step, batch, seconds)
-        whole = together(pipe, step, seconds) if step else pipeline
+            begin("end to end")
+            whole = together(pipe, step, seconds)
         rates["end_to_end"] = whole.rate
         nothing = {"step": None, "step_beside": None}  # unless there is a method
         return Stages(
             **(nothing | consistent(rates)),
             cpu_us=pipeline.cpu * 1e6,
-            memory=memory,
+            memory=need.line,
             batches=whole.batches,
             precision=pipe.recipe.train.precision if pipe.recipe.train and run else "",
             **costs(pipe),
@@ -119,22 +137,28 @@ def steps_each(pipe: Pipeline) -> float:
     return sum(counts) / (FEW * pipe.spec.size)
 
 
-def alone(pipe: Pipeline, step: Step | None, seconds: float) -> dict[str, float]:
+def alone(
+    pipe: Pipeline, step: Step | None, seconds: float, begin: Tell = tell_nobody
+) -> dict[str, float]:
     """Samples/s of the stages one by one; the pipeline has not begun to work ahead."""
+    rates: dict[str, float] = {}
 
-    def run(work: Callable[[], object]) -> float:
-        return timed(pipe, work, seconds).rate
+    def run(name: str, work: Callable[[], object]) -> None:
+        begin(name)
+        rates[name] = timed(pipe, work, seconds).rate
 
-    rates = {"read": run(each_step(lambda step: pipe.loading.load_ahead(step, READ)))}
-    rates["decode"] = run(each_step(pipe.loading.load_ahead))
+    run("read", each_step(lambda step: pipe.loading.load_ahead(step, READ)))
+    run("decode", each_step(pipe.loading.load_ahead))
     share = pipe.load_share(0)  # behind what was loaded ahead, so workers are idle from now on
-    rates["decide"] = run(each_step(deciding(pipe, share)))
-    rates["copy"] = run(lambda: copy(pipe, share)) if pipe.device.type == "cuda" else NEVER
-    rates["make"] = run(maker(pipe, share))
-    rates["augment"] = run(lambda: make(pipe, share))
+    run("decide", each_step(deciding(pipe, share)))
+    rates["copy"] = NEVER
+    if pipe.device.type == "cuda":
+        run("copy", lambda: copy(pipe, share))
+    run("make", maker(pipe, share))
+    run("augment", lambda: make(pipe, share))
     if step:
         batch = make(pipe, share)
-        rates["step"] = run(lambda: step(batch))
+        run("step", lambda: step(batch))
     return rates
 
 

@@ -9,12 +9,11 @@ To these comes what the process has taken already. Data that cannot fit is refus
 is only warned of: methods differ in what they keep.
 """
 
-import logging
 import math
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,6 @@ from .step_memory import making_bytes, step_bytes
 from .stream.packed import Packed
 from .stream.tasks import DECODE
 
-log = logging.getLogger(__name__)
 MB, GB = 1e6, 1e9
 CLOSE = 0.9  # of what is free
 EXPANSION = 10  # bytes of a decoded picture per byte of its file, where no index tells
@@ -57,11 +55,17 @@ class Need:
     device_free: int | None
     taken: int = 0  # by this process and its workers, before the first batch
     making: int = 0  # of a batch, while it is made on a CPU
+    remedy: str = ""  # what to set where it is too much
 
     @property
     def work(self) -> int:
         """Bytes of what a CPU does, beside the data."""
         return self.making + self.step
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it is free on the host, as far as that is known."""
+        return self.free is None or self.host + self.work <= self.free
 
     @property
     def line(self) -> str:
@@ -77,6 +81,18 @@ class Need:
             return host
         device = f"on the device {sized(self.device)} of {sized(self.device_free)} free"
         return f"{host}; {device}, without the step"
+
+    @property
+    def warning(self) -> str:
+        """What is said where little more than that is free, or less; "": there is enough."""
+        total = self.host + self.work
+        if self.free is None or total <= CLOSE * self.free:
+            return ""
+        much = "more than is free" if not self.fits else "close to all that is free"
+        return (
+            f"memory: {sized(total)} is {much}, and the system may kill this process: set "
+            f"{self.remedy}"
+        )
 
     @property
     def pairs(self) -> list[tuple[str, int, int]]:
@@ -109,16 +125,8 @@ def check_memory(pipe: Pipeline, method: nn.Module | None = None) -> Need:
                 f"{pipe.recipe.path}: the data alone needs {sized(data)} and {where} has "
                 f"{sized(free)} free; set {remedy}"
             )
-    need = estimate(pipe, method)  # which takes the first samples: only if the data fits
-    total = need.host + need.work
-    if need.free is not None and total > CLOSE * need.free:
-        much = "more than is free" if total > need.free else "close to all that is free"
-        log.warning(
-            "%s: %s is %s, and the system may kill this process: set "
-            "%s, or a smaller backbone",
-            need.line, sized(total), much, remedy,
-        )  # fmt: skip
-    return need
+    # which takes the first samples: only if the data fits
+    return replace(estimate(pipe, method), remedy=f"{remedy}, or a smaller backbone")
 
 
 def estimate(pipe: Pipeline, method: nn.Module | None) -> Need:

@@ -1,17 +1,16 @@
 """What a run needs is estimated and what cannot fit is refused, before work begins."""
 
-import logging
-
 import pytest
 import torch
 
 from sslpipe import load, memory, step_memory
+from sslpipe.bench import measure
 from sslpipe.device.slots import PAGE
 from sslpipe.encoders import build_encoder
 from sslpipe.errors import RecipeError
 from sslpipe.memory import check_memory, estimate, free_host, group_free, sized, view_bytes
 from sslpipe.methods import build_method
-from sslpipe.recipe import Entry, load_recipe
+from sslpipe.recipe import Entry, load_recipe, parse_recipe
 from sslpipe.step_memory import (
     LiveBytes,
     kept_by,
@@ -22,6 +21,7 @@ from sslpipe.step_memory import (
 )
 from sslpipe.train import initial_method
 
+from .cli.test_commands import TRAINABLE
 from .modalities.audio import sounds
 
 
@@ -142,16 +142,37 @@ def test_data_that_cannot_fit_is_refused_with_numbers_and_a_remedy(pipe, monkeyp
         check_memory(pipe)
 
 
-def test_what_is_close_is_warned_of(pipe, monkeypatch, caplog):
-    need = estimate(pipe, method_of(pipe))
-    monkeypatch.setattr(memory, "free_host", lambda: need.host + need.work)
-    with caplog.at_level(logging.WARNING):
-        check_memory(pipe, method_of(pipe))
-    assert "is close to all that is free, and the system may kill" in caplog.text
-    monkeypatch.setattr(memory, "free_host", lambda: 2 * (need.host + need.work))
-    caplog.clear()
-    assert "are free" in check_memory(pipe, method_of(pipe)).line
-    assert not caplog.text
+def test_what_is_close_is_warned_of(pipe, monkeypatch):
+    total = (need := estimate(pipe, method_of(pipe))).host + need.work
+    for free, told in (
+        (total, "is close to all that is free, and the system may kill"),
+        (total - 1, "is more than is free, and the system may kill"),
+        (2 * total, ""),
+    ):
+        monkeypatch.setattr(memory, "free_host", lambda free=free: free)
+        found = check_memory(pipe, method_of(pipe))
+        assert "are free" in found.line
+        assert found.fits == (free >= total)
+        assert told in found.warning
+        assert bool(told) == ("a smaller backbone" in found.warning)
+
+
+def test_a_step_that_does_not_fit_is_not_measured(packed, monkeypatch):
+    """The system would kill the process, and with it all that was measured."""
+    recipe = parse_recipe(TRAINABLE, path="test.yaml")
+    with load(recipe, shards=packed, device="cpu", rank=0, world_size=1) as pipe:
+        data = estimate(pipe, None).host
+    monkeypatch.setattr(memory, "free_host", lambda: data)
+    said, begun = [], []
+    stages = measure(
+        recipe, shards=packed, device="cpu", seconds=0.01, say=said.append, begin=begun.append
+    )
+    assert stages.step is stages.step_beside is None
+    assert stages.end_to_end == stages.pipeline > 0
+    assert begun == ["read", "decode", "decide", "make", "augment", "pipeline"]
+    assert "step is left out" in said[1]
+    assert "set a smaller stream.batch_size" in said[1]
+    assert not any("may kill" in text for text in said)
 
 
 def test_the_limit_of_a_control_group_counts(tmp_path):

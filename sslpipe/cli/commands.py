@@ -204,14 +204,16 @@ def bench(
     from ..recipe import find_recipe, load_recipe
     from ..stream.open_source import parse_shards
 
-    stages = measure(
-        load_recipe(find_recipe(recipe), overrides=sets or []),
-        shards=parse_shards(shards),
-        device=device,
-        seconds=seconds,
-        with_method=not data_only,
-        say=lambda text: notes.print(text, highlight=False, soft_wrap=True),
-    )
+    with notes.status("opening") as status:
+        stages = measure(
+            load_recipe(find_recipe(recipe), overrides=sets or []),
+            shards=parse_shards(shards),
+            device=device,
+            seconds=seconds,
+            with_method=not data_only,
+            say=lambda text: notes.print(text, highlight=False, soft_wrap=True),
+            begin=lambda stage: status.update(f"measuring: {stage}"),
+        )
     if as_json:
         row = {**asdict(stages), **dict.fromkeys(RATES), **stages.rates}
         told = {"bottleneck": stages.bottleneck, "verdict": stages.verdict}

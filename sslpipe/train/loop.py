@@ -180,7 +180,9 @@ def train_recipe(
             check_library(start, build_encoder(recipe.train.backbone, encoded_view(pipeline.spec)))
             warm = read_weights(start)
         method = initial_method(recipe, pipeline.spec, warm, show.message)
-        show.message(check_memory(pipeline, method).line)
+        need = check_memory(pipeline, method)
+        for text in filter(None, (need.line, need.warning)):
+            show.message(text)
         return train(
             pipeline, method, recipe.train, out=out, resume=resume, progress=bar,
             start=warm.record if warm else None, max_steps=max_steps, monitor=monitor,
