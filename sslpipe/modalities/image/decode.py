@@ -12,8 +12,6 @@
   a PNG whose compressed texts inflate beyond Pillow's limit (1 MiB each).
 """
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -61,23 +59,25 @@ def decode_jpeg(
 
     Pixels may be shrunk already, by `scale_factor`.
     """
-    sides = stored_sides(data)
+    plain = jpeg.look(data)  # most are: then everything is known at once
+    sides = plain or stored_sides(data)
     if sides is None:
         return None
-    height, width = sides
+    height, width = sides[:2]
     check_size(width, height)
-    check_scans(data)
-    # strict: else libjpeg makes grey of what is cut off; fast flags change pixels for nothing
-    factor = scale_factor(min(height, width), size) if size else factor
-    height, width = math.ceil(height / factor), math.ceil(width / factor)
+    if plain is None:
+        check_scans(data)
+    if size:
+        factor = scale_factor(min(height, width), size)
+    height, width = -(-height // factor), -(-width // factor)
     pixels = buffers.empty((height, width, 3), np.uint8)
-    if factor == 1 and jpeg.decode(data, pixels):
-        return pixels, jpeg_orientation(data)
-    pixels = simplejpeg.decode_jpeg(
-        data, "RGB", fastdct=False, fastupsample=False, strict=True, min_height=height,
-        min_width=width, min_factor=factor, buffer=pixels,
-    )  # fmt: skip
-    return pixels, jpeg_orientation(data)
+    if plain is None or factor > 1 or not jpeg.decode(data, pixels):
+        # strict: else libjpeg makes grey of what is cut off; fast flags change pixels for nothing
+        pixels = simplejpeg.decode_jpeg(
+            data, "RGB", fastdct=False, fastupsample=False, strict=True, min_height=height,
+            min_width=width, min_factor=factor, buffer=pixels,
+        )  # fmt: skip
+    return pixels, 1 if plain and not plain[2] else jpeg_orientation(data)
 
 
 def stored_sides(data: bytes) -> tuple[int, int] | None:

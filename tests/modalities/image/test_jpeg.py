@@ -95,6 +95,18 @@ def test_grey_optimised_tables_and_comments():
         assert (made == by_libjpeg(data)).all()
 
 
+def test_a_look_says_the_sides_and_whether_exif_may_turn_it():
+    pixels = picture(np.random.default_rng(8), 70, 90)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert jpeg.look(saved(pixels)) == (70, 90, False)
+    assert jpeg.look(saved(pixels[:, :, 0], comment="of the sea")) == (70, 90, False)
+    assert jpeg.look(saved(pixels, exif=turned)) == (70, 90, True)
+    assert jpeg.look(saved(pixels, xmp=b"<x:xmpmeta/>")) == (70, 90, True)
+    for data in (saved(pixels, progressive=True), saved(pixels)[:300], b"", b"\xff\xd8"):
+        assert jpeg.look(data) is None
+
+
 def test_tables_of_the_file_before_are_not_taken_for_those_of_this_one():
     rng = np.random.default_rng(1)
     files = [
