@@ -99,10 +99,12 @@ def test_a_look_says_the_sides_and_whether_exif_may_turn_it():
     pixels = picture(np.random.default_rng(8), 70, 90)
     turned = Image.Exif()
     turned[0x0112] = 6
-    assert jpeg.look(saved(pixels)) == (70, 90, False)
-    assert jpeg.look(saved(pixels[:, :, 0], comment="of the sea")) == (70, 90, False)
-    assert jpeg.look(saved(pixels, exif=turned)) == (70, 90, True)
-    assert jpeg.look(saved(pixels, xmp=b"<x:xmpmeta/>")) == (70, 90, True)
+    for plain in (saved(pixels), saved(pixels[:, :, 0], comment="of the sea")):
+        assert jpeg.look(plain) == (70, 90)
+        assert not jpeg.may_turn()
+    for told in (saved(pixels, exif=turned), saved(pixels, xmp=b"<x:xmpmeta/>")):
+        assert jpeg.look(told) == (70, 90)
+        assert jpeg.may_turn()
     for data in (saved(pixels, progressive=True), saved(pixels)[:300], b"", b"\xff\xd8"):
         assert jpeg.look(data) is None
 

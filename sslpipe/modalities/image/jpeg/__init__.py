@@ -64,32 +64,32 @@ def loaded() -> Callable[..., None] | None:
     return machine_code.kept_function(NAME, sources(), ARGUMENTS)
 
 
-def look(data: bytes) -> tuple[int, int, bool] | None:
-    """Height, width and whether EXIF may turn it, of a JPEG that has a header which `decode` takes.
-
-    None: it is for libjpeg.
-    """
+def look(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG whose header is one that `decode` takes; None: for libjpeg."""
     make, memory = loaded(), MEMORY
     if make is None:
         return None
     make(data, len(data), None, 0, 0, memory.place)
     work = memory.work
-    return (work[HEIGHT], work[WIDTH], work[TURNED] == 1) if work[PLAIN] else None
+    return (work[HEIGHT], work[WIDTH]) if work[PLAIN] else None
 
 
 def decode(data: bytes, pixels: Pixels) -> bool:
-    """Decode to (H, W, 3) uint8 RGB, C-contiguous; False: libjpeg must do it.
+    """Decode to (H, W, 3) uint8 RGB, C-contiguous; False: it has other sides, or is for libjpeg.
 
-    H, W: of its frame header.
+    H * W: MOST at most.
     """
-    make = loaded()
+    make, memory = loaded(), MEMORY
     if make is None:
         return False
     height, width, _ = pixels.shape
-    if height * width > MOST:
-        return False
-    MEMORY.fit(len(data), height, width)
+    memory.fit(len(data), height, width)
     # NumPy takes four times as long to say where an array is
     out = addressof(c_char.from_buffer(pixels))  # type: ignore[arg-type]
-    make(data, len(data), out, height, width, MEMORY.place)
-    return MEMORY.work[DONE] == 1
+    make(data, len(data), out, height, width, memory.place)
+    return memory.work[DONE] == 1
+
+
+def may_turn() -> bool:
+    """Whether a segment may turn the picture that this thread has looked at or decoded last."""
+    return MEMORY.work[TURNED] == 1
