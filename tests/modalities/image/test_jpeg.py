@@ -95,6 +95,20 @@ def test_grey_optimised_tables_and_comments():
         assert (made == by_libjpeg(data)).all()
 
 
+def test_a_look_says_the_sides_and_whether_exif_may_turn_it():
+    pixels = picture(np.random.default_rng(8), 70, 90)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for plain in (saved(pixels), saved(pixels[:, :, 0], comment="of the sea")):
+        assert jpeg.look(plain) == (70, 90)
+        assert not jpeg.may_turn()
+    for told in (saved(pixels, exif=turned), saved(pixels, xmp=b"<x:xmpmeta/>")):
+        assert jpeg.look(told) == (70, 90)
+        assert jpeg.may_turn()
+    for data in (saved(pixels, progressive=True), saved(pixels)[:300], b"", b"\xff\xd8"):
+        assert jpeg.look(data) is None
+
+
 def test_tables_of_the_file_before_are_not_taken_for_those_of_this_one():
     rng = np.random.default_rng(1)
     files = [
@@ -198,13 +212,15 @@ def test_nothing_is_compiled_where_it_cannot_be_kept(monkeypatch, tmp_path):
         jpeg.loaded.cache_clear()
 
 
-def test_decoding_imports_neither_numba_nor_torch():
+def test_decoding_imports_neither_numba_nor_torch_nor_pillow():
     code = """
 import sys, numpy as np
 from sslpipe.modalities.image import jpeg
+from sslpipe.modalities.image.decode import decode
 data = sys.stdin.buffer.read()
 assert jpeg.decode(data, np.empty((50, 60, 3), np.uint8))
-print({"numba", "torch", "kornia", "pydantic"} & sys.modules.keys())
+assert decode(data).shape == (50, 60, 3)
+print({"numba", "torch", "kornia", "pydantic", "PIL"} & sys.modules.keys())
 """
     data = saved(picture(np.random.default_rng(7), 50, 60))
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
