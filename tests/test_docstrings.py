@@ -2,13 +2,20 @@
 
 import ast
 import re
+from functools import cache
 
 import pytest
 
-from .test_names import FILES, PACKAGE, TREES, shown
+from .test_layers import PACKAGE, ROOMS, tree
+from .test_names import shown
 
-ERRORS = {node.name for node in TREES[PACKAGE / "errors.py"].body if isinstance(node, ast.ClassDef)}
 INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+@cache
+def errors():
+    body = tree(PACKAGE / "errors.py").body
+    return {node.name for node in body if isinstance(node, ast.ClassDef)}
 
 
 def raised(function):
@@ -17,15 +24,15 @@ def raised(function):
     while left:
         node = left.pop()
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            found |= {getattr(node.exc.func, "id", None)} & ERRORS
+            found |= {getattr(node.exc.func, "id", None)} & errors()
         if not isinstance(node, INNER):
             left += ast.iter_child_nodes(node)
     return found
 
 
-def public(tree):
+def public(module):
     """Functions, and methods of classes; each with the docstring that speaks for it."""
-    for node in tree.body:
+    for node in module.body:
         if node.__class__ in INNER and not node.name.startswith("_"):
             said = ast.get_docstring(node) or ""
             if not isinstance(node, ast.ClassDef):
@@ -40,12 +47,12 @@ def public(tree):
                         yield part, own
 
 
-def untold(tree):
+def untold(module):
     """Yield who raises an error of ours that stands neither below `Raises:` nor in `Raise a ...`.
 
     The second is the whole docstring of a check: `Raise a ShardError unless ...`.
     """
-    for function, said in public(tree):
+    for function, said in public(module):
         told = said.partition("Raises:")[2]
         if said.startswith("Raise "):
             told += said.partition("\n\n")[0]
@@ -54,14 +61,15 @@ def untold(tree):
             yield function, sorted(missing)
 
 
-@pytest.mark.parametrize("path", FILES, ids=shown)
-def test_who_raises_says_what_and_when(path):
-    found = [f"{shown(path, node)}: {node.name}: {names}" for node, names in untold(TREES[path])]
+@pytest.mark.parametrize("here", ROOMS)
+def test_who_raises_says_what_and_when(here):
+    pairs = [(path, *each) for path in ROOMS[here] for each in untold(tree(path))]
+    found = [f"{shown(path, node)}: {node.name}: {names}" for path, node, names in pairs]
     assert not found, "say below `Raises:` when it is raised:\n" + "\n".join(found)
 
 
 def test_the_search_for_untold_errors_finds_them():
-    tree = ast.parse(
+    module = ast.parse(
         '''
 def plain(): raise ShardError("x") from None
 def told():
@@ -92,7 +100,7 @@ def _private(): raise ShardError("x")
 def foreign(): raise ValueError("x")
 '''
     )
-    assert [(node.name, names) for node, names in untold(tree)] == [
+    assert [(node.name, names) for node, names in untold(module)] == [
         ("plain", ["ShardError"]),
         ("other", ["StateError"]),
         ("__init__", ["ShardError"]),

@@ -3,15 +3,13 @@
 import ast
 import statistics
 from collections import defaultdict
+from functools import cache
 
 import pytest
 
 from .conftest import ROOT
-from .test_layers import MODULES, imported
+from .test_layers import FILES, MODULES, ROOMS, imported, tree
 
-PACKAGE = ROOT / "sslpipe"
-FILES = sorted(PACKAGE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text()) for path in FILES}
 FEW, SHORT = 8, 50  # files with fewer lines than SHORT
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 300, 50, 8
 
@@ -23,7 +21,7 @@ def shown(path, node=None):
 
 def nodes(*kinds):
     """All nodes of these kinds in the package, with their files."""
-    return [(p, n) for p, tree in TREES.items() for n in ast.walk(tree) if isinstance(n, kinds)]
+    return [(path, n) for path in FILES for n in ast.walk(tree(path)) if isinstance(n, kinds)]
 
 
 def lines_of(function):
@@ -31,7 +29,9 @@ def lines_of(function):
     return function.end_lineno - function.body[0].lineno + 1
 
 
-FUNCTIONS = nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+@cache
+def functions():
+    return nodes(ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def test_no_two_classes_have_one_name():
@@ -52,8 +52,8 @@ LATER = {"chosen_tokens", "decoded", "vocabulary_of"}  # they have yet to get ot
 def test_functions_that_others_import_have_names_of_their_own():
     wanted = {(name[-1], MODULES.get(name[:-1])) for path in FILES for name in imported(path)}
     places = defaultdict(list)
-    for path, tree in TREES.items():
-        for node in tree.body:
+    for path in FILES:
+        for node in tree(path).body:
             if isinstance(node, ast.FunctionDef) and (node.name, path) in wanted:
                 places[node.name].append(shown(path, node))
     twice = {name: found for name, found in places.items() if len(found) > 1}
@@ -85,7 +85,7 @@ def test_the_search_for_other_names_finds_them():
 
 
 def test_what_builds_says_what_it_builds():
-    found = [shown(path, node) for path, node in FUNCTIONS if node.name == "build"]
+    found = [shown(path, node) for path, node in functions() if node.name == "build"]
     assert not found, f"say what is built, as build_encoder does: {', '.join(found)}"
 
 
@@ -100,16 +100,16 @@ def test_files_are_seldom_crumbs():
     assert len(small) <= FEW, f"move all but {FEW} of these to where they are used:\n{listed}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=shown)
-def test_files_and_functions_stay_short(path):
-    assert path.read_text().count("\n") <= LONGEST_FILE
-    long = {
-        f"{node.name}: {lines_of(node)} lines": shown(path, node)
-        for found, node in FUNCTIONS
-        if found == path and lines_of(node) > LONGEST_FUNCTION
-    }
-    assert not long
+@pytest.mark.parametrize("here", ROOMS)
+def test_files_stay_short(here):
+    counts = {shown(path): path.read_text().count("\n") for path in ROOMS[here]}
+    assert not {name: lines for name, lines in counts.items() if lines > LONGEST_FILE}
+
+
+def test_functions_stay_short():
+    counts = {f"{shown(*pair)}: {pair[1].name}": lines_of(pair[1]) for pair in functions()}
+    assert not {name: lines for name, lines in counts.items() if lines > LONGEST_FUNCTION}
 
 
 def test_half_of_all_functions_are_tiny():
-    assert statistics.median(lines_of(node) for _, node in FUNCTIONS) <= MEDIAN_FUNCTION
+    assert statistics.median(lines_of(node) for _, node in functions()) <= MEDIAN_FUNCTION

@@ -34,12 +34,22 @@ SMALL_CLIPS = ["views.global.ops.1.RandomResizedCrop.size=[64, 64]"]
 NARROW = [*SMALL_CLIPS, "train.backbone={r3d_50: {width: 8, blocks: [1, 1, 1, 1]}}"]
 DINOV2 = ["method.dinov2.prototypes=1024"]
 SHALLOW_WAVES = ["train.backbone.wav2vec2.depth=2", "train.backbone.wav2vec2.conv_dim=32"]
+SHORT_WAVES = ["views.wave.ops.0.Crop.samples=48000"]
+# views of a step: those that the recipe asks for are made and looked at before, without a step
+SMALL_CROPS = {224: [64, 64], 96: [32, 32]}  # of ResNets, which take any
+SMALL_VIEWS = {
+    "videomae_base": SMALL_CLIPS,
+    "videomae_v2_base": SMALL_CLIPS,
+    "rho_moco_timesformer": SMALL_CLIPS,
+    "hubert_base": SHORT_WAVES,
+    "wav2vec2_base": SHORT_WAVES,
+}
 # eight groups of batch norm need more samples; the others take half a minute and 6 GB at full size
 SMALLER = {
     "audiomae_base": ["method.mae.decoder_depth=2"],
     "hubert_base": SHALLOW_WAVES,
     "wav2vec2_base": SHALLOW_WAVES,
-    "albert_base": [f"{TOKENS}.length=64"],
+    "albert_base": ["train.backbone.albert.depth=2", f"{TOKENS}.length=64"],
     "bert_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     "roberta_base": ["train.backbone.bert.depth=1", f"{TOKENS}.length=64"],
     **{
@@ -65,9 +75,19 @@ SMALLER = {
 }
 
 
-def recipe_of(name, batch_size=2):
-    overrides = [f"stream.batch_size={batch_size}", *shallow(name), *SMALLER.get(name, ())]
+def recipe_of(name, *more, batch_size=2):
+    overrides = [f"stream.batch_size={batch_size}", *shallow(name), *SMALLER.get(name, ()), *more]
     return load_recipe(find_recipe(name), overrides=overrides + untrained(name))
+
+
+def loaded(recipe, shards):
+    return sslpipe.load(recipe, shards=shards, device="cpu", rank=0, world_size=1)
+
+
+def checked_batch(pipe):
+    batch = pipe.make_batch(pipe.load_share(0), 0)
+    honours(batch, pipe.spec, pipe.recipe.views)
+    return batch
 
 
 def untrained(name):
@@ -89,6 +109,19 @@ def shallow(name):
     if train is None or not train.backbone.name.startswith("vit"):
         return tower
     return [f"train.backbone.{train.backbone.name}.depth=2", *tower]
+
+
+def small_views(name):
+    """Overrides of crops for a step; what they change of a method is how long it takes."""
+    recipe = load_recipe(find_recipe(name))
+    if not recipe.train.backbone.name.startswith("resnet"):
+        return SMALL_VIEWS.get(name, [])
+    return [
+        f"views.{group}.ops.{at}.RandomResizedCrop.size={SMALL_CROPS[op.settings['size'][0]]}"
+        for group, view in recipe.views.items()
+        for at, op in enumerate(view.ops)
+        if op.name == "RandomResizedCrop" and op.settings["size"][0] in SMALL_CROPS
+    ]
 
 
 def test_the_issue_s_recipes_are_all_there():
@@ -117,8 +150,8 @@ def test_recipes_of_views_make_a_batch_and_name_no_trainer(name, sample):
     recipe = recipe_of(name)
     assert recipe.method is None
     assert recipe.train is None
-    with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
-        honours(pipe.make_batch(pipe.load_share(0), 0), pipe.spec, recipe.views)
+    with loaded(recipe, sample) as pipe:
+        checked_batch(pipe)
 
 
 @pytest.fixture
@@ -180,9 +213,12 @@ def videos(tmp_path_factory):
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_batch_one_step_one_backward(name, shards):
     torch.manual_seed(0)  # the caller's; nothing may depend on it
-    with sslpipe.load(recipe_of(name), shards=shards, device="cpu", rank=0, world_size=1) as pipe:
-        batch = pipe.make_batch(pipe.load_share(0), 0)
-        honours(batch, pipe.spec, pipe.recipe.views)
+    small = small_views(name)
+    if small:
+        with loaded(recipe_of(name), shards) as pipe:
+            checked_batch(pipe)
+    with loaded(recipe_of(name, *small), shards) as pipe:
+        batch = checked_batch(pipe)
         run = prepare_run(pipe, initial_method(pipe.recipe, pipe.spec), pipe.recipe.train)
         if name.startswith("deepcluster"):  # its first epoch only fills the memory
             assert run.method(batch).loss == 0
@@ -209,7 +245,7 @@ def test_text_recipes_of_papers_are_as_large_as_theirs(name, texts):
     """Built without memory, at the paper's vocabulary; all settings are checked, too."""
     overrides = ["stream.batch_size=2", *untrained(name)]
     recipe = load_recipe(find_recipe(name), overrides=overrides)
-    with sslpipe.load(recipe, shards=texts, device="cpu", rank=0, world_size=1) as pipe:
+    with loaded(recipe, texts) as pipe:
         check_training(recipe, pipe.spec)
         view = replace(pipe.spec.views["tokens"], vocabulary=WORDS.get(name, 30522))
     with torch.device("meta"):
@@ -257,8 +293,7 @@ def honours(batch, spec, drawn):
 
 
 def test_rotation_turns_one_augmented_image_by_its_target(sample):
-    recipe = recipe_of("rotation_cifar", 4)
-    with sslpipe.load(recipe, shards=sample, device="cpu", rank=0, world_size=1) as pipe:
+    with loaded(recipe_of("rotation_cifar", batch_size=4), sample) as pipe:
         batch = pipe.make_batch(pipe.load_share(0), 0)
     views, turns = batch.views["global"], batch.targets["rotation"]
     assert turns.tolist() == [[v] * 4 for v in range(4)]
@@ -267,6 +302,6 @@ def test_rotation_turns_one_augmented_image_by_its_target(sample):
 
 
 def test_masks_differ_between_samples_and_epochs(sample):
-    with sslpipe.load(recipe_of("mae", 8), shards=sample, device="cpu") as pipe:
+    with sslpipe.load(recipe_of("mae", batch_size=8), shards=sample, device="cpu") as pipe:
         first, later = (pipe.make_batch(pipe.load_share(s), s).masks["random"][0] for s in (0, 20))
     assert len({tuple(row.tolist()) for row in torch.cat([first, later])}) == 16

@@ -21,9 +21,10 @@ from sslpipe.evaluate.feature_parts import ExtractSettings
 from sslpipe.evaluate.features import central_batches, extract_all
 from sslpipe.evaluate.subjects import Subject
 from sslpipe.pipeline import Pipeline
+from sslpipe.recipe import parse_recipe
 from sslpipe.shards.side_files import held
 from sslpipe.train.checkpoint import weights_digest
-from tests.conftest import ROOT
+from tests.conftest import RECIPE, ROOT
 from tests.servers import free_port
 
 SETTINGS = ExtractSettings(batch_size=8, pixels=True, device="cpu")
@@ -106,47 +107,38 @@ RANK = textwrap.dedent(
     done = []
     true, looks = feature_cache.is_made_of, []
 
-    def is_made_of(path, origin):  # a rank that is LATE finds nothing at first
-        looks.append(path)
-        return (len(looks) > 1 or "LATE" not in os.environ) and true(path, origin)
+    def is_made_of(path, origin):  # a rank that is LATE for a file finds nothing at first
+        looks.append(path.name)
+        late = looks.count(path.name) == 1 and os.environ.get("LATE") == path.name
+        return not late and true(path, origin)
 
     feature_cache.is_made_of = is_made_of
 
     def progress(samples, total):
         done.append(samples)
-        if len(done) == int(sys.argv[4]):
+        if len(done) == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if __name__ == "__main__":
         with start_world("cpu"):
             recipe = parse_recipe(RECIPE, path="test.yaml", overrides=["run.workers=0"])
             what = subject(recipe), sys.argv[2], SETTINGS
-            feature_cache.features_at(Path(sys.argv[3]), *what, progress=progress)
-        print(*done)
+            for path in map(Path, sys.argv[4:]):
+                done.clear()
+                feature_cache.features_at(path, *what, progress=progress)
+                print(*done, flush=True)
     """
 )
 
 
-def start(tmp_path, packed, out, *, kill_at=0, **environ):
+def start(tmp_path, packed, *out, kill_at=0, **environ):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     return subprocess.Popen(
-        [sys.executable, script, ROOT, packed, out, str(kill_at)],
+        [sys.executable, script, ROOT, packed, str(kill_at), *out],
         env={**os.environ, **environ}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-
-
-def start_group(tmp_path, packed, out, *, late=()):
-    """Two ranks of a process group; those of `late` see a file later than others."""
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        start(
-            tmp_path, packed, out, RANK=str(rank), LOCAL_RANK=str(rank), **world,
-            **({"LATE": "1"} if rank in late else {}),
-        )
-        for rank in range(2)
-    ]  # fmt: skip
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, packed, recipe, small_parts):
@@ -166,34 +158,42 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, packed, recipe,
     assert path.read_bytes() == whole.read_bytes()
 
 
-def test_two_ranks_of_a_process_group_give_the_same_bytes(tmp_path, packed, recipe, small_parts):
-    whole, path = tmp_path / "whole.safetensors", tmp_path / "ranks.safetensors"
-    features_at(whole, subject(recipe), packed, SETTINGS)
-    ranks = start_group(tmp_path, packed, path)
-    heard = [rank.communicate(timeout=60)[0].split() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    assert heard == [["8", "16"], ["8", "16", "24", "29"]]
-    assert path.read_bytes() == whole.read_bytes()
+@pytest.fixture(scope="module")
+def group(tmp_path_factory, packed):
+    """The folder in which two ranks of a process group made three files, and what they said.
+
+    The first is new; the second is there, and rank 0 sees it late; the third is another's.
+    """
+    folder = tmp_path_factory.mktemp("group")
+    new, made, another = (folder / f"{name}.safetensors" for name in ("new", "made", "another"))
+    features_at(made, subject(parse_recipe(RECIPE, path="test.yaml")), packed, SETTINGS)
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    (folder / "another.safetensors.parts").mkdir()
+    with held(folder / "another.safetensors.parts", "extracts"):
+        ranks = [
+            start(folder, packed, new, made, another, RANK=rank, LOCAL_RANK=rank, **world, **late)
+            for rank, late in (("0", {"LATE": made.name}), ("1", {}))
+        ]
+        return folder, [rank.communicate(timeout=60) for rank in ranks]
 
 
-def test_ranks_of_which_some_see_the_file_and_some_do_not_go_on_alike(tmp_path, packed, recipe):
-    path = tmp_path / "made.safetensors"
-    features_at(path, subject(recipe), packed, SETTINGS)
-    ranks = start_group(tmp_path, packed, path, late=[0])
-    assert [rank.communicate(timeout=60)[0] for rank in ranks] == ["\n", "\n"]
-    assert [rank.returncode for rank in ranks] == [0, 0]
+def test_two_ranks_of_a_process_group_give_the_same_bytes(group):
+    folder, said = group
+    assert [out.splitlines()[0] for out, _ in said] == ["8 16", "8 16 24 29"]
+    assert (folder / "new.safetensors").read_bytes() == (folder / "made.safetensors").read_bytes()
 
 
-def test_a_second_process_group_is_refused_on_all_its_ranks(tmp_path, packed):
-    path = tmp_path / "a.safetensors"
-    folder = tmp_path / "a.safetensors.parts"
-    folder.mkdir()
-    with held(folder, "extracts"):
-        ranks = start_group(tmp_path, packed, path)
-        told = [rank.communicate(timeout=60)[1].strip().splitlines()[-1] for rank in ranks]
-    assert f"{folder}: another process extracts in this folder now; wait for its end" in told[0]
-    assert f"{folder}: rank 0 cannot have it" in told[1]
-    assert not path.exists()
+def test_ranks_of_which_some_see_the_file_and_some_do_not_go_on_alike(group):
+    assert [out.splitlines()[1:] for out, _ in group[1]] == [[""], [""]]
+
+
+def test_a_second_process_group_is_refused_on_all_its_ranks(group):
+    folder, said = group
+    told = [err.strip().splitlines()[-1] for _, err in said]
+    parts = folder / "another.safetensors.parts"
+    assert f"{parts}: another process extracts in this folder now; wait for its end" in told[0]
+    assert f"{parts}: rank 0 cannot have it" in told[1]
+    assert not (folder / "another.safetensors").exists()
 
 
 def test_the_cache_is_read_and_never_of_something_else(tmp_path, packed, recipe, monkeypatch):

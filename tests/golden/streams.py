@@ -9,7 +9,7 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,10 +180,13 @@ def pixels(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in (flat.mean(), flat.std(), *sums)]
 
 
-def records(name: str, folder: Path, world_size: int, workers: int = 0) -> list[dict[str, Any]]:
-    """The records of a stream: of each step, those of all ranks in order."""
-    stream = STREAMS[name]
-    ranks = [batches(stream, folder, rank, world_size, workers) for rank in range(world_size)]
+def records(name: str, folder: Path, workers: Sequence[int]) -> list[dict[str, Any]]:
+    """The records of a stream: of each step, those of all ranks in order.
+
+    `workers` has the number of worker processes of each rank.
+    """
+    stream, world_size = STREAMS[name], len(workers)
+    ranks = [batches(stream, folder, rank, world_size, each) for rank, each in enumerate(workers)]
     return [record(batch) for step in zip(*ranks, strict=True) for batch in step]
 
 
@@ -191,7 +194,7 @@ def main() -> None:
     """Write all records anew."""
     with tempfile.TemporaryDirectory() as place:
         for name, stream in STREAMS.items():
-            made = {str(world): records(name, Path(place), world) for world in stream.worlds}
+            made = {str(world): records(name, Path(place), [0] * world) for world in stream.worlds}
             lines = (f'"{world}": [\n{rows(found)}\n]' for world, found in made.items())
             (HERE / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -138,3 +138,12 @@ class DeepDecode(TroubledDecode):
     def __call__(self, sample, instructions, memory=None):
         series = self._series(sample)
         return Raw(series, series.shape[1:])
+
+
+class MixedDecode(TroubledDecode):
+    """One number of a series where it is told which."""
+
+    def __call__(self, sample, instructions, memory=None):
+        raw = super().__call__(sample, (), memory)
+        (which,) = instructions
+        return Raw(raw.data[:1] if which < 0 else raw.data[:1, which : which + 1], raw.extent)

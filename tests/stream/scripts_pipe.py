@@ -9,11 +9,11 @@ from sslpipe.recipe import parse_recipe
 from tests.conftest import RECIPE
 
 
-def opened(**where):
-    """Over the shards that the script was called with; its last word `dicts`: as an iterable."""
+def opened(*, as_dicts=False):
+    """Over the shards that the script was called with, or over an iterable of their samples."""
     recipe = parse_recipe(RECIPE, overrides=["run.workers=2"])
-    shards = dicts(sys.argv[1]) if sys.argv[-1] == "dicts" else sys.argv[1]
-    return sslpipe.load(recipe, shards=shards, device="cpu", **where)
+    shards = dicts(sys.argv[1]) if as_dicts else sys.argv[1]
+    return sslpipe.load(recipe, shards=shards, device="cpu")
 
 
 def dicts(folder):

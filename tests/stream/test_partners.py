@@ -23,7 +23,7 @@ from tests.modalities.toy import SeriesModality
 from tests.streaming import steps
 
 from . import crashing
-from .crashing import TroubledDecode
+from .crashing import MixedDecode
 
 NAME = "tests.stream.test_partners:Mixed"
 RECIPE = f"""\
@@ -54,15 +54,6 @@ class MixedDecider:
     def decide(self, *, epochs, uids, place, extents):
         assert len(extents) == (1 + COUNT) * len(uids)
         return Tables({}, {}, {}, extents)
-
-
-class MixedDecode(TroubledDecode):
-    """One number of a series where it is told which."""
-
-    def __call__(self, sample, instructions, memory=None):
-        raw = super().__call__(sample, (), memory)
-        (which,) = instructions
-        return Raw(raw.data[:1] if which < 0 else raw.data[:1, which : which + 1], raw.extent)
 
 
 class MixedMaker:

@@ -50,9 +50,10 @@ ENDS = """
 import json, os, sys, time
 from tests.stream.scripts_pipe import opened
 
-pipe = opened()
-next(iter(pipe))
-end, pids = sys.argv[2], pipe.loading.crew.pids
+pipes = opened(), opened(as_dicts=True)
+for pipe in pipes:
+    next(iter(pipe))
+end, pids = sys.argv[2], [pid for pipe in pipes for pid in pipe.loading.crew.pids]
 child = os.fork() if end == "wait" else 0  # it inherits all that is open, and outlives the script
 if end == "wait" and not child:
     time.sleep(60)
@@ -85,21 +86,21 @@ def opened_files(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("kind", ["shards", "dicts"])
 @pytest.mark.parametrize("end", ["fall", "raise", "SIGINT", "SIGTERM", "SIGKILL"])
-def test_no_worker_and_no_file_is_left(end, kind, packed, environment, tmp_path):
+def test_no_worker_and_no_file_is_left(end, packed, environment, tmp_path):
+    """Neither of a pipeline over shards nor of one over an iterable."""
     script = tmp_path / "script.py"
     script.write_text(ENDS)
     word = "wait" if end.startswith("SIG") else end
     with subprocess.Popen(
-        [sys.executable, script, packed, word, kind],
+        [sys.executable, script, packed, word],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as process:
         pids = json.loads(process.stdout.readline())
-        assert len(pids) == 2
+        assert len(pids) == 4
         if word == "wait":
             assert all(alive(pid) for pid in pids)
             for pid in (process.pid, *pids):
