@@ -21,7 +21,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from .philox import AT_ONCE, MASK, Words, philox, philox_blocks
+from .compiled_draws import LOOP, fill_uniforms
+from .philox import MASK, Words, fractions_there, philox, philox_blocks
 
 U64 = npt.NDArray[np.uint64]
 
@@ -133,24 +134,36 @@ def uniforms(
     first: int = 0,
 ) -> npt.NDArray[np.float64]:
     """Draw as `words` does, and make float64 in [0, 1) of it, multiples of 2**-24."""
-    raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view, first=first)
-    return fractions(raw)
+    blocks = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
+    streams = np.full_like(blocks, stream_id(stream))
+    drawn = draw_fractions(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
+    return np.moveaxis(drawn, 0, -1)[..., :count]
+
+
+def draw_fractions(
+    blocks: U64,
+    streams: U64,
+    *,
+    seed: int,
+    epoch: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    view: npt.ArrayLike,
+) -> npt.NDArray[np.float64]:
+    """Draw as `draw_blocks` does, and make float64 of it as `uniforms`: (4 * n, ...)."""
+    if not LOOP:
+        drawn = draw_blocks(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
+        return fractions_there(drawn)
+    each = np.asarray(view, np.int64), np.asarray(ids, np.int64), key_of(seed, epoch)
+    shape = np.broadcast_shapes(np.shape(epoch), each[0].shape, each[1].shape)
+    whole = (np.ascontiguousarray(np.broadcast_to(one, shape)).view(np.uint64) for one in each)
+    made = np.empty((4 * len(blocks), *shape))
+    fill_uniforms(made, blocks, streams << np.uint64(16), *whole)
+    return made
 
 
 def fractions(raw: U64) -> npt.NDArray[np.float64]:
     """Make float64 in [0, 1), multiples of 2**-24, of u32."""
     made: npt.NDArray[np.float64] = np.multiply(raw >> np.uint64(8), 2.0**-24)
-    return made
-
-
-def fractions_there(raw: U64) -> npt.NDArray[np.float64]:
-    """Make `fractions` of (n, ...) words in their own memory: fresh pages cost more than that."""
-    made: npt.NDArray[np.float64] = raw.view(np.float64)
-    few = max(1, AT_ONCE // max(1, raw[:1].size))  # for which NumPy's own copy is small, too
-    for start in range(0, len(raw), few):
-        some = slice(start, start + few)
-        np.right_shift(raw[some], np.uint64(8), raw[some])
-        np.multiply(raw[some], 2.0**-24, made[some])
     return made
 
 
@@ -193,7 +206,7 @@ class Keys:
         """Draw some blocks of four uniforms of each of many streams: (V, B, 4 n), in one pass."""
         sizes = [len(some) for some in numbers.values()]
         ids = np.array([stream_id(stream) for stream in numbers], dtype=np.uint64)
-        raw = draw_blocks(
+        found = draw_fractions(
             np.array([block for some in numbers.values() for block in some], dtype=np.uint64),
             np.repeat(ids, sizes),
             seed=self.seed,
@@ -201,7 +214,7 @@ class Keys:
             ids=self.uids,
             view=self.views[:, None],
         )
-        drawn, ends = np.moveaxis(fractions_there(raw), 0, -1), list(accumulate(sizes, initial=0))
+        drawn, ends = np.moveaxis(found, 0, -1), list(accumulate(sizes, initial=0))
         return {
             stream: drawn[..., 4 * start : 4 * end]
             for stream, (start, end) in zip(numbers, pairwise(ends), strict=True)
