@@ -28,8 +28,9 @@ def draws(
     """What `compiled_draws.fill_uniforms` says; a block takes 2 ns, in NumPy 50."""
     made = carray(out, (count, 4, size))
     for n in range(count):
+        block, stream = blocks[n], streams[n]  # read once: else it does not become vectors
         for e in range(size):
-            c0, c1, c2, c3 = blocks[n], streams[n] | views[e], ids[e] & low, ids[e] >> half
+            c0, c1, c2, c3 = block, stream | views[e], ids[e] & low, ids[e] >> half
             k0, k1 = keys[e] & low, keys[e] >> half
             for _ in range(ROUNDS):
                 p0, p1 = c0 * m0, c2 * m1
