@@ -1,4 +1,4 @@
-"""Uniforms by a compiled loop (philox_loop.py), which takes a twentieth of NumPy's time.
+"""Keyed draws by a compiled loop (philox_loop.py), which takes a twentieth of NumPy's time.
 
 Only a process that has called `prepare` draws by it, where numba is installed; others, such as
 workers, need not wait for the loop. The numbers are NumPy's.
@@ -7,16 +7,20 @@ workers, need not wait for the loop. The numbers are NumPy's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import c_int64, c_void_p
+from ctypes import c_bool, c_int64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
 NAME = "sslpipe_philox"
-ARGUMENTS = c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int64, c_void_p
+ARGUMENTS = (
+    c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_bool
+)  # fmt: skip
 LOOP: list[Callable[..., None]] = []  # the one, once it is loaded
 
 
@@ -37,14 +41,16 @@ def prepare() -> None:
     LOOP.extend([found] if found else [])
 
 
-def fill_uniforms(
-    made: npt.NDArray[np.float64], blocks: U64, streams: U64, views: U64, ids: U64, keys: U64
+def fill_draws(
+    made: npt.NDArray[Any], blocks: U64, streams: U64, views: I64, ids: I64, keys: U64
 ) -> None:
-    """Put uniforms of the four words of n blocks for ... elements into `made`, (4 n, ...).
+    """Draw the four words of n blocks into `made`, (4 n, ...): uint64, or uniforms as float64.
 
-    Counters are made of blocks and streams, (n,), and of views and ids, (...): they are block,
-    stream | view, low and high word of the id. keys: (...), of two words. All are C-contiguous.
+    Counters are made of blocks and streams, (n,), and of views and ids: block, stream << 16 | view,
+    low and high word of the id. Views, ids and keys, of two words, are broadcast to (...).
     """
-    arrays = blocks, streams, views, ids, keys, made
-    *told, out = (each.__array_interface__["data"][0] for each in arrays)
-    LOOP[0](*told[:2], blocks.size, *told[2:], ids.size, out)
+    each = (np.broadcast_to(one, made.shape[1:]) for one in (views, ids, keys))
+    arrays = blocks, streams << np.uint64(16), *map(np.ascontiguousarray, each), made
+    *told, out = (array.__array_interface__["data"][0] for array in arrays)
+    size, uniform = made[0].size, made.dtype == np.float64
+    LOOP[0](*told[:2], len(blocks), *told[2:], size, out, uniform)

@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .compiled_draws import LOOP, fill_uniforms
+from .compiled_draws import LOOP, fill_draws
 from .philox import MASK, Words, fractions_there, philox, philox_blocks
 
 U64 = npt.NDArray[np.uint64]
@@ -107,20 +108,30 @@ def draw_blocks(
     epoch: npt.ArrayLike,
     ids: npt.ArrayLike,
     view: npt.ArrayLike,
-) -> U64:
-    """Draw the four words of each of n blocks, of the stream beside it: (4 * n, ...) uint64.
+    dtype: type[np.uint64] | type[np.float64] = np.uint64,
+) -> npt.NDArray[Any]:
+    """Draw the four words of each of n blocks, of the stream beside it: (4 * n, ...).
 
-    Samples lie innermost: NumPy is slow where the last axis is short.
+    Samples lie innermost: NumPy is slow where the last axis is short. dtype: float64 for uniforms.
     """
     key = key_of(seed, epoch)
-    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)
-    views = np.asarray(view, dtype=np.uint64)
+    uid, views = np.asarray(ids, dtype=np.int64), np.asarray(view, dtype=np.int64)
     shape = np.broadcast_shapes(np.shape(epoch), uid.shape, views.shape)
+    if LOOP:
+        made = np.empty((4 * len(blocks), *shape), dtype=dtype)
+        fill_draws(made, blocks, streams, views, uid, key)
+        return made
     blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
-    mask, shift = np.uint64(MASK), np.uint64(32)
+    mask, shift, uid, views = (
+        np.uint64(MASK),
+        np.uint64(32),
+        uid.view(np.uint64),
+        views.view(np.uint64),
+    )
     counter = blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift
     drawn = philox_blocks(counter, (key & mask, key >> shift), shape)
-    return drawn.reshape(4 * len(blocks), *shape)
+    words = drawn.reshape(4 * len(blocks), *shape)
+    return fractions_there(words) if dtype is np.float64 else words
 
 
 def uniforms(
@@ -136,29 +147,10 @@ def uniforms(
     """Draw as `words` does, and make float64 in [0, 1) of it, multiples of 2**-24."""
     blocks = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
     streams = np.full_like(blocks, stream_id(stream))
-    drawn = draw_fractions(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
+    drawn = draw_blocks(
+        blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view, dtype=np.float64
+    )
     return np.moveaxis(drawn, 0, -1)[..., :count]
-
-
-def draw_fractions(
-    blocks: U64,
-    streams: U64,
-    *,
-    seed: int,
-    epoch: npt.ArrayLike,
-    ids: npt.ArrayLike,
-    view: npt.ArrayLike,
-) -> npt.NDArray[np.float64]:
-    """Draw as `draw_blocks` does, and make float64 of it as `uniforms`: (4 * n, ...)."""
-    if not LOOP:
-        drawn = draw_blocks(blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view)
-        return fractions_there(drawn)
-    each = np.asarray(view, np.int64), np.asarray(ids, np.int64), key_of(seed, epoch)
-    shape = np.broadcast_shapes(np.shape(epoch), each[0].shape, each[1].shape)
-    whole = (np.ascontiguousarray(np.broadcast_to(one, shape)).view(np.uint64) for one in each)
-    made = np.empty((4 * len(blocks), *shape))
-    fill_uniforms(made, blocks, streams << np.uint64(16), *whole)
-    return made
 
 
 def fractions(raw: U64) -> npt.NDArray[np.float64]:
@@ -206,13 +198,14 @@ class Keys:
         """Draw some blocks of four uniforms of each of many streams: (V, B, 4 n), in one pass."""
         sizes = [len(some) for some in numbers.values()]
         ids = np.array([stream_id(stream) for stream in numbers], dtype=np.uint64)
-        found = draw_fractions(
+        found = draw_blocks(
             np.array([block for some in numbers.values() for block in some], dtype=np.uint64),
             np.repeat(ids, sizes),
             seed=self.seed,
             epoch=self.epochs,
             ids=self.uids,
             view=self.views[:, None],
+            dtype=np.float64,
         )
         drawn, ends = np.moveaxis(found, 0, -1), list(accumulate(sizes, initial=0))
         return {

@@ -29,9 +29,9 @@ def decide(decider, samples):
     [("simclr", 2), ("dino", 4), ("mae", 3), ("ijepa", 7), ("beit", 17), ("jigsaw", 3)],
 )  # one of each group is for the few boxes that need more attempts
 def test_the_generator_is_called_a_few_times_a_batch(recipe, most, monkeypatch):
-    calls, drawn = [], rng.draw_fractions
+    calls, drawn = [], rng.draw_blocks
     monkeypatch.setattr(
-        rng, "draw_fractions", lambda *given, **named: calls.append(1) or drawn(*given, **named)
+        rng, "draw_blocks", lambda *given, **named: calls.append(1) or drawn(*given, **named)
     )
     made = load_recipe(find_recipe(recipe))
     decider = ImageDecider.of_recipe(made, tuple(made.views))
@@ -100,9 +100,9 @@ class Told(Plain):
 
 
 def test_an_op_that_says_how_much_it_draws_draws_the_same_in_one_call_less(monkeypatch):
-    calls, drawn, tables = [], rng.draw_fractions, []
+    calls, drawn, tables = [], rng.draw_blocks, []
     monkeypatch.setattr(
-        rng, "draw_fractions", lambda *given, **named: calls.append(1) or drawn(*given, **named)
+        rng, "draw_blocks", lambda *given, **named: calls.append(1) or drawn(*given, **named)
     )
     keys, sides_B2 = Keys(3, np.zeros(5, np.int64), np.arange(5), np.arange(2)), np.full((5, 2), 9)
     crop = CenterCrop(size=(8, 8))
