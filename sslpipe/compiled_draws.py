@@ -6,6 +6,7 @@ workers, need not wait for the loop. The numbers are NumPy's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from ctypes import c_bool, c_int64, c_void_p
 from importlib.util import find_spec
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
 NAME = "sslpipe_philox"
 ARGUMENTS = (
     c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_bool
@@ -42,15 +42,15 @@ def prepare() -> None:
 
 
 def fill_draws(
-    made: npt.NDArray[Any], blocks: U64, streams: U64, views: I64, ids: I64, keys: U64
+    made: npt.NDArray[Any], blocks: U64, streams: U64, views: U64, ids: U64, keys: U64
 ) -> None:
     """Draw the four words of n blocks into `made`, (4 n, ...): uint64, or uniforms as float64.
 
     Counters are made of blocks and streams, (n,), and of views and ids: block, stream << 16 | view,
     low and high word of the id. Views, ids and keys, of two words, are broadcast to (...).
     """
-    each = (np.broadcast_to(one, made.shape[1:]) for one in (views, ids, keys))
+    shape, uniform = made.shape[1:], made.dtype == np.float64
+    each = (np.broadcast_to(one, shape) for one in (views, ids, keys))
     arrays = blocks, streams << np.uint64(16), *map(np.ascontiguousarray, each), made
     *told, out = (array.__array_interface__["data"][0] for array in arrays)
-    size, uniform = made[0].size, made.dtype == np.float64
-    LOOP[0](*told[:2], len(blocks), *told[2:], size, out, uniform)
+    LOOP[0](*told[:2], len(blocks), *told[2:], math.prod(shape), out, uniform)

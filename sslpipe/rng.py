@@ -115,19 +115,15 @@ def draw_blocks(
     Samples lie innermost: NumPy is slow where the last axis is short. dtype: float64 for uniforms.
     """
     key = key_of(seed, epoch)
-    uid, views = np.asarray(ids, dtype=np.int64), np.asarray(view, dtype=np.int64)
+    uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)
+    views = np.asarray(view, dtype=np.uint64)
     shape = np.broadcast_shapes(np.shape(epoch), uid.shape, views.shape)
     if LOOP:
         made = np.empty((4 * len(blocks), *shape), dtype=dtype)
         fill_draws(made, blocks, streams, views, uid, key)
         return made
     blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
-    mask, shift, uid, views = (
-        np.uint64(MASK),
-        np.uint64(32),
-        uid.view(np.uint64),
-        views.view(np.uint64),
-    )
+    mask, shift = np.uint64(MASK), np.uint64(32)
     counter = blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift
     drawn = philox_blocks(counter, (key & mask, key >> shift), shape)
     words = drawn.reshape(4 * len(blocks), *shape)
