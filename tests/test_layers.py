@@ -12,7 +12,16 @@ import pytest
 from .conftest import ROOT
 
 PACKAGE = ROOT / "sslpipe"
-GROUND = {"errors", "philox", "rng", "permutations", "batch", "process"}
+GROUND = {
+    "errors",
+    "machine_code",
+    "philox",
+    "compiled_draws",
+    "rng",
+    "permutations",
+    "batch",
+    "process",
+}
 DATA = {
     *GROUND,
     "recipe",
@@ -25,8 +34,11 @@ DATA = {
 MODEL = {"encoders", "methods"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
+    "machine_code": {"errors", "process"},
     "philox": set(),
-    "rng": {"philox"},
+    "philox_loop": {"philox"},
+    "compiled_draws": {"machine_code", "philox_loop"},
+    "rng": {"philox", "compiled_draws"},
     "permutations": {"rng"},
     "batch": {"errors"},
     "process": {"errors"},
