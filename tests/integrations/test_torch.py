@@ -54,12 +54,16 @@ def test_a_loader_with_a_worker_gives_epoch_after_epoch(packed):
     assert taken(loader, 10) == uids(packed, 10)
 
 
-def test_several_workers_are_refused(packed):
+def test_several_workers_are_refused(packed, monkeypatch):
     loader = DataLoader(
         StreamDataset(small(), shards=packed), batch_size=None, collate_fn=as_is, num_workers=2
     )
+    batches = iter(loader)
     with pytest.raises(StateError, match=r"num_workers=2 would give every batch 2 times"):
-        next(iter(loader))
+        next(batches)
+    # torch waits so long for each worker whose data set raised, and then ends it; else five seconds
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    batches._shutdown_workers()
 
 
 def test_the_first_tensor_has_one_row_a_sample(packed):

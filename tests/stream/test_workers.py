@@ -197,7 +197,9 @@ def test_nothing_but_crashes_ends_the_run(series):
 
 
 def test_a_worker_that_is_slow_but_gets_on_is_left_alone(series):  # a task takes 1.8 s
-    with troubled(series, "run.patience=1", decode=TroubledDecode(crashing.rest)) as pipe:
+    with troubled(series, workers=0) as plain:
+        slow = {*plain.loading.load(1).keys}
+    with troubled(series, "run.patience=1", decode=TroubledDecode(crashing.rest, slow)) as pipe:
         pipe.loading.load(0)
         pids = pipe.loading.crew.pids
         assert not pipe.loading.load(1).faults

@@ -12,6 +12,7 @@ from ..conftest import ROOT, dry_rows, load_tool
 ELSEWHERE = {("varlen", "gpt"), ("varlen", "bert"), ("nested", "gpt")}
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_dry_run_are_right(tmp_path):
     rows = dry_rows(tmp_path, "attention")
     own = (tmp_path / "attention.jsonl").read_text().splitlines()

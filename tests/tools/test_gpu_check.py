@@ -17,6 +17,7 @@ sys.exit(pytest.main(words + gpu_parts.gpu_tests()))
 """
 
 
+@pytest.mark.slow
 def test_its_tests_need_no_package_beyond_the_wheels_it_brings():
     absent = "aiohttp,lightly,moto,pyarrow,ray,s3fs,sklearn,tensorboard,wids"
     command = [sys.executable, "-c", COLLECT, absent]
