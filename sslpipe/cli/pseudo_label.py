@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from .options import Device
-from .paths import in_a_folder
+from .paths import at_most, in_a_folder
 from .terminal import console
 
 Share = Annotated[
-    float, typer.Option(help="Kept of each predicted class, the surest.", min=0.001, max=1)
+    float,
+    typer.Option(
+        help="Kept of each predicted class, the surest.", min=0.001, max=1, callback=at_most(1)
+    ),
 ]
 
 

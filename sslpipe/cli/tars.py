@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import CROWD, MANY, in_a_folder, picture_file, run_folder, save_picture
+from .paths import CROWD, MANY, at_most, in_a_folder, picture_file, run_folder, save_picture
 from .terminal import AGAIN, ModalityOption, bar, console, say_line, say_made, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
@@ -28,8 +28,10 @@ def index(
         str | None, typer.Option(help="Of the payload, where samples have several.")
     ] = None,
     label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
-    decode: Annotated[bool, typer.Option(help="Decode all, not only headers.")] = False,
-    rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode all, not only headers.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Also index again what is up to date.")
+    ] = False,
     modality: ModalityOption = "image",
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
     threads: Annotated[
@@ -103,7 +105,8 @@ def inspect(
     shards: Annotated[Path, typer.Argument(help="A shard folder.")],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
     row: Annotated[
-        int | None, typer.Option(help="A sample by its place in the set.", min=0, max=MANY)
+        int | None,
+        typer.Option(help="A sample by its place in the set.", min=0, callback=at_most(MANY)),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the sample's payload there.", callback=in_a_folder)
@@ -112,7 +115,9 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture_file)
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=MANY, help="Samples on the sheet.")] = 40,
+    count: Annotated[
+        int, typer.Option(min=1, callback=at_most(MANY), help="Samples on the sheet.")
+    ] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a shard set holds; or show, list, draw or extract its samples.
