@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .paths import MANY, SEED, at_most, in_a_folder
+from .paths import MANY, SEED, at_most, here, in_a_folder
 from .terminal import bar, console, stopped
 
 Clusters = Annotated[
@@ -35,7 +35,7 @@ Fit = Annotated[
 
 
 def frame_labels(
-    shards: Annotated[Path, typer.Argument(help="A packed folder of sound.")],
+    shards: Annotated[Path, typer.Argument(help="A packed folder of sound.", callback=here)],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.", callback=in_a_folder)],
     clusters: Clusters = 100,
     of: Run = None,

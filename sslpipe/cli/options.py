@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .paths import CROWD, LARGE, MANY, at_most, in_a_folder, run_folder
+from .paths import CROWD, LARGE, MANY, at_most, here, in_a_folder, run_folder
 
 
 class Precision(StrEnum):
@@ -68,9 +68,12 @@ Subject = Annotated[
         help="last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME."
     ),
 ]
-Labelled = Annotated[Path, typer.Argument(help="Labelled shards: what is trained on.")]
+Labelled = Annotated[
+    Path, typer.Argument(help="Labelled shards: what is trained on.", callback=here)
+]
 TestShards = Annotated[
-    Path | None, typer.Option(help="Shards to test on; default: samples are left out.")
+    Path | None,
+    typer.Option(help="Shards to test on; default: samples are left out.", callback=here),
 ]
 Protocols = Annotated[
     str, typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
@@ -112,7 +115,9 @@ Cache = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 # of frozen features
-AnyShards = Annotated[Path, typer.Argument(help="A packed folder; it need not have labels.")]
+AnyShards = Annotated[
+    Path, typer.Argument(help="A packed folder; it need not have labels.", callback=here)
+]
 FeatureFile = Annotated[
     Path, typer.Option(help="The file to write, .safetensors.", callback=in_a_folder)
 ]
@@ -129,7 +134,7 @@ RayWorkers = Annotated[
 ]
 
 # of vocabularies: the command itself says what each kind takes
-TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.")]
+TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.", callback=here)]
 Size = Annotated[
     int,
     typer.Option(

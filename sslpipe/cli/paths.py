@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +24,7 @@ CROWD = 65_536  # of processes, threads
 SIDE = 65_535  # pixels of the longest side that a JPEG can have
 SEED = 2**32 - 1  # the largest that scikit-learn takes
 LARGE = 1e9  # of megabytes, seconds
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 OF_SETS = ("manifest.json", ".tar", ".tar.idx", ".tar.tok", ".tar.sent")  # ends of names
 
 
@@ -83,6 +85,26 @@ def at_most(most: Number) -> Callable[[Number | None], Number | None]:
         return value
 
     return check
+
+
+def here(shards: Path | None) -> Path | None:
+    """Refuse a URL where a set on this machine is asked for, which Path would read as a folder.
+
+    Raises:
+        SslpipeError: it is one.
+    """
+    if url := url_of(shards):
+        raise SslpipeError(
+            f"{url}: is a URL, and a set on this machine is asked for; copy it here, or make an "
+            "index of its tars: sslpipe index URL/*.tar --out FOLDER"
+        )
+    return shards
+
+
+def url_of(path: Path | None) -> str | None:
+    """The URL that was typed, of whose slashes Path has made one; None: it was a path."""
+    found = URL.match(str(path))
+    return str(path).replace(":/", "://", 1) if found else None
 
 
 def in_a_folder(out: Path | None) -> Path | None:

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import SslpipeError
 from .options import Ray
-from .paths import CROWD, LARGE, MANY, SIDE, at_most, run_folder
+from .paths import CROWD, LARGE, MANY, SIDE, at_most, here, run_folder, url_of
 from .terminal import (
     AGAIN,
     ModalityOption,
@@ -34,8 +34,7 @@ def pack_folder(out: Path) -> Path:
     Raises:
         SslpipeError: it is a URL, or nothing can be written there.
     """
-    if ":/" in str(out):  # Path makes one slash of two
-        url = str(out).replace(":/", "://", 1)
+    if url := url_of(out):
         raise SslpipeError(f"{url}: is a URL; pack into a folder, then copy it there")
     return run_folder(out) or out
 
@@ -214,7 +213,7 @@ def print_problems(problems: Iterable["Problem"], *, before: str = "") -> None:
 
 
 def verify(
-    shards: Annotated[Path, typer.Argument(help="A packed folder.")],
+    shards: Annotated[Path, typer.Argument(help="A packed folder.", callback=here)],
     exclude: Annotated[
         bool, typer.Option("--exclude", help="Leave the bad samples out from now on.")
     ] = False,

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import CROWD, MANY, at_most, in_a_folder, picture_file, run_folder, save_picture
+from .paths import CROWD, MANY, at_most, here, in_a_folder, picture_file, run_folder, save_picture
 from .terminal import AGAIN, ModalityOption, bar, console, say_line, say_made, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
@@ -102,7 +102,7 @@ def tar_progress(update: Any) -> Any:
 
 
 def inspect(
-    shards: Annotated[Path, typer.Argument(help="A shard folder.")],
+    shards: Annotated[Path, typer.Argument(help="A shard folder.", callback=here)],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
     row: Annotated[
         int | None,

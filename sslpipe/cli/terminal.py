@@ -31,6 +31,8 @@ NOT_LOADED = ("failed to map segment", "cannot allocate memory")
 # how numpy begins to say that no memory has such an array, however much there were
 TOO_LARGE = ("array is too big", "Maximum allowed")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# files with functions that C calls, and whose exceptions it drops
+SWALLOWING = re.compile(r"^<frozen importlib\._bootstrap|/llvmlite/binding/executionengine\.py$")
 STOPPED = "stopped; run the same command again"
 NARROW, USUAL, PIPED = 40, 80, 200  # columns: what holds no table, a terminal's, a file's
 
@@ -112,13 +114,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def end_imports(number: int, frame: FrameType | None) -> None:
-    """End the process at once if a module is being imported.
+    """End the process at once if a module is being imported, or numba hands on what it compiled.
 
     Libraries in C swallow what is raised there: the stop would be lost, or NumPy stay half a module
     that fails later. Little has begun then; what has is left as by a kill, which all else expects.
     """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+        if SWALLOWING.search(frame.f_code.co_filename):
             with suppress(OSError):
                 os.write(2, f"{STOPPED}\n".encode())
             os._exit(128 + number)

@@ -75,6 +75,14 @@ def test_files_that_eval_names_are_read_before_it_encodes(run, packed, tmp_path,
     assert load_recipe(tmp_path / "r/recipe.yaml").stream.batch_size == 8
 
 
+@pytest.mark.parametrize(
+    "words", [("inspect",), ("verify",), ("eval", "run"), ("tokenizer", "count")]
+)
+def test_a_url_is_refused_where_a_set_here_is_asked_for(run, words):
+    _, err = run(*words, "http://127.0.0.1:1/set", code=2)
+    assert err.startswith("error: SslpipeError: http://127.0.0.1:1/set: is a URL, and a set on")
+
+
 OPTIONS = list(options(typer.main.get_command(app)))
 
 
