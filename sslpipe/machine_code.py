@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # code that raises nothing and allocates nothing names them, and never comes there.
 NEVER_CALLED = re.compile(r"^declare (.*@(?:numba_|NRT_|Py).*)$", re.MULTILINE)
 TRAP = r"define internal \1 {\n  call void @llvm.trap()\n  unreachable\n}"
+REMEDY = "set XDG_CACHE_HOME to a folder with room"
 ENGINES: list[Any] = []  # what frees the code when it is collected
 
 
@@ -39,9 +40,12 @@ def function(
     """
     found = kept_function(name, sources, arguments)
     if found is None:
-        log.warning("%s: compiles, which takes some seconds, once", name)
+        kept = can_keep()
+        often = "once" if kept else f"at every start, as the user's cache takes no files; {REMEDY}"
+        log.warning("%s: compiles, which takes some seconds, %s", name, often)
         code = emit(compiled())
-        keep(file_of(name, sources), code)
+        if kept:
+            keep(file_of(name, sources), code)
         found = callable_of(name, code, arguments)
     return found
 
@@ -114,7 +118,8 @@ def keep(file: str, code: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except (OSError, SslpipeError) as error:
-        log.info("%s: not kept (%s), so the next process compiles again", file, error)
+        told = error.strerror if isinstance(error, OSError) else error
+        log.warning("%s: is not kept (%s), so the next start compiles anew; %s", file, told, REMEDY)
 
 
 def machine() -> Any:

@@ -105,7 +105,9 @@ class Need:
 
 
 def sized(count: float) -> str:
-    """Bytes for people: 58 MB, 1.3 GB."""
+    """Bytes for people: 58 MB, 1.3 GB; what rounds to no megabyte in kB."""
+    if 0 < count < 0.5 * MB:
+        return f"{count / 1e3:,.0f} kB"
     return f"{count / GB:,.1f} GB" if count >= 0.95 * GB else f"{count / MB:,.0f} MB"
 
 

@@ -1,6 +1,8 @@
 """Compiled code: kept for later processes, compiled anew where it is not whole or not kept."""
 
 import ctypes
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -87,7 +89,22 @@ def test_where_nothing_can_be_kept_it_works_and_says_so(home, source, caplog, mo
     caplog.set_level("INFO")
     assert doubled(source, 4) == (8, 1)
     assert doubled(source, 4) == (8, 1)
-    assert "not kept" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    for text in told:
+        assert (
+            "compiles, which takes some seconds, at every start, as the user's cache takes" in text
+        )
+        assert text.endswith("; set XDG_CACHE_HOME to a folder with room")
+
+
+def test_a_full_disk_is_told_and_what_to_set(home, source, caplog, monkeypatch):
+    def full(place, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+    monkeypatch.setattr(machine_code, "replace_file", full)
+    assert doubled(source, 4) == (8, 1)
+    assert "is not kept (No space left on device), so the next start compiles anew" in caplog.text
 
 
 @pytest.mark.slow

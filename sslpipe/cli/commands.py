@@ -40,14 +40,16 @@ from .options import (
 from .paths import (
     LARGE,
     MANY,
+    at_most,
     check_current_folder,
     check_words,
-    finite,
     picture_file,
     save_picture,
+    settings_of,
 )
 from .terminal import (
     STOPPED,
+    OnceEach,
     Stopping,
     console,
     exit_code,
@@ -68,14 +70,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Pack image folders into shards, look at what a recipe makes of them, pretrain, evaluate.",
 )
-app.command()(shards.pack)
-app.command()(shards.verify)
-app.command()(tars.index)
-app.command()(tars.inspect)
-app.command(name="pseudo-label")(pseudo_label.pseudo_label)
-app.command()(features.features)
-app.command(name="frame-labels")(frame_labels.frame_labels)
-app.command(name="recipes")(recipes.list_recipes)
+app.command(cls=OnceEach)(shards.pack)
+app.command(cls=OnceEach)(shards.verify)
+app.command(cls=OnceEach)(tars.index)
+app.command(cls=OnceEach)(tars.inspect)
+app.command(name="pseudo-label", cls=OnceEach)(pseudo_label.pseudo_label)
+app.command(cls=OnceEach)(features.features)
+app.command(name="frame-labels", cls=OnceEach)(frame_labels.frame_labels)
+app.command(name="recipes", cls=OnceEach)(recipes.list_recipes)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 
@@ -129,15 +131,17 @@ def sslpipe(
     """Take the options that stand before a command."""
 
 
-@app.command()
+@app.command(cls=OnceEach)
 def show(
     recipe: RecipeArgument,
     shards: Shards,
     out: Annotated[Path, typer.Option(help="The picture to write.", callback=picture_file)] = Path(
         "show.png"
     ),
-    rows: Annotated[int, typer.Option(help="Samples to show.", min=1, max=MANY)] = 8,
-    step: Annotated[int, typer.Option(help="Which batch of the run.", min=0, max=LAST)] = 0,
+    rows: Annotated[int, typer.Option(help="Samples to show.", min=1, callback=at_most(MANY))] = 8,
+    step: Annotated[
+        int, typer.Option(help="Which batch of the run.", min=0, callback=at_most(LAST))
+    ] = 0,
     sets: Sets = None,
 ) -> None:
     """Draw one batch: each sample as it is stored, beside its views, masks and targets.
@@ -155,13 +159,14 @@ def show(
     from ..stream.order import lanes_of
     from ..train.run import check_names, check_training
 
-    path, whole = find_recipe(recipe), load_recipe(find_recipe(recipe), overrides=sets or [])
+    path, given = find_recipe(recipe), settings_of(sets)
+    whole = load_recipe(path, overrides=given)
     # lanes divide the recipe's batch, and need not divide the smaller one
     few = [f"stream.batch_size={rows}", "stream.allow_repeats=true", "stream.lanes=null"]
     lanes_of(whole.stream.lanes, whole.stream.batch_size, whole.where("stream", "lanes"))
     check_names(whole)
     check_protocols(whole)
-    chosen = load_recipe(path, overrides=[*(sets or []), *few])
+    chosen = load_recipe(path, overrides=[*given, *few])
     with load(chosen, shards=parse_shards(shards), device="cpu", rank=0, world_size=1) as pipe:
         check_training(whole, pipe.spec)
         share = pipe.load_share(step)
@@ -179,14 +184,14 @@ def show(
     say_made(f"wrote {', '.join(map(str, written))}")
 
 
-@app.command()
+@app.command(cls=OnceEach)
 def bench(
     recipe: RecipeArgument,
     shards: Shards,
     seconds: Annotated[
-        float, typer.Option(help="Per stage.", min=0.01, max=LARGE, callback=finite)
+        float, typer.Option(help="Per stage.", min=0.01, callback=at_most(LARGE))
     ] = 5.0,
-    data_only: Annotated[bool, typer.Option(help="Leave the method out.")] = False,
+    data_only: Annotated[bool, typer.Option("--data-only", help="Leave the method out.")] = False,
     as_json: AsJson = False,
     device: Device = None,
     sets: Sets = None,
@@ -206,7 +211,7 @@ def bench(
 
     with notes.status("opening") as status:
         stages = measure(
-            load_recipe(find_recipe(recipe), overrides=sets or []),
+            load_recipe(find_recipe(recipe), overrides=settings_of(sets)),
             shards=parse_shards(shards),
             device=device,
             seconds=seconds,
@@ -232,7 +237,7 @@ def bench(
     console.print(stages.verdict)
 
 
-@app.command()
+@app.command(cls=OnceEach)
 def train(
     recipe: RecipeArgument,
     shards: Shards,
@@ -262,8 +267,7 @@ def train(
     from ..train.loop import train_recipe
 
     path, data = find_recipe(recipe), parse_shards(shards)
-    labelled = [f"stream.labels={json.dumps(str(labels))}"] if labels else []
-    chosen = load_recipe(path, overrides=[*(sets or []), *labelled])
+    chosen = load_recipe(path, overrides=settings_of(sets, labels))
     result = train_recipe(
         chosen,
         shards=data,
@@ -278,5 +282,5 @@ def train(
         raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal
 
 
-app.command(name="eval")(evaluation.eval_subject)
-app.command()(export.export)  # behind the others in --help
+app.command(name="eval", cls=OnceEach)(evaluation.eval_subject)
+app.command(cls=OnceEach)(export.export)  # behind the others in --help

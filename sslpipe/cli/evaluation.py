@@ -187,8 +187,25 @@ def show_measures(protocol: str, found: "dict[str, tuple[Measure, ...]] | str") 
         chance = "" if measure.chance is None else f"{measure.chance:.3f}"
         table.add_row(measure.name, *cells, chance)
     console.print(table)
-    for line in dict.fromkeys(measure.protocol for measure in first):
+    for line in footnotes(first):
         console.print(line, style="dim", highlight=False, soft_wrap=True)
+
+
+def footnotes(measures: "Sequence[Measure]") -> list[str]:
+    """How all were measured; where they differ, each way behind the names, what they share once.
+
+    A protocol is parts between semicolons.
+    """
+    names: dict[str, list[str]] = {}
+    for measure in measures:
+        names.setdefault(measure.protocol, []).append(measure.name)
+    if len(names) == 1:
+        return list(names)
+    parts = {how: how.split("; ") for how in names}
+    shared = [p for p in parts[measures[0].protocol] if all(p in other for other in parts.values())]
+    own = {how: "; ".join(part for part in parts[how] if part not in shared) for how in names}
+    lines = [f"{', '.join(names[how])}: {rest}" for how, rest in own.items() if rest]
+    return [*lines, *([f"all: {'; '.join(shared)}"] if shared else [])]
 
 
 def shown(measure: "Measure | None") -> str:

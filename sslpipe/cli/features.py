@@ -48,6 +48,7 @@ def features(
     by the same command, and a finished file is kept if weights, shards and settings are the same.
 
     Several GPUs: `torchrun --nproc-per-node 8 -m sslpipe features runs/a cifar --out a.safetensors`
+
     A cluster: `--ray auto`; all machines must see SUBJECT, SHARDS and the folder of OUT.
 
     Example: `sslpipe features runs/cifar/last.pt cifar/train --out train.safetensors`

@@ -5,25 +5,37 @@ from typing import Annotated, Any
 
 import typer
 
-from .paths import MANY, SEED, in_a_folder
+from .paths import MANY, SEED, at_most, here, in_a_folder
 from .terminal import bar, console, stopped
 
-Clusters = Annotated[int, typer.Option(help="Of k-means; HuBERT: 100, then 500.", min=2, max=MANY)]
+Clusters = Annotated[
+    int, typer.Option(help="Of k-means; HuBERT: 100, then 500.", min=2, callback=at_most(MANY))
+]
 Run = Annotated[
     str | None, typer.Option("--of", help="A run whose states are clustered; else MFCC.")
 ]
-Layer = Annotated[int | None, typer.Option(help="Of the run's encoder, from 1.", min=1, max=MANY)]
-Rate = Annotated[int, typer.Option(help="Of MFCC: samples per second.", min=1_000, max=MANY)]
-Shift = Annotated[int, typer.Option(help="Of MFCC: samples from label to label.", min=1, max=MANY)]
+Layer = Annotated[
+    int | None, typer.Option(help="Of the run's encoder, from 1.", min=1, callback=at_most(MANY))
+]
+Rate = Annotated[
+    int, typer.Option(help="Of MFCC: samples per second.", min=1_000, callback=at_most(MANY))
+]
+Shift = Annotated[
+    int, typer.Option(help="Of MFCC: samples from label to label.", min=1, callback=at_most(MANY))
+]
 Window = Annotated[
     int | None,
-    typer.Option(help="Of MFCC: samples of a frame; default: 25 ms.", min=2, max=MANY),
+    typer.Option(
+        help="Of MFCC: samples of a frame; default: 25 ms.", min=2, callback=at_most(MANY)
+    ),
 ]
-Fit = Annotated[int, typer.Option(help="Frames that k-means sees, at most.", min=2, max=MANY)]
+Fit = Annotated[
+    int, typer.Option(help="Frames that k-means sees, at most.", min=2, callback=at_most(MANY))
+]
 
 
 def frame_labels(
-    shards: Annotated[Path, typer.Argument(help="A packed folder of sound.")],
+    shards: Annotated[Path, typer.Argument(help="A packed folder of sound.", callback=here)],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.", callback=in_a_folder)],
     clusters: Clusters = 100,
     of: Run = None,
@@ -32,7 +44,7 @@ def frame_labels(
     shift: Shift = 320,
     window: Window = None,
     fit: Fit = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0, max=SEED)] = 0,
+    seed: Annotated[int, typer.Option(help="Of k-means.", min=0, callback=at_most(SEED))] = 0,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .paths import CROWD, LARGE, MANY, finite, in_a_folder, run_folder
+from .paths import CROWD, LARGE, MANY, at_most, here, in_a_folder, run_folder
 
 
 class Precision(StrEnum):
@@ -42,7 +42,7 @@ Ray = Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, or wh
 
 # of training
 RunFolder = Annotated[Path | None, typer.Option(help="Default: runs/RECIPE.", callback=run_folder)]
-Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 WarmStart = Annotated[
     str | None,
     typer.Option(
@@ -51,7 +51,9 @@ WarmStart = Annotated[
         "torchvision:NAME.",
     ),
 ]
-MaxSteps = Annotated[int | None, typer.Option(help="Stop there; can be resumed.", min=1, max=MANY)]
+MaxSteps = Annotated[
+    int | None, typer.Option(help="Stop there; can be resumed.", min=1, callback=at_most(MANY))
+]
 MonitorSet = Annotated[
     str | None, typer.Option(help="Evaluate on this labelled set meanwhile, as train.monitor says.")
 ]
@@ -66,9 +68,12 @@ Subject = Annotated[
         help="last.pt of a run, its folder, an exported folder, timm:NAME or torchvision:NAME."
     ),
 ]
-Labelled = Annotated[Path, typer.Argument(help="Labelled shards: what is trained on.")]
+Labelled = Annotated[
+    Path, typer.Argument(help="Labelled shards: what is trained on.", callback=here)
+]
 TestShards = Annotated[
-    Path | None, typer.Option(help="Shards to test on; default: samples are left out.")
+    Path | None,
+    typer.Option(help="Shards to test on; default: samples are left out.", callback=here),
 ]
 Protocols = Annotated[
     str, typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
@@ -92,7 +97,9 @@ ShardLabels = Annotated[
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option(help="Of protocols that train; default: as officially.", min=1, max=MANY),
+    typer.Option(
+        help="Of protocols that train; default: as officially.", min=1, callback=at_most(MANY)
+    ),
 ]
 DocumentPart = Annotated[
     Documents | None,
@@ -108,14 +115,16 @@ Cache = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 # of frozen features
-AnyShards = Annotated[Path, typer.Argument(help="A packed folder; it need not have labels.")]
+AnyShards = Annotated[
+    Path, typer.Argument(help="A packed folder; it need not have labels.", callback=here)
+]
 FeatureFile = Annotated[
     Path, typer.Option(help="The file to write, .safetensors.", callback=in_a_folder)
 ]
 WithPixels = Annotated[
     bool, typer.Option("--pixels", help="Also raw pixels; of text, counts of its tokens.")
 ]
-BatchSize = Annotated[int, typer.Option(help="Samples at a time.", min=1, max=MANY)]
+BatchSize = Annotated[int, typer.Option(help="Samples at a time.", min=1, callback=at_most(MANY))]
 ForwardPrecision = Annotated[
     Precision, typer.Option(help="Of the forward pass; bf16 is faster on GPUs.")
 ]
@@ -125,25 +134,23 @@ RayWorkers = Annotated[
 ]
 
 # of vocabularies: the command itself says what each kind takes
-TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.")]
+TextShards = Annotated[Path, typer.Argument(help="A packed folder of text.", callback=here)]
 Size = Annotated[
     int,
     typer.Option(
-        help="Of the vocabulary, special tokens included; bytes: 260.", min=-MANY, max=MANY
+        help="Of the vocabulary, special tokens included; bytes: 260.", callback=at_most(MANY)
     ),
 ]
-Sentinels = Annotated[int, typer.Option(help="On top, at the end; T5: 100.", min=-MANY, max=MANY)]
+Sentinels = Annotated[
+    int, typer.Option(help="On top, at the end; T5: 100.", callback=at_most(MANY))
+]
 TextMegabytes = Annotated[
     float,
-    typer.Option(
-        help="Of text at most, about; else a sample.", min=-LARGE, max=LARGE, callback=finite
-    ),
+    typer.Option(help="Of text at most, about; else a sample.", callback=at_most(LARGE)),
 ]
 Holdout = Annotated[
     float,
-    typer.Option(
-        help="stream.holdout.fraction of recipes to come.", min=-LARGE, max=LARGE, callback=finite
-    ),
+    typer.Option(help="stream.holdout.fraction of recipes to come.", callback=at_most(LARGE)),
 ]
 VocabularyFile = Annotated[
     Path | None,

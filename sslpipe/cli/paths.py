@@ -1,11 +1,12 @@
-"""What options must be before work begins: places that can be written, finite numbers."""
+"""What options must be before work begins: places that can be written, numbers that can be used."""
 
 import io
-import math
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+Number = TypeVar("Number", int, float)
 # bounds of whole numbers, so that none is beyond what arrays, clocks and libraries take
 MANY = 2**48  # of samples, steps, frames
 CROWD = 65_536  # of processes, threads
 SIDE = 65_535  # pixels of the longest side that a JPEG can have
 SEED = 2**32 - 1  # the largest that scikit-learn takes
 LARGE = 1e9  # of megabytes, seconds
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 OF_SETS = ("manifest.json", ".tar", ".tar.idx", ".tar.tok", ".tar.sent")  # ends of names
 
 
@@ -48,15 +51,60 @@ def check_current_folder() -> None:
         raise SslpipeError("the current folder was removed; go to another one (cd)") from None
 
 
-def finite(value: float | None) -> float | None:
-    """Refuse infinity and what is no number, which every range lets through; None: not typed.
+def settings_of(sets: Sequence[str] | None, labels: Path | None = None) -> list[str]:
+    """Give all that `--set`, and `--labels` as one more, set in a recipe.
 
     Raises:
-        BadParameter: as typer names the option.
+        SslpipeError: one sets what an earlier one has set, which would be lost in silence.
     """
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no number that can be used; write one like 64")
-    return value
+    typed = [f"--set {text}" for text in sets or ()]
+    found = list(sets or ())
+    if labels is not None:
+        typed.append(f"--labels {labels}")
+        found.append(f"stream.labels={json.dumps(str(labels))}")
+    keys = [text.partition("=")[0].strip() for text in found]
+    for later, key in enumerate(keys):
+        for earlier in range(later):
+            if f"{keys[earlier]}.".startswith(f"{key}."):
+                raise SslpipeError(
+                    f"{typed[later]}: sets what `{typed[earlier]}` has set before; keep one"
+                )
+    return found
+
+
+def at_most(most: Number) -> Callable[[Number | None], Number | None]:
+    """Give the check of an option that refuses numbers beyond `most`, infinity, and what is none.
+
+    A range would do so, too, but stand in `--help`, where nobody needs a bound of 15 digits; and it
+    lets through what is no number.
+    """
+
+    def check(value: Number | None) -> Number | None:
+        if value is not None and not abs(value) <= most:
+            raise typer.BadParameter(f"{value} is beyond what can be used; write one like 64")
+        return value
+
+    return check
+
+
+def here(shards: Path | None) -> Path | None:
+    """Refuse a URL where a set on this machine is asked for, which Path would read as a folder.
+
+    Raises:
+        SslpipeError: it is one.
+    """
+    if url := url_of(shards):
+        raise SslpipeError(
+            f"{url}: is a URL, and a set on this machine is asked for; copy it here, or make an "
+            "index of its tars: sslpipe index URL/*.tar --out FOLDER"
+        )
+    return shards
+
+
+def url_of(path: Path | None) -> str | None:
+    """The URL that was typed, of whose slashes Path has made one; None: it was a path."""
+    found = URL.match(str(path))
+    return str(path).replace(":/", "://", 1) if found else None
 
 
 def in_a_folder(out: Path | None) -> Path | None:

@@ -6,20 +6,26 @@ from typing import Annotated
 import typer
 
 from .options import Device
-from .paths import in_a_folder
+from .paths import at_most, here, in_a_folder
 from .terminal import console
 
 Share = Annotated[
-    float, typer.Option(help="Kept of each predicted class, the surest.", min=0.001, max=1)
+    float,
+    typer.Option(
+        help="Kept of each predicted class, the surest.", min=0.001, max=1, callback=at_most(1)
+    ),
 ]
 
 
 def pseudo_label(
     subject: Annotated[Path, typer.Argument(help="A run's folder, or its last.pt.")],
-    shards: Annotated[Path, typer.Argument(help="A packed folder, labelled in part or not.")],
+    shards: Annotated[
+        Path, typer.Argument(help="A packed folder, labelled in part or not.", callback=here)
+    ],
     out: Annotated[Path, typer.Option(help="The CSV file to write.", callback=in_a_folder)],
     known: Annotated[
-        Path | None, typer.Option(help="Labelled shards that teach; default: SHARDS.")
+        Path | None,
+        typer.Option(help="Labelled shards that teach; default: SHARDS.", callback=here),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="A CSV file of labels of SHARDS that teach as well.")

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import SslpipeError
 from .options import Ray
-from .paths import CROWD, LARGE, MANY, SIDE, finite, run_folder
+from .paths import CROWD, LARGE, MANY, SIDE, at_most, here, run_folder, url_of
 from .terminal import (
     AGAIN,
     ModalityOption,
@@ -34,8 +34,7 @@ def pack_folder(out: Path) -> Path:
     Raises:
         SslpipeError: it is a URL, or nothing can be written there.
     """
-    if ":/" in str(out):  # Path makes one slash of two
-        url = str(out).replace(":/", "://", 1)
+    if url := url_of(out):
         raise SslpipeError(f"{url}: is a URL; pack into a folder, then copy it there")
     return run_folder(out) or out
 
@@ -66,10 +65,14 @@ Quality = Annotated[
 CheckOption = Annotated[Check, typer.Option(help="Of original bytes: all, or the header alone.")]
 Megabytes = Annotated[
     float,
-    typer.Option(help="Megabytes per shard, about.", min=0.001, max=LARGE, callback=finite),
+    typer.Option(help="Megabytes per shard, about.", min=0.001, callback=at_most(LARGE)),
 ]
-Samples = Annotated[int | None, typer.Option(help="Samples per shard instead.", min=1, max=MANY)]
-Seed = Annotated[int, typer.Option(help="Of the shuffle before packing.", min=0, max=2**63 - 1)]
+Samples = Annotated[
+    int | None, typer.Option(help="Samples per shard instead.", min=1, callback=at_most(MANY))
+]
+Seed = Annotated[
+    int, typer.Option(help="Of the shuffle before packing.", min=0, callback=at_most(2**63 - 1))
+]
 Columns = Annotated[
     str, typer.Option(help="Names in a table, as path=file,label=a: path, label, key, text.")
 ]
@@ -82,8 +85,7 @@ Fps = Annotated[
     typer.Option(
         help="Frames per second of folders of pictures; default: 25.",
         min=0.01,
-        max=100_000,
-        callback=finite,
+        callback=at_most(100_000),
     ),
 ]
 LabelsFile = Annotated[
@@ -128,13 +130,19 @@ def pack(
     labels: LabelsFile = None,
     dedupe: DedupeOption = Dedupe.none,
     near_bits: NearBits = None,
-    keep_names: Annotated[bool, typer.Option(help="Original names as .name.json.")] = False,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="Original names as .name.json.")
+    ] = False,
     fps: Fps = None,
     modality: ModalityOption = "image",
     workers: Workers = None,
     ray: Ray = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a packing in OUT.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be made; write nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a packing in OUT.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be made; write nothing.")
+    ] = False,
 ) -> None:
     """Pack files into WebDataset shards with indexes and a manifest.
 
@@ -205,7 +213,7 @@ def print_problems(problems: Iterable["Problem"], *, before: str = "") -> None:
 
 
 def verify(
-    shards: Annotated[Path, typer.Argument(help="A packed folder.")],
+    shards: Annotated[Path, typer.Argument(help="A packed folder.", callback=here)],
     exclude: Annotated[
         bool, typer.Option("--exclude", help="Leave the bad samples out from now on.")
     ] = False,

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ShardError
-from .paths import CROWD, MANY, in_a_folder, picture_file, run_folder, save_picture
+from .paths import CROWD, MANY, at_most, here, in_a_folder, picture_file, run_folder, save_picture
 from .terminal import AGAIN, ModalityOption, bar, console, say_line, say_made, stopped
 
 KEPT = f"{AGAIN}: finished indexes are kept"
@@ -28,8 +28,10 @@ def index(
         str | None, typer.Option(help="Of the payload, where samples have several.")
     ] = None,
     label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
-    decode: Annotated[bool, typer.Option(help="Decode all, not only headers.")] = False,
-    rebuild: Annotated[bool, typer.Option(help="Also index again what is up to date.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode all, not only headers.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Also index again what is up to date.")
+    ] = False,
     modality: ModalityOption = "image",
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
     threads: Annotated[
@@ -100,10 +102,11 @@ def tar_progress(update: Any) -> Any:
 
 
 def inspect(
-    shards: Annotated[Path, typer.Argument(help="A shard folder.")],
+    shards: Annotated[Path, typer.Argument(help="A shard folder.", callback=here)],
     key: Annotated[str | None, typer.Argument(help="A sample to show; default: the set.")] = None,
     row: Annotated[
-        int | None, typer.Option(help="A sample by its place in the set.", min=0, max=MANY)
+        int | None,
+        typer.Option(help="A sample by its place in the set.", min=0, callback=at_most(MANY)),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the sample's payload there.", callback=in_a_folder)
@@ -112,7 +115,9 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option(help="Draw samples with keys and labels.", callback=picture_file)
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=MANY, help="Samples on the sheet.")] = 40,
+    count: Annotated[
+        int, typer.Option(min=1, callback=at_most(MANY), help="Samples on the sheet.")
+    ] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what a shard set holds; or show, list, draw or extract its samples.
@@ -129,13 +134,14 @@ def inspect(
     if keys:
         for found in list_keys(manifest):
             typer.echo(found)
-    elif key is not None or row is not None:
+        return
+    codec = find_modality(manifest.modality, str(shards)).codec
+    if key is not None or row is not None:
         place = find_key(manifest, key) if key is not None else find_row(manifest, row or 0)
-        show_sample(extract_sample(manifest, *place), out, as_json)
+        show_sample(extract_sample(manifest, *place), codec.units, out, as_json)
     elif sheet is not None:
         draw_sheet(manifest, sheet, count)
     else:
-        codec = find_modality(manifest.modality, str(shards)).codec
         show_set(survey(manifest, codec), as_json)
 
 
@@ -186,18 +192,20 @@ def histogram(title: str, numbers: dict[str, int]) -> Table:
     return table
 
 
-def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
+def show_sample(sample: Any, units: Sequence[str], out: Path | None, as_json: bool) -> None:
     """What the index and the members say of one sample."""
     fields = ("key", "uid", "shard", "row", "label", "excluded", "payload")
     shown: dict[str, Any] = {name: getattr(sample, name) for name in fields}
     shown |= {**sample.extent, "flags": ", ".join(sample.flags)}
+    unit_of = dict(zip(sample.extent, units, strict=False))
     members = {ext: readable(ext, data) for ext, data in sample.members.items()}
     if as_json:
         console.print_json(json.dumps(shown | {"members": members}))
     else:
         table = Table("", sample.key)
         for name, value in [*list(shown.items())[1:], *members.items()]:
-            table.add_row(name if name in shown else f".{name}", str(value))
+            unit = f", {unit_of[name]}" if unit_of.get(name) else ""
+            table.add_row(f"{name}{unit}" if name in shown else f".{name}", str(value))
         console.print(table)
     if out is not None:
         from ..shards.side_files import replace_file

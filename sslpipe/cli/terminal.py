@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import SslpipeError
 from ..shards.side_files import disk_fault
@@ -31,6 +31,8 @@ NOT_LOADED = ("failed to map segment", "cannot allocate memory")
 # how numpy begins to say that no memory has such an array, however much there were
 TOO_LARGE = ("array is too big", "Maximum allowed")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# files with functions that C calls, and whose exceptions it drops
+SWALLOWING = re.compile(r"^<frozen importlib\._bootstrap|/llvmlite/binding/executionengine\.py$")
 STOPPED = "stopped; run the same command again"
 NARROW, USUAL, PIPED = 40, 80, 200  # columns: what holds no table, a terminal's, a file's
 
@@ -112,13 +114,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def end_imports(number: int, frame: FrameType | None) -> None:
-    """End the process at once if a module is being imported.
+    """End the process at once if a module is being imported, or numba hands on what it compiled.
 
     Libraries in C swallow what is raised there: the stop would be lost, or NumPy stay half a module
     that fails later. Little has begun then; what has is left as by a kill, which all else expects.
     """
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+        if SWALLOWING.search(frame.f_code.co_filename):
             with suppress(OSError):
                 os.write(2, f"{STOPPED}\n".encode())
             os._exit(128 + number)
@@ -147,6 +149,26 @@ class Stopping(TyperGroup):
         """Run the command that was typed."""
         with stopped(STOPPED):
             return super().invoke(ctx)
+
+
+class OnceEach(TyperCommand):
+    """A command that refuses an option given twice, of which the last would be taken in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words behind the command.
+
+        Raises:
+            SslpipeError: an option that takes one value stands twice.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            if given.count(option) > 1 and not option.multiple:
+                names = "/".join([*option.opts, *option.secondary_opts])
+                raise SslpipeError(
+                    f"{names}: is given {given.count(option)} times, and the last alone would "
+                    "count; give it once (of several names, with commas: a,b)"
+                )
+        return super().parse_args(ctx, args)
 
 
 def adding(update: Any) -> Callable[[float], None]:

@@ -21,7 +21,7 @@ from .options import (
 )  # fmt: skip
 from .paths import check_writable
 from .shards import Workers, print_problems
-from .terminal import AGAIN, adding, bar, console, notes, stopped
+from .terminal import AGAIN, OnceEach, adding, bar, console, notes, stopped
 
 if TYPE_CHECKING:
     from ..shards.manifest import Manifest
@@ -42,7 +42,7 @@ class KindOption(StrEnum):
     bytes = "bytes"
 
 
-@app.command()
+@app.command(cls=OnceEach)
 def train(
     shards: TextShards,
     kind: Annotated[KindOption, typer.Option(help="bpe alone loses nothing of a text.")],
@@ -51,7 +51,9 @@ def train(
     megabytes: TextMegabytes = 100.0,
     holdout: Holdout = 0.0,
     out: VocabularyFile = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
 ) -> None:
     """Train a vocabulary on the documents of a set: the same ones give the same file.
 
@@ -94,7 +96,7 @@ def check_new(file: Path) -> None:
         raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
 
 
-@app.command()
+@app.command(cls=OnceEach)
 def count(
     shards: TextShards,
     tokenizer: Tokenizer = None,
@@ -102,7 +104,9 @@ def count(
     ids: WithIds = False,
     sentences: WithSentences = False,
     dry_run: SizeAlone = False,
-    rebuild: Annotated[bool, typer.Option(help="Also count what was counted by it.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Also count what was counted by it.")
+    ] = False,
 ) -> None:
     """Write how many tokens each document has into the indexes of a set; rows are planned from it.
 

@@ -33,6 +33,8 @@ from .subsets import (
 Array = npt.NDArray[np.float32]
 Prepare = Callable[..., list[Array]]  # (train, *others) -> columns of each
 MISSING = "linear probe: scikit-learn is not installed; pip install 'sslpipe[train]'"
+# a few labels of many classes are what few_labels asks for: scikit-learn takes them for regression
+MANY_CLASSES = "The number of unique classes is greater than 50%"
 OFFICIAL_GRID = tuple(10 ** (-6 + 11 * step / 44) for step in range(45))
 
 
@@ -231,6 +233,7 @@ def path(
     # products with few columns gain nothing from threads, and lose all where others are at work
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol line says so
+        warnings.filterwarnings("ignore", MANY_CLASSES)
         for c in sorted(settings.grid):
             fitted.append(copy.copy(model.set_params(C=c).fit(x, y)))
     return fitted

@@ -10,6 +10,7 @@ sure of itself. One round: more than two drift.
 """
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..errors import ExtraError, SslpipeError
 from .classes import Names
 from .dealt_labels import DealtLabels, deal_labels, places_in_classes
 from .features import Features
-from .linear import MISSING
+from .linear import MANY_CLASSES, MISSING
 from .results import Measure
 
 I64 = npt.NDArray[np.int64]
@@ -140,7 +141,7 @@ def predict(known: Features, rest: Features, settings: PseudoLabelSettings) -> P
 
     known = known.by_uid()
     temperature = calibrated(known, settings)
-    model = logistic_regression(settings.c).fit(*known.arrays())
+    model = fitted_regression(*known.arrays(), c=settings.c)
     shares_NK = softmax(logits(model, rest.arrays()[0]) / temperature, axis=1)
     labels = model.classes_[shares_NK.argmax(1)]
     return PseudoLabels(
@@ -152,8 +153,8 @@ def predict(known: Features, rest: Features, settings: PseudoLabelSettings) -> P
     )
 
 
-def logistic_regression(c: float) -> Any:
-    """Standardise by the samples it is fitted on, then multinomial logistic regression.
+def fitted_regression(x_ND: F64, y_N: I64, *, c: float) -> Any:
+    """Standardise by the samples, then fit a multinomial logistic regression.
 
     Raises:
         ExtraError: scikit-learn is not installed.
@@ -164,7 +165,10 @@ def logistic_regression(c: float) -> Any:
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise ExtraError(MISSING) from error
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MANY_CLASSES)
+        return model.fit(x_ND, y_N)
 
 
 def logits(model: Any, x_ND: F64) -> F64:
@@ -188,7 +192,7 @@ def calibrated(known: Features, settings: PseudoLabelSettings) -> float:
     parts = []
     for number in range(folds if folds > 1 else 0):
         out = fold == number
-        model = logistic_regression(settings.c).fit(x_ND[~out], y_N[~out])
+        model = fitted_regression(x_ND[~out], y_N[~out], c=settings.c)
         truth = np.searchsorted(model.classes_, y_N[out])
         parts.append((logits(model, x_ND[out]), truth))
     if not parts:
@@ -244,8 +248,8 @@ def gains(
     more_ND = parts.rest.at(rows).arrays()[0]
     both = np.concatenate([x_ND, more_ND]), np.concatenate([y_N, kept.labels.numpy()])
     test = parts.test.arrays()
-    few = float(logistic_regression(settings.c).fit(x_ND, y_N).score(*test))
-    refit = float(logistic_regression(settings.c).fit(*both).score(*test))
+    few = float(fitted_regression(x_ND, y_N, c=settings.c).score(*test))
+    refit = float(fitted_regression(*both, c=settings.c).score(*test))
     chance = largest_share(parts.test.labels)
     said = f"tested on {len(test[1]):,}: {parts.tested}"
     return (

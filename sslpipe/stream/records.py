@@ -102,14 +102,17 @@ def open_labels(path: str, store: ShardStore) -> Relabelled:
 
 
 def others(index: Index, row: int, wanted: Collection[str]) -> list[tuple[int, ...]]:
-    """The members of a sample that are wanted beside its payload: ext, start, header, size, CRC."""
+    """The members of a sample that are wanted beside its payload: ext, start, header, size, CRC.
+
+    As `PartDecode.of` takes them: `name.json` ends in json, too.
+    """
     sample = index.sample(row)
     numbers = (n for n in range(sample.members) if n != sample.primary)
     found = (index.member(sample.first + number) for number in numbers)
     return [
         (member.ext, member.start, member.header, member.size, member.crc)
         for member in found
-        if index.extensions[member.ext] in wanted
+        if (ext := index.extensions[member.ext]) in wanted or ext.rpartition(".")[2] in wanted
     ]
 
 

@@ -90,7 +90,7 @@ def train(
     check_monitored(pipeline.recipe, settings, monitor)
     check_folder(last, resume=resume)
     run = prepare_run(pipeline, method, settings, start)
-    run, step = restore_run(run, last) if resume else (run, 0)
+    run, begun = restore_run(run, last) if resume else (run, 0)
     total = run.plan.total
     end = total if max_steps is None else min(max_steps, total)
     show = progress if pipeline.rank == 0 else SILENT
@@ -99,11 +99,11 @@ def train(
         stack.enter_context(short_turns())
         if pipeline.rank == 0:
             stack.callback(show.close)
-        record = RunRecord(run, out, step, every, show, stack, monitor)
+        record = RunRecord(run, out, begun, every, show, stack, monitor)
         batches = stack.enter_context(closing(endless(pipeline)))
-        show.start(step, end)
-        step, row, stop = take_steps(run, batches, record, step, end, asked)
-        show.message(record.farewell(step))
+        show.start(begun, end)
+        step, row, stop = take_steps(run, batches, record, begun, end, asked)
+        show.message(record.farewell(step, begun=begun, end=end))
     return TrainResult(step, total, row, last, tuple(record.alarms), stop)
 
 

@@ -223,16 +223,18 @@ class RunRecord:
             self._watch.keep(step)
         remove_unnamed(self._out)
 
-    def farewell(self, step: int) -> str:
-        """Say how the run ended, and how to go on."""
+    def farewell(self, step: int, *, begun: int, end: int) -> str:
+        """Say how a run from step `begun`, to stop at `end`, ended at `step`, and how to go on."""
         last, total = self._out / LAST, self._run.plan.total
         best = self._watch.farewell if self._watch else ""
         if step == total:
             return f"finished {step} steps; checkpoint: {last}{best}"
-        return (
-            f"stopped after step {step} of {total} and saved {last}{best}; "
-            f"go on with the same command and --resume"
-        )
+        done = f"stopped after step {step} of {total} and saved {last}{best}"
+        if step == begun:
+            done = f"nothing to do up to step {end}: {last} holds step {step} of {total} already"
+        if step < end:
+            return f"{done}; go on with the same command and --resume"
+        return f"{done}; go on with --resume and a larger --max-steps, or none"
 
 
 def alarm_of(run: TrainRun, rows: Sequence[LoggedRow]) -> Alarm:

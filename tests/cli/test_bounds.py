@@ -1,7 +1,5 @@
 """Options and names of every kind: numbers have bounds, names are printed as they are, one line."""
 
-import math
-
 import pytest
 import typer
 
@@ -32,10 +30,8 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("words", "option"), NUMBERS)
 def test_every_number_has_bounds_that_libraries_can_count_to(run, words, option):
-    assert option.min is not None
-    assert option.max is not None
-    assert -math.inf < option.min <= option.max < 2**63
-    for value in (10**23, option.max + 1, option.min - 1, "1e400"):
+    low = [] if option.min is None else [option.min - 1]
+    for value in (10**23, -(10**23), 2**63, "1e400", "nan", *low):
         _, err = run(*words, f"{option.opts[0]}={value}", code=2)
         assert "Traceback" not in err
         assert option.opts[0] in err or "Missing" in err
@@ -77,3 +73,47 @@ def test_files_that_eval_names_are_read_before_it_encodes(run, packed, tmp_path,
     words = ("pseudo-label", "r", packed, "--out", "o.csv", "--known", "wrong")
     assert "wrong: is not JSON" in run(*words, code=2, cwd=tmp_path)[1]
     assert load_recipe(tmp_path / "r/recipe.yaml").stream.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    "words", [("inspect",), ("verify",), ("eval", "run"), ("tokenizer", "count")]
+)
+def test_a_url_is_refused_where_a_set_here_is_asked_for(run, words):
+    _, err = run(*words, "http://127.0.0.1:1/set", code=2)
+    assert err.startswith("error: SslpipeError: http://127.0.0.1:1/set: is a URL, and a set on")
+
+
+OPTIONS = list(options(typer.main.get_command(app)))
+
+
+def test_help_shows_no_bound_that_nobody_types():
+    for words, option in OPTIONS:
+        assert (getattr(option, "max", None) or 0) <= 2**16, words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("index", "tars", "--export", "wids", "--export", "dali"),
+        ("eval", "run", "set", "--pixels", "--no-pixels"),
+        ("tokenizer", "count", "set", "--workers", 1, "--workers=2"),
+    ],
+)
+def test_an_option_given_twice_is_refused(run, words):
+    _, err = run(*words, code=2)
+    option = next(word for word in words if word.startswith("--"))
+    assert err.startswith(f"error: SslpipeError: {option}")
+    assert "is given 2 times, and the last alone would count; give it once" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "train.epochs=3", "--set", "train.epochs=4"), "--set train.epochs=4: sets what"),
+        (("--set", "stream.seed=3", "--set", "stream={}"), "--set stream={}: sets what"),
+        (("--set", "stream.labels=a", "--labels", "b"), "--labels b: sets what"),
+    ],
+)
+def test_a_setting_set_twice_is_refused(run, tmp_path, words, told):
+    _, err = run("train", "demo", "--shards", "none", *words, code=2, cwd=tmp_path)
+    assert told in err

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sslpipe.cli.terminal import SWALLOWING
 from sslpipe.modalities.text.codec import TextCodec
 from sslpipe.modalities.text.training import single_bytes
 from sslpipe.shards import PackSettings, pack
@@ -124,6 +125,15 @@ commands.check_current_folder = check
 sys.argv = ["sslpipe", "recipes"]
 commands.main()
 """
+
+
+def test_code_called_by_the_compiler_is_known_to_swallow_a_stop():
+    """ctypes drops what Python raises in there."""
+    from llvmlite.binding import executionengine
+
+    assert SWALLOWING.search(executionengine.__file__)
+    assert SWALLOWING.search("<frozen importlib._bootstrap_external>")
+    assert not SWALLOWING.search(__file__)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])

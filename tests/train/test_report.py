@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from sslpipe.train import Bar, report
+from sslpipe.train import Bar, Silent, report, train
 
 
 def test_the_bar_shows_steps_loss_speed_and_waiting():
@@ -62,3 +62,25 @@ def test_a_message_is_one_line_of_a_log_and_names_in_it_stay_as_they_are(capfd):
     bar.message(text)
     bar.close()
     assert text in capfd.readouterr().err.splitlines()
+
+
+def test_the_way_on_is_one_that_goes_on(toy, tmp_path):
+    """After --max-steps the same command with --resume would end at once."""
+    recipe, told = toy.recipe(), []
+
+    class Told(Silent):
+        def message(self, text):
+            told.append(text)
+
+    for stop, resume in ((3, False), (3, True), (2, True), (4, True), (None, True)):
+        train(toy.Pipe(recipe), toy.Toy(), recipe.train, out=tmp_path, resume=resume,
+              max_steps=stop, progress=Told())  # fmt: skip
+    on = "; go on with --resume and a larger --max-steps, or none"
+    last = tmp_path / "last.pt"
+    assert told[:4] == [
+        f"stopped after step 3 of 20 and saved {last}{on}",
+        f"nothing to do up to step 3: {last} holds step 3 of 20 already{on}",
+        f"nothing to do up to step 2: {last} holds step 3 of 20 already{on}",
+        f"stopped after step 4 of 20 and saved {last}{on}",
+    ]
+    assert told[4].startswith("finished 20 steps")

@@ -59,6 +59,7 @@ WORLDS = (1, 2, 3, 4, 6)
 MODES = ("whole", "damaged", "server", "workers")
 STEPS = 40  # about eleven epochs
 Record = dict[str, str]  # slot -> digest
+State = dict[str, Any] | None  # of a pipeline; None: at its beginning
 
 
 @dataclass
@@ -126,7 +127,7 @@ def trial(folder: Path, shards: Path, kind: str, rng: random.Random, tally: Tall
         place = folder / "shards"
         shutil.copytree(shards, place)
         tally.done["flipped bits"] += flip_bits(place, rng)
-    truth = dict(enumerate(records(place, state=None, rank=0, world_size=1)))
+    truth = dict(enumerate(records(place)))
     if kind == "workers":
         kill_workers(shards, truth, rng, tally)
         return
@@ -180,7 +181,7 @@ def run_to_the_end(
     tally: Tally,
 ) -> None:
     """Start, kill and resume until every step is done; compare all that was handed out."""
-    state: dict[str, Any] | None = None
+    state: State = None
     step, life = 0, 0
     while step < STEPS:
         world_size = rng.choice(WORLDS)
@@ -197,11 +198,7 @@ def run_to_the_end(
 
 
 def live(
-    logs: list[Path],
-    place: str,
-    cache: Path | None,
-    state: dict[str, Any] | None,
-    deadline: float | None,
+    logs: list[Path], place: str, cache: Path | None, state: State, deadline: float | None
 ) -> int:
     """All ranks of one life; with a deadline they are killed then. Returns how many were."""
     context = multiprocessing.get_context("fork")  # seconds of imports are not repeated
@@ -226,12 +223,7 @@ def live(
 
 
 def consume(
-    place: str,
-    cache: Path | None,
-    state: dict[str, Any] | None,
-    rank: int,
-    world_size: int,
-    log: Path,
+    place: str, cache: Path | None, state: State, rank: int, world_size: int, log: Path
 ) -> None:
     """One rank: log what it is handed."""
     with log.open("w") as file, pipeline(place, cache, rank, world_size) as pipe:
@@ -242,10 +234,10 @@ def consume(
             time.sleep(0.002)
 
 
-def records(place: Path, *, state: None, rank: int, world_size: int) -> Iterator[Record]:
+def records(place: Path) -> Iterator[Record]:
     """Run undisturbed, and yield what every step held."""
-    with pipeline(str(place), None, rank, world_size) as pipe:
-        yield from handed(pipe, state)
+    with pipeline(str(place), None, 0, 1) as pipe:
+        yield from handed(pipe, None)
 
 
 def pipeline(place: str, cache: Path | None, rank: int, world_size: int, *words: str) -> Pipeline:
@@ -255,7 +247,7 @@ def pipeline(place: str, cache: Path | None, rank: int, world_size: int, *words:
     return sslpipe.load(recipe, shards=place, device="cpu", rank=rank, world_size=world_size)
 
 
-def handed(pipe: Pipeline, state: dict[str, Any] | None) -> Iterator[Record]:
+def handed(pipe: Pipeline, state: State) -> Iterator[Record]:
     """Digests of all samples from `state` to the last step, by their slot in the global batch."""
     if state:
         pipe.load_state_dict(state)

@@ -27,7 +27,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -243,47 +242,9 @@ def wall(size: Size) -> Iterator[Row]:
 def decode(size: Size) -> Iterator[Row]:
     """Images/s of the device and of the CPU, and how far apart their pixels are."""
     import torch
-    from gpu_augment import timed
-    from gpu_wall import OnCpu, jpegs
+    from gpu_decoding import decoders
 
-    from sslpipe.modalities.image.canvases import CanvasDecode
-    from sslpipe.modalities.image.codec import GPU_JPEG
-    from sslpipe.modalities.image.decode import decode as on_cpu
-    from sslpipe.modalities.image.gpu_decode import GpuDecode, TorchCodec
-
-    device, data = torch.device(size.device), jpegs(size.images)
-    encoded = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in data]
-    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
-
-    def rate(work: Callable[[], object]) -> Row:
-        took = timed(work, device=device, repeats=size.repeats)
-        return {**took, "images_per_s": 1e3 * len(data) / took["done_ms"]}
-
-    def lists(side: int | None) -> Callable[[], Row]:
-        def measure() -> Row:
-            engine = TorchCodec(device) if size.device == "cuda" else OnCpu()
-            gpu = GpuDecode(CanvasDecode(side), engine, baseline=GPU_JPEG)
-            with engine.stream():
-                canvases = gpu.decode(encoded)
-            pairs = [
-                (c.data.cpu().float() - torch.from_numpy(on_cpu(d, size=side))).abs()
-                for c, d in zip(canvases, data, strict=True)
-                if c is not None
-            ]
-            took = rate(lambda: gpu.decode(encoded))
-            apart = {
-                "levels_apart": float(torch.stack([pair.mean() for pair in pairs]).mean()),
-                "most_levels_apart": float(torch.stack([pair.max() for pair in pairs]).max()),
-            }
-            return {**took, **apart, "returned": gpu.returned}
-
-        return measure
-
-    yield from attempts({
-        "cpu threads": lambda: rate(lambda: list(threads.map(on_cpu, data))),
-        "lists": lists(None),
-        "lists, shrunk to 256": lists(256),
-    })  # fmt: skip
+    yield from attempts(decoders(torch.device(size.device), size.images, size.repeats))
 
 
 def modalities(size: Size) -> Iterator[Row]:

@@ -29,8 +29,8 @@ import numpy as np
 import text_peers
 import torch
 from provenance import row
-from rich.console import Console
 from rich.table import Table
+from text_shapes import WINDOW, console, our_shapes, packing_table
 
 import sslpipe
 from sslpipe.modalities.text import tokens as tokens_of_this_process
@@ -53,9 +53,7 @@ run: {{workers: {workers}, prefetch: {prefetch}, threads: 1}}
 """
 MLM = "targets: {mlm: {view: tokens, task: mlm}}"
 SIZE = 8192  # of the vocabulary
-WINDOW = 1024
 MANY, EPOCHS = 256, 5  # rows of a batch for which the main process is timed, and how often
-console = Console(width=140)
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def main() -> None:
     cases |= peers
     rates = measure(cases, chosen.rounds)
     show(rates, took)
-    shapes = our_shapes(kept, setting) | shapes
+    shapes = our_shapes(kept, setting.recipe(), setting.length) | shapes
     figures = summary(rates) + packing_table(shapes)
     figures += late(chosen.folder, chosen.documents) + main_cost(kept, setting)
     console.print(figures)
@@ -203,50 +201,6 @@ def summary(rates: Rates) -> str:
         ratios = [a[2] / b[2] for a, b in zip(mine, values, strict=True)]
         told.append(f"{statistics.median(ratios):.1f} x {name}")
     return f"tokens per second of CPU: {', '.join(told) or 'no peer is installed'}; "
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a packing makes of documents: shares of 1."""
-
-    fill: float  # of the steps of rows
-    cut: float  # of the documents that fit in a row
-    lost: float  # of the tokens
-
-
-def our_shapes(shards: Path, setting: Setting) -> dict[str, Shape]:
-    """Of each of our packings, over the lengths of one epoch."""
-    found = {}
-    with sslpipe.load(setting.recipe(), shards=shards, device="cpu") as pipe:
-        corpus = pipe.source.corpora[0]
-        located = corpus.locate(np.arange(corpus.order.samples))
-        extents = corpus.records.at(located.shards, located.rows).samples["extent"]
-        lengths = pipe.parts[0].decider.lengths(extents)
-    for name in ("best_fit", "concat", "one"):
-        made = [
-            (window, PACKERS[name](window, setting.length))
-            for window in np.split(lengths, range(WINDOW, len(lengths), WINDOW))
-        ]
-        pieces = [np.bincount(s.documents, minlength=len(w)) for w, s in made]
-        fits = [w <= setting.length for w, _ in made]
-        rows = sum(s.row_count for _, s in made)
-        tokens = sum(int(s.lengths.sum()) for _, s in made)
-        cut = sum(int((p[f] > 1).sum()) for p, f in zip(pieces, fits, strict=True))
-        found[f"sslpipe, {name}"] = Shape(
-            tokens / (rows * setting.length), cut / sum(int(f.sum()) for f in fits),
-            1 - tokens / int(lengths.sum()),
-        )  # fmt: skip
-    return found
-
-
-def packing_table(shapes: dict[str, Shape]) -> str:
-    """Print what becomes of documents; the same as text for ours by best fit."""
-    table = Table("packing", "filled", "documents that fit, cut", "tokens lost")
-    for name, shape in shapes.items():
-        table.add_row(name, *(f"{100 * n:.2f} %" for n in (shape.fill, shape.cut, shape.lost)))
-    console.print(table)
-    mine = shapes["sslpipe, best_fit"]
-    return f"best fit fills {100 * mine.fill:.2f} % and cuts {100 * mine.cut:.2f} %; "
 
 
 def simulated(documents: int) -> Rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from text_shapes import Shape
 from torch.utils.data import DataLoader
 
 PEERS = ("transformers", "datasets", "trl")
@@ -81,8 +82,6 @@ def cases(texts: list[str], setting: Any, folder: Path) -> tuple[dict, dict, dic
             cut, DataCollatorWithFlattening(), setting, shuffle=True
         ),
     }
-    from text import Shape  # which imports this file
-
     total = int(lengths.sum())
     shapes = {
         "datasets, concatenated": Shape(1.0, cut_share(lengths, setting.length),

@@ -11,9 +11,11 @@ from typing import BinaryIO, cast
 
 from ...errors import ExtraError, ShardError
 from ...process import regular_file
+from ..read.download import Patience, persist
 from ..read.file_systems import find_store
 
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?:://|::)", re.IGNORECASE)
+FEW = Patience(attempts=4)  # 3 s at most for a file: a store that is away has many
 OPEN_ZIPS = 4  # per process; a directory of a million members takes about 0.5 GB
 
 CLOSED = "cannot be listed"  # how the reason of a folder begins whose samples are lacking
@@ -169,12 +171,15 @@ def read_local(place: Origin) -> bytes:
 
 
 def read_store(place: Origin) -> bytes:
-    """The bytes at a place in a store, in one request."""
+    """The bytes at a place in a store, in one request; one that fails is tried again."""
     store, path = find_store(place.url)
     start, size = place.span or (None, 0)
     end = None if start is None else start + size
-    data: bytes = store.cat_file(path, start=start, end=end)
-    return data
+    request = functools.partial(store.cat_file, path, start=start, end=end)
+    try:
+        return bytes(persist(request, place.url, FEW))
+    except ShardError as error:  # what the client said is told in fewer words
+        raise error.__cause__ or error from None
 
 
 @functools.lru_cache(maxsize=OPEN_ZIPS)

@@ -14,15 +14,23 @@ import pytest
 from sslpipe.errors import ExtraError
 from sslpipe.shards.make import source
 from sslpipe.shards.make.source import Origin, read
+from sslpipe.shards.read.download import Patience
 
 CONTENT = bytes(range(256)) * 8
 
 
 class Web(BaseHTTPRequestHandler):
-    """Serves CONTENT at /ok, refuses other paths by their number, and knows no ranges."""
+    """Serves CONTENT at /ok, at /late the second time; refuses other paths by their number.
+
+    It knows no ranges.
+    """
+
+    asked = 0
 
     def do_GET(self):
-        status = 200 if self.path == "/ok" else int(self.path[1:])
+        Web.asked += self.path == "/late"
+        late = 200 if Web.asked > 1 else 503
+        status = {"/ok": 200, "/late": late}.get(self.path) or int(self.path[1:])
         self.send_response(status)
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
@@ -84,7 +92,13 @@ def test_members_of_tars_by_their_range(tmp_path):
     assert read(Origin(str(tmp_path / "a.tar"), span=(member.offset_data, member.size))) == CONTENT
 
 
-def test_every_failure_says_why(tmp_path, memory, web):
+def test_a_request_that_fails_is_tried_again(web, monkeypatch):
+    monkeypatch.setattr(source, "FEW", Patience(attempts=2, first=0))
+    assert read(Origin(f"{web}/late")) == CONTENT
+
+
+def test_every_failure_says_why(tmp_path, memory, web, monkeypatch):
+    monkeypatch.setattr(source, "FEW", Patience(attempts=2, first=0))
     (tmp_path / "file").write_bytes(CONTENT)
     assert failure(Origin(str(tmp_path / "gone"))) == (errno.ENOENT, "No such file or directory")
     assert failure(Origin(str(tmp_path))) == (errno.EISDIR, "Is a directory")
