@@ -52,24 +52,18 @@ def check_current_folder() -> None:
 
 
 def settings_of(sets: Sequence[str] | None, labels: Path | None = None) -> list[str]:
-    """Give all that `--set`, and `--labels` as one more, set in a recipe.
+    """Give what `--set` sets in a recipe, the last of a key last, and `--labels` as one more.
 
     Raises:
-        SslpipeError: one sets what an earlier one has set, which would be lost in silence.
+        SslpipeError: both name labels.
     """
-    typed = [f"--set {text}" for text in sets or ()]
     found = list(sets or ())
-    if labels is not None:
-        typed.append(f"--labels {labels}")
-        found.append(f"stream.labels={json.dumps(str(labels))}")
-    keys = [text.partition("=")[0].strip() for text in found]
-    for later, key in enumerate(keys):
-        for earlier in range(later):
-            if f"{keys[earlier]}.".startswith(f"{key}."):
-                raise SslpipeError(
-                    f"{typed[later]}: sets what `{typed[earlier]}` has set before; keep one"
-                )
-    return found
+    if labels is None:
+        return found
+    for text in found:
+        if text.partition("=")[0].strip() == "stream.labels":
+            raise SslpipeError(f"--labels {labels}: `--set {text}` names labels, too; keep one")
+    return [*found, f"stream.labels={json.dumps(str(labels))}"]
 
 
 def at_most(most: Number) -> Callable[[Number | None], Number | None]:
