@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # workers import this module, and must not wait for torch
     from torch import Tensor
 
 U64 = npt.NDArray[np.uint64]
+F64 = npt.NDArray[np.float64]
 Words = tuple[U64, U64, U64, U64]
 M0, M1 = 0xD2511F53, 0xCD9E8D57
 W0, W1 = 0x9E3779B9, 0xBB67AE85
@@ -133,6 +134,20 @@ def philox_blocks(counter: Words, key: tuple[U64, U64], shape: tuple[int, ...]) 
         for word, out in enumerate(philox_in(mine, (blocks[some], streams[some], low, high), keys)):
             drawn[some, word] = out
     return drawn
+
+
+def fractions_there(raw: U64) -> F64:
+    """Make float64 in [0, 1) of the upper 24 bits of (n, ...) words, in their own memory.
+
+    Fresh pages cost more than that.
+    """
+    made: F64 = raw.view(np.float64)
+    few = max(1, AT_ONCE // max(1, raw[:1].size))  # for which NumPy's own copy is small, too
+    for start in range(0, len(raw), few):
+        some = slice(start, start + few)
+        np.right_shift(raw[some], np.uint64(8), raw[some])
+        np.multiply(raw[some], 2.0**-24, made[some])
+    return made
 
 
 SCRATCH, KEYS = Scratch(), Scratch()

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import torch
 
+from . import compiled_draws
 from .batch import Batch
 from .device.handoff import Mark, find_device, handoff
 from .errors import RecipeError, StateError
@@ -109,6 +110,7 @@ class Pipeline:
         self.rank, self.world_size = rank, world_size
         self.threads = cores() if recipe.run.threads == "auto" else recipe.run.threads
         self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="sslpipe")
+        compiled_draws.prepare()
         self.parts = parts_of(recipe, device=device, threads=self._threads)
         codec = modality_of(recipe).codec
         reading = ReadingRank(

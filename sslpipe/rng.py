@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .philox import AT_ONCE, MASK, Words, philox, philox_blocks
+from .compiled_draws import LOOP, fill_draws
+from .philox import MASK, Words, fractions_there, philox, philox_blocks
 
 U64 = npt.NDArray[np.uint64]
 
@@ -106,20 +108,26 @@ def draw_blocks(
     epoch: npt.ArrayLike,
     ids: npt.ArrayLike,
     view: npt.ArrayLike,
-) -> U64:
-    """Draw the four words of each of n blocks, of the stream beside it: (4 * n, ...) uint64.
+    dtype: type[np.uint64] | type[np.float64] = np.uint64,
+) -> npt.NDArray[Any]:
+    """Draw the four words of each of n blocks, of the stream beside it: (4 * n, ...).
 
-    Samples lie innermost: NumPy is slow where the last axis is short.
+    Samples lie innermost: NumPy is slow where the last axis is short. dtype: float64 for uniforms.
     """
     key = key_of(seed, epoch)
     uid = np.asarray(ids, dtype=np.int64).astype(np.uint64)
     views = np.asarray(view, dtype=np.uint64)
     shape = np.broadcast_shapes(np.shape(epoch), uid.shape, views.shape)
+    if LOOP:
+        made = np.empty((4 * len(blocks), *shape), dtype=dtype)
+        fill_draws(made, blocks, streams, views, uid, key)
+        return made
     blocks, streams = (each.reshape(-1, *[1] * len(shape)) for each in (blocks, streams))
     mask, shift = np.uint64(MASK), np.uint64(32)
     counter = blocks, streams << np.uint64(16) | views, uid & mask, uid >> shift
     drawn = philox_blocks(counter, (key & mask, key >> shift), shape)
-    return drawn.reshape(4 * len(blocks), *shape)
+    words = drawn.reshape(4 * len(blocks), *shape)
+    return fractions_there(words) if dtype is np.float64 else words
 
 
 def uniforms(
@@ -133,24 +141,17 @@ def uniforms(
     first: int = 0,
 ) -> npt.NDArray[np.float64]:
     """Draw as `words` does, and make float64 in [0, 1) of it, multiples of 2**-24."""
-    raw = words(count, seed=seed, epoch=epoch, stream=stream, ids=ids, view=view, first=first)
-    return fractions(raw)
+    blocks = np.arange(first, first + (count + 3) // 4, dtype=np.uint64)
+    streams = np.full_like(blocks, stream_id(stream))
+    drawn = draw_blocks(
+        blocks, streams, seed=seed, epoch=epoch, ids=ids, view=view, dtype=np.float64
+    )
+    return np.moveaxis(drawn, 0, -1)[..., :count]
 
 
 def fractions(raw: U64) -> npt.NDArray[np.float64]:
     """Make float64 in [0, 1), multiples of 2**-24, of u32."""
     made: npt.NDArray[np.float64] = np.multiply(raw >> np.uint64(8), 2.0**-24)
-    return made
-
-
-def fractions_there(raw: U64) -> npt.NDArray[np.float64]:
-    """Make `fractions` of (n, ...) words in their own memory: fresh pages cost more than that."""
-    made: npt.NDArray[np.float64] = raw.view(np.float64)
-    few = max(1, AT_ONCE // max(1, raw[:1].size))  # for which NumPy's own copy is small, too
-    for start in range(0, len(raw), few):
-        some = slice(start, start + few)
-        np.right_shift(raw[some], np.uint64(8), raw[some])
-        np.multiply(raw[some], 2.0**-24, made[some])
     return made
 
 
@@ -193,15 +194,16 @@ class Keys:
         """Draw some blocks of four uniforms of each of many streams: (V, B, 4 n), in one pass."""
         sizes = [len(some) for some in numbers.values()]
         ids = np.array([stream_id(stream) for stream in numbers], dtype=np.uint64)
-        raw = draw_blocks(
+        found = draw_blocks(
             np.array([block for some in numbers.values() for block in some], dtype=np.uint64),
             np.repeat(ids, sizes),
             seed=self.seed,
             epoch=self.epochs,
             ids=self.uids,
             view=self.views[:, None],
+            dtype=np.float64,
         )
-        drawn, ends = np.moveaxis(fractions_there(raw), 0, -1), list(accumulate(sizes, initial=0))
+        drawn, ends = np.moveaxis(found, 0, -1), list(accumulate(sizes, initial=0))
         return {
             stream: drawn[..., 4 * start : 4 * end]
             for stream, (start, end) in zip(numbers, pairwise(ends), strict=True)

@@ -10,7 +10,16 @@ import pytest
 from .conftest import ROOT
 
 PACKAGE = ROOT / "sslpipe"
-GROUND = {"errors", "philox", "rng", "permutations", "batch", "process"}
+GROUND = {
+    "errors",
+    "machine_code",
+    "philox",
+    "compiled_draws",
+    "rng",
+    "permutations",
+    "batch",
+    "process",
+}
 DATA = {
     *GROUND,
     "recipe",
@@ -23,8 +32,11 @@ DATA = {
 MODEL = {"encoders", "methods"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself
     "errors": set(),
+    "machine_code": {"errors", "process"},
     "philox": set(),
-    "rng": {"philox"},
+    "philox_loop": {"philox"},
+    "compiled_draws": {"machine_code", "philox_loop"},
+    "rng": {"philox", "compiled_draws"},
     "permutations": {"rng"},
     "batch": {"errors"},
     "process": {"errors"},

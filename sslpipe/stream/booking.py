@@ -7,7 +7,7 @@ of its calls; where a slot lies is not decided here, so all of this is done once
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from .tasks import (
     PLACE,
     READ,
     RESULT,
+    ROOM,
     ROW,
     SIZE,
     START,
@@ -135,13 +136,8 @@ class Booking:
         wants = Wants.joined(steps)
         records = self.source.records(wants)
         instructions, room = self._told(wants, kind, records, usual)
-        booked = self.tables(steps, kind, records, instructions, room, usual)
         drawn = self._drawn(wants, records) if kind == DECODE else []
-        ends = np.cumsum([0, *(len(each) for each in steps)]).tolist()
-        return [
-            replace(each, drawn=tuple(part and part.at(slice(*pair)) for part in drawn))
-            for each, pair in zip(booked, pairwise(ends), strict=True)
-        ]
+        return self.tables(steps, kind, records, instructions, room, usual, drawn)
 
     def _drawn(self, wants: Wants, records: Records) -> list[Drawn | None]:
         """What can be drawn of each part before samples are decoded; of whole ones alone."""
@@ -177,28 +173,29 @@ class Booking:
         instructions: Sequence[I64],
         room: I64,
         usual: list[int],
+        drawn: Sequence[Drawn | None] = (),
     ) -> list[Booked]:
         """Lay samples in slots, an own one for each step, and in tasks; room: (n, P) bytes."""
         ends = np.cumsum([0, *(len(wants) for wants in steps)])
         step = np.repeat(np.arange(len(steps)), np.diff(ends))
         wants, (rooms, sizes) = Wants.joined(steps), laid(room, ends)
-        samples = sample_table(wants, records, np.arange(len(room)) - ends[step])
+        told = [rooms.reshape(len(room), -1), *instructions]
+        table = task_table(wants, records, np.arange(len(room)) - ends[step], np.hstack(told))
         behind = file_number(step * len(self.source.corpora) + wants.corpora, wants.shards)
         order = np.lexsort((wants.rows, behind))
-        table = np.hstack([samples, rooms.reshape(len(room), -1), *instructions])[order]
+        table = table.take(order, axis=0)
         members = self.source.others(wants, order)
         widths = tuple(told.shape[1] for told in instructions)
         booked = []
         for at, (start, end) in enumerate(pairwise(ends.tolist())):
             mine = slice(start, end)
             task = task_samples(table[mine], self.count)
-            own = members[(members[:, 0] >= start) & (members[:, 0] < end)]
-            own[:, 0] -= start
             its_records = Records(*(each[mine] for each in records))
             booked.append(
                 Booked(
-                    steps[at], kind, its_records, table[mine], rooms[mine], widths, own, task,
-                    int(sizes[at]), usual,
+                    steps[at], kind, its_records, table[mine], rooms[mine], widths,
+                    members_of_some(members, start, end), task, int(sizes[at]), usual,
+                    tuple(part and part.at(mine) for part in drawn),
                 )
             )  # fmt: skip
         return booked
@@ -248,10 +245,19 @@ def head_bytes(samples: int, parts: int) -> int:
     return -(-samples * parts * RESULT.itemsize // ALIGN) * ALIGN
 
 
-def sample_table(wants: Wants, records: Records, places: I64) -> I64:
-    """(n, COLUMNS) of samples in tasks."""
+def members_of_some(members: I64, start: int, end: int) -> I64:
+    """Those of the samples [start, end) of a table, which are counted from there."""
+    if not len(members):
+        return members
+    some = members[(members[:, 0] >= start) & (members[:, 0] < end)]
+    some[:, 0] -= start
+    return some
+
+
+def task_table(wants: Wants, records: Records, places: I64, told: I64) -> I64:
+    """(n, W) of samples in tasks; told: what stands from ROOM on."""
     samples, payloads = records
-    table = np.empty((len(wants), COLUMNS), dtype=np.int64)
+    table = np.empty((len(wants), COLUMNS + told.shape[1]), dtype=np.int64)
     header = payloads["blocks"].astype(np.int64) * BLOCK
     offset = payloads["offset"].astype(np.int64)
     for column, values in {
@@ -262,4 +268,5 @@ def sample_table(wants: Wants, records: Records, places: I64) -> I64:
     }.items():  # fmt: skip
         table[:, column] = values
     table[:, EXTENT : EXTENT + 4] = samples["extent"]
+    table[:, ROOM:] = told
     return table

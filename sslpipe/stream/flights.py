@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..device.slots import Slots
-from .booking import Booked, Booking, Planner, Stock
+from .booking import Booked, Booking, Planner, Stock, members_of_some
 from .crew import Crew
 from .jobs import Flown, Results, are_alike, key_of, table_of
 from .packed import Wants
@@ -139,10 +139,7 @@ def tasks_of(booked: Booked, slot: tuple[int, int]) -> list[Task]:
     tasks = []
     for start in range(0, len(booked.table), booked.task):
         end = start + booked.task
-        members = booked.members
-        if len(members):
-            members = members[(members[:, 0] >= start) & (members[:, 0] < end)]
-            members[:, 0] -= start
+        members = members_of_some(booked.members, start, end)
         table = booked.table[start:end]
         tasks.append(Task(booked.kind, slot, table, booked.widths, members))
     return tasks

@@ -131,7 +131,7 @@ class Parcels:
     def records(self, wants: Wants) -> Records:
         """What is known of samples of one parcel."""
         records = self._held[int(wants.positions[0])].records
-        return Records(*(table[wants.rows] for table in records))
+        return Records(*(table.take(wants.rows) for table in records))
 
     def others(self, wants: Wants, order: I64) -> I64:
         """(m, MEMBER_COLUMNS) of what is read beside payloads; the first counts in `order`."""

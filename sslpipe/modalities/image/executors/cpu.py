@@ -20,8 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .... import machine_code
 from ....device.buffers import Buffers
-from .. import machine_code, ops
+from .. import ops
 from ..draws import Policy
 from .cpu_program import program, unsupported
 

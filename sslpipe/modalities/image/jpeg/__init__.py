@@ -49,7 +49,7 @@ def prepare() -> None:
 
     if find_spec("numba") is None or loaded():
         return
-    from .. import machine_code
+    from .... import machine_code
 
     if machine_code.can_keep():  # else no worker would ever find it
         machine_code.function(NAME, sources(), compiled, ARGUMENTS)
@@ -61,7 +61,7 @@ def loaded() -> Callable[..., None] | None:
     """The compiled loops; None: nobody compiled them."""
     if find_spec("numba") is None:
         return None
-    from .. import machine_code
+    from .... import machine_code
 
     return machine_code.kept_function(NAME, sources(), ARGUMENTS)
 

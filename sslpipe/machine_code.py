@@ -16,9 +16,8 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
-from ...errors import SslpipeError
-from ...process import user_cache
-from ...shards.side_files import replace_file
+from .errors import SslpipeError
+from .process import user_cache
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +43,16 @@ def function(
         code = emit(compiled())
         keep(file_of(name, sources), code)
         found = callable_of(name, code, arguments)
+    return found
+
+
+def lasting_function(
+    name: str, sources: Sequence[Path], compiled: Callable[[], str], arguments: Sequence[type]
+) -> Callable[..., None] | None:
+    """The same; None: it would be compiled, and nothing can be kept, so every process would."""
+    found = kept_function(name, sources, arguments)
+    if found is None and can_keep():
+        found = function(name, sources, compiled, arguments)
     return found
 
 
@@ -98,9 +107,12 @@ def keep(file: str, code: bytes) -> None:
     try:
         folder = user_cache("code")
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / file, hashlib.sha256(code).digest() + code)
-    except BlockingIOError:  # another process writes the same
-        pass
+        part = folder / f"{file}.{os.getpid()}"  # another process may write the same now
+        try:
+            part.write_bytes(hashlib.sha256(code).digest() + code)
+            part.replace(folder / file)
+        finally:
+            part.unlink(missing_ok=True)
     except (OSError, SslpipeError) as error:
         log.info("%s: not kept (%s), so the next process compiles again", file, error)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sslpipe.modalities.image import machine_code
+from sslpipe import machine_code
 
 CODE = """
 declare i32 @numba_unpickle(i8*, i32, i8*)
@@ -96,7 +96,7 @@ def test_a_call_into_the_compiler_s_library_ends_the_process_instead_of_going_as
     script = f"""
 import ctypes
 from pathlib import Path
-from sslpipe.modalities.image import machine_code
+from sslpipe import machine_code
 code = machine_code.emit(Path({str(tmp_path / "code.ll")!r}).read_text())
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(machine_code.address("twice", code))
 function(ctypes.addressof(ctypes.c_int64(-1)))
