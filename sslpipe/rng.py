@@ -46,8 +46,16 @@ def mix(seed: int, epoch: npt.ArrayLike) -> U64:
 def key_of(seed: int, epoch: npt.ArrayLike) -> U64:
     """Make the keys of epochs; one for all where they are the same, which saves a sixth."""
     epochs = np.asarray(epoch)
-    alike = epochs.ndim == 1 and (epochs == epochs[:1]).all()
-    return mix(seed, epochs[:1] if alike else epochs)
+    alike = epochs.ndim == 1 and len(epochs) and (epochs == epochs[:1]).all()
+    return key_of_one(seed, int(epochs[0])) if alike else mix(seed, epochs)
+
+
+@lru_cache(maxsize=1024)
+def key_of_one(seed: int, epoch: int) -> U64:
+    """Make the key of an epoch, (1,), which nobody may write to: some thirty small calls."""
+    key = mix(seed, np.array([epoch]))
+    key.flags.writeable = False
+    return key
 
 
 @lru_cache(maxsize=1024)
