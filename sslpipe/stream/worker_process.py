@@ -63,7 +63,7 @@ class WorkerProcess:
 
     def is_at(self, flown: Flown) -> bool:
         """Whether it has some of these jobs."""
-        return any(job.flown is flown for job in self.jobs)
+        return flown in [job.flown for job in self.jobs]
 
     def news(self, seconds: float) -> "list[WorkerProcess | None]":
         """Wait for a while, for this worker and the bell (None): who has something to say."""
@@ -106,14 +106,14 @@ class WorkerProcess:
 
     def _bring(self, files: set[File], stores: Sequence[FileStore]) -> None:
         """Hand it those of some shards that are new to it; it lets go of others."""
-        new = sorted(files.difference(self._held))
+        new = files.difference(self._held)
         if not new:
             return
         others = [file for file in self._held if file not in files]
         stale = {file for file in others if not is_held(stores, file)}
         spare = max(0, len(self._held) - len(stale) + len(new) - open_files())
         dropped = [*stale, *islice((file for file in others if file not in stale), spare)]
-        brought = {file: opened(stores, *shard_of(file)) for file in new}
+        brought = {file: opened(stores, *shard_of(file)) for file in sorted(new)}
         for file in dropped:
             del self._held[file]
         self._held |= brought

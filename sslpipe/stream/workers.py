@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
 
@@ -134,7 +134,7 @@ class Workers:
             while not flown.ended:
                 self._wholly(partial(self._deal_with, self._heard_of(flown)))
 
-    def _heard_of(self, flown: Flown) -> Iterable[WorkerProcess | None]:
+    def _heard_of(self, flown: Flown) -> Sequence[WorkerProcess | None]:
         """Wait for news: who has some; None: the bell has rung.
 
         Where no task waits to be given to whoever is free, one worker at some tasks of `flown` is
@@ -157,7 +157,7 @@ class Workers:
             self._give_up(SslpipeError(INTERRUPTED))
             raise
 
-    def _deal_with(self, news: Iterable[WorkerProcess | None]) -> None:
+    def _deal_with(self, news: Sequence[WorkerProcess | None]) -> None:
         """Hear those who have something to say, and have all of them go on."""
         for worker in news:
             if worker:
@@ -166,8 +166,9 @@ class Workers:
                 self._bell.recv(4096)
         if self._closing or self._start_error:
             self._give_up(self._start_error or SslpipeError(CLOSED))
-        for worker in list(self._processes):
-            worker.watch(self._patience)
+        if not news:  # who hangs is waited for in the end, and nobody else says anything then
+            for worker in list(self._processes):
+                worker.watch(self._patience)
         self._hand_out()
 
     def _hand_out(self) -> None:
