@@ -21,9 +21,11 @@ import numpy.typing as npt
 from .memory import DONE, DecodeMemory, plane
 
 Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are not in it
 
 ARGUMENTS = (
-    c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_void_p
+    c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_void_p,
+    *[c_int64] * 4,
 )  # fmt: skip
 NAME = "sslpipe_jpeg"
 MOST = 1 << 23  # pixels; above it three planes of a thread are too much memory
@@ -66,10 +68,11 @@ def loaded() -> Callable[..., None] | None:
     return machine_code.kept_function(NAME, sources(), ARGUMENTS)
 
 
-def decode(data: bytes, pixels: Pixels) -> bool:
+def decode(data: bytes, pixels: Pixels, box: Box | None = None) -> bool:
     """Decode to (H, W, 3) uint8 RGB, C-contiguous; False: libjpeg must do it.
 
-    H, W: of its frame header.
+    H, W: of its frame header. box: of the pixels that are wanted, not empty; the others are
+    arbitrary then. Whether a file is good never depends on it: all of it is read.
     """
     make = loaded()
     if make is None:
@@ -79,5 +82,6 @@ def decode(data: bytes, pixels: Pixels) -> bool:
         return False
     coded, planes, shorts, work = MEMORY.fit(len(data), height, width)
     out, room = pixels.__array_interface__["data"][0], plane(height, width)
-    make(data, len(data), out, height, width, coded, planes, room, shorts, work)
+    wanted = box or (0, 0, height, width)
+    make(data, len(data), out, height, width, coded, planes, room, shorts, work, *wanted)
     return bool(MEMORY.work[DONE])

@@ -18,6 +18,8 @@ from .colours import LANES, STEP, doubled_row, plain_row, sums
 from .memory import (
     AC,
     ACROSS,
+    BLOCKS,
+    BOX,
     CHROMA_EDGE,
     CHROMA_ROWS,
     COMPONENT,
@@ -51,7 +53,8 @@ END_OF_IMAGE = 0xD9
 pointer, number = types.CPointer, types.int64
 SIGNATURE = types.void(
     pointer(types.uint8), number, pointer(types.uint8), number, number, pointer(types.uint8),
-    pointer(types.uint8), number, pointer(types.int16), pointer(number),
+    pointer(types.uint8), number, pointer(types.int16), pointer(number), number, number, number,
+    number,
 )  # fmt: skip
 u64 = np.uint64
 
@@ -81,6 +84,43 @@ def fill(plane: U8, to: int, pitch: int, level: int) -> None:
 
 
 @kernel
+def bounded(work: I64, top: int, left: int, bottom: int, right: int) -> None:
+    """Note the box of pixels that are wanted, and the blocks of each component that it needs.
+
+    A chroma sample that stands for two pixels of an axis is mixed with its neighbours.
+    """
+    box = (top, bottom), (left, right)
+    for axis in range(2):
+        put(work, BOX + axis, box[axis][0])
+        put(work, BOX + 2 + axis, box[axis][1])
+        blocks = get(work, COMPONENT + (ACROSS if axis else DOWN))
+        for c in range(get(work, COMPONENTS)):
+            field = COMPONENT + c * FIELDS
+            first, last = box[axis][0], box[axis][1] - 1
+            if get(work, field + (ACROSS if axis else DOWN)) < blocks:
+                first, last = max(first // 2 - 1, 0), last // 2 + 1
+            put(work, field + BLOCKS + 2 * axis, first // 8)
+            put(work, field + BLOCKS + 2 * axis + 1, last // 8)
+    put(work, ROWS, top)
+
+
+@kernel
+def is_inner(work: I64, row: int, mcu: int) -> bool:
+    """Whether all blocks of an MCU lie in the box, which is quicker than to ask for each."""
+    high, wide = get(work, COMPONENT + DOWN), get(work, COMPONENT + ACROSS)
+    at = COMPONENT + BLOCKS
+    deep = get(work, at) <= row * high and row * high + high - 1 <= get(work, at + 1)
+    return deep and get(work, at + 2) <= mcu * wide and mcu * wide + wide - 1 <= get(work, at + 3)
+
+
+@kernel
+def is_wanted(work: I64, field: int, line: int, column: int) -> bool:
+    """Whether the box needs a block of the component at work[field:]."""
+    high = get(work, field + BLOCKS) <= line <= get(work, field + BLOCKS + 1)
+    return high and get(work, field + BLOCKS + 2) <= column <= get(work, field + BLOCKS + 3)
+
+
+@kernel
 def row_of_blocks(
     data: U8, work: I64, shorts: I16, coded: U8, planes: U8, across: int, pitch: int, room: int,
     row: int, end: int,
@@ -93,6 +133,7 @@ def row_of_blocks(
     at, left, bits = get(work, STREAM), get(work, STREAM + 1), u64(get(work, STREAM + 2))
     good, coefficients = True, shorts[:QUANT_ROWS]
     for mcu in range(across):
+        inner = is_inner(work, row, mcu)
         for c in range(get(work, COMPONENTS)):
             field = COMPONENT + c * FIELDS
             wide, high = get(work, field + ACROSS), get(work, field + DOWN)
@@ -100,7 +141,8 @@ def row_of_blocks(
             dc, ac = get(work, field + DC), get(work, field + AC)
             corner = c * room + row * high * 8 * pitch + mcu * wide * 8
             for place in range(wide * high):
-                to = corner + place // wide * 8 * pitch + place % wide * 8
+                line, column = place // wide, place % wide
+                to = corner + line * 8 * pitch + column * 8
                 at, left, bits, fine, places = next_block(
                     data, work, coded, at, left, bits, dc, ac, quants, coefficients
                 )
@@ -111,6 +153,8 @@ def row_of_blocks(
                 good &= fine and abs(level) <= LARGEST and at <= end + 8  # else bits were made up
                 if not good:
                     return False
+                if not inner and not is_wanted(work, field, row * high + line, mcu * wide + column):
+                    continue  # what its pixels would be decides nothing
                 if places == 1:
                     good &= abs(level) <= LARGEST >> PASS
                     fill(planes, to, pitch, level)
@@ -133,11 +177,12 @@ def grey_row(planes: U8, at: int, out: U8, to: int, width: int) -> None:
 
 @kernel
 def colour_row(
-    work: I64, shorts: I16, planes: U8, pitch: int, room: int, y: int, out: U8, to: int
-) -> None:
-    """Row y to out[to:], in whole steps of STEP pixels."""
+    work: I64, shorts: I16, planes: U8, pitch: int, room: int, y: int, start: int, count: int,
+    out: U8, to: int,
+) -> None:  # fmt: skip
+    """Row y from column `start`, an even one, to out[to:], in `count` steps of STEP pixels."""
     down, height, width = get(work, COMPONENT + DOWN), get(work, HEIGHT), get(work, WIDTH)
-    at, count, half = y * pitch, (width + STEP - 1) // STEP, (width + 1) // 2
+    at, half = y * pitch + start, (width + 1) // 2
     blue, red = planes[room:], planes[2 * room :]
     if get(work, COMPONENT + ACROSS) == 1:
         plain_row(out, to, planes, at, blue, red, at, count * (STEP // LANES))
@@ -148,28 +193,34 @@ def colour_row(
     if down == 2:
         near, thrice, once, shift, left, right = y // 2, 3, 1, 4, 8, 7
         far = min(max(near + (1 if y % 2 else -1), 0), (height + 1) // 2 - 1)
-    sums(blue, near * pitch, far * pitch, thrice, once, half, blues)
-    sums(red, near * pitch, far * pitch, thrice, once, half, reds)
-    doubled_row(out, to, planes, at, blues, reds, count, shift, left, right)
+    first, last = max(start // 2 - 1, 0), min((start + count * STEP) // 2 + 1, half)
+    near, far, more = near * pitch + first, far * pitch + first, last - first
+    sums(blue, near, far, thrice, once, more, blues[first:])
+    sums(red, near, far, thrice, once, more, reds[first:])
+    here = start // 2
+    doubled_row(out, to, planes, at, blues[here:], reds[here:], count, shift, left, right)
 
 
 @kernel
 def rows(work: I64, shorts: I16, planes: U8, pitch: int, room: int, stop: int, out: U8) -> None:
-    """Rows of RGB up to `stop`. What a step writes behind its row, the next one overwrites."""
-    width, start = get(work, WIDTH), get(work, ROWS)
-    whole = (width + STEP - 1) // STEP * STEP * 3
+    """Rows of the box in RGB, up to `stop`.
+
+    What a step writes behind its row, the next one overwrites, or it is outside the box.
+    """
+    width, left, right = get(work, WIDTH), get(work, BOX + 1) & -2, get(work, BOX + 3)
+    count = (right - left + STEP - 1) // STEP
     spare = planes[3 * room :]
-    for y in range(start, stop):
-        to = y * width * 3
+    for y in range(get(work, ROWS), stop):
+        to = (y * width + left) * 3
         if get(work, COMPONENTS) == 1:
-            grey_row(planes, y * pitch, out, to, width)
+            grey_row(planes, y * pitch + left, out, to, right - left)
         else:
-            inside = to + whole <= out.size
+            inside = to + count * STEP * 3 <= out.size
             target, place = (out, to) if inside else (spare, 0)
-            colour_row(work, shorts, planes, pitch, room, y, target, place)
-            for i in range(0 if inside else 3 * width):
+            colour_row(work, shorts, planes, pitch, room, y, left, count, target, place)
+            for i in range(0 if inside else 3 * (right - left)):
                 put(out, to + i, get(spare, i))
-    put(work, ROWS, stop)
+    put(work, ROWS, max(stop, get(work, ROWS)))
 
 
 @kernel
@@ -187,16 +238,18 @@ def all_rows(
             return False
         # the last row above the next MCUs needs their chroma
         known = height if row == down - 1 else side * (row + 1) - (1 if side == 16 else 0)
-        rows(work, shorts, planes, pitch, room, known, out)
+        rows(work, shorts, planes, pitch, room, min(known, get(work, BOX + 2)), out)
     return bool((get(work, STREAM) * 8 - get(work, STREAM + 1) + 7) // 8 == end)
 
 
 def picture(
     source: Pointer, size: int, target: Pointer, height: int, width: int, coded: Pointer,
-    planes: Pointer, room: int, shorts: Pointer, numbers: Pointer,
+    planes: Pointer, room: int, shorts: Pointer, numbers: Pointer, top: int, left: int, bottom: int,
+    right: int,
 ) -> None:  # fmt: skip
     """A JPEG of `size` bytes to (height, width, 3) bytes of RGB; numbers[DONE] is 1 if it is done.
 
+    Pixels outside the box from (top, left) to (bottom, right), of one or more, are arbitrary.
     coded: memory of size + SLACK bytes. planes: three of `room` bytes, and a row. shorts, numbers:
     int16 and int64, see `memory`.
     """
@@ -212,6 +265,7 @@ def picture(
     end, marker = unstuffed(data, work[SCAN], size, bytes_of_scan)
     if marker < 0 or get(data, marker + 1) != END_OF_IMAGE or not ready(data, work, few):
         return
+    bounded(work, top, left, bottom, right)
     out = carray(target, height * width * 3)
     if all_rows(data, work, few, bytes_of_scan, memory, room, pitch, end, out):
         work[DONE] = 1
