@@ -271,3 +271,39 @@ def next_block(
             bits, left = bits << u64(taken), left - taken
     places = k - END if k >= END else k
     return at, left, bits, good and places <= 64, places
+
+
+@inlined
+def passed_block(
+    data: U8, work: I64, coded: U8, at: int, left: int, bits: Bits, dc: int, ac: int
+) -> tuple[int, int, Bits, bool, int]:
+    """What `next_block` does, but no coefficient is kept; its DC difference comes last."""
+    bits |= reverse(word(coded, at)) >> u64(left)
+    at, left = at + (63 - left >> 3), left | 56
+    length, value = dc_value(data, work, dc, bits)
+    good = length > 0
+    bits, left = bits << u64(length), left - length
+    table, k = AC_TABLES + ac * ENTRIES, 1
+    while k < 64 and good:
+        bits |= reverse(word(coded, at)) >> u64(left)
+        at, left = at + (63 - left >> 3), left | 56
+        for _ in range(STEPS):
+            entry = get(work, table + np.int64(bits >> u64(64 - LOOK)))
+            taken = entry & 63
+            if taken == 0:
+                length, symbol = slow_code(data, work, 2 + ac, entry, bits)
+                run, size = symbol >> 4, symbol & 15
+                bits, left = bits << u64(length + size), left - length - size
+                good = length > 0
+                k += run + 1 if size else 16 if run == 15 else END
+                break
+            first = k + (entry >> 10 & 63)
+            k += entry >> 24 & 0xFF
+            if k >= 64:
+                if first == 63:
+                    taken, k = entry >> 6 & 15, 64
+                bits, left = bits << u64(taken), left - taken
+                break
+            bits, left = bits << u64(taken), left - taken
+    places = k - END if k >= END else k
+    return at, left, bits, good and places <= 64, value

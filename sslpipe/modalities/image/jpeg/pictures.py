@@ -13,12 +13,11 @@ from numba import carray, types
 from ..kernels import kernel
 from .blocks import LOW_PLACES, PASS, inverse_dct
 from .cells import get, put, put_word
-from .codes import ORDER, next_block, tables, unstuffed
+from .codes import ORDER, next_block, passed_block, tables, unstuffed
 from .colours import LANES, STEP, doubled_row, plain_row, sums
 from .memory import (
     AC,
     ACROSS,
-    BLOCKS,
     BOX,
     CHROMA_EDGE,
     CHROMA_ROWS,
@@ -84,56 +83,40 @@ def fill(plane: U8, to: int, pitch: int, level: int) -> None:
 
 
 @kernel
-def bounded(work: I64, top: int, left: int, bottom: int, right: int) -> None:
-    """Note the box of pixels that are wanted, and the blocks of each component that it needs.
-
-    A chroma sample that stands for two pixels of an axis is mixed with its neighbours.
-    """
-    box = (top, bottom), (left, right)
-    for axis in range(2):
-        put(work, BOX + axis, box[axis][0])
-        put(work, BOX + 2 + axis, box[axis][1])
-        blocks = get(work, COMPONENT + (ACROSS if axis else DOWN))
+def passed(data: U8, work: I64, shorts: I16, coded: U8, count: int, end: int) -> bool:
+    """Read over the blocks of some MCUs, of which no pixel is wanted; as `mcus`."""
+    at, left, bits = get(work, STREAM), get(work, STREAM + 1), u64(get(work, STREAM + 2))
+    for _ in range(count):
         for c in range(get(work, COMPONENTS)):
             field = COMPONENT + c * FIELDS
-            first, last = box[axis][0], box[axis][1] - 1
-            if get(work, field + (ACROSS if axis else DOWN)) < blocks:
-                first, last = max(first // 2 - 1, 0), last // 2 + 1
-            put(work, field + BLOCKS + 2 * axis, first // 8)
-            put(work, field + BLOCKS + 2 * axis + 1, last // 8)
-    put(work, ROWS, top)
+            dc, ac, quant = get(work, field + DC), get(work, field + AC), QUANT_ROWS + 64 * c
+            for _ in range(get(work, field + ACROSS) * get(work, field + DOWN)):
+                at, left, bits, good, value = passed_block(
+                    data, work, coded, at, left, bits, dc, ac
+                )
+                last = get(work, field + LAST) + value
+                put(work, field + LAST, last)
+                if not good or abs(last * get(shorts, quant)) > LARGEST or at > end + 8:
+                    return False
+    put(work, STREAM, at)
+    put(work, STREAM + 1, left)
+    put(work, STREAM + 2, np.int64(bits))
+    return True
 
 
 @kernel
-def is_inner(work: I64, row: int, mcu: int) -> bool:
-    """Whether all blocks of an MCU lie in the box, which is quicker than to ask for each."""
-    high, wide = get(work, COMPONENT + DOWN), get(work, COMPONENT + ACROSS)
-    at = COMPONENT + BLOCKS
-    deep = get(work, at) <= row * high and row * high + high - 1 <= get(work, at + 1)
-    return deep and get(work, at + 2) <= mcu * wide and mcu * wide + wide - 1 <= get(work, at + 3)
-
-
-@kernel
-def is_wanted(work: I64, field: int, line: int, column: int) -> bool:
-    """Whether the box needs a block of the component at work[field:]."""
-    high = get(work, field + BLOCKS) <= line <= get(work, field + BLOCKS + 1)
-    return high and get(work, field + BLOCKS + 2) <= column <= get(work, field + BLOCKS + 3)
-
-
-@kernel
-def row_of_blocks(
-    data: U8, work: I64, shorts: I16, coded: U8, planes: U8, across: int, pitch: int, room: int,
-    row: int, end: int,
+def mcus(
+    data: U8, work: I64, shorts: I16, coded: U8, planes: U8, pitch: int, room: int, row: int,
+    start: int, stop: int, end: int,
 ) -> bool:  # fmt: skip
-    """All blocks of a row of MCUs to the planes.
+    """All blocks of the MCUs from `start` to `stop` of a row of them to the planes.
 
-    across: MCUs. pitch: of the planes, pixels. room: bytes of a plane. Goes on
+    pitch: of the planes, pixels. room: bytes of a plane. end: of coded bytes. Goes on
     where work[STREAM:] says. Returns whether all are good.
     """
     at, left, bits = get(work, STREAM), get(work, STREAM + 1), u64(get(work, STREAM + 2))
     good, coefficients = True, shorts[:QUANT_ROWS]
-    for mcu in range(across):
-        inner = is_inner(work, row, mcu)
+    for mcu in range(start, stop):
         for c in range(get(work, COMPONENTS)):
             field = COMPONENT + c * FIELDS
             wide, high = get(work, field + ACROSS), get(work, field + DOWN)
@@ -141,8 +124,7 @@ def row_of_blocks(
             dc, ac = get(work, field + DC), get(work, field + AC)
             corner = c * room + row * high * 8 * pitch + mcu * wide * 8
             for place in range(wide * high):
-                line, column = place // wide, place % wide
-                to = corner + line * 8 * pitch + column * 8
+                to = corner + place // wide * 8 * pitch + place % wide * 8
                 at, left, bits, fine, places = next_block(
                     data, work, coded, at, left, bits, dc, ac, quants, coefficients
                 )
@@ -153,8 +135,6 @@ def row_of_blocks(
                 good &= fine and abs(level) <= LARGEST and at <= end + 8  # else bits were made up
                 if not good:
                     return False
-                if not inner and not is_wanted(work, field, row * high + line, mcu * wide + column):
-                    continue  # what its pixels would be decides nothing
                 if places == 1:
                     good &= abs(level) <= LARGEST >> PASS
                     fill(planes, to, pitch, level)
@@ -224,20 +204,36 @@ def rows(work: I64, shorts: I16, planes: U8, pitch: int, room: int, stop: int, o
 
 
 @kernel
+def asked(start: int, stop: int, side: int, count: int) -> tuple[int, int]:
+    """Which MCUs of an axis, `count` of so many pixels, a box from start to stop needs.
+
+    A sample of chroma that stands for two pixels is mixed with its neighbours.
+    """
+    around = 2 if side == 16 else 0
+    return max(start - around, 0) // side, min((stop - 1 + around) // side + 1, count)
+
+
+@kernel
 def all_rows(
     data: U8, work: I64, shorts: I16, coded: U8, planes: U8, room: int, pitch: int, end: int,
     out: U8,
 ) -> bool:  # fmt: skip
     """Decode the scan, whose bytes are coded[:end], row of MCUs by row of MCUs."""
-    side, width, height = 8 * get(work, COMPONENT + DOWN), get(work, WIDTH), get(work, HEIGHT)
-    across = (width + 8 * get(work, COMPONENT + ACROSS) - 1) // (8 * get(work, COMPONENT + ACROSS))
-    down = (height + side - 1) // side
+    high, wide = 8 * get(work, COMPONENT + DOWN), 8 * get(work, COMPONENT + ACROSS)
+    width, height = get(work, WIDTH), get(work, HEIGHT)
+    across, down = (width + wide - 1) // wide, (height + high - 1) // high
+    top, bottom = asked(get(work, BOX), get(work, BOX + 2), high, down)
+    left, right = asked(get(work, BOX + 1), get(work, BOX + 3), wide, across)
     for row in range(down):
-        good = row_of_blocks(data, work, shorts, coded, planes, across, pitch, room, row, end)
-        if not good:
+        start, stop = (left, right) if top <= row < bottom else (across, across)
+        good = passed(data, work, shorts, coded, start, end)
+        good = good and mcus(
+            data, work, shorts, coded, planes, pitch, room, row, start, stop, end
+        )
+        if not good or not passed(data, work, shorts, coded, across - stop, end):
             return False
         # the last row above the next MCUs needs their chroma
-        known = height if row == down - 1 else side * (row + 1) - (1 if side == 16 else 0)
+        known = height if row == down - 1 else high * (row + 1) - (1 if high == 16 else 0)
         rows(work, shorts, planes, pitch, room, min(known, get(work, BOX + 2)), out)
     return bool((get(work, STREAM) * 8 - get(work, STREAM + 1) + 7) // 8 == end)
 
@@ -265,7 +261,10 @@ def picture(
     end, marker = unstuffed(data, work[SCAN], size, bytes_of_scan)
     if marker < 0 or get(data, marker + 1) != END_OF_IMAGE or not ready(data, work, few):
         return
-    bounded(work, top, left, bottom, right)
+    box = top, left, bottom, right
+    for i in range(4):
+        put(work, BOX + i, box[i])
+    put(work, ROWS, top)
     out = carray(target, height * width * 3)
     if all_rows(data, work, few, bytes_of_scan, memory, room, pitch, end, out):
         work[DONE] = 1
