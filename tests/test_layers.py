@@ -169,7 +169,7 @@ WORKERS = (  # what worker processes import
     "modalities.audio",
     "modalities.audio.clips",
 )
-HEAVY = {"torch", "kornia", "pydantic", "typer", "rich", "fsspec"}
+HEAVY = {"torch", "kornia", "pydantic", "typer", "rich", "fsspec", "PIL"}
 
 
 @pytest.mark.parametrize("module", WORKERS)

@@ -15,7 +15,7 @@ for number, shard in enumerate(manifest.shards):
     tar = store.open(number)
     for row in range(len(tar.index)):
         want = wanted(tar.index, row, file=shard.file)
-        sample, extension = read_sample(tar, want), want.members[0].ext
+        sample, extension = read_sample(tar, want), want.ext
         target = (folder / f"{sample.key}.{extension}").resolve()
         if not target.is_relative_to(folder):
             sys.exit(f"{shard.file}: the key {sample.key!r} leads outside of {folder}")

@@ -8,6 +8,7 @@ from ..errors import SampleError
 
 BLOCK = tarfile.BLOCKSIZE
 PLAIN, MAGIC_AT = b"ustar\x0000", 257  # a POSIX header without extensions of its own
+NAME_BYTES = 100
 PREFIX_AT = 345  # of the folders of a name of more than 100 bytes
 # the key ends at the first dot of the base name, as in webdataset
 FOREIGN = re.compile("[\udc80-\udcff]")  # bytes, as `surrogateescape` keeps them
@@ -40,7 +41,11 @@ def member_key(header: bytes) -> str:
     """
     if len(header) == BLOCK and header.startswith(PLAIN, MAGIC_AT):
         # tarfile's parser takes longer than reading the sample; nothing but the name is needed
-        name = header[:100].rstrip(b"\0")
+        base = header.rfind(b"/", 0, NAME_BYTES) + 1
+        dot = header.find(b".", base, NAME_BYTES)
+        if dot > base and header[:dot].isascii() and not header[PREFIX_AT]:
+            return header[:dot].decode()  # almost always; what follows says the same
+        name = header[:NAME_BYTES].rstrip(b"\0")
         if header[PREFIX_AT]:
             name = header[PREFIX_AT : PREFIX_AT + 155].rstrip(b"\0") + b"/" + name
         full = name.decode("utf-8", "surrogateescape")

@@ -66,7 +66,7 @@ class MemberPlace(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A sample as the index knows it; the first of its members is the payload."""
+    """A sample as the index knows it, and its payload's place: as `MemberPlace` has it."""
 
     file: str
     row: int
@@ -74,7 +74,12 @@ class Wanted(NamedTuple):
     label: int
     flags: int
     extent: Extent
-    members: Sequence[MemberPlace]
+    ext: str
+    start: int
+    header: int
+    size: int
+    crc: int
+    others: Sequence[MemberPlace] = ()  # that are read beside the payload
     tar: TarPlace | None = None
 
 
@@ -85,15 +90,17 @@ def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
         SampleError: cut, damaged, or not what the index says.
         ShardError: the tar lies elsewhere and cannot be reached.
     """
-    payload = wanted.members[0]
-    header, data = tar.read(payload.start, payload.header, payload.size)
-    if len(data) != payload.size:
-        raise cut(data, payload, where(wanted))
-    key = checked_key(header, wanted)
-    if crc32(data) != payload.crc:
-        raise damaged(payload, f"{where(wanted)} ({key})")
-    members = {payload.ext: data}
-    for member in wanted.members[1:]:
+    header, data = tar.read(wanted.start, wanted.header, wanted.size)
+    if len(data) != wanted.size:
+        raise cut(data, wanted, where(wanted))
+    try:
+        key = key_in(header, wanted.uid)
+    except SampleError as error:
+        raise SampleError(f"{where(wanted)}: {error}") from error
+    if crc32(data) != wanted.crc:
+        raise damaged(wanted, f"{where(wanted)} ({key})")
+    members = {wanted.ext: data}
+    for member in wanted.others:
         _, other = tar.read(member.start, member.header, member.size)
         if len(other) != member.size:
             raise cut(other, member, f"{where(wanted)} ({key})")
@@ -108,10 +115,9 @@ def read_sample(tar: OpenTar, wanted: Wanted) -> Sample:
 
 def kept_sample(memory: OpenTar, wanted: Wanted) -> Sample:
     """A sample of an iterable, its key before its bytes (parcels.py); nothing can have cut it."""
-    payload, *others = wanted.members
-    key, data = memory.read(payload.start, payload.header, payload.size)
-    members = {payload.ext: data}
-    for member in others:
+    key, data = memory.read(wanted.start, wanted.header, wanted.size)
+    members = {wanted.ext: data}
+    for member in wanted.others:
         _, members[member.ext] = memory.read(member.start, member.header, member.size)
     return Sample(
         wanted.uid, key.rstrip(b"\0").decode(), wanted.label, data, wanted.flags, wanted.extent,
@@ -124,7 +130,7 @@ def where(wanted: Wanted) -> str:
     return f"{wanted.file} sample {wanted.row}"
 
 
-def cut(data: bytes, member: MemberPlace, where: str) -> SampleError:
+def cut(data: bytes, member: MemberPlace | Wanted, where: str) -> SampleError:
     """The error of a member whose tar ends too early."""
     return SampleError(
         f"{where}: the shard ends after {len(data):,} of {member.size:,} bytes of its "
@@ -132,7 +138,7 @@ def cut(data: bytes, member: MemberPlace, where: str) -> SampleError:
     )
 
 
-def damaged(member: MemberPlace, where: str) -> SampleError:
+def damaged(member: MemberPlace | Wanted, where: str) -> SampleError:
     """The error of a member whose CRC32 is another."""
     return SampleError(
         f"{where}: its .{member.ext} does not have the CRC32 of the index; the shard is "
@@ -140,23 +146,11 @@ def damaged(member: MemberPlace, where: str) -> SampleError:
     )
 
 
-def checked_key(header: bytes, wanted: Wanted) -> str:
-    """The key in a tar header, which must be the one that was indexed.
-
-    Raises:
-        SampleError: the header is damaged, or names another sample.
-    """
-    try:
-        return key_in(header, wanted.uid)
-    except SampleError as error:
-        raise SampleError(f"{where(wanted)}: {error}") from error
-
-
 def key_in(header: bytes, uid: int) -> str:
-    """The same, of a sample with this id; an error does not say where it is.
+    """The key in a tar header, which must be that of the sample with this id.
 
     Raises:
-        SampleError: the header is damaged: it names another sample.
+        SampleError: the header is damaged, or names another sample; it does not say where.
     """
     key = member_key(header)
     if rng.sample_id(key) != uid:

@@ -118,9 +118,11 @@ def wanted(index: Index, row: int, *, file: str, members: Collection[str] = ()) 
     members: extensions that are read beside the payload; a sample may lack them.
     """
     sample, payload = index.sample(row), index.payload(row)
-    numbers = payload.ext, payload.start, payload.header, payload.size, payload.crc
-    places = [
-        MemberPlace(index.extensions[ext], *place)
-        for ext, *place in (numbers, *others(index, row, members))
+    beside = [
+        MemberPlace(index.extensions[ext], *place) for ext, *place in others(index, row, members)
     ]
-    return Wanted(file, row, sample.uid, sample.label, sample.flags, sample.extent, places)
+    return Wanted(
+        file, row, sample.uid, sample.label, sample.flags, sample.extent,
+        index.extensions[payload.ext], payload.start, payload.header, payload.size, payload.crc,
+        beside,
+    )  # fmt: skip

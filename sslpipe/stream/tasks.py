@@ -38,9 +38,10 @@ RESULT = np.dtype(
         ("key", f"S{KEY_BYTES}"),  # zeros behind it
     ]
 )
-# the same without the key: a field of a NumPy record takes as long as all of a struct
-RESULT_HEAD, KEY_SIZE = struct.Struct("<hhhhq4q4qh"), struct.Struct("<h")
-KEY_AT = RESULT_HEAD.size
+# the same up to the key, of which the first result of a sample knows before it is decoded: a field
+# of a NumPy record takes as long as all of a struct
+RESULT_HEAD, RESULT_KEY = struct.Struct("<hhhhq4q4q"), struct.Struct(f"<h{KEY_BYTES}s")
+KEY_AT = RESULT_HEAD.size + 2  # behind its size
 # a result as words of eight bytes, the first of which is its status, type, axes and extents: plain
 # arrays are looked at in a third of the time
 WORDS = RESULT.itemsize // 8

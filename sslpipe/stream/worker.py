@@ -29,6 +29,7 @@ PR_SET_PDEATHSIG = 1
 # all pages of a slot at once, where the system can: one by one they take twice as long
 MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 MESSAGE = 1 << 20  # bytes at most
+FEW_BYTES = 16_384  # that are copied in the time of a call of the system
 MOST_FILES = 64  # descriptors that come with one message
 
 # messages to a worker, by their first byte
@@ -44,7 +45,10 @@ class HandedTar:
         self._file = file
 
     def read(self, start: int, header: int, content: int) -> tuple[bytes, bytes]:
-        """Two blocks that lie one after the other; two calls, since cutting one would copy it."""
+        """Two blocks that lie one after the other, where they are short cut out of one."""
+        if content <= FEW_BYTES:
+            both = os.pread(self._file, header + content, start)
+            return both[:header], both[header:]
         return os.pread(self._file, header, start), os.pread(self._file, content, start + header)
 
     def __del__(self) -> None:

@@ -33,15 +33,14 @@ from .tasks import (
     FILE,
     FLAGS,
     HEADER,
-    KEY_AT,
     KEY_BYTES,
-    KEY_SIZE,
     LABEL,
     MEASURE,
     PLACE,
     READ,
     RESULT,
     RESULT_HEAD,
+    RESULT_KEY,
     ROOM,
     ROW,
     SHORT,
@@ -54,7 +53,8 @@ from .tasks import (
 U8 = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 SIZE_OF_RESULT = RESULT.itemsize  # asked of NumPy once
-ONLY_READ = DONE, *[0] * 12  # the rest of RESULT_HEAD, of a sample that is not decoded
+ZEROS = 0, 0, 0, 0  # behind shapes and extents
+ONLY_READ, FAILED = (DONE, *[0] * 12), (FAULT, *[0] * 12)  # RESULT_HEAD of what is not decoded
 
 
 class ShardFile(NamedTuple):
@@ -135,10 +135,10 @@ class Tasks:
         faults: list[Failed] = []
         keys: dict[int, str] = {}
         memory = self._memory(task.slot)
-        results = memoryview(memory)  # type: ignore[arg-type]
+        results = memory.data
         try:
-            for row in range(len(task.table)):
-                self._sample(task, row, memory, results, faults, keys)
+            for row, columns in enumerate(task.table):
+                self._sample(task, row, columns, memory, results, faults, keys)
         except Exception as error:  # a shard is gone, or a decoder of the user's is wrong
             return TaskReport(task.number, error=error)
         return TaskReport(task.number, faults, keys)
@@ -147,78 +147,78 @@ class Tasks:
         self,
         task: Unpacked,
         row: int,
+        columns: list[int],
         memory: U8,
         results: memoryview,
         faults: list[Failed],
         keys: dict[int, str],
     ) -> None:
         """One sample; a SampleError becomes a fault. results: the memory again."""
-        at = task.table[row][PLACE] * len(self._parts) * SIZE_OF_RESULT
-        sample, key_bytes = None, 0
+        at = columns[PLACE] * len(self._parts) * SIZE_OF_RESULT
+        sample = None
         try:
-            sample = self._read(task, row)
-            key_bytes = write_key(sample.key, results, at)
-            if key_bytes < 0:
+            sample = self._read(task, row, columns)
+            if not write_key(sample.key, results, at):
                 keys[row] = sample.key
             for number, part in enumerate(self._parts):
-                result = self._decode(task, row, number, part, sample, memory)
-                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *result, key_bytes)
+                result = self._decode(task, columns, number, part, sample, memory)
+                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *result)
         except SampleError as error:
-            name = self._files[task.table[row][FILE]].name
+            name = self._files[columns[FILE]].name
             reason = f"{name} {sample.key}: {error}" if sample else str(error)
             faults.append(Failed(row, reason, sample.key if sample else None))
             for number in range(len(self._parts)):
-                failed = FAULT, *[0] * 12, key_bytes
-                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *failed)
+                RESULT_HEAD.pack_into(results, at + number * SIZE_OF_RESULT, *FAILED)
 
-    def _read(self, task: Unpacked, row: int) -> Sample:
-        columns = task.table[row]
+    def _read(self, task: Unpacked, row: int, columns: list[int]) -> Sample:
         file = self._files[columns[FILE]]
-        names = file.extensions
-        members = [
-            MemberPlace(
-                names[columns[EXT]], columns[START], columns[HEADER], columns[SIZE], columns[CRC]
-            )
-        ]
+        names, others = file.extensions, []
         if task.members:
-            others = (member[1:] for member in task.members if member[0] == row)
-            members += [MemberPlace(names[ext], *numbers) for ext, *numbers in others]
+            mine = (member[1:] for member in task.members if member[0] == row)
+            others = [MemberPlace(names[ext], *numbers) for ext, *numbers in mine]
         extent = tuple(columns[EXTENT : EXTENT + 4])
         wanted = Wanted(
             file.name, columns[ROW], columns[UID], columns[LABEL], columns[FLAGS], extent,  # type: ignore[arg-type]
-            members, file.place,
+            names[columns[EXT]], columns[START], columns[HEADER], columns[SIZE], columns[CRC],
+            others, file.place,
         )  # fmt: skip
         return (kept_sample if file.place == MEMORY else read_sample)(file.tar, wanted)
 
     def _decode(
-        self, task: Unpacked, row: int, number: int, part: PartDecode, sample: Sample, memory: U8
+        self,
+        task: Unpacked,
+        columns: list[int],
+        number: int,
+        part: PartDecode,
+        sample: Sample,
+        memory: U8,
     ) -> tuple[int, ...]:
-        """Decode one part of a sample to its place: RESULT_HEAD up to the key."""
+        """Decode one part of a sample to its place: RESULT_HEAD."""
         if task.kind == READ:
             return ONLY_READ
         if task.kind == MEASURE:
             sides = measured_extent(part, sample)
-            return DONE, 0, 0, len(sides), *[0] * 5, *sides, *[0] * (4 - len(sides))
-        columns, place = task.table[row], ROOM + 2 * number
+            return DONE, 0, 0, len(sides), *[0] * 5, *sides, *ZEROS[len(sides) :]
+        place = ROOM + 2 * number
         room = Room(memory, columns[place], columns[place + 1])
         decode = part.alone if task.kind == ALONE else part.first
         mine, told = part.of(sample), columns[task.told[number]]
         data, extent = decoded(decode, mine, told, room)
         status = DONE if room.put(data) else SHORT
-        shape = *data.shape, *[0] * (4 - data.ndim)
-        sides = *extent, *[0] * (4 - len(extent))
-        return status, data.dtype.num, data.ndim, len(extent), data.nbytes, *shape, *sides
+        shape, axes = data.shape, data.ndim
+        return (
+            status, data.dtype.num, axes, len(extent), data.nbytes, *shape, *ZEROS[axes:],
+            *extent, *ZEROS[len(extent) :],
+        )  # fmt: skip
 
 
-def write_key(key: str, results: memoryview, at: int) -> int:
-    """Put the key of a sample into its first result; its length, or -1 where it does not fit.
+def write_key(key: str, results: memoryview, at: int) -> bool:
+    """Put the key of a sample into its first result; False: it does not fit.
 
     Neither does one with a zero in it: that is what ends a key.
     """
     encoded = key.encode()
-    if len(encoded) > KEY_BYTES or 0 in encoded:
-        return -1
-    start = at + KEY_AT
-    KEY_SIZE.pack_into(results, start - KEY_SIZE.size, len(encoded))
-    results[start : start + len(encoded)] = encoded
-    return len(encoded)
+    fits = len(encoded) <= KEY_BYTES and 0 not in encoded
+    size, text = (len(encoded), encoded) if fits else (-1, b"")
+    RESULT_KEY.pack_into(results, at + RESULT_HEAD.size, size, text)
+    return fits

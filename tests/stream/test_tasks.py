@@ -97,8 +97,8 @@ def test_reports_arrive_as_they_were():
 def test_a_key_stands_in_the_result_if_it_fits(key):
     memory = np.zeros(2 * RESULT.itemsize, np.uint8)
     fits = len(key.encode()) <= KEY_BYTES and "\0" not in key
-    size = write_key(key, memoryview(memory), 0)
-    assert size == (len(key.encode()) if fits else -1)
+    assert write_key(key, memoryview(memory), 0) == fits
+    assert table_of(memory, 1, 2)["key_bytes"][0, 0] == (len(key.encode()) if fits else -1)
     assert key_of(table_of(memory, 1, 2)[0, 0]) == (key if fits else None)
 
 

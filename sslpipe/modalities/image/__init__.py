@@ -1,8 +1,8 @@
 """Images. Whatever knows what an image is, is in this folder.
 
-at rest   codec, describe, headers, hashing            decode    decode, jpeg/, canvases; gpu_decode
-decide    decider: ops/, draws, scale, targets/        make      maker: executors/
-look      sheet, thumbnails
+at rest   codec, describe, headers, hashing      decide   decider: ops/, draws, scale, targets/
+decode    decode, jpeg/, other_formats,          make     maker: executors/
+          canvases; gpu_decode                   look     sheet, thumbnails
 
 MODALITY imports its parts when they are asked for: a worker needs `canvases` alone, not torch.
 """

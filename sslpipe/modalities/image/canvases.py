@@ -63,7 +63,7 @@ class CanvasDecode:
         factor = int(instructions[0])
         sides = jpeg_sides(sample.data) if factor > 1 else None
         if sides is None:
-            pixels = decode(sample.data, size=self.size, buffers=buffers)
+            pixels = decode(sample.data, size=self.size, buffers=buffers, guess=sample.sides)
             return Raw(pixels, pixels.shape[:2])
         size = side_at(sides, self.size, factor)
         pixels = decode(sample.data, size=size, factor=factor, buffers=buffers)

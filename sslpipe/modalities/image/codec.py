@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import SampleError
-from .decode import Pixels, check_size, decode, jpeg_orientation
+from .decode import Pixels, decode, jpeg_orientation
 from .describe import Description, describe
-from .headers import BASELINE, FORMATS, Frame, explain, jpeg_frame, sniff
+from .headers import BASELINE, FORMATS, Frame, check_size, explain, jpeg_frame, sniff
 
 GPU_JPEG = 1  # flag of an index: GPU decoders take it, a baseline JPEG of three components
 SIDE = 32  # pixels that are looked at

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ...errors import SampleError
-from .decode import jpeg_orientation, opened, orientation_of
+from .decode import jpeg_orientation
 from .headers import explain, jpeg_frame, sniff
+from .other_formats import opened, orientation_of
 
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 COMPONENTS = {1: "grey", 3: "rgb", 4: "cmyk"}

@@ -1,8 +1,14 @@
-"""What bytes are by their first ones: a format that is read, or something else. No decoding."""
+"""What bytes are by their first ones: a format that is read, how large, how turned. No decoding."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from ...errors import SampleError
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning level: 256 MiB of RGB
+MAX_SIDE = 65_535  # what JPEG and the shard index can say
+MAX_SCANS = 100  # of a progressive JPEG; common ones have 10, each passes over all pixels
 
 FORMATS = {  # what is read -> the extension that tells the truth
     "JPEG": "jpg", "PNG": "png", "WEBP": "webp", "AVIF": "avif", "GIF": "gif", "TIFF": "tif",
@@ -42,6 +48,10 @@ LOOK = 2048  # bytes that tell
 BASELINE = 0xC0  # SOF0
 SCAN = b"\xff\xda"  # a start of scan; entropy-coded bytes never look like it
 STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RSTn: markers without a length
+APP1, START_OF_SCAN = 0xE1, 0xDA
+EXIF = b"Exif\0\0"
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+SMALL = 16_384  # bytes
 PNG_TEXTS = frozenset({b"eXIf", b"iTXt", b"tEXt", b"zTXt"})
 
 
@@ -98,6 +108,24 @@ def jpeg_frame(data: bytes) -> Frame | None:
     return None
 
 
+def turns_in_jpeg(data: bytes) -> dict[str, bytes]:
+    """The EXIF and XMP before the first scan, where they may say how a JPEG is turned; else none.
+
+    By the names under which Pillow has them.
+    """
+    if len(data) < SMALL and EXIF not in data and XMP not in data:
+        return {}  # a look at all of it is quicker than ten segments
+    at, exif, xmp = 2, b"", b""
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if data[at + 1] == APP1 and data.startswith(EXIF, at + 4):
+            exif += data[at + 4 + len(EXIF) : end]  # a long one goes on in a second segment
+        elif data[at + 1] == APP1 and data.startswith(XMP, at + 4):
+            xmp = data[at + 4 + len(XMP) : end]
+        at = end if data[at + 1] != 0xFF else at + 1  # a marker may stand after fill bytes
+    return {"exif": exif, "xmp": xmp} if exif or b"Orientation" in xmp else {}
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, begin and end of every chunk of a PNG that is whole, up to the first that is not."""
     at = 8
@@ -120,3 +148,22 @@ def texts_first(data: bytes) -> bytes | None:
         elif pixels and kind in PNG_TEXTS:
             late.append(data[at:end])
     return data[:pixels] + b"".join(late) + data[pixels : pixels + 12] if late else None
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise a SampleError for more pixels than are read, in all or on a side."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise SampleError(
+            f"{width:,} x {height:,} pixels; the limits are {MAX_PIXELS:,} pixels in all "
+            f"and {MAX_SIDE:,} a side"
+        )
+
+
+def check_scans(data: bytes) -> None:
+    """Raise a SampleError for a small JPEG that takes minutes: thousands of scans of big ones."""
+    frame = jpeg_frame(data) if data.startswith(b"\xff\xd8") else None
+    if frame is None or frame.marker == BASELINE:  # most; counting takes 80 us of 94 kB
+        return
+    scans = data.count(SCAN)
+    if scans > MAX_SCANS:
+        raise SampleError(f"has {scans:,} scans; the limit is {MAX_SCANS}")

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from . import ops
 from .canvases import Sides, canvas_sides
-from .decode import MAX_SIDE
 from .draws import Policy, group_keys
+from .headers import MAX_SIDE
 from .ops import Draw
 
 F32 = npt.NDArray[np.float32]

@@ -26,7 +26,8 @@ import numpy.typing as npt
 from ...device.buffers import Buffers, Memory
 from ...errors import SampleError
 from .. import Raw
-from ..image.decode import check_size, shrunk
+from ..image.decode import shrunk
+from ..image.headers import check_size
 from .container import Film, first_frame, key_frames, library, opened, quarter_turns, upright_sides
 
 if TYPE_CHECKING:

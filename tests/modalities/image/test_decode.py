@@ -10,8 +10,9 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from sslpipe.errors import SampleError
-from sslpipe.modalities.image import decode as module
-from sslpipe.modalities.image.decode import decode, scale_factor, shrink
+from sslpipe.modalities.image import headers
+from sslpipe.modalities.image.decode import decode, jpeg_orientation, scale_factor, shrink
+from sslpipe.modalities.image.other_formats import orientation_in
 
 
 def smooth(height=48, width=64):
@@ -119,16 +120,16 @@ def test_exif_is_found_after_other_segments_and_fill_bytes_but_not_in_the_scan()
     other = b"\xff\xe1\0\x20http://ns.adobe.com/xap/1.0/\0\0"
     filled = b"\xff\xe2\0\x05abc\xff\xff"
     segment = with_exif(plain, tags)[2 : len(with_exif(plain, tags)) - len(plain) + 2]
-    assert module.jpeg_orientation(plain[:2] + other + filled + segment + plain[2:]) == 6
-    assert module.jpeg_orientation(plain + segment) == 1
+    assert jpeg_orientation(plain[:2] + other + filled + segment + plain[2:]) == 6
+    assert jpeg_orientation(plain + segment) == 1
     for cut in range(40):
-        assert module.jpeg_orientation((plain[:2] + other)[:cut]) == 1
+        assert jpeg_orientation((plain[:2] + other)[:cut]) == 1
 
 
 @pytest.mark.parametrize("tags", [b"Exif\0\0II*\0", b"Exif\0\0garbage", exif(99)])
 def test_damaged_exif_does_not_cost_the_image(tags):
     assert decode(encode(smooth(), "JPEG", exif=tags)).shape == (48, 64, 3)
-    assert module.orientation_in({"exif": tags}) == 1
+    assert orientation_in({"exif": tags}) == 1
 
 
 def test_cmyk_jpeg_has_the_colours_of_pillow():
@@ -266,7 +267,7 @@ def test_a_sound_image_with_damaged_metadata_is_good_under_any_warning_filter():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_bombs_are_refused_before_decoding(kind, monkeypatch):
-    monkeypatch.setattr(module, "MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr(headers, "MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(SampleError, match=r"64 x 48 pixels; the limits are 3,071"):
         decode(encode(smooth(), kind))
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 from sslpipe.errors import SampleError
 from sslpipe.modalities.image.codec import ImageCodec
-from sslpipe.modalities.image.decode import MAX_SCANS, decode
-from sslpipe.modalities.image.headers import FORMATS, explain, sniff
+from sslpipe.modalities.image.decode import decode
+from sslpipe.modalities.image.headers import FORMATS, MAX_SCANS, explain, sniff
 
 CODEC = ImageCodec()
 KINDS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")

@@ -95,6 +95,20 @@ def test_grey_optimised_tables_and_comments():
         assert (made == by_libjpeg(data)).all()
 
 
+def test_a_look_says_the_sides_and_whether_exif_may_turn_it():
+    pixels = picture(np.random.default_rng(8), 70, 90)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for plain in (saved(pixels), saved(pixels[:, :, 0], comment="of the sea")):
+        assert jpeg.look(plain) == (70, 90)
+        assert not jpeg.may_turn()
+    for told in (saved(pixels, exif=turned), saved(pixels, xmp=b"<x:xmpmeta/>")):
+        assert jpeg.look(told) == (70, 90)
+        assert jpeg.may_turn()
+    for data in (saved(pixels, progressive=True), saved(pixels)[:300], b"", b"\xff\xd8"):
+        assert jpeg.look(data) is None
+
+
 def test_tables_of_the_file_before_are_not_taken_for_those_of_this_one():
     rng = np.random.default_rng(1)
     files = [

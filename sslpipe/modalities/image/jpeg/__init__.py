@@ -11,25 +11,23 @@ wrong. The loops are compiled once on a machine, by `prepare`; without their cod
 
 import functools
 from collections.abc import Callable
-from ctypes import c_char_p, c_int64, c_void_p
+from ctypes import addressof, c_char, c_char_p, c_int64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .memory import DONE, DecodeMemory, plane
+from .memory import DONE, HEIGHT, PLAIN, TURNED, WIDTH, DecodeMemory
 
 Pixels = npt.NDArray[np.uint8]
-Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are not in it
+Box = tuple[int, int]  # its first pixel, and the one behind its last: row << 16 | column
 
-ARGUMENTS = (
-    c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_void_p,
-    *[c_int64] * 4,
-)  # fmt: skip
+ARGUMENTS = c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64
 NAME = "sslpipe_jpeg"
 MOST = 1 << 23  # pixels; above it three planes of a thread are too much memory
 MEMORY = DecodeMemory()
+WHOLE = 0, 0  # the box of a whole picture
 
 
 def sources() -> list[Path]:
@@ -68,20 +66,33 @@ def loaded() -> Callable[..., None] | None:
     return machine_code.kept_function(NAME, sources(), ARGUMENTS)
 
 
-def decode(data: bytes, pixels: Pixels, box: Box | None = None) -> bool:
-    """Decode to (H, W, 3) uint8 RGB, C-contiguous; False: libjpeg must do it.
+def look(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG whose header is one that `decode` takes; None: for libjpeg."""
+    make, memory = loaded(), MEMORY
+    if make is None:
+        return None
+    make(data, len(data), None, 0, 0, memory.place, *WHOLE)
+    work = memory.work
+    return (work[HEIGHT], work[WIDTH]) if work[PLAIN] else None
 
-    H, W: of its frame header. box: of the pixels that are wanted, not empty; the others are
-    arbitrary then. Whether a file is good never depends on it: all of it is read.
+
+def decode(data: bytes, pixels: Pixels, box: Box = WHOLE) -> bool:
+    """Decode to (H, W, 3) uint8 RGB, C-contiguous; False: it has other sides, or is for libjpeg.
+
+    H * W: MOST at most. box: of the pixels that are wanted; the others are arbitrary then. Whether
+    a file is refused never depends on it: all of its codes are read.
     """
-    make = loaded()
+    make, memory = loaded(), MEMORY
     if make is None:
         return False
     height, width, _ = pixels.shape
-    if height * width > MOST:
-        return False
-    coded, planes, shorts, work = MEMORY.fit(len(data), height, width)
-    out, room = pixels.__array_interface__["data"][0], plane(height, width)
-    wanted = box or (0, 0, height, width)
-    make(data, len(data), out, height, width, coded, planes, room, shorts, work, *wanted)
-    return bool(MEMORY.work[DONE])
+    memory.fit(len(data), height, width)
+    # NumPy takes four times as long to say where an array is
+    out = addressof(c_char.from_buffer(pixels))  # type: ignore[arg-type]
+    make(data, len(data), out, height, width, memory.place, *box)
+    return memory.work[DONE] == 1
+
+
+def may_turn() -> bool:
+    """Whether a segment may turn the picture that this thread has looked at or decoded last."""
+    return MEMORY.work[TURNED] == 1

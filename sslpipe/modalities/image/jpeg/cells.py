@@ -28,6 +28,16 @@ def get(typing: Any, array: Any, index: Any) -> tuple[Any, Any]:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def at_address(typing: Any, number: Any) -> tuple[Any, Any]:
+    """The memory at an address, for `carray`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def put(typing: Any, array: Any, index: Any, value: Any) -> tuple[Any, Any]:
     """array[index] = the low bits of value."""
 

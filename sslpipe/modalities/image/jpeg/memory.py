@@ -22,15 +22,18 @@ FIELDS, ID, ACROSS, DOWN, QUANTS, DC, AC, LAST = 8, 0, 1, 2, 3, 4, 5, 6
 QUANT = 32  # where in the file each of four quantisation tables begins; 0: there is none
 CODES = 36  # the same of the Huffman tables: DC 0, DC 1, AC 0, AC 1
 STREAM = 40  # the state of `codes.next_block` between rows: at, left, bits
-BOX = 43  # of the pixels that are wanted: top, left, bottom, right
-HEADER = 48  # all before it is zeroed for each file; what follows serves the next one, too
+TURNED = 43  # 1 if a segment may say that it is turned
+PLAIN = 44  # 1 once the header is one of those that are decoded here
+BOX = 48  # of the pixels that are wanted: top, left, bottom, right
+HEADER = 52  # all before it is zeroed for each file; what follows serves the next one, too
 
-LIMITS, SHIFTS, LENGTHS = 48, 120, 18  # of each of CODES, by the length of a code: `long_code`
+LIMITS, SHIFTS, LENGTHS = 52, 124, 18  # of each of CODES, by the length of a code: `long_code`
 DC_TABLES = 256
 AC_TABLES = DC_TABLES + 2 * ENTRIES
 SINGLE = AC_TABLES + 2 * ENTRIES  # one table before its entries are paired
 SEEN, SEEN_BYTES = SINGLE + ENTRIES, 273  # what each of CODES was made of: bits of a value, bytes
-WORK = SEEN + 4 * SEEN_BYTES  # int64 in all
+CODED, PLANES, SHORTS = (SEEN + 4 * SEEN_BYTES + i for i in range(3))  # addresses of memory
+WORK = SHORTS + 1  # int64 in all
 
 LARGEST = 16_383  # of a coefficient and of a sum: above it libjpeg's vectors wrap around
 SLACK = 4_096  # bytes behind those of a scan: a block may ask for 1.4 kB before it is found out
@@ -43,26 +46,22 @@ class DecodeMemory(threading.local):
     """A thread's memory, which grows to its largest picture: new memory costs a fifth more."""
 
     def __init__(self) -> None:
-        self.work = np.zeros(WORK, np.int64)
+        work = np.zeros(WORK, np.int64)
+        self.work = work.data  # whose items are read in half the time
+        self.place: int = work.ctypes.data
         self.bytes, self.pixels = -1, -1
         self.arrays: list[npt.NDArray[Any]] = []
-        self.places: list[int] = []  # where the arrays begin
 
-    def fit(self, size: int, height: int, width: int) -> list[int]:
-        """Where memory for a file of `size` bytes is: see `pictures.picture`."""
-        room = plane(height, width)
-        if size > self.bytes or room + width > self.pixels:
-            self.bytes, self.pixels = max(size, self.bytes), max(room + width, self.pixels)
-            self.arrays = [
-                np.empty(self.bytes + SLACK, np.uint8),
-                np.empty(3 * (self.pixels + ROW), np.uint8),
-                np.empty(CHROMA_ROWS + 2 * (self.pixels // 16 + CHROMA_EDGE), np.int16),
-                self.work,
-            ]
-            self.places = [array.__array_interface__["data"][0] for array in self.arrays]
-        return self.places
-
-
-def plane(height: int, width: int) -> int:
-    """Bytes of one component's samples, in whole blocks of 16 x 16."""
-    return (height + 15 & -16) * (width + 15 & -16)
+    def fit(self, size: int, height: int, width: int) -> None:
+        """Have memory for a file of `size` bytes at the addresses in `work`."""
+        pixels = (height + 15 & -16) * (width + 15 & -16) + width  # of a component, and a row
+        if size <= self.bytes and pixels <= self.pixels:
+            return
+        self.bytes, self.pixels = max(size, self.bytes), max(pixels, self.pixels)
+        self.arrays = [
+            np.empty(self.bytes + SLACK, np.uint8),
+            np.empty(3 * (self.pixels + ROW), np.uint8),
+            np.empty(CHROMA_ROWS + 2 * (self.pixels // 16 + CHROMA_EDGE), np.int16),
+        ]
+        for number, array in zip((CODED, PLANES, SHORTS), self.arrays, strict=True):
+            self.work[number] = array.ctypes.data

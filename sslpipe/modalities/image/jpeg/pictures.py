@@ -12,7 +12,7 @@ from numba import carray, types
 
 from ..kernels import kernel
 from .blocks import LOW_PLACES, PASS, inverse_dct
-from .cells import get, put, put_word
+from .cells import at_address, get, put, put_word
 from .codes import ORDER, next_block, passed_block, tables, unstuffed
 from .colours import LANES, STEP, doubled_row, plain_row, sums
 from .memory import (
@@ -21,6 +21,7 @@ from .memory import (
     BOX,
     CHROMA_EDGE,
     CHROMA_ROWS,
+    CODED,
     COMPONENT,
     COMPONENTS,
     DC,
@@ -31,11 +32,14 @@ from .memory import (
     HEIGHT,
     LARGEST,
     LAST,
+    PLAIN,
+    PLANES,
     QUANT,
     QUANT_ROWS,
     QUANTS,
     ROWS,
     SCAN,
+    SHORTS,
     SLACK,
     STREAM,
     WIDTH,
@@ -51,8 +55,7 @@ NAME = "sslpipe_jpeg"
 END_OF_IMAGE = 0xD9
 pointer, number = types.CPointer, types.int64
 SIGNATURE = types.void(
-    pointer(types.uint8), number, pointer(types.uint8), number, number, pointer(types.uint8),
-    pointer(types.uint8), number, pointer(types.int16), pointer(number), number, number, number,
+    pointer(types.uint8), number, pointer(types.uint8), number, number, pointer(number), number,
     number,
 )  # fmt: skip
 u64 = np.uint64
@@ -204,6 +207,18 @@ def rows(work: I64, shorts: I16, planes: U8, pitch: int, room: int, stop: int, o
 
 
 @kernel
+def bounded(work: I64, corner: int, opposite: int) -> None:
+    """Note a `Box`, or all of the picture; it ends at the picture's sides and is never empty."""
+    for axis in range(2):
+        shift, side = 16 - 16 * axis, get(work, HEIGHT + axis)
+        stop = opposite >> shift & 0xFFFF
+        stop = min(stop, side) if stop else side
+        put(work, BOX + axis, min(corner >> shift & 0xFFFF, stop - 1))
+        put(work, BOX + 2 + axis, stop)
+    put(work, ROWS, get(work, BOX))
+
+
+@kernel
 def asked(start: int, stop: int, side: int, count: int) -> tuple[int, int]:
     """Which MCUs of an axis, `count` of so many pixels, a box from start to stop needs.
 
@@ -239,32 +254,30 @@ def all_rows(
 
 
 def picture(
-    source: Pointer, size: int, target: Pointer, height: int, width: int, coded: Pointer,
-    planes: Pointer, room: int, shorts: Pointer, numbers: Pointer, top: int, left: int, bottom: int,
-    right: int,
+    source: Pointer, size: int, target: Pointer, height: int, width: int, numbers: Pointer,
+    corner: int, opposite: int,
 ) -> None:  # fmt: skip
     """A JPEG of `size` bytes to (height, width, 3) bytes of RGB; numbers[DONE] is 1 if it is done.
 
-    Pixels outside the box from (top, left) to (bottom, right), of one or more, are arbitrary.
-    coded: memory of size + SLACK bytes. planes: three of `room` bytes, and a row. shorts, numbers:
-    int16 and int64, see `memory`.
+    Where it has other sides, 0 and 0 perhaps, nothing but its header is read. numbers: int64, see
+    `memory`: the addresses of memory in which a file and a picture of these sides fit, too.
+    corner, opposite: a `Box`; pixels outside it are arbitrary.
     """
     work, data = carray(numbers, WORK), carray(source, size)
     for i in range(HEADER):
         work[i] = 0
-    if not header(data, work) or work[HEIGHT] != height or work[WIDTH] != width:
+    work[PLAIN] = header(data, work)
+    if work[PLAIN] == 0 or work[HEIGHT] != height or work[WIDTH] != width:
         return
-    few = carray(shorts, CHROMA_ROWS + 2 * (width + CHROMA_EDGE))
-    bytes_of_scan = carray(coded, size + SLACK)
+    few = carray(at_address(work[SHORTS]), CHROMA_ROWS + 2 * (width + CHROMA_EDGE), np.int16)
+    bytes_of_scan = carray(at_address(work[CODED]), size + SLACK, np.uint8)
     pitch = (width + 15) // 16 * 16
-    memory = carray(planes, 3 * room + 3 * (width + STEP))
+    room = (height + 15) // 16 * 16 * pitch
+    memory = carray(at_address(work[PLANES]), 3 * room + 3 * (width + STEP), np.uint8)
     end, marker = unstuffed(data, work[SCAN], size, bytes_of_scan)
     if marker < 0 or get(data, marker + 1) != END_OF_IMAGE or not ready(data, work, few):
         return
-    box = top, left, bottom, right
-    for i in range(4):
-        put(work, BOX + i, box[i])
-    put(work, ROWS, top)
+    bounded(work, corner, opposite)
     out = carray(target, height * width * 3)
     if all_rows(data, work, few, bytes_of_scan, memory, room, pitch, end, out):
         work[DONE] = 1

@@ -26,6 +26,7 @@ from .memory import (
     QUANT,
     QUANTS,
     SCAN,
+    TURNED,
     WIDTH,
 )
 
@@ -117,6 +118,8 @@ def marked(data: U8, work: I64, at: int, end: int) -> bool:
 def segment(data: U8, work: I64, at: int, end: int) -> bool:
     """One segment, whose marker stands 3 bytes before `at`; False: it is for libjpeg."""
     marker = get(data, at - 3)
+    if marker == 0xE1:  # EXIF or XMP
+        put(work, TURNED, 1)
     if marker == 0xDB:
         return quantisation(data, work, at, end)
     if marker == 0xC4:
