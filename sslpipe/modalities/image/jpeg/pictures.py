@@ -242,9 +242,7 @@ def all_rows(
     for row in range(down):
         start, stop = (left, right) if top <= row < bottom else (across, across)
         good = passed(data, work, shorts, coded, start, end)
-        good = good and mcus(
-            data, work, shorts, coded, planes, pitch, room, row, start, stop, end
-        )
+        good = good and mcus(data, work, shorts, coded, planes, pitch, room, row, start, stop, end)
         if not good or not passed(data, work, shorts, coded, across - stop, end):
             return False
         # the last row above the next MCUs needs their chroma
