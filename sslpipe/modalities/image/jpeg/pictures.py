@@ -13,7 +13,8 @@ from numba import carray, types
 from ..kernels import kernel
 from .blocks import LOW_PLACES, PASS, inverse_dct
 from .cells import at_address, get, put, put_word
-from .codes import ORDER, next_block, passed_block, tables, unstuffed
+from .code_tables import tables
+from .codes import ORDER, next_block, passed_block, unstuffed
 from .colours import LANES, STEP, doubled_row, plain_row, sums
 from .memory import (
     AC,
