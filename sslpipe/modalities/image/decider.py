@@ -143,10 +143,11 @@ class ImageDecider:
         if sides_B2.min(-1).max(initial=0) <= SMALL:
             return None
         factor_B = self._factors(epochs, uids, extents, drawn.params)
-        if not self._trims:
+        whole_B = (factor_B > 1) | (drawn.extents != sides_B2).any(-1)
+        if not self._trims or whole_B.all():
             return factor_B[:, None]
         boxes_B2 = np.stack(needed(tuple(self.policies.values()), drawn.params, sides_B2), -1)
-        boxes_B2[(factor_B > 1) | (drawn.extents != sides_B2).any(-1)] = jpeg.WHOLE
+        boxes_B2[whole_B] = jpeg.WHOLE
         return np.column_stack([factor_B, boxes_B2])
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
