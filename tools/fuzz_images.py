@@ -208,6 +208,10 @@ def check_image(case: Case) -> list[str]:
         raw = outcome(lambda f=factor: CanvasDecode(None)(sample, (f,)), f"at 1/{factor}", found)
         if (raw is None) != (pixels is None):
             found.append(f"taken at 1/{factor}: {raw is not None}, at 1/1: {pixels is not None}")
+    indexed = sample._replace(extent=(*(header or (1, 1)), 0, 0))
+    raw = outcome(lambda: CanvasDecode(None)(indexed, (1,)), "as indexed", found)
+    if (raw is None) != (pixels is None) or (raw and not np.array_equal(raw.data, pixels)):
+        found.append("as indexed it has other pixels")
     if (small is None) != (pixels is None):
         found.append(f"taken at 16 px: {small is not None}, whole: {pixels is not None}")
     if pixels is not None:

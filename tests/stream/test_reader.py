@@ -1,9 +1,11 @@
 """Checked bytes: keys of every kind, and damage that plain webdataset does not notice."""
 
 import gc
+import os
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import webdataset
 
@@ -11,6 +13,7 @@ from sslpipe.errors import SampleError, ShardError
 from sslpipe.modalities.image.codec import ImageCodec
 from sslpipe.shards import Manifest, PackSettings, open_manifest, pack, read_index, verify
 from sslpipe.shards.read.store import open_store
+from sslpipe.stream.worker import FEW_BYTES, HandedTar
 from tests.conftest import write_images
 from tests.reading import Reader
 
@@ -113,6 +116,16 @@ def test_a_damaged_caption_names_shard_key_and_member(captioned, damage):
         assert (problems[1].key, problems[1].row) == (key, row)
         assert "the bytes of its .txt were changed" in problems[1].what
         assert Reader(open_store(captioned)).read(0, row).key == key  # nobody asked for it
+
+
+@pytest.mark.parametrize("size", [0, 3, FEW_BYTES, FEW_BYTES + 1, 40_000])
+def test_what_a_worker_reads_is_what_stands_there_up_to_the_end(size, tmp_path):
+    whole = np.random.default_rng(0).integers(0, 256, 100 + 512 + size, np.uint8).tobytes()
+    path = tmp_path / "x.tar"
+    for end in {len(whole), len(whole) - min(size, 2), 300}:
+        path.write_bytes(whole[:end])
+        tar = HandedTar(os.open(path, os.O_RDONLY))
+        assert tar.read(100, 512, size) == (whole[100:end][:512], whole[612:end])
 
 
 def test_a_shard_that_is_cut_while_the_run_goes_on(packed, tmp_path):

@@ -55,10 +55,10 @@ def decode(
     """
     memory = buffers or Buffers()
     try:
-        found = decode_plain(data, size, factor, guess, memory, box) if guess[0] else None
-        found = found or decode_jpeg(data, size, factor, memory) or decode_other(data)
-        pixels = shrink(found[0], size)
-        return pixels if found[1] == 1 else turn(pixels, found[1])
+        found = decode_plain(data, size, factor, guess, memory, box)
+        pixels, orientation = found or decode_jpeg(data, size, factor, memory) or decode_other(data)
+        pixels = shrink(pixels, size)
+        return pixels if orientation == 1 else turn(pixels, orientation)
     except SampleError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes
@@ -76,7 +76,7 @@ def decode_plain(
     """What `decode_jpeg` gives, of a plain JPEG of these sides that is not shrunk; else None."""
     height, width = sides
     factor = scale_factor(min(sides), size) if size else factor
-    if factor > 1 or height * width > jpeg.MOST:
+    if factor > 1 or not 0 < height * width <= jpeg.MOST:
         return None
     pixels = buffers.empty((height, width, 3), np.uint8)
     if not jpeg.decode(data, pixels, box):

@@ -9,8 +9,9 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
+from sslpipe.device.buffers import Buffers
 from sslpipe.errors import SampleError
-from sslpipe.modalities.image import headers
+from sslpipe.modalities.image import headers, jpeg
 from sslpipe.modalities.image.decode import decode, jpeg_orientation, scale_factor, shrink
 from sslpipe.modalities.image.other_formats import orientation_in
 
@@ -113,6 +114,39 @@ def test_exif_orientation_of_jpegs_as_pillow_applies_it(orientation, order):
     canvas = decode(with_exif(plain, exif(orientation, order)))
     np.testing.assert_array_equal(canvas, ImageOps.exif_transpose(lying))
     assert canvas.flags.c_contiguous
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_guess_of_the_sides_right_or_wrong_changes_no_pixel(orientation):
+    turned = with_exif(encode(smooth(), "JPEG"), exif(orientation))
+    png = encode(smooth(), "PNG")
+    for data in (turned, png, encode(smooth(), "JPEG", progressive=True)):
+        for size in (None, 16, 40):
+            expected = decode(data, size=size)
+            for guess in (
+                (48, 64),
+                (64, 48),
+                (1, 1),
+                (0, 64),
+                (64, 0),
+                (65_535, 65_535),
+                (2**32 - 1,) * 2,
+            ):
+                np.testing.assert_array_equal(decode(data, size=size, guess=guess), expected)
+
+
+def test_a_jpeg_whose_sides_were_guessed_lies_where_it_was_decoded(monkeypatch):
+    jpeg.prepare()
+    data, given = encode(smooth(), "JPEG"), []
+
+    class Kept(Buffers):
+        def empty(self, shape, dtype):
+            given.append(super().empty(shape, dtype))
+            return given[-1]
+
+    assert decode(data, buffers=Kept()) is given[0]  # neither copied nor looked at as another
+    monkeypatch.setattr(jpeg, "look", lambda _: pytest.fail("its header is read once more"))
+    assert decode(data, buffers=Kept(), guess=(48, 64)) is given[1]
 
 
 def test_exif_is_found_after_other_segments_and_fill_bytes_but_not_in_the_scan():

@@ -274,13 +274,15 @@ def test_nothing_is_compiled_where_it_cannot_be_kept(monkeypatch, tmp_path):
         jpeg.loaded.cache_clear()
 
 
-def test_decoding_imports_neither_numba_nor_torch():
+def test_decoding_imports_neither_numba_nor_torch_nor_pillow():
     code = """
 import sys, numpy as np
 from sslpipe.modalities.image import jpeg
+from sslpipe.modalities.image.decode import decode
 data = sys.stdin.buffer.read()
 assert jpeg.decode(data, np.empty((50, 60, 3), np.uint8))
-print({"numba", "torch", "kornia", "pydantic"} & sys.modules.keys())
+assert decode(data).shape == (50, 60, 3)
+print({"numba", "torch", "kornia", "pydantic", "PIL"} & sys.modules.keys())
 """
     data = saved(picture(np.random.default_rng(7), 50, 60))
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
