@@ -81,20 +81,25 @@ def boxes(policy: Policy, seed: int, epochs: I64, uids: I64, nominal_B2: I64) ->
     return first.op.draw(Draw(keys, first.stream, nominal_B2, policy.crop.size))[..., :4]
 
 
-def needed(policies: Sequence[Policy], drawn: Mapping[str, F32], sides_B2: I64) -> tuple[I64, I64]:
-    """Of each canvas the first pixel that a view reads, and the one behind the last one.
+def needed(policies: Sequence[Policy], drawn: Mapping[str, F32], sides_B2: I64) -> I64:
+    """(B, 2): of each canvas the first pixel that a view reads, and the one behind the last one.
 
     Of rows and columns, each by itself: y << 16 | x. drawn: the tables of the groups.
     """
-    found = []
-    for policy in policies:
-        boxes_VB4 = drawn[policy.group][:, :, policy.steps[0].columns]
-        found.append((boxes_VB4[..., :2].min(0), (boxes_VB4[..., :2] + boxes_VB4[..., 2:]).max(0)))
-    first_B2, behind_B2 = (np.stack(each) for each in zip(*found, strict=True))
+    boxes = [
+        table_BP[:, policy.steps[0].columns][:, :4]
+        for policy in policies
+        for table_BP in drawn[policy.group]
+    ]
+    first_B2 = boxes[0][:, :2].copy()
+    behind_B2 = first_B2 + boxes[0][:, 2:]
+    for box_B4 in boxes[1:]:  # one by one: less memory is gone through
+        np.minimum(first_B2, box_B4[:, :2], out=first_B2)
+        np.maximum(behind_B2, box_B4[:, :2] + box_B4[:, 2:], out=behind_B2)
     # where a crop is padded, boxes lie beside the canvas
-    corner_B2 = np.maximum(first_B2.min(0), 0).astype(np.int64)
-    opposite_B2 = np.clip(behind_B2.max(0).astype(np.int64), 1, sides_B2[:, ::-1])
-    return tuple(each[:, 1] << 16 | each[:, 0] for each in (corner_B2, opposite_B2))
+    first = np.maximum(first_B2, 0).astype(np.int64)
+    behind = np.clip(behind_B2.astype(np.int64), 1, sides_B2[:, ::-1])
+    return np.stack([each[:, 1] << 16 | each[:, 0] for each in (first, behind)], -1)
 
 
 def largest(boxes_2: F64 | F32 | I64, view: Sides) -> I64:

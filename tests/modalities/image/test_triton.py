@@ -89,7 +89,7 @@ for resample in ("bilinear", "bicubic"):
         uids, sides = np.arange(2) + 7, np.array([image.shape[:2] for image in images])
         table = draw(group, group_keys(group, seed=5, epochs=0 * uids, uids=uids), sides)
         spoiled = [torch.full_like(image, 255 * i) for i, image in enumerate(images)]
-        for n, (first, last) in enumerate(zip(*needed([group], {"global": table}, sides))):
+        for n, (first, last) in enumerate(needed([group], {"global": table}, sides).tolist()):
             inside = np.s_[first >> 16 : last >> 16, first & 0xFFFF : last & 0xFFFF]
             spoiled[n][inside] = images[n][inside]
         made = [run_prepared(triton.prepare, group, each, table, device=CPU, dtype=torch.float32)
