@@ -18,7 +18,7 @@ from .stream.mixture import StepsInARow
 from .stream.packed import Packed, Wants
 from .stream.partners import PartnerDraw
 from .stream.source import Drawn, Share
-from .stream.tasks import DECODE
+from .stream.tasks import TRIMMED
 
 DrawnAhead = tuple[Drawn | None, ...]
 
@@ -59,7 +59,7 @@ def decided_ahead(pipe: Pipeline) -> Callable[[int], DrawnAhead]:
         wants = [partners.beside(each) for each in source.planned(steps)]
         if stored:
             return [instructed(pipe, source, each) for each in wants]
-        return [each.drawn for each in booking(wants, DECODE, [USUAL] * len(parts))]
+        return [each.drawn for each in booking(wants, TRIMMED, [USUAL] * len(parts))]
 
     in_a_row = StepsInARow(found, samples=source.planned_as)
 

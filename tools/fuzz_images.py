@@ -216,6 +216,25 @@ def check_image(case: Case) -> list[str]:
         found.append(f"taken at 16 px: {small is not None}, whole: {pixels is not None}")
     if pixels is not None:
         found += check_taken(case, pixels, header)
+    if header is not None:
+        found += check_box(data, pixels, header)
+    return found
+
+
+def check_box(data: bytes, pixels: Pixels | None, sides: tuple[int, int]) -> list[str]:
+    """What is wrong with an image of which only a box is wanted: its middle, or its last pixel."""
+    found: list[str] = []
+    height, width = sides
+    for top, left in ((height // 3, width // 3), (height - 1, width - 1)):
+        below, right = max(height - top, top + 1), max(width - left, left + 1)
+        box = top << 16 | left, below << 16 | right
+        part = outcome(lambda b=box: decode(data, guess=sides, box=b), "a box", found)
+        if (part is None) != (pixels is None):
+            found.append(f"box {box} taken: {part is not None}, whole: {pixels is not None}")
+        elif part is not None and pixels is not None:
+            inside = np.s_[top:below, left:right]
+            if not np.array_equal(part[inside], pixels[inside]):
+                found.append(f"box {box} has other pixels")
     return found
 
 

@@ -32,7 +32,7 @@ from ..stream.parcels import Parcels
 from ..stream.partners import PartnerDraw
 from ..stream.source import Column, Share, Source
 from ..stream.stored import StoredFlights
-from ..stream.tasks import ALONE, DECODE, Kind
+from ..stream.tasks import ALONE, DECODE, TRIMMED, Kind
 from . import Raw, ShareDecode
 from .checks import check_device_decoding, check_members, check_partners, partner_count
 from .crews import open_crew, shares_ahead
@@ -47,10 +47,11 @@ class Loading(Protocol):
     def load(self, step: int, kind: Kind = DECODE) -> Share:
         """This rank's samples of global batch `step`."""
 
-    def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
+    def load_ahead(self, step: int, kind: Kind = TRIMMED, *, end: int | None = None) -> Share:
         """The same, for steps that follow each other; another step or kind starts anew there.
 
-        end: the step that will not be asked for, nor those behind it, if that is known.
+        What no view reads may be arbitrary in them, unless the kind says otherwise. end: the step
+        that will not be asked for, nor those behind it, if that is known.
         """
 
     @property
@@ -79,7 +80,7 @@ class PackedLoading:
         """The samples in some places of a share."""
         return self._loader.load_some(step, places, kind)
 
-    def load_ahead(self, step: int, kind: Kind = DECODE, *, end: int | None = None) -> Share:
+    def load_ahead(self, step: int, kind: Kind = TRIMMED, *, end: int | None = None) -> Share:
         """The same as `load`, of steps that follow each other; from one thread."""
         if self._flights and self._flights[0][0] != (step, kind):
             self._flights.clear()  # their slots come back when their tasks are done

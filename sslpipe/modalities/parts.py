@@ -21,7 +21,7 @@ from ..stream.packed_rows import RowLayout
 from ..stream.part_decode import PartDecode
 from ..stream.source import Column, Drawn
 from ..stream.stored import StoredReader
-from ..stream.tasks import DECODE, MEASURE, READ, Kind
+from ..stream.tasks import DECODE, MEASURE, READ, TRIMMED, Kind
 from . import (
     Costs,
     Decider,
@@ -82,7 +82,7 @@ class Part:
             return np.ones_like(sizes)
         if not self.owns_payload:
             return np.zeros_like(sizes)
-        lists = self.share_decode if kind == DECODE else None
+        lists = self.share_decode if kind in (DECODE, TRIMMED) else None
         decode = lists.first if lists else self.decode
         return decode.room(extents=extents, sizes=sizes, instructions=instructions)
 

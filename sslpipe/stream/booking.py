@@ -37,6 +37,7 @@ from .tasks import (
     ROW,
     SIZE,
     START,
+    TRIMMED,
     UID,
     Kind,
     file_number,
@@ -135,8 +136,9 @@ class Booking:
         """
         wants = Wants.joined(steps)
         records = self.source.records(wants)
-        instructions, room = self._told(wants, kind, records, usual)
-        drawn = self._drawn(wants, records) if kind == DECODE else []
+        drawn = self._drawn(wants, records) if kind in (DECODE, TRIMMED) else []
+        ahead = [part and part.told for part in drawn if kind == TRIMMED]
+        instructions, room = self._told(wants, kind, records, usual, ahead)
         return self.tables(steps, kind, records, instructions, room, usual, drawn)
 
     def _drawn(self, wants: Wants, records: Records) -> list[Drawn | None]:
@@ -150,15 +152,21 @@ class Booking:
         ]
 
     def _told(
-        self, wants: Wants, kind: Kind, records: Records, usual: list[int]
+        self,
+        wants: Wants,
+        kind: Kind,
+        records: Records,
+        usual: list[int],
+        ahead: Sequence[I64 | None],
     ) -> tuple[list[I64], I64]:
-        """The instructions of each part, and (n, P) bytes of room."""
+        """The instructions of each part, and (n, P) bytes of room; ahead: those that are known."""
         extents = records.samples["extent"].astype(np.int64)
         uids, sizes = records.samples["uid"], records.payloads["size"].astype(np.int64)
         instructions, room = [], np.empty((len(wants), len(self.parts)), dtype=np.int64)
         for number, part in enumerate(self.parts):
-            told = np.empty((len(wants), 0), dtype=np.int64)
-            if kind not in (READ, MEASURE):  # drawing is a seventh of reading
+            found = ahead[number] if ahead else None
+            told = np.empty((len(wants), 0), dtype=np.int64) if found is None else found
+            if found is None and kind not in (READ, MEASURE):  # drawing is a seventh of reading
                 told = part_instructions(part, wants, uids, extents)
             known = part.room(kind=kind, extents=extents, sizes=sizes, instructions=told)
             room[:, number] = np.where(known > 0, known, usual[number])

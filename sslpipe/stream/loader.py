@@ -23,7 +23,7 @@ from .mixture import StepsInARow
 from .packed import Packed, Wants
 from .partners import PartnerDraw, put_wants
 from .source import SUBSTITUTES, Column, Drawn, Fault, OnBad, Share
-from .tasks import ALONE, DECODE, READ, Kind
+from .tasks import ALONE, DECODE, READ, TRIMMED, Kind
 
 I64 = npt.NDArray[np.int64]
 
@@ -77,7 +77,7 @@ class Loader(Generic[B, F]):
         self._partners, self._flights = partners, flights
         self._in_a_row = {
             kind: StepsInARow(partial(self._booked, kind=kind), samples=source.planned_as)
-            for kind in (DECODE, ALONE, READ)
+            for kind in (DECODE, TRIMMED, ALONE, READ)
         }
 
     def load(self, step: int, kind: Kind = DECODE) -> Share:

@@ -61,6 +61,8 @@ class Drawn(NamedTuple):
     uids: I64  # (n,)
     extents: I64  # (n, E), of decoded samples
     params: Mapping[str, npt.NDArray[np.float32]]  # view group -> (V, n, P)
+    # (n, W) instructions to workers that follow from them, for TRIMMED samples; of no use once told
+    told: I64 | None = None
 
     def at(self, places: slice) -> Drawn:
         """Those of some of the samples, in memory of their own."""

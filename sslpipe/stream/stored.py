@@ -24,7 +24,7 @@ from .packed import Packed, Wants
 from .reader import TarPlace, key_in
 from .records import Records
 from .source import COLUMN, LENGTH, ROW, START, Drawn
-from .tasks import DECODE, RESULT, Kind
+from .tasks import DECODE, RESULT, TRIMMED, Kind
 from .worker_process import opened
 
 I64 = npt.NDArray[np.int64]
@@ -160,7 +160,7 @@ class StoredFlights:
         )  # fmt: skip
         room = SlotRoom(self._slots, steps, order)
         found = self._reader(places, room)
-        drawn = self._drawn(wants, steps, uids, extents) if kind == DECODE else None
+        drawn = self._drawn(wants, steps, uids, extents) if kind in (DECODE, TRIMMED) else None
         flights, end = list[StoredFlight](), 0
         for landed in in_places(steps, records, order, found, room.memory):
             for place in [place for place, key in landed.keys.items() if not key]:

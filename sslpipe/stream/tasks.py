@@ -18,8 +18,9 @@ import numpy.typing as npt
 I64 = npt.NDArray[np.int64]
 Kind = int
 File = int  # a shard of a corpus, the same number for all workers: see `file_number`
-# decode as the device wants it; decode whole, here; only read; find extents that no index tells
-DECODE, ALONE, READ, MEASURE = range(4)
+# decode as the device wants it; decode whole, here; only read; find extents that no index tells;
+# decode as the device wants it, but leave out what no view reads: for shares that nobody looks at
+DECODE, ALONE, READ, MEASURE, TRIMMED = range(5)
 
 # types of arrays that can be sent, by the names that NumPy and torch have in common
 SENT = "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"

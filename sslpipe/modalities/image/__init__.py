@@ -59,7 +59,9 @@ class ImageModality(Modality):
         """Crops and colours, masks over patches, pretext tasks."""
         from .decider import ImageDecider
 
-        return ImageDecider.of_recipe(recipe, groups)
+        # decoders, makers and sheets of somebody else may look at all of a canvas
+        trims = type(self) is ImageModality and recipe.decode.device == "cpu"
+        return ImageDecider.of_recipe(recipe, groups, trims=trims)
 
     def decoder(self, recipe: Recipe) -> CanvasDecode:
         """To uint8 canvases, no finer than the views can show."""

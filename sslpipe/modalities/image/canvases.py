@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ...device.buffers import Buffers, Memory
 from .. import Raw
 from .decode import TURNS, decode, jpeg_orientation, scale_factor, shrunk, stored_sides
+from .jpeg import WHOLE
 
 if TYPE_CHECKING:
     from ...stream.reader import Sample
@@ -21,7 +22,9 @@ Sides = tuple[int, int]  # height, width in pixels
 
 
 class CanvasDecode:
-    """`decode(sample, (factor,))` -> (H, W, 3) uint8 at 1/factor of its nominal sides.
+    """`decode(sample, (factor, *box))` -> (H, W, 3) uint8 at 1/factor of its nominal sides.
+
+    box: two numbers, a `jpeg.Box`, or nothing; pixels outside it may be arbitrary.
 
     size: shorter side of the nominal canvas at most, see `decode.decode`. Safe in threads. A factor
     above 1 is followed where libjpeg can scale, which is a property of the bytes.
@@ -63,7 +66,11 @@ class CanvasDecode:
         factor = int(instructions[0])
         sides = jpeg_sides(sample.data) if factor > 1 else None
         if sides is None:
-            pixels = decode(sample.data, size=self.size, buffers=buffers, guess=sample.sides)
+            # the box is of a picture with the sides that the index says
+            box = (instructions[1], instructions[2]) if len(instructions) > 1 else WHOLE
+            pixels = decode(
+                sample.data, size=self.size, buffers=buffers, guess=sample.sides, box=box
+            )
             return Raw(pixels, pixels.shape[:2])
         size = side_at(sides, self.size, factor)
         pixels = decode(sample.data, size=size, factor=factor, buffers=buffers)

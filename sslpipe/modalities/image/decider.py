@@ -16,10 +16,11 @@ from ...recipe.schema import ViewSection
 from ...rng import Place
 from ...stream.source import Drawn
 from .. import Tables
+from . import jpeg
 from .draws import draw, group_keys, policy
 from .ops import CenterCrop, Resize
 from .pretext import Pretext
-from .scale import FACTORS, factors, least_box, nominal
+from .scale import FACTORS, factors, least_box, needed, nominal
 from .targets import pretext
 
 F32 = npt.NDArray[np.float32]
@@ -56,6 +57,7 @@ class ImageDecider:
     """All that a recipe decides of its image groups, checked and ready.
 
     size, scaled: the `decode` section of a recipe; they decide at which scale workers decode.
+    trims: workers may leave out what no view reads; it is for decoders and makers of our own.
 
     Raises:
         RecipeError: an op, mask or task that does not exist or does not suit; says file:line.
@@ -70,6 +72,7 @@ class ImageDecider:
         seed: int,
         size: int | None = None,
         scaled: Literal["auto", "never"] = "never",
+        trims: bool = False,
     ) -> None:
         self.seed, self.size, self.auto = seed, size, scaled == "auto"
         self.policies = {
@@ -91,10 +94,12 @@ class ImageDecider:
             check_size(mask, name, drawn, self.views)
         # sides that a canvas must have to be scaled down at all
         boxes = [least_box(group) for group in self.policies.values()]
+        whole = any(isinstance(group.crop, Resize) for group in self.policies.values())
+        self._trims = trims and not whole
         self._least = FACTORS[-1] * np.max(boxes, axis=0, initial=1)
 
     @classmethod
-    def of_recipe(cls, recipe: Recipe, groups: Sequence[str]) -> Self:
+    def of_recipe(cls, recipe: Recipe, groups: Sequence[str], *, trims: bool = False) -> Self:
         """For some view groups of a recipe, with the masks and tasks on them."""
         return cls(
             {name: recipe.views[name] for name in groups},
@@ -103,6 +108,7 @@ class ImageDecider:
             seed=recipe.stream.seed,
             size=recipe.decode.size,
             scaled=recipe.decode.scaled,
+            trims=trims,
         )
 
     @property
@@ -115,13 +121,38 @@ class ImageDecider:
 
         extents: (B, 2 or more), first the height and width of the upright image; zeros: not known.
         """
+        return self._factors(epochs, uids, extents)[:, None]
+
+    def _factors(
+        self, epochs: I64, uids: I64, extents: I64, drawn: Mapping[str, F32] | None = None
+    ) -> I64:
+        """(B,) as `instructions`; drawn: the parameters of views, if they are."""
         # most sets of small images stop here: the rest costs 60 us a call
         if not self.auto or (extents[:, :2] < self._least).any(-1).all():
-            return np.ones((len(uids), 1), dtype=np.int64)
+            return np.ones(len(uids), dtype=np.int64)
         return factors(
             tuple(self.policies.values()), seed=self.seed, size=self.size, epochs=epochs,
-            uids=uids, sides_B2=extents[:, :2],
-        )[:, None]  # fmt: skip
+            uids=uids, sides_B2=extents[:, :2], drawn=drawn,
+        )  # fmt: skip
+
+    def _told(self, epochs: I64, uids: I64, extents: I64, drawn: Drawn) -> I64 | None:
+        """(B, 1 or 3): the factor, and the `Box` of pixels that views read of a canvas that is not
+        shrunk. None: where it is small, the box would cost more than it saves.
+        """
+        (height_B, width_B), (tall_B, wide_B) = extents[:, :2].T, drawn.extents.T
+        if np.minimum(height_B, width_B).max(initial=0) <= SMALL:
+            return None
+        factor_B = self._factors(epochs, uids, extents, drawn.params)
+        # axis by axis: a reduction of two numbers at a time takes three times as long
+        whole_B = (factor_B > 1) | (height_B != tall_B) | (width_B != wide_B)
+        if not self._trims or whole_B.all():
+            return factor_B[:, None]
+        told_B3 = np.empty((len(uids), 3), dtype=np.int64)
+        told_B3[:, 0] = factor_B
+        told_B3[:, 1:] = needed(tuple(self.policies.values()), drawn.params, extents[:, :2])
+        if whole_B.any():
+            told_B3[whole_B, 1:] = jpeg.WHOLE
+        return told_B3
 
     def decide(self, *, epochs: I64, uids: I64, place: Place, extents: I64) -> Tables:
         """The tables of a batch; extents: (B, 2) nominal height and width of its canvases."""
@@ -143,7 +174,8 @@ class ImageDecider:
             name: np.concatenate([piece[name] for piece in pieces], axis=1)
             for name in self.policies
         }
-        return Drawn(epochs, uids, nominal_B2, joined)
+        drawn = Drawn(epochs, uids, nominal_B2, joined)
+        return drawn._replace(told=self._told(epochs, uids, extents, drawn))
 
     def decide_drawn(
         self, drawn: Drawn, *, epochs: I64, uids: I64, place: Place, extents: I64

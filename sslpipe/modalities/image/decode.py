@@ -39,6 +39,7 @@ def decode(
     factor: int = 1,
     buffers: Memory | None = None,
     guess: tuple[int, int] = (0, 0),
+    box: jpeg.Box = jpeg.WHOLE,
 ) -> Pixels:
     """Decode to (H, W, 3) uint8 RGB, C-contiguous, by the rules of this module.
 
@@ -47,13 +48,14 @@ def decode(
     buffers: where pixels of JPEGs go; new memory costs 0.2 ms of 1.3 at 500 x 375.
     guess: the height and width that it may have, as an index says: if they are right its header is
     read once.
+    box: of the pixels that are wanted if the guess is right, and no size shrinks them.
 
     Raises:
         SampleError: the reason, without the place, which only the caller knows.
     """
     memory = buffers or Buffers()
     try:
-        found = decode_plain(data, size, factor, guess, memory)
+        found = decode_plain(data, size, factor, guess, memory, box)
         pixels, orientation = found or decode_jpeg(data, size, factor, memory) or decode_other(data)
         pixels = shrink(pixels, size)
         return pixels if orientation == 1 else turn(pixels, orientation)
@@ -64,7 +66,12 @@ def decode(
 
 
 def decode_plain(
-    data: bytes, size: int | None, factor: int, sides: tuple[int, int], buffers: Memory
+    data: bytes,
+    size: int | None,
+    factor: int,
+    sides: tuple[int, int],
+    buffers: Memory,
+    box: jpeg.Box = jpeg.WHOLE,
 ) -> tuple[Pixels, int] | None:
     """What `decode_jpeg` gives, of a plain JPEG of these sides that is not shrunk; else None."""
     height, width = sides
@@ -72,9 +79,12 @@ def decode_plain(
     if factor > 1 or not 0 < height * width <= jpeg.MOST:
         return None
     pixels = buffers.empty((height, width, 3), np.uint8)
-    if not jpeg.decode(data, pixels):
+    if not jpeg.decode(data, pixels, box):
         return None
-    return pixels, jpeg_orientation(data) if jpeg.may_turn() else 1
+    orientation = jpeg_orientation(data) if jpeg.may_turn() else 1
+    if orientation != 1 and box != jpeg.WHOLE:  # it is a box of the upright picture
+        jpeg.decode(data, pixels)
+    return pixels, orientation
 
 
 def decode_jpeg(

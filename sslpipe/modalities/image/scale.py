@@ -15,7 +15,7 @@ whole pixels of the small canvas (libjpeg's filter), by 1.5 (f = 2) to 2.9 (f = 
 moved to them; a box moved by one pixel of the photo makes 1.5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +40,11 @@ def factors(
     epochs: I64,
     uids: I64,
     sides_B2: I64,
+    drawn: Mapping[str, F32] | None = None,
 ) -> I64:
     """(B,): by how much each sample may be scaled down; 1 where its sides are (0, 0), not known.
 
-    size: of the nominal canvas, see `decode`.
+    size: of the nominal canvas, see `decode`. drawn: the tables of the groups, if they are drawn.
     """
     known_B = sides_B2.all(-1)
     nominal_B2 = np.ones_like(sides_B2)
@@ -54,7 +55,10 @@ def factors(
     for policy in policies:
         rows = np.flatnonzero(factor_B > 1)
         if len(rows):
-            boxes_VB4 = boxes(policy, seed, epochs[rows], uids[rows], nominal_B2[rows])
+            if drawn:
+                boxes_VB4: F64 | F32 = drawn[policy.group][:, rows, policy.steps[0].columns]
+            else:
+                boxes_VB4 = boxes(policy, seed, epochs[rows], uids[rows], nominal_B2[rows])
             room_B = largest(boxes_VB4[..., 3:1:-1], least_box(policy)).min(0)
             factor_B[rows] = np.minimum(factor_B[rows], room_B)
     return factor_B
@@ -77,7 +81,28 @@ def boxes(policy: Policy, seed: int, epochs: I64, uids: I64, nominal_B2: I64) ->
     return first.op.draw(Draw(keys, first.stream, nominal_B2, policy.crop.size))[..., :4]
 
 
-def largest(boxes_2: F64 | I64, view: Sides) -> I64:
+def needed(policies: Sequence[Policy], drawn: Mapping[str, F32], sides_B2: I64) -> I64:
+    """(B, 2): of each canvas the first pixel that a view reads, and the one behind the last one.
+
+    Of rows and columns, each by itself: y << 16 | x. drawn: the tables of the groups.
+    """
+    boxes = [
+        table_BP[:, policy.steps[0].columns][:, :4]
+        for policy in policies
+        for table_BP in drawn[policy.group]
+    ]
+    first_B2 = boxes[0][:, :2].copy()
+    behind_B2 = first_B2 + boxes[0][:, 2:]
+    for box_B4 in boxes[1:]:  # one by one: less memory is gone through
+        np.minimum(first_B2, box_B4[:, :2], out=first_B2)
+        np.maximum(behind_B2, box_B4[:, :2] + box_B4[:, 2:], out=behind_B2)
+    # where a crop is padded, boxes lie beside the canvas
+    first = np.maximum(first_B2, 0).astype(np.int64)
+    behind = np.clip(behind_B2.astype(np.int64), 1, sides_B2[:, ::-1])
+    return np.stack([each[:, 1] << 16 | each[:, 0] for each in (first, behind)], -1)
+
+
+def largest(boxes_2: F64 | F32 | I64, view: Sides) -> I64:
     """(...): the largest factor at which boxes (..., 2), height and width, still fill a view."""
     room = (boxes_2 / np.array(view)).min(-1)
     found: I64 = np.select([room >= f for f in FACTORS], FACTORS, 1)

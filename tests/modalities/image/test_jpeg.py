@@ -43,10 +43,17 @@ def by_libjpeg(data):
         return None
 
 
-def by_us(data, shape):
+def by_us(data, shape, box=jpeg.WHOLE):
     """Our pixels; None: they are left to libjpeg."""
     pixels = np.full(shape, 7, np.uint8)
-    return pixels if jpeg.decode(data, pixels) else None
+    return pixels if jpeg.decode(data, pixels, box) else None
+
+
+def drawn_box(rng, height, width):
+    """A box as slices, and as the decoder is told it."""
+    top, left = int(rng.integers(height)), int(rng.integers(width))
+    below, right = int(rng.integers(top, height)) + 1, int(rng.integers(left, width)) + 1
+    return np.s_[top:below, left:right], (top << 16 | left, below << 16 | right)
 
 
 def saved(pixels, **settings):
@@ -78,6 +85,37 @@ def test_sides_that_are_no_whole_blocks(side):
             made = by_us(data, (height, width, 3))
             assert made is not None or width <= 4
             assert made is None or (made == by_libjpeg(data)).all()
+
+
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, "grey"])
+def test_pixels_of_a_box_are_those_of_the_whole_picture(sampling):
+    rng = np.random.default_rng(3)
+    untouched = 0
+    for _ in range(60):
+        height, width = (int(side) for side in rng.integers(5, 200, 2))
+        pixels = picture(rng, height, width)
+        data = (
+            saved(pixels[..., 0], quality=80)
+            if sampling == "grey"
+            else saved(pixels, quality=80, subsampling=SAMPLINGS.index(sampling))
+        )
+        whole = by_us(data, pixels.shape)
+        for _ in range(8):
+            inside, box = drawn_box(rng, height, width)
+            made = by_us(data, pixels.shape, box)
+            np.testing.assert_array_equal(made[inside], whole[inside])
+            untouched += (made == 7).all(-1).sum() > height * width // 2
+    assert untouched > 50
+
+
+def test_a_box_beyond_the_picture_ends_where_it_ends():
+    pixels = picture(np.random.default_rng(0), 50, 70)
+    data = saved(pixels)
+    whole = by_us(data, pixels.shape)
+    for box in ((90 << 16 | 90, 91 << 16 | 91), (0, 90 << 16 | 90)):
+        assert by_us(data, pixels.shape, box)[-1, -1].tolist() == whole[-1, -1].tolist()
+    backwards = by_us(data, pixels.shape, (49 << 16 | 69, 1 << 16 | 1))
+    assert backwards[0, 0].tolist() == whole[0, 0].tolist()
 
 
 def test_grey_optimised_tables_and_comments():
@@ -181,6 +219,30 @@ def test_mutants_that_we_take_have_the_pixels_of_libjpeg():
             if made is not None:
                 taken += 1
                 assert (made == by_libjpeg(bytes(mutant))).all()
+    assert taken > 100
+
+
+def test_no_box_decides_whether_a_mutant_is_refused():
+    """Codes outside a box are read as all others; what their pixels would be decides nothing."""
+    rng = np.random.default_rng(6)
+    taken = 0
+    for _ in range(150):
+        height, width = (int(side) for side in rng.integers(20, 90, 2))
+        whole = saved(
+            picture(rng, height, width), quality=int(rng.integers(1, 100)),
+            subsampling=int(rng.integers(3)), optimize=bool(rng.integers(2)),
+        )  # fmt: skip
+        for _ in range(20):
+            mutant = bytearray(whole)
+            for at in rng.integers(2, len(whole), rng.integers(1, 4)):
+                mutant[at] = rng.integers(256)
+            inside, box = drawn_box(rng, height, width)
+            part = by_us(bytes(mutant), (height, width, 3), box)
+            made = by_us(bytes(mutant), (height, width, 3))
+            assert part is not None or made is None
+            if part is not None:
+                taken += 1
+                np.testing.assert_array_equal(part[inside], by_libjpeg(bytes(mutant))[inside])
     assert taken > 100
 
 

@@ -72,6 +72,35 @@ for resample in ("bilinear", "bicubic"):
     print(resample + ",no_blur", error([crop, JITTER, late[0]]))
 """
 
+OUTSIDE = """
+from sslpipe.modalities.image.executors import planar, planar_crop
+from sslpipe.modalities.image.scale import needed
+from sslpipe.device import arena
+
+for resample in ("bilinear", "bicubic"):
+    for crop in (
+        ("RandomResizedCrop", {"size": [24, 20], "scale": [0.05, 0.4], "resample": resample}),
+        ("RandomResizedCrop", {"size": [24, 20], "scale": [0.05, 0.4], "resample": resample,
+                               "antialias": False}),
+        ("CenterCrop", {"size": [30, 20], "resize": 60, "resample": resample}),
+        ("RandomCrop", {"size": [30, 20], "padding": 5}),
+    ):
+        group = policy("global", [Entry(*crop), Entry(*FLIP)], count=2, shared=False)
+        uids, sides = np.arange(2) + 7, np.array([image.shape[:2] for image in images])
+        table = draw(group, group_keys(group, seed=5, epochs=0 * uids, uids=uids), sides)
+        spoiled = [torch.full_like(image, 255 * i) for i, image in enumerate(images)]
+        for n, (first, last) in enumerate(needed([group], {"global": table}, sides).tolist()):
+            inside = np.s_[first >> 16 : last >> 16, first & 0xFFFF : last & 0xFFFF]
+            spoiled[n][inside] = images[n][inside]
+        made = [run_prepared(triton.prepare, group, each, table, device=CPU, dtype=torch.float32)
+                for each in (images, spoiled)]
+        taps = planar_crop.tap_count(group, table)
+        planes = [planar.chain(group, taps, torch.float32)(*arena.upload(each, table, device=CPU)
+                  .tensors) for each in (images, spoiled)]
+        spoils = [not torch.equal(*pair) for pair in zip(images, spoiled)]
+        print(torch.equal(*made), torch.equal(*planes), all(spoils))
+"""
+
 HALF = """
 crop = ("RandomResizedCrop", {"size": [24, 20], "resample": "bicubic"})
 blur = ("RandomGaussianBlur", {"kernel_size": [9, 7]})
@@ -132,6 +161,13 @@ def interpret(script, code):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
+
+
+@pytest.mark.slow
+def test_nothing_outside_the_boxes_is_read(tmp_path):
+    """By the kernels, and by the planes of the compiled executor: `scale.needed` says what is."""
+    words = interpret(tmp_path / "run.py", START + OUTSIDE)
+    assert words == ["True"] * 24
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Our own decoder of the JPEGs that nearly all photos are.
 
-    codes      Huffman codes, one or two coefficients a look-up       segments   what comes before
-    blocks     the inverse DCT, in vectors                            colours    upsampling and RGB
+    segments   what comes before the scan         blocks     the inverse DCT, in vectors
+    codes      Huffman codes, one or two          colours    upsampling and RGB
+               coefficients a look-up             pictures   all of it, of a box of pixels
 
 It takes two thirds of libjpeg-turbo's time at quality 92, and most of it at 75. The pixels are
 libjpeg's, bit for bit. What is not baseline YCbCr or grey, in one scan without
@@ -21,11 +22,13 @@ import numpy.typing as npt
 from .memory import DONE, HEIGHT, PLAIN, TURNED, WIDTH, DecodeMemory
 
 Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int]  # its first pixel, and the one behind its last: row << 16 | column
 
-ARGUMENTS = c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p
+ARGUMENTS = c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64
 NAME = "sslpipe_jpeg"
 MOST = 1 << 23  # pixels; above it three planes of a thread are too much memory
 MEMORY = DecodeMemory()
+WHOLE = 0, 0  # the box of a whole picture
 
 
 def sources() -> list[Path]:
@@ -69,15 +72,16 @@ def look(data: bytes) -> tuple[int, int] | None:
     make, memory = loaded(), MEMORY
     if make is None:
         return None
-    make(data, len(data), None, 0, 0, memory.place)
+    make(data, len(data), None, 0, 0, memory.place, *WHOLE)
     work = memory.work
     return (work[HEIGHT], work[WIDTH]) if work[PLAIN] else None
 
 
-def decode(data: bytes, pixels: Pixels) -> bool:
+def decode(data: bytes, pixels: Pixels, box: Box = WHOLE) -> bool:
     """Decode to (H, W, 3) uint8 RGB, C-contiguous; False: it has other sides, or is for libjpeg.
 
-    H * W: MOST at most.
+    H * W: MOST at most. box: of the pixels that are wanted; the others are arbitrary then. Whether
+    a file is refused never depends on it: all of its codes are read.
     """
     make, memory = loaded(), MEMORY
     if make is None:
@@ -86,7 +90,7 @@ def decode(data: bytes, pixels: Pixels) -> bool:
     memory.fit(len(data), height, width)
     # NumPy takes four times as long to say where an array is
     out = addressof(c_char.from_buffer(pixels))  # type: ignore[arg-type]
-    make(data, len(data), out, height, width, memory.place)
+    make(data, len(data), out, height, width, memory.place, *box)
     return memory.work[DONE] == 1
 
 
