@@ -49,7 +49,6 @@ from .paths import (
 )
 from .terminal import (
     STOPPED,
-    OnceEach,
     Stopping,
     console,
     exit_code,
@@ -70,14 +69,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Pack image folders into shards, look at what a recipe makes of them, pretrain, evaluate.",
 )
-app.command(cls=OnceEach)(shards.pack)
-app.command(cls=OnceEach)(shards.verify)
-app.command(cls=OnceEach)(tars.index)
-app.command(cls=OnceEach)(tars.inspect)
-app.command(name="pseudo-label", cls=OnceEach)(pseudo_label.pseudo_label)
-app.command(cls=OnceEach)(features.features)
-app.command(name="frame-labels", cls=OnceEach)(frame_labels.frame_labels)
-app.command(name="recipes", cls=OnceEach)(recipes.list_recipes)
+app.command()(shards.pack)
+app.command()(shards.verify)
+app.command()(tars.index)
+app.command()(tars.inspect)
+app.command(name="pseudo-label")(pseudo_label.pseudo_label)
+app.command()(features.features)
+app.command(name="frame-labels")(frame_labels.frame_labels)
+app.command(name="recipes")(recipes.list_recipes)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 
@@ -131,7 +130,7 @@ def sslpipe(
     """Take the options that stand before a command."""
 
 
-@app.command(cls=OnceEach)
+@app.command()
 def show(
     recipe: RecipeArgument,
     shards: Shards,
@@ -184,7 +183,7 @@ def show(
     say_made(f"wrote {', '.join(map(str, written))}")
 
 
-@app.command(cls=OnceEach)
+@app.command()
 def bench(
     recipe: RecipeArgument,
     shards: Shards,
@@ -237,7 +236,7 @@ def bench(
     console.print(stages.verdict)
 
 
-@app.command(cls=OnceEach)
+@app.command()
 def train(
     recipe: RecipeArgument,
     shards: Shards,
@@ -282,5 +281,5 @@ def train(
         raise typer.Exit(128 + result.stopped_by)  # as shells count an end by a signal
 
 
-app.command(name="eval", cls=OnceEach)(evaluation.eval_subject)
-app.command(cls=OnceEach)(export.export)  # behind the others in --help
+app.command(name="eval")(evaluation.eval_subject)
+app.command()(export.export)  # behind the others in --help

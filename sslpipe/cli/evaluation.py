@@ -42,7 +42,7 @@ def eval_subject(
     subject: Subject,
     shards: Labelled,
     test: TestShards = None,
-    protocols: Protocols = "quick",
+    protocols: Protocols = ["quick"],  # noqa: B006 - typer copies it
     report: Report = None,
     beside: Beside = None,
     untrained: Untrained = True,
@@ -73,7 +73,7 @@ def eval_subject(
     from ..evaluate import EvalSettings
 
     settings = EvalSettings(
-        protocols=protocols.split(","), untrained=untrained, pixels=pixels, strict=strict,
+        protocols=",".join(protocols).split(","), untrained=untrained, pixels=pixels, strict=strict,
         labels=labels, device=device, cache=cache, epochs=epochs, report=report is not None,
         templates=templates, part=None if part is None else part.value,
     )  # fmt: skip

@@ -15,7 +15,7 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or its last.pt.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.", callback=exported_folder)],
     formats: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--format", help="timm, hf, torchvision, onnx, by commas; default: all that can be."
         ),
@@ -44,7 +44,7 @@ def export(
     from ..export.model_card import read_measures
 
     settings = ExportSettings(
-        formats=tuple(part.strip() for part in formats.split(",")) if formats else None,
+        formats=tuple(map(str.strip, ",".join(formats).split(","))) if formats else None,
         branch=branch,
         license_name=license_name,
         measures=read_measures(measures) if measures else (),

@@ -76,7 +76,7 @@ TestShards = Annotated[
     typer.Option(help="Shards to test on; default: samples are left out.", callback=here),
 ]
 Protocols = Annotated[
-    str, typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
+    list[str], typer.Option(help="quick, all, or names with commas: knn,linear,probe_mae ...")
 ]
 Report = Annotated[
     Path | None, typer.Option(help="Also write DIR/report.html.", callback=run_folder)

@@ -74,7 +74,8 @@ Seed = Annotated[
     int, typer.Option(help="Of the shuffle before packing.", min=0, callback=at_most(2**63 - 1))
 ]
 Columns = Annotated[
-    str, typer.Option(help="Names in a table, as path=file,label=a: path, label, key, text.")
+    list[str] | None,
+    typer.Option(help="Names in a table, as path=file,label=a: path, label, key, text."),
 ]
 DedupeOption = Annotated[Dedupe, typer.Option(help="Drop all but one of equal samples.")]
 NearBits = Annotated[
@@ -126,7 +127,7 @@ def pack(
     shard_samples: Samples = None,
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Default: the first input's.")] = None,
-    columns: Columns = "",
+    columns: Columns = None,
     labels: LabelsFile = None,
     dedupe: DedupeOption = Dedupe.none,
     near_bits: NearBits = None,
@@ -163,7 +164,7 @@ def pack(
     settings = shards.PackSettings(
         codec=codec, name=name or "", resize=resize, quality=quality or 90, check=check.value,
         shard_bytes=int(shard_mb * 2**20), shard_samples=shard_samples, seed=seed,
-        columns=shards.parse_columns(columns), labels=labels, dedupe=dedupe.value,
+        columns=shards.parse_columns(",".join(columns or ())), labels=labels, dedupe=dedupe.value,
         near_bits=4 if near_bits is None else near_bits, keep_names=keep_names, fps=fps,
     )  # fmt: skip
     if dry_run:

@@ -23,7 +23,9 @@ def index(
         Path | None,
         typer.Option(help="For indexes and manifest; default: beside them.", callback=run_folder),
     ] = None,
-    export: Annotated[str, typer.Option(help="Also for others: dali,wids,energon.")] = "",
+    export: Annotated[
+        list[str] | None, typer.Option(help="Also for others: dali,wids,energon.")
+    ] = None,
     ext: Annotated[
         str | None, typer.Option(help="Of the payload, where samples have several.")
     ] = None,
@@ -52,7 +54,7 @@ def index(
         from ..shards.make.adopt import adopt
         from ..shards.scan import Rules
 
-    kinds = exports.check_kinds(export)
+    kinds = exports.check_kinds(",".join(export or ()))
     only = ext.lower().lstrip(".") if ext else None
     codec = find_modality(modality, "--modality").codec
     rules = Rules(codec, "decode" if decode else "header", label_key, only)

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from ..errors import SslpipeError
 from ..shards.side_files import disk_fault
@@ -149,26 +149,6 @@ class Stopping(TyperGroup):
         """Run the command that was typed."""
         with stopped(STOPPED):
             return super().invoke(ctx)
-
-
-class OnceEach(TyperCommand):
-    """A command that refuses an option given twice, of which the last would be taken in silence."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words behind the command.
-
-        Raises:
-            SslpipeError: an option that takes one value stands twice.
-        """
-        _, _, given = self.make_parser(ctx).parse_args(list(args))
-        for option in given:
-            if given.count(option) > 1 and not option.multiple:
-                names = "/".join([*option.opts, *option.secondary_opts])
-                raise SslpipeError(
-                    f"{names}: is given {given.count(option)} times, and the last alone would "
-                    "count; give it once (of several names, with commas: a,b)"
-                )
-        return super().parse_args(ctx, args)
 
 
 def adding(update: Any) -> Callable[[float], None]:

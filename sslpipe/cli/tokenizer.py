@@ -21,7 +21,7 @@ from .options import (
 )  # fmt: skip
 from .paths import check_writable
 from .shards import Workers, print_problems
-from .terminal import AGAIN, OnceEach, adding, bar, console, notes, stopped
+from .terminal import AGAIN, adding, bar, console, notes, stopped
 
 if TYPE_CHECKING:
     from ..shards.manifest import Manifest
@@ -42,7 +42,7 @@ class KindOption(StrEnum):
     bytes = "bytes"
 
 
-@app.command(cls=OnceEach)
+@app.command()
 def train(
     shards: TextShards,
     kind: Annotated[KindOption, typer.Option(help="bpe alone loses nothing of a text.")],
@@ -96,7 +96,7 @@ def check_new(file: Path) -> None:
         raise SslpipeError(f"{file}: exists; write elsewhere (--out), or --overwrite it")
 
 
-@app.command(cls=OnceEach)
+@app.command()
 def count(
     shards: TextShards,
     tokenizer: Tokenizer = None,

@@ -91,19 +91,25 @@ def test_help_shows_no_bound_that_nobody_types():
         assert (getattr(option, "max", None) or 0) <= 2**16, words
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("index", "tars", "--export", "wids", "--export", "dali"),
-        ("eval", "run", "set", "--pixels", "--no-pixels"),
-        ("tokenizer", "count", "set", "--workers", 1, "--workers=2"),
-    ],
-)
-def test_an_option_given_twice_is_refused(run, words):
-    _, err = run(*words, code=2)
-    option = next(word for word in words if word.startswith("--"))
-    assert err.startswith(f"error: SslpipeError: {option}")
-    assert "is given 2 times, and the last alone would count; give it once" in err
+LISTS = [
+    (("eval", "run", "set"), "--protocols", "nonsense"),
+    (("index", "{set}"), "--export", "nonsense"),
+    (("pack", "{table}", "out"), "--columns", "nonsense=x"),
+]
+
+
+@pytest.mark.parametrize(("words", "option", "wrong"), LISTS)
+@pytest.mark.parametrize("turn", [1, -1])
+def test_names_in_a_list_count_however_often_the_option_is_given(
+    run, packed, tmp_path, words, option, wrong, turn
+):
+    """With commas or by the option given twice: none of them is lost in silence."""
+    (tmp_path / "list.csv").write_text("path,label\na.jpg,b\n")
+    right = {"--protocols": "knn", "--export": "wids", "--columns": "label=y"}
+    given = [word.format(set=packed, table=tmp_path / "list.csv") for word in words]
+    pair = [(option, right[option]), (option, wrong)][::turn]
+    result = run(*given, *pair[0], *pair[1], code=2, cwd=tmp_path)
+    assert "nonsense" in result[1]
 
 
 def test_labels_are_named_once_and_of_other_settings_the_last_counts(run, packed, tmp_path):
