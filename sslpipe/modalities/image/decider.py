@@ -168,13 +168,13 @@ class ImageDecider:
             self._params(*(each[start : start + DRAWN] for each in (epochs, uids, nominal_B2)))
             for start in starts
         ]
-        if len(pieces) == 1:
-            return Drawn(epochs, uids, nominal_B2, pieces[0])
-        joined = {
-            name: np.concatenate([piece[name] for piece in pieces], axis=1)
-            for name in self.policies
-        }
-        drawn = Drawn(epochs, uids, nominal_B2, joined)
+        params = pieces[0]
+        if len(pieces) > 1:
+            params = {
+                name: np.concatenate([piece[name] for piece in pieces], axis=1)
+                for name in self.policies
+            }
+        drawn = Drawn(epochs, uids, nominal_B2, params)
         return drawn._replace(told=self._told(epochs, uids, extents, drawn))
 
     def decide_drawn(
