@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_a_full_disk_is_told_and_what_to_set(home, source, caplog, monkeypatch):
     def full(place, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
 
-    monkeypatch.setattr(machine_code, "replace_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert doubled(source, 4) == (8, 1)
     assert "is not kept (No space left on device), so the next start compiles anew" in caplog.text
 

@@ -138,7 +138,7 @@ def test_sizes_are_said_in_what_people_read():
 
 def test_data_that_cannot_fit_is_refused_with_numbers_and_a_remedy(pipe, monkeypatch):
     monkeypatch.setattr(memory, "free_host", lambda: 100_000)
-    with pytest.raises(RecipeError, match=r"0 MB free; set a smaller stream\.batch_size"):
+    with pytest.raises(RecipeError, match=r"100 kB free; set a smaller stream\.batch_size"):
         check_memory(pipe)
 
 

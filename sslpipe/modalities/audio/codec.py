@@ -16,8 +16,7 @@ class AudioCodec:
     """WAV, FLAC, Ogg Vorbis, Opus and MP3, by the rules of `recordings`."""
 
     modality = "audio"
-    extents = ("frames", "rate", "channels")  # frames: samples of one channel
-    units = ("samples of a channel", "Hz", "")
+    extents = ("frames", "rate", "channels")  # frames: samples of one channel; rate: of a second
     flag_bits: Mapping[str, int] = MappingProxyType({"lossy": LOSSY_FLAG})
     measure = "duration, ms"
     bins = (250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000)

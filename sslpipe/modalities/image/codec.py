@@ -23,8 +23,7 @@ class ImageCodec:
     """JPEG, PNG, WebP, AVIF, GIF, TIFF and BMP, by the rules of `decode`."""
 
     modality = "image"
-    extents = ("height", "width")  # of the upright image
-    units = ("px", "px")
+    extents = ("height", "width")  # pixels of the upright image
     flag_bits = {"gpu_jpeg": GPU_JPEG}  # noqa: RUF012 - a constant
     measure = "shorter side, px"
     bins = (64, 128, 256, 384, 512, 768, 1024, 2048)

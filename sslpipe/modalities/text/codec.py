@@ -14,9 +14,10 @@ class TextCodec:
     """Documents: `.txt` in UTF-8, or `.json` objects with a "text"."""
 
     modality = "text"
-    # of the text by the rules of vocabulary.py; 0 tokens: not counted
-    extents = ("bytes", "tokens")
-    units = ("", "")
+    extents = (
+        "bytes",
+        "tokens",
+    )  # of the text by the rules of vocabulary.py; 0 tokens: not counted
     flag_bits: Mapping[str, int] = MappingProxyType({})
     measure = "bytes of text"
     bins = (64, 256, 1024, 4096, 16384, 65536, 262144)

@@ -18,9 +18,8 @@ class VideoCodec:
     """mp4, webm, mkv and avi, by the rules of `container` and `decode`."""
 
     modality = "video"
-    # as frames are shown and stand upright; rate: on average, 0: not told
+    # as frames are shown and stand upright; rate: frames in 1,000 seconds, on average, 0: not told
     extents = ("frames", "height", "width", "rate")
-    units = ("", "px", "px", "frames in 1,000 s")
     flag_bits: Mapping[str, int] = MappingProxyType(
         {
             "turned": TURNED,  # stored on its side or head
