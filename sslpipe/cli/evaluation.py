@@ -101,13 +101,17 @@ def measured_in_turn(
         # a wrong one is told before the first is measured; opened twice, as all of them at once
         # may not fit into memory
         open_subject(name, shards)
-    say = show_measures if show else lambda protocol, found: None
     made = []
     for name in names:
         if show and len(names) > 1:
             console.print(f"\n{name}", highlight=False)
-        with stopped(KEPT), Encoding() as progress:
-            made.append(evaluate(name, shards, test, settings, say=say, progress=progress))
+        with stopped(KEPT), Measuring(show=show) as shown:
+            made.append(
+                evaluate(
+                    name, shards, test, settings, say=shown.say, progress=shown.encoded,
+                    begin=shown.begin,
+                )
+            )  # fmt: skip
     for note in {evaluation.note for evaluation in made if evaluation.note}:
         notes.print(f"classes: {note}", highlight=False, soft_wrap=True)
     return made
@@ -133,31 +137,45 @@ def encoded_by_ranks(
     with start_world(kind) as ranks, stopped(KEPT):
         own = replace(settings, device=str(rank_device(ranks, kind)))
         for name in names if ranks.size > 1 else ():
-            with Encoding() as progress:
-                encode(name, shards, test, own, progress=progress)
+            with Measuring(show=False) as shown:
+                encode(name, shards, test, own, progress=shown.encoded)
     return ranks.rank == 0
 
 
-class Encoding:
-    """A bar on stderr while samples are encoded; none where features are kept already."""
+class Measuring:
+    """What is seen of a subject while it is measured: how far it is on stderr, numbers on stdout.
 
-    def __init__(self) -> None:
-        self._stack = ExitStack()
+    A bar while samples are encoded, none where features are kept already; then which protocol runs.
+    """
+
+    def __init__(self, *, show: bool) -> None:
+        self._stack, self._show = ExitStack(), show
         self._update: Any = None
 
-    def __enter__(self) -> "Encoding":
+    def __enter__(self) -> "Measuring":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def __call__(self, done: int, total: int) -> None:
+    def encoded(self, done: int, total: int) -> None:
+        """Move the bar."""
         if self._update is None:
             self._update = self._stack.enter_context(bar("samples encoded"))
         self._update(completed=done, total=total)
         if done >= total:
             self._stack.close()
             self._update = None
+
+    def begin(self, protocol: str) -> None:
+        """Name a protocol, which may train for minutes."""
+        self._stack.enter_context(notes.status(f"measuring {protocol.replace('_', ' ')}"))
+
+    def say(self, protocol: str, found: "dict[str, tuple[Measure, ...]] | str") -> None:
+        """Show what a protocol measured in the place of its name."""
+        self._stack.close()
+        if self._show:
+            show_measures(protocol, found)
 
 
 def as_rows(measures: "tuple[Measure, ...]") -> dict[str, dict[str, float | str | None]]:

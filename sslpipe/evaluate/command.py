@@ -35,6 +35,7 @@ ByEncoder = dict[str, tuple[Measure, ...]]  # "trained", "untrained", and one of
 # a protocol and what it measured, as soon as it has; or why the set is not for it
 Say = Callable[[str, ByEncoder | str], object]
 Progress = Callable[[int, int], None]  # samples that are encoded, of how many
+Begin = Callable[[str], object]  # a protocol, before it is measured
 
 
 def quiet(done: int, total: int) -> None:
@@ -49,6 +50,7 @@ def evaluate(
     *,
     say: Say = lambda protocol, found: None,
     progress: Progress = quiet,
+    begin: Begin = lambda protocol: None,
 ) -> Evaluation:
     """Measure a subject (see `open_subject`) on labelled shards, beside what it must beat.
 
@@ -86,7 +88,7 @@ def evaluate(
             return on_features(protocol, train, tested)
         return on_shards(protocol, subject, bank, queries, settings)
 
-    measures, skipped = measured(chosen, needed, run, say)
+    measures, skipped = measured(chosen, needed, run, begin, say)
     return Evaluation(
         subject, bank, queries, train, dict.fromkeys(train, ()) | measures, tested, note, skipped
     )
@@ -105,7 +107,11 @@ def check_subject(subject: Subject, needed: Sequence[str], settings: EvalSetting
 
 
 def measured(
-    chosen: Sequence[str], needed: Sequence[str], run: Callable[[str], ByEncoder], say: Say
+    chosen: Sequence[str],
+    needed: Sequence[str],
+    run: Callable[[str], ByEncoder],
+    begin: Begin,
+    say: Say,
 ) -> tuple[ByEncoder, dict[str, str]]:
     """What each protocol measures, and why those that were left out were.
 
@@ -115,6 +121,7 @@ def measured(
     measures: ByEncoder = {}
     skipped: dict[str, str] = {}
     for protocol in chosen:
+        begin(protocol)
         try:
             found = run(protocol)
         except SslpipeError as error:

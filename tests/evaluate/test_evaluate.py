@@ -54,8 +54,10 @@ def test_protocols_by_name_in_the_order_of_their_cost():
 def test_every_encoder_is_measured_on_the_same_samples(run, packed):
     said = []
     settings = EvalSettings(protocols=("linear", "knn"), device="cpu")
-    found = evaluate(run, packed, settings=settings, say=lambda *told: said.append(told))
-    assert [name for name, _ in said] == ["knn", "linear"]
+    found = evaluate(
+        run, packed, settings=settings, say=lambda *told: said.append(told), begin=said.append
+    )
+    assert [said[0], said[1][0], said[2], said[3][0]] == ["knn", "knn", "linear", "linear"]
     assert set(found.measures) == set(found.features) == {"trained", "untrained", "pixels"}
     subject = open_subject(run)
     encoders = {"trained": subject.encoder, "untrained": subject.untrained()}
