@@ -76,18 +76,8 @@ def measure(
         RecipeError: the recipe has no method or train section, or its data does not fit in memory.
     """
     raise_file_limit()
-    with (
-        short_turns(),
-        load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe,
-    ):
-        run = ready_run(pipe) if with_method else None
-        need = check_memory(pipe, run.method if run else None)
-        say(need.line)
-        if run and not need.fits:
-            say(f"{LEFT_OUT} set {need.remedy}")
-            run = None
-        elif need.warning:
-            say(need.warning)
+    with short_turns(), load(recipe, shards=shards, device=device, rank=0, world_size=1) as pipe:
+        run, memory = fitting_run(pipe, with_method, say)
         step = stepper(run) if run else None
         rates = alone(pipe, step, seconds, begin)
         begin("pipeline")
@@ -104,11 +94,25 @@ def measure(
         return Stages(
             **(nothing | consistent(rates)),
             cpu_us=pipeline.cpu * 1e6,
-            memory=need.line,
+            memory=memory,
             batches=whole.batches,
             precision=pipe.recipe.train.precision if pipe.recipe.train and run else "",
             **costs(pipe),
         )
+
+
+def fitting_run(pipe: Pipeline, with_method: bool, say: Tell) -> tuple[TrainRun | None, str]:
+    """The recipe's method, ready to train, and what memory is needed; None: its step is left out.
+
+    Raises:
+        RecipeError: the recipe has no method or train section, or its data does not fit in memory.
+    """
+    run = ready_run(pipe) if with_method else None
+    need = check_memory(pipe, run.method if run else None)
+    left_out = run is not None and not need.fits
+    for text in (need.line, f"{LEFT_OUT} set {need.remedy}") if left_out else need.told:
+        say(text)
+    return None if left_out else run, need.line
 
 
 def costs(pipe: Pipeline) -> dict[str, Any]:

@@ -95,6 +95,11 @@ class Need:
         )
 
     @property
+    def told(self) -> list[str]:
+        """All that is said of it before work begins."""
+        return [text for text in (self.line, self.warning) if text]
+
+    @property
     def pairs(self) -> list[tuple[str, int, int]]:
         """Where, how much data there, and how much is free."""
         places = (

@@ -89,6 +89,9 @@ Fps = Annotated[
         callback=at_most(100_000),
     ),
 ]
+KeepNames = Annotated[bool, typer.Option("--keep-names", help="Original names as .name.json.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a packing in OUT.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made; write nothing.")]
 LabelsFile = Annotated[
     Path | None, typer.Option("--labels", help="A CSV file of labels by key, which go first.")
 ]
@@ -131,19 +134,13 @@ def pack(
     labels: LabelsFile = None,
     dedupe: DedupeOption = Dedupe.none,
     near_bits: NearBits = None,
-    keep_names: Annotated[
-        bool, typer.Option("--keep-names", help="Original names as .name.json.")
-    ] = False,
+    keep_names: KeepNames = False,
     fps: Fps = None,
     modality: ModalityOption = "image",
     workers: Workers = None,
     ray: Ray = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a packing in OUT.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be made; write nothing.")
-    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Pack files into WebDataset shards with indexes and a manifest.
 

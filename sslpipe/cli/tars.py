@@ -17,23 +17,22 @@ KEPT = f"{AGAIN}: finished indexes are kept"
 MOST = 20  # rows of a table of labels
 
 
+Exports = Annotated[list[str] | None, typer.Option(help="Also for others: dali,wids,energon.")]
+Extension = Annotated[str | None, typer.Option(help="Of the payload, where samples have several.")]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Also index again what is up to date.")]
+
+
 def index(
     urls: Annotated[list[str], typer.Argument(help="Tars, folders, globs, {000..123}, URLs.")],
     out: Annotated[
         Path | None,
         typer.Option(help="For indexes and manifest; default: beside them.", callback=run_folder),
     ] = None,
-    export: Annotated[
-        list[str] | None, typer.Option(help="Also for others: dali,wids,energon.")
-    ] = None,
-    ext: Annotated[
-        str | None, typer.Option(help="Of the payload, where samples have several.")
-    ] = None,
+    export: Exports = None,
+    ext: Extension = None,
     label_key: Annotated[str, typer.Option(help="Of the label in .json members.")] = "label",
     decode: Annotated[bool, typer.Option("--decode", help="Decode all, not only headers.")] = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Also index again what is up to date.")
-    ] = False,
+    rebuild: Rebuild = False,
     modality: ModalityOption = "image",
     name: Annotated[str | None, typer.Option(help="Of the set; default: the folder's.")] = None,
     threads: Annotated[

@@ -180,8 +180,7 @@ def train_recipe(
             check_library(start, build_encoder(recipe.train.backbone, encoded_view(pipeline.spec)))
             warm = read_weights(start)
         method = initial_method(recipe, pipeline.spec, warm, show.message)
-        need = check_memory(pipeline, method)
-        for text in filter(None, (need.line, need.warning)):
+        for text in check_memory(pipeline, method).told:
             show.message(text)
         return train(
             pipeline, method, recipe.train, out=out, resume=resume, progress=bar,
